@@ -1,0 +1,37 @@
+"""Score an experiment on its out-of-fold rows: every fold, their mean and spread, and all rows at once."""
+
+import argparse
+
+from _project import ROOT
+from pipeline.errors import run_script
+
+EXAMPLES = """examples:
+  scripts/evaluate.py demo             all folds: the CV score, oof.parquet, cv.json, pictures
+  scripts/evaluate.py demo --fold 0    only what fold 0 held out, for screening
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("experiment", help="name of an experiment that is trained")
+    parser.add_argument("--fold", help="score only this fold")
+    parser.add_argument("--data", metavar="DIR", help="the data folder (default: data/raw, or DATA_DIR)")
+    arguments = parser.parse_args()
+
+    from pipeline.project import Project
+
+    project = Project.at(ROOT, arguments.data)
+    folder = project.require_run(arguments.experiment)
+    data = project.require_data()
+
+    from pipeline.inference.evaluation import evaluate_run
+    from pipeline.inference.snapshot import run_competition
+
+    with run_competition(folder) as competition:
+        evaluate_run(project, competition, folder, data, arguments.fold)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,42 @@
+"""Predict the test rows with every fold of one or more experiments; each image is decoded once for all folds."""
+
+import argparse
+
+from _project import ROOT
+from pipeline.errors import run_script
+
+EXAMPLES = """examples:
+  scripts/predict.py demo                      the mean of all folds: runs/demo/test.parquet
+  scripts/predict.py exp012 exp013             two experiments, one after the other
+  scripts/predict.py demo --fold 0             one fold only
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("experiments", nargs="+", metavar="experiment", help="names of experiments that are trained")
+    parser.add_argument("--fold", help="use only this fold's model (or full)")
+    parser.add_argument("--data", metavar="DIR", help="the data folder (default: data/raw, or DATA_DIR)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
+    parser.add_argument("--workers", type=int, help="loader processes (default: by the number of cores)")
+    arguments = parser.parse_args()
+
+    from pipeline.project import Project
+
+    project = Project.at(ROOT, arguments.data)
+    folders = [project.require_run(name) for name in arguments.experiments]
+    data = project.require_data()
+
+    from pipeline.inference.predict import predict_run
+    from pipeline.inference.snapshot import run_competition
+
+    machine = {"device": arguments.device, "workers": arguments.workers}
+    for folder in folders:
+        with run_competition(folder) as competition:
+            predict_run(project, competition, folder, data, arguments.fold, machine)
+
+
+if __name__ == "__main__":
+    run_script(main)

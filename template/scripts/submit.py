@@ -1,0 +1,42 @@
+"""Build and check the submission of an experiment, or check any csv."""
+
+import argparse
+from pathlib import Path
+
+from _project import ROOT
+from pipeline.errors import UserError, run_script
+
+EXAMPLES = """examples:
+  scripts/submit.py baseline                      submissions/baseline.csv, from the predictions in runs/baseline
+  scripts/submit.py baseline --check other.csv    check a file made elsewhere, with the classes of runs/baseline
+  scripts/submit.py --check other.csv             the same, with the classes of folds/classes.json
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name", metavar="NAME", nargs="?", help="an experiment with test predictions")
+    parser.add_argument("--check", metavar="FILE", type=Path, help="check this csv instead; nothing is written")
+    parser.add_argument("--data", metavar="DIR", help="the data folder (default: data/raw, or DATA_DIR)")
+    arguments = parser.parse_args()
+    if arguments.name is None and arguments.check is None:
+        raise UserError("what is to be submitted? name an experiment, or a csv with --check FILE")
+
+    from pipeline.project import Project
+
+    project = Project.at(ROOT, arguments.data)
+    if arguments.check is None:
+        from pipeline.kaggle.command import submit
+
+        submit(project, arguments.name)
+    else:
+        from competition import competition
+        from pipeline.kaggle.command import check_file
+
+        check_file(project, arguments.name, arguments.check, competition)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,53 @@
+"""Train an experiment over its folds. The same command continues what was cut off."""
+
+import argparse
+
+from _project import ROOT
+from pipeline.errors import run_script
+
+EXAMPLES = """examples:
+  scripts/train.py demo                          every fold of experiments/demo.yaml
+  scripts/train.py baseline --fold 0             one fold
+  scripts/train.py baseline --fold full          everything, without validation
+  scripts/train.py baseline optimizer.lr=3e-4 --as exp012    write the variation down and train it
+  scripts/train.py baseline --print-config       every setting with its value
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("experiment", help="name of a file in experiments/")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that differ from the file")
+    parser.add_argument("--fold", default="all", help="a fold's number, all (default), or full")
+    parser.add_argument("--as", dest="name", metavar="NAME", help="write experiments/NAME.yaml and train that")
+    parser.add_argument("--restart", action="store_true", help="set the old run aside and begin anew")
+    parser.add_argument("--print-config", action="store_true", help="show every setting and leave")
+    parser.add_argument("--data", metavar="DIR", help="the data folder (default: data/raw, or DATA_DIR)")
+    arguments = parser.parse_intermixed_args()
+
+    from pipeline.experiments import load_experiment, write_variation
+    from pipeline.project import Project
+
+    project = Project.at(ROOT, arguments.data)
+    name, overrides = arguments.experiment, arguments.overrides
+    if arguments.name:
+        write_variation(project, name, arguments.name, overrides)
+        name, overrides = arguments.name, []
+    config = load_experiment(project, name, overrides)
+    from competition import competition
+
+    if arguments.print_config:
+        from pipeline.training.settings import print_config
+
+        print_config(competition, config)
+        return
+    project.require_data()
+    from pipeline.training.fold import prepare, train
+
+    train(prepare(project, competition, name, config), arguments.fold, arguments.restart)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,21 @@
+"""From predictions to the table that Kaggle scores."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from pipeline.competition import Head, Metric
+from pipeline.settings import Settings
+from pipeline.tasks.image_level.submission import submission_table
+
+
+def submission(
+    settings: Settings, sample: pd.DataFrame, predictions: pd.DataFrame, heads: Sequence[Head], metric: Metric
+) -> pd.DataFrame:
+    """The sample's columns, one row per row of `predictions` (in any order: rows are aligned by id afterwards).
+
+    `sample` is all text; `predictions` is indexed by id and holds probabilities in columns `head:class`. The usual
+    samples (a column per class, a label column per head, the probability of the second class) are recognised by their
+    columns; for any other one, build the DataFrame here.
+    """
+    return submission_table(sample, predictions, heads, metric, settings.id_column)

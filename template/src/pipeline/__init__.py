@@ -1,0 +1,1 @@
+"""The pipeline: dict in, dict out. It knows no competition; `src/competition` brings that."""

@@ -1,0 +1,98 @@
+"""What is watched while training. Callbacks know no framework and no tracker.
+
+Watchers never change a bit of the training. A callback is made by name from an experiment's `callbacks`; the default
+ones (`DEFAULT`) are always there.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pipeline.seam import Batch, Run, Stage, StageResult, StepResult, Verdict
+
+NAMES = {"callback": {}}
+
+
+class Callback:
+    """The events of a fold's run. Override what you need; the base does nothing."""
+
+    def on_run_start(self, run: Run) -> None:
+        """Before the first batch, also when a run continues (after `load_state_dict`)."""
+
+    def on_epoch_start(self, run: Run, stage: Stage) -> None:
+        """Before the first batch of a stage."""
+
+    def on_batch_start(self, run: Run, stage: Stage, batch: Batch) -> None:
+        """The batch is on the device."""
+
+    def on_batch_end(self, run: Run, stage: Stage, batch: Batch, result: StepResult) -> None:
+        """After the step; tensors are on the device, so read scalars back at a cadence, not at every call."""
+
+    def on_gradients_ready(self, run: Run) -> Verdict:
+        """Unscaled gradients, before clipping and before the optimiser steps; may veto the step."""
+        return Verdict.GO
+
+    def on_epoch_end(self, run: Run, result: StageResult) -> None:
+        """After a stage; `result` holds losses and, for validation, metrics and tables."""
+
+    def on_run_end(self, run: Run, result: StageResult | None) -> None:
+        """After the last epoch; `result` is what the best weights predict for the held-out rows (none: all trained)."""
+
+    def on_exception(self, run: Run, error: BaseException) -> None:
+        """Training stops with an error or an interrupt."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Memory that must survive a kill: tensors, numbers, strings, lists and dicts of these."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up the memory that `state_dict` gave."""
+
+
+class CallbackList(Callback):
+    """Several callbacks as one, asked in order."""
+
+    def __init__(self, callbacks: Sequence[Callback]) -> None:
+        self.callbacks = list(callbacks)
+
+    def on_run_start(self, run: Run) -> None:
+        for callback in self.callbacks:
+            callback.on_run_start(run)
+
+    def on_epoch_start(self, run: Run, stage: Stage) -> None:
+        for callback in self.callbacks:
+            callback.on_epoch_start(run, stage)
+
+    def on_batch_start(self, run: Run, stage: Stage, batch: Batch) -> None:
+        for callback in self.callbacks:
+            callback.on_batch_start(run, stage, batch)
+
+    def on_batch_end(self, run: Run, stage: Stage, batch: Batch, result: StepResult) -> None:
+        for callback in self.callbacks:
+            callback.on_batch_end(run, stage, batch, result)
+
+    def on_gradients_ready(self, run: Run) -> Verdict:
+        verdicts = [callback.on_gradients_ready(run) for callback in self.callbacks]
+        return next((verdict for verdict in (Verdict.STOP, Verdict.SKIP) if verdict in verdicts), Verdict.GO)
+
+    def on_epoch_end(self, run: Run, result: StageResult) -> None:
+        for callback in self.callbacks:
+            callback.on_epoch_end(run, result)
+
+    def on_run_end(self, run: Run, result: StageResult | None) -> None:
+        for callback in self.callbacks:
+            callback.on_run_end(run, result)
+
+    def on_exception(self, run: Run, error: BaseException) -> None:
+        for callback in self.callbacks:
+            callback.on_exception(run, error)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {_key(index, callback): callback.state_dict() for index, callback in enumerate(self.callbacks)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for index, callback in enumerate(self.callbacks):
+            callback.load_state_dict(state.get(_key(index, callback), {}))
+
+
+def _key(index: int, callback: Callback) -> str:
+    return f"{index}_{type(callback).__name__}"

@@ -1,0 +1,127 @@
+"""What the pipeline receives from a competition: one `Competition`, its heads and its metrics."""
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pipeline.errors import UserError, listed
+from pipeline.keys import ROW_ID, ROW_IMAGE, ROW_SOURCE, ROW_WEIGHT, SOURCE_COMPETITION, output_key, target_key
+from pipeline.names import References
+from pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Head:
+    """One thing that is predicted. It wires truth, output, loss, metrics, pictures and out-of-fold columns.
+
+    Attributes:
+        name: the column of the truth; also the name in losses, metrics and tables.
+        kind: what it is (`multiclass`, ...); the room in `pipeline.tasks` that knows the kind does the work.
+        classes: class names in the order of the logits.
+    """
+
+    name: str
+    kind: str
+    classes: tuple[str, ...] = ()
+
+    @property
+    def target_key(self) -> str:
+        return target_key(self.name)
+
+    @property
+    def output_key(self) -> str:
+        return output_key(self.name)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A score on whole tables.
+
+    Attributes:
+        name: as it is logged.
+        function: `(truth, predictions, heads) -> float`; both tables are indexed by id in the same order.
+        greater_is_better: which way is up.
+        needs: whether it scores decided labels or probabilities; it decides what goes into a one-column submission.
+    """
+
+    name: str
+    function: "Callable[[pd.DataFrame, pd.DataFrame, Sequence[Head]], float]"
+    greater_is_better: bool = True
+    needs: Literal["labels", "probabilities"] = "labels"
+
+    def better(self, score: float, than: float) -> bool:
+        """Whether `score` beats `than`."""
+        return score > than if self.greater_is_better else score < than
+
+
+@dataclass(frozen=True)
+class Competition:
+    """The one object the pipeline receives. Its parts are imported when they are used.
+
+    The package holds `tables` (`train_rows`, `test_rows`), `targets` (`heads`), `augmentations`, `metric` (`metrics`)
+    and `submission` (`submission`). `names` adds to whatever the pipeline builds by name:
+    `{"loss": {"my_loss": "competition.losses:MyLoss"}}`.
+    """
+
+    settings: Settings
+    package: str = "competition"
+    names: References = field(default_factory=dict)
+
+    def train_rows(self, data: Path) -> "pd.DataFrame":
+        """Rows of the training table: `id` (str, unique), `image` (path below `data`), the truth, and where they exist
+        `group`, `source`, `weight` and `only_fold`."""
+        rows = _checked(self._part("tables", "train_rows")(self.settings, data), self.settings.train_csv)
+        if rows.empty:
+            raise UserError(f"{self.settings.train_csv} has no rows; download the data again")
+        defaults = {ROW_SOURCE: SOURCE_COMPETITION, ROW_WEIGHT: 1.0}
+        return rows.assign(**{name: value for name, value in defaults.items() if name not in rows})
+
+    def test_rows(self, data: Path) -> "pd.DataFrame":
+        """Rows to predict: `id` and `image`. An empty table is legal (a code competition hides them)."""
+        return _checked(self._part("tables", "test_rows")(self.settings, data), self.settings.test_csv)
+
+    def heads(self, classes: Mapping[str, Sequence[str]]) -> tuple[Head, ...]:
+        """What is predicted, given the class order of each target column."""
+        heads = tuple(self._part("targets", "heads")(self.settings, classes))
+        names = [head.name for head in heads]
+        if len(set(names)) < len(names):
+            raise UserError(f"{self.package}.targets names a head twice: {', '.join(names)}")
+        return heads
+
+    def metrics(self) -> tuple[Metric, ...]:
+        """The leaderboard's metric first, then what else is worth watching."""
+        return tuple(self._part("metric", "metrics")(self.settings))
+
+    def submission(self, sample: "pd.DataFrame", predictions: "pd.DataFrame", heads: Sequence[Head]) -> "pd.DataFrame":
+        """The submission table: the sample's columns, one row per row of `predictions`."""
+        table: pd.DataFrame = self._part("submission", "submission")(
+            self.settings, sample, predictions, heads, self.metrics()[0]
+        )
+        return table
+
+    def all_names(self) -> References:
+        """The competition's names, with its augmentations as `default`."""
+        default = {"default": f"{self.package}.augmentations:augmentations"}
+        return {**self.names, "augmentations": {**default, **self.names.get("augmentations", {})}}
+
+    def _part(self, module: str, function: str) -> Callable[..., Any]:
+        part: Callable[..., Any] = getattr(importlib.import_module(f"{self.package}.{module}"), function)
+        return part
+
+
+def _checked(rows: "pd.DataFrame", table: str) -> "pd.DataFrame":
+    for column in (ROW_ID, ROW_IMAGE):
+        if column not in rows:
+            raise UserError(f"tables.py returned rows of {table} without the column '{column}'; add it")
+    twice = rows[ROW_ID][rows[ROW_ID].duplicated()]
+    if len(twice):
+        raise UserError(
+            f"{table}: {twice.nunique()} ids stand more than once ({listed(twice.unique())}); "
+            "an id must name one row: choose another id_column in competition.yaml, or drop the copies in tables.py"
+        )
+    return rows.reset_index(drop=True)

@@ -1,0 +1,133 @@
+"""Loaders whose randomness is a function of (seed, epoch, row), not of a worker's history.
+
+The sampler hands out (epoch, row), and the dataset reseeds its augmentations from that pair: the number of workers
+changes nothing, and an epoch can start at any batch.
+"""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from pipeline.errors import UserError
+from pipeline.seam import Batch
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Order = Callable[["pd.DataFrame", np.random.Generator], np.ndarray]
+
+
+def shuffle(rows: "pd.DataFrame", generator: np.random.Generator) -> np.ndarray:
+    """Every row once, in a new order each epoch."""
+    return generator.permutation(len(rows))
+
+
+class TrainBatches(Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, row) from any batch of any epoch on. The last rows that fill no batch are left out.
+
+    Raises:
+        UserError: there are no rows to train on.
+    """
+
+    def __init__(self, rows: "pd.DataFrame", order: Order, batch_size: int, seed: int) -> None:
+        self.rows = rows
+        self.order = order
+        self.batch_size = min(batch_size, len(rows))
+        self.seed = seed
+        self.epoch = 0
+        self.start = 0
+
+    def begin(self, epoch: int, start: int) -> None:
+        """The next iteration gives the batches of `epoch` from `start` on."""
+        self.epoch, self.start = epoch, start
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return len(self.rows) // self.batch_size
+
+    def __len__(self) -> int:
+        return self.batches_per_epoch - self.start
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch = self.epoch
+        order = self.order(self.rows, np.random.default_rng([self.seed, epoch]))
+        for batch in range(self.start, self.batches_per_epoch):
+            chosen = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+            yield [(epoch, int(row)) for row in chosen]
+
+
+class RowBatches(Sampler[list[tuple[int, int]]]):
+    """Every row once, in the order of the table."""
+
+    def __init__(self, count: int, batch_size: int) -> None:
+        self.count = count
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-self.count // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for start in range(0, self.count, self.batch_size):
+            yield [(0, row) for row in range(start, min(start + self.batch_size, self.count))]
+
+
+class EpochBatches:
+    """One loader's batches for the rest of an epoch, with their number known."""
+
+    def __init__(self, loader: "DataLoader[dict[str, Any]]") -> None:
+        self.loader = loader
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        try:
+            yield from self.loader
+        except UserError as error:
+            # A worker's exception arrives with its whole traceback as text; the user needs its last line.
+            raise UserError(str(error).rpartition("UserError: ")[2].strip()) from error
+
+
+def make_loader(
+    dataset: Dataset[dict[str, Any]],
+    batches: Sampler[list[tuple[int, int]]],
+    collate: Callable[[list[dict[str, Any]]], Batch],
+    workers: int | None,
+    device: torch.device,
+) -> "DataLoader[dict[str, Any]]":
+    """A loader over (epoch, row) batches; its workers live as long as the loader."""
+    count = default_workers() if workers is None else workers
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=count,
+        persistent_workers=count > 0,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=prepare_worker if count else None,
+    )
+
+
+def default_workers() -> int:
+    """One process per core that this process may use, at most eight; none on a single core."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, 8) if cores > 1 else 0
+
+
+def prepare_worker(_worker: int) -> None:
+    """What a loader process does first.
+
+    Worker processes already use every core, and OpenCV's own threads would only fight them. Ctrl-C and SIGTERM reach
+    the whole group of processes: the main one saves its state and ends its workers itself.
+    """
+    import cv2
+
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -1,0 +1,107 @@
+"""Experiments by file name: `extends`, `key=value` overrides, and `--as NAME` that writes a variation down."""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from pipeline.config import Experiment, parse_experiment
+from pipeline.errors import UserError, nearest
+from pipeline.files import dump_yaml, parse_yaml_value, read_yaml, write_text
+from pipeline.names import Named
+from pipeline.project import Project
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+def load_experiment(project: Project, name: str, overrides: Sequence[str] = ()) -> Experiment:
+    """Read `experiments/<name>.yaml` with what it extends, apply the overrides, and check the result.
+
+    Raises:
+        UserError: no such experiment (the nearest is named), a circle of `extends`, or a setting that is not valid.
+    """
+    values = _read(project, name, ())
+    for override in overrides:
+        values = merge(values, parse_override(override))
+    where = f"experiments/{name}.yaml" + (" with its overrides" if overrides else "")
+    return parse_experiment(values, where)
+
+
+def write_variation(project: Project, parent: str, name: str, overrides: Sequence[str]) -> None:
+    """Write `experiments/<name>.yaml`: `extends: <parent>` and what the overrides change.
+
+    Raises:
+        UserError: the name cannot be a file and folder name, or another experiment has it already.
+    """
+    if not NAME.fullmatch(name):
+        raise UserError(f"'{name}' cannot name an experiment; use letters, digits, '-' and '_'")
+    load_experiment(project, parent, overrides)  # refuse what is not valid before anything is written
+    values: dict[str, Any] = {"extends": parent}
+    for override in overrides:
+        values = merge(values, parse_override(override))
+    path = project.experiments / f"{name}.yaml"
+    if path.is_file() and read_yaml(path) != values:
+        raise UserError(f"{project.shown(path)} is there already and differs; choose another name after --as")
+    if not path.is_file():
+        write_text(path, dump_yaml(values))
+
+
+def parse_override(text: str) -> dict[str, Any]:
+    """`optimizer.lr=3e-4` as a nested mapping. Values are read as in a YAML file."""
+    key, equals, value = text.partition("=")
+    if not equals or not all(key.split(".")):
+        raise UserError(f"'{text}' is not an override; write key=value, for example optimizer.lr=3e-4")
+    nested: Any = parse_yaml_value(value)
+    for part in reversed(key.split(".")):
+        nested = {part: nested}
+    result: dict[str, Any] = nested
+    return result
+
+
+def merge(base: Any, changes: Any) -> Any:
+    """`changes` over `base`, mapping by mapping.
+
+    A by-name entry with another name replaces the whole entry, because params of one callable mean nothing to another.
+    A mapping of whole numbers changes single rows of a list (`losses.0.weight=2`).
+    """
+    if isinstance(base, str) and isinstance(changes, dict) and "name" not in changes and "params" in changes:
+        base = {"name": base}  # `augmentations: default` and then `augmentations.params.strength=2`
+    if isinstance(base, list) and isinstance(changes, dict) and all(str(key).isdigit() for key in changes):
+        rows = list(base)
+        for key, value in changes.items():
+            if int(key) >= len(rows):
+                raise UserError(f"there is no row {key}: the list has {len(rows)}, counted from 0")
+            rows[int(key)] = merge(rows[int(key)], value)
+        return rows
+    if not (isinstance(base, dict) and isinstance(changes, dict)):
+        return changes
+    if set(changes) <= {"name", "params"} and changes.get("name", base.get("name")) != base.get("name"):
+        return changes
+    return {**base, **{key: merge(base.get(key), value) for key, value in changes.items()}}
+
+
+def describe(group: BaseModel, indent: str = "") -> Iterator[str]:
+    """Every setting as a line of YAML, with what it means behind it."""
+    for name, field in type(group).model_fields.items():
+        value = getattr(group, name)
+        if isinstance(value, BaseModel) and not isinstance(value, Named):
+            yield f"{indent}{name}:"
+            yield from describe(value, indent + "  ")
+        else:
+            plain = group.model_dump(mode="json", include={name})[name]
+            yield f"{f'{indent}{name}: {json.dumps(plain, ensure_ascii=False)}':<56} # {field.description or name}"
+
+
+def _read(project: Project, name: str, children: tuple[str, ...]) -> dict[str, Any]:
+    if name in children:
+        raise UserError(f"experiments extend each other in a circle: {' -> '.join([*children, name])}")
+    path = project.experiments / f"{name}.yaml"
+    if not NAME.fullmatch(name) or not path.is_file():
+        known = [file.stem for file in project.experiments.glob("*.yaml")]
+        asked_by = f" (extended by '{children[-1]}')" if children else ""
+        raise UserError(f"there is no experiment '{name}'{asked_by}; {nearest(name, known)}")
+    values = read_yaml(path)
+    parent = values.pop("extends", None)
+    return values if parent is None else merge(_read(project, str(parent), (*children, name)), values)

@@ -1,0 +1,79 @@
+"""Where to compute and in which precision, by what the device really supports."""
+
+from typing import Literal
+
+import torch
+
+from pipeline.errors import UserError
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+def choose_device(asked: str) -> torch.device:
+    """The device for `machine.device`; `auto` takes a usable GPU where there is one.
+
+    Raises:
+        UserError: a device was asked for that is not there, or that the installed torch has no kernels for.
+    """
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "machine.device is cuda, and torch finds no GPU here; set machine.device=auto or install a driver"
+        )
+    if asked == "mps" and not torch.backends.mps.is_available():
+        raise UserError("machine.device is mps, and torch finds none here; set machine.device=auto")
+    if asked == "cuda" or (asked == "auto" and torch.cuda.is_available()):
+        problem = unusable_gpu()
+        if problem is None:
+            return torch.device("cuda")
+        if asked == "cuda":
+            raise UserError(problem)
+        print(f"note: {problem}; going on with the CPU")
+    return torch.device("mps" if asked == "mps" else "cpu")
+
+
+def unusable_gpu() -> str | None:
+    """Why the GPU cannot be used, or none. `is_available()` alone is true for a GPU this torch has no kernels for."""
+    major, minor = torch.cuda.get_device_capability()
+    built_for = [int(arch.partition("_")[2].rstrip("af")) for arch in torch.cuda.get_arch_list() if arch[:3] == "sm_"]
+    if any(arch // 10 == major and arch % 10 <= minor for arch in built_for):
+        return None
+    if any(
+        arch.startswith("compute_") and int(arch[8:].rstrip("af")) <= major * 10 + minor
+        for arch in torch.cuda.get_arch_list()
+    ):
+        return None
+    name = torch.cuda.get_device_name()
+    return (
+        f"the installed torch {torch.__version__} has no kernels for {name} (sm_{major}{minor}); install one that has"
+    )
+
+
+def choose_precision(asked: str, device: torch.device) -> Precision:
+    """The precision for `training.precision` on `device`.
+
+    Raises:
+        UserError: half precision was asked for where it would only be emulated.
+    """
+    if device.type == "cuda":
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        if asked == "auto":
+            return "bf16" if has_bf16 else "fp16"
+        if asked == "bf16" and not has_bf16:
+            raise UserError(f"{torch.cuda.get_device_name()} has no bf16; set training.precision to auto or fp16")
+    elif asked == "fp16":
+        raise UserError(f"training.precision fp16 needs a GPU and the device is {device.type}; set it to auto")
+    return "bf16" if asked == "bf16" else "fp16" if asked == "fp16" else "fp32"
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """The context in which a model computes at `precision`."""
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")
+
+
+def to_device(batch: dict[str, object], device: torch.device) -> dict[str, object]:
+    """The batch with its tensors on `device`; lists of strings stay where they are."""
+    return {
+        key: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+        for key, value in batch.items()
+    }

@@ -1,0 +1,140 @@
+"""Out-of-fold predictions: put together, complete and unique or refused, and scored."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.competition import Competition, Metric
+from pipeline.data.folds import load_folds
+from pipeline.errors import UserError, listed
+from pipeline.files import read_json, save_figure, write_json
+from pipeline.inference.predict import TrainedRun, write_predictions
+from pipeline.keys import ROW_FOLD, ROW_ID
+from pipeline.project import Project
+from pipeline.tasks import metric_values
+from pipeline.terminal import table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of an experiment.
+
+    Attributes:
+        folds: fold -> metric -> score on the rows it held out.
+        overall: metric -> score on all out-of-fold rows at once.
+        truth, predictions: tables indexed by id, in the same order.
+    """
+
+    metrics: Sequence[Metric]
+    folds: dict[str, dict[str, float]]
+    overall: dict[str, float]
+    truth: "pd.DataFrame"
+    predictions: "pd.DataFrame"
+
+    @property
+    def metric(self) -> str:
+        """The leaderboard's metric."""
+        return self.metrics[0].name
+
+    def as_json(self) -> dict[str, object]:
+        """What `cv.json` holds."""
+        scores = [scores[self.metric] for scores in self.folds.values()]
+        return {
+            "metric": self.metric,
+            "score": self.overall[self.metric],
+            "mean": float(np.mean(scores)),
+            "std": float(np.std(scores)),
+            "rows": len(self.predictions),
+            "overall": self.overall,
+            "folds": self.folds,
+        }
+
+
+def read_oof(run: Path, folds: Sequence[str]) -> "pd.DataFrame":
+    """Out-of-fold predictions of some folds, indexed by id, with the column `fold`.
+
+    Raises:
+        UserError: a fold has none yet.
+    """
+    import pandas as pd
+
+    parts = []
+    for fold in folds:
+        path = run / f"fold_{fold}" / "oof.parquet"
+        if not path.is_file():
+            raise UserError(
+                f"fold {fold} of '{run.name}' has no out-of-fold predictions; "
+                f"run scripts/train.py {run.name} --fold {fold}, or evaluate one fold with --fold"
+            )
+        parts.append(pd.read_parquet(path).set_index(ROW_ID))
+    return pd.concat(parts)
+
+
+def evaluate(run: TrainedRun, rows: "pd.DataFrame", folds: Sequence[str]) -> Evaluation:
+    """Score the out-of-fold predictions of `folds` against the labelled `rows` (with their `fold`).
+
+    Raises:
+        UserError: a row was predicted twice, or not at all, or is none of these folds' rows.
+    """
+    oof = read_oof(run.folder, folds)
+    expected = rows[rows[ROW_FOLD].astype(str).isin(folds)]
+    twice = oof.index[oof.index.duplicated()]
+    missing = expected[ROW_ID][~expected[ROW_ID].isin(oof.index)]
+    extra = oof.index[~oof.index.isin(expected[ROW_ID])]
+    for fault, ids in (("predicted twice", twice), ("not predicted", missing), ("not in these folds", extra)):
+        if len(ids):
+            raise UserError(
+                f"out-of-fold rows of '{run.folder.name}': {len(ids)} {fault} ({listed(ids)}); "
+                f"train the folds again: scripts/train.py {run.folder.name} --fold all --restart"
+            )
+    fold_of, predictions = oof[ROW_FOLD].astype(str), oof.drop(columns=ROW_FOLD)
+    truth = run.task.truth(expected).loc[predictions.index]
+    metrics, heads = run.task.competition.metrics(), run.task.heads
+    by_fold = {}
+    for fold in folds:
+        held_out = fold_of == fold
+        by_fold[fold] = metric_values(metrics, truth[held_out], predictions[held_out], heads)
+    return Evaluation(metrics, by_fold, metric_values(metrics, truth, predictions, heads), truth, predictions)
+
+
+def evaluate_run(project: Project, competition: Competition, folder: Path, data: Path, fold: str | None) -> None:
+    """Score a run, print the table, and for all folds write `oof.parquet`, `cv.json` and pictures into its folder."""
+    run = TrainedRun.open(folder, competition)
+    table_of_folds = load_folds(project, run.experiment.folds, competition.train_rows(data), competition.settings)
+    if table_of_folds.hash != read_json(folder / "run.json")["folds"]:
+        raise UserError(
+            f"folds/{run.experiment.folds}.csv is not the one '{folder.name}' was trained with; restore it from git, "
+            f"or train again: scripts/train.py {folder.name} --restart"
+        )
+    folds = [fold] if fold is not None else run.expected_folds()
+    evaluation = evaluate(run, table_of_folds.rows, folds)
+    if fold is None:
+        write_predictions(folder / "oof.parquet", read_oof(folder, folds).drop(columns=ROW_FOLD))
+        write_json(folder / "cv.json", evaluation.as_json())
+        for name, figure in run.task.figures(evaluation.truth, evaluation.predictions).items():
+            save_figure(figure, folder / "figures" / f"{name}.png")
+    print_scores(project, folder, evaluation)
+
+
+def print_scores(project: Project, folder: Path, evaluation: Evaluation) -> None:
+    """The scores of every fold, their mean and spread, and of all rows at once."""
+    names = [metric.name for metric in evaluation.metrics]
+    rows = [(f"fold {fold}", *[scores[name] for name in names]) for fold, scores in evaluation.folds.items()]
+    if len(rows) > 1:
+        columns = [[float(scores[name]) for scores in evaluation.folds.values()] for name in names]
+        rows.append(("mean", *[float(np.mean(column)) for column in columns]))
+        rows.append(("spread", *[float(np.std(column)) for column in columns]))
+    table(
+        f"{folder.name}: {evaluation.metric} out of fold",
+        ("", *names),
+        rows,
+        footer=("all rows", *[evaluation.overall[name] for name in names]),
+    )
+    if (folder / "cv.json").is_file() and len(rows) > 1:
+        print(f"written: {project.shown(folder / 'oof.parquet')}, {project.shown(folder / 'cv.json')}, figures/")

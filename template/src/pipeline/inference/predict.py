@@ -1,0 +1,145 @@
+"""Predictions for rows: each image is decoded once, whatever the number of models."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from pipeline.config import Experiment, parse_experiment
+from pipeline.data import NAMES as DATA_NAMES
+from pipeline.data.loaders import EpochBatches, RowBatches, make_loader
+from pipeline.errors import UserError, nearest
+from pipeline.files import atomic, read_json, read_yaml
+from pipeline.inference.device import Precision, autocast, choose_device, choose_precision, to_device
+from pipeline.inference.snapshot import CLASSES, CODE
+from pipeline.inference.weights import load_weights
+from pipeline.keys import INPUT_ID, ROW_FOLD, ROW_ID
+from pipeline.names import Names
+from pipeline.project import Project
+from pipeline.tasks import Task, task_for
+from pipeline.terminal import progress
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pipeline.competition import Competition
+
+BEST = "best.safetensors"  # in a fold's folder, once the fold is finished
+FINISHED = "fold.json"
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run as prediction needs it: its config, its task, and how to make its models."""
+
+    folder: Path
+    experiment: Experiment
+    task: Task
+    names: Names
+
+    @classmethod
+    def open(cls, folder: Path, competition: "Competition", overrides: dict[str, object] | None = None) -> "TrainedRun":
+        """Read a run's folder; `competition` is the run's snapshot."""
+        values = read_yaml(folder / "config.yaml")
+        values["machine"] = {**values.get("machine", {}), **(overrides or {})}
+        experiment = parse_experiment(values, f"{folder.name}/config.yaml")
+        task = task_for(competition, competition.heads(read_json(folder / CODE / CLASSES)))
+        return cls(folder, experiment, task, Names(DATA_NAMES, task.NAMES, competition.all_names()))
+
+    def finished_folds(self) -> list[str]:
+        """Names of the folds that are trained to the end: `0`, `1`, ..., `full`."""
+        return sorted(path.parent.name.removeprefix("fold_") for path in self.folder.glob(f"fold_*/{FINISHED}"))
+
+    def expected_folds(self) -> list[str]:
+        """Every fold of the fold file that the run was trained with."""
+        return [str(fold) for fold in range(read_json(self.folder / "run.json")["n_folds"])]
+
+    def choose_folds(self, asked: str | None, expected: Sequence[str]) -> list[str]:
+        """The folds to predict with: what was asked for, else all of them, else the one trained on everything.
+
+        Raises:
+            UserError: a fold that is needed is not trained to the end.
+        """
+        finished = self.finished_folds()
+        if asked is not None:
+            if asked not in finished:
+                raise UserError(
+                    f"fold {asked} of '{self.folder.name}' is not trained to the end; {nearest(asked, finished)}"
+                )
+            return [asked]
+        missing = [fold for fold in expected if fold not in finished]
+        if not missing:
+            return list(expected)
+        if finished == ["full"]:
+            return finished
+        raise UserError(
+            f"folds {', '.join(missing)} of '{self.folder.name}' are not trained to the end; "
+            f"run scripts/train.py {self.folder.name} --fold all, or name one with --fold"
+        )
+
+    def load(self, fold: str) -> nn.Module:
+        """The best model of a fold."""
+        model = self.task.model(self.experiment, self.names, pretrained=False)
+        load_weights(model, self.folder / f"fold_{fold}" / BEST)
+        return model
+
+
+def predict_rows(
+    task: Task,
+    models: Sequence[nn.Module],
+    rows: "pd.DataFrame",
+    root: Path,
+    experiment: Experiment,
+    names: Names,
+    stage: str,
+    label: str,
+) -> "pd.DataFrame":
+    """Mean prediction of the models for every row, indexed by id in the order of `rows`."""
+    import pandas as pd
+
+    device = choose_device(experiment.machine.device)
+    precision: Precision = choose_precision(experiment.training.precision, device)
+    for model in models:
+        model.to(device).eval()
+    dataset = task.dataset(rows, root, experiment, names, stage)
+    batch_size = experiment.machine.valid_batch_size or experiment.training.batch_size
+    batches = RowBatches(len(rows), batch_size)
+    loader = EpochBatches(make_loader(dataset, batches, task.collate, experiment.machine.workers, device))
+    parts = []
+    with torch.inference_mode(), autocast(device, precision):
+        for batch in progress(loader, label):
+            moved = to_device(batch, device)
+            parts.append(task.average([task.decode(batch[INPUT_ID], model(moved)) for model in models]))
+    return pd.concat(parts) if parts else task.no_predictions()
+
+
+def predict_run(
+    project: Project,
+    competition: "Competition",
+    folder: Path,
+    data: Path,
+    fold: str | None,
+    machine: dict[str, object],
+) -> None:
+    """Predict the test rows with a run's folds and write `test.parquet` into its folder."""
+    run = TrainedRun.open(folder, competition, machine)
+    folds = run.choose_folds(fold, run.expected_folds())
+    rows = competition.test_rows(data)
+    if rows.empty:
+        print("note: there are no test rows here; the table will hold the columns only")
+    models = [run.load(name) for name in folds]
+    predictions = predict_rows(
+        run.task, models, rows, data, run.experiment, run.names, "test", f"{folder.name}: {len(folds)} folds"
+    )
+    write_predictions(folder / "test.parquet", predictions)
+    print(f"{len(predictions)} rows with folds {', '.join(folds)}: {project.shown(folder / 'test.parquet')}")
+
+
+def write_predictions(path: Path, predictions: "pd.DataFrame", fold: int | None = None) -> None:
+    """Write predictions by id as parquet, atomically; out-of-fold ones with the fold that held the rows out."""
+    frame = predictions if fold is None else predictions.assign(**{ROW_FOLD: fold})
+    with atomic(path) as temporary:
+        frame.rename_axis(ROW_ID).reset_index().to_parquet(temporary, index=False)

@@ -1,0 +1,37 @@
+"""Every dict key, one constant each.
+
+`INPUT_*` goes into a model, `TARGET_*` is the truth, `OUTPUT_*` is what the model says. The three sets are
+disjoint, so that a batch and the outputs can share one namespace.
+"""
+
+INPUT_ID = "input_id"  # list of str, (B,)
+INPUT_ROW = "input_row"  # int64 (B,): position of the row in its table
+INPUT_IMAGE = "input_image"  # uint8, or float32 in [0, 1], (B, H, W, C); float32 (B, C, H, W) after `Prepare`
+INPUT_WEIGHT = "input_weight"  # float32 (B,): how much the row counts in the loss
+
+TARGET_PREFIX = "target_"
+OUTPUT_PREFIX = "output_"
+
+LOSS = "loss"  # float32 scalar, the only value that keeps its graph
+LOSSES = "losses"  # dict of term -> float32 scalar
+SAMPLE_LOSSES = "sample_losses"  # dict of term -> float32 (B,)
+OUTPUTS = "outputs"  # dict of output key -> tensor
+
+ROW_ID = "id"  # columns of a table of rows
+ROW_IMAGE = "image"
+ROW_GROUP = "group"
+ROW_SOURCE = "source"
+ROW_WEIGHT = "weight"
+ROW_ONLY_FOLD = "only_fold"
+ROW_FOLD = "fold"
+SOURCE_COMPETITION = "competition"  # the rows that are scored; any other source only trains
+
+
+def target_key(head: str) -> str:
+    """The key under which a batch holds the truth of `head`."""
+    return TARGET_PREFIX + head
+
+
+def output_key(head: str) -> str:
+    """The key under which a model returns its logits for `head`."""
+    return OUTPUT_PREFIX + head

@@ -1,0 +1,181 @@
+"""The framework seam: what an engine drives and what a step returns. It names no framework.
+
+An engine owns the loop, device, precision, accumulation, clipping and distribution. Everything else of a run is
+behind `Loop`, so that every engine does the same work in the same order.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.competition import Head, Metric
+from pipeline.config import Experiment
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pipeline.tracking import Tracker
+
+Stage = Literal["train", "valid"]
+Batch = dict[str, Any]
+Criterion = Callable[[Mapping[str, Tensor], Batch], "LossResult"]
+
+
+class LossResult(TypedDict):
+    """What a criterion returns: the scalar that trains, each term, and each term per sample."""
+
+    loss: Tensor  # float32 scalar, keeps its graph
+    losses: dict[str, Tensor]  # term -> float32 scalar, detached
+    sample_losses: dict[str, Tensor]  # term -> float32 (B,), detached
+
+
+class StepResult(LossResult):
+    """What a step returns: the losses and the model's outputs, detached outside `loss`."""
+
+    outputs: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """What a step may know beside batch and model.
+
+    Randomness drawn from torch, NumPy or `random` inside a training step is a function of seed, epoch and batch.
+    """
+
+    stage: Stage
+    epoch: int
+    batch: int  # position in the epoch
+    step: int  # optimiser steps done
+    criterion: Criterion
+
+
+Step = Callable[[Batch, nn.Module, StepContext], StepResult]
+
+
+class Verdict(Enum):
+    """What a callback may answer when the gradients are ready, before the optimiser steps."""
+
+    GO = "go"
+    SKIP = "skip"
+    STOP = "stop"
+
+
+@dataclass
+class Progress:
+    """Where a run stands: the epoch, the batches of it that are done, the optimiser steps done in all."""
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage of an epoch (or the final prediction of the held-out rows) came to.
+
+    Attributes:
+        losses: mean per term over the stage's samples, and `loss` for their weighted sum.
+        metrics: every metric of the competition; empty for the training stage.
+        truth, predictions: tables indexed by id, in the same order; none for the training stage.
+        seconds: wall time of the stage.
+    """
+
+    stage: Stage
+    epoch: int
+    losses: dict[str, float]
+    metrics: dict[str, float] = field(default_factory=dict)
+    truth: "pd.DataFrame | None" = None
+    predictions: "pd.DataFrame | None" = None
+    seconds: float = 0.0
+
+
+class Run(Protocol):
+    """What callbacks may read of a fold's run while it trains."""
+
+    config: Experiment
+    experiment: str
+    fold: str  # "0", "1", ... or "full"
+    folder: Path  # runs/<experiment>/fold_<k>
+    heads: Sequence[Head]
+    metrics: Sequence[Metric]
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    tracker: "Tracker"
+    progress: Progress
+    epochs: int
+    batches_per_epoch: int
+    best: "Best | None"
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best epoch so far, by what `training.monitor` names."""
+
+    epoch: int
+    score: float
+
+
+class Batches(Protocol):
+    """Batches whose number is known before the first is read."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+
+class Loop(Run, Protocol):
+    """What an engine drives. The order of calls is the engine's promise:
+
+    per epoch `epoch_start`, per batch `train_batch`, (when the gradients of an accumulation window are there:
+    `gradients_ready`, the optimiser's step unless vetoed, `stepped`), `batch_end`; then `valid_batch` for each batch of
+    `valid_batches`, and `epoch_end`.
+    """
+
+    device: torch.device
+    precision: Literal["fp32", "bf16", "fp16"]
+    scaler: "torch.amp.GradScaler | None"
+
+    def train_batches(self) -> "Batches":
+        """The batches of the current epoch that are still to do."""
+        ...
+
+    def valid_batches(self) -> "Batches":
+        """Every held-out row once; empty when training on everything."""
+        ...
+
+    def watch_signals(self) -> None:
+        """Put the handlers for Ctrl-C and SIGTERM in place, once the framework has put in its own."""
+        ...
+
+    def epoch_start(self) -> None:
+        """Before the first batch of an epoch, or of the rest of one."""
+        ...
+
+    def train_batch(self, batch: Batch) -> Tensor:
+        """Run the step on a batch that is on the device; returns the loss to be differentiated."""
+        ...
+
+    def gradients_ready(self) -> Verdict:
+        """Ask the callbacks, with unscaled gradients in place. `STOP` is raised as an exception here."""
+        ...
+
+    def stepped(self) -> None:
+        """The optimiser has stepped (or was vetoed): counts it and sets the next learning rate."""
+        ...
+
+    def batch_end(self) -> None:
+        """After each training batch; saves the state when it is time, leaves when it was asked to."""
+        ...
+
+    def valid_batch(self, batch: Batch) -> None:
+        """Run the step without gradients and keep what the metrics need."""
+        ...
+
+    def epoch_end(self) -> None:
+        """Metrics, logs, checkpoints; the next epoch may start."""
+        ...

@@ -1,0 +1,68 @@
+"""`competition.yaml`: the answers, as the code reads them."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from pipeline.errors import UserError
+from pipeline.files import read_yaml
+from pipeline.names import explain
+
+FILE_NAME = "competition.yaml"
+
+
+class Settings(BaseModel):
+    """What the competition looks like: tables, columns, image paths, metric.
+
+    `train_images` and `test_images` are path patterns below the data folder with any column of the table in braces.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    competition: str
+    task: str
+    metric: str
+    trackers: tuple[str, ...] = ()
+    submission_type: Literal["csv", "notebook"] = "csv"
+    train_csv: str = "train.csv"
+    test_csv: str = "test.csv"
+    sample_submission: str = "sample_submission.csv"
+    id_column: str = Field(default="image_id", min_length=1)
+    target_columns: tuple[str, ...] = Field(min_length=1)
+    group_column: str = ""
+    train_images: str
+    test_images: str
+
+    @field_validator("target_columns")
+    @classmethod
+    def _named_once(cls, columns: tuple[str, ...]) -> tuple[str, ...]:
+        twice = {column for column in columns if columns.count(column) > 1}
+        if twice:
+            raise ValueError(f"named twice: {', '.join(sorted(twice))}")
+        return columns
+
+
+def read_settings(package_file: str | Path) -> Settings:
+    """Read the `competition.yaml` that belongs to a package: the first one found in the folders above `package_file`.
+
+    A run's snapshot keeps a `competition.yaml` of its own, so old runs go on reading the answers they were made with.
+    """
+    start = Path(package_file).resolve().parent
+    for folder in start.parents:
+        path = folder / FILE_NAME
+        if path.is_file():
+            return parse_settings(read_yaml(path), path)
+    raise UserError(f"no {FILE_NAME} above {start}; restore it from git")
+
+
+def parse_settings(values: dict[str, Any], path: Path) -> Settings:
+    """Check the answers.
+
+    Raises:
+        UserError: an unknown key (the nearest one is named) or a value of the wrong kind.
+    """
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{path.name}: {explain(error, Settings)}") from error

@@ -1,0 +1,122 @@
+"""Kinds of tasks, one room each, behind one interface.
+
+A room says which kinds of heads it knows. A competition's heads therefore choose the room, and nothing outside the
+rooms asks what kind of task it is working for.
+"""
+
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from pipeline.competition import Competition, Head, Metric
+from pipeline.config import Experiment, LossRow
+from pipeline.errors import UserError, listed
+from pipeline.names import Names, References
+from pipeline.seam import Batch, Criterion
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+
+class Task(ABC):
+    """What one kind of task does with rows, batches and outputs."""
+
+    KINDS: ClassVar[frozenset[str]]
+    NAMES: ClassVar[References]
+
+    def __init__(self, competition: Competition, heads: Sequence[Head]) -> None:
+        self.competition = competition
+        self.heads = tuple(heads)
+
+    @abstractmethod
+    def dataset(
+        self, rows: "pd.DataFrame", root: Path, experiment: Experiment, names: Names, stage: str
+    ) -> Dataset[dict[str, Any]]:
+        """Rows as sample dicts. `stage` is `train`, `valid` or `test`; a test sample has no targets."""
+
+    @abstractmethod
+    def collate(self, samples: list[dict[str, Any]]) -> Batch:
+        """Sample dicts as one batch dict."""
+
+    @abstractmethod
+    def model(self, experiment: Experiment, names: Names, pretrained: bool) -> nn.Module:
+        """`Prepare` and network as one module: batch dict in, output dict out."""
+
+    @abstractmethod
+    def default_losses(self) -> tuple[LossRow, ...]:
+        """The usual loss of each head."""
+
+    @abstractmethod
+    def criterion(self, rows: Sequence[LossRow], names: Names) -> Criterion:
+        """The weighted sum of the loss rows."""
+
+    @abstractmethod
+    def decode(self, ids: Sequence[str], outputs: Mapping[str, Tensor]) -> "pd.DataFrame":
+        """Logits of one batch as predictions, indexed by id. Several of them are averaged by `average`."""
+
+    @abstractmethod
+    def no_predictions(self) -> "pd.DataFrame":
+        """What `decode` returns when there are no rows: the columns alone."""
+
+    @abstractmethod
+    def average(self, tables: "Sequence[pd.DataFrame]") -> "pd.DataFrame":
+        """The mean of several models' predictions for the same ids in the same order."""
+
+    @abstractmethod
+    def truth(self, rows: "pd.DataFrame") -> "pd.DataFrame":
+        """The truth of labelled rows, indexed by id, as the metrics read it."""
+
+    @abstractmethod
+    def check_contract(self, batch: Batch, outputs: Mapping[str, Tensor]) -> list[tuple[str, str, str, str]]:
+        """Check dtypes and shapes of the first batch; rows of (key, dtype, shape, role) to print.
+
+        Raises:
+            UserError: a key is missing (the wiring row and the keys there are, are named) or has the wrong form.
+        """
+
+    @abstractmethod
+    def figures(self, truth: "pd.DataFrame", predictions: "pd.DataFrame") -> "dict[str, Figure]":
+        """Pictures of predictions against the truth, by name."""
+
+    @abstractmethod
+    def sample_figure(self, rows: "pd.DataFrame", images: Sequence[Any], predictions: "pd.DataFrame") -> "Figure":
+        """A few images with truth and prediction. `images` are uint8 (H, W, 3); `rows` and tables match them."""
+
+
+def rooms() -> dict[str, type[Task]]:
+    """Every room of this repository: kind of head -> its `Task`."""
+    found: dict[str, type[Task]] = {}
+    for module in pkgutil.iter_modules(__path__):
+        task: type[Task] = importlib.import_module(f"{__name__}.{module.name}").TASK
+        found.update(dict.fromkeys(task.KINDS, task))
+    return found
+
+
+def task_for(competition: Competition, heads: Sequence[Head]) -> Task:
+    """The room for these heads.
+
+    Raises:
+        UserError: a head of a kind no room knows, or heads that belong to different rooms.
+    """
+    known = rooms()
+    for head in heads:
+        if head.kind not in known:
+            raise UserError(f"head '{head.name}' is of the kind '{head.kind}'; known: {listed(sorted(known), 9)}")
+    chosen = {known[head.kind] for head in heads}
+    if len(chosen) != 1:
+        raise UserError(f"{competition.package}.targets must name at least one head, all of them for one room")
+    return chosen.pop()(competition, heads)
+
+
+def metric_values(
+    metrics: Sequence[Metric], truth: "pd.DataFrame", predictions: "pd.DataFrame", heads: Sequence[Head]
+) -> dict[str, float]:
+    """Every metric by name; both tables are aligned by id."""
+    return {metric.name: float(metric.function(truth, predictions, heads)) for metric in metrics}

@@ -1,0 +1,88 @@
+"""Rows as sample dicts, samples as batch dicts."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import albumentations as A
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.data import Dataset
+
+from pipeline.errors import UserError
+from pipeline.keys import INPUT_ID, INPUT_IMAGE, INPUT_ROW, INPUT_WEIGHT, ROW_ID, ROW_IMAGE, ROW_WEIGHT
+from pipeline.seam import Batch
+
+Reader = Callable[[Path, tuple[int, int]], np.ndarray]
+Sample = dict[str, Any]
+
+
+class ImageDataset(Dataset[Sample]):
+    """One dict per row.
+
+    An item is asked for by (epoch, row). Its keys: `INPUT_ID` str, `INPUT_ROW` int64, `INPUT_IMAGE` uint8 (or float32
+    in [0, 1]) of shape (H, W, C), `INPUT_WEIGHT` float32, and each target by its key.
+
+    Raises:
+        UserError: an image is missing or cannot be read; its row and path are named.
+    """
+
+    def __init__(
+        self,
+        rows: pd.DataFrame,
+        root: Path,
+        reader: Reader,
+        augmentations: A.Compose,
+        size: tuple[int, int],
+        targets: Mapping[str, np.ndarray],
+        seed: int,
+    ) -> None:
+        self.ids = rows[ROW_ID].to_numpy(dtype=object)
+        self.images = rows[ROW_IMAGE].to_numpy(dtype=object)
+        self.weights = rows[ROW_WEIGHT].to_numpy(np.float32) if ROW_WEIGHT in rows else np.ones(len(rows), np.float32)
+        self.root = root
+        self.reader = reader
+        self.augmentations = augmentations
+        self.size = size
+        self.targets = targets
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: tuple[int, int]) -> Sample:
+        epoch, row = index
+        return {
+            INPUT_ID: self.ids[row],
+            INPUT_ROW: np.int64(row),
+            INPUT_IMAGE: self._image(epoch, row),
+            INPUT_WEIGHT: self.weights[row],
+            **{key: values[row] for key, values in self.targets.items()},
+        }
+
+    def _image(self, epoch: int, row: int) -> np.ndarray:
+        try:
+            image = self.reader(self.root / self.images[row], self.size)
+        except UserError as error:
+            raise UserError(f"row {row} (id {self.ids[row]}): {error}") from error
+        # Albumentations ignores the global seeds; this makes its draws a function of (seed, epoch, row) alone.
+        self.augmentations.set_random_seed(int(np.random.SeedSequence([self.seed, epoch, row]).generate_state(1)[0]))
+        image = self.augmentations(image=image)["image"]
+        if image.shape[:2] != self.size:
+            raise UserError(
+                f"the augmentations gave an image of {image.shape[0]}x{image.shape[1]}, and image.size is "
+                f"{self.size[0]}x{self.size[1]}; end every pipeline in augmentations.py with that size"
+            )
+        return np.ascontiguousarray(image)
+
+
+def collate(samples: list[Sample]) -> Batch:
+    """Stack arrays and numbers into tensors, keep strings as lists."""
+    return {key: _stack([sample[key] for sample in samples]) for key in samples[0]}
+
+
+def _stack(values: list[Any]) -> Any:
+    if isinstance(values[0], str):
+        return values
+    return torch.from_numpy(np.stack(values))

@@ -1,0 +1,152 @@
+"""The room's one door: what image-level tasks do with rows, batches and outputs."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from pipeline.config import Experiment, LossRow
+from pipeline.errors import UserError, listed, nearest
+from pipeline.keys import INPUT_ID, INPUT_IMAGE, ROW_ID
+from pipeline.names import Named, Names, References
+from pipeline.seam import Batch, Criterion, StepContext, StepResult
+from pipeline.tasks import Task
+from pipeline.tasks.image_level.criterion import WeightedLosses, take
+from pipeline.tasks.image_level.dataset import ImageDataset, collate
+from pipeline.tasks.image_level.model import PreparedModel
+
+ROOM = "pipeline.tasks.image_level"
+
+
+def step(batch: Batch, model: nn.Module, context: StepContext) -> StepResult:
+    """The usual step: batch in, losses and detached outputs out."""
+    outputs = model(batch)
+    result = context.criterion(outputs, batch)
+    return {**result, "outputs": {key: value.detach() for key, value in outputs.items()}}
+
+
+class ImageLevelTask(Task):
+    """Heads on one encoder: `multiclass` (one of several classes per image)."""
+
+    KINDS: ClassVar[frozenset[str]] = frozenset({"multiclass"})
+    NAMES: ClassVar[References] = {
+        "prepare": {"normalize": f"{ROOM}.model:Normalize"},
+        "model": {"encoder_heads": f"{ROOM}.model:EncoderHeads"},
+        "loss": {"cross_entropy": f"{ROOM}.criterion:CrossEntropy"},
+        "step": {"default": f"{ROOM}.task:step"},
+    }
+
+    def dataset(
+        self, rows: pd.DataFrame, root: Path, experiment: Experiment, names: Names, stage: str
+    ) -> Dataset[dict[str, Any]]:
+        return ImageDataset(
+            rows,
+            root,
+            reader=names.bind("reader", experiment.image.reader),
+            augmentations=names.bind("augmentations", experiment.augmentations)(stage, experiment.image.size),
+            size=experiment.image.size,
+            targets={} if stage == "test" else self._targets(rows),
+            seed=experiment.seed,
+        )
+
+    def collate(self, samples: list[dict[str, Any]]) -> Batch:
+        return collate(samples)
+
+    def model(self, experiment: Experiment, names: Names, pretrained: bool) -> nn.Module:
+        settings = experiment.model.model_copy(update={"pretrained": pretrained})
+        entry = Named(name=settings.name, params=settings.params)
+        network = names.bind("model", entry)(self.heads, settings, names)
+        mean = getattr(network, "mean", [0.0] * settings.in_chans)
+        std = getattr(network, "std", [1.0] * settings.in_chans)
+        return PreparedModel(names.bind("prepare", experiment.image.prepare)(mean, std), network)
+
+    def default_losses(self) -> tuple[LossRow, ...]:
+        return tuple(LossRow(head=head.name, loss=Named(name="cross_entropy")) for head in self.heads)
+
+    def criterion(self, rows: Sequence[LossRow], names: Names) -> Criterion:
+        return WeightedLosses(rows, self.heads, names)
+
+    def decode(self, ids: Sequence[str], outputs: Mapping[str, Tensor]) -> pd.DataFrame:
+        columns: dict[str, np.ndarray] = {}
+        for head in self.heads:
+            logits = take(outputs, head.output_key, f"head '{head.name}'", "the model returns")
+            probabilities = torch.softmax(logits.double(), dim=1).float().cpu().numpy()
+            columns.update(zip(probability_columns(head.name, head.classes), probabilities.T, strict=True))
+        return pd.DataFrame(columns, index=pd.Index(list(ids), name=ROW_ID, dtype="str"))
+
+    def no_predictions(self) -> pd.DataFrame:
+        return self.decode([], {head.output_key: torch.empty(0, len(head.classes)) for head in self.heads})
+
+    def average(self, tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+        mean = np.mean([table.to_numpy(np.float64) for table in tables], axis=0).astype(np.float32)
+        return pd.DataFrame(mean, index=tables[0].index, columns=tables[0].columns)
+
+    def truth(self, rows: pd.DataFrame) -> pd.DataFrame:
+        return rows.set_index(ROW_ID)[[head.name for head in self.heads]]
+
+    def check_contract(self, batch: Batch, outputs: Mapping[str, Tensor]) -> list[tuple[str, str, str, str]]:
+        size = len(batch[INPUT_ID])
+        table = []
+        for key, value in batch.items():
+            shape = str(tuple(value.shape)) if isinstance(value, Tensor) else f"{len(value)} strings"
+            table.append((key, str(getattr(value, "dtype", "str")).removeprefix("torch."), shape, "batch"))
+        image = batch[INPUT_IMAGE]
+        if image.ndim != 4 or image.dtype not in (torch.uint8, torch.float32):
+            raise UserError(
+                f"'{INPUT_IMAGE}' is {image.dtype} {tuple(image.shape)}; uint8 or float32 (B, H, W, C) is expected"
+            )
+        for head in self.heads:
+            target = take(batch, head.target_key, f"head '{head.name}'", "the batch holds")
+            output = take(outputs, head.output_key, f"head '{head.name}'", "the model returns")
+            expected = (size, len(head.classes))
+            if tuple(output.shape) != expected or tuple(target.shape) != (size,) or target.dtype != torch.int64:
+                raise UserError(
+                    f"head '{head.name}': output {tuple(output.shape)} and target {target.dtype} "
+                    f"{tuple(target.shape)}; expected are {expected} and int64 ({size},)"
+                )
+        for key, output in outputs.items():
+            dtype = str(output.dtype).removeprefix("torch.")
+            table.append((key, dtype, str(tuple(output.shape)), "output"))
+        return table
+
+    def figures(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, Figure]:
+        from pipeline.tasks.image_level.drawing import confusion_matrix_figure
+
+        figures = {}
+        for head in self.heads:
+            predicted = decided_labels(predictions, head.name, head.classes)
+            figures[f"confusion_matrix/{head.name}"] = confusion_matrix_figure(
+                truth[head.name].to_numpy(), predicted, head.classes
+            )
+        return figures
+
+    def _targets(self, rows: pd.DataFrame) -> dict[str, np.ndarray]:
+        targets = {}
+        for head in self.heads:
+            numbers = pd.Index(head.classes).get_indexer(pd.Index(rows[head.name]))
+            unknown = rows[numbers < 0]
+            if len(unknown):
+                label = str(unknown[head.name].iloc[0])
+                raise UserError(
+                    f"column '{head.name}': {len(unknown)} rows (id {listed(unknown[ROW_ID])}) have the label "
+                    f"'{label}', which is not in folds/classes.json; {nearest(label, head.classes)}"
+                )
+            targets[head.target_key] = numbers.astype(np.int64)
+        return targets
+
+
+def probability_columns(head: str, classes: Sequence[str]) -> list[str]:
+    """The columns of a head in a table of predictions: `label:0`, `label:1`, ..."""
+    return [f"{head}:{name}" for name in classes]
+
+
+def decided_labels(predictions: pd.DataFrame, head: str, classes: Sequence[str]) -> np.ndarray:
+    """The most probable class of each row, as its name: (N,) of str."""
+    best = predictions[probability_columns(head, classes)].to_numpy().argmax(axis=1)
+    return np.asarray(classes, dtype=object)[best]

@@ -1,0 +1,57 @@
+"""What a person sees in a terminal; plain lines when the output is piped."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+T = TypeVar("T", covariant=True)
+
+
+class Countable(Protocol[T]):
+    """Something to iterate whose number is known."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[T]: ...
+
+
+def console() -> Console:
+    """Standard output. Wide when piped, so that no line of a table is broken."""
+    found = Console(highlight=False)
+    return found if found.is_terminal else Console(highlight=False, width=160)
+
+
+def progress_bar(out: Console) -> Progress:
+    """A bar that disappears when it is done, and is not drawn at all when the output is piped."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=out, transient=True, disable=not out.is_terminal)
+
+
+def progress(items: Countable[T], label: str) -> Iterator[T]:
+    """Iterate with a progress bar."""
+    with progress_bar(console()) as bar:
+        yield from bar.track(items, total=len(items), description=label)
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], footer: Sequence[object] = ()) -> None:
+    """Print a table; numbers are set to the right."""
+    grid = Table(title=title, title_justify="left", show_footer=bool(footer))
+    filled = [tuple(row) for row in rows]
+    for position, column in enumerate(columns):
+        numeric = all(isinstance(row[position], int | float) for row in filled) and bool(filled)
+        grid.add_column(
+            column,
+            justify="right" if numeric else "left",
+            footer=_text(footer[position]) if footer else "",
+            overflow="fold",
+        )
+    for row in filled:
+        grid.add_row(*[_text(value) for value in row])
+    console().print(grid)
+
+
+def _text(value: object) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,125 @@
+"""The one owner of checkpoints: resume state, and the weights of the best epochs.
+
+`state.pt` holds all that continuing needs, as plain tensors and numbers; the one before it stays as
+`state.previous.pt`. Weights of the best epochs are safetensors. A file is removed only after a state that no longer
+needs it is on disk, so whichever state is read finds its files.
+"""
+
+import math
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipeline.errors import UserError
+from pipeline.files import atomic
+from pipeline.inference.weights import save_weights
+from pipeline.seam import Best
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The weights of one epoch on disk."""
+
+    epoch: int
+    score: float
+    file: str
+
+
+class CheckpointStore:
+    """Checkpoints of one fold.
+
+    Args:
+        folder: `runs/<experiment>/fold_<k>/checkpoints`.
+        keep: how many of the best epochs stay.
+        greater_is_better: which way the monitored score is better.
+    """
+
+    def __init__(self, folder: Path, keep: int, greater_is_better: bool) -> None:
+        self.folder = folder
+        self.keep = keep
+        self.sign = 1.0 if greater_is_better else -1.0
+        self.kept: list[Kept] = []
+
+    @property
+    def best(self) -> Best | None:
+        return Best(self.kept[0].epoch, self.kept[0].score) if self.kept else None
+
+    @property
+    def best_file(self) -> Path:
+        """The weights of the best epoch."""
+        return self.folder / self.kept[0].file
+
+    def offer(self, model: nn.Module, epoch: int, score: float) -> bool:
+        """Keep the weights if they are among the best; says whether they are the best. A NaN is worse than anything."""
+        entry = Kept(epoch, score, f"epoch_{epoch:03d}.safetensors")
+        ranked = sorted([*self.kept, entry], key=lambda kept: (-self._value(kept.score), kept.epoch))
+        if entry in ranked[: self.keep]:
+            save_weights(model, self.folder / entry.file, {"epoch": str(epoch), "score": repr(score)})
+        self.kept = ranked[: self.keep]
+        return self.kept[0] == entry
+
+    def save_state(self, state: dict[str, Any]) -> None:
+        """Write the resume state, then drop weights that no state needs any more."""
+        kept = [[entry.epoch, entry.score, entry.file] for entry in self.kept]
+        path = self.folder / "state.pt"
+        with atomic(path) as temporary:
+            try:
+                torch.save({"version": VERSION, "kept": kept, **state}, temporary)
+            except RuntimeError as error:  # torch's own writer reports a full disk so
+                raise OSError(str(error).splitlines()[0]) from error
+            if path.is_file():
+                path.replace(self.folder / "state.previous.pt")
+        needed = {entry.file for entry in self.kept} | self._kept_by_previous()
+        for file in self.folder.glob("epoch_*.safetensors"):
+            if file.name not in needed:
+                file.unlink()
+
+    def load_state(self) -> dict[str, Any] | None:
+        """The newest readable state, or none when the fold has not begun.
+
+        Raises:
+            UserError: states exist and none can be read.
+        """
+        problems = []
+        for name in ("state.pt", "state.previous.pt"):
+            path = self.folder / name
+            if not path.is_file():
+                continue
+            try:
+                state = _read(path)
+            except UserError as error:
+                problems.append(str(error))
+                continue
+            if problems:
+                print(f"note: {problems[0]}; going on from {name}")
+            self.kept = [Kept(int(epoch), float(score), str(file)) for epoch, score, file in state["kept"]]
+            return state
+        if problems:
+            raise UserError(f"{problems[0]}; no earlier state can be read either: begin anew with --restart")
+        return None
+
+    def _kept_by_previous(self) -> set[str]:
+        path = self.folder / "state.previous.pt"
+        try:
+            return {str(file) for _, _, file in _read(path)["kept"]} if path.is_file() else set()
+        except UserError:
+            return set()
+
+    def _value(self, score: float) -> float:
+        return -math.inf if math.isnan(score) else self.sign * score
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path} is damaged ({type(error).__name__})") from error
+    if not isinstance(state, dict) or state.get("version") != VERSION:
+        raise UserError(f"{path} was not written by this pipeline")
+    return state

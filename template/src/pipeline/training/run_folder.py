@@ -1,0 +1,89 @@
+"""`runs/<experiment>/`: what a run is, saved before its first step, and held against what is asked for later."""
+
+import difflib
+import os
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Experiment, differences
+from pipeline.errors import UserError, listed
+from pipeline.files import dump_yaml, read_json, read_yaml, write_json, write_text
+from pipeline.inference.snapshot import CLASSES, CODE, PACKAGE, changed_files, save_snapshot
+from pipeline.project import Project
+from pipeline.settings import FILE_NAME, parse_settings
+
+
+def open_run(project: Project, name: str, config: Experiment, record: dict[str, Any], restart: bool) -> Path:
+    """The run's folder: made anew, or found unchanged.
+
+    Args:
+        record: what else the run depends on: the hash of its folds, the engine.
+        restart: set a run that is there aside first.
+
+    Raises:
+        UserError: a run is there, and its config, `src/competition` or folds are no longer the same.
+    """
+    folder = project.run(name)
+    if restart and folder.exists():
+        _set_aside(project, folder)
+    if (folder / "config.yaml").is_file():
+        _refuse_changes(project, folder, config, record)
+        return folder
+    # A folder that was cut off while it was made has no config.yaml yet under its final name.
+    draft = project.runs / f".{name}.draft"
+    shutil.rmtree(draft, ignore_errors=True)
+    save_snapshot(project.source, project.root / FILE_NAME, project.folds / CLASSES, draft)
+    write_json(draft / "run.json", {"began": datetime.now(UTC).isoformat(timespec="seconds"), **record})
+    write_text(draft / "config.yaml", dump_yaml(config.model_dump(mode="json")))
+    draft.replace(folder)
+    return folder
+
+
+def _set_aside(project: Project, folder: Path) -> None:
+    aside = project.runs / "set_aside"
+    aside.mkdir(exist_ok=True)
+    number = 1
+    while (aside / f"{folder.name}.{number}").exists():
+        number += 1
+    target = aside / f"{folder.name}.{number}"
+    os.replace(folder, target)
+    print(f"the old run is set aside in {project.shown(target)}")
+
+
+def _refuse_changes(project: Project, folder: Path, config: Experiment, record: dict[str, Any]) -> None:
+    saved, asked = read_yaml(folder / "config.yaml"), config.model_dump(mode="json")
+    for values in (saved, asked):
+        values.pop("machine", None)
+    changes = list(differences(saved, asked))
+    answers = [_answers(path) for path in (folder / CODE / FILE_NAME, project.root / FILE_NAME)]
+    changes += list(differences(*answers, path=FILE_NAME))
+    before = read_json(folder / "run.json")
+    changes += [f"{key}: {before[key]} -> {value}" for key, value in record.items() if before.get(key, value) != value]
+    remedy = "change it back, train under another name with --as NAME, or begin anew with --restart"
+    if changes:
+        print("\n".join(f"  {change}" for change in changes))
+        raise UserError(f"the run '{folder.name}' was made with other settings ({listed(changes)}); {remedy}")
+    files = changed_files(project.source, project.folds / CLASSES, folder)
+    if files:
+        for saved_file, live in files:
+            print("".join(_diff(saved_file, live)), end="")
+        names = listed(_label(live) for _, live in files)
+        raise UserError(f"the run '{folder.name}' was made with other code ({names}); {remedy}")
+
+
+def _answers(path: Path) -> dict[str, Any]:
+    """The answers that matter to a run; where it is logged does not."""
+    return parse_settings(read_yaml(path), path).model_dump(exclude={"trackers"})
+
+
+def _label(path: Path) -> str:
+    parts = path.parts
+    return "/".join(parts[parts.index(PACKAGE) :]) if PACKAGE in parts else path.name
+
+
+def _diff(saved: Path, live: Path) -> list[str]:
+    texts = [path.read_text(encoding="utf-8", errors="replace") if path.is_file() else "" for path in (saved, live)]
+    lines = [text.splitlines(keepends=True) for text in texts]
+    return list(difflib.unified_diff(*lines, f"in the run: {_label(live)}", f"now: {_label(live)}", n=1))

@@ -1,0 +1,33 @@
+"""Running means of losses that do not make the device wait."""
+
+from typing import Any
+
+import torch
+
+from pipeline.seam import StepResult
+
+
+class LossSums:
+    """Sums of each loss term over samples, kept on the device until they are asked for."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.total: dict[str, torch.Tensor] = {}
+
+    def add(self, result: StepResult, samples: int) -> None:
+        """Add a batch's mean losses, weighted by its number of samples."""
+        self.count += samples
+        for name, value in {"loss": result["loss"], **result["losses"]}.items():
+            weighted = value.detach().double() * samples
+            self.total[name] = self.total[name] + weighted if name in self.total else weighted
+
+    def means(self) -> dict[str, float]:
+        """Mean per term; `loss` is the weighted sum that trains."""
+        return {name: value.item() / max(1, self.count) for name, value in self.total.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"count": self.count, "total": {name: value.item() for name, value in self.total.items()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.count = state["count"]
+        self.total = {name: torch.tensor(value, dtype=torch.float64) for name, value in state["total"].items()}

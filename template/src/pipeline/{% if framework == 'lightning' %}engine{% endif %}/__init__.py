@@ -1,0 +1,94 @@
+"""Lightning as the engine: it owns the loop, device, precision, accumulation and clipping of a fold's run.
+
+Everything else (what a step is, metrics, logs, checkpoints, the learning rate) is the pipeline's `Loop`. The only
+module that imports Lightning.
+"""
+
+import logging
+import warnings
+from typing import Any, Literal
+
+import lightning
+import torch
+from lightning.pytorch.plugins import MixedPrecision
+from torch import Tensor
+
+from pipeline.seam import Batch, Batches, Loop, Verdict
+
+NAME = "lightning"
+
+
+class FoldModule(lightning.LightningModule):
+    """Passes Lightning's hooks on to the loop, in the order that `Loop` promises."""
+
+    def __init__(self, loop: Loop) -> None:
+        super().__init__()
+        self.loop = loop
+        self.model = loop.model
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return self.loop.optimizer
+
+    def train_dataloader(self) -> Batches:
+        return self.loop.train_batches()
+
+    def val_dataloader(self) -> Batches:
+        return self.loop.valid_batches()
+
+    def on_train_start(self) -> None:
+        self.loop.watch_signals()  # Lightning has just put its own handlers in their place
+
+    def on_train_epoch_start(self) -> None:
+        self.loop.epoch_start()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self.loop.train_batch(batch)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if self.loop.gradients_ready() is Verdict.SKIP:
+            optimizer.zero_grad(set_to_none=True)  # a step without gradients changes nothing
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.loop.stepped()
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        self.loop.batch_end()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.loop.valid_batch(batch)
+
+    def on_train_epoch_end(self) -> None:  # Lightning validates before it calls this
+        self.loop.epoch_end()
+
+
+def fit(loop: Loop) -> None:
+    """Train from where the loop stands to its last epoch."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    trainer = lightning.Trainer(
+        max_epochs=loop.epochs - loop.progress.epoch,
+        accelerator=loop.device.type,
+        devices=1,
+        accumulate_grad_batches=loop.config.training.accumulate,
+        gradient_clip_val=loop.config.training.clip_norm,
+        limit_val_batches=None if len(loop.valid_batches()) else 0,
+        reload_dataloaders_every_n_epochs=1,  # an epoch that continues is shorter than the next one
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **precision_arguments(loop),
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")  # advice on loaders and loggers that it does not own here
+        trainer.fit(FoldModule(loop))
+
+
+def precision_arguments(loop: Loop) -> dict[str, Any]:
+    """Lightning's name for the loop's precision; fp16 scales with the loop's own scaler, so that it can be resumed."""
+    names: dict[str, Literal["32-true", "bf16-mixed"]] = {"fp32": "32-true", "bf16": "bf16-mixed"}
+    if loop.precision in names:
+        return {"precision": names[loop.precision]}
+    return {"plugins": [MixedPrecision("16-mixed", loop.device.type, scaler=loop.scaler)]}

@@ -1,0 +1,172 @@
+"""Renders projects and runs their scripts."""
+
+import contextlib
+import hashlib
+import json
+import os
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import traceback
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import copier
+
+ROOT = Path(__file__).resolve().parents[1]
+NOT_TEMPLATE = shutil.ignore_patterns("__pycache__", "*.pyc", ".*_cache", ".DS_Store")
+
+
+def copy_template(folder: Path) -> Path:
+    """Copy what copier reads into `folder`: the working tree as it is, whatever git thinks of it."""
+    shutil.copytree(ROOT / "template", folder / "template", ignore=NOT_TEMPLATE)
+    shutil.copytree(ROOT / "includes", folder / "includes")
+    shutil.copy(ROOT / "copier.yml", folder)
+    return folder
+
+
+def render(template: Path, target: Path, answers: Mapping[str, Any] | None = None) -> Path:
+    """`copier copy --defaults` in process; a warning is an error, since a user would see it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        copier.run_copy(str(template), target, data=dict(answers or {}), defaults=True, quiet=True)
+    return target
+
+
+def copier_command(*args: str) -> subprocess.CompletedProcess[str]:
+    """The real command line."""
+    command = [sys.executable, "-m", "copier", *args]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Every file below `folder`."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+class Renders:
+    """Rendered projects of one test session. Copying a render is much cheaper than making it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.template = copy_template(folder / "template")
+
+    def shared(self, answers: Mapping[str, Any] | None = None) -> Path:
+        """The render for these answers, made once. Only for reading."""
+        key = hashlib.sha256(json.dumps(dict(answers or {}), sort_keys=True).encode()).hexdigest()[:12]
+        target = self.folder / key
+        return target if target.exists() else render(self.template, target, answers)
+
+    def copy(self, target: Path, answers: Mapping[str, Any] | None = None) -> Path:
+        """A render of one's own at `target`."""
+        return Path(shutil.copytree(self.shared(answers), target))
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a script left behind."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+    @property
+    def last_line(self) -> str:
+        """The last line on standard error, where a script says what is wrong."""
+        lines = self.stderr.strip().splitlines()
+        return lines[-1] if lines else ""
+
+
+def run_script(project: Path, script: str, *args: str, env: Mapping[str, str] | None = None) -> Result:
+    """Run `scripts/<script>` of a rendered project in this process, which saves importing torch for every script.
+
+    The project's own modules are imported afresh and forgotten afterwards, so that projects do not meet. What a
+    process would lose at its end is put back: path, folder, environment, arguments, streams, signal handlers.
+    """
+    status = 0
+    with _own_process(project, [str(project / "scripts" / script), *args], env or {}) as (out, err):
+        try:
+            runpy.run_path(str(project / "scripts" / script), run_name="__main__")
+        except SystemExit as stop:
+            status = _status(stop.code, err)
+        except KeyboardInterrupt:
+            status = 130
+        except Exception:
+            status = 1
+            traceback.print_exc(file=err)
+        out.seek(0)
+        err.seek(0)
+        return Result(status, out.read(), err.read())
+
+
+def run_process(
+    project: Path, script: str, *args: str, env: Mapping[str, str] | None = None, timeout: float = 300
+) -> Result:
+    """Run `scripts/<script>` as a user does, in a process of its own. It pays for its imports: use it sparingly."""
+    environment = {**os.environ, **_THREADS, **(env or {})}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # without bytecode the imports take twice as long
+    environment.pop("PYTHONPATH", None)
+    done = subprocess.run(
+        [sys.executable, str(project / "scripts" / script), *args],
+        cwd=project,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+_THREADS = {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2", "MPLBACKEND": "agg", "WANDB_MODE": "offline"}
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def _own_process(project: Path, argv: list[str], env: Mapping[str, str]) -> Iterator[tuple[Any, Any]]:
+    before = (sys.argv, list(sys.path), dict(os.environ), Path.cwd(), [signal.getsignal(name) for name in _SIGNALS])
+    # Real files: some libraries ask a stream for its descriptor, which a StringIO does not have.
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8") as out,
+        tempfile.TemporaryFile("w+", encoding="utf-8") as err,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        warnings.catch_warnings(),
+    ):
+        _forget_project()
+        sys.argv = argv
+        sys.path.insert(0, str(project / "scripts"))
+        os.environ.update({**_THREADS, **env})
+        os.chdir(project)
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(2)
+        try:
+            yield out, err
+        finally:
+            sys.argv, sys.path[:], environment, folder, handlers = before
+            os.environ.clear()
+            os.environ.update(environment)
+            os.chdir(folder)
+            for name, handler in zip(_SIGNALS, handlers, strict=True):
+                signal.signal(name, handler)
+            _forget_project()
+
+
+def _forget_project() -> None:
+    for name in list(sys.modules):
+        if name.partition(".")[0] in ("pipeline", "competition", "_project"):
+            del sys.modules[name]
+
+
+def _status(code: Any, err: Any) -> int:
+    """What the interpreter makes of the argument of `sys.exit`."""
+    if code is None or isinstance(code, int):
+        return code or 0
+    print(code, file=err)
+    return 1

@@ -1,0 +1,208 @@
+"""Every variant renders into a tree that passes its own linters and holds nothing that was not chosen."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ruamel.yaml import YAML
+
+from projects import ROOT, Renders
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "tensorboard": {"trackers": ["tensorboard"]},
+    "both-trackers": {"trackers": ["wandb", "tensorboard"]},
+    "no-tracker": {"trackers": []},
+    "odd-names": {
+        "competition": "2024",
+        "trackers": [],
+        "metric": "log_loss",
+        "train_csv": "labels/Train: set #1.csv",
+        "id_column": 'Image "ID": #1',
+        "target_columns": "Class Label, a.b , 007,- x,yes,Größe,🦜",
+        "group_column": "Patient's [ID] \\ & site",
+        "train_images": '{Class Label}/{Image "ID": #1}',
+        "test_images": "test/%s & 'co' {1e3}.jpg",
+    },
+}
+CODE_VARIANTS = [name for name in VARIANTS if name != "odd-names"]  # its Python is that of no-tracker
+
+variant = pytest.mark.parametrize("name", VARIANTS)
+
+
+def texts(project: Path) -> dict[str, str]:
+    """Every file of a render; all of them are text."""
+    return {
+        path.relative_to(project).as_posix(): path.read_text(encoding="utf-8")
+        for path in project.rglob("*")
+        if path.is_file() and not any(part.endswith("_cache") for part in path.relative_to(project).parts)
+    }
+
+
+def check(project: Path, *command: str) -> None:
+    """Run a tool in the project; what it complains about becomes the failure."""
+    environment = {**os.environ, "PYTHONPATH": "src"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    done = subprocess.run(
+        command, cwd=project, env=environment, capture_output=True, text=True, check=False, timeout=600
+    )
+    if done.returncode != 0:
+        pytest.fail(done.stdout + done.stderr, pytrace=False)
+
+
+def script(name: str) -> str:
+    """A tool installed beside this Python."""
+    return str(Path(sys.executable).with_name(name))
+
+
+@variant
+def test_no_residue_and_no_empty_file(name: str, renders: Renders) -> None:
+    for path, text in texts(renders.shared(VARIANTS[name])).items():
+        assert text.strip(), f"{path} is empty"
+        assert not re.search(r"\.jinja|[{}%]", path), f"{path} was not rendered"
+        residue = r"{%|%}|{#" if path.endswith(".py") else r"{%|%}|{#|{{"  # f-strings double their braces
+        assert not re.search(residue, text), f"{path} holds Jinja"
+
+
+@variant
+def test_nothing_that_was_not_chosen(name: str, renders: Renders) -> None:
+    chosen = VARIANTS[name].get("trackers", ["wandb"])
+    words = ["ignite", "fastai", "catalyst", "multilabel", "metric_learning", "segmentation"]
+    words += [] if "wandb" in chosen else ["wandb", "weights & biases", r"w&b"]
+    words += [] if "tensorboard" in chosen else ["tensorboard"]
+    mentions = [
+        f"{path}: {found.group()}"
+        for path, text in texts(renders.shared(VARIANTS[name])).items()
+        for found in re.finditer(rf"\b({'|'.join(words)})\b", f"{path}\n{text}", re.IGNORECASE)
+    ]
+    assert not mentions
+
+
+@variant
+def test_no_path_of_this_machine(name: str, renders: Renders) -> None:
+    project = renders.shared(VARIANTS[name])
+    for path, text in texts(project).items():
+        if path != ".copier-answers.yml":  # which names where the template came from
+            for place in (str(ROOT), str(Path.home()), str(project)):
+                assert place not in text, path
+
+
+@variant
+def test_answers_arrive_in_competition_yaml(name: str, renders: Renders) -> None:
+    project = renders.shared(VARIANTS[name])
+    answers = {
+        "competition": "digits-demo",
+        "task": "classification",
+        "metric": "accuracy",
+        "trackers": ["wandb"],
+        "submission_type": "csv",
+        "train_csv": "train.csv",
+        "id_column": "image_id",
+        "target_columns": "label",
+        "group_column": "",
+        "train_images": "train_images/{image_id}.png",
+        "test_images": "test_images/{image_id}.png",
+        **VARIANTS[name],
+    }
+    remembered = yaml.safe_load((project / ".copier-answers.yml").read_text(encoding="utf-8"))
+    assert {key: remembered[key] for key in answers} == answers
+    with (project / "competition.yaml").open(encoding="utf-8") as file:
+        read = YAML(typ="safe", pure=True).load(file)
+    assert read == {
+        **answers,
+        "target_columns": [column.strip() for column in answers["target_columns"].split(",")],
+        "test_csv": "test.csv",
+        "sample_submission": "sample_submission.csv",
+    }
+
+
+def test_image_patterns_follow_the_id_column(renders: Renders) -> None:
+    project = renders.shared({"id_column": "Image Name"})
+    assert '"train_images/{Image Name}.png"' in (project / "competition.yaml").read_text()
+
+
+def test_our_environment_runs_every_variant(renders: Renders) -> None:
+    ours = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
+    rendered = tomllib.loads((renders.shared(VARIANTS["both-trackers"]) / "pyproject.toml").read_text())
+    assert sorted(ours["rendered"]) == sorted(rendered["project"]["dependencies"])
+    assert set(rendered["dependency-groups"]["dev"]) <= {*map(str, ours["dev"]), "pre-commit>=4.0"}
+
+
+def test_constraints_name_no_place() -> None:
+    assert not re.search(r"://|--|@|/", (ROOT / "constraints.txt").read_text())
+
+
+@variant
+def test_dependencies_are_those_of_the_answers(name: str, renders: Renders) -> None:
+    project = tomllib.loads((renders.shared(VARIANTS[name]) / "pyproject.toml").read_text(encoding="utf-8"))
+    packages = {re.split("[<>=]", one)[0] for one in project["project"]["dependencies"]}
+    assert packages & {"wandb", "tensorboard"} == set(VARIANTS[name].get("trackers", ["wandb"]))
+    assert "lightning" in packages
+    assert project["tool"]["uv"]["package"] is False
+
+
+@variant
+def test_ruff(name: str, renders: Renders) -> None:
+    project = renders.shared(VARIANTS[name])
+    check(project, script("ruff"), "check", "--no-cache", "--output-format=concise")
+    check(project, script("ruff"), "format", "--no-cache", "--check")
+
+
+@variant
+def test_arrows_run_one_way(name: str, renders: Renders) -> None:
+    check(renders.shared(VARIANTS[name]), script("lint-imports"), "--no-logo", "--no-cache")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CODE_VARIANTS)
+def test_mypy(name: str, renders: Renders) -> None:
+    cache = ROOT / "build" / "mypy_cache"  # kept: a cold run takes a minute and a half
+    check(renders.shared(VARIANTS[name]), sys.executable, "-m", "mypy", "--cache-dir", str(cache))
+
+
+@pytest.mark.slow
+def test_own_tests_of_a_render(project: Path) -> None:
+    check(project, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+
+
+def test_a_reader_finishes_in_an_evening(renders: Renders) -> None:
+    """Long files and functions are where a house stops being readable."""
+    project = renders.shared(VARIANTS["both-trackers"])
+    total = 0
+    for path in (project / "src" / "pipeline").rglob("*.py"):
+        lines = path.read_text().splitlines()
+        total += len(lines)
+        assert len(lines) <= 260, f"{path.relative_to(project)} has {len(lines)} lines"
+        for node in ast.walk(ast.parse("\n".join(lines))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                length = (node.end_lineno or 0) - node.lineno + 1
+                assert length <= 70, f"{path.relative_to(project)}: {node.name} has {length} lines"
+    assert total <= 5000
+
+
+def test_every_command_in_the_handbook_exists(renders: Renders) -> None:
+    project = renders.shared()
+    makefile = (project / "Makefile").read_text()
+    targets = set(re.findall(r"^(\w+):", makefile, re.MULTILINE))
+    for path, text in texts(project).items():
+        for found in set(re.findall(r"\bscripts/(\w+\.py)\b", text)):
+            assert (project / "scripts" / found).is_file(), f"{path} names scripts/{found}"
+        if path.endswith((".md", ".yml")):
+            for found in set(re.findall(r"^\W*make (\w+)", text, re.MULTILINE)):
+                assert found in targets, f"{path} names make {found}"
+    assert {"setup", "demo", "test", "update", "help"} <= targets
+
+
+def test_make_says_what_is_missing(project: Path) -> None:
+    done = subprocess.run(["make", "demo"], cwd=project, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "there is no .venv/bin/python yet; run: make setup" in done.stderr
+    help_text = subprocess.run(["make"], cwd=project, capture_output=True, text=True, check=True).stdout
+    assert all(f"make {target}" in help_text for target in ("setup", "demo", "test", "update"))
