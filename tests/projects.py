@@ -124,6 +124,19 @@ def run_process(
     return Result(done.returncode, done.stdout, done.stderr)
 
 
+@contextlib.contextmanager
+def imported(project: Path) -> Iterator[None]:
+    """Inside, `import pipeline` and `import competition` find this project's packages, and no other's."""
+    before = list(sys.path)
+    _forget_project()
+    sys.path.insert(0, str(project / "src"))
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+        _forget_project()
+
+
 _THREADS = {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2", "MPLBACKEND": "agg", "WANDB_MODE": "offline"}
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

@@ -78,8 +78,10 @@ class Competition:
         rows = _checked(self._part("tables", "train_rows")(self.settings, data), self.settings.train_csv)
         if rows.empty:
             raise UserError(f"{self.settings.train_csv} has no rows; download the data again")
-        defaults = {ROW_SOURCE: SOURCE_COMPETITION, ROW_WEIGHT: 1.0}
-        return rows.assign(**{name: value for name, value in defaults.items() if name not in rows})
+        for name, value in ((ROW_SOURCE, SOURCE_COMPETITION), (ROW_WEIGHT, 1.0)):
+            if name not in rows:
+                rows[name] = value
+        return rows
 
     def test_rows(self, data: Path) -> "pd.DataFrame":
         """Rows to predict: `id` and `image`. An empty table is legal (a code competition hides them)."""

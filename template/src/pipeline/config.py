@@ -85,7 +85,9 @@ class Training(Strict):
         default="auto", description="auto: bf16 where the device really has it, else fp16 on a GPU, else fp32"
     )
     clip_norm: float | None = Field(default=None, gt=0, description="largest gradient norm")
-    monitor: str = Field(default="metric", description="what the best checkpoint is chosen by: metric, or loss")
+    monitor: Literal["metric", "loss"] = Field(
+        default="metric", description="what the best epoch is chosen by, on the held-out rows"
+    )
 
 
 class Optimizer(Strict):
@@ -138,7 +140,9 @@ class Experiment(Strict):
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     checkpoints: Checkpoints = Checkpoints()
-    callbacks: Annotated[tuple[Named, ...], Field(json_schema_extra={"kind": "callback"})] = ()
+    callbacks: tuple[Named, ...] = Field(
+        default=(), description="what else watches or intervenes", json_schema_extra={"kind": "callback"}
+    )
     tracking: Tracking = Tracking()
     machine: Machine = Machine()
 
@@ -164,7 +168,7 @@ def resolve_names(experiment: Experiment, names: Names) -> Experiment:
 
 
 def _resolve(group: Any, names: Names) -> Any:
-    changed = {}
+    changed: dict[str, Any] = {}
     for name, info in type(group).model_fields.items():
         value = getattr(group, name)
         kind = info.json_schema_extra.get("kind") if isinstance(info.json_schema_extra, dict) else None

@@ -21,7 +21,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     if close:
         return f"did you mean '{close[0]}'?"
-    return f"known: {', '.join(names)}" if names else "none is known"
+    return f"known: {listed(names, 12)}" if names else "none is known"
 
 
 def listed(items: Iterable[object], most: int = 3) -> str:

@@ -93,15 +93,17 @@ def check_params(function: Callable[..., Any], params: Mapping[str, Any], where:
         UserError: an unknown parameter (the nearest one is named), a missing one, or one of the wrong type.
     """
     target = function.__init__ if inspect.isclass(function) else function  # type: ignore[misc]
-    hints = typing.get_type_hints(target)
-    fields: dict[str, Any] = {}
-    takes_any = False
-    for name, parameter in inspect.signature(target).parameters.items():
-        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            takes_any = True
-        elif parameter.kind is inspect.Parameter.KEYWORD_ONLY:
-            default = ... if parameter.default is inspect.Parameter.empty else parameter.default
-            fields[name] = (hints.get(name, Any), default)
+    parameters = inspect.signature(target).parameters.values()
+    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
+    settings = [parameter for parameter in parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
+    # The positional ones may be annotated with what is imported for type checkers only.
+    annotated = {setting.name: setting.annotation for setting in settings if setting.annotation is not setting.empty}
+    holder = types.SimpleNamespace(__annotations__=annotated)
+    hints = typing.get_type_hints(holder, globalns=getattr(target, "__globals__", {}))
+    fields: dict[str, Any] = {
+        setting.name: (hints.get(setting.name, Any), ... if setting.default is setting.empty else setting.default)
+        for setting in settings
+    }
     schema = create_model(
         "Params",
         __config__=ConfigDict(

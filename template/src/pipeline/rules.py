@@ -32,6 +32,10 @@ class Rules(Protocol):
     @property
     def id_column(self) -> str: ...
 
+    def described(self) -> list[str]:
+        """What each column holds, in a few words; empty when that is not known."""
+        ...
+
     def problems(self, table: "pd.DataFrame") -> list[Problem]:
         """What is wrong with the values. `table` is all text, as it stands in the file; columns may be missing."""
         ...

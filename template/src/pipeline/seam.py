@@ -109,7 +109,11 @@ class Run(Protocol):
     progress: Progress
     epochs: int
     batches_per_epoch: int
-    best: "Best | None"
+
+    @property
+    def best(self) -> "Best | None":
+        """The best epoch so far; none before the first one has ended."""
+        ...
 
 
 @dataclass(frozen=True)

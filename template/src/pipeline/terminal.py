@@ -20,8 +20,8 @@ class Countable(Protocol[T]):
 
 def console() -> Console:
     """Standard output. Wide when piped, so that no line of a table is broken."""
-    found = Console(highlight=False)
-    return found if found.is_terminal else Console(highlight=False, width=160)
+    found = Console(highlight=False, markup=False, emoji=False)  # ids and labels are not markup
+    return found if found.is_terminal else Console(highlight=False, markup=False, emoji=False, width=160)
 
 
 def progress_bar(out: Console) -> Progress:
@@ -38,7 +38,7 @@ def progress(items: Countable[T], label: str) -> Iterator[T]:
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], footer: Sequence[object] = ()) -> None:
     """Print a table; numbers are set to the right."""
-    grid = Table(title=title, title_justify="left", show_footer=bool(footer))
+    grid = Table(show_footer=bool(footer))
     filled = [tuple(row) for row in rows]
     for position, column in enumerate(columns):
         numeric = all(isinstance(row[position], int | float) for row in filled) and bool(filled)
@@ -50,7 +50,9 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
         )
     for row in filled:
         grid.add_row(*[_text(value) for value in row])
-    console().print(grid)
+    out = console()
+    out.print(title, style="bold", soft_wrap=True)  # above the grid: a title inside it is folded to the grid's width
+    out.print(grid)
 
 
 def _text(value: object) -> str:

@@ -1,15 +1,22 @@
 """What is watched while training. Callbacks know no framework and no tracker.
 
-Watchers never change a bit of the training. A callback is made by name from an experiment's `callbacks`; the default
-ones (`DEFAULT`) are always there.
+Watchers never change a bit of the training. A callback is made by name from an experiment's `callbacks`; the ones of
+`default_callbacks` are always there.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from pipeline.names import References
 from pipeline.seam import Batch, Run, Stage, StageResult, StepResult, Verdict
 
-NAMES = {"callback": {}}
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch.utils.data import Dataset
+
+    from pipeline.tasks import Task
+
+NAMES: References = {"callback": {}}
 
 
 class Callback:
@@ -92,6 +99,22 @@ class CallbackList(Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for index, callback in enumerate(self.callbacks):
             callback.load_state_dict(state.get(_key(index, callback), {}))
+
+
+def default_callbacks(
+    task: "Task", valid_rows: "pd.DataFrame", valid_dataset: "Dataset[dict[str, Any]]"
+) -> list[Callback]:
+    """What every fold's run is watched by: numbers for the trackers, lines for the terminal, pictures at the end.
+
+    Args:
+        valid_rows: the held-out rows; empty when training on everything.
+        valid_dataset: their samples, asked for by (epoch, row) as a loader does.
+    """
+    from pipeline.callbacks.pictures import Pictures
+    from pipeline.callbacks.scalars import LogScalars
+    from pipeline.callbacks.table import EpochTable
+
+    return [LogScalars(), EpochTable(len(valid_rows)), Pictures(task, valid_rows, valid_dataset)]
 
 
 def _key(index: int, callback: Callback) -> str:

@@ -6,7 +6,7 @@ changes nothing, and an epoch can start at any batch.
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -77,15 +77,31 @@ class RowBatches(Sampler[list[tuple[int, int]]]):
 
 
 class EpochBatches:
-    """One loader's batches for the rest of an epoch, with their number known."""
+    """One loader's batches for the rest of an epoch, with their number known.
+
+    As a context it ends the loader's processes, which would otherwise live as long as the program.
+    """
 
     def __init__(self, loader: "DataLoader[dict[str, Any]]") -> None:
         self.loader = loader
+        self.running: Generator[Batch, None, None] | None = None
 
     def __len__(self) -> int:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Batch]:
+        self.running = self._batches()
+        return self.running
+
+    def __enter__(self) -> "EpochBatches":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.running is not None:
+            self.running.close()
+        del self.loader, self.running
+
+    def _batches(self) -> Generator[Batch, None, None]:
         try:
             yield from self.loader
         except UserError as error:
@@ -122,12 +138,13 @@ def default_workers() -> int:
 def prepare_worker(_worker: int) -> None:
     """What a loader process does first.
 
-    Worker processes already use every core, and OpenCV's own threads would only fight them. Ctrl-C and SIGTERM reach
-    the whole group of processes: the main one saves its state and ends its workers itself.
+    Worker processes already use every core, and OpenCV's own threads would only fight them. Ctrl-C reaches the whole
+    group of processes: the main one saves its state and ends its workers itself. SIGTERM is how it does that, so the
+    handler inherited from it must go.
     """
     import cv2
 
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

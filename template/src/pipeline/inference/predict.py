@@ -107,9 +107,12 @@ def predict_rows(
     dataset = task.dataset(rows, root, experiment, names, stage)
     batch_size = experiment.machine.valid_batch_size or experiment.training.batch_size
     batches = RowBatches(len(rows), batch_size)
-    loader = EpochBatches(make_loader(dataset, batches, task.collate, experiment.machine.workers, device))
     parts = []
-    with torch.inference_mode(), autocast(device, precision):
+    with (
+        EpochBatches(make_loader(dataset, batches, task.collate, experiment.machine.workers, device)) as loader,
+        torch.inference_mode(),
+        autocast(device, precision),
+    ):
         for batch in progress(loader, label):
             moved = to_device(batch, device)
             parts.append(task.average([task.decode(batch[INPUT_ID], model(moved)) for model in models]))

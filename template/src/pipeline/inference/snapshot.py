@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 from pipeline.competition import Competition
 from pipeline.errors import UserError
@@ -70,7 +71,7 @@ def run_competition(run: Path) -> Iterator[Competition]:
         sys.modules.update(live)
 
 
-def _take_modules() -> dict[str, object]:
+def _take_modules() -> dict[str, ModuleType]:
     """Remove the package from the imported modules, so that another copy of it can take its name."""
     names = [name for name in sys.modules if name == PACKAGE or name.startswith(f"{PACKAGE}.")]
     return {name: sys.modules.pop(name) for name in names}

@@ -14,6 +14,7 @@ from pipeline.kaggle.ids import compare_ids
 from pipeline.kaggle.submission import as_text
 from pipeline.rules import Problem, Rules
 
+UNREADABLE = "unreadable"  # the kind of problem after which nothing else can be checked
 STRAY_INDEX = ("", "Unnamed: 0")  # what a DataFrame's index is called when it was written along
 
 
@@ -57,9 +58,9 @@ def read_submission(path: Path, sample: pd.DataFrame) -> tuple[pd.DataFrame | No
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
-        return None, [Problem("file", f"line {line} is not text in UTF-8; write it with encoding='utf-8'")]
+        return None, [Problem(UNREADABLE, f"line {line} is not text in UTF-8; write it with encoding='utf-8'")]
     if not text.strip():
-        return None, [*found, Problem("file", f"it is empty; {len(sample) + 1} lines are expected")]
+        return None, [*found, Problem(UNREADABLE, f"it is empty; {len(sample) + 1} lines are expected")]
     separator = _separator(text.splitlines()[0])
     if separator != ",":
         shown = "a tab" if separator == "\t" else f"'{separator}'"
@@ -69,15 +70,11 @@ def read_submission(path: Path, sample: pd.DataFrame) -> tuple[pd.DataFrame | No
         cells = pd.read_csv(io.StringIO(text), sep=separator, header=None, dtype=str, na_filter=False)
     except pd.errors.ParserError as error:
         what = str(error).partition("C error: ")[2].strip() or str(error).strip()
-        return None, [*found, Problem("file", f"the rows have different numbers of cells ({what}); quote commas")]
+        return None, [*found, Problem(UNREADABLE, f"the rows have different numbers of cells ({what}); quote commas")]
     header = [str(name) for name in cells.iloc[0]]
     if _is_data(header, sample):
-        found.append(
-            Problem(
-                "file", f"the header is missing: the first line is '{listed(header)}'; it should be '{listed(sample)}'"
-            )
-        )
-        return None, found
+        what = f"the header is missing: the first line is '{listed(header)}'; it should be '{listed(sample)}'"
+        return None, [*found, Problem(UNREADABLE, what)]
     table = cells.iloc[1:].fillna("").reset_index(drop=True)
     table.columns = pd.Index(header)
     return table, found
@@ -108,14 +105,14 @@ def column_problems(found: list[str], expected: list[str]) -> list[Problem]:
     missing = [name for name in expected if name not in found]
     extra = [name for name in found if name not in expected]
     if twice:
-        problems.append(Problem("columns", f"{len(twice)} stand twice ({listed(twice)}); keep one of each"))
+        problems.append(Problem("columns", f"{len(twice)} twice ({listed(twice)}); keep one of each"))
     if missing:
         hint = f"{nearest(missing[0], extra)}" if extra else "add them"
         hint = f"'{missing[0]}': {hint}" if hint.startswith("did you") else "the sample has " + listed(expected, 5)
-        problems.append(Problem("columns", f"{len(missing)} are missing ({listed(map(repr, missing))}); {hint}"))
+        problems.append(Problem("columns", f"{len(missing)} missing ({listed(map(repr, missing))}); {hint}"))
     if extra:
         problems.append(
-            Problem("columns", f"{len(extra)} are not in the sample ({listed(map(repr, extra))}); leave them out")
+            Problem("columns", f"{len(extra)} not in the sample ({listed(map(repr, extra))}); leave them out")
         )
     if not problems and found != expected:
         problems.append(
@@ -134,20 +131,20 @@ def id_problems(found: list[str], expected: list[str]) -> list[Problem]:
     problems = []
     blank = sum(not text.strip() for text in found)
     if blank:
-        problems.append(Problem("ids", f"{blank} rows have a blank id; every row needs one"))
+        problems.append(Problem("ids", f"{blank} blank; every row needs one"))
     seen: set[str] = set()
     twice = list(dict.fromkeys(text for text in found if text in seen or seen.add(text)))  # type: ignore[func-returns-value]
     if twice:
-        problems.append(Problem("ids", f"{len(twice)} stand more than once ({listed(twice)}); write one row per id"))
+        problems.append(Problem("ids", f"{len(twice)} more than once ({listed(twice)}); write one row per id"))
     if not expected:
         return problems
     difference = compare_ids((text for text in found if text.strip()), expected)
     problems += [Problem("ids", text) for text in difference.damage_texts()]
     if difference.missing:
-        what = f"{len(difference.missing)} of {len(expected)} are missing ({listed(difference.missing)})"
+        what = f"{len(difference.missing)} of {len(expected)} missing ({listed(difference.missing)})"
         problems.append(Problem("ids", f"{what}; every id of the sample needs a row"))
     if difference.extra:
-        what = f"{len(difference.extra)} are not in the sample ({listed(difference.extra)})"
+        what = f"{len(difference.extra)} not in the sample ({listed(difference.extra)})"
         problems.append(Problem("ids", f"{what}; leave these rows out"))
     if not problems and found != expected:
         first = next(row for row, (one, other) in enumerate(zip(found, expected, strict=True), 1) if one != other)

@@ -7,22 +7,21 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline import terminal
-from pipeline.competition import Competition, Head
+from pipeline.competition import Competition, Metric
+from pipeline.data.folds import class_order
+from pipeline.data.marker import DEMO_ANSWERS, is_demo
 from pipeline.errors import UserError, listed
 from pipeline.files import read_json
 from pipeline.inference.snapshot import CLASSES, CODE, run_competition
-from pipeline.kaggle.check import check
+from pipeline.kaggle.check import UNREADABLE, check
 from pipeline.kaggle.submission import expected_rows, fill, read_sample, write_submission
 from pipeline.keys import ROW_ID
 from pipeline.project import Project
-from pipeline.rules import Problem
-from pipeline.tasks.image_level.submission import as_predictions, shares
-from pipeline.tasks.image_level.submission_rules import SubmissionRules, submission_rules
+from pipeline.rules import Problem, Rules
+from pipeline.tasks import Task, task_for
 
-DEMO_MARKER = ".demo"  # beside demo data, and only there
-DEMO_ANSWERS = ".answers.csv"  # what the leaderboard would know
 CHECKS = {  # what the table of checks shows, and which problems belong to it
-    "file": ("file",),
+    "file": ("file", UNREADABLE),
     "columns": ("columns",),
     "ids": ("ids", "order"),
     "values": ("blank", "dtype", "finite", "range", "label", "sum"),
@@ -40,24 +39,24 @@ def submit(project: Project, name: str) -> Path:
     data, run = project.require_data(), project.require_run(name)
     predictions = _read_predictions(run, name)
     with run_competition(run) as competition:
-        settings, heads = competition.settings, competition.heads(read_json(run / CODE / CLASSES))
+        settings = competition.settings
+        task = task_for(competition, competition.heads(read_json(run / CODE / CLASSES)))
         sample, test_rows = read_sample(settings, data), competition.test_rows(data)
         metric = competition.metrics()[0]
-        table = competition.submission(sample, predictions, heads)
-        rules = submission_rules(sample, heads, metric, settings.id_column)
+        table = competition.submission(sample, predictions, task.heads)
+        rules = task.submission_rules(sample, metric)
         filled = fill(sample, table, test_rows, settings.id_column)
         problems = check(filled, expected_rows(sample, test_rows, settings.id_column), rules)
         _print_checks(f"submission of '{name}'", rules, problems, f"{len(filled)} rows")
         _refuse(problems, f"the submission of '{name}' is not written")
         path = write_submission(project, name, filled)
-        _print_shares(run, predictions, heads)
-        score = demo_score(data, competition, heads, rules, filled, predictions)
-    out = terminal.console()
+        _print_shares(run, predictions, task)
+        score = demo_score(data, task, metric, rules, filled, predictions)
     if test_rows.empty and filled.empty:
-        out.print(f"there are no test rows in {project.shown(data)}, so the file holds the columns only")
+        print(f"there are no test rows in {project.shown(data)}, so the file holds the columns only")
     if score is not None:
-        out.print(f"the demo's leaderboard: {metric.name} {score:.4f}")
-    out.print(f"submission: {project.shown(path)} ({len(filled)} rows)")
+        print(f"the demo's leaderboard: {metric.name} {score:.4f}")
+    print(f"submission: {project.shown(path)} ({len(filled)} rows)")
     return path
 
 
@@ -71,81 +70,77 @@ def check_file(project: Project, name: str | None, path: Path, competition: Comp
         UserError: there is no data, no such file, or the file does not pass.
     """
     data = project.require_data()
-    with _with_classes(project, name, competition) as (chosen, heads):
+    with _task(project, name, competition) as task:
+        chosen = task.competition
         settings = chosen.settings
         sample = read_sample(settings, data)
-        rules = submission_rules(sample, heads, chosen.metrics()[0], settings.id_column)
+        rules = task.submission_rules(sample, chosen.metrics()[0])
         expected = expected_rows(sample, chosen.test_rows(data), settings.id_column)
         problems = check(path, expected, rules)
     _print_checks(f"check of {path}", rules, problems, f"{len(expected)} rows expected")
     _refuse(problems, f"{path} would be refused")
-    terminal.console().print(f"{path} passes")
+    print(f"{path} passes")
 
 
 @contextmanager
-def _with_classes(
-    project: Project, name: str | None, competition: Competition
-) -> Iterator[tuple[Competition, tuple[Head, ...]]]:
-    """The run's snapshot with its heads; without a run, the competition as it is and the heads of its folds."""
+def _task(project: Project, name: str | None, competition: Competition) -> Iterator[Task]:
+    """The task of the run's snapshot; without a run, of the competition as it is."""
     run, classes = project.run(name) if name else None, project.folds / CLASSES
     if run is not None and (run / CODE / CLASSES).is_file():
         with run_competition(run) as trained:
-            yield trained, trained.heads(read_json(run / CODE / CLASSES))
-    else:
-        yield competition, competition.heads(read_json(classes)) if classes.is_file() else ()
+            yield task_for(trained, trained.heads(read_json(run / CODE / CLASSES)))
+    elif classes.is_file():
+        yield task_for(competition, competition.heads(read_json(classes)))
+    else:  # a file can be checked before there are folds
+        rows = competition.train_rows(project.data)
+        found = {column: class_order(rows[column].dropna()) for column in competition.settings.target_columns}
+        yield task_for(competition, competition.heads(found))
 
 
 def demo_score(
-    data: Path,
-    competition: Competition,
-    heads: Sequence[Head],
-    rules: SubmissionRules,
-    table: pd.DataFrame,
-    predictions: pd.DataFrame,
+    data: Path, task: Task, metric: Metric, rules: Rules, table: pd.DataFrame, predictions: pd.DataFrame
 ) -> float | None:
     """The score of a submission on the demo's hidden answers; none where the data is not the demo's.
 
     What stands in the table is scored. Where it does not say what the metric needs (labels only, and the metric wants
     probabilities), the predictions it was made from are.
     """
-    if not ((data / DEMO_MARKER).is_file() and (data / DEMO_ANSWERS).is_file()):
+    if not (is_demo(data) and (data / DEMO_ANSWERS).is_file()):
         return None
-    metric = competition.metrics()[0]
     answers = pd.read_csv(data / DEMO_ANSWERS, dtype=str, keep_default_na=False)
-    truth = answers.set_index(competition.settings.id_column)[[head.name for head in heads]]
-    labels_only = any(column.of is None for column in rules.columns)
-    scored = as_predictions(table.set_index(rules.id_column), rules.columns, heads)
-    if scored is None or (labels_only and metric.needs == "probabilities"):
-        scored = predictions
+    truth = answers.set_index(task.competition.settings.id_column)[[head.name for head in task.heads]]
+    told = task.read_submission(table.set_index(rules.id_column), rules, metric)
+    scored = predictions if told is None else told
     truth = truth[truth.index.isin(scored.index)]
-    return float(metric.function(truth, scored.loc[truth.index], heads))
+    return float(metric.function(truth, scored.loc[truth.index], task.heads))
 
 
 def _read_predictions(run: Path, name: str) -> pd.DataFrame:
     path = run / "test.parquet"
     if not path.is_file():
         raise UserError(f"there are no test predictions of '{name}'; run scripts/predict.py {name} first")
-    return _read_table(path)
+    return _predictions_in(path)
 
 
-def _read_table(path: Path) -> pd.DataFrame:
+def _predictions_in(path: Path) -> pd.DataFrame:
     """A table of predictions, indexed by id."""
     table = pd.read_parquet(path)
     return table.set_index(ROW_ID) if ROW_ID in table else table
 
 
-def _print_checks(title: str, rules: SubmissionRules, problems: Sequence[Problem], rows: str) -> None:
-    held = listed((f"{column.name}: {column}" for column in rules.columns), 3) or "as in the sample"
+def _print_checks(title: str, rules: Rules, problems: Sequence[Problem], rows: str) -> None:
+    held = listed(rules.described(), 3) or "as in the sample"
     notes = {"columns": held, "ids": rows}
+    unread = any(problem.kind == UNREADABLE for problem in problems)
     lines = []
     for name, kinds in CHECKS.items():
         mine = [problem for problem in problems if problem.kind in kinds]
         serious = sum(not problem.warning for problem in mine)
-        result = f"{serious} wrong" if serious else ("warning" if mine else "ok")
+        result = f"{serious} wrong" if serious else "warning" if mine else "not checked" if unread else "ok"
         lines.append((name, result, notes.get(name, "")))
     terminal.table(title, ("check", "result", ""), lines)
     for problem in problems:
-        terminal.console().print(f"{'warning, ' if problem.warning else ''}{problem}", markup=False, soft_wrap=True)
+        print(f"{'warning, ' if problem.warning else ''}{problem}")
 
 
 def _refuse(problems: Sequence[Problem], what: str) -> None:
@@ -155,13 +150,14 @@ def _refuse(problems: Sequence[Problem], what: str) -> None:
         raise UserError(f"{what}: {serious[0]}{more}")
 
 
-def _print_shares(run: Path, predictions: pd.DataFrame, heads: Sequence[Head]) -> None:
+def _print_shares(run: Path, predictions: pd.DataFrame, task: Task) -> None:
     """How often each class is decided for, beside the out-of-fold rows: a shift shows at once."""
     if not (run / "oof.parquet").is_file() or predictions.empty:
         return
-    oof = _read_table(run / "oof.parquet")
-    for head in heads:
-        both = pd.DataFrame({"test": shares(predictions, head), "oof": shares(oof, head)})
-        both = both.loc[(both["test"] - both["oof"]).abs().sort_values(ascending=False, kind="stable").index[:10]]
-        rows = [(str(name), float(row.test), float(row.oof)) for name, row in both.iterrows()]
-        terminal.table(f"share of decided classes, '{head.name}'", ("class", "submission", "out of fold"), rows)
+    oof = _predictions_in(run / "oof.parquet")
+    held_out = task.shares(oof)
+    for head, share in task.shares(predictions).items():
+        both = pd.DataFrame({"test": share, "oof": held_out[head]})
+        furthest = (both["test"] - both["oof"]).abs().nlargest(10).index
+        rows = [(str(name), float(row["test"]), float(row["oof"])) for name, row in both.iterrows() if name in furthest]
+        terminal.table(f"share of decided classes, '{head}'", ("class", "submission", "out of fold"), rows)

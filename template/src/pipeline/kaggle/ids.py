@@ -42,15 +42,15 @@ def _file_name(text: str) -> str | None:
 
 
 DAMAGES = (
-    Damage("have spaces around them", "strip them", _same, str.strip),
-    Damage("became floats", "read ids as text: read_csv(dtype=str)", _without_zeros, _from_float),
-    Damage("lost their leading zeros", "read ids as text: read_csv(dtype=str)", _without_zeros, _same),
-    Damage("lost their extension", "keep the ids of the table, not of the file names", _stem, _same),
-    Damage("got an extension", "keep the ids of the table, not the file names", _same, _stem),
-    Damage("have another extension", "keep the ids of the table, not of the files", _stem, _stem),
-    Damage("carry a folder", "keep the file name only", _same, _file_name),
-    Damage("lost their folder", "keep the ids of the table, not of the file names", _file_name, _same),
-    Damage("changed their case", "write them exactly", str.lower, str.lower),
+    Damage("with spaces around", "strip them", _same, str.strip),
+    Damage("turned into floats", "read ids as text: read_csv(dtype=str)", _without_zeros, _from_float),
+    Damage("with leading zeros lost", "read ids as text: read_csv(dtype=str)", _without_zeros, _same),
+    Damage("with the extension lost", "keep the ids of the table, not of the file names", _stem, _same),
+    Damage("with an extension added", "keep the ids of the table, not the file names", _same, _stem),
+    Damage("with another extension", "keep the ids of the table, not of the files", _stem, _stem),
+    Damage("with a folder in front", "keep the file name only", _same, _file_name),
+    Damage("with the folder lost", "keep the ids of the table, not of the file names", _file_name, _same),
+    Damage("in another case", "write them exactly", str.lower, str.lower),
 )
 
 
@@ -71,7 +71,7 @@ class IdDifference:
     def damage_texts(self) -> list[str]:
         """One line for each thing that happened."""
         return [
-            f"{len(pairs)} ids {damage.what} ({listed(f'{found!r} for {wanted!r}' for found, wanted in pairs)}); "
+            f"{len(pairs)} {damage.what} ({listed(f'{found!r} for {wanted!r}' for found, wanted in pairs)}); "
             f"{damage.remedy}"
             for damage, pairs in self.damaged
         ]

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from pipeline.data.tables import read_table
 from pipeline.errors import UserError, listed
 from pipeline.files import atomic
 from pipeline.kaggle.ids import compare_ids
@@ -19,32 +20,20 @@ def read_sample(settings: Settings, data: Path) -> pd.DataFrame:
     """The sample submission, every cell as text, exactly as it stands in the file.
 
     Raises:
-        UserError: it is missing, empty, not a csv file in UTF-8, or its columns or ids are not unique.
+        UserError: it is missing, empty, not a csv file in UTF-8, has one column only, or an id twice.
     """
     path = data / settings.sample_submission
-    named = f"{settings.sample_submission} (sample_submission in competition.yaml)"
-    try:
-        # Without `header`, because pandas would rename a column that stands twice.
-        cells = pd.read_csv(path, header=None, dtype=str, na_filter=False, encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise UserError(f"there is no {path}; download the data, or correct {named}") from error
-    except pd.errors.EmptyDataError as error:
-        raise UserError(f"{path} is empty; download the data again") from error
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError) as error:
-        raise UserError(f"cannot read {path} as csv ({' '.join(str(error).split())}); correct {named}") from error
-    sample = cells.iloc[1:].reset_index(drop=True)
-    sample.columns = pd.Index(cells.iloc[0].tolist())
-    if not sample.columns.is_unique:
-        raise UserError(f"{path} names the column '{sample.columns[sample.columns.duplicated()][0]}' twice; rename one")
+    sample = read_table(path).fillna("")
     if len(sample.columns) < 2:
         raise UserError(
-            f"{path} has the single column '{sample.columns[0]}'; an id and at least one other are expected"
+            f"{path.name} has the single column '{sample.columns[0]}'; an id and at least one more are needed"
         )
     ids = sample[sample_id_column(list(sample.columns), settings.id_column)]
-    if ids.duplicated().any():
+    twice = ids[ids.duplicated()].unique()
+    if len(twice):
         raise UserError(
-            f"{path}: {ids[ids.duplicated()].nunique()} ids of column '{ids.name}' stand more than once "
-            f"({listed(ids[ids.duplicated()].unique())}); correct id_column in competition.yaml"
+            f"{path.name}: {len(twice)} ids of column '{ids.name}' stand more than once ({listed(twice)}); "
+            "correct id_column in competition.yaml"
         )
     return sample
 
@@ -94,7 +83,9 @@ def fill(sample: pd.DataFrame, table: pd.DataFrame, test_rows: pd.DataFrame, id_
     wanted = expected_rows(sample, test_rows, id_column)[id_column]
     difference = compare_ids(by_id.index, wanted)
     if difference.damaged:
-        raise UserError(f"between the sample submission and the test table {difference.damage_texts()[0]}")
+        raise UserError(
+            f"the ids of the predictions are not those of the sample submission: {difference.damage_texts()[0]}"
+        )
     if difference.missing:
         raise UserError(
             f"{len(difference.missing)} of the {len(wanted)} ids of the sample submission have no prediction "

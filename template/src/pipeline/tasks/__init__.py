@@ -18,6 +18,7 @@ from pipeline.competition import Competition, Head, Metric
 from pipeline.config import Experiment, LossRow
 from pipeline.errors import UserError, listed
 from pipeline.names import Names, References
+from pipeline.rules import Rules
 from pipeline.seam import Batch, Criterion
 
 if TYPE_CHECKING:
@@ -87,7 +88,25 @@ class Task(ABC):
 
     @abstractmethod
     def sample_figure(self, rows: "pd.DataFrame", images: Sequence[Any], predictions: "pd.DataFrame") -> "Figure":
-        """A few images with truth and prediction. `images` are uint8 (H, W, 3); `rows` and tables match them."""
+        """A few images with truth and prediction.
+
+        Args:
+            rows: labelled rows, (N,).
+            images: (N,) uint8 (H, W, 3); only those that are shown are asked for.
+            predictions: (N,), in the order of `rows`.
+        """
+
+    @abstractmethod
+    def submission_rules(self, sample: "pd.DataFrame", metric: Metric) -> Rules:
+        """What may stand in the columns of this sample's submission."""
+
+    @abstractmethod
+    def read_submission(self, table: "pd.DataFrame", rules: Any, metric: Metric) -> "pd.DataFrame | None":
+        """A submission, indexed by id, as a table of predictions; none where it does not tell what the metric needs."""
+
+    @abstractmethod
+    def shares(self, predictions: "pd.DataFrame") -> "dict[str, pd.Series]":
+        """How often each class is decided for, per head: share of rows, indexed by class."""
 
 
 def rooms() -> dict[str, type[Task]]:

@@ -1,4 +1,4 @@
-"""Figures as pixels, for trackers that take arrays."""
+"""Figures as pixels: drawn once, however many trackers ask for them."""
 
 from typing import TYPE_CHECKING
 
@@ -9,9 +9,10 @@ if TYPE_CHECKING:
 
 
 def pixels(figure: "Figure") -> np.ndarray:
-    """Draw a figure: uint8 (H, W, 3)."""
+    """The figure, drawn: uint8 (H, W, 3)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    canvas = figure.canvas if isinstance(figure.canvas, FigureCanvasAgg) else FigureCanvasAgg(figure)
+    if figure.stale:
+        canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

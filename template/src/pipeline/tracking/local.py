@@ -6,8 +6,11 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
 from pipeline.files import atomic, write_json
 from pipeline.tracking import RunInfo
+from pipeline.tracking.images import pixels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,8 +36,9 @@ class LocalTracker:
     def figure(self, name: str, figure: "Figure", step: int) -> None:
         """Write `figures/<name>.png`; the latest picture replaces the older one."""
         safe = re.sub(r'[\\:*?"<>|]', "_", name)  # a head is named by a column, and not every system takes such a file
+        image = Image.fromarray(pixels(figure))
         with atomic(self.folder / FIGURES_FOLDER / f"{safe}.png") as path:
-            figure.savefig(path, format="png")
+            image.save(path, format="png")
 
     def summary(self, values: dict[str, Any]) -> None:
         """Write the final values."""
@@ -60,6 +64,8 @@ class MetricsTable:
         self.path = path
         tags, rows = _read(path)
         rows = [row for row in rows if int(row[STEP]) <= step]
+        self.last: dict[str, str] = {}
+        self.last_start = 0
         self.columns = [STEP, *(tag for tag in tags[1:] if any(row[tag] for row in rows))]
         self._write(rows)
 
@@ -102,7 +108,7 @@ def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
         return [STEP], []
     lines = path.read_bytes().decode(errors="replace").split("\n")[:-1]  # behind the last line end: half a line
     columns, *rows = list(csv.reader(lines)) or [[STEP]]
-    if columns[0] != STEP:
+    if columns[:1] != [STEP]:
         return [STEP], []
     whole = [row for row in rows if len(row) == len(columns) and row[0].isdigit()]
     return columns, [dict(zip(columns, row, strict=True)) for row in whole]

@@ -16,7 +16,7 @@ from pipeline.config import Experiment, resolve_names
 from pipeline.data import NAMES as DATA_NAMES
 from pipeline.data.folds import FoldTable, load_folds, split
 from pipeline.data.loaders import EpochBatches, RowBatches, TrainBatches, make_loader
-from pipeline.errors import UserError
+from pipeline.errors import Interrupted, UserError
 from pipeline.files import atomic, read_json, write_json
 from pipeline.inference.device import choose_device, choose_precision
 from pipeline.inference.predict import BEST, FINISHED, predict_rows, write_predictions
@@ -102,7 +102,7 @@ def train_fold(setup: Setup, fold: str, folder: Path, device: torch.device, show
     if show_contract:
         print_contract(setup, loop)
     try:
-        with loop.signals:
+        with loop.signals, loop.train_loader, loop.valid_loader:
             loop.callbacks.on_run_start(loop)
             if loop.progress.epoch < loop.epochs:
                 engine.fit(loop)
@@ -110,6 +110,8 @@ def train_fold(setup: Setup, fold: str, folder: Path, device: torch.device, show
     except BaseException as error:
         loop.callbacks.on_exception(loop, error)
         loop.tracker.finish(succeeded=False)
+        if loop.signals.leave and isinstance(error, RuntimeError):  # SIGTERM ended the loader's processes as well
+            raise Interrupted("left at once; the same command goes on from the last saved state") from error
         raise
     loop.tracker.finish(succeeded=True)
 
@@ -142,6 +144,8 @@ def make_loop(setup: Setup, fold: str, folder: Path, device: torch.device) -> "t
         steps_per_epoch * config.training.epochs, round(steps_per_epoch * config.schedule.warmup_epochs)
     )
     workers = config.machine.workers
+    train_set = task.dataset(train_rows, root, config, names, "train")
+    valid_set = task.dataset(valid_rows, root, config, names, "valid")
     valid_batches = RowBatches(len(valid_rows), config.machine.valid_batch_size or config.training.batch_size)
     loop = FoldLoop(
         config=config,
@@ -155,15 +159,9 @@ def make_loop(setup: Setup, fold: str, folder: Path, device: torch.device) -> "t
         factor=factor,
         criterion=task.criterion(config.losses, names),
         step=names.bind("step", config.step),
-        train_loader=EpochBatches(
-            make_loader(task.dataset(train_rows, root, config, names, "train"), batches, task.collate, workers, device)
-        ),
+        train_loader=EpochBatches(make_loader(train_set, batches, task.collate, workers, device)),
         train_batches=batches,
-        valid_loader=EpochBatches(
-            make_loader(
-                task.dataset(valid_rows, root, config, names, "valid"), valid_batches, task.collate, workers, device
-            )
-        ),
+        valid_loader=EpochBatches(make_loader(valid_set, valid_batches, task.collate, workers, device)),
         valid_rows=valid_rows,
         callbacks=CallbackList([]),
         checkpoints=checkpoints,
@@ -171,7 +169,7 @@ def make_loop(setup: Setup, fold: str, folder: Path, device: torch.device) -> "t
         precision=precision,
     )
     own = [names.bind("callback", entry)() for entry in config.callbacks]
-    loop.callbacks = CallbackList([*own, *default_callbacks(task, valid_rows, root)])
+    loop.callbacks = CallbackList([*own, *default_callbacks(task, valid_rows, valid_set)])
     set_learning_rate(optimizer, factor(0))
     if state is not None:
         loop.load(state)

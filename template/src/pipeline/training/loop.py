@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.callbacks import CallbackList
-from pipeline.competition import Metric
+from pipeline.competition import Head, Metric
 from pipeline.config import Experiment
 from pipeline.data.loaders import EpochBatches, TrainBatches
 from pipeline.errors import Interrupted, UserError
@@ -59,7 +59,8 @@ class FoldLoop:
         precision: Precision,
     ) -> None:
         self.config, self.experiment, self.fold, self.folder = config, experiment, fold, folder
-        self.task, self.heads, self.metrics = task, task.heads, metrics
+        self.task, self.metrics = task, metrics
+        self.heads: Sequence[Head] = task.heads
         self.model, self.optimizer, self.factor = model, optimizer, factor
         self.criterion, self.step = criterion, step
         self.train_loader, self.sampler = train_loader, train_batches

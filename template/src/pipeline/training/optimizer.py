@@ -28,8 +28,9 @@ def make_optimizer(model: nn.Module, settings: Optimizer, names: Names, fused: b
     Raises:
         UserError: no optimiser of that name, or an argument it does not take.
     """
-    if settings.name not in list_optimizers():
-        raise UserError(f"unknown optimiser '{settings.name}'; {nearest(settings.name, list_optimizers())}")
+    known = [str(name) for name in list_optimizers()]
+    if settings.name not in known:
+        raise UserError(f"unknown optimiser '{settings.name}'; {nearest(settings.name, known)}")
     groups = names.bind("parameter_groups", settings.parameter_groups)(model, settings)
     takes = inspect.signature(get_optimizer_class(settings.name, bind_defaults=False)).parameters
     extra = {"fused": True, **settings.params} if fused and "fused" in takes else settings.params

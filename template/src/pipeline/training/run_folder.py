@@ -1,7 +1,6 @@
 """`runs/<experiment>/`: what a run is, saved before its first step, and held against what is asked for later."""
 
 import difflib
-import os
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,7 +47,7 @@ def _set_aside(project: Project, folder: Path) -> None:
     while (aside / f"{folder.name}.{number}").exists():
         number += 1
     target = aside / f"{folder.name}.{number}"
-    os.replace(folder, target)
+    folder.replace(target)
     print(f"the old run is set aside in {project.shown(target)}")
 
 
@@ -57,8 +56,8 @@ def _refuse_changes(project: Project, folder: Path, config: Experiment, record: 
     for values in (saved, asked):
         values.pop("machine", None)
     changes = list(differences(saved, asked))
-    answers = [_answers(path) for path in (folder / CODE / FILE_NAME, project.root / FILE_NAME)]
-    changes += list(differences(*answers, path=FILE_NAME))
+    answers, answers_now = _answers(folder / CODE / FILE_NAME), _answers(project.root / FILE_NAME)
+    changes += list(differences(answers, answers_now, FILE_NAME))
     before = read_json(folder / "run.json")
     changes += [f"{key}: {before[key]} -> {value}" for key, value in record.items() if before.get(key, value) != value]
     remedy = "change it back, train under another name with --as NAME, or begin anew with --restart"
@@ -84,6 +83,10 @@ def _label(path: Path) -> str:
 
 
 def _diff(saved: Path, live: Path) -> list[str]:
-    texts = [path.read_text(encoding="utf-8", errors="replace") if path.is_file() else "" for path in (saved, live)]
-    lines = [text.splitlines(keepends=True) for text in texts]
-    return list(difflib.unified_diff(*lines, f"in the run: {_label(live)}", f"now: {_label(live)}", n=1))
+    before, now = _lines(saved), _lines(live)
+    return list(difflib.unified_diff(before, now, f"in the run: {_label(live)}", f"now: {_label(live)}", n=1))
+
+
+def _lines(path: Path) -> list[str]:
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    return text.splitlines(keepends=True)

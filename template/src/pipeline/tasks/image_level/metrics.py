@@ -18,7 +18,7 @@ from sklearn.exceptions import UndefinedMetricWarning
 
 from pipeline.competition import Head, Metric
 from pipeline.errors import UserError, listed, nearest
-from pipeline.tasks.image_level.task import probability_columns
+from pipeline.tasks.image_level.predictions import probability_columns
 
 # (class numbers (N,) int64, probabilities (N, C) float64 with rows summing to 1, head) -> score
 HeadScore = Callable[[np.ndarray, np.ndarray, Head], float]

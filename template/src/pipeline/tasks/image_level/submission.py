@@ -15,7 +15,7 @@ from pipeline.competition import Head, Metric
 from pipeline.errors import UserError, listed, nearest
 from pipeline.rules import sample_id_column
 from pipeline.tasks.image_level.metrics import normalized
-from pipeline.tasks.image_level.task import decided_labels, probability_columns
+from pipeline.tasks.image_level.predictions import decided_labels, probability_columns
 
 SUM_TO_ONE = frozenset({"log_loss"})  # metrics whose graders refuse rows of probabilities that do not sum to 1
 
@@ -53,15 +53,16 @@ def recognise(columns: Sequence[str], heads: Sequence[Head], metric: Metric) -> 
         return (_head_column(columns[0], heads[0], metric),)
     strange = [name for name in columns if name not in of_class and name not in of_head]
     if strange and len(strange) < len(columns):
-        hint = nearest(strange[0], [*of_class, *of_head])
+        names = [*of_head, *_class_names(heads)]
+        hint = nearest(strange[0], names) if len(names) <= 20 else f"known: {listed(names)}"
         what = f"{listed(map(repr, strange))}, neither a trained class nor a target column; {hint}"
     else:
-        what = f"{listed(map(repr, columns), 5)}, which are neither the classes ({listed(_first_names(heads))}) nor "
+        what = f"{listed(map(repr, columns), 5)}, which are neither the classes ({listed(_class_names(heads))}) nor "
         what += f"the target columns ({listed(of_head)})"
     raise UserError(f"the sample submission has the columns {what} (fill them in src/competition/submission.py)")
 
 
-def _first_names(heads: Sequence[Head]) -> list[str]:
+def _class_names(heads: Sequence[Head]) -> list[str]:
     return [name for head in heads for name in head.classes]
 
 

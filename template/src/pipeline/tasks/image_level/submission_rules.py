@@ -1,7 +1,7 @@
 """What may stand in the columns of a submission. Everything is judged as text, as the grader will read it."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,6 +46,10 @@ class SubmissionRules:
     metric: Metric
     numeric: tuple[str, ...] = ()
 
+    def described(self) -> list[str]:
+        """What each column holds."""
+        return [f"{column.name}: {column}" for column in self.columns]
+
     def problems(self, table: pd.DataFrame) -> list[Problem]:
         """What is wrong with the values of `table` (all text; columns may be missing)."""
         found: list[Problem] = []
@@ -65,7 +69,7 @@ class SubmissionRules:
             whole = not probability and self.metric.name == "quadratic_weighted_kappa"
             return number_problems(name, values, probability, whole)
         blank = values[_lower(values).isin(BLANK)]
-        return [_blank(name, blank)] if len(blank) else []
+        return [_blank(name, blank, len(values))] if len(blank) else []
 
     def _distributions(self) -> list[list[str]]:
         """Groups of columns whose rows must sum to 1."""
@@ -80,18 +84,19 @@ class SubmissionRules:
 
 def label_problems(name: str, values: pd.Series, classes: Sequence[str]) -> list[Problem]:
     """Values that are not exactly the name of a class, sorted by what seems to have happened to them."""
-    rest = values[~values.isin(list(classes))]
-    found = []
+    rest = values[~values.isin(list(classes))]  # a class may well be called "none"
+    blank = _lower(rest).isin(BLANK)
+    found = [_blank(name, rest[blank], len(values))] if blank.any() else []
+    rest = rest[~blank]
 
     def take(mask: pd.Series, kind: str, what: str, remedy: str) -> None:
         nonlocal rest
         hit, rest = rest[mask], rest[~mask]
         if len(hit):
-            found.append(Problem(kind, f"{_count(hit)} of column '{name}' {what} ({_examples(hit)}); {remedy}"))
+            found.append(Problem(kind, _text(name, hit, len(values), what, hit.unique(), remedy)))
 
     folded = {text.strip().lower() for text in classes}
     whole = all(INTEGER.fullmatch(text) for text in classes)
-    take(_lower(rest).isin(BLANK), "blank", "are blank or NaN", "every row needs a label")
     shown = f"write {classes[0]}, not {classes[0]}.0" if whole else "write the class names"
     integral = rest.str.fullmatch(r"[+-]?\d+\.0*") & rest.str.replace(r"\.0*$", "", regex=True).isin(list(classes))
     take(integral, "dtype", "are whole numbers written as floats", f"{shown}: .astype(int) before to_csv")
@@ -112,12 +117,12 @@ def number_problems(name: str, values: pd.Series, probability: bool, whole: bool
     blank, boolean = lower.isin(BLANK), lower.isin(BOOLEAN)
     infinite = pd.Series(np.isinf(numbers.to_numpy(float)), index=values.index)
     text = numbers.isna() & ~blank & ~boolean
-    found = [_blank(name, values[blank])] if blank.any() else []
+    found = [_blank(name, values[blank], len(values))] if blank.any() else []
 
     def add(mask: pd.Series, kind: str, what: str, remedy: str) -> None:
         if mask.any():
             hit = values[mask]
-            found.append(Problem(kind, f"{_count(hit)} of column '{name}' {what} ({_examples(hit)}); {remedy}"))
+            found.append(Problem(kind, _text(name, hit, len(values), what, hit.unique(), remedy)))
 
     add(boolean, "dtype", "are booleans", "write numbers: .astype(float) before to_csv")
     comma = text & values.str.fullmatch(r"[+-]?\d+,\d+")
@@ -143,11 +148,11 @@ def sum_problems(table: pd.DataFrame) -> list[Problem]:
     decimals = max(_decimals(table[name]) for name in table)
     rounding = len(table.columns) * 0.5 * 10.0**-decimals + 1e-12
     if decimals < 9 and wrong.max() <= rounding:
-        remedy = f"the values have {decimals} decimals only, write more: to_csv(float_format='%.9g')"
+        remedy = f"only {decimals} decimals were written, write more: to_csv(float_format='%.9g')"
     else:
         remedy = "divide each row by its sum before writing"
-    where = f"the first is data row {int(np.argmax(off.to_numpy() > TOLERANCE)) + 1}"
-    return [Problem("sum", f"{len(wrong)} rows of probabilities miss 1 by up to {wrong.max():.2g} ({where}); {remedy}")]
+    count = f"{len(wrong)} of {len(table)} rows of probabilities"
+    return [Problem("sum", f"{count} miss 1 by up to {wrong.max():.2g} (id {listed(wrong.index)}); {remedy}")]
 
 
 def _decimals(values: pd.Series) -> int:
@@ -167,14 +172,9 @@ def _lower(values: pd.Series) -> pd.Series:
     return values.str.strip().str.lower()
 
 
-def _blank(name: str, values: pd.Series) -> Problem:
-    rows = listed(str(label) for label in values.index)
-    return Problem("blank", f"{_count(values)} of column '{name}' are blank or NaN (rows {rows}); fill every row")
+def _blank(name: str, hit: pd.Series, rows: int) -> Problem:
+    return Problem("blank", _text(name, hit, rows, "are blank or NaN", hit.index, "fill every row"))
 
 
-def _count(values: pd.Series) -> str:
-    return f"{len(values)} value{'s' if len(values) != 1 else ''}"
-
-
-def _examples(values: pd.Series) -> str:
-    return listed(values.unique())
+def _text(name: str, hit: pd.Series, rows: int, what: str, examples: Iterable[object], remedy: str) -> str:
+    return f"{len(hit)} of {rows} values of column '{name}' {what} ({listed(examples)}); {remedy}"

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from pipeline.competition import Metric
 from pipeline.config import Experiment, LossRow
 from pipeline.errors import UserError, listed, nearest
 from pipeline.keys import INPUT_ID, INPUT_IMAGE, ROW_ID
@@ -20,6 +21,9 @@ from pipeline.tasks import Task
 from pipeline.tasks.image_level.criterion import WeightedLosses, take
 from pipeline.tasks.image_level.dataset import ImageDataset, collate
 from pipeline.tasks.image_level.model import PreparedModel
+from pipeline.tasks.image_level.predictions import decided_labels, probability_columns
+from pipeline.tasks.image_level.submission import as_predictions, shares
+from pipeline.tasks.image_level.submission_rules import SubmissionRules, submission_rules
 
 ROOM = "pipeline.tasks.image_level"
 
@@ -126,6 +130,26 @@ class ImageLevelTask(Task):
             )
         return figures
 
+    def sample_figure(self, rows: pd.DataFrame, images: Sequence[Any], predictions: pd.DataFrame) -> Figure:
+        from pipeline.tasks.image_level.drawing import sample_figure
+
+        head = self.heads[0]
+        said = decided_labels(predictions, head.name, head.classes)
+        sure = predictions[probability_columns(head.name, head.classes)].to_numpy().max(axis=1)
+        return sample_figure(images, list(rows[ROW_ID]), rows[head.name].to_numpy(), said, sure)
+
+    def submission_rules(self, sample: pd.DataFrame, metric: Metric) -> SubmissionRules:
+        return submission_rules(sample, self.heads, metric, self.competition.settings.id_column)
+
+    def read_submission(self, table: pd.DataFrame, rules: SubmissionRules, metric: Metric) -> pd.DataFrame | None:
+        labels_only = any(column.of is None for column in rules.columns)
+        if labels_only and metric.needs == "probabilities":
+            return None
+        return as_predictions(table, rules.columns, self.heads)
+
+    def shares(self, predictions: pd.DataFrame) -> dict[str, pd.Series]:
+        return {head.name: shares(predictions, head) for head in self.heads}
+
     def _targets(self, rows: pd.DataFrame) -> dict[str, np.ndarray]:
         targets = {}
         for head in self.heads:
@@ -139,14 +163,3 @@ class ImageLevelTask(Task):
                 )
             targets[head.target_key] = numbers.astype(np.int64)
         return targets
-
-
-def probability_columns(head: str, classes: Sequence[str]) -> list[str]:
-    """The columns of a head in a table of predictions: `label:0`, `label:1`, ..."""
-    return [f"{head}:{name}" for name in classes]
-
-
-def decided_labels(predictions: pd.DataFrame, head: str, classes: Sequence[str]) -> np.ndarray:
-    """The most probable class of each row, as its name: (N,) of str."""
-    best = predictions[probability_columns(head, classes)].to_numpy().argmax(axis=1)
-    return np.asarray(classes, dtype=object)[best]

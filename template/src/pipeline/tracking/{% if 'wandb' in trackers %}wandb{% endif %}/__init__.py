@@ -1,4 +1,4 @@
-"""Weights & Biases: an experiment is a group, a fold is a job in it. It never asks, and it never holds up a training."""
+"""Weights & Biases: an experiment is a group, a fold is a job in it. It asks nothing and holds nothing up."""
 
 import netrc
 import os
@@ -33,9 +33,11 @@ class WandbTracker:
         offline = settings.mode == "online" and _offline_because(settings, info)
         try:
             self.run = self._start(info, mode="offline" if offline else None)
-        except wandb.Error as error:
-            _unreachable.append(str(error).splitlines()[0])
+        except (wandb.Error, TimeoutError) as error:
+            _unreachable.append(next(iter(str(error).splitlines()), type(error).__name__))
             _offline_because(settings, info)
+            wandb.teardown()  # its service still holds the run's id
+            wandb.setup(wandb.Settings(silent=True))
             self.run = self._start(info, mode="offline")
 
     def _start(self, info: RunInfo, mode: Any) -> Any:

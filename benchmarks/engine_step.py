@@ -1,0 +1,235 @@
+"""Training steps of the engine over a bare PyTorch loop.
+
+The engine runs one long epoch as `train.py` would: its callbacks, its trackers, its logging cadence. Its batches come
+from an iterable that, after each block of them, lets the bare loop do a block as well. So the two take turns every
+quarter of a second, inside one `fit`, and the time from the request of a block's first batch to the request of the
+next block's is what the steps of that block cost.
+"""
+
+import copy
+import csv
+import itertools
+import math
+import os
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
+
+from benchmarks.measure import Aim, Effort, Row, beside
+from benchmarks.workplace import Workplace, quiet
+
+AIM = Aim("at most", 1.03)
+STEP_MS = 25  # the step that the aim speaks of
+CADENCE = 10  # the trackers log every so many steps; a block is as long, so that each one logs once
+WARM_UP = 2  # blocks that are not counted
+SAMPLES = 256  # distinct images; reading them is another row's business
+PEER = "bare PyTorch loop"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How the run is watched."""
+
+    name: str
+    trackers: tuple[str, ...] = ()
+    terminal: bool = False
+
+
+VARIANTS = (
+    Variant("step, local files"),
+    Variant("step, local files and TensorBoard", ("tensorboard",)),
+    Variant("step, local files and W&B offline", ("wandb",)),
+    Variant("step, the same with a terminal's bar", ("wandb",), terminal=True),
+)
+
+
+def measure(place: Workplace, effort: Effort) -> list[Row]:
+    """A row for each way of watching."""
+    with place.pipeline():
+        with quiet():
+            batch_size = calibrated_batch_size(place)
+        note = f"step: resnet10t, 32 px, batches of {batch_size} from memory, fp32, blocks of {CADENCE} steps"
+        rows = []
+        for number, variant in enumerate(VARIANTS):
+            with quiet():
+                turns = run_variant(place, variant, number, batch_size, effort.step_pairs)
+            milliseconds = [[1000 * seconds / CADENCE for seconds in part] for part in (turns.ours, turns.peer)]
+            rows.append(beside("step", variant.name, PEER, "ms", milliseconds[0], milliseconds[1], AIM, note))
+        return rows
+
+
+def run_variant(place: Workplace, variant: Variant, number: int, batch_size: int, pairs: int) -> "Turns":
+    """One `fit` with the bare loop's blocks in it."""
+    from pipeline import engine
+
+    loop = make_loop(place, f"step_{number}", batch_size, variant.trackers)
+    steps = (WARM_UP + pairs) * CADENCE
+    bare = BareLoop(loop, memory_loader(loop, steps)[0])
+    loader, loop.sampler = memory_loader(loop, steps)
+    loop.train_loader = turns = Turns(loader, bare)
+    loop.batches_per_epoch, loop.epochs = steps, 1
+    with Path(os.devnull).open("w") as nowhere, loop.signals:
+        if variant.terminal:
+            draw_bar(loop, Console(file=nowhere, force_terminal=True, width=100))
+        loop.callbacks.on_run_start(loop)
+        engine.fit(loop)
+        loop.tracker.finish(succeeded=True)
+    require_same_work(loop.folder / "metrics.csv", bare.losses)
+    return turns
+
+
+def make_loop(place: Workplace, name: str, batch_size: int, trackers: Sequence[str] = ()) -> Any:
+    """The loop of a fold that trains on everything, so that nothing but steps happens in an epoch."""
+    from pipeline.training.fold import make_loop
+    from pipeline.training.run_folder import open_run
+
+    # Many epochs, of which one is run: the schedule then stays away from its end, where the rate is zero.
+    overrides = [
+        "machine.device=cpu",
+        "machine.workers=0",
+        "training.precision=fp32",
+        f"training.batch_size={batch_size}",
+        "training.epochs=50",
+        f"tracking.every_steps={CADENCE}",
+    ]
+    (place.project / "experiments" / f"{name}.yaml").write_text("extends: demo\n", encoding="utf-8")
+    setup = place.setup(name, overrides, trackers)
+    folder = open_run(setup.project, name, setup.config, {}, restart=True) / "fold_full"
+    loop, _ = make_loop(setup, "full", folder, torch.device("cpu"))
+    return loop
+
+
+def memory_loader(loop: Any, steps: int) -> "tuple[DataLoader[dict[str, Any]], Any]":
+    """A loader as the pipeline makes it, over samples that are in memory, for one epoch of `steps` batches."""
+    from pipeline.data.loaders import TrainBatches, make_loader
+
+    rows, size = loop.sampler.rows, loop.sampler.batch_size
+    many = rows.iloc[np.resize(np.arange(len(rows)), steps * size)]
+    batches = TrainBatches(many, loop.sampler.order, size, loop.config.seed)
+    return make_loader(Memory(loop), batches, loop.task.collate, 0, loop.device), batches
+
+
+class Memory(Dataset[dict[str, Any]]):
+    """Samples of the loop's own dataset, read beforehand."""
+
+    def __init__(self, loop: Any) -> None:
+        held = getattr(loop, "held_samples", None)
+        if held is None:
+            dataset = loop.train_loader.loader.dataset
+            held = [dataset[(0, row)] for row in range(min(SAMPLES, len(dataset)))]
+            loop.held_samples = held
+        self.samples: list[dict[str, Any]] = held
+
+    def __getitem__(self, index: tuple[int, int]) -> dict[str, Any]:
+        return self.samples[index[1] % len(self.samples)]
+
+
+class BareLoop:
+    """What anyone would write: forward, loss, backward, step, and the next learning rate. Nothing else."""
+
+    def __init__(self, loop: Any, loader: "DataLoader[dict[str, Any]]") -> None:
+        from pipeline.training.optimizer import make_optimizer
+
+        self.model = copy.deepcopy(loop.model).train()
+        self.optimizer = make_optimizer(self.model, loop.config.optimizer, loop_names(loop), fused=True)
+        self.factor = loop.factor
+        self.output_key, self.target_key = loop.heads[0].output_key, loop.heads[0].target_key
+        self.batches = itertools.chain.from_iterable(itertools.repeat(loader))
+        self.done = 0
+        self.losses: list[torch.Tensor] = []  # the first of every block
+        self._set_rate()
+
+    def block(self, steps: int) -> None:
+        """Train for some steps."""
+        for number in range(steps):
+            batch = next(self.batches)
+            outputs = self.model(batch)
+            loss = functional.cross_entropy(outputs[self.output_key], batch[self.target_key])
+            loss.backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            self.done += 1
+            self._set_rate()
+            if number == 0:
+                self.losses.append(loss.detach())
+
+    def _set_rate(self) -> None:
+        rate = self.factor(self.done)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * rate
+
+
+@dataclass
+class Turns:
+    """The engine's batches. After each block of them the bare loop has its turn; the seconds of both are kept."""
+
+    loader: "DataLoader[dict[str, Any]]"
+    bare: BareLoop
+    ours: list[float] = field(default_factory=list)
+    peer: list[float] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        batches = iter(self.loader)
+        for block in range(len(self) // CADENCE):
+            began = time.perf_counter()
+            for _ in range(CADENCE):
+                yield next(batches)
+            between = time.perf_counter()
+            self.bare.block(CADENCE)
+            if block >= WARM_UP:
+                self.ours.append(between - began)
+                self.peer.append(time.perf_counter() - between)
+
+
+def calibrated_batch_size(place: Workplace) -> int:
+    """The batch size, in eights, whose bare step takes about `STEP_MS` on this machine."""
+    size = 32
+    for _ in range(2):  # the second look corrects what does not grow with the batch
+        loop = make_loop(place, "calibration", size)
+        bare = BareLoop(loop, memory_loader(loop, 40)[0])
+        bare.block(5)
+        times = []
+        for _ in range(5):
+            began = time.perf_counter()
+            bare.block(5)
+            times.append((time.perf_counter() - began) / 5)
+        size = max(8, 8 * round(size * STEP_MS / 1000 / statistics.median(times) / 8))
+    return size
+
+
+def draw_bar(loop: Any, console: Console) -> None:
+    """Let the run draw its bar as it does in a terminal."""
+    from pipeline.callbacks.table import EpochTable
+
+    for callback in loop.callbacks.callbacks:
+        if isinstance(callback, EpochTable):
+            callback.out = console
+
+
+def require_same_work(metrics: Path, losses: Sequence[torch.Tensor]) -> None:
+    """The losses that the engine logged in the first blocks are the bare loop's; otherwise the ratio means nothing."""
+    with metrics.open(encoding="utf-8", newline="") as file:
+        logged = [float(row["batch/loss"]) for row in csv.DictReader(file) if row["batch/loss"]]
+    for block, (ours, bare) in enumerate(zip(logged[:3], losses[:3], strict=True)):
+        if not math.isclose(ours, bare.item(), rel_tol=0.01):
+            raise RuntimeError(f"engine and bare loop part at step {block * CADENCE}: loss {ours} and {bare.item()}")
+
+
+def loop_names(loop: Any) -> Any:
+    """Names for the optimiser's parameter groups."""
+    from pipeline import training
+    from pipeline.names import Names
+
+    return Names(training.NAMES)

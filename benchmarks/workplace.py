@@ -1,0 +1,61 @@
+"""A rendered project to measure in, made when the first row asks for it."""
+
+import contextlib
+import dataclasses
+import io
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from projects import copy_template, imported, render, run_script
+
+# The default answers, and every tracker there is to choose from.
+ANSWERS = {"trackers": ["wandb", "tensorboard"]}
+
+
+class Workplace:
+    """One temporary folder with the template, and a project with the demo competition in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @cached_property
+    def template(self) -> Path:
+        """What copier reads: the working tree as it is."""
+        return copy_template(self.folder / "template")
+
+    @cached_property
+    def project(self) -> Path:
+        """A rendered project with demo data and folds."""
+        project = render(self.template, self.folder / "project", ANSWERS)
+        for script in ("make_demo_data.py", "make_folds.py"):
+            result = run_script(project, script)
+            if result.status:
+                raise RuntimeError(f"{script} of the rendered project failed: {result.stderr}")
+        return project
+
+    @contextlib.contextmanager
+    def pipeline(self) -> Iterator[None]:
+        """Inside, `import pipeline` and `import competition` find the rendered project's."""
+        with imported(self.project):
+            yield
+
+    def setup(self, experiment: str, overrides: Sequence[str], trackers: Sequence[str] = ()) -> Any:
+        """`pipeline.training.fold.Setup` as `train.py` makes it; only inside `pipeline()`."""
+        from competition import competition
+        from pipeline.experiments import load_experiment
+        from pipeline.project import Project
+        from pipeline.training.fold import prepare
+
+        project = Project.at(self.project, self.project / "data" / "raw")
+        config = load_experiment(project, experiment, overrides)
+        settings = competition.settings.model_copy(update={"trackers": tuple(trackers)})
+        return prepare(project, dataclasses.replace(competition, settings=settings), experiment, config)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """What a run prints is not the benchmark's; without a terminal it draws no bar either."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield

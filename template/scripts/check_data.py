@@ -1,0 +1,35 @@
+"""Find everything that is wrong with the data: tables, labels, images, sample submission, copies that leak."""
+
+import argparse
+
+from _project import ROOT
+from pipeline.errors import run_script
+
+EXAMPLES = """examples:
+  scripts/check_data.py                          the data in data/raw, and folds/folds.csv if it is there
+  scripts/check_data.py --experiment baseline    read the images, and the folds, as this experiment does
+
+Exit status 2 if training, predicting or submitting would fail on what was found.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--experiment", metavar="NAME", help="read images and folds as this experiment does")
+    parser.add_argument("--data", metavar="DIR", help="the data folder (default: data/raw, or DATA_DIR)")
+    arguments = parser.parse_args()
+
+    from competition import competition
+    from pipeline.project import Project
+
+    project = Project.at(ROOT, arguments.data)
+    project.require_data()
+    from pipeline.data.command import run_checks
+
+    run_checks(project, competition, arguments.experiment)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,33 @@
+"""Write the demo competition, handwritten digits, into the data folder as Kaggle would lay it out."""
+
+import argparse
+
+from _project import ROOT
+from pipeline.errors import run_script
+
+EXAMPLES = """examples:
+  scripts/make_demo_data.py                       into data/raw
+  scripts/make_demo_data.py --data /tmp/digits    into another folder
+
+Columns and paths are those of competition.yaml. Files that are not the demo's are never overwritten.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", metavar="DIR", help="the data folder (default: data/raw, or DATA_DIR)")
+    arguments = parser.parse_args()
+
+    from competition import competition
+    from pipeline.project import Project
+    from pipeline.tasks.image_level.demo import write_demo
+
+    project = Project.at(ROOT, arguments.data)
+    summary = write_demo(competition.settings, project.data)
+    print(f"{summary} in {project.shown(project.data)}")
+
+
+if __name__ == "__main__":
+    run_script(main)

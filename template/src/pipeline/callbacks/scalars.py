@@ -1,0 +1,39 @@
+"""Numbers for the trackers, under the same tags everywhere.
+
+At the cadence of `tracking.every_steps`: `batch/loss`, `batch/<term>`, `lr/group_0`, ... After every epoch:
+`train/loss`, `train/<term>` (means over the epoch), `valid/loss`, `valid/<term>`, `valid/<metric>`,
+`time/train_seconds`, `time/valid_seconds`. With each of them `epoch`: how many epochs are done, a fraction inside one.
+"""
+
+import torch
+
+from pipeline.callbacks import Callback
+from pipeline.keys import LOSS
+from pipeline.seam import Batch, Run, Stage, StageResult, StepResult
+
+
+class LogScalars(Callback):
+    """Losses, learning rates, metrics and times. A step is the number of optimiser steps done before a batch."""
+
+    def on_batch_end(self, run: Run, stage: Stage, batch: Batch, result: StepResult) -> None:
+        # Only the first batch of an accumulation window: the others would be logged at the same step.
+        if stage != "train" or run.progress.batch % run.config.training.accumulate:
+            return
+        if run.progress.step % run.config.tracking.every_steps == 0:
+            values = {f"batch/{name}": value for name, value in _read_back(result).items()}
+            for number, group in enumerate(run.optimizer.param_groups):
+                values[f"lr/group_{number}"] = float(group["lr"])
+            epoch = run.progress.epoch + run.progress.batch / run.batches_per_epoch
+            run.tracker.scalars({"epoch": epoch, **values}, run.progress.step)
+
+    def on_epoch_end(self, run: Run, result: StageResult) -> None:
+        values = {f"{result.stage}/{name}": value for name, value in (result.losses | result.metrics).items()}
+        values[f"time/{result.stage}_seconds"] = result.seconds
+        run.tracker.scalars({"epoch": result.epoch + 1.0, **values}, run.progress.step)
+
+
+def _read_back(result: StepResult) -> dict[str, float]:
+    """Every loss term in one copy: each copy makes the device finish its work first."""
+    losses = {LOSS: result["loss"], **result["losses"]}
+    values = torch.stack([value.detach().float() for value in losses.values()]).tolist()
+    return dict(zip(losses, values, strict=True))

@@ -1,0 +1,213 @@
+"""What is wrong with the data, all of it: tables, labels, images, sample submission, folds, copies."""
+
+import importlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline.competition import Competition
+from pipeline.data.folds import CLASSES, NO_FOLD, fold_path, is_scored, load_folds, read_contract
+from pipeline.data.leaks import LeakReport, all_rows, find_leaks, print_leaks
+from pipeline.data.marker import is_demo
+from pipeline.data.scan import Look, Reader, scan
+from pipeline.data.tables import read_table
+from pipeline.errors import UserError, listed
+from pipeline.files import read_json
+from pipeline.keys import ROW_FOLD, ROW_GROUP, ROW_ID, ROW_IMAGE, ROW_SOURCE, SOURCE_COMPETITION
+from pipeline.project import Project
+from pipeline.rules import sample_id_column
+from pipeline.settings import Settings
+from pipeline.terminal import console, table
+
+MOST_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong.
+
+    Attributes:
+        problem: what sort of thing; faults of one sort are shown together.
+        row: the id of the row, or the file.
+        detail: what is wrong with it.
+        fatal: training, predicting or submitting would fail on it or be wrong.
+    """
+
+    problem: str
+    row: str
+    detail: str
+    fatal: bool = True
+
+
+def check_data(project: Project, competition: Competition, reader: Reader, folds: str) -> None:
+    """Find everything that is wrong with the data, and print it.
+
+    Args:
+        reader: reads the images, at reduced size.
+        folds: the name of the fold file; copies across folds are looked for where it is there.
+
+    Raises:
+        UserError: something fatal was found; it is counted in one line.
+    """
+    data, settings = project.require_data(), competition.settings
+    train, faults = _rows(competition, "train_rows", data)
+    test, more = _rows(competition, "test_rows", data)
+    faults += more
+    train, more, classes = _with_folds(project, settings, train, folds)
+    faults += more
+    if not train.empty:
+        faults += label_faults(train, settings, classes)
+    faults += sample_faults(settings, data, test)
+    rows = all_rows(train, test)
+    looks = scan([data / path for path in rows[ROW_IMAGE]], reader)
+    faults += [*image_faults(rows, looks), *copy_faults(rows, looks, settings)]
+    leaks = find_leaks(rows, looks, data, reader)
+    _report(project, faults, leaks, len(train), len(test))
+
+
+def _rows(competition: Competition, function: str, data: Path) -> tuple[pd.DataFrame, list[Fault]]:
+    """The rows as far as they can be had; where an id stands twice, the first one."""
+    empty = pd.DataFrame({ROW_ID: [], ROW_IMAGE: []}, dtype="str")
+    what = function.replace("_", " ")
+    try:
+        rows = getattr(importlib.import_module(f"{competition.package}.tables"), function)(competition.settings, data)
+    except UserError as error:
+        return empty, [Fault("table", what, str(error))]
+    missing = [column for column in (ROW_ID, ROW_IMAGE) if column not in rows]
+    if missing:
+        return empty, [Fault("table", what, f"tables.py returned no column '{missing[0]}'")]
+    if rows.empty and function == "train_rows":
+        return empty, [Fault("table", what, "there are no training rows")]
+    counts = rows[ROW_ID].value_counts()
+    faults = [Fault("duplicate id", str(name), f"{count} {what}") for name, count in counts[counts > 1].items()]
+    rows = rows.drop_duplicates(ROW_ID).reset_index(drop=True)
+    return (rows if ROW_SOURCE in rows else rows.assign(**{ROW_SOURCE: SOURCE_COMPETITION})), faults
+
+
+def _with_folds(
+    project: Project, settings: Settings, train: pd.DataFrame, name: str
+) -> tuple[pd.DataFrame, list[Fault], Mapping[str, Sequence[str]]]:
+    """Training rows with their folds and classes; without a fold file that fits, all of them lie in fold 0."""
+    unfolded = train.assign(**{ROW_FOLD: is_scored(train).map({True: 0, False: NO_FOLD}).astype("int64")})
+    path = fold_path(project, name)
+    if train.empty or not path.is_file():
+        return unfolded, [], {}
+    try:
+        if read_contract(path).get("demo") and not is_demo(project.data):
+            note = "these folds are the demo's; scripts/make_folds.py replaces them"
+            return unfolded, [Fault("folds", name, note, fatal=False)], {}
+        found = load_folds(project, name, train, settings)
+        classes = read_json(project.folds / CLASSES) if (project.folds / CLASSES).is_file() else {}
+    except UserError as error:
+        return unfolded, [Fault("folds", name, str(error))], {}
+    return found.rows, [Fault("folds", name, note, fatal=False) for note in found.warnings], classes
+
+
+def label_faults(rows: pd.DataFrame, settings: Settings, classes: Mapping[str, Sequence[str]]) -> Iterator[Fault]:
+    """Missing labels and groups, labels that are no class, columns with one class, labels that differ by case only."""
+    if ROW_GROUP in rows:
+        for name in rows[ROW_ID][rows[ROW_GROUP].isna()]:
+            yield Fault("missing group", str(name), f"'{settings.group_column or ROW_GROUP}' is empty")
+    for column in settings.target_columns:
+        if column not in rows:
+            yield Fault("table", column, "the training rows have no such target column")
+            continue
+        for name in rows[ROW_ID][rows[column].isna()]:
+            yield Fault("missing label", str(name), f"'{column}' is empty")
+        labels = rows[column].dropna().astype(str)
+        if labels.nunique() == 1:
+            yield Fault("labels", column, f"all rows have the label '{labels.iloc[0]}'")
+        for name, label in zip(rows.loc[labels.index, ROW_ID], labels, strict=True):
+            if column in classes and label not in classes[column]:
+                yield Fault("unknown label", str(name), f"'{label}' of '{column}' is not in folds/{CLASSES}")
+        distinct = pd.Series(labels.unique())
+        for _, alike in distinct.groupby(distinct.str.strip().str.lower()):
+            if len(alike) > 1:
+                yield Fault(
+                    "labels", column, f"{listed(map(repr, alike), 5)} differ by case or spaces only", fatal=False
+                )
+
+
+def sample_faults(settings: Settings, data: Path, test: pd.DataFrame) -> Iterator[Fault]:
+    """A sample submission that is missing, names an id twice, or asks for other ids than the test rows are."""
+    name = settings.sample_submission
+    try:
+        sample = read_table(data / name)
+    except UserError as error:
+        yield Fault("sample submission", name, str(error))
+        return
+    if len(sample.columns) < 2:
+        yield Fault("sample submission", name, f"it has one column only ({sample.columns[0]}); download it again")
+        return
+    ids = sample[sample_id_column(list(map(str, sample.columns)), settings.id_column)]
+    for repeated in ids[ids.duplicated()].unique():
+        yield Fault("sample submission", str(repeated), "this id stands more than once in it", fatal=False)
+    asked = ids.isin(test[ROW_ID])
+    if len(test) and not asked.any():
+        detail = f"none of its ids ({listed(ids)}) is a test row ({listed(test[ROW_ID])})"
+        yield Fault("sample submission", name, detail, fatal=False)
+    elif len(test):
+        for extra in ids[~asked].unique():
+            yield Fault("sample submission", str(extra), "it asks for this id, and there is no such test row")
+        for left in test[ROW_ID][~test[ROW_ID].isin(ids)]:
+            yield Fault("sample submission", str(left), "a test row that it does not ask for", fatal=False)
+
+
+def image_faults(rows: pd.DataFrame, looks: Iterable[Look]) -> Iterator[Fault]:
+    """Images that cannot be read, and a mixture of kinds of images that cannot be stacked or looks like a mistake."""
+    forms: dict[str, list[str]] = {}
+    dtypes: dict[str, list[str]] = {}
+    for name, seen in zip(rows[ROW_ID].astype(str), looks, strict=True):
+        if seen.fault:
+            yield Fault(_image_problem(seen.fault), name, seen.fault)
+        if seen.form:
+            forms.setdefault(seen.form, []).append(name)
+        if seen.dtype:
+            dtypes.setdefault(seen.dtype, []).append(name)
+    if len(dtypes) > 1:
+        for dtype, names in dtypes.items():
+            yield Fault("mixed value types", listed(names), f"{len(names)} images are read as {dtype}")
+        yield Fault("mixed value types", "remedy", "set image.reader.params.as_float to true", fatal=False)
+    if len(forms) > 1:
+        for form, names in sorted(forms.items(), key=lambda entry: -len(entry[1])):
+            yield Fault("kinds of images", listed(names), f"{len(names)} are {form}", fatal=False)
+
+
+def _image_problem(fault: str) -> str:
+    if fault.startswith("there is no"):
+        return "missing image"
+    return "truncated image" if "truncated" in fault else "unreadable image"
+
+
+def copy_faults(rows: pd.DataFrame, looks: Iterable[Look], settings: Settings) -> Iterator[Fault]:
+    """Training images that are the same file under different labels."""
+    targets = [column for column in settings.target_columns if column in rows]
+    seen = rows.assign(digest=[look.digest for look in looks])
+    seen = seen[(seen[ROW_FOLD] >= NO_FOLD) & (seen["digest"] != "")]
+    for _, copies in seen[seen["digest"].duplicated(keep=False)].groupby("digest"):
+        labels = copies[targets].astype(str).agg(" / ".join, axis=1) if targets else pd.Series(dtype="str")
+        if labels.nunique() > 1:
+            detail = f"the same file, labelled {listed(labels.unique(), 5)}"
+            yield Fault("copies with different labels", listed(copies[ROW_ID]), detail, fatal=False)
+
+
+def _report(project: Project, faults: list[Fault], leaks: LeakReport, train: int, test: int) -> None:
+    out = console()
+    sorts: dict[tuple[str, bool], list[Fault]] = {}
+    for fault in faults:
+        sorts.setdefault((fault.problem, fault.fatal), []).append(fault)
+    for (problem, is_fatal), members in sorts.items():
+        rest = f" (the first {MOST_SHOWN})" if len(members) > MOST_SHOWN else ""
+        out.print(f"{'' if is_fatal else 'note, '}{problem}: {len(members)}{rest}")
+        table("", ("row", "detail"), [(fault.row, fault.detail) for fault in members[:MOST_SHOWN]])
+    print_leaks(leaks)
+    fatal = sum(fault.fatal for fault in faults)
+    out.print(f"checked {train} training rows and {test} test rows in {project.shown(project.data)}")
+    if fatal:
+        names = listed(f"{len(members)} x {problem}" for (problem, is_fatal), members in sorts.items() if is_fatal)
+        raise UserError(
+            f"{fatal} faults in the data ({names}); mend them, or drop the rows in src/competition/tables.py"
+        )
+    out.print("the data can be trained on")

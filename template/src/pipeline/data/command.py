@@ -1,0 +1,161 @@
+"""What `scripts/make_folds.py` and `scripts/check_data.py` do."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipeline.competition import Competition
+from pipeline.data import NAMES
+from pipeline.data.checks import check_data
+from pipeline.data.folds import (
+    CLASSES,
+    FoldTable,
+    fold_path,
+    load_folds,
+    make_folds,
+    read_contract,
+    write_classes,
+    write_folds,
+)
+from pipeline.data.leaks import all_rows, find_leaks, print_leaks, write_leaks
+from pipeline.data.marker import is_demo
+from pipeline.data.scan import Reader, scan
+from pipeline.data.splitters import Splitter
+from pipeline.errors import UserError, listed
+from pipeline.experiments import load_experiment
+from pipeline.files import read_json
+from pipeline.keys import ROW_FOLD, ROW_IMAGE
+from pipeline.names import Named, Names
+from pipeline.project import Project
+from pipeline.terminal import console, table
+
+READER = Named(name="image")
+
+
+def create_folds(
+    project: Project,
+    competition: Competition,
+    name: str,
+    n_folds: int | None = None,
+    seed: int | None = None,
+    splitter: Splitter = "auto",
+    force: bool = False,
+    leak_report: bool = True,
+    experiment: str | None = None,
+) -> None:
+    """Write `folds/<name>.csv` once, with the leak report. What is not asked for is 5 folds, seed 0, `auto`.
+
+    Folds that still fit and are what is asked for are left alone. Those of the demo are replaced, others if `force`.
+
+    Args:
+        experiment: its reader reads the images for the leak report.
+
+    Raises:
+        UserError: folds of real data are there, and they do not fit or differ from what is asked for.
+    """
+    path = fold_path(project, name)
+    data, targets = project.require_data(), competition.settings.target_columns
+    demo = is_demo(data)
+    rows = competition.train_rows(data)
+    read = image_reader(project, competition, experiment)
+    if path.is_file() and not force:
+        asked = {"n_folds": n_folds, "seed": seed, "splitter": None if splitter == "auto" else splitter}
+        kept = _existing(project, competition, name, rows, asked, demo)
+        if kept is not None:
+            _keep(project, path, kept, targets)
+            return
+    found = make_folds(rows, targets, 5 if n_folds is None else n_folds, seed or 0, splitter)
+    write_classes(project, rows, targets)
+    write_folds(project, name, replace(found, demo=demo), targets)
+    _print_folds(project, path, found)
+    if leak_report:
+        report_leaks(found, competition.test_rows(data), data, read, path.with_suffix(".leaks.csv"), project)
+
+
+def report_leaks(
+    folds: FoldTable, test: pd.DataFrame, data: Path, reader: Reader, path: Path, project: Project
+) -> None:
+    """Look for rows that know each other across folds or train and test; print them, and write them to `path`."""
+    rows = all_rows(folds.rows, test)
+    looks = scan([data / image for image in rows[ROW_IMAGE]], reader, "looking for leaks")
+    report = find_leaks(rows, looks, data, reader)
+    print_leaks(report)
+    out = console()
+    unread = sum(bool(seen.fault) for seen in looks)
+    if unread:
+        out.print(f"warning: {unread} images could not be read and were not compared; run scripts/check_data.py")
+    if write_leaks(report, path):
+        out.print(
+            f"all pairs are in {project.shown(path)}; drop copies in src/competition/tables.py, or give them a common "
+            "group, and make the folds again"
+        )
+
+
+def run_checks(project: Project, competition: Competition, experiment: str | None = None) -> None:
+    """Find everything that is wrong with the data, as an experiment would read it (its reader, its folds)."""
+    folds = load_experiment(project, experiment).folds if experiment else "folds"
+    check_data(project, competition, image_reader(project, competition, experiment), folds)
+
+
+def image_reader(project: Project, competition: Competition, experiment: str | None) -> Reader:
+    """The reader of an experiment; the usual one where none is named."""
+    entry = load_experiment(project, experiment).image.reader if experiment else READER
+    return Names(NAMES, competition.all_names()).bind("reader", entry)
+
+
+def _existing(
+    project: Project, competition: Competition, name: str, rows: pd.DataFrame, asked: dict[str, Any], demo: bool
+) -> FoldTable | None:
+    """The folds that are there, if they are to stay; none if they are to be replaced."""
+    path = fold_path(project, name)
+    contract = read_contract(path)
+    of_demo = bool(contract.get("demo"))
+    if of_demo and not demo:
+        console().print(f"{project.shown(path)} was made for the demo and is replaced")
+        return None
+    try:
+        kept = load_folds(project, name, rows, competition.settings)
+    except UserError:
+        if of_demo:
+            return None
+        raise
+    different = [
+        f"{key} {contract[key]}"
+        for key, value in asked.items()
+        if value is not None and contract.get(key, value) != value
+    ]
+    if different and of_demo:
+        return None
+    if different:
+        raise UserError(
+            f"{project.shown(path)} was made with {listed(different)}; --name OTHER writes another file beside it, "
+            "--force replaces it (runs on the old folds can then no longer be compared)"
+        )
+    return kept
+
+
+def _keep(project: Project, path: Path, kept: FoldTable, targets: tuple[str, ...]) -> None:
+    out = console()
+    for note in kept.warnings:
+        out.print(f"warning: {note}", soft_wrap=True)
+    classes = project.folds / CLASSES
+    before = read_json(classes) if classes.is_file() else {}
+    scored = kept.rows[kept.rows[ROW_FOLD] >= 0]
+    if any(not set(scored[column].dropna()) <= set(before.get(column, ())) for column in targets):
+        write_classes(project, kept.rows, targets)
+        out.print(f"there are new classes: {project.shown(classes)} is written anew", soft_wrap=True)
+    out.print(f"{project.shown(path)} is there already and still fits; nothing to do", soft_wrap=True)
+
+
+def _print_folds(project: Project, path: Path, folds: FoldTable) -> None:
+    out = console()
+    made = f"{folds.splitter}, seed {folds.seed}"
+    out.print(f"{project.shown(path)}: {sum(folds.sizes())} rows in {folds.n_folds} folds ({made})")
+    table("", ("fold", "rows"), enumerate(folds.sizes()))
+    extra = int((folds.rows[ROW_FOLD] < 0).sum())
+    if extra:
+        out.print(f"{extra} rows of other sources only train")
+    for note in folds.warnings:
+        out.print(f"warning: {note}", soft_wrap=True)

@@ -1,0 +1,214 @@
+"""The fold contract: `folds/<name>.csv` is written once and loaded by everything.
+
+Beside it lie `folds/<name>.json` (how the folds were made, and their hash) and `folds/classes.json` (the order of the
+classes). Only rows of the competition itself are scored and have a fold; rows of another `source` only train.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.data.contract import (
+    changed_labels,
+    check_groups,
+    check_ids,
+    check_numbers,
+    fold_hash,
+    only_fold,
+)
+from pipeline.data.splitters import Splitter, assign_folds, require_values
+from pipeline.data.tables import read_table
+from pipeline.errors import UserError, nearest
+from pipeline.files import atomic, read_json, write_json
+from pipeline.keys import ROW_FOLD, ROW_GROUP, ROW_ID, ROW_SOURCE, SOURCE_COMPETITION
+from pipeline.project import Project
+from pipeline.settings import Settings
+
+CLASSES = "classes.json"
+NO_FOLD = -1  # the fold of a row that only trains
+
+
+@dataclass(frozen=True)
+class FoldTable:
+    """Rows with their folds.
+
+    Attributes:
+        rows: the training rows with `fold` (int64); -1 for rows that are not scored.
+        hash: of ids, groups and folds of the scored rows, and of the splitter.
+        splitter: how they were divided; `by hand` for a fold file without its json.
+        warnings: what is worth knowing, one line each; a run records them.
+    """
+
+    rows: pd.DataFrame
+    n_folds: int
+    hash: str
+    splitter: str
+    seed: int | None = None
+    demo: bool = False
+    warnings: tuple[str, ...] = ()
+
+    def sizes(self) -> list[int]:
+        """How many scored rows each fold holds."""
+        return [int((self.rows[ROW_FOLD] == fold).sum()) for fold in range(self.n_folds)]
+
+
+def make_folds(
+    rows: pd.DataFrame, targets: Sequence[str], n_folds: int = 5, seed: int = 0, splitter: Splitter = "auto"
+) -> FoldTable:
+    """Divide the scored rows; nothing is written. For the arguments and errors see `assign_folds`."""
+    scored = rows[is_scored(rows)]
+    folds, chosen, notes = assign_folds(scored, targets, n_folds, seed, splitter)
+    with_folds = _with_folds(rows, folds, n_folds)
+    return FoldTable(with_folds, n_folds, fold_hash(with_folds, chosen), chosen, seed, warnings=notes)
+
+
+def write_folds(project: Project, name: str, folds: FoldTable, targets: Sequence[str]) -> Path:
+    """Write `folds/<name>.csv` and its json; the csv comes last, so that it never stands without its contract."""
+    path = fold_path(project, name)
+    scored = folds.rows[folds.rows[ROW_FOLD] >= 0]
+    columns = [ROW_ID, ROW_FOLD, *([ROW_GROUP] if ROW_GROUP in scored else [])]
+    table = scored[[*columns, *(column for column in targets if column not in columns)]]
+    contract = {
+        "splitter": folds.splitter,
+        "seed": folds.seed,
+        "n_folds": folds.n_folds,
+        "rows_per_fold": folds.sizes(),
+        "hash": folds.hash,
+        "demo": folds.demo,
+    }
+    write_json(path.with_suffix(".json"), contract)
+    with atomic(path) as temporary:
+        table.to_csv(temporary, index=False, lineterminator="\n")
+    return path
+
+
+def load_folds(project: Project, name: str, rows: pd.DataFrame, settings: Settings) -> FoldTable:
+    """The training rows with the folds of `folds/<name>.csv`.
+
+    A label that was corrected since the folds were made, or a fold file that was edited, is a warning.
+
+    Raises:
+        UserError: no such fold file; scored rows lost or added; a group changed or crossing folds; a fold number out of
+            range; an `only_fold` that is no fold.
+    """
+    path = fold_path(project, name)
+    if not path.is_file():
+        known = [file.stem for file in project.folds.glob("*.csv") if "." not in file.stem]
+        hint = nearest(name, known) if known else "make it: scripts/make_folds.py" + _name_option(name)
+        raise UserError(f"there is no fold file {project.shown(path)}; {hint}")
+    table = read_table(path, [ROW_ID, ROW_FOLD])
+    contract = read_contract(path)
+    where = project.shown(path)
+    scored = rows[is_scored(rows)]
+    remedy = f"restore the table, or make the folds anew: scripts/make_folds.py{_name_option(name)} --force"
+    if contract.get("demo"):
+        remedy = f"they were made for the demo; replace them: scripts/make_folds.py{_name_option(name)}"
+    check_ids(table, scored, where, remedy)
+    table = table.set_index(ROW_ID).loc[scored[ROW_ID]].reset_index()
+    n_folds = check_numbers(table[ROW_FOLD], contract.get("n_folds"), where)
+    check_groups(table, scored, where, remedy)
+    with_folds = _with_folds(rows, table[ROW_FOLD].to_numpy(np.int64), n_folds)
+    splitter = str(contract.get("splitter", "by hand"))
+    found = fold_hash(table, splitter)
+    notes = changed_labels(table, scored, settings.target_columns, where)
+    if contract and contract["hash"] != found:
+        notes.append(f"{where} was edited after it was made: runs on the older folds cannot be compared with new ones")
+    seed, demo = contract.get("seed"), bool(contract.get("demo", False))
+    return FoldTable(with_folds, n_folds, found, splitter, seed, demo, tuple(notes))
+
+
+def _with_folds(rows: pd.DataFrame, folds: np.ndarray, n_folds: int) -> pd.DataFrame:
+    """The rows with `fold`: `folds` for the scored ones, in their order."""
+    only = only_fold(rows, n_folds)
+    scored = is_scored(rows)
+    if only[scored].notna().any():
+        raise UserError(
+            f"row '{rows.loc[scored & only.notna(), ROW_ID].iloc[0]}' is scored and has an only_fold; "
+            "give such rows another source in tables.py"
+        )
+    column = np.full(len(rows), NO_FOLD, np.int64)
+    column[scored.to_numpy()] = folds
+    return rows.assign(**{ROW_FOLD: column})
+
+
+def split(rows: pd.DataFrame, fold: str | int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Training and validation rows of a fold; for `full` all rows and none.
+
+    Rows without a fold always train, those with `only_fold` in the run of that fold alone (and never in `full`).
+
+    Raises:
+        UserError: there is no such fold.
+    """
+    only = only_fold(rows)
+    if fold == "full":
+        return rows[only.isna()].reset_index(drop=True), rows.iloc[:0]
+    number = int(fold) if str(fold).isdigit() else NO_FOLD
+    held_out = (rows[ROW_FOLD] == number) & (number >= 0)
+    if not held_out.any():
+        raise UserError(f"there is no fold '{fold}'; the folds are 0 to {rows[ROW_FOLD].max()}, and full")
+    trains = ~held_out & (only.isna() | (only == number))
+    return rows[trains].reset_index(drop=True), rows[held_out].reset_index(drop=True)
+
+
+def is_scored(rows: pd.DataFrame) -> pd.Series:
+    """bool (N,): the rows that are validated and scored, those of the competition itself."""
+    if ROW_SOURCE in rows:
+        return rows[ROW_SOURCE] == SOURCE_COMPETITION
+    return pd.Series(True, index=rows.index)
+
+
+def class_order(labels: Iterable[str]) -> list[str]:
+    """Distinct labels: in numeric order if all are numbers, else sorted as text."""
+    names = sorted(set(labels))
+    try:
+        numbers = {name: float(name) for name in names}
+    except ValueError:
+        return names
+    return sorted(names, key=lambda name: numbers[name]) if all(map(math.isfinite, numbers.values())) else names
+
+
+def write_classes(project: Project, rows: pd.DataFrame, targets: Sequence[str]) -> dict[str, list[str]]:
+    """Write the class order of each target column to `folds/classes.json`; an order edited by hand stays.
+
+    Raises:
+        UserError: a target column holds one class only, or a label is missing.
+    """
+    path = project.folds / CLASSES
+    before = read_json(path) if path.is_file() else {}
+    scored = rows[is_scored(rows)]
+    require_values(scored, targets)
+    classes = {}
+    for column in targets:
+        found = class_order(scored[column].astype(str))
+        if len(found) < 2:
+            raise UserError(f"column '{column}' holds one class only ('{found[0]}'); there is nothing to learn from it")
+        kept = before.get(column)
+        classes[column] = kept if isinstance(kept, list) and sorted(kept) == sorted(found) else found
+    if classes != before:
+        write_json(path, classes)
+    return classes
+
+
+def fold_path(project: Project, name: str) -> Path:
+    """`folds/<name>.csv`; a `UserError` for what cannot be a file name."""
+    if not name.replace("-", "").replace("_", "").isalnum() or f"{name}.json" == CLASSES:
+        raise UserError(f"'{name}' cannot name a fold file; use letters, digits, '-' and '_', and not 'classes'")
+    return project.folds / f"{name}.csv"
+
+
+def _name_option(name: str) -> str:
+    return "" if name == "folds" else f" --name {name}"
+
+
+def read_contract(path: Path) -> dict[str, Any]:
+    """How the folds at `path` were made; empty for a file made by hand."""
+    contract = path.with_suffix(".json")
+    found = read_json(contract) if contract.is_file() else {}
+    if not isinstance(found, dict) or (found and not {"hash", "n_folds"} <= set(found)):
+        raise UserError(f"{contract} does not say how the folds were made; restore it from git, or delete it")
+    return found

@@ -1,0 +1,240 @@
+"""Readers: a file becomes an array (H, W, C), uint8, or float32 in [0, 1] for anything but 8-bit.
+
+The pipeline passes a reader the path and the height and width the model will see; its keyword-only parameters are what
+an experiment may set (`image.reader: {name: image, params: {channels: 1}}`).
+"""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from pipeline.data.tables import shown
+from pipeline.errors import UserError
+
+Size = tuple[int, int]
+REDUCED = {
+    1: {2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 8: cv2.IMREAD_REDUCED_GRAYSCALE_8},
+    3: {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8},
+}
+JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+PNG_COLOURS = {0: "grey", 2: "colour", 3: "palette", 4: "grey with alpha", 6: "colour with alpha"}
+
+
+def image(
+    path: Path,
+    size: Size | None,
+    *,
+    channels: int = 3,
+    oversize: float = 1.0,
+    low: float | None = None,
+    high: float | None = None,
+    as_float: bool = False,
+    allow_truncated: bool = False,
+) -> np.ndarray:
+    """Read an image file: jpg, png, tif, webp, bmp and what else OpenCV knows, and npy as `array` does.
+
+    Args:
+        path: the file.
+        size: height and width that are wanted. A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is still at
+            least as large in both directions, which takes a fraction of the time; none: full size.
+        channels: 1 grey, 3 RGB (grey is repeated, alpha is dropped), 4 RGBA; another number must be the file's.
+        oversize: how many times `size` is left at least by the reduced decoding; more than 1 for random crops.
+        low, high: the values that become 0 and 1. By default 0 and the largest value of the file's integer type.
+        as_float: float32 in [0, 1] also for 8-bit files, for a data set that mixes both.
+        allow_truncated: read what is there of a file that was cut off, instead of refusing it.
+
+    Returns:
+        (H, W, channels), uint8 or float32.
+
+    Raises:
+        UserError: the file is missing, unreadable or truncated, or its values have no known range; the path is named.
+    """
+    if path.suffix.lower() == ".npy":
+        return array(path, size, channels=channels, low=low, high=high, as_float=as_float)
+    data = read_bytes(path)
+    if not (allow_truncated or is_whole(data)):
+        raise UserError(f"the image {shown(path)} is truncated; download it again, or drop its row in tables.py")
+    pixels = _decode(data, channels, _reduction(data, size, oversize))
+    if pixels is None:
+        raise UserError(f"cannot read {shown(path)} as an image; download it again, or drop its row in tables.py")
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    return _scaled(_with_channels(pixels, channels, path), low, high, as_float, path)
+
+
+def array(
+    path: Path,
+    size: Size | None,
+    *,
+    channels: int | None = None,
+    channels_first: bool = False,
+    low: float | None = None,
+    high: float | None = None,
+    as_float: bool = False,
+) -> np.ndarray:
+    """Read a npy file of shape (H, W) or (H, W, C).
+
+    Args:
+        path: the file.
+        size: not used; the whole array is read.
+        channels: how many there must be; a single one is repeated. None: as in the file.
+        channels_first: the file holds (C, H, W).
+        low, high, as_float: as for `image`.
+
+    Returns:
+        (H, W, C), uint8 or float32.
+
+    Raises:
+        UserError: the file is missing or no such array, or its values have no known range; the path is named.
+    """
+    try:
+        pixels = np.load(path, allow_pickle=False)
+    except FileNotFoundError as error:
+        raise _missing(path) from error
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"cannot read {shown(path)} as a npy file: {error}") from error
+    if not isinstance(pixels, np.ndarray) or pixels.ndim not in (2, 3):
+        raise UserError(f"{shown(path)} holds no single array of shape (H, W) or (H, W, C); write a reader of your own")
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    elif channels_first:
+        pixels = np.moveaxis(pixels, 0, 2)
+    return _scaled(_with_channels(pixels, channels or pixels.shape[2], path), low, high, as_float, path)
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of an image file; a `UserError` when it is missing or empty."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise _missing(path) from error
+    except OSError as error:
+        raise UserError(f"cannot read {shown(path)}: {error.strerror or error}") from error
+    if not data:
+        raise UserError(f"the image {shown(path)} is an empty file; download it again")
+    return data
+
+
+def is_whole(data: bytes) -> bool:
+    """Whether an image file reaches its end. OpenCV fills what is missing of a JPEG with grey and goes on."""
+    if data.startswith(JPEG):
+        frame = _jpeg_frame(data)
+        return frame is not None and data.rfind(b"\xff\xd9", frame[2]) != -1  # the end marker, after the last header
+    if data.startswith(PNG):
+        return data.rfind(b"IEND") != -1
+    if data.startswith(b"RIFF"):
+        return int.from_bytes(data[4:8], "little") + 8 <= len(data)
+    if data.startswith(b"BM"):
+        return int.from_bytes(data[2:6], "little") <= len(data)
+    return True
+
+
+def describe(data: bytes) -> str:
+    """`8-bit colour`, `16-bit grey`: what a JPEG or PNG holds, read from its header; empty for other files."""
+    if data.startswith(PNG) and len(data) > 25:
+        return f"{max(data[24], 8)}-bit {PNG_COLOURS.get(data[25], 'unknown')}"
+    frame = _jpeg_frame(data) if data.startswith(JPEG) else None
+    return f"8-bit {'grey' if frame[3] == 1 else 'colour'}" if frame else ""
+
+
+def _missing(path: Path) -> UserError:
+    return UserError(
+        f"there is no image {shown(path)}; download it, or correct the image pattern in competition.yaml "
+        "(scripts/check_data.py finds all that are missing)"
+    )
+
+
+def _jpeg_frame(data: bytes) -> tuple[int, int, int, int] | None:
+    """Height, width, where the compressed data begin, number of components; none if the headers end before."""
+    height = width = components = 0
+    position = 2
+    while position + 10 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xFF:  # a fill byte
+            position += 1
+        elif marker == 0x01 or 0xD0 <= marker <= 0xD9:  # markers that stand alone
+            position += 2
+        elif marker == 0xDA:
+            return height, width, position, components
+        else:
+            if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+                height = int.from_bytes(data[position + 5 : position + 7], "big")
+                width = int.from_bytes(data[position + 7 : position + 9], "big")
+                components = data[position + 9]
+            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return None
+
+
+def _reduction(data: bytes, size: Size | None, oversize: float) -> int:
+    """The largest of 8, 4, 2 that leaves at least `oversize` times `size`; only JPEG decodes faster for it."""
+    frame = _jpeg_frame(data) if size is not None and data.startswith(JPEG) else None
+    if frame is None or size is None:
+        return 1
+    height, width, begin, _ = frame
+    if b"Exif\0\0" in data[:begin]:  # its orientation may swap height and width while decoding: fit both ways
+        height = width = min(height, width)
+        size = (max(size), max(size))
+    fits = (f for f in (8, 4, 2) if height // f >= size[0] * oversize and width // f >= size[1] * oversize)
+    return next(fits, 1)
+
+
+def _decode(data: bytes, channels: int, factor: int) -> np.ndarray | None:
+    """(H, W) or (H, W, C) with colours in the order RGB(A), any dtype; none if it is no image."""
+    coded = np.frombuffer(data, np.uint8)
+    try:
+        if factor > 1 and channels in REDUCED:
+            pixels = cv2.imdecode(coded, REDUCED[channels][factor])
+            return pixels if pixels is None or channels == 1 else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, pixels)
+        pixels = None
+        if channels in REDUCED:
+            mode = cv2.IMREAD_COLOR_RGB if channels == 3 else cv2.IMREAD_GRAYSCALE
+            pixels = cv2.imdecode(coded, mode | cv2.IMREAD_ANYDEPTH)
+        if pixels is None:  # also float tif, which OpenCV does not turn from colour to grey while reading
+            pixels = cv2.imdecode(coded, cv2.IMREAD_UNCHANGED)
+            if pixels is not None and pixels.ndim == 3 and pixels.shape[2] in (3, 4):
+                pixels[:, :, :3] = pixels[:, :, 2::-1].copy()
+        return pixels
+    except cv2.error:
+        return None
+
+
+def _with_channels(pixels: np.ndarray, channels: int, path: Path) -> np.ndarray:
+    """(H, W, C) with the wanted number of channels."""
+    count = pixels.shape[2]
+    if count == channels:
+        return pixels
+    if count == 1:
+        return np.repeat(pixels, channels, axis=2)
+    if count == 4 and channels == 3:
+        return pixels[:, :, :3]
+    if count == 3 and channels == 4:
+        opaque = np.iinfo(pixels.dtype).max if pixels.dtype.kind == "u" else 1
+        return np.concatenate([pixels, np.full_like(pixels[:, :, :1], opaque)], axis=2)
+    if count in (3, 4) and channels == 1:
+        grey = cv2.cvtColor(np.ascontiguousarray(pixels[:, :, :3]), cv2.COLOR_RGB2GRAY)
+        return grey[:, :, None]
+    raise UserError(
+        f"{shown(path)} has {count} channels, and {channels} are wanted; "
+        f"set image.reader.params.channels and model.in_chans to {count}, or write a reader of your own"
+    )
+
+
+def _scaled(pixels: np.ndarray, low: float | None, high: float | None, as_float: bool, path: Path) -> np.ndarray:
+    """uint8 as it is; anything else as float32 in [0, 1]."""
+    if pixels.dtype == np.uint8 and low is None and high is None:
+        return pixels.astype(np.float32) / 255 if as_float else pixels
+    if low is None and high is None and pixels.dtype.kind not in "ub":
+        # Signed and floating-point values say nothing about their range: guessing it per image would change contrasts.
+        if not (pixels.size and pixels.min() >= 0 and pixels.max() <= 1):
+            raise UserError(
+                f"{shown(path)} holds {pixels.dtype} values from {pixels.min()} to {pixels.max()}; "
+                "set image.reader.params low and high to the values that become 0 and 1"
+            )
+        return pixels.astype(np.float32)
+    top = float(np.iinfo(pixels.dtype).max) if pixels.dtype.kind in "iu" else 1.0
+    bottom, top = (0.0 if low is None else low), (top if high is None else high)
+    if top <= bottom:
+        raise UserError(f"image.reader.params: high ({top}) must be more than low ({bottom})")
+    scaled: np.ndarray = np.clip((pixels.astype(np.float32) - bottom) / (top - bottom), 0, 1)
+    return scaled

@@ -1,0 +1,33 @@
+"""How demo data is told from real data: a hidden file beside it that knows what was written."""
+
+import hashlib
+import json
+from pathlib import Path
+
+DEMO_MARKER = ".demo"  # beside demo data, and only there
+DEMO_ANSWERS = ".answers.csv"  # the truth of the demo's test rows
+
+
+def digest(content: bytes) -> str:
+    """A short fingerprint of a file's content."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def demo_files(data: Path) -> dict[str, str]:
+    """What the demo generator wrote below `data`: path -> fingerprint; empty where there is no demo."""
+    try:
+        files = json.loads((data / DEMO_MARKER).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return {str(path): str(value) for path, value in files.items()}
+
+
+def is_demo(data: Path) -> bool:
+    """Whether the tables in `data` are the demo's; real ones unpacked over it are not, whatever marker is left."""
+    tables = {path: value for path, value in demo_files(data).items() if path.endswith(".csv")}
+    return bool(tables) and all(is_unchanged(data / path, value) for path, value in tables.items())
+
+
+def is_unchanged(path: Path, fingerprint: str) -> bool:
+    """Whether `path` still holds what the fingerprint was taken of."""
+    return path.is_file() and digest(path.read_bytes()) == fingerprint

@@ -1,0 +1,94 @@
+"""One pass over many images: which cannot be read, and what is needed to find copies among the others."""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from pipeline.data.images import describe, read_bytes
+from pipeline.data.marker import digest
+from pipeline.errors import UserError
+from pipeline.terminal import console, progress_bar
+
+Reader = Callable[[Path, tuple[int, int] | None], np.ndarray]
+
+DECODE = 64  # images are decoded at no less than this height and width
+SIDE = 16  # height and width of a thumbnail
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was seen of one image.
+
+    Attributes:
+        digest: fingerprint of the file's bytes; empty if it is missing.
+        form: `8-bit colour` and the like; empty where the header does not say.
+        dtype: what the reader made of it; empty if it cannot be read.
+        thumbnail: float32 (256,), grey, of mean 0 and norm 1; zeros for an image without contrast.
+        fault: why it cannot be read; empty if it can.
+    """
+
+    digest: str = ""
+    form: str = ""
+    dtype: str = ""
+    thumbnail: np.ndarray = field(default_factory=lambda: np.zeros(SIDE * SIDE, np.float32))
+    fault: str = ""
+
+
+def scan(paths: Sequence[Path], reader: Reader, label: str = "reading images") -> list[Look]:
+    """Look at every image, by several threads and with a progress bar; the result is in the order of `paths`."""
+    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+    try:
+        with progress_bar(console()) as bar:
+            looks = pool.map(lambda path: look(path, reader), paths)
+            return list(bar.track(looks, total=len(paths), description=label))
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for what is queued
+
+
+def look(path: Path, reader: Reader) -> Look:
+    """Look at one image. Whatever is wrong with it becomes `fault`, also an error in a reader of the user's own."""
+    try:
+        data = read_bytes(path)
+    except UserError as error:
+        return Look(fault=str(error))
+    seen, form = digest(data), describe(data)
+    try:
+        pixels = reader(path, (DECODE, DECODE))
+        return Look(seen, form, str(pixels.dtype), thumbnail(grey(pixels)))
+    except UserError as error:
+        return Look(seen, form, fault=str(error))
+    except Exception as error:
+        return Look(seen, form, fault=f"the reader failed on {path.name}: {type(error).__name__}: {error}")
+
+
+def grey(pixels: np.ndarray) -> np.ndarray:
+    """float32 (H, W) from (H, W, C)."""
+    if pixels.shape[2] == 3:
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+        return pixels.astype(np.float32)
+    mean: np.ndarray = pixels.mean(axis=2, dtype=np.float32)
+    return mean
+
+
+def thumbnail(image: np.ndarray) -> np.ndarray:
+    """float32 (256,) from a grey image: mean 0 and norm 1, so that brightness and contrast do not count.
+
+    A small image is enlarged first: averaging it over parts of pixels would make its copies of other sizes unlike it.
+    """
+    height, width = image.shape
+    if min(height, width) < DECODE:
+        image = cv2.resize(image, (max(width, DECODE), max(height, DECODE)), interpolation=cv2.INTER_CUBIC)
+    return normalized(cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA))
+
+
+def normalized(image: np.ndarray) -> np.ndarray:
+    """The pixels in one row, float32, of mean 0 and norm 1; zeros for an image without contrast."""
+    flat = image.astype(np.float32).ravel()
+    flat = flat - flat.mean()
+    norm = float(np.linalg.norm(flat))
+    return flat / norm if norm > 1e-3 * len(flat) ** 0.5 * max(1.0, float(np.abs(image).max())) else np.zeros_like(flat)

@@ -1,0 +1,164 @@
+"""Helpers for `src/competition/tables.py`: Kaggle's csv files become rows, and every cell stays exact text."""
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline.errors import UserError, listed, nearest
+from pipeline.keys import ROW_FOLD, ROW_GROUP, ROW_ID, ROW_IMAGE, ROW_ONLY_FOLD, ROW_SOURCE, ROW_WEIGHT
+from pipeline.rules import sample_id_column
+from pipeline.settings import Settings
+
+RESERVED = (ROW_ID, ROW_IMAGE, ROW_GROUP, ROW_SOURCE, ROW_WEIGHT, ROW_ONLY_FOLD, ROW_FOLD)
+SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".jp2", ".npy", ".dcm")
+FIELD = re.compile(r"\{([^{}]+)\}")
+
+
+def read_table(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
+    """Read a csv with every cell as text: `00012`, `1.0`, `NA` and `None` stay what they are; an empty cell is missing.
+
+    Args:
+        columns: what must be among its columns.
+
+    Raises:
+        UserError: no such file, a file that is not csv, or a column that is not there (the nearest one is named).
+    """
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""], encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise UserError(f"there is no {path.name} in {shown(path.parent)}; {_remedy(path)}") from error
+    except pd.errors.EmptyDataError as error:
+        raise UserError(f"{shown(path)} is empty; download it again") from error
+    except (pd.errors.ParserError, UnicodeDecodeError) as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise UserError(
+            f"{shown(path)} is not a csv file in UTF-8 ({reason}); download it again or convert it"
+        ) from error
+    except OSError as error:
+        raise UserError(f"cannot read {shown(path)}: {error.strerror or error}") from error
+    if not isinstance(table.index, pd.RangeIndex):
+        raise UserError(f"{shown(path)}: its rows have more cells than its first line names; mend the first line")
+    require_columns(table, columns, path.name)
+    return table
+
+
+def _remedy(path: Path) -> str:
+    if path.with_name(path.name + ".zip").is_file():
+        return f"unpack {path.name}.zip"
+    return "put the competition's files there, or correct the name in competition.yaml"
+
+
+def shown(path: Path) -> str:
+    """`path` as it would be typed in the current folder."""
+    folder = Path.cwd()
+    return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
+
+
+def require_columns(table: pd.DataFrame, columns: Iterable[str], name: str) -> None:
+    """Raise a `UserError` with the nearest column for the first of `columns` that the table lacks."""
+    for column in columns:
+        if column not in table:
+            raise UserError(
+                f"{name} has no column '{column}'; {nearest(column, map(str, table.columns))} "
+                "(columns are named in competition.yaml)"
+            )
+
+
+def require_cells(table: pd.DataFrame, column: str) -> None:
+    """Raise a `UserError` that names the lines of the csv where `column` is empty."""
+    empty = table.index[table[column].isna()]
+    if len(empty):
+        lines = listed(int(position) + 2 for position in empty)
+        raise UserError(
+            f"column '{column}' is empty in {len(empty)} rows (line {lines}); fill or drop them in tables.py"
+        )
+
+
+def sample_ids(path: Path, id_column: str) -> pd.DataFrame:
+    """The ids of a sample submission as a table with the one column `id_column`; its other columns hold no truth."""
+    sample = read_table(path)
+    return sample[[sample_id_column(list(map(str, sample.columns)), id_column)]].set_axis([id_column], axis=1)
+
+
+def image_rows(table: pd.DataFrame, settings: Settings, pattern: str, data: Path) -> pd.DataFrame:
+    """Rows as the pipeline wants them, from a table of `read_table`.
+
+    Returns:
+        `id` (str), `image` (str, path below `data`), `group` where the table has the group column, and every column of
+        the table under its own name. A column whose name means something to the pipeline (`weight`, `source`, ...) is
+        left out, since in Kaggle's table it means something else.
+
+    Raises:
+        UserError: no id column, an empty id, an image pattern that does not fit, or a target with a reserved name.
+    """
+    require_columns(table, [settings.id_column], "the table")
+    require_cells(table, settings.id_column)
+    reserved = [column for column in settings.target_columns if column in RESERVED and column in table]
+    if reserved:
+        raise UserError(
+            f"the target column '{reserved[0]}' has a name that the pipeline uses itself ({', '.join(RESERVED)}); "
+            "rename it after reading in tables.py, and in competition.yaml"
+        )
+    rows = pd.DataFrame({ROW_ID: table[settings.id_column], ROW_IMAGE: image_paths(table, pattern, data)})
+    if settings.group_column and settings.group_column in table:
+        rows[ROW_GROUP] = table[settings.group_column]
+    return pd.concat([rows, table[[column for column in table if column not in RESERVED]]], axis=1)
+
+
+def image_paths(table: pd.DataFrame, pattern: str, data: Path) -> pd.Series:
+    """The path below `data` of every row's image.
+
+    The pattern holds columns in braces: `train/{patient}/{image_id}.png`. A value that brings the extension along does
+    not double it. Where the pattern has no extension (`train/{image_id}`) and the value neither, the file of that stem
+    is looked up in its folder. Whether the files exist is not checked here.
+
+    Raises:
+        UserError: an unknown column in braces (the nearest one is named), an empty cell, or two files of one stem.
+    """
+    parts = FIELD.split(pattern)  # text, column, text, ..., column, text
+    require_columns(table, parts[1::2], f"the table of the image pattern '{pattern}'")
+    paths = pd.Series("", index=table.index, dtype="str")
+    for text, column in zip(parts[:-1:2], parts[1::2], strict=True):
+        require_cells(table, column)
+        paths = paths + text + table[column]
+    end = parts[-1]
+    paths = paths.where(paths.str.lower().str.endswith(end.lower()), paths + end).str.lstrip("/")
+    if "." not in end.rpartition("/")[2]:
+        paths = pd.Series(_with_extensions(paths, data), index=table.index, dtype="str")
+    return paths
+
+
+def _with_extensions(paths: Iterable[str], data: Path) -> list[str]:
+    folders: dict[str, tuple[set[str], dict[str, list[str]]]] = {}
+    found = []
+    for path in paths:
+        folder, slash, name = path.rpartition("/")
+        if folder not in folders:
+            folders[folder] = _listing(data / folder)
+        names, stems = folders[folder]
+        same = [name] if name in names else stems.get(name, [])
+        if len(same) > 1:
+            raise UserError(
+                f"{folder or 'the data folder'} holds {listed(sorted(same))}; "
+                "add the extension to train_images or test_images in competition.yaml"
+            )
+        found.append(folder + slash + (same[0] if same else name))
+    return found
+
+
+def _listing(folder: Path) -> tuple[set[str], dict[str, list[str]]]:
+    """The files of a folder, and those that are images by their stem. An id may hold dots, so only known endings go."""
+    stems: dict[str, list[str]] = {}
+    try:
+        with os.scandir(folder) as entries:
+            names = {entry.name for entry in entries if entry.is_file()}
+    except OSError:
+        return set(), stems
+    for name in names:
+        stem, _, suffix = name.rpartition(".")
+        if stem and f".{suffix.lower()}" in SUFFIXES:
+            stems.setdefault(stem, []).append(name)
+    return names, stems

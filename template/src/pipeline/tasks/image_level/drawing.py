@@ -1,0 +1,187 @@
+"""Pictures of class predictions: arrays in, figure out. A notebook can call them as well."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Texts = Sequence[str] | np.ndarray
+
+RIGHT, WRONG = "#2a8a4a", "#c62f2f"
+MOST_CLASSES = 100  # of more, the ones that are confused most are shown
+MOST_NUMBERS = 30  # with more classes a cell is too small for its number
+MOST_PAIRS = 10
+SHORT = 18  # characters of a name in a pair
+INCHES_PER_CHARACTER = 0.0085  # and point of font size
+
+
+def confusion_matrix_figure(truth: Texts, predicted: Texts, classes: Sequence[str]) -> Figure:
+    """Counts, shares of each true class, and the pairs that are confused most often.
+
+    Args:
+        truth, predicted: (N,) class names.
+        classes: all class names, in the order of rows and columns.
+    """
+    names = np.asarray(classes, dtype=object)
+    counts = _counts(truth, predicted, names)
+    total, right = int(counts.sum()), int(np.trace(counts))
+    title = f"{right:,} of {total:,} right ({right / max(1, total):.1%})"
+    shown = _most_confused_classes(counts)
+    if len(shown) < len(names):
+        title += f"; the {len(shown)} of {len(names)} classes with most mistakes"
+    labels = [shortened(name) for name in names[shown]]
+    cell, font = _sizes(len(shown))
+    side, room = max(2.6, cell * len(shown)), _longest(labels) * font * INCHES_PER_CHARACTER
+    below = room if _crowded(labels) else 0.2
+    pairs_width = 2.6 + 2 * min(_longest(labels), SHORT) * 9 * INCHES_PER_CHARACTER
+    figure = Figure(figsize=(2 * (side + room + 0.6) + pairs_width, side + below + 1.2), dpi=110, layout="constrained")
+    figure.suptitle(title, fontsize=13, fontweight="bold", x=0.01, ha="left")
+    left, middle, pairs = figure.subplots(1, 3, width_ratios=[side, side, 2.0])
+    part = counts[np.ix_(shown, shown)]
+    per_class = counts.sum(axis=1, keepdims=True)[shown]
+    shares = np.divide(part, per_class, out=np.full(part.shape, np.nan), where=per_class > 0)
+    _draw_matrix(left, part, [f"{value:d}" for value in part.flat], labels, "counts")
+    percents = ["" if np.isnan(value) else f"{value:.0%}".rstrip("%") for value in shares.flat]
+    _draw_matrix(middle, shares, percents, labels, "percent of each true class")
+    _draw_pairs(pairs, counts, names, slots=max(MOST_PAIRS, side / 0.4))
+    return figure
+
+
+def _counts(truth: Texts, predicted: Texts, names: np.ndarray) -> np.ndarray:
+    position = {name: number for number, name in enumerate(names)}
+    true, said = (np.array([position[name] for name in column], dtype=np.int64) for column in (truth, predicted))
+    size = len(names)
+    return np.bincount(true * size + said, minlength=size * size).reshape(size, size)
+
+
+def _most_confused_classes(counts: np.ndarray) -> np.ndarray:
+    """Positions of the classes to show, in class order."""
+    mistakes = counts.sum(axis=0) + counts.sum(axis=1) - 2 * np.diag(counts)
+    return np.sort(np.argsort(-mistakes, kind="stable")[:MOST_CLASSES])
+
+
+def _sizes(classes: int) -> tuple[float, float]:
+    """Inches of a cell and points of its text."""
+    if classes <= 3:
+        return 1.1, 11
+    if classes <= 12:
+        return 0.5, 9
+    return (0.32, 7.5) if classes <= MOST_NUMBERS else (0.13, 6)
+
+
+def _draw_matrix(axes: "Axes", values: np.ndarray, texts: Sequence[str], labels: Sequence[str], title: str) -> None:
+    count, (_, size) = len(labels), _sizes(len(labels))
+    top = max(float(np.nanmax(values, initial=0)), 1e-9)
+    # The diagonal is hundreds and a mistake is one: a root scale lets both be seen.
+    scaled = np.where(np.isnan(values), 0.0, values)
+    axes.imshow(scaled, cmap="Blues", norm=PowerNorm(0.5, 0, top), interpolation="nearest")
+    axes.set_xticks(range(count), labels, rotation=90 if _crowded(labels) else 0, fontsize=size, parse_math=False)
+    axes.set_yticks(range(count), labels, fontsize=size, parse_math=False)
+    axes.tick_params(length=0)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.set_anchor("NW")
+    axes.spines[:].set_color("#cccccc")
+    if count > MOST_NUMBERS:
+        return
+    for number, (value, text) in enumerate(zip(scaled.flat, texts, strict=True)):
+        row, column = divmod(number, count)
+        dark = (value / top) ** 0.5 > 0.6
+        color = "white" if dark else "#1b2a41" if value > 0 else "#c4ccd6"
+        # Inside its cell a number needs no room of its own; without this the layout measures each of them.
+        axes.text(column, row, text, ha="center", va="center", fontsize=size, color=color).set_in_layout(False)
+
+
+def _draw_pairs(axes: "Axes", counts: np.ndarray, names: np.ndarray, slots: float) -> None:
+    mistakes = counts - np.diag(np.diag(counts))
+    order = np.argsort(-mistakes, axis=None, kind="stable")[:MOST_PAIRS]
+    pairs = [divmod(int(cell), len(names)) for cell in order if mistakes.flat[cell] > 0]
+    axes.set_title("most frequent mistakes" if pairs else "no mistakes", fontsize=10, loc="left")
+    axes.spines[:].set_visible(False)
+    axes.set_xticks([])
+    axes.tick_params(length=0)
+    labels = [f"{shortened(names[true], SHORT)} taken for {shortened(names[said], SHORT)}" for true, said in pairs]
+    axes.set_yticks(range(len(pairs)), labels, fontsize=9, parse_math=False)
+    axes.set_ylim(slots - 0.4, -0.6)
+    bars = axes.barh(range(len(pairs)), [int(mistakes[pair]) for pair in pairs], color=WRONG, height=0.6)
+    axes.bar_label(bars, padding=3, fontsize=9)
+    axes.margins(x=0.15)
+
+
+def _crowded(labels: Sequence[str]) -> bool:
+    return len(labels) > 12 or _longest(labels) > (10 if len(labels) <= 3 else 5)
+
+
+def _longest(labels: Sequence[str]) -> int:
+    return max(map(len, labels), default=0)
+
+
+def shortened(name: object, most: int = 24) -> str:
+    """A long name with its middle left out: names often differ at both ends."""
+    text = str(name)
+    return text if len(text) <= most else f"{text[: most // 2]}…{text[len(text) - (most - 1) // 2 :]}"
+
+
+def sample_figure(
+    images: Sequence[np.ndarray],
+    ids: Texts,
+    truths: Texts,
+    predictions: Texts,
+    probabilities: Sequence[float] | np.ndarray,
+    most: int = 12,
+) -> Figure:
+    """The surest mistakes first, then some right ones, each with id, truth, prediction and its probability.
+
+    Args:
+        images: (N,) uint8 (H, W, 3); of many, only those that are shown are asked for.
+        ids, truths, predictions: (N,) names.
+        probabilities: (N,) of the predicted class.
+        most: how many to show.
+    """
+    chosen = worst_and_right(truths, predictions, probabilities, most)
+    wrong = sum(true != said for true, said in zip(truths, predictions, strict=True))
+    columns = min(4, max(1, len(chosen)))
+    rows = max(1, -(-len(chosen) // columns))
+    shown = [images[number] for number in chosen]
+    height = max((2.4 * image.shape[0] / image.shape[1] for image in shown), default=2.4)
+    figure = Figure(figsize=(2.5 * columns + 0.3, (height + 0.75) * rows + 0.5), dpi=110)
+    figure.set_layout_engine("constrained", w_pad=0.07, h_pad=0.07)
+    title = f"{wrong:,} of {len(truths):,} wrong: the surest mistakes, then right ones"
+    figure.suptitle(title, fontsize=11, fontweight="bold", x=0.02, ha="left")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid[len(chosen) :]:
+        axes.set_axis_off()
+    for axes, image, number in zip(grid, shown, chosen, strict=False):
+        _draw_sample(axes, image, ids[number], truths[number], predictions[number], probabilities[number])
+    return figure
+
+
+def worst_and_right(
+    truths: Texts, predictions: Texts, probabilities: Sequence[float] | np.ndarray, most: int
+) -> list[int]:
+    """Positions of the surest mistakes (two thirds), then of right predictions from unsure to sure."""
+    surest_first = np.argsort(-np.asarray(probabilities, dtype=float), kind="stable")
+    right = np.asarray(truths, dtype=object) == np.asarray(predictions, dtype=object)
+    wrong_ones = [int(number) for number in surest_first if not right[number]]
+    right_ones = [int(number) for number in surest_first[::-1] if right[number]]
+    mistakes = min(len(wrong_ones), max(2 * most // 3, most - len(right_ones)))
+    spread = np.linspace(0, len(right_ones) - 1, min(len(right_ones), most - mistakes)).round().astype(int)
+    return wrong_ones[:mistakes] + [right_ones[number] for number in spread]
+
+
+def _draw_sample(axes: "Axes", image: np.ndarray, name: str, true: str, said: str, probability: float) -> None:
+    color = RIGHT if true == said else WRONG
+    small = max(image.shape[:2]) < 100  # blown up, its pixels are what the model saw
+    axes.imshow(image, interpolation="nearest" if small else "antialiased")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set(color=color, linewidth=3)
+    verdict = f"{shortened(said, 20)} ({probability:.0%})" + ("" if true == said else f"\ntrue: {shortened(true, 20)}")
+    axes.set_title(verdict, fontsize=9, color=color, fontweight="bold", parse_math=False)
+    axes.set_xlabel(shortened(name, 30), fontsize=7.5, color="#666666", parse_math=False)

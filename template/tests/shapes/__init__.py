@@ -1,0 +1,16 @@
+"""A small competition for the tests: which shape does a picture show? They copy this package as `src/competition`.
+
+It is also the shortest example of one: what a competition has to say, and a few ideas of its own by name.
+"""
+
+from pipeline.competition import Competition
+from pipeline.settings import read_settings
+
+competition = Competition(
+    settings=read_settings(__file__),
+    names={
+        "encoder": {"tiny": "competition.ideas:Tiny"},
+        "loss": {"focal": "competition.ideas:Focal"},
+        "callback": {"power_cut": "competition.ideas:PowerCut"},
+    },
+)

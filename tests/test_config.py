@@ -1,0 +1,134 @@
+"""The typed experiment: what is refused, what extends what, and what a by-name entry may hold."""
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from projects import imported, run_script
+
+BAD_SETTINGS = {
+    "unknown key": (["optimizer.lrr=3"], "optimizer.lr"),
+    "unknown group": (["optimiser.lr=3"], "optimizer"),
+    "out of range": (["training.epochs=0"], "training.epochs"),
+    "negative rate": (["optimizer.lr=-1"], "optimizer.lr"),
+    "wrong type": (["seed=abc"], "seed"),
+    "a value for a group": (["training=3"], "training"),
+    "a choice that is none": (["training.precision=fp8"], "fp16"),
+    "no value": (["seed"], "key=value"),
+    "an empty key": (["optimizer..lr=1"], "key=value"),
+    "size of three": (["image.size=[1,2,3]"], "image.size"),
+    "size of zero": (["image.size=0"], "at least 1"),
+    "unknown param": (["augmentations.params.flipp=true"], "flip"),
+    "param of the wrong type": (["augmentations.params.strength=much"], "strength"),
+    "unknown by-name entry": (["training.sampler=shuffel"], "shuffle"),
+    "unknown schedule": (["schedule.name=cosin"], "cosine"),
+    "row of a list that is not there": (["losses.0.weight=2"], "losses"),
+    "loss row without a loss": (["losses=[{head: label}]"], "loss"),
+    "not yaml": (["seed={"], "seed"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_SETTINGS)
+def test_bad_settings_are_refused_in_one_line(project: Path, case: str) -> None:
+    overrides, hint = BAD_SETTINGS[case]
+    result = run_script(project, "train.py", "demo", *overrides, "--print-config")
+    assert result.status == 2
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
+    assert hint in result.stderr
+
+
+def test_numbers_are_read_as_yaml_1_2(project: Path) -> None:
+    with imported(project):
+        from pipeline.files import parse_yaml_value
+
+        assert parse_yaml_value("3e-4") == 3e-4
+        assert parse_yaml_value("no") == "no"
+        assert parse_yaml_value("0012") in (12, "0012")
+
+
+def test_extends_merges_and_a_new_name_drops_old_params(project: Path) -> None:
+    experiments = project / "experiments"
+    (experiments / "parent.yaml").write_text(
+        "extends: demo\noptimizer: {lr: 0.1}\nschedule: {name: cosine, params: {final: 0.5}}\n"
+        "callbacks: [{name: mine, params: {a: 1}}]\n"
+    )
+    (experiments / "child.yaml").write_text("extends: parent\nschedule: {name: constant}\ntraining: {epochs: 3}\n")
+    with imported(project):
+        from pipeline.experiments import load_experiment
+        from pipeline.project import Project
+
+        child = load_experiment(Project.at(project), "child", ["seed=5"])
+    assert (child.optimizer.lr, child.training.epochs, child.seed) == (0.1, 3, 5)
+    assert child.training.batch_size == 32, "what the grandparent sets is kept"
+    assert child.callbacks[0].params == {"a": 1}
+    assert child.schedule.name == "constant"
+
+
+def test_circle_and_unknown_parent_are_refused(project: Path) -> None:
+    experiments = project / "experiments"
+    (experiments / "a.yaml").write_text("extends: b\n")
+    (experiments / "b.yaml").write_text("extends: a\n")
+    (experiments / "c.yaml").write_text("extends: demoo\n")
+    assert "circle: a -> b -> a" in run_script(project, "train.py", "a").stderr
+    assert "'demo'" in run_script(project, "train.py", "c").stderr
+    assert "'demo'" in run_script(project, "train.py", "dem").stderr
+
+
+def test_as_writes_the_variation_down(project: Path) -> None:
+    overrides = ["optimizer.lr=3e-4", "augmentations.params.flip=true"]
+    result = run_script(project, "train.py", "demo", *overrides, "--as", "exp012", "--print-config")
+    assert result.status == 0, result.stderr
+    text = (project / "experiments" / "exp012.yaml").read_text()
+    assert text.startswith("extends: demo\n")
+    assert "lr: 0.0003" in text and "flip: true" in text and "encoder" not in text
+    assert "lr: 0.0003" in result.stdout
+    again = run_script(project, "train.py", "demo", *overrides, "--as", "exp012", "--print-config")
+    assert again.status == 0, "the same variation under the same name is no conflict"
+    other = run_script(project, "train.py", "demo", "seed=1", "--as", "exp012")
+    assert other.status == 2 and "another name" in other.stderr
+    refused = run_script(project, "train.py", "demo", "sead=1", "--as", "exp013")
+    assert refused.status == 2 and not (project / "experiments" / "exp013.yaml").exists()
+    assert run_script(project, "train.py", "demo", "--as", "../x").status == 2
+
+
+def test_print_config_shows_every_setting_with_its_default(project: Path) -> None:
+    out = run_script(project, "train.py", "demo", "--print-config").stdout
+    for setting in ("weight_decay: 0.02", "save_minutes: 10.0", '"strength": 1.0', '"flip": false', "device:"):
+        assert setting in out
+    assert all("#" in line or line.rstrip().endswith(":") for line in out.strip().splitlines())
+
+
+def test_the_json_schema_is_up_to_date_and_accepts_the_experiments(project: Path) -> None:
+    schema = json.loads((project / "src" / "pipeline" / "experiment.schema.json").read_text())
+    with imported(project):
+        from pipeline.config import json_schema
+        from pipeline.files import read_yaml
+
+        assert schema == json_schema(), "run `make schema` in this repository"
+        for path in (project / "experiments").glob("*.yaml"):
+            jsonschema.validate(read_yaml(path), schema)
+            assert path.read_text().startswith("# yaml-language-server: $schema=../src/pipeline/experiment.schema.json")
+    for bad in ({"image": {"sise": 3}}, {"training": {"epochs": 0}}, {"optimizer": {"lr": "high"}}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(bad, schema)
+
+
+def test_params_are_checked_against_the_signature(project: Path) -> None:
+    with imported(project):
+        from pipeline.errors import UserError
+        from pipeline.names import check_params
+
+        class Mine:
+            def __init__(self, head: object, *, gamma: float = 2.0, names: tuple[str, ...] = (), rate: int) -> None: ...
+
+        assert check_params(Mine, {"rate": 3, "names": ["a"]}, "x") == {"gamma": 2.0, "names": ("a",), "rate": 3}
+        for params, hint in (
+            ({}, "'rate' is missing"),
+            ({"rate": 1, "gama": 2}, "did you mean 'gamma'"),
+            ({"rate": "fast"}, "rate"),
+            ({"rate": 1, "head": 2}, "head"),
+        ):
+            with pytest.raises(UserError, match=hint):
+                check_params(Mine, params, "x")

@@ -1,0 +1,373 @@
+"""What is logged can be read back with each tracker's own format, also after a run was cut off."""
+
+import csv
+import json
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from isolation import importable
+from projects import Renders
+
+ANSWERS = {"trackers": ["wandb", "tensorboard"]}
+EVENTS = [  # in the order of a run: batches at their steps, then both stages of the epoch at the step of its end
+    (0, {"epoch": 0.0, "batch/loss": 2.3000001907, "lr/group_0": 0.0}),
+    (2, {"epoch": 0.5, "batch/loss": 1.9, "lr/group_0": 1e-3}),
+    (4, {"epoch": 1.0, "train/loss": 2.0}),
+    (4, {"epoch": 1.0, "valid/loss": 1.8, "valid/accuracy": 0.5}),
+    (4, {"epoch": 1.0, "batch/loss": 1.5, "lr/group_0": 9e-4}),
+    (6, {"epoch": 1.5, "batch/loss": float("nan"), "lr/group_0": 5e-4}),
+    (8, {"epoch": 2.0, "train/loss": 1.25, "batch/extra": 12345.678}),
+    (8, {"epoch": 2.0, "valid/loss": 1.1, "valid/accuracy": 0.75}),
+]
+DRIVER = """
+import sys
+from pathlib import Path
+from matplotlib.figure import Figure
+from pipeline.tracking import RunInfo, make_tracker
+{before}
+for fold in "01":
+    folder, config = Path("runs/baseline/fold_" + fold), {{"seed": 7, "optimizer": {{"lr": 0.001}}}}
+    info = RunInfo("digits-demo", "baseline", fold, folder, config, ("first", "try"), "id" + fold, 0)
+    tracker = make_tracker(info, {trackers})
+    print(sorted(tracker.trackers))
+    for step, values in {events}:
+        tracker.scalars(values, step)
+    figure = Figure(figsize=(2, 1))
+    figure.subplots().plot([1, 2])
+    tracker.figure("confusion_matrix/label", figure, 8)
+    tracker.summary({{"best_epoch": 2, "accuracy": 0.75}})
+    Path("weights.safetensors").write_bytes(b"weights")
+    tracker.checkpoint(Path("weights.safetensors"))
+    tracker.finish(True)
+"""
+
+
+@pytest.fixture(scope="module")
+def project(renders: Renders) -> Path:
+    return renders.shared(ANSWERS)
+
+
+@pytest.fixture
+def pipeline(project: Path) -> Iterator[None]:
+    with importable(project):
+        yield
+
+
+def drive(
+    project: Path, folder: Path, trackers: list[str], before: str = "", **env: str
+) -> subprocess.CompletedProcess[str]:
+    """Log the events in a process of its own: wandb reads its environment once per process."""
+    events = EVENTS[:5] + EVENTS[6:]  # a NaN has no place in the JSON of W&B
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
+    home = {"HOME": str(folder), "NETRC": str(folder / "none"), "PYTHONPATH": str(project / "src")}
+    return subprocess.run(
+        [sys.executable, "-c", DRIVER.format(before=before, trackers=trackers, events=events)],
+        cwd=folder,
+        env={**clean, **home, "OMP_NUM_THREADS": "1", **env},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def logged(project: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """Two folds logged to all trackers, without a key."""
+    folder = tmp_path_factory.mktemp("logged")
+    return folder, drive(project, folder, ["wandb", "tensorboard"])
+
+
+def fold_0(folder: Path) -> Path:
+    return folder / "runs" / "baseline" / "fold_0"
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def wandb_records(folder: Path) -> list[Any]:
+    """The records of an offline run: a log of LevelDB's form behind a header of seven bytes."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    [path] = folder.glob("wandb/offline-run-*/*.wandb")
+    data, position, parts, records = path.read_bytes(), 7, b"", []
+    while position + 7 <= len(data):
+        if (left := 32768 - position % 32768) < 7:
+            position += left
+            continue
+        _, length, kind = struct.unpack("<IHB", data[position : position + 7])
+        parts += data[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # a whole record, or the last part of one
+            record = Record()
+            record.ParseFromString(parts)
+            records.append(record)
+            parts = b""
+    return records
+
+
+def wandb_history(records: list[Any]) -> dict[int, dict[str, Any]]:
+    """step -> key -> value; the parts of a picture are keyed `name:part`."""
+    rows: dict[int, dict[str, Any]] = {}
+    for record in records:
+        if record.HasField("history"):
+            items = {":".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+            step = items["_step"]
+            assert step not in rows, "one row per step"
+            rows[step] = {key: value for key, value in items.items() if not key.startswith("_")}
+    return rows
+
+
+def test_wandb_goes_offline_by_itself_and_says_so_once(
+    logged: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    folder, done = logged
+    lines = [line for line in (done.stdout + done.stderr).splitlines() if "wandb" in line.lower() or "W&B" in line]
+    notes = [line for line in lines if not line.startswith("[")]
+    assert notes == [
+        "note: W&B has no API key, so the run is logged offline; upload it later with: "
+        "wandb login && wandb sync runs/baseline/fold_*/wandb/offline-run-*"
+    ]
+    assert len(list(folder.glob("runs/baseline/fold_*/wandb/offline-run-*"))) == 2
+    assert not (folder / "wandb").exists()
+
+
+def test_wandb_holds_the_run(logged: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    records = wandb_records(fold_0(logged[0]))
+    [run] = [record.run for record in records if record.HasField("run")]
+    assert (run.run_id, run.project, run.run_group, run.job_type) == ("id0", "digits-demo", "baseline", "fold_0")
+    assert (run.display_name, list(run.tags)) == ("baseline/fold_0", ["first", "try"])
+    config = {item.key: json.loads(item.value_json) for item in run.config.update}
+    assert config["seed"] == 7
+    assert config["optimizer"] == {"lr": 0.001}
+    summary: dict[str, Any] = {}
+    for record in records:
+        for item in record.summary.update:
+            summary[item.key] = json.loads(item.value_json)
+    assert (summary["best_epoch"], summary["accuracy"]) == (2, 0.75)
+    artifacts = [record.request.log_artifact.artifact for record in records if record.HasField("request")]
+    artifacts += [record.artifact for record in records if record.HasField("artifact")]
+    assert [(artifact.name, artifact.type) for artifact in artifacts if artifact.name] == [("baseline-fold_0", "model")]
+    [exit_record] = [record.exit for record in records if record.HasField("exit")]
+    assert exit_record.exit_code == 0
+
+
+def test_every_tracker_has_the_same_tags_and_values(
+    logged: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = fold_0(logged[0])
+    expected: dict[tuple[str, int], float] = {}
+    for step, values in EVENTS[:5] + EVENTS[6:]:
+        expected.update({(tag, step): value for tag, value in values.items()})
+
+    local = {
+        (tag, int(row["step"])): float(text)
+        for row in table(folder)
+        for tag, text in row.items()
+        if text and tag != "step"
+    }
+    assert local == pytest.approx(expected, rel=1e-6)
+
+    history = wandb_history(wandb_records(folder))
+    online = {(tag, step): value for step, row in history.items() for tag, value in row.items() if ":" not in tag}
+    assert history[8]["confusion_matrix/label:_type"] == "image-file"
+    assert online == pytest.approx(expected, rel=1e-6)
+
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    final = {"best_epoch": 2.0, "accuracy": 0.75}
+    board = {(tag, event.step): event.value for tag in events.Tags()["scalars"] for event in events.Scalars(tag)}
+    assert board == pytest.approx(expected | {(tag, 8): value for tag, value in final.items()}, rel=1e-6)
+    assert events.Tags()["images"] == ["confusion_matrix/label"]
+    assert [path.name for path in (folder / "tensorboard").iterdir() if path.is_dir()] == []
+
+
+def test_tensorboard_holds_the_hyper_parameters(logged: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    events = EventAccumulator(str(fold_0(logged[0]) / "tensorboard"))
+    events.Reload()
+    plugin = events.PluginTagToContent("hparams")
+    started = HParamsPluginData.FromString(plugin["_hparams_/session_start_info"]).session_start_info.hparams
+    assert (started["seed"].number_value, started["optimizer.lr"].number_value) == (7, 0.001)
+    experiment = HParamsPluginData.FromString(plugin["_hparams_/experiment"]).experiment
+    assert {info.name.tag for info in experiment.metric_infos} == {"best_epoch", "accuracy"}
+
+
+def test_local_files(logged: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    from PIL import Image
+
+    folder = fold_0(logged[0])
+    assert json.loads((folder / "summary.json").read_text()) == {"best_epoch": 2, "accuracy": 0.75}
+    with Image.open(folder / "figures" / "confusion_matrix" / "label.png") as image:
+        assert image.size == (200, 100)
+        assert len(image.getcolors(1 << 16) or []) > 5
+    assert list(table(folder)[0])[:3] == ["step", "epoch", "batch/loss"]
+
+
+@pytest.mark.slow
+def test_an_unreachable_server_is_waited_for_once(project: Path, tmp_path: Path) -> None:
+    before = "import pipeline.tracking.wandb as ours; ours.INIT_SECONDS = 2"
+    key = {"WANDB_API_KEY": "k" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    done = drive(project, tmp_path, ["wandb"], before, **key)
+    [note] = done.stderr.splitlines()
+    assert note.startswith("note: W&B cannot be used now (")
+    assert note.endswith("upload it later with: wandb sync runs/baseline/fold_*/wandb/offline-run-*")
+    assert 8 in wandb_history(wandb_records(fold_0(tmp_path)))
+    assert len(list(tmp_path.glob("runs/baseline/fold_*/wandb/run-*"))) == 1, "the second fold does not try again"
+
+
+@pytest.fixture
+def info(pipeline: None, tmp_path: Path) -> Any:
+    from pipeline.tracking import RunInfo
+
+    return RunInfo("digits-demo", "baseline", "0", tmp_path / "fold_0", {}, (), "id", 0)
+
+
+@pytest.mark.parametrize("saved", range(len(EVENTS) + 1))
+def test_a_continued_table_has_the_same_bytes(saved: int, info: Any, tmp_path: Path) -> None:
+    from pipeline.tracking.local import LocalTracker
+
+    def log(tracker: Any, events: list[Any]) -> None:
+        for step, values in events:
+            tracker.scalars(values, step)
+
+    whole = LocalTracker(info)
+    log(whole, EVENTS)
+    expected = (info.folder / "metrics.csv").read_bytes()
+    step = EVENTS[saved - 1][0] if saved else 0
+    for killed in range(saved, len(EVENTS) + 1):
+        for rubbish in (b"", b"6,1.", b'99,"'):
+            cut = replace(info, folder=tmp_path / f"{killed}{len(rubbish)}")
+            log(LocalTracker(cut), EVENTS[:killed])
+            with (cut.folder / "metrics.csv").open("ab") as file:
+                file.write(rubbish)
+            log(LocalTracker(replace(cut, step=step)), EVENTS[saved:])
+            assert (cut.folder / "metrics.csv").read_bytes() == expected
+
+
+def test_a_continued_table_knows_nothing_of_the_future(info: Any) -> None:
+    from pipeline.tracking.local import LocalTracker
+
+    tracker = LocalTracker(info)
+    for step, values in EVENTS:
+        tracker.scalars(values, step)
+    LocalTracker(replace(info, step=2))
+    rows = table(info.folder)
+    assert [row["step"] for row in rows] == ["0", "2"]
+    assert list(rows[0]) == ["step", "epoch", "batch/loss", "lr/group_0"]
+
+
+def test_tensorboard_hides_what_is_logged_again(info: Any) -> None:
+    from pipeline.tracking.tensorboard import TensorBoardTracker
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for step, values in ((0, [1.0, 2.0, 3.0]), (10, [2.5])):
+        tracker = TensorBoardTracker(replace(info, step=step))
+        for number, value in enumerate(values):
+            tracker.scalars({"batch/loss": value}, step + 10 * number + (10 if step else 0))
+        tracker.finish(False)
+    events = EventAccumulator(str(info.folder / "tensorboard"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("batch/loss")] == [(0, 1.0), (10, 2.0), (20, 2.5)]
+
+
+class Broken:
+    """A tracker whose library is in trouble."""
+
+    def __init__(self, info: Any) -> None:
+        self.calls = 0
+
+    def scalars(self, values: dict[str, float], step: int) -> None:
+        self.calls += 1
+        raise ConnectionError("no route to host\nand a long story")
+
+    def finish(self, succeeded: bool) -> None:
+        self.calls += 10
+
+
+def test_a_tracker_that_fails_is_left_behind(info: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    from pipeline.tracking import Trackers
+    from pipeline.tracking.local import LocalTracker
+
+    broken = Broken(info)
+    tracker = Trackers({"broken": broken, "local files": LocalTracker(info)})  # type: ignore[dict-item]
+    for step in (1, 2):
+        tracker.scalars({"batch/loss": 1.0}, step)
+    tracker.finish(True)
+    assert broken.calls == 11
+    assert len(table(info.folder)) == 2
+    assert (
+        capsys.readouterr().err == "note: the tracker 'broken' failed (no route to host); the run goes on without it\n"
+    )
+
+
+def test_a_tracker_that_does_not_start_is_left_behind(
+    info: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pipeline.tracking.tensorboard as board
+    from pipeline.tracking import make_tracker
+
+    def refuse(info: Any) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(board, "TRACKER", refuse)
+    assert list(make_tracker(info, ["tensorboard"]).trackers) == ["local files"]
+    assert "'tensorboard' did not start (no space left on device)" in capsys.readouterr().err
+
+
+def test_a_full_disk_does_not_stop_a_training(
+    info: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.tracking import make_tracker, say_once
+
+    tracker = make_tracker(info, [])
+    tracker.scalars({"batch/loss": 1.0}, 1)
+    (info.folder / "metrics.csv").unlink()
+    (info.folder / "metrics.csv").mkdir()
+    tracker.scalars({"batch/loss": 1.0}, 2)
+    assert tracker.trackers == {}
+    say_once("twice")
+    say_once("twice")
+    assert capsys.readouterr().err.count("note: ") == 2
+
+
+def test_an_unknown_tracker(info: Any) -> None:
+    from pipeline.errors import UserError
+    from pipeline.tracking import make_tracker
+
+    with pytest.raises(UserError) as caught:
+        make_tracker(info, ["wandb", "mlflow"])
+    assert "'mlflow'" in str(caught.value)
+    assert "copier update -d trackers='[tensorboard, wandb, mlflow]'" in str(caught.value)
+    assert not info.folder.exists()
+
+
+def test_a_tracker_that_is_not_installed(info: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.errors import UserError
+    from pipeline.tracking import make_tracker
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UserError, match=r"needs the package 'torch.utils.tensorboard', which is not installed"):
+        make_tracker(info, ["tensorboard"])
+
+
+def test_without_trackers_none_is_rendered(renders: Renders) -> None:
+    folder = renders.shared({"trackers": []}) / "src" / "pipeline" / "tracking"
+    assert sorted(path.name for path in folder.iterdir()) == ["__init__.py", "images.py", "local.py"]
+    assert not [
+        path for path in folder.rglob("*.py") if "wandb" in path.read_text() or "tensorboard" in path.read_text()
+    ]
