@@ -8,7 +8,6 @@ next block's is what the steps of that block cost.
 
 import copy
 import csv
-import itertools
 import math
 import os
 import statistics
@@ -31,7 +30,7 @@ AIM = Aim("at most", 1.03)
 STEP_MS = 25  # the step that the aim speaks of
 CADENCE = 10  # the trackers log every so many steps; a block is as long, so that each one logs once
 WARM_UP = 2  # blocks that are not counted
-SAMPLES = 256  # distinct images; reading them is another row's business
+SAMPLES = 256  # distinct images
 PEER = "bare PyTorch loop"
 
 
@@ -71,10 +70,11 @@ def run_variant(place: Workplace, variant: Variant, number: int, batch_size: int
     """One `fit` with the bare loop's blocks in it."""
     from pipeline import engine
 
-    loop = make_loop(place, f"step_{number}", batch_size, variant.trackers)
+    loop, names = make_loop(place, f"step_{number}", batch_size, variant.trackers)
     steps = (WARM_UP + pairs) * CADENCE
-    bare = BareLoop(loop, memory_loader(loop, steps)[0])
-    loader, loop.sampler = memory_loader(loop, steps)
+    samples = InMemory(loop.train_loader.loader.dataset)
+    bare = BareLoop(loop, names, memory_loader(loop, samples, steps)[0])
+    loader, loop.sampler = memory_loader(loop, samples, steps)
     loop.train_loader = turns = Turns(loader, bare)
     loop.batches_per_epoch, loop.epochs = steps, 1
     with Path(os.devnull).open("w") as nowhere, loop.signals:
@@ -87,8 +87,8 @@ def run_variant(place: Workplace, variant: Variant, number: int, batch_size: int
     return turns
 
 
-def make_loop(place: Workplace, name: str, batch_size: int, trackers: Sequence[str] = ()) -> Any:
-    """The loop of a fold that trains on everything, so that nothing but steps happens in an epoch."""
+def make_loop(place: Workplace, name: str, batch_size: int, trackers: Sequence[str] = ()) -> tuple[Any, Any]:
+    """The loop of a fold that trains on everything, so that an epoch is nothing but steps; and the table of names."""
     from pipeline.training.fold import make_loop
     from pipeline.training.run_folder import open_run
 
@@ -105,29 +105,24 @@ def make_loop(place: Workplace, name: str, batch_size: int, trackers: Sequence[s
     setup = place.setup(name, overrides, trackers)
     folder = open_run(setup.project, name, setup.config, {}, restart=True) / "fold_full"
     loop, _ = make_loop(setup, "full", folder, torch.device("cpu"))
-    return loop
+    return loop, setup.names
 
 
-def memory_loader(loop: Any, steps: int) -> "tuple[DataLoader[dict[str, Any]], Any]":
-    """A loader as the pipeline makes it, over samples that are in memory, for one epoch of `steps` batches."""
+def memory_loader(loop: Any, samples: "InMemory", steps: int) -> "tuple[DataLoader[dict[str, Any]], Any]":
+    """A loader and its sampler as the pipeline makes them, for one epoch of `steps` batches."""
     from pipeline.data.loaders import TrainBatches, make_loader
 
     rows, size = loop.sampler.rows, loop.sampler.batch_size
     many = rows.iloc[np.resize(np.arange(len(rows)), steps * size)]
     batches = TrainBatches(many, loop.sampler.order, size, loop.config.seed)
-    return make_loader(Memory(loop), batches, loop.task.collate, 0, loop.device), batches
+    return make_loader(samples, batches, loop.task.collate, 0, loop.device), batches
 
 
-class Memory(Dataset[dict[str, Any]]):
-    """Samples of the loop's own dataset, read beforehand."""
+class InMemory(Dataset[dict[str, Any]]):
+    """The first samples of a dataset, read beforehand: reading them is another row's business."""
 
-    def __init__(self, loop: Any) -> None:
-        held = getattr(loop, "held_samples", None)
-        if held is None:
-            dataset = loop.train_loader.loader.dataset
-            held = [dataset[(0, row)] for row in range(min(SAMPLES, len(dataset)))]
-            loop.held_samples = held
-        self.samples: list[dict[str, Any]] = held
+    def __init__(self, dataset: Any) -> None:
+        self.samples: list[dict[str, Any]] = [dataset[(0, row)] for row in range(min(SAMPLES, len(dataset)))]
 
     def __getitem__(self, index: tuple[int, int]) -> dict[str, Any]:
         return self.samples[index[1] % len(self.samples)]
@@ -136,14 +131,14 @@ class Memory(Dataset[dict[str, Any]]):
 class BareLoop:
     """What anyone would write: forward, loss, backward, step, and the next learning rate. Nothing else."""
 
-    def __init__(self, loop: Any, loader: "DataLoader[dict[str, Any]]") -> None:
+    def __init__(self, loop: Any, names: Any, loader: "DataLoader[dict[str, Any]]") -> None:
         from pipeline.training.optimizer import make_optimizer
 
         self.model = copy.deepcopy(loop.model).train()
-        self.optimizer = make_optimizer(self.model, loop.config.optimizer, loop_names(loop), fused=True)
+        self.optimizer = make_optimizer(self.model, loop.config.optimizer, names, fused=True)
         self.factor = loop.factor
         self.output_key, self.target_key = loop.heads[0].output_key, loop.heads[0].target_key
-        self.batches = itertools.chain.from_iterable(itertools.repeat(loader))
+        self.batches = iter(loader)
         self.done = 0
         self.losses: list[torch.Tensor] = []  # the first of every block
         self._set_rate()
@@ -197,8 +192,8 @@ def calibrated_batch_size(place: Workplace) -> int:
     """The batch size, in eights, whose bare step takes about `STEP_MS` on this machine."""
     size = 32
     for _ in range(2):  # the second look corrects what does not grow with the batch
-        loop = make_loop(place, "calibration", size)
-        bare = BareLoop(loop, memory_loader(loop, 40)[0])
+        loop, names = make_loop(place, "calibration", size)
+        bare = BareLoop(loop, names, memory_loader(loop, InMemory(loop.train_loader.loader.dataset), 30)[0])
         bare.block(5)
         times = []
         for _ in range(5):
@@ -225,11 +220,3 @@ def require_same_work(metrics: Path, losses: Sequence[torch.Tensor]) -> None:
     for block, (ours, bare) in enumerate(zip(logged[:3], losses[:3], strict=True)):
         if not math.isclose(ours, bare.item(), rel_tol=0.01):
             raise RuntimeError(f"engine and bare loop part at step {block * CADENCE}: loss {ours} and {bare.item()}")
-
-
-def loop_names(loop: Any) -> Any:
-    """Names for the optimiser's parameter groups."""
-    from pipeline import training
-    from pipeline.names import Names
-
-    return Names(training.NAMES)

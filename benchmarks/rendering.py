@@ -6,10 +6,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from projects import render
-
 from benchmarks.measure import Aim, Effort, Row, alone, in_turns
 from benchmarks.workplace import Workplace
+from projects import render
 
 AIM = Aim("at most", 1.0)
 

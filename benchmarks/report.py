@@ -15,7 +15,7 @@ from rich.table import Table
 from benchmarks.measure import Row
 
 PACKAGES = ("torch", "torchvision", "lightning", "timm", "albumentations", "opencv-python-headless", "pillow", "copier")
-WIDTH = 150
+WIDTH = 100
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,10 @@ def print_table(rows: Sequence[Row], facts: Facts, console: Console) -> None:
     """A line per row, and below it what the numbers depend on."""
     title = "ours beside its peer" + (" (--quick: too few repetitions to trust)" if facts.quick else "")
     table = Table(title=title, title_justify="left")
-    for column in ("what", "peer"):
-        table.add_column(column, overflow="fold")
-    for column in ("ours", "peer", "ratio", "min..max", "n"):
+    table.add_column("what", overflow="fold")
+    for column in ("ours", "peer", "ratio", "min..max"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("aim", no_wrap=True)
-    table.add_column("", no_wrap=True)
     for number, row in enumerate(rows):
         last = number + 1 == len(rows) or rows[number + 1].group != row.group
         table.add_row(*_cells(row), end_section=last)
@@ -89,18 +87,15 @@ def write_report(rows: Sequence[Row], facts: Facts, folder: Path) -> None:
 def _cells(row: Row) -> tuple[str, ...]:
     ratio = "" if row.ratio is None else f"{row.ratio:.3f}"
     low, high = row.ratio_spread or row.ours_spread
-    aim = "" if row.aim is None else f"{row.aim.sense} {row.aim.value:g}"
+    sign = "" if row.aim is None else {"at most": "<=", "at least": ">="}[row.aim.sense]
     met = "" if row.met is None else "met" if row.met else "MISSED"
     return (
-        row.name,
-        row.peer_name,
+        row.name + (f"\n  against {row.peer_name}" if row.peer_name else ""),
         _value(row.ours, row.unit),
         "" if row.peer is None else _value(row.peer, row.unit),
         ratio,
         f"{low:.2f}..{high:.2f}",
-        str(row.repetitions),
-        aim,
-        met,
+        "" if row.aim is None else f"{sign} {row.aim.value:g} {met}",
     )
 
 

@@ -28,11 +28,15 @@ class Workplace:
     @cached_property
     def project(self) -> Path:
         """A rendered project with demo data and folds."""
+        import torch
+
+        threads = torch.get_num_threads()
         project = render(self.template, self.folder / "project", ANSWERS)
         for script in ("make_demo_data.py", "make_folds.py"):
             result = run_script(project, script)
             if result.status:
                 raise RuntimeError(f"{script} of the rendered project failed: {result.stderr}")
+        torch.set_num_threads(threads)  # scripts run as they do in the tests, on two
         return project
 
     @contextlib.contextmanager

@@ -126,15 +126,15 @@ def run_process(
 
 @contextlib.contextmanager
 def imported(project: Path) -> Iterator[None]:
-    """Inside, `import pipeline` and `import competition` find this project's packages, and no other's."""
-    before = list(sys.path)
-    _forget_project()
+    """Inside, `import pipeline` and `import competition` find this project's packages; afterwards, what they were."""
+    path, before = list(sys.path), _forget_project()
     sys.path.insert(0, str(project / "src"))
     try:
         yield
     finally:
-        sys.path[:] = before
         _forget_project()
+        sys.modules.update(before)
+        sys.path[:] = path
 
 
 _THREADS = {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2", "MPLBACKEND": "agg", "WANDB_MODE": "offline"}
@@ -171,10 +171,10 @@ def _own_process(project: Path, argv: list[str], env: Mapping[str, str]) -> Iter
             _forget_project()
 
 
-def _forget_project() -> None:
-    for name in list(sys.modules):
-        if name.partition(".")[0] in ("pipeline", "competition", "_project"):
-            del sys.modules[name]
+def _forget_project() -> dict[str, Any]:
+    """Take the projects' own modules out of the imported ones."""
+    ours = [name for name in sys.modules if name.partition(".")[0] in ("pipeline", "competition", "_project")]
+    return {name: sys.modules.pop(name) for name in ours}
 
 
 def _status(code: Any, err: Any) -> int:

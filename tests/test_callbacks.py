@@ -15,7 +15,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from isolation import importable
+from projects import imported
 
 ROOT = Path(__file__).resolve().parents[1]
 BATCHES, EPOCHS = 4, 3
@@ -37,7 +37,7 @@ USED = {
 @pytest.fixture(scope="module")
 def pipeline() -> Iterator[SimpleNamespace]:
     """What the tests use of the pipeline."""
-    with importable(ROOT / "template"):
+    with imported(ROOT / "template"):
         modules = {module: importlib.import_module(f"pipeline.{module}") for module in USED}
         yield SimpleNamespace(**{name: getattr(modules[module], name) for module in USED for name in USED[module]})
 

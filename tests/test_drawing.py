@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import confusion_matrix
 
-from isolation import importable
+from projects import imported
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("error")  # a warning of matplotlib's wo
 @pytest.fixture(scope="module")
 def draw() -> Iterator[SimpleNamespace]:
     """The drawing functions."""
-    with importable(ROOT / "template"):
+    with imported(ROOT / "template"):
         from pipeline.callbacks.curves import learning_curves_figure
         from pipeline.tasks.image_level.drawing import (
             confusion_matrix_figure,

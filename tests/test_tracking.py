@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-from isolation import importable
-from projects import Renders
+from projects import Renders, imported
 
 ANSWERS = {"trackers": ["wandb", "tensorboard"]}
 EVENTS = [  # in the order of a run: batches at their steps, then both stages of the epoch at the step of its end
@@ -57,7 +56,7 @@ def project(renders: Renders) -> Path:
 
 @pytest.fixture
 def pipeline(project: Path) -> Iterator[None]:
-    with importable(project):
+    with imported(project):
         yield
 
 

@@ -43,7 +43,8 @@ SMALL = """\
 image: {size: 24}
 augmentations: default
 model: {encoder: tiny, pretrained: false, drop_rate: 0.1}
-training: {epochs: 3, batch_size: 5}
+losses: [{head: shape, loss: {name: focal, params: {gamma: 1}}}]
+training: {epochs: 2, batch_size: 5}
 optimizer: {lr: 0.02}
 tracking: {every_steps: 4}
 machine: {device: cpu, workers: 0}

@@ -42,6 +42,11 @@ def run_script(main: Callable[[], None]) -> NoReturn:
     except Interrupted as error:
         print(f"interrupted: {error}", file=sys.stderr)
         status = 130
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in ("", "pipeline", "competition", "_project"):
+            raise
+        print(f"error: the package '{error.name}' is not installed here; run make setup", file=sys.stderr)
+        status = 2
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from the last saved state", file=sys.stderr)
         status = 130

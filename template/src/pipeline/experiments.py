@@ -53,7 +53,10 @@ def parse_override(text: str) -> dict[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not all(key.split(".")):
         raise UserError(f"'{text}' is not an override; write key=value, for example optimizer.lr=3e-4")
-    nested: Any = parse_yaml_value(value)
+    try:
+        nested: Any = parse_yaml_value(value)
+    except UserError as error:
+        raise UserError(f"'{text}': {error}") from error
     for part in reversed(key.split(".")):
         nested = {part: nested}
     result: dict[str, Any] = nested

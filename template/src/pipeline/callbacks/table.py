@@ -36,7 +36,7 @@ class EpochTable(Callback):
     def on_run_start(self, run: Run) -> None:
         held_out = f"{self.valid_count:,} rows held out" if self.valid_count else "nothing held out"
         title = f"{run.experiment} / fold {run.fold}"
-        size = f"{run.epochs} epochs of {run.batches_per_epoch:,} batches, {held_out}"
+        size = f"{run.epochs} epoch{'s' if run.epochs > 1 else ''} of {run.batches_per_epoch:,} batches, {held_out}"
         self._print(Text.assemble("\n", (title, "bold"), f": {size}"))
         self._print(Text("  ".join(name.rjust(width) for name, width in self._columns(run)), style="dim"))
 

@@ -206,7 +206,7 @@ def _report(project: Project, faults: list[Fault], leaks: LeakReport, train: int
     fatal = sum(fault.fatal for fault in faults)
     out.print(f"checked {train} training rows and {test} test rows in {project.shown(project.data)}")
     if fatal:
-        names = listed(f"{len(members)} x {problem}" for (problem, is_fatal), members in sorts.items() if is_fatal)
+        names = ", ".join(f"{len(members)} x {problem}" for (problem, is_fatal), members in sorts.items() if is_fatal)
         raise UserError(
             f"{fatal} faults in the data ({names}); mend them, or drop the rows in src/competition/tables.py"
         )

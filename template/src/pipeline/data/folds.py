@@ -194,6 +194,15 @@ def write_classes(project: Project, rows: pd.DataFrame, targets: Sequence[str]) 
     return classes
 
 
+def read_classes(project: Project) -> dict[str, list[str]]:
+    """The class order of each target column."""
+    path = project.folds / CLASSES
+    if not path.is_file():
+        raise UserError(f"there is no {project.shown(path)}, which holds the classes; make it: scripts/make_folds.py")
+    classes: dict[str, list[str]] = read_json(path)
+    return classes
+
+
 def fold_path(project: Project, name: str) -> Path:
     """`folds/<name>.csv`; a `UserError` for what cannot be a file name."""
     if not name.replace("-", "").replace("_", "").isalnum() or f"{name}.json" == CLASSES:

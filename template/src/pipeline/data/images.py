@@ -13,11 +13,13 @@ from pipeline.data.tables import shown
 from pipeline.errors import UserError
 
 Size = tuple[int, int]
+WHOLE = {1: cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH, 3: cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH}
 REDUCED = {
     1: {2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 8: cv2.IMREAD_REDUCED_GRAYSCALE_8},
     3: {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8},
 }
-JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+JPEG, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
+PNG = b"\x89PNG\r\n\x1a\n"
 PNG_COLOURS = {0: "grey", 2: "colour", 3: "palette", 4: "grey with alpha", 6: "colour with alpha"}
 
 
@@ -42,7 +44,7 @@ def image(
         oversize: how many times `size` is left at least by the reduced decoding; more than 1 for random crops.
         low, high: the values that become 0 and 1. By default 0 and the largest value of the file's integer type.
         as_float: float32 in [0, 1] also for 8-bit files, for a data set that mixes both.
-        allow_truncated: read what is there of a file that was cut off, instead of refusing it.
+        allow_truncated: read what is there of a JPEG that was cut off, instead of refusing it; the rest is grey.
 
     Returns:
         (H, W, channels), uint8 or float32.
@@ -53,8 +55,10 @@ def image(
     if path.suffix.lower() == ".npy":
         return array(path, size, channels=channels, low=low, high=high, as_float=as_float)
     data = read_bytes(path)
-    if not (allow_truncated or is_whole(data)):
-        raise UserError(f"the image {shown(path)} is truncated; download it again, or drop its row in tables.py")
+    if not is_whole(data):
+        if not (allow_truncated and data.startswith(JPEG)):
+            raise UserError(f"the image {shown(path)} is truncated; download it again, or drop its row in tables.py")
+        data += JPEG_END
     pixels = _decode(data, channels, _reduction(data, size, oversize))
     if pixels is None:
         raise UserError(f"cannot read {shown(path)} as an image; download it again, or drop its row in tables.py")
@@ -120,7 +124,7 @@ def is_whole(data: bytes) -> bool:
     """Whether an image file reaches its end. OpenCV fills what is missing of a JPEG with grey and goes on."""
     if data.startswith(JPEG):
         frame = _jpeg_frame(data)
-        return frame is not None and data.rfind(b"\xff\xd9", frame[2]) != -1  # the end marker, after the last header
+        return frame is not None and data.rfind(JPEG_END, frame[2]) != -1  # the end marker, after the last header
     if data.startswith(PNG):
         return data.rfind(b"IEND") != -1
     if data.startswith(b"RIFF"):
@@ -183,20 +187,21 @@ def _decode(data: bytes, channels: int, factor: int) -> np.ndarray | None:
     """(H, W) or (H, W, C) with colours in the order RGB(A), any dtype; none if it is no image."""
     coded = np.frombuffer(data, np.uint8)
     try:
-        if factor > 1 and channels in REDUCED:
-            pixels = cv2.imdecode(coded, REDUCED[channels][factor])
-            return pixels if pixels is None or channels == 1 else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, pixels)
-        pixels = None
-        if channels in REDUCED:
-            mode = cv2.IMREAD_COLOR_RGB if channels == 3 else cv2.IMREAD_GRAYSCALE
-            pixels = cv2.imdecode(coded, mode | cv2.IMREAD_ANYDEPTH)
-        if pixels is None:  # also float tif, which OpenCV does not turn from colour to grey while reading
+        if channels not in WHOLE:
             pixels = cv2.imdecode(coded, cv2.IMREAD_UNCHANGED)
-            if pixels is not None and pixels.ndim == 3 and pixels.shape[2] in (3, 4):
-                pixels[:, :, :3] = pixels[:, :, 2::-1].copy()
-        return pixels
+        elif factor > 1:
+            pixels = cv2.imdecode(coded, REDUCED[channels][factor])
+        else:
+            pixels = cv2.imdecode(coded, WHOLE[channels])
+            if pixels is None:  # float tif is not turned from colour to grey while reading
+                pixels = cv2.imdecode(coded, cv2.IMREAD_UNCHANGED)
     except cv2.error:
         return None
+    if pixels is None or pixels.ndim == 2 or pixels.shape[2] not in (3, 4):
+        return pixels
+    # Not by IMREAD_COLOR_RGB while decoding: with OpenCV 4.14 it scrambles the pixels of a 16-bit colour tif.
+    swap = cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
+    return cv2.cvtColor(pixels, swap, pixels)
 
 
 def _with_channels(pixels: np.ndarray, channels: int, path: Path) -> np.ndarray:

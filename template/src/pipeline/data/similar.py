@@ -86,7 +86,7 @@ def pixel_distance(first: np.ndarray, second: np.ndarray) -> float:
         resized = cv2.resize(larger, (width, height), interpolation=way)
         resized = cv2.resize(resized, size, interpolation=cv2.INTER_AREA)
         nearest = min(nearest, float(np.linalg.norm(normalized(resized) - aim)))
-        if COPY < nearest <= DIFFERENT:
+        if COPY / 2 < nearest <= DIFFERENT:
             for across, down in _stretches(larger.shape, smaller.shape):
                 matrix = np.array([[across, 0, (across - 1) / 2], [0, down, (down - 1) / 2]])
                 moved = cv2.warpAffine(resized, matrix, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)

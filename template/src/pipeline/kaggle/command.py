@@ -11,10 +11,10 @@ from pipeline.competition import Competition, Metric
 from pipeline.data.folds import class_order
 from pipeline.data.marker import DEMO_ANSWERS, is_demo
 from pipeline.errors import UserError, listed
-from pipeline.files import read_json
+from pipeline.files import read_json, write_json
 from pipeline.inference.snapshot import CLASSES, CODE, run_competition
 from pipeline.kaggle.check import UNREADABLE, check
-from pipeline.kaggle.submission import expected_rows, fill, read_sample, write_submission
+from pipeline.kaggle.submission import SUBMITTED, expected_rows, fill, read_sample, write_submission
 from pipeline.keys import ROW_ID
 from pipeline.project import Project
 from pipeline.rules import Problem, Rules
@@ -52,6 +52,8 @@ def submit(project: Project, name: str) -> Path:
         path = write_submission(project, name, filled)
         _print_shares(run, predictions, task)
         score = demo_score(data, task, metric, rules, filled, predictions)
+    made = {"file": project.shown(path), "rows": len(filled), "metric": metric.name}
+    write_json(run / SUBMITTED, made if score is None else {**made, "score": score})
     if test_rows.empty and filled.empty:
         print(f"there are no test rows in {project.shown(data)}, so the file holds the columns only")
     if score is not None:

@@ -13,6 +13,7 @@ from pipeline.project import Project
 from pipeline.rules import sample_id_column
 from pipeline.settings import Settings
 
+SUBMITTED = "submission.json"  # in a run's folder: the file that was made from it
 PLACEHOLDERS = 10  # a code competition's sample has at most so many rows, with ids that no test row has
 
 

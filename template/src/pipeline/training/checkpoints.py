@@ -104,6 +104,11 @@ class CheckpointStore:
             raise UserError(f"{problems[0]}; no earlier state can be read either: begin anew with --restart")
         return None
 
+    def clear(self) -> None:
+        """Drop what a finished fold needs no more: the resume states, and its best weights' second name."""
+        for path in (self.folder / "state.pt", self.folder / "state.previous.pt", self.best_file):
+            path.unlink(missing_ok=True)
+
     def _kept_by_previous(self) -> set[str]:
         path = self.folder / "state.previous.pt"
         try:

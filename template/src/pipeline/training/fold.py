@@ -14,13 +14,12 @@ from pipeline.callbacks import CallbackList, default_callbacks
 from pipeline.competition import Competition
 from pipeline.config import Experiment, resolve_names
 from pipeline.data import NAMES as DATA_NAMES
-from pipeline.data.folds import FoldTable, load_folds, split
+from pipeline.data.folds import FoldTable, load_folds, read_classes, split
 from pipeline.data.loaders import EpochBatches, RowBatches, TrainBatches, make_loader
 from pipeline.errors import Interrupted, UserError
-from pipeline.files import atomic, read_json, write_json
+from pipeline.files import atomic, read_json, remove_parts, write_json
 from pipeline.inference.device import choose_device, choose_precision
 from pipeline.inference.predict import BEST, FINISHED, predict_rows, write_predictions
-from pipeline.inference.snapshot import CLASSES
 from pipeline.inference.weights import load_weights
 from pipeline.names import Named, Names
 from pipeline.project import Project
@@ -56,7 +55,7 @@ def prepare(project: Project, competition: Competition, name: str, config: Exper
     data = project.require_data()
     rows = competition.train_rows(data)
     folds = load_folds(project, config.folds, rows, competition.settings)
-    heads = competition.heads(read_json(project.folds / CLASSES))
+    heads = competition.heads(read_classes(project))
     task = task_for(competition, heads)
     names = Names(DATA_NAMES, training.NAMES, CALLBACK_NAMES, task.NAMES, competition.all_names())
     if not config.losses:
@@ -95,7 +94,7 @@ def train_fold(setup: Setup, fold: str, folder: Path, device: torch.device, show
     """Train one fold from where it stands to its out-of-fold predictions; a finished one is left alone."""
     if (folder / FINISHED).is_file():
         best = read_json(folder / FINISHED)
-        print(f"fold {fold} of '{setup.name}' is finished (best epoch {best['best_epoch'] + 1}); nothing to do")
+        print(f"fold {fold} of '{setup.name}' is finished (best epoch {best['best_epoch']}); nothing to do")
         return
     began = time.monotonic()
     loop, valid_rows = make_loop(setup, fold, folder, device)
@@ -130,6 +129,7 @@ def make_loop(setup: Setup, fold: str, folder: Path, device: torch.device) -> "t
         config.checkpoints.keep,
         fold == "full" or (metrics[0].greater_is_better and not by_loss),
     )
+    remove_parts(folder)
     state = checkpoints.load_state()
     seed_everything(config.seed, _number(fold))
     model = task.model(config, names, pretrained=config.model.pretrained and state is None).to(device)
@@ -218,7 +218,7 @@ def finish_fold(setup: Setup, loop: FoldLoop, valid_rows: "pd.DataFrame", second
     load_weights(loop.model, loop.checkpoints.best_file)
     loop.model.to(loop.device)
     result = None
-    summary: dict[str, Any] = {"fold": loop.fold, "best_epoch": best.epoch, "epochs": loop.epochs}
+    summary: dict[str, Any] = {"fold": loop.fold, "best_epoch": best.epoch + 1, "epochs": loop.epochs}
     if not valid_rows.empty:
         predictions = predict_rows(
             setup.task, [loop.model], valid_rows, setup.project.data, setup.config, setup.names, "valid", "out of fold"
@@ -230,12 +230,13 @@ def finish_fold(setup: Setup, loop: FoldLoop, valid_rows: "pd.DataFrame", second
     with atomic(loop.folder / BEST) as temporary:
         temporary.write_bytes(loop.checkpoints.best_file.read_bytes())
     loop.callbacks.on_run_end(loop, result)
-    loop.tracker.summary({"best_epoch": best.epoch, **summary.get("metrics", {})})
+    loop.tracker.summary({"best_epoch": best.epoch + 1, **summary.get("metrics", {})})
     if setup.config.tracking.log_checkpoint:
         loop.tracker.checkpoint(loop.folder / BEST)
     summary["seconds"] = round(seconds, 1)
     summary["notes"] = list(setup.folds.warnings)
     write_json(loop.folder / FINISHED, summary)
+    loop.checkpoints.clear()
 
 
 def _schedule_entry(config: Experiment) -> Named:

@@ -1,5 +1,6 @@
 """An encoder with one linear layer per head, and what happens to images before it. Batch dict in, output dict out."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -86,6 +87,7 @@ def make_encoder(settings: Model, names: Names, params: dict[str, Any]) -> Any:
     if not timm.is_model(architecture) and not settings.encoder.startswith(("hf-hub:", "hf_hub:")):
         raise UserError(f"unknown encoder '{settings.encoder}'; {nearest(architecture, timm.list_models())}")
     arguments = {"drop_path_rate": settings.drop_path_rate or None, **params}
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every retry, and we of the outcome
     try:
         return timm.create_model(
             settings.encoder,

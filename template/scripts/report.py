@@ -1,0 +1,28 @@
+"""Compare experiments: scores fold by fold, out of fold, and where submissions and pictures are."""
+
+import argparse
+
+from _project import ROOT
+from pipeline.errors import run_script
+
+EXAMPLES = """examples:
+  scripts/report.py baseline            one experiment
+  scripts/report.py baseline exp012     two of them, side by side
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("experiments", nargs="+", metavar="experiment", help="names of experiments that are evaluated")
+    arguments = parser.parse_args()
+
+    from pipeline.project import Project
+    from pipeline.report import compare
+
+    compare(Project.at(ROOT), arguments.experiments)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,190 @@
+"""Planted copies are found, and a demo of look-alike digits raises no alarm."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.datasets import load_sample_images
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "template" / "src"))
+
+from pipeline.data.images import image
+from pipeline.data.leaks import TEST, LeakReport, find_leaks, write_leaks
+from pipeline.data.scan import scan
+from pipeline.data.similar import COPY, near_pairs, pixel_distance
+from pipeline.tasks.image_level.demo import demo_images
+
+Change = Callable[[np.ndarray], np.ndarray]
+
+
+def jpeg(pixels: np.ndarray) -> np.ndarray:
+    content = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 70])[1]
+    return cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
+
+
+def sized(factor: float, way: int) -> Change:
+    return lambda pixels: cv2.resize(pixels, None, fx=factor, fy=factor, interpolation=way)
+
+
+def halved_down(pixels: np.ndarray) -> np.ndarray:
+    size = (pixels.shape[1] // 2, pixels.shape[0] // 2)
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+
+
+def squared(pixels: np.ndarray) -> np.ndarray:
+    return cv2.resize(pixels, (64, 64), interpolation=cv2.INTER_CUBIC)
+
+
+COPIES: dict[str, Change] = {
+    "jpeg": jpeg,
+    "half, area": sized(0.5, cv2.INTER_AREA),
+    "half, linear": sized(0.5, cv2.INTER_LINEAR),
+    "half, rounded down": halved_down,
+    "half, jpeg": lambda pixels: jpeg(sized(0.5, cv2.INTER_AREA)(pixels)),
+    "0.7": sized(0.7, cv2.INTER_AREA),
+    "1.5": sized(1.5, cv2.INTER_LINEAR),
+    "double": sized(2.0, cv2.INTER_CUBIC),
+    "double, jpeg": lambda pixels: jpeg(sized(2.0, cv2.INTER_LINEAR)(pixels)),
+    "square": squared,
+    "paler": lambda pixels: np.rint(pixels * 0.7 + 30).astype(np.uint8),
+}
+
+
+def report(folder: Path, rows: pd.DataFrame, pictures: list[np.ndarray]) -> LeakReport:
+    names = [f"{number}.png" for number in range(len(pictures))]
+    for name, pixels in zip(names, pictures, strict=True):
+        assert cv2.imwrite(str(folder / name), pixels)
+    rows = rows.assign(id=[f"i{number}" for number in range(len(rows))], image=names)
+    return find_leaks(rows, scan([folder / name for name in names], image), folder, image)
+
+
+@pytest.fixture(scope="module")
+def digits() -> list[np.ndarray]:
+    return list(demo_images())
+
+
+def test_copies_of_digits_are_found_and_digits_are_not_copies(digits: list[np.ndarray], tmp_path: Path) -> None:
+    originals = np.random.default_rng(0).permutation(len(digits))[: 12 * len(COPIES)].reshape(len(COPIES), 12)
+    planted = [
+        change(digits[number]) for change, numbers in zip(COPIES.values(), originals, strict=True) for number in numbers
+    ]
+    folds = [number % 5 for number in range(len(digits))]
+    rows = pd.DataFrame({"fold": [*folds, *[TEST] * len(planted)]})
+    pairs = report(tmp_path, rows, [*digits, *planted]).pairs
+    expected = {(f"i{number}", f"i{len(digits) + place}") for place, number in enumerate(originals.ravel())}
+    found = set(zip(pairs["id_a"], pairs["id_b"], strict=True))
+    missed = [list(COPIES)[(int(b[1:]) - len(digits)) // 12] for _, b in expected - found]
+    assert not missed
+    assert not found - expected, "different digits are called copies"
+    assert set(pairs["kind"]) == {"similar"}
+
+
+def test_copies_of_photos(tmp_path: Path) -> None:
+    photo = cv2.cvtColor(load_sample_images().images[0], cv2.COLOR_RGB2BGR)
+    crops = [photo[top : top + 200, left : left + 260] for top in (0, 100, 200) for left in (0, 90, 180, 300, 380)]
+    planted = [change(crop) for crop, change in zip(crops, COPIES.values(), strict=False)]
+    rows = pd.DataFrame({"fold": [0] * len(crops) + [1] * len(planted)})
+    pairs = report(tmp_path, rows, [*crops, *planted]).pairs
+    found = set(zip(pairs["id_a"], pairs["id_b"], strict=True))
+    assert found == {(f"i{number}", f"i{len(crops) + number}") for number in range(len(planted))}
+
+
+def test_distances_keep_their_margin(digits: list[np.ndarray]) -> None:
+    """Copies stay a tenth below the threshold, the nearest different digits a tenth above."""
+    for name, change in COPIES.items():
+        worst = max(
+            pixel_distance(digit.astype(np.float32), change(digit).astype(np.float32)) for digit in digits[:150]
+        )
+        assert worst < 0.9 * COPY, name
+    assert COPY * 1.1 < 0.086
+
+
+def test_only_what_must_not_meet_is_a_leak(digits: list[np.ndarray], tmp_path: Path) -> None:
+    same = digits[0]
+    rows = pd.DataFrame(
+        {
+            "fold": [0, 0, 1, TEST, TEST, -1, -1],
+            "source": ["competition"] * 5 + ["web", "pseudo"],
+            "only_fold": [np.nan] * 6 + [1],
+        }
+    )
+    pairs = report(tmp_path, rows, [same] * 7).pairs
+    assert set(pairs["kind"]) == {"identical"}
+    found = {frozenset(pair) for pair in zip(pairs["id_a"], pairs["id_b"], strict=True)}
+    assert frozenset(("i0", "i1")) not in found and frozenset(("i3", "i4")) not in found  # the same fold, both test
+    assert frozenset(("i0", "i6")) not in found  # it trains in the run of fold 1 alone, which validates fold 1
+    assert set.union(*map(set, found)) == {f"i{number}" for number in range(7)}
+    assert "web (trains only)" in " ".join(pairs["where"])
+
+
+def test_a_pseudo_label_of_a_test_image_is_no_leak(digits: list[np.ndarray], tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), digits[0])
+    rows = pd.DataFrame(
+        {"id": ["t", "p"], "image": "a.png", "fold": [TEST, -1], "source": ["", "pseudo"], "only_fold": [np.nan, 0]}
+    )
+    looks = scan([tmp_path / "a.png"] * 2, image)
+    assert find_leaks(rows, looks, tmp_path, image).pairs.empty
+
+
+def test_groups_of_external_rows(digits: list[np.ndarray], tmp_path: Path) -> None:
+    rows = pd.DataFrame(
+        {
+            "fold": [0, 0, 1, -1, -1, TEST],
+            "source": ["competition"] * 3 + ["web"] * 2 + [""],
+            "group": ["a", "a", "b", "b", "c", "a"],
+        }
+    )
+    pairs = report(tmp_path, rows, digits[:6]).pairs
+    assert pairs[["kind", "id_a", "id_b"]].to_numpy().tolist() == [["group", "i2", "i3"]]
+
+
+def test_unreadable_and_blank_images_are_left_out(tmp_path: Path) -> None:
+    blank = np.full((30, 30), 7, np.uint8)
+    names = ["a.png", "b.png", "c.png"]
+    cv2.imwrite(str(tmp_path / "a.png"), blank)
+    cv2.imwrite(str(tmp_path / "b.png"), cv2.resize(blank, (40, 40)))
+    rows = pd.DataFrame({"id": names, "image": names, "fold": [0, 1, 2]})
+    looks = scan([tmp_path / name for name in names], image)
+    assert [bool(seen.fault) for seen in looks] == [False, False, True]
+    assert find_leaks(rows, looks, tmp_path, image).pairs.empty
+
+
+def test_a_reader_that_fails_is_reported_not_raised(tmp_path: Path) -> None:
+    def reader(path: Path, size: tuple[int, int] | None) -> np.ndarray:
+        raise ZeroDivisionError("oh")
+
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((9, 9), np.uint8))
+    assert "ZeroDivisionError: oh" in scan([tmp_path / "a.png"], reader)[0].fault
+
+
+def test_blocks_find_what_one_block_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = np.random.default_rng(0).normal(size=(500, 6)).astype(np.float32)
+    vectors -= vectors.mean(axis=1, keepdims=True)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    def everything(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.ones(len(a), bool)
+
+    whole, incomplete = near_pairs(vectors, everything, block=1000)
+    blocks, _ = near_pairs(vectors, everything, block=64)
+    assert whole and not incomplete
+    assert {pair[:2] for pair in whole} == {pair[:2] for pair in blocks}
+    monkeypatch.setattr("pipeline.data.similar.MOST_PAIRS", 10)
+    monkeypatch.setitem(near_pairs.__globals__, "MOST_PAIRS", 10)
+    nearest, incomplete = near_pairs(vectors, everything, block=64)
+    assert incomplete and {pair[:2] for pair in nearest} == {
+        pair[:2] for pair in sorted(whole, key=lambda p: p[2])[:10]
+    }
+
+
+def test_the_report_is_a_file_only_if_there_is_something_to_say(digits: list[np.ndarray], tmp_path: Path) -> None:
+    path = tmp_path / "folds.leaks.csv"
+    rows = pd.DataFrame({"fold": [0, 1]})
+    assert write_leaks(report(tmp_path, rows, [digits[0], digits[0]]), path)
+    assert pd.read_csv(path).loc[0, ["kind", "id_a", "id_b"]].tolist() == ["identical", "i0", "i1"]
+    assert not write_leaks(report(tmp_path, rows, digits[:2]), path)
+    assert not path.exists()

@@ -1,0 +1,51 @@
+"""A small experiment on the demo data, and what its runs leave behind."""
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+from safetensors.torch import load_file
+
+from projects import Renders, Result, run_script
+
+SMALL = """extends: demo
+model: {encoder: test_resnet}
+training: {epochs: 2, batch_size: 64}
+machine: {workers: 0}
+"""
+
+
+def demo_project(renders: Renders, target: Path) -> Path:
+    """A project with demo data, folds, and the experiment `small` (two epochs of a tiny encoder)."""
+    made = renders.folder / "with-demo"
+    if not made.exists():
+        renders.copy(made, {"trackers": []})
+        (made / "experiments" / "small.yaml").write_text(SMALL)
+        for script in ("make_demo_data.py", "make_folds.py"):
+            expect(run_script(made, script))
+    return Path(shutil.copytree(made, target))
+
+
+def expect(result: Result, status: int = 0) -> Result:
+    """The result, once its status is the expected one; errors are one line on standard error."""
+    assert result.status == status, f"status {result.status}\n{result.stdout}\n{result.stderr}"
+    if status == 2:
+        assert result.last_line.startswith("error: "), result.stderr
+        assert "Traceback" not in result.stderr
+    return result
+
+
+def outcome(project: Path, experiment: str, fold: str = "0") -> tuple[pd.DataFrame, dict[str, bytes], str]:
+    """Out-of-fold table, weights as bytes, and metrics.csv of a finished fold."""
+    folder = project / "runs" / experiment / f"fold_{fold}"
+    weights = {name: value.numpy().tobytes() for name, value in load_file(folder / "best.safetensors").items()}
+    metrics = pd.read_csv(folder / "metrics.csv")
+    timeless = metrics[[column for column in metrics if not column.startswith("time/")]]
+    return pd.read_parquet(folder / "oof.parquet"), weights, timeless.to_csv()
+
+
+def assert_same_outcome(first: tuple, second: tuple) -> None:
+    """Bit for bit."""
+    pd.testing.assert_frame_equal(first[0], second[0], check_exact=True)
+    assert first[1] == second[1], "the weights differ"
+    assert first[2] == second[2], "metrics.csv differs"
