@@ -14,7 +14,7 @@ from rich.console import Console
 from benchmarks import ROOT
 from benchmarks.measure import Effort, Row
 from benchmarks.report import machine_facts, print_table, write_report
-from benchmarks.workplace import Workplace
+from benchmarks.workplace import Workplace, one_thread
 
 EXAMPLES = """examples:
   python -m benchmarks                          everything, about three minutes on two quiet cores
@@ -68,13 +68,13 @@ def run(groups: Sequence[str], quick: bool, output: Path, console: Console) -> l
     began = time.monotonic()
     rows: list[Row] = []
     # A tracker's process may still hold a file when the folder goes.
-    with tempfile.TemporaryDirectory(prefix="benchmarks-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(prefix="benchmarks-", ignore_cleanup_errors=True) as folder, one_thread():
         place = Workplace(Path(folder))
         for name in groups:
             console.print(f"measuring: {GROUPS[name].__doc__}", highlight=False)
             gc.collect()
             rows += GROUPS[name](place, effort)
-    facts = machine_facts(time.monotonic() - began, quick)
+        facts = machine_facts(time.monotonic() - began, quick)
     print_table(rows, facts, console)
     write_report(rows, facts, output)
     console.print(f"written: {output / 'benchmarks.json'} and {output / 'benchmarks.txt'}", soft_wrap=True)

@@ -5,9 +5,8 @@ with antialiasing, mirror, affine, brightness and contrast, scaling to float32, 
 batch behind the loader, as the model does, and that is measured too.
 """
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +44,10 @@ def measure(place: Workplace, effort: Effort) -> list[Row]:
                 "PIL, torchvision v1": PeerReader(folder, files, effort.images, workers, transforms_v1()),
                 "PIL, torchvision v2": PeerReader(folder, files, effort.images, workers, transforms_v2()),
             }
-            with one_thread() if workers == 0 else contextlib.nullcontext():
-                in_turns(readers, 1)  # starts the processes
-                rates = in_turns(readers, effort.image_rounds)
+            in_turns(readers, 1)  # starts the processes
+            rates = in_turns(readers, effort.image_rounds)
             ours = rates.pop("ours")
-            name = f"images, {workers} loader processes" if workers else "images, one thread"
+            name = f"images, {workers} loader processes" if workers else "images, no loader process"
             rows += [beside("images", name, peer, "/s", ours, rate, AIM, note) for peer, rate in rates.items()]
             readers.clear()  # ends the processes
     return rows
@@ -173,16 +171,3 @@ def write_photographs(folder: Path) -> list[str]:
         names.append(f"{number:02d}.jpg")
         cv2.imwrite(str(folder / names[-1]), picture.clip(0, 255).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 90])
     return names
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Work per core: neither side spreads over several."""
-    before = torch.get_num_threads(), cv2.getNumThreads()
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before[0])
-        cv2.setNumThreads(before[1])

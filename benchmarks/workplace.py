@@ -36,7 +36,7 @@ class Workplace:
             result = run_script(project, script)
             if result.status:
                 raise RuntimeError(f"{script} of the rendered project failed: {result.stderr}")
-        torch.set_num_threads(threads)  # scripts run as they do in the tests, on two
+        torch.set_num_threads(threads)  # `run_script` takes two
         return project
 
     @contextlib.contextmanager
@@ -63,3 +63,19 @@ def quiet() -> Iterator[None]:
     """What a run prints is not the benchmark's; without a terminal it draws no bar either."""
     with contextlib.redirect_stdout(io.StringIO()):
         yield
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Work per core. Threads that wait for each other at every operation would measure the neighbours instead."""
+    import cv2
+    import torch
+
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])

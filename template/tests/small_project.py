@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import cv2
 import numpy as np
@@ -161,6 +162,6 @@ def draw(shape: str, random: np.random.Generator) -> np.ndarray:
     return picture
 
 
-def _take_competition() -> dict[str, object]:
+def _take_competition() -> dict[str, ModuleType]:
     names = [name for name in sys.modules if name.partition(".")[0] == "competition"]
     return {name: sys.modules.pop(name) for name in names}

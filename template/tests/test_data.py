@@ -94,7 +94,7 @@ def test_a_corrected_label_is_a_warning(project: SmallProject) -> None:
 
 def test_rows_of_another_source_train_and_are_never_scored(project: SmallProject) -> None:
     rows = project.competition.train_rows(project.project.data)
-    extra = rows[:2].assign(id=["extra", "pseudo"], source="external", only_fold=[None, 1])
+    extra = rows[:2].assign(id=["extra", "pseudo"], source="external", only_fold=[float("nan"), 1])
     folds = make_folds(pd.concat([rows, extra], ignore_index=True), ["shape"], n_folds=2)
     for fold, trains in ((0, {"extra"}), (1, {"extra", "pseudo"})):
         train, valid = split(folds.rows, fold)

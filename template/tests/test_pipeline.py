@@ -19,7 +19,7 @@ PROBABILITIES = [f"shape:{name}" for name in SHAPES]
 def metrics_of(fold: Path) -> pd.DataFrame:
     """What was logged, without the seconds it took."""
     logged = pd.read_csv(fold / "metrics.csv")
-    return logged[[name for name in logged if not name.startswith("time/")]]
+    return logged.loc[:, ~logged.columns.str.startswith("time/")]
 
 
 def contents(folder: Path) -> dict[Path, tuple[bytes, int]]:

@@ -1,6 +1,5 @@
 """What the pipeline receives from a competition: one `Competition`, its heads and its metrics."""
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.errors import UserError, listed
 from pipeline.keys import ROW_ID, ROW_IMAGE, ROW_SOURCE, ROW_WEIGHT, SOURCE_COMPETITION, output_key, target_key
-from pipeline.names import References
+from pipeline.names import References, load
 from pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -112,7 +111,7 @@ class Competition:
         return {**self.names, "augmentations": {**default, **self.names.get("augmentations", {})}}
 
     def _part(self, module: str, function: str) -> Callable[..., Any]:
-        part: Callable[..., Any] = getattr(importlib.import_module(f"{self.package}.{module}"), function)
+        part: Callable[..., Any] = load(f"{self.package}.{module}:{function}", f"src/{self.package}/{module}.py")
         return part
 
 

@@ -4,6 +4,8 @@ A room says which kinds of heads it knows. A competition's heads therefore choos
 rooms asks what kind of task it is working for.
 """
 
+from __future__ import annotations
+
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
@@ -11,19 +13,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import Tensor, nn
-from torch.utils.data import Dataset
-
 from pipeline.competition import Competition, Head, Metric
 from pipeline.config import Experiment, LossRow
 from pipeline.errors import UserError, listed
-from pipeline.names import Names, References
+from pipeline.names import Names, References, load
 from pipeline.rules import Rules
-from pipeline.seam import Batch, Criterion
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
+    from torch import Tensor, nn
+    from torch.utils.data import Dataset
+
+    from pipeline.seam import Batch, Criterion
 
 
 class Task(ABC):
@@ -38,7 +40,7 @@ class Task(ABC):
 
     @abstractmethod
     def dataset(
-        self, rows: "pd.DataFrame", root: Path, experiment: Experiment, names: Names, stage: str
+        self, rows: pd.DataFrame, root: Path, experiment: Experiment, names: Names, stage: str
     ) -> Dataset[dict[str, Any]]:
         """Rows as sample dicts. `stage` is `train`, `valid` or `test`; a test sample has no targets."""
 
@@ -59,19 +61,19 @@ class Task(ABC):
         """The weighted sum of the loss rows."""
 
     @abstractmethod
-    def decode(self, ids: Sequence[str], outputs: Mapping[str, Tensor]) -> "pd.DataFrame":
+    def decode(self, ids: Sequence[str], outputs: Mapping[str, Tensor]) -> pd.DataFrame:
         """Logits of one batch as predictions, indexed by id. Several of them are averaged by `average`."""
 
     @abstractmethod
-    def no_predictions(self) -> "pd.DataFrame":
+    def no_predictions(self) -> pd.DataFrame:
         """What `decode` returns when there are no rows: the columns alone."""
 
     @abstractmethod
-    def average(self, tables: "Sequence[pd.DataFrame]") -> "pd.DataFrame":
+    def average(self, tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
         """The mean of several models' predictions for the same ids in the same order."""
 
     @abstractmethod
-    def truth(self, rows: "pd.DataFrame") -> "pd.DataFrame":
+    def truth(self, rows: pd.DataFrame) -> pd.DataFrame:
         """The truth of labelled rows, indexed by id, as the metrics read it."""
 
     @abstractmethod
@@ -83,11 +85,11 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def figures(self, truth: "pd.DataFrame", predictions: "pd.DataFrame") -> "dict[str, Figure]":
+    def figures(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, Figure]:
         """Pictures of predictions against the truth, by name."""
 
     @abstractmethod
-    def sample_figure(self, rows: "pd.DataFrame", images: Sequence[Any], predictions: "pd.DataFrame") -> "Figure":
+    def sample_figure(self, rows: pd.DataFrame, images: Sequence[Any], predictions: pd.DataFrame) -> Figure:
         """A few images with truth and prediction.
 
         Args:
@@ -97,15 +99,15 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def submission_rules(self, sample: "pd.DataFrame", metric: Metric) -> Rules:
+    def submission_rules(self, sample: pd.DataFrame, metric: Metric) -> Rules:
         """What may stand in the columns of this sample's submission."""
 
     @abstractmethod
-    def read_submission(self, table: "pd.DataFrame", rules: Any, metric: Metric) -> "pd.DataFrame | None":
+    def read_submission(self, table: pd.DataFrame, rules: Any, metric: Metric) -> pd.DataFrame | None:
         """A submission, indexed by id, as a table of predictions; none where it does not tell what the metric needs."""
 
     @abstractmethod
-    def shares(self, predictions: "pd.DataFrame") -> "dict[str, pd.Series]":
+    def shares(self, predictions: pd.DataFrame) -> dict[str, pd.Series]:
         """How often each class is decided for, per head: share of rows, indexed by class."""
 
 
@@ -113,7 +115,8 @@ def rooms() -> dict[str, type[Task]]:
     """Every room of this repository: kind of head -> its `Task`."""
     found: dict[str, type[Task]] = {}
     for module in pkgutil.iter_modules(__path__):
-        task: type[Task] = importlib.import_module(f"{__name__}.{module.name}").TASK
+        room = importlib.import_module(f"{__name__}.{module.name}")
+        task: type[Task] = load(room.TASK, f"the room '{module.name}'")
         found.update(dict.fromkeys(task.KINDS, task))
     return found
 
@@ -135,7 +138,7 @@ def task_for(competition: Competition, heads: Sequence[Head]) -> Task:
 
 
 def metric_values(
-    metrics: Sequence[Metric], truth: "pd.DataFrame", predictions: "pd.DataFrame", heads: Sequence[Head]
+    metrics: Sequence[Metric], truth: pd.DataFrame, predictions: pd.DataFrame, heads: Sequence[Head]
 ) -> dict[str, float]:
     """Every metric by name; both tables are aligned by id."""
     return {metric.name: float(metric.function(truth, predictions, heads)) for metric in metrics}

@@ -1,0 +1,44 @@
+"""`python -m benchmarks --quick`: it runs and writes what it promises. No time is asserted."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from projects import ROOT
+
+
+@pytest.mark.slow
+def test_quick_run_writes_a_table_and_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    for name in ("WANDB_MODE", "MPLBACKEND"):  # the run sets them; give them back afterwards
+        monkeypatch.setenv(name, "")
+    from benchmarks.__main__ import main
+
+    assert main(["--quick", "--only", "copy", "--only", "collate", "--output", str(tmp_path)]) == 0
+    report = json.loads((tmp_path / "benchmarks.json").read_text(encoding="utf-8"))
+    assert {"cores", "load", "torch_threads", "packages", "python"} <= set(report["machine"])
+    assert report["machine"]["quick"] is True
+    assert {row["group"] for row in report["rows"]} == {"copy", "collate"}
+    for row in report["rows"]:
+        assert row["ours"] > 0
+        assert row["ours_spread"][0] <= row["ours"] <= row["ours_spread"][1]
+        assert (row["aim"] is None) == (row["met"] is None)
+        if row["peer"] is None:
+            assert row["ratio"] is None
+        else:
+            assert row["ratio_spread"][0] <= row["ratio"] <= row["ratio_spread"][1]
+    text = (tmp_path / "benchmarks.txt").read_text(encoding="utf-8")
+    assert all(row["name"] in text for row in report["rows"])
+
+
+def test_aims_are_judged_by_the_median_of_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks.measure import Aim, alone, beside, in_turns
+
+    row = beside("g", "n", "p", "ms", [2.0, 4.0, 60.0], [1.0, 2.0, 20.0], Aim("at most", 2.0))
+    assert (row.ratio, row.ratio_spread, row.met) == (2.0, (2.0, 3.0), True)
+    assert alone("g", "n", "s", [1.0, 3.0, 2.0], Aim("at least", 2.5)).met is False
+    calls: list[str] = []
+    values = in_turns({name: lambda name=name: calls.append(name) or 1.0 for name in "ab"}, 2)  # type: ignore[misc]
+    assert (calls, values) == (["a", "b", "b", "a"], {"a": [1.0, 1.0], "b": [1.0, 1.0]})
