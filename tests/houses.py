@@ -24,6 +24,11 @@ competition = Competition(read_settings(__file__))
     "tables.py": """import pandas as pd
 
 
+def train_rows(settings, data):
+    table = pd.read_csv(data / settings.train_csv, dtype=str)
+    return table.assign(id=table[settings.id_column], image="")
+
+
 def test_rows(settings, data):
     path = data / settings.test_csv
     ids = pd.read_csv(path, dtype=str)[settings.id_column] if path.exists() else pd.Series([], dtype=str)

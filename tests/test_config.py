@@ -7,6 +7,7 @@ import jsonschema
 import pytest
 
 from projects import imported, run_script
+from training import expect
 
 BAD_SETTINGS = {
     "unknown key": (["optimizer.lrr=3"], "optimizer.lr"),
@@ -64,6 +65,11 @@ def test_extends_merges_and_a_new_name_drops_old_params(project: Path) -> None:
     assert child.training.batch_size == 32, "what the grandparent sets is kept"
     assert child.callbacks[0].params == {"a": 1}
     assert child.schedule.name == "constant"
+
+
+def test_params_alone_are_those_of_the_default_entry(project: Path) -> None:
+    out = expect(run_script(project, "train.py", "baseline", "augmentations.params.strength=0.5", "--print-config"))
+    assert '"name": "default"' in out.stdout and '"strength": 0.5' in out.stdout
 
 
 def test_circle_and_unknown_parent_are_refused(project: Path) -> None:

@@ -42,7 +42,6 @@ test_images: "pictures/{picture}.png"
 """
 SMALL = """\
 image: {size: 24}
-augmentations: default
 model: {encoder: tiny, pretrained: false, drop_rate: 0.1}
 losses: [{head: shape, loss: {name: focal, params: {gamma: 1}}}]
 training: {epochs: 2, batch_size: 5}

@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
-from small_project import SmallProject
 
 import pipeline
 from pipeline.config import json_schema
 from pipeline.errors import UserError
 from pipeline.experiments import load_experiment, write_variation
 from pipeline.settings import read_settings
+from small_project import SmallProject
 
 
 @pytest.mark.parametrize(

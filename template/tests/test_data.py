@@ -5,7 +5,6 @@ import shutil
 import pandas as pd
 import pytest
 import torch
-from small_project import SmallProject
 
 from pipeline.data.checks import check_data
 from pipeline.data.folds import load_folds, make_folds, split
@@ -13,6 +12,7 @@ from pipeline.data.images import image
 from pipeline.errors import UserError
 from pipeline.keys import INPUT_ID, INPUT_IMAGE, INPUT_ROW, INPUT_WEIGHT
 from pipeline.tasks import Task
+from small_project import SmallProject
 
 
 def read_folds(project: SmallProject) -> pd.DataFrame:

@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_project import SHAPES, SmallProject
 
 from pipeline.errors import UserError
 from pipeline.files import read_json, read_yaml
 from pipeline.kaggle.command import check_file
+from small_project import SHAPES, SmallProject
 
 PROBABILITIES = [f"shape:{name}" for name in SHAPES]
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import nn
 
@@ -38,9 +38,3 @@ def load_weights(model: nn.Module, path: Path) -> None:
         raise UserError(
             f"{path} does not fit the model: {listed([*missing, *unexpected])} differ; it was made by another model"
         )
-
-
-def read_metadata(path: Path) -> dict[str, str]:
-    """The strings saved beside the weights."""
-    with safe_open(str(path), framework="pt") as file:
-        return dict(file.metadata() or {})

@@ -5,6 +5,7 @@
 needs it is on disk, so whichever state is read finds its files.
 """
 
+import json
 import math
 import pickle
 from dataclasses import dataclass
@@ -60,7 +61,7 @@ class CheckpointStore:
         entry = Kept(epoch, score, f"epoch_{epoch:03d}.safetensors")
         ranked = sorted([*self.kept, entry], key=lambda kept: (-self._value(kept.score), kept.epoch))
         if entry in ranked[: self.keep]:
-            save_weights(model, self.folder / entry.file, {"epoch": str(epoch), "score": repr(score)})
+            save_weights(model, self.folder / entry.file, {"best": json.dumps({"epoch": epoch, "score": score})})
         self.kept = ranked[: self.keep]
         return self.kept[0] == entry
 
