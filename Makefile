@@ -3,6 +3,7 @@
 # make test         the tests; make test-fast leaves out the slow ones, make test-all runs the longest too
 # make bench        the benchmark tables
 # make lint         ruff over this repository (what is rendered is linted and type-checked by the tests)
+# make schema       write the JSON schema of experiments after a change of the settings
 # make constraints  pin the newest versions that pyproject.toml allows
 # make clean        remove what was built; the environment in .venv stays
 
@@ -23,7 +24,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # The wheels of torch are large, and some lines are slow.
 export UV_HTTP_TIMEOUT ?= 300
 
-.PHONY: help demo test test-fast test-all bench lint constraints clean
+.PHONY: help demo test test-fast test-all bench lint schema constraints clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -51,6 +52,11 @@ bench: $(READY)
 lint: $(READY)
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
+
+schema: $(READY)
+	$(PYTHON) -c "import json, sys; sys.path.insert(0, 'template/src'); from pipeline.config import json_schema; \
+	print(json.dumps(json_schema(), indent=2))" > build/schema.json
+	mv build/schema.json template/src/pipeline/experiment.schema.json
 
 constraints: $(READY)
 	.venv/bin/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --upgrade --quiet \

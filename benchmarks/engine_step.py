@@ -207,7 +207,7 @@ class Turns:
 
 
 def calibrated_batch_size(place: Workplace) -> int:
-    """The batch size, in eights, whose bare step takes about `STEP_MS` on this machine."""
+    """The batch size, in fours, whose bare step takes about `STEP_MS` on this machine."""
     size = 32
     for _ in range(2):  # the second look corrects what does not grow with the batch
         loop, names = make_loop(place, "calibration", size, VARIANTS[0])
@@ -218,7 +218,7 @@ def calibrated_batch_size(place: Workplace) -> int:
             began = time.perf_counter()
             bare.block(5)
             times.append((time.perf_counter() - began) / 5)
-        size = max(8, 8 * round(size * STEP_MS / 1000 / statistics.median(times) / 8))
+        size = max(4, 4 * round(size * STEP_MS / 1000 / statistics.median(times) / 4))
     return size
 
 

@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor
 
+from pipeline.inference.device import to_device
 from pipeline.seam import Batch, Batches, Loop, Verdict
 
 NAME = "lightning"
@@ -34,6 +35,9 @@ class FoldModule(lightning.LightningModule):
 
     def val_dataloader(self) -> Batches:
         return self.loop.valid_batches()
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        return to_device(batch, device)  # Lightning would look into every string of the batch
 
     def on_train_start(self) -> None:
         self.loop.watch_signals()  # Lightning has just put its own handlers in their place

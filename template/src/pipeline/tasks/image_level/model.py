@@ -23,24 +23,24 @@ class Normalize(nn.Module):
     The permuted view of a HWC batch is already in channels_last order, so nothing is copied for it.
     """
 
-    mean: Tensor
-    std: Tensor
+    scale: Tensor
+    shift: Tensor
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+        self.register_buffer("scale", 1 / torch.tensor(std).view(1, -1, 1, 1))
+        self.register_buffer("shift", -torch.tensor(mean).view(1, -1, 1, 1) * self.scale)
 
     def forward(self, batch: Batch) -> Batch:
-        channels, expected = batch[INPUT_IMAGE].shape[-1], self.mean.shape[1]
+        channels, expected = batch[INPUT_IMAGE].shape[-1], self.scale.shape[1]
         if channels != expected:
             raise UserError(
                 f"images have {channels} channels and model.in_chans is {expected}; "
                 "set model.in_chans, or the channels of image.reader"
             )
         image = batch[INPUT_IMAGE].permute(0, 3, 1, 2)
-        scaled = image.float().div_(255) if image.dtype == torch.uint8 else image.float()
-        return {**batch, INPUT_IMAGE: scaled.sub(self.mean).div_(self.std)}
+        scale = self.scale / 255 if image.dtype == torch.uint8 else self.scale
+        return {**batch, INPUT_IMAGE: torch.addcmul(self.shift, image.float(), scale)}
 
 
 class EncoderHeads(nn.Module):

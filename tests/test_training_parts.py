@@ -1,0 +1,164 @@
+"""The parts of a training step, each against an oracle of its own."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+from torchvision.transforms.v2 import functional as vision
+
+from projects import Renders, imported
+
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def rendered(renders: Renders) -> Iterator[Path]:
+    project = renders.shared()
+    with imported(project):
+        yield project
+
+
+@pytest.mark.parametrize("as_float", [False, True])
+def test_prepare_equals_torchvision_and_is_channels_last(as_float: bool) -> None:
+    from pipeline.keys import INPUT_IMAGE
+    from pipeline.tasks.image_level.model import Normalize
+
+    image = torch.randint(0, 256, (2, 5, 7, 3), dtype=torch.uint8)
+    given = image / 255 if as_float else image
+    batch = {INPUT_IMAGE: given, "other": 1}
+    prepared = Normalize(MEAN, STD)(batch)
+    expected = vision.normalize(image.permute(0, 3, 1, 2) / 255, MEAN, STD)
+    torch.testing.assert_close(prepared[INPUT_IMAGE], expected, atol=1e-5, rtol=1e-5)
+    assert prepared[INPUT_IMAGE].is_contiguous(memory_format=torch.channels_last)
+    assert prepared["other"] == 1 and batch[INPUT_IMAGE] is given, "the batch itself is not changed"
+
+
+def test_weights_of_rows_and_of_loss_rows() -> None:
+    """Hand-worked: 0.5 * mean(w * CE) + 2 * mean(w * CE with smoothing)."""
+    from pipeline.competition import Head
+    from pipeline.config import LossRow
+    from pipeline.names import Named, Names
+    from pipeline.tasks.image_level.criterion import WeightedLosses
+    from pipeline.tasks.image_level.task import ImageLevelTask
+
+    head = Head("label", "multiclass", ("a", "b", "c"))
+    smooth = Named(name="cross_entropy", params={"label_smoothing": 0.2})
+    rows = [
+        LossRow(head="label", loss=Named(name="cross_entropy"), weight=0.5),
+        LossRow(head="label", loss=smooth, weight=2, name="smooth"),
+    ]
+    logits, target = torch.randn(4, 3, requires_grad=True), torch.tensor([0, 2, 1, 1])
+    weight = torch.tensor([1.0, 0.0, 2.0, 0.5])
+    batch = {"target_label": target, "input_weight": weight}
+    result = WeightedLosses(rows, [head], Names(ImageLevelTask.NAMES))({"output_label": logits}, batch)
+    plain = functional.cross_entropy(logits, target, reduction="none")
+    smoothed = functional.cross_entropy(logits, target, reduction="none", label_smoothing=0.2)
+    torch.testing.assert_close(result["loss"], 0.5 * (weight * plain).mean() + 2 * (weight * smoothed).mean())
+    torch.testing.assert_close(result["sample_losses"]["label_cross_entropy"], plain.detach())
+    assert not result["losses"]["smooth"].requires_grad and result["loss"].requires_grad
+
+
+def test_a_missing_key_names_the_wiring_and_the_keys_there_are() -> None:
+    from pipeline.errors import UserError
+    from pipeline.tasks.image_level.criterion import take
+
+    with pytest.raises(UserError, match=r"loss row 'x' needs the key 'output_a', .* only: output_b, output_c"):
+        take({"output_b": torch.ones(1), "output_c": torch.ones(1)}, "output_a", "loss row 'x'", "the model returns")
+
+
+def test_schedule_warms_up_and_ends_at_its_floor() -> None:
+    from pipeline.training.optimizer import constant, cosine
+
+    factor = cosine(110, 10, final=0.1)
+    assert [factor(step) for step in (0, 4)] == pytest.approx([1 / 11, 5 / 11])
+    assert factor(10) == pytest.approx(1)
+    assert factor(60) == pytest.approx(0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 2)))
+    assert factor(110) == factor(500) == pytest.approx(0.1)
+    assert constant(100, 0)(0) == 1
+
+
+def test_no_decay_on_norms_and_biases_and_fused_where_it_can_be() -> None:
+    from pipeline.config import Optimizer
+    from pipeline.names import Names
+    from pipeline.training import NAMES
+    from pipeline.training.optimizer import make_optimizer, set_learning_rate
+
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    settings = Optimizer(name="adamw", lr=0.01, weight_decay=0.3)
+    optimizer = make_optimizer(model, settings, Names(NAMES), fused=True)
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert {name: decay[id(p)] for name, p in model.named_parameters()} == {
+        "0.weight": 0.3, "0.bias": 0.0, "1.weight": 0.0, "1.bias": 0.0,
+    }  # fmt: skip
+    assert all(group["fused"] for group in optimizer.param_groups)
+    set_learning_rate(optimizer, 0.25)
+    assert {group["lr"] for group in optimizer.param_groups} == {0.0025}
+
+
+def test_the_best_epochs_are_kept_and_a_nan_never_is_best(tmp_path: Path) -> None:
+    from pipeline.training.checkpoints import CheckpointStore
+
+    store, model = CheckpointStore(tmp_path, keep=2, greater_is_better=True), nn.Linear(1, 1)
+    for epoch, score in enumerate([float("nan"), 0.5, 0.7, 0.7, 0.6]):
+        store.offer(model, epoch, score)
+        store.save_state({})
+    assert [(kept.epoch, kept.score) for kept in store.kept] == [(2, 0.7), (3, 0.7)], "of equals the earlier one"
+    assert {path.name for path in tmp_path.glob("*.safetensors")} == {"epoch_002.safetensors", "epoch_003.safetensors"}
+    again = CheckpointStore(tmp_path, keep=2, greater_is_better=True)
+    again.load_state()
+    assert again.kept == store.kept
+
+
+def test_a_position_gives_its_randomness_whatever_was_drawn_before() -> None:
+    from pipeline.training.seeds import seed_everything
+
+    seed_everything(0, 1, 2)
+    first = torch.rand(3)
+    torch.rand(5)
+    seed_everything(0, 1, 3)
+    other = torch.rand(3)
+    seed_everything(0, 1, 2)
+    assert torch.equal(first, torch.rand(3)) and not torch.equal(first, other)
+
+
+def test_an_epoch_starts_at_any_batch() -> None:
+    import numpy as np
+    import pandas as pd
+    from pipeline.data.loaders import TrainBatches, shuffle
+
+    rows = pd.DataFrame({"id": [str(number) for number in range(50)]})
+    whole = TrainBatches(rows, shuffle, 8, seed=3)
+    whole.begin(2, 0)
+    rest = TrainBatches(rows, shuffle, 8, seed=3)
+    rest.begin(2, 4)
+    assert len(whole) == 6 and len(rest) == 2
+    assert list(whole)[4:] == list(rest)
+    seen = np.array([row for batch in whole for _, row in batch])
+    assert len(set(seen)) == 48, "no row twice; the rest fills no batch"
+    whole.begin(3, 0)
+    assert [row for batch in whole for _, row in batch] != list(seen), "another epoch, another order"
+
+
+def test_an_unusable_gpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A P100 under a torch without its kernels: `is_available()` is true and the first operation would fail."""
+    from pipeline.errors import UserError
+    from pipeline.inference.device import choose_device, unusable_gpu
+
+    fake = SimpleNamespace(
+        is_available=lambda: True,
+        get_device_capability=lambda: (6, 0),
+        get_arch_list=lambda: ["sm_75", "sm_80", "sm_90", "compute_90"],
+        get_device_name=lambda: "Tesla P100",
+    )
+    monkeypatch.setattr(torch, "cuda", fake)
+    assert "no kernels for Tesla P100 (sm_60)" in str(unusable_gpu())
+    assert choose_device("auto").type == "cpu"
+    with pytest.raises(UserError, match="P100"):
+        choose_device("cuda")
+    fake.get_device_capability = lambda: (8, 6)
+    assert choose_device("auto").type == "cuda"
