@@ -179,3 +179,18 @@ def test_damaged_weights_are_named(project: Path) -> None:
     path = project / "runs/demo/fold_2/best.safetensors"
     path.write_bytes(path.read_bytes()[:1000])
     assert "fold_2/best.safetensors is damaged" in expect(run_script(project, "predict.py", "demo"), 2).last_line
+
+
+def test_a_corrected_label_warns_and_is_recorded(project: Path) -> None:
+    path = project / "data/raw/train.csv"
+    table = pd.read_csv(path, dtype=str)
+    before = table.loc[3, "label"]
+    table.loc[3, "label"] = "7" if before != "7" else "1"
+    table.to_csv(path, index=False)
+    arguments = ("training.epochs=1", "model.encoder=test_resnet", "machine.workers=0", "--as", "corrected")
+    result = expect(run_script(project, "train.py", "demo", *arguments, "--fold", "0"))
+    assert (
+        f"warning: 1 labels in 'label' differ from those in folds/folds.csv ({table.loc[3, 'image_id']}"
+        in result.stdout
+    )
+    assert table.loc[3, "image_id"] in (project / "runs/corrected/fold_0/fold.json").read_text()

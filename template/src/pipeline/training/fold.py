@@ -74,6 +74,8 @@ def train(setup: Setup, fold: str, restart: bool) -> None:
     choose_precision(setup.config.training.precision, device)
     if setup.config.model.pretrained:  # the one thing that needs a network: fail before anything is written
         setup.task.model(setup.config, setup.names, pretrained=True)
+    for note in setup.folds.warnings:
+        print(f"warning: {note}")
     record = {"folds": setup.folds.hash, "n_folds": setup.folds.n_folds, "engine": engine.NAME}
     folder = open_run(setup.project, setup.name, setup.config, record, restart)
     for number, name in enumerate(chosen):

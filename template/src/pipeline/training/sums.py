@@ -18,8 +18,10 @@ class LossSums:
         """Add a batch's mean losses, weighted by its number of samples."""
         self.count += samples
         for name, value in {"loss": result["loss"], **result["losses"]}.items():
-            weighted = value.detach().double() * samples
-            self.total[name] = self.total[name] + weighted if name in self.total else weighted
+            exact = torch.float32 if value.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
+            weighted = value.detach().to(exact) * samples
+            before = self.total.get(name)
+            self.total[name] = weighted if before is None else before.to(weighted.device, exact) + weighted
 
     def means(self) -> dict[str, float]:
         """Mean per term; `loss` is the weighted sum that trains."""

@@ -80,7 +80,7 @@ class ImageLevelTask(Task):
         columns: dict[str, np.ndarray] = {}
         for head in self.heads:
             logits = take(outputs, head.output_key, f"head '{head.name}'", "the model returns")
-            probabilities = torch.softmax(logits.double(), dim=1).float().cpu().numpy()
+            probabilities = torch.softmax(logits.cpu().double(), dim=1).float().numpy()
             columns.update(zip(probability_columns(head.name, head.classes), probabilities.T, strict=True))
         return pd.DataFrame(columns, index=pd.Index(list(ids), name=ROW_ID, dtype="str"))
 
