@@ -120,17 +120,22 @@ training: {epochs: 3, batch_size: 32}
 """
 
 
+def sources(project: Path) -> dict[str, bytes]:
+    """The pipeline's files, without what Python caches beside them."""
+    return {name: data for name, data in files(project / "src/pipeline").items() if "__pycache__" not in name}
+
+
 @pytest.fixture(scope="module")
 def trained(renders: Renders, tmp_path_factory: pytest.TempPathFactory) -> Path:
     project = demo_project(renders, tmp_path_factory.mktemp("ideas") / "project")
-    pipeline = files(project / "src/pipeline")
+    pipeline = sources(project)
     package = project / "src/competition"
     (package / "ideas.py").write_text(IDEAS)
     init = package / "__init__.py"
     init.write_text(init.read_text().replace("names={", "names={" + NAMES))
     (project / "experiments/own.yaml").write_text(EXPERIMENT)
     expect(run_script(project, "train.py", "own", "--fold", "0"))
-    assert files(project / "src/pipeline") == pipeline, "nothing in the pipeline was edited"
+    assert sources(project) == pipeline, "nothing in the pipeline was edited"
     return project
 
 
