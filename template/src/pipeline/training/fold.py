@@ -29,7 +29,7 @@ from pipeline.terminal import table
 from pipeline.tracking import RunInfo, make_tracker
 from pipeline.training.checkpoints import CheckpointStore
 from pipeline.training.loop import FoldLoop
-from pipeline.training.optimizer import make_optimizer, set_learning_rate
+from pipeline.training.optimizer import Factor, make_optimizer
 from pipeline.training.run_folder import open_run
 from pipeline.training.seeds import seed_everything
 
@@ -73,6 +73,9 @@ def train(setup: Setup, fold: str, restart: bool) -> None:
     device = choose_device(setup.config.machine.device)
     choose_precision(setup.config.training.precision, device)
     if setup.config.model.pretrained:  # the one thing that needs a network: fail before anything is written
+        print(
+            f"getting the pretrained weights of '{setup.config.model.encoder}', from the hub or its cache", flush=True
+        )
         setup.task.model(setup.config, setup.names, pretrained=True)
     for note in setup.folds.warnings:
         print(f"warning: {note}")
@@ -120,35 +123,24 @@ def train_fold(setup: Setup, fold: str, folder: Path, device: torch.device, show
 def make_loop(setup: Setup, fold: str, folder: Path, device: torch.device) -> "tuple[FoldLoop, pd.DataFrame]":
     """Everything a fold's run is made of, standing where its saved state says."""
     config, names, task = setup.config, setup.names, setup.task
-    root = setup.project.data
     train_rows, valid_rows = split(setup.folds.rows, fold)
     if train_rows.empty:
         raise UserError(f"fold {fold} has no rows to train on; make the folds anew")
     metrics = setup.competition.metrics()
-    by_loss = config.training.monitor == "loss"
-    checkpoints = CheckpointStore(
-        folder / "checkpoints",
-        config.checkpoints.keep,
-        fold == "full" or (metrics[0].greater_is_better and not by_loss),
-    )
+    upwards = fold == "full" or (metrics[0].greater_is_better and config.training.monitor == "metric")
+    checkpoints = CheckpointStore(folder / "checkpoints", config.checkpoints.keep, upwards)
     remove_parts(folder)
     state = checkpoints.load_state()
     seed_everything(config.seed, _number(fold))
     model = task.model(config, names, pretrained=config.model.pretrained and state is None).to(device)
     precision = choose_precision(config.training.precision, device)
-    optimizer = make_optimizer(
-        model, config.optimizer, names, fused=precision != "fp16" and device.type in ("cpu", "cuda")
-    )
+    fused = precision != "fp16" and device.type in ("cpu", "cuda")
+    train_set = task.dataset(train_rows, setup.project.data, config, names, "train")
+    valid_set = task.dataset(valid_rows, setup.project.data, config, names, "valid")
     order = names.bind("sampler", config.training.sampler)
-    batches = TrainBatches(train_rows, order, config.training.batch_size, config.seed)
-    steps_per_epoch = -(-batches.batches_per_epoch // config.training.accumulate)
-    factor = names.bind("schedule", _schedule_entry(config))(
-        steps_per_epoch * config.training.epochs, round(steps_per_epoch * config.schedule.warmup_epochs)
-    )
-    workers = config.machine.workers
-    train_set = task.dataset(train_rows, root, config, names, "train")
-    valid_set = task.dataset(valid_rows, root, config, names, "valid")
+    train_batches = TrainBatches(train_rows, order, config.training.batch_size, config.seed)
     valid_batches = RowBatches(len(valid_rows), config.machine.valid_batch_size or config.training.batch_size)
+    own = [names.bind("callback", entry)() for entry in config.callbacks]
     loop = FoldLoop(
         config=config,
         experiment=setup.name,
@@ -157,27 +149,32 @@ def make_loop(setup: Setup, fold: str, folder: Path, device: torch.device) -> "t
         task=task,
         metrics=metrics,
         model=model,
-        optimizer=optimizer,
-        factor=factor,
+        optimizer=make_optimizer(model, config.optimizer, names, fused),
+        factor=make_schedule(config, names, train_batches.batches_per_epoch),
         criterion=task.criterion(config.losses, names),
         step=names.bind("step", config.step),
-        train_loader=EpochBatches(make_loader(train_set, batches, task.collate, workers, device)),
-        train_batches=batches,
-        valid_loader=EpochBatches(make_loader(valid_set, valid_batches, task.collate, workers, device)),
+        train_loader=EpochBatches(make_loader(train_set, train_batches, task.collate, config.machine.workers, device)),
+        train_batches=train_batches,
+        valid_loader=EpochBatches(make_loader(valid_set, valid_batches, task.collate, config.machine.workers, device)),
         valid_rows=valid_rows,
-        callbacks=CallbackList([]),
+        callbacks=CallbackList([*own, *default_callbacks(task, valid_rows, valid_set)]),
         checkpoints=checkpoints,
         device=device,
         precision=precision,
     )
-    own = [names.bind("callback", entry)() for entry in config.callbacks]
-    loop.callbacks = CallbackList([*own, *default_callbacks(task, valid_rows, valid_set)])
-    set_learning_rate(optimizer, factor(0))
     if state is not None:
         loop.load(state)
         print(f"fold {fold}: going on at epoch {loop.progress.epoch + 1}, batch {loop.progress.batch}")
     loop.tracker = make_tracker(run_info(setup, loop), setup.competition.settings.trackers)
     return loop, valid_rows
+
+
+def make_schedule(config: Experiment, names: Names, batches_per_epoch: int) -> Factor:
+    """The share of the peak rate at each optimiser step."""
+    steps = -(-batches_per_epoch // config.training.accumulate)
+    schedule = names.bind("schedule", Named(name=config.schedule.name, params=config.schedule.params))
+    factor: Factor = schedule(steps * config.training.epochs, round(steps * config.schedule.warmup_epochs))
+    return factor
 
 
 def run_info(setup: Setup, loop: FoldLoop) -> RunInfo:
@@ -239,10 +236,6 @@ def finish_fold(setup: Setup, loop: FoldLoop, valid_rows: "pd.DataFrame", second
     summary["notes"] = list(setup.folds.warnings)
     write_json(loop.folder / FINISHED, summary)
     loop.checkpoints.clear()
-
-
-def _schedule_entry(config: Experiment) -> Named:
-    return Named(name=config.schedule.name, params=config.schedule.params)
 
 
 def _number(fold: str) -> int:

@@ -70,6 +70,7 @@ class FoldLoop:
         self.scaler = torch.amp.GradScaler(device.type) if precision == "fp16" else None
         self.progress = Progress()
         self.epochs = config.training.epochs
+        set_learning_rate(optimizer, factor(0))
         self.batches_per_epoch = train_batches.batches_per_epoch
         self.sums: dict[Stage, LossSums] = {"train": LossSums(), "valid": LossSums()}
         self._valid_parts: list[pd.DataFrame] = []
