@@ -51,7 +51,8 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
     for row in filled:
         grid.add_row(*[_text(value) for value in row])
     out = console()
-    out.print(title, style="bold", soft_wrap=True)  # above the grid: a title inside it is folded to the grid's width
+    if title:  # above the grid, because a title inside it is folded to the grid's width
+        out.print(title, style="bold", soft_wrap=True)
     out.print(grid)
 
 
