@@ -51,6 +51,14 @@ class Interrupt(Callback):
                 os.kill(os.getpid(), self.number)
 
 
+class InterruptLate(Callback):
+    """Sends Ctrl-C while the fold is being finished, once."""
+
+    def on_run_end(self, run, result):
+        if run.fold == "0":
+            os.kill(os.getpid(), signal.SIGINT)
+
+
 class Remember(Callback):
     """Counts batches; the count survives a kill."""
 
@@ -92,7 +100,7 @@ class Veto(Callback):
         assert all(p.grad is not None for p in run.model.parameters())
         return self.answer if run.progress.epoch >= self.epoch else Verdict.GO
 '''
-NAMES = ("Noise", "Interrupt", "Remember", "FullDisk", "Veto")
+NAMES = ("Noise", "Interrupt", "InterruptLate", "Remember", "FullDisk", "Veto")
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +170,13 @@ def test_a_signal_saves_and_leaves(base: Path, number: str) -> None:
     assert "fold 0 is saved at epoch 2, batch 4" in said
     assert "going on at epoch 2, batch 4" in train(base, name)
     assert_same_outcome(outcome(base, "small"), outcome(base, name))
+
+
+def test_ctrl_c_while_a_fold_is_finished_starts_no_other_fold(base: Path) -> None:
+    arguments = ("callbacks=[InterruptLate]", "training.epochs=1", "--as", "late")
+    result = expect(run_script(base, "train.py", "small", *arguments), 130)
+    assert "fold 0 is finished" in result.stderr
+    assert [path.name for path in (base / "runs/late").glob("fold_*")] == ["fold_0"]
 
 
 def test_a_full_disk_leaves_the_previous_checkpoint(base: Path) -> None:

@@ -46,6 +46,7 @@ class CheckpointStore:
         self.keep = keep
         self.sign = 1.0 if greater_is_better else -1.0
         self.kept: list[Kept] = []
+        self._needed_before: set[str] = set()  # by the state that the next save makes the previous one
 
     @property
     def best(self) -> Best | None:
@@ -76,10 +77,11 @@ class CheckpointStore:
                 raise OSError(str(error).splitlines()[0]) from error
             if path.is_file():
                 path.replace(self.folder / "state.previous.pt")
-        needed = {entry.file for entry in self.kept} | self._kept_by_previous()
+        needed = {entry.file for entry in self.kept}
         for file in self.folder.glob("epoch_*.safetensors"):
-            if file.name not in needed:
+            if file.name not in needed | self._needed_before:
                 file.unlink()
+        self._needed_before = needed
 
     def load_state(self) -> dict[str, Any] | None:
         """The newest readable state, or none when the fold has not begun.
@@ -99,7 +101,9 @@ class CheckpointStore:
                 continue
             if problems:
                 print(f"note: {problems[0]}; going on from {name}")
+                (self.folder / "state.pt").unlink()  # or the next save would put it in the place of the good one
             self.kept = [Kept(int(epoch), float(score), str(file)) for epoch, score, file in state["kept"]]
+            self._needed_before = {entry.file for entry in self.kept}
             return state
         if problems:
             raise UserError(f"{problems[0]}; no earlier state can be read either: begin anew with --restart")
@@ -109,13 +113,6 @@ class CheckpointStore:
         """Drop what a finished fold needs no more: the resume states, and its best weights' second name."""
         for path in (self.folder / "state.pt", self.folder / "state.previous.pt", self.best_file):
             path.unlink(missing_ok=True)
-
-    def _kept_by_previous(self) -> set[str]:
-        path = self.folder / "state.previous.pt"
-        try:
-            return {str(file) for _, _, file in _read(path)["kept"]} if path.is_file() else set()
-        except UserError:
-            return set()
 
     def _value(self, score: float) -> float:
         return -math.inf if math.isnan(score) else self.sign * score

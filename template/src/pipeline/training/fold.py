@@ -1,6 +1,7 @@
 """Training an experiment: its folds one after the other, each from where it stands."""
 
 import hashlib
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from pipeline.data.folds import FoldTable, load_folds, read_classes, split
 from pipeline.data.loaders import EpochBatches, RowBatches, TrainBatches, make_loader
 from pipeline.errors import Interrupted, UserError
 from pipeline.files import atomic, read_json, remove_parts, write_json
-from pipeline.inference.device import choose_device, choose_precision
+from pipeline.inference.device import choose_device, choose_precision, to_device
 from pipeline.inference.predict import BEST, FINISHED, predict_rows, write_predictions
 from pipeline.inference.weights import load_weights
 from pipeline.names import Named, Names
@@ -103,10 +104,10 @@ def train_fold(setup: Setup, fold: str, folder: Path, device: torch.device, show
         return
     began = time.monotonic()
     loop, valid_rows = make_loop(setup, fold, folder, device)
-    if show_contract:
-        print_contract(setup, loop)
     try:
         with loop.signals, loop.train_loader, loop.valid_loader:
+            if show_contract:
+                print_contract(setup, loop)
             loop.callbacks.on_run_start(loop)
             if loop.progress.epoch < loop.epochs:
                 engine.fit(loop)
@@ -118,6 +119,8 @@ def train_fold(setup: Setup, fold: str, folder: Path, device: torch.device, show
             raise Interrupted("left at once; the same command goes on from the last saved state") from error
         raise
     loop.tracker.finish(succeeded=True)
+    if loop.signals.leave:  # asked for while the fold was being finished
+        raise Interrupted(f"fold {fold} is finished; the same command goes on with what is left")
 
 
 def make_loop(setup: Setup, fold: str, folder: Path, device: torch.device) -> "tuple[FoldLoop, pd.DataFrame]":
@@ -198,10 +201,9 @@ def print_contract(setup: Setup, loop: FoldLoop) -> None:
     dataset = loop.train_loader.loader.dataset
     count = min(loop.sampler.batch_size, 4)
     batch: dict[str, Any] = setup.task.collate([dataset[(0, row)] for row in range(count)])
-    moved = {key: value.to(loop.device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
     loop.model.eval()
     with torch.no_grad():
-        outputs = loop.model(moved)
+        outputs = loop.model(to_device(batch, loop.device))
     table(
         "the dict contract, on the first rows",
         ("key", "dtype", "shape", "in"),
@@ -227,7 +229,7 @@ def finish_fold(setup: Setup, loop: FoldLoop, valid_rows: "pd.DataFrame", second
         write_predictions(loop.folder / "oof.parquet", predictions, int(loop.fold))
         summary["metrics"] = metrics
     with atomic(loop.folder / BEST) as temporary:
-        temporary.write_bytes(loop.checkpoints.best_file.read_bytes())
+        shutil.copyfile(loop.checkpoints.best_file, temporary)
     loop.callbacks.on_run_end(loop, result)
     loop.tracker.summary({"best_epoch": best.epoch + 1, **summary.get("metrics", {})})
     if setup.config.tracking.log_checkpoint:
