@@ -54,6 +54,7 @@ lint: $(READY)
 	$(PYTHON) -m ruff format --check
 
 schema: $(READY)
+	mkdir -p build
 	$(PYTHON) -c "import json, sys; sys.path.insert(0, 'template/src'); from pipeline.config import json_schema; \
 	print(json.dumps(json_schema(), indent=2))" > build/schema.json
 	mv build/schema.json template/src/pipeline/experiment.schema.json

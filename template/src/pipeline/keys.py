@@ -8,6 +8,8 @@ INPUT_ID = "input_id"  # list of str, (B,)
 INPUT_ROW = "input_row"  # int64 (B,): position of the row in its table
 INPUT_IMAGE = "input_image"  # uint8, or float32 in [0, 1], (B, H, W, C); float32 (B, C, H, W) after `Prepare`
 INPUT_WEIGHT = "input_weight"  # float32 (B,): how much the row counts in the loss
+INPUT_PARTNER = "input_partner"  # int64 (B,): the sample of the batch that is mixed in; there after mixup and cutmix
+INPUT_SHARE = "input_share"  # float32 (B,): how much of the sample itself is left beside its partner
 
 TARGET_PREFIX = "target_"
 OUTPUT_PREFIX = "output_"
@@ -35,3 +37,8 @@ def target_key(head: str) -> str:
 def output_key(head: str) -> str:
     """The key under which a model returns its logits for `head`."""
     return OUTPUT_PREFIX + head
+
+
+def mask_key(key: str, mask: int) -> str:
+    """The key of the same logits under another dropout mask: they train, and are never decoded."""
+    return f"{key}@{mask}"

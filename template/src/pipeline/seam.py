@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Stage = Literal["train", "valid"]
 Batch = dict[str, Any]
 Criterion = Callable[[Mapping[str, Tensor], Batch], "LossResult"]
+BatchTransform = Callable[[Batch], Batch]  # on the device, after `Prepare`, while training
 
 
 class LossResult(TypedDict):
@@ -52,6 +53,7 @@ class StepContext:
     batch: int  # position in the epoch
     step: int  # optimiser steps done
     criterion: Criterion
+    transforms: Sequence[BatchTransform] = ()  # of a training batch; none in the other stages
 
 
 Step = Callable[[Batch, nn.Module, StepContext], StepResult]

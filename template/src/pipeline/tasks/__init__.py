@@ -57,8 +57,8 @@ class Task(ABC):
         """The usual loss of each head."""
 
     @abstractmethod
-    def criterion(self, rows: Sequence[LossRow], names: Names) -> Criterion:
-        """The weighted sum of the loss rows."""
+    def criterion(self, losses: Sequence[LossRow], names: Names, rows: pd.DataFrame) -> Criterion:
+        """The weighted sum of the loss rows; `rows` are those that train, for what depends on how many there are."""
 
     @abstractmethod
     def decode(self, ids: Sequence[str], outputs: Mapping[str, Tensor]) -> pd.DataFrame:

@@ -154,7 +154,7 @@ def make_loop(setup: Setup, fold: str, folder: Path, device: torch.device) -> "t
         model=model,
         optimizer=make_optimizer(model, config.optimizer, names, fused),
         factor=make_schedule(config, names, train_batches.batches_per_epoch),
-        criterion=task.criterion(config.losses, names),
+        criterion=task.criterion(config.losses, names, train_rows),
         step=names.bind("step", config.step),
         train_loader=EpochBatches(make_loader(train_set, train_batches, task.collate, config.machine.workers, device)),
         train_batches=train_batches,

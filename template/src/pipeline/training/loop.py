@@ -98,7 +98,7 @@ class FoldLoop:
     def train_batch(self, batch: Batch) -> Tensor:
         self.callbacks.on_batch_start(self, "train", batch)
         seed_everything(self.config.seed, self.progress.epoch, self.progress.batch)
-        result = self._run_step("train", batch)
+        result = self.run_step("train", batch)
         self.sums["train"].add(result, len(batch[INPUT_ID]))
         self.callbacks.on_batch_end(self, "train", batch, result)
         return result["loss"]
@@ -127,7 +127,7 @@ class FoldLoop:
             self._begin_validation()
         self.callbacks.on_batch_start(self, "valid", batch)
         with torch.no_grad():
-            result = self._run_step("valid", batch)
+            result = self.run_step("valid", batch)
         self.sums["valid"].add(result, len(batch[INPUT_ID]))
         self._valid_parts.append(self.task.decode(batch[INPUT_ID], result["outputs"]))
         self.callbacks.on_batch_end(self, "valid", batch, result)
@@ -188,7 +188,8 @@ class FoldLoop:
             where = f"epoch {self.progress.epoch + 1}, batch {self.progress.batch}"
             raise Interrupted(f"fold {self.fold} is saved at {where}; the same command goes on from there")
 
-    def _run_step(self, stage: Stage, batch: Batch) -> StepResult:
+    def run_step(self, stage: Stage, batch: Batch) -> StepResult:
+        """The step on a batch that is on the device, in the loop's precision."""
         context = StepContext(stage, self.progress.epoch, self.progress.batch, self.progress.step, self.criterion)
         with autocast(self.device, self.precision):
             return self.step(batch, self.model, context)

@@ -74,7 +74,7 @@ def fit(loop: Loop) -> None:
         accelerator=loop.device.type,
         devices=1,
         accumulate_grad_batches=loop.config.training.accumulate,
-        gradient_clip_val=loop.config.training.clip_norm,
+        gradient_clip_val=loop.config.training.clip_grad,
         limit_val_batches=None if len(loop.valid_batches()) else 0,
         reload_dataloaders_every_n_epochs=1,  # an epoch that continues is shorter than the next one
         use_distributed_sampler=False,

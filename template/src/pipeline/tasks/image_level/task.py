@@ -28,10 +28,13 @@ from pipeline.tasks.image_level.submission_rules import SubmissionRules, submiss
 ROOM = "pipeline.tasks.image_level"
 
 
-def step(batch: Batch, model: nn.Module, context: StepContext) -> StepResult:
+def step(batch: Batch, model: PreparedModel, context: StepContext) -> StepResult:
     """The usual step: batch in, losses and detached outputs out."""
-    outputs = model(batch)
-    result = context.criterion(outputs, batch)
+    prepared = model.prepare(batch)
+    for transform in context.transforms:
+        prepared = transform(prepared)
+    outputs = model.network(prepared)
+    result = context.criterion(outputs, prepared)
     return {**result, "outputs": {key: value.detach() for key, value in outputs.items()}}
 
 
@@ -42,6 +45,7 @@ class ImageLevelTask(Task):
     NAMES: ClassVar[References] = {
         "prepare": {"normalize": f"{ROOM}.model:Normalize"},
         "model": {"encoder_heads": f"{ROOM}.model:EncoderHeads"},
+        "pooling": {"encoder": f"{ROOM}.pooling:EncoderPooling"},
         "loss": {"cross_entropy": f"{ROOM}.criterion:CrossEntropy"},
         "step": {"default": f"{ROOM}.task:step"},
     }
@@ -73,8 +77,8 @@ class ImageLevelTask(Task):
     def default_losses(self) -> tuple[LossRow, ...]:
         return tuple(LossRow(head=head.name, loss=Named(name="cross_entropy")) for head in self.heads)
 
-    def criterion(self, rows: Sequence[LossRow], names: Names) -> Criterion:
-        return WeightedLosses(rows, self.heads, names)
+    def criterion(self, losses: Sequence[LossRow], names: Names, rows: pd.DataFrame) -> Criterion:
+        return WeightedLosses(losses, self.heads, names)
 
     def decode(self, ids: Sequence[str], outputs: Mapping[str, Tensor]) -> pd.DataFrame:
         columns: dict[str, np.ndarray] = {}

@@ -1,12 +1,11 @@
-"""The typed experiment: every setting, its default, and what it may be."""
+"""The groups of settings of an experiment, each with its default and what it may be."""
 
-from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 
-from pipeline.errors import UserError
-from pipeline.names import Named, Names, explain
+from pipeline.errors import nearest
+from pipeline.names import Named
 
 
 class Strict(BaseModel):
@@ -33,14 +32,12 @@ def named(kind: str, default: str, description: str) -> Any:
     return Field(default=Named(name=default), description=description, json_schema_extra={"kind": kind})
 
 
-SIZE_SCHEMA = WithJsonSchema(
-    {
-        "anyOf": [
-            {"type": "integer", "minimum": 1},
-            {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 2, "maxItems": 2},
-        ]
-    }
-)
+SIZES: list[dict[str, Any]] = [
+    {"type": "integer", "minimum": 1},
+    {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 2, "maxItems": 2},
+]
+SIZE_SCHEMA = WithJsonSchema({"anyOf": SIZES})
+OPTIONAL_SIZE_SCHEMA = WithJsonSchema({"anyOf": [*SIZES, {"type": "null"}]})
 
 
 class Image(Strict):
@@ -48,17 +45,23 @@ class Image(Strict):
         default=(224, 224), description="height and width the model sees; one number: square"
     )
     reader: Named = named("reader", "image", "how a file becomes an array (H, W, C)")
+    cache: bool = Field(
+        default=False, description="decode and resize each image once, into a memory map below data/cache"
+    )
+    cache_size: Annotated[tuple[int, int] | None, OPTIONAL_SIZE_SCHEMA] = Field(
+        default=None, description="height and width in the cache; none: size. More leaves room for random crops"
+    )
     prepare: Named = named("prepare", "normalize", "what happens to a batch of images on the device, before the model")
 
-    @field_validator("size", mode="before")
+    @field_validator("size", "cache_size", mode="before")
     @classmethod
     def _square(cls, size: Any) -> Any:
         return (size, size) if isinstance(size, int) else size
 
-    @field_validator("size")
+    @field_validator("size", "cache_size")
     @classmethod
-    def _positive(cls, size: tuple[int, int]) -> tuple[int, int]:
-        if min(size) < 1:
+    def _positive(cls, size: tuple[int, int] | None) -> tuple[int, int] | None:
+        if size is not None and min(size) < 1:
             raise ValueError("height and width must be at least 1")
         return size
 
@@ -71,9 +74,19 @@ class Model(Strict):
     )
     encoder: str = Field(default="resnet34", description="any timm model name, or an encoder of your own")
     pretrained: bool = Field(default=True, description="start from the hub's weights; false: from scratch")
+    weights: str | None = Field(
+        default=None, description="start from these instead: a file, or run:NAME (the same fold of another run)"
+    )
     in_chans: int = Field(default=3, ge=1, description="channels of the image")
+    pooling: Named = named("pooling", "encoder", "how the feature map becomes one vector; encoder: as it was trained")
     drop_rate: float = Field(default=0.0, ge=0, lt=1, description="dropout before the heads")
+    multi_sample_dropout: int = Field(default=1, ge=1, description="dropout masks whose losses are averaged")
     drop_path_rate: float = Field(default=0.0, ge=0, lt=1, description="stochastic depth in the encoder")
+    grad_checkpointing: bool = Field(default=False, description="recompute activations: less memory, more time")
+    frozen: tuple[str, ...] = Field(
+        default=(), description="parts that do not train: encoder, encoder.layer1, ... (* stands for any text)"
+    )
+    freeze_norm: bool = Field(default=False, description="batch norm keeps its statistics, weights and biases")
     params: dict[str, Any] = Field(default_factory=dict, description="settings of the model's own")
 
 
@@ -81,6 +94,12 @@ class LossRow(Strict):
     loss: Named = Field(description="a loss by name", json_schema_extra={"kind": "loss"})
     head: str | None = Field(default=None, description="the head it trains; none: it gets all outputs and the batch")
     weight: float = Field(default=1.0, ge=0, description="its share in the sum")
+    class_weights: Literal["balanced", "sqrt"] | dict[str, float] | None = Field(
+        default=None, description="weights by class, of mean 1 over the rows: of 1 / count, of its root, or by name"
+    )
+    hardest: float = Field(
+        default=1.0, gt=0, le=1, description="only this share of a batch trains: the samples with the largest loss"
+    )
     name: str | None = Field(default=None, description="the term in logs; default: head and loss")
 
     @property
@@ -94,10 +113,21 @@ class Training(Strict):
     batch_size: int = Field(default=32, ge=1, description="rows per step and device")
     accumulate: int = Field(default=1, ge=1, description="steps whose gradients are summed before the optimiser steps")
     sampler: Named = named("sampler", "shuffle", "which rows an epoch sees, and in which order")
+    batch_transforms: tuple[Named, ...] = Field(
+        default=(),
+        description="what happens to a training batch on the device, after prepare: mixup, cutmix, ...",
+        json_schema_extra={"kind": "batch_transform"},
+    )
+    max_rows: int | None = Field(
+        default=None, ge=1, description="train on, and hold out, no more rows than this: for a first look only"
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         default="auto", description="auto: bf16 where the device really has it, else fp16 on a GPU, else fp32"
     )
-    clip_norm: float | None = Field(default=None, gt=0, description="largest gradient norm")
+    clip_grad: float | None = Field(default=None, gt=0, description="largest gradient, as clip_mode measures it")
+    clip_mode: Literal["norm", "value", "agc"] = Field(
+        default="norm", description="norm of all, single values, or adaptive: norm by layer over that of its weights"
+    )
     monitor: Literal["metric", "loss"] = Field(
         default="metric", description="what the best epoch is chosen by, on the held-out rows"
     )
@@ -107,6 +137,10 @@ class Optimizer(Strict):
     name: str = Field(default="adamw", description="any timm or torch optimiser by timm's name")
     lr: float = Field(default=1e-3, gt=0, description="peak learning rate")
     weight_decay: float = Field(default=0.01, ge=0, description="on weights; never on norms and biases")
+    layer_decay: float | None = Field(
+        default=None, gt=0, le=1, description="each layer's rate over that of the layer above it; none: 1"
+    )
+    encoder_lr_factor: float = Field(default=1.0, gt=0, description="the encoder's rate over that of the heads")
     params: dict[str, Any] = Field(default_factory=dict, description="further arguments of the optimiser")
     parameter_groups: Named = named("parameter_groups", "default", "which parameters share settings")
 
@@ -117,6 +151,19 @@ class Schedule(Strict):
     )
     warmup_epochs: float = Field(default=1.0, ge=0, description="linear warm-up from zero")
     params: dict[str, Any] = Field(default_factory=dict, description="settings of the schedule's own")
+
+
+class Averaging(Strict):
+    """Averages of weights. Those of the last two kinds are kept if they are better on the held-out rows."""
+
+    ema_decay: float | None = Field(
+        default=None, ge=0, lt=1, description="moving average of the weights after each step, 0.999 or so; none: off"
+    )
+    ema_warmup: bool = Field(default=True, description="the decay grows with the steps, as short trainings need it")
+    swa_start: int | None = Field(
+        default=None, description="mean of all epochs from this one on, from 1, or -5: the last five; none: off"
+    )
+    best_epochs: int = Field(default=1, ge=1, description="mean of so many of the best epochs; 1: off")
 
 
 class Checkpoints(Strict):
@@ -135,87 +182,45 @@ class Machine(Strict):
 
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto", description="where to compute")
     workers: int | None = Field(default=None, ge=0, description="loader processes; none: by the number of cores")
+    compile: bool = Field(default=False, description="torch.compile for the network: slow to start, faster steps")
     valid_batch_size: int | None = Field(default=None, ge=1, description="rows per batch without gradients")
 
 
-class Experiment(Strict):
-    """One experiment, as `experiments/NAME.yaml` describes it. The file holds only what differs from here."""
+INTERVENTIONS = (
+    "augmentations",
+    "image.size",
+    "losses",
+    "model.freeze_norm",
+    "model.frozen",
+    "step",
+    "training.batch_transforms",
+)
 
-    description: str = Field(default="", description="what is tried, in your words")
-    seed: int = Field(default=0, ge=0, description="the same seed gives the same numbers")
-    folds: str = Field(default="folds", description="the fold file: folds/NAME.csv")
-    image: Image = Image()
-    augmentations: Named = named("augmentations", "default", "what happens to images of each stage, on the CPU")
-    model: Model = Model()
-    losses: tuple[LossRow, ...] = Field(default=(), description="what trains; none: the usual loss of each head")
-    step: Named = named("step", "default", "how a batch becomes losses")
-    training: Training = Training()
-    optimizer: Optimizer = Optimizer()
-    schedule: Schedule = Schedule()
-    checkpoints: Checkpoints = Checkpoints()
-    callbacks: tuple[Named, ...] = Field(
-        default=(), description="what else watches or intervenes", json_schema_extra={"kind": "callback"}
+
+class Intervention(Strict):
+    """Settings that are others in some epochs of training. Held-out rows are always scored with the experiment's own."""
+
+    epochs: tuple[int, int] = Field(
+        description="first and last epoch, both included: counted from 1, or from the end (-1 is the last)"
     )
-    tracking: Tracking = Tracking()
-    machine: Machine = Machine()
+    set: dict[str, Any] = Field(description="setting -> value, for example {image.size: 160}", min_length=1)
 
+    @field_validator("epochs")
+    @classmethod
+    def _counted(cls, epochs: tuple[int, int]) -> tuple[int, int]:
+        if 0 in epochs or (epochs[0] > epochs[1] and epochs[0] * epochs[1] > 0):
+            raise ValueError("first and last epoch are expected, counted from 1 or from -1 at the end")
+        return epochs
 
-def parse_experiment(values: dict[str, Any], where: str) -> Experiment:
-    """Check the settings of one experiment.
+    @field_validator("set")
+    @classmethod
+    def _possible(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        for key in settings:
+            if not any(key == known or key.startswith(f"{known}.") for known in INTERVENTIONS):
+                raise ValueError(f"'{key}' cannot change while training; {nearest(key, INTERVENTIONS)}")
+        return settings
 
-    Raises:
-        UserError: unknown key (with the nearest valid one), wrong type, or value out of range.
-    """
-    try:
-        return Experiment.model_validate(values)
-    except ValidationError as error:
-        raise UserError(f"{where}: {explain(error, Experiment)}") from error
-
-
-def resolve_names(experiment: Experiment, names: Names) -> Experiment:
-    """Check every by-name entry against its callable and write all its parameters out, defaults included.
-
-    A run saves the result, so a default that changes later does not change the run.
-    """
-    return _resolve(experiment, names)
-
-
-def _resolve(group: Any, names: Names) -> Any:
-    changed: dict[str, Any] = {}
-    for name, info in type(group).model_fields.items():
-        value = getattr(group, name)
-        kind = info.json_schema_extra.get("kind") if isinstance(info.json_schema_extra, dict) else None
-        if kind is not None and name == "name":  # the group itself is the entry: `name` and `params` beside settings
-            resolved = names.resolve(str(kind), Named(name=value, params=group.params))
-            changed["params"] = resolved.params
-        elif kind is not None:
-            many = isinstance(value, tuple)
-            entries = tuple(names.resolve(str(kind), entry) for entry in (value if many else (value,)))
-            changed[name] = entries if many else entries[0]
-        elif isinstance(value, Strict):
-            changed[name] = _resolve(value, names)
-        elif isinstance(value, tuple) and any(isinstance(item, Strict) for item in value):
-            changed[name] = tuple(_resolve(item, names) for item in value)
-    return group.model_copy(update=changed)
-
-
-def differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
-    """`optimizer.lr: 0.001 -> 0.0003` for every setting both know; a setting the old run never had is no difference."""
-    if isinstance(old, dict) and isinstance(new, dict) and path.rpartition(".")[2] != "params":
-        for key in old:
-            yield from differences(old[key], new.get(key), f"{path}.{key}" if path else key)
-    elif old != new:
-        yield f"{path}: {_short(old)} -> {_short(new)}"
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def json_schema() -> dict[str, Any]:
-    """The JSON schema of an experiment's file, for completion in an editor; `experiment.schema.json` holds it."""
-    schema = Experiment.model_json_schema()
-    parent = {"type": "string", "description": "the experiment this one builds on: a file name without .yaml"}
-    schema["properties"] = {"extends": parent, **schema["properties"]}
-    return schema
+    def covers(self, epoch: int, epochs: int) -> bool:
+        """Whether the epoch, counted from 0 of `epochs`, is one of these."""
+        first, last = (number - 1 if number > 0 else epochs + number for number in self.epochs)
+        return first <= epoch <= last

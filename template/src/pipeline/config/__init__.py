@@ -1,0 +1,131 @@
+"""The typed experiment: every setting, its default, and what it may be."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from pipeline.config.groups import (
+    Averaging,
+    Checkpoints,
+    Image,
+    Intervention,
+    LossRow,
+    Machine,
+    Model,
+    Optimizer,
+    Schedule,
+    Strict,
+    Tracking,
+    Training,
+    named,
+)
+from pipeline.errors import UserError
+from pipeline.names import Named, Names, explain
+
+__all__ = [
+    "Averaging",
+    "Checkpoints",
+    "Experiment",
+    "Image",
+    "Intervention",
+    "LossRow",
+    "Machine",
+    "Model",
+    "Optimizer",
+    "Schedule",
+    "Tracking",
+    "Training",
+    "differences",
+    "json_schema",
+    "parse_experiment",
+    "resolve_names",
+]
+
+
+class Experiment(Strict):
+    """One experiment, as `experiments/NAME.yaml` describes it. The file holds only what differs from here."""
+
+    description: str = Field(default="", description="what is tried, in your words")
+    seed: int = Field(default=0, ge=0, description="the same seed gives the same numbers")
+    seeds: int = Field(default=1, ge=1, description="models a fold trains, from this seed on; they predict together")
+    folds: str = Field(default="folds", description="the fold file: folds/NAME.csv")
+    image: Image = Image()
+    augmentations: Named = named("augmentations", "default", "what happens to images of each stage, on the CPU")
+    model: Model = Model()
+    losses: tuple[LossRow, ...] = Field(default=(), description="what trains; none: the usual loss of each head")
+    step: Named = named("step", "default", "how a batch becomes losses")
+    training: Training = Training()
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    averaging: Averaging = Averaging()
+    interventions: tuple[Intervention, ...] = Field(
+        default=(), description="settings that are others in some epochs: unfreezing, image size, mixup off, ..."
+    )
+    checkpoints: Checkpoints = Checkpoints()
+    callbacks: tuple[Named, ...] = Field(
+        default=(), description="what else watches or intervenes", json_schema_extra={"kind": "callback"}
+    )
+    tracking: Tracking = Tracking()
+    machine: Machine = Machine()
+
+
+def parse_experiment(values: dict[str, Any], where: str) -> Experiment:
+    """Check the settings of one experiment.
+
+    Raises:
+        UserError: unknown key (with the nearest valid one), wrong type, or value out of range.
+    """
+    try:
+        return Experiment.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{where}: {explain(error, Experiment)}") from error
+
+
+def resolve_names(experiment: Experiment, names: Names) -> Experiment:
+    """Check every by-name entry against its callable and write all its parameters out, defaults included.
+
+    A run saves the result, so a default that changes later does not change the run.
+    """
+    return _resolve(experiment, names)
+
+
+def _resolve(group: Any, names: Names) -> Any:
+    changed: dict[str, Any] = {}
+    for name, info in type(group).model_fields.items():
+        value = getattr(group, name)
+        kind = info.json_schema_extra.get("kind") if isinstance(info.json_schema_extra, dict) else None
+        if kind is not None and name == "name":  # the group itself is the entry: `name` and `params` beside settings
+            resolved = names.resolve(str(kind), Named(name=value, params=group.params))
+            changed["params"] = resolved.params
+        elif kind is not None:
+            many = isinstance(value, tuple)
+            entries = tuple(names.resolve(str(kind), entry) for entry in (value if many else (value,)))
+            changed[name] = entries if many else entries[0]
+        elif isinstance(value, Strict):
+            changed[name] = _resolve(value, names)
+        elif isinstance(value, tuple) and any(isinstance(item, Strict) for item in value):
+            changed[name] = tuple(_resolve(item, names) for item in value)
+    return group.model_copy(update=changed)
+
+
+def differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
+    """`optimizer.lr: 0.001 -> 0.0003` for every setting both know; a setting the old run never had is no difference."""
+    if isinstance(old, dict) and isinstance(new, dict) and path.rpartition(".")[2] != "params":
+        for key in old:
+            yield from differences(old[key], new.get(key), f"{path}.{key}" if path else key)
+    elif old != new:
+        yield f"{path}: {_short(old)} -> {_short(new)}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of an experiment's file, for completion in an editor; `experiment.schema.json` holds it."""
+    schema = Experiment.model_json_schema()
+    parent = {"type": "string", "description": "the experiment this one builds on: a file name without .yaml"}
+    schema["properties"] = {"extends": parent, **schema["properties"]}
+    return schema
