@@ -85,6 +85,8 @@ class StageResult:
         metrics: every metric of the competition; empty for the training stage.
         truth, predictions: tables indexed by id, in the same order; none for the training stage.
         seconds: wall time of the stage.
+        raw: the same rows with the weights as they train, where the moving average of the weights is what is scored.
+        weights: in the final prediction, which weights these are: `best epoch 7`, `mean of epochs 5, 6, 7`.
     """
 
     stage: Stage
@@ -94,6 +96,8 @@ class StageResult:
     truth: "pd.DataFrame | None" = None
     predictions: "pd.DataFrame | None" = None
     seconds: float = 0.0
+    raw: "StageResult | None" = None
+    weights: str = ""
 
 
 class Run(Protocol):
@@ -115,6 +119,13 @@ class Run(Protocol):
     @property
     def best(self) -> "Best | None":
         """The best epoch so far; none before the first one has ended."""
+        ...
+
+    def run_step(self, stage: Stage, batch: Batch) -> StepResult:
+        """The step once more, on a batch that is on the device, for what needs a second pass (SAM, AWP).
+
+        Gradients flow as they do in training; the caller differentiates `loss`, or switches gradients off.
+        """
         ...
 
 

@@ -43,6 +43,7 @@ class ImageLevelTask(Task):
 
     KINDS: ClassVar[frozenset[str]] = frozenset({"multiclass"})
     NAMES: ClassVar[References] = {
+        "augmentations": {"resize": f"{ROOM}.dataset:resize"},
         "prepare": {"normalize": f"{ROOM}.model:Normalize"},
         "model": {"encoder_heads": f"{ROOM}.model:EncoderHeads"},
         "pooling": {"encoder": f"{ROOM}.pooling:EncoderPooling"},
