@@ -34,6 +34,24 @@ def by_epoch(config: Experiment, names: Names) -> list[Experiment]:
     return found
 
 
+def written_out(config: Experiment, names: Names) -> Experiment:
+    """The experiment with every default of what its interventions choose by name written out, as a run keeps it."""
+    found = []
+    for number, intervention in enumerate(config.interventions):
+        values = _with(config, names, [intervention], number).model_dump(mode="json")
+        before = config.model_dump(mode="json")
+        settings = dict(intervention.set)
+        for key in settings:
+            if key in ("augmentations", "step") and values[key]["name"] != before[key]["name"]:
+                settings[key] = values[key]
+            elif key == "losses":
+                settings[key] = values[key]
+            elif key == "training.batch_transforms":
+                settings[key] = values["training"]["batch_transforms"]
+        found.append(intervention.model_copy(update={"set": settings}))
+    return config.model_copy(update={"interventions": tuple(found)})
+
+
 def _with(config: Experiment, names: Names, interventions: list[Intervention], number: int) -> Experiment:
     values: dict[str, Any] = config.model_dump(mode="json")
     for intervention in interventions:

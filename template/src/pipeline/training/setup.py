@@ -12,7 +12,7 @@ from pipeline.data.folds import FoldTable, load_folds, read_classes
 from pipeline.names import Names
 from pipeline.project import Project
 from pipeline.tasks import Task, task_for
-from pipeline.training.interventions import by_epoch
+from pipeline.training.interventions import by_epoch, written_out
 
 
 @dataclass(frozen=True)
@@ -45,5 +45,5 @@ def prepare(project: Project, competition: Competition, name: str, config: Exper
     names = Names(DATA_NAMES, training.NAMES, CALLBACK_NAMES, task.NAMES, competition.all_names())
     if not config.losses:
         config = config.model_copy(update={"losses": task.default_losses()})
-    config = resolve_names(config, names)
+    config = written_out(resolve_names(config, names), names)
     return Setup(project, competition, name, config, by_epoch(config, names), names, task, folds)

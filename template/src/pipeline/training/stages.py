@@ -51,6 +51,9 @@ class TrainStages:
         self.configs, self.names, self.task = configs, names, task
         self.rows, self.root, self.batches, self.device = rows, root, batches, device
         self.current: TrainStage | None = None
+        # All of them now: what is wrong with the losses of a later epoch is said before the first step.
+        distinct = {id(config): config for config in configs}
+        self.criteria = {key: task.criterion(config.losses, names, rows) for key, config in distinct.items()}
 
     def at(self, epoch: int) -> TrainStage:
         """The stage of an epoch; beyond the last one, that of the experiment's last epoch."""
@@ -72,7 +75,7 @@ class TrainStages:
         return TrainStage(
             config,
             loader=self._loader(config),
-            criterion=self.task.criterion(config.losses, names, self.rows),
+            criterion=self.criteria[id(config)],
             step=names.bind("step", config.step),
             transforms=[names.bind("batch_transform", entry)() for entry in config.training.batch_transforms],
         )
