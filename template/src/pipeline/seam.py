@@ -27,6 +27,23 @@ Criterion = Callable[[Mapping[str, Tensor], Batch], "LossResult"]
 BatchTransform = Callable[[Batch], Batch]  # on the device, after `Prepare`, while training
 
 
+class PreparedModel(nn.Module):
+    """What a room's model is: `prepare`, then `network`, saved together. Batch dict in, output dict out.
+
+    A step calls them one by one, so that the batch can be changed between the two. The optimiser, freezing and
+    compilation see them by these names.
+    """
+
+    def __init__(self, prepare: nn.Module, network: nn.Module) -> None:
+        super().__init__()
+        self.prepare = prepare
+        self.network = network
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        outputs: dict[str, Tensor] = self.network(self.prepare(batch))
+        return outputs
+
+
 class LossResult(TypedDict):
     """What a criterion returns: the scalar that trains, each term, and each term per sample."""
 
@@ -56,7 +73,7 @@ class StepContext:
     transforms: Sequence[BatchTransform] = ()  # of a training batch; none in the other stages
 
 
-Step = Callable[[Batch, nn.Module, StepContext], StepResult]
+Step = Callable[[Batch, PreparedModel, StepContext], StepResult]
 
 
 class Verdict(Enum):
@@ -109,7 +126,7 @@ class Run(Protocol):
     folder: Path  # runs/<experiment>/fold_<k>
     heads: Sequence[Head]
     metrics: Sequence[Metric]
-    model: nn.Module
+    model: PreparedModel
     optimizer: torch.optim.Optimizer
     tracker: "Tracker"
     progress: Progress

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pipeline.callbacks import Callback
 from pipeline.errors import UserError, listed
-from pipeline.keys import INPUT_IMAGE, LOSS
+from pipeline.keys import INPUT_IMAGE
 from pipeline.seam import Batch, Run, Stage, StageResult, StepResult, Verdict
 from pipeline.terminal import console
 
@@ -35,7 +35,7 @@ class LearningTest(Callback):
 
     def on_batch_end(self, run: Run, stage: Stage, batch: Batch, result: StepResult) -> None:
         if stage == "train":
-            self.losses.append(float(result[LOSS].detach()))
+            self.losses.append(float(result["loss"].detach()))
             self.batch = batch
 
     def on_gradients_ready(self, run: Run) -> Verdict:
@@ -66,8 +66,8 @@ class LearningTest(Callback):
                 f"{self.drop:g} of the first is expected; before any idea, look for: {'; '.join(causes)}"
             )
         out.print(
-            f"passed: the loss fell to {last / first:.1%} of the first. Images, labels, loss and optimiser work together; "
-            "if an experiment does not learn from here on, the problem is hard, not the pipeline broken.",
+            f"passed: the loss fell to {last / first:.1%} of the first. Images, labels, loss, optimiser work together: "
+            "if an experiment does not learn now, the problem is hard, and the pipeline is not what is broken.",
             soft_wrap=True,
         )
 
@@ -95,7 +95,7 @@ class LearningTest(Callback):
             return math.nan
         run.model.eval()
         with torch.no_grad():
-            return float(run.run_step("valid", self.batch)[LOSS])
+            return float(run.run_step("valid", self.batch)["loss"])
 
     def _rows(self) -> int:
         return next((len(value) for value in self.batch.values()), 0)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -11,6 +11,8 @@ from torch.optim.swa_utils import AveragedModel
 from pipeline.config import Averaging
 from pipeline.errors import UserError
 from pipeline.inference.weights import load_weights
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 class WeightAverages:
@@ -48,9 +50,9 @@ class WeightAverages:
         if self.swa is not None and epoch >= self.first:
             self.swa.update_parameters(model)
 
-    def scored(self, model: nn.Module) -> nn.Module:
+    def scored(self, model: Model) -> Model:
         """The weights that are evaluated and kept: the moving average where there is one."""
-        averaged: nn.Module = model if self.ema is None else self.ema.module
+        averaged: Model = model if self.ema is None else self.ema.module
         return averaged
 
     def state_dict(self) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 from pipeline.callbacks import CallbackList, default_callbacks
 from pipeline.config import Experiment
@@ -15,6 +14,7 @@ from pipeline.errors import UserError
 from pipeline.files import read_json, remove_parts
 from pipeline.inference.device import choose_precision
 from pipeline.names import Named, Names
+from pipeline.seam import PreparedModel
 from pipeline.tracking import RunInfo, make_tracker
 from pipeline.training.averaging import WeightAverages
 from pipeline.training.checkpoints import CheckpointStore
@@ -91,15 +91,17 @@ def fold_rows(setup: Setup, fold: str) -> "tuple[pd.DataFrame, pd.DataFrame]":
     return few[0], few[1]
 
 
-def make_model(setup: Setup, fold: str, device: torch.device, fresh: bool) -> nn.Module:
+def make_model(setup: Setup, fold: str, device: torch.device, fresh: bool) -> PreparedModel:
     """The model on the device, with the weights it starts from; a run that continues needs none."""
     settings = setup.config.model
     from_hub = fresh and settings.pretrained and settings.weights is None
     model = setup.task.model(setup.config, setup.names, pretrained=from_hub)
     for stage in {id(stage): stage for stage in setup.stages}.values():
         freeze(model.network, stage.model)  # what names no part is refused before the first step
-    layout = torch.channels_last if device.type == "cuda" else torch.preserve_format
-    return model.to(device, memory_format=layout)
+    model.to(device)
+    if device.type == "cuda":
+        model.to(memory_format=torch.channels_last)
+    return model
 
 
 def make_schedule(config: Experiment, names: Names, batches_per_epoch: int) -> Factor:

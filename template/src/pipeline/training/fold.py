@@ -114,7 +114,7 @@ def print_contract(setup: Setup, loop: FoldLoop) -> None:
 
 
 def compile_networks(loop: FoldLoop) -> None:
-    """`machine.compile`: the networks that train and that are scored, in place, so that the weights keep their names."""
+    """`machine.compile`: the networks that train and that are scored, in place, so weights keep their names."""
     if loop.config.machine.compile:
         for model in {id(model): model for model in (loop.model, loop.averages.scored(loop.model))}.values():
             model.network.compile(dynamic=False)

@@ -36,15 +36,13 @@ def by_epoch(config: Experiment, names: Names) -> list[Experiment]:
 
 def written_out(config: Experiment, names: Names) -> Experiment:
     """The experiment with every default of what its interventions choose by name written out, as a run keeps it."""
+    before = config.model_dump(mode="json")
     found = []
     for number, intervention in enumerate(config.interventions):
         values = _with(config, names, [intervention], number).model_dump(mode="json")
-        before = config.model_dump(mode="json")
         settings = dict(intervention.set)
         for key in settings:
-            if key in ("augmentations", "step") and values[key]["name"] != before[key]["name"]:
-                settings[key] = values[key]
-            elif key == "losses":
+            if key == "losses" or (key in ("augmentations", "step") and values[key]["name"] != before[key]["name"]):
                 settings[key] = values[key]
             elif key == "training.batch_transforms":
                 settings[key] = values["training"]["batch_transforms"]

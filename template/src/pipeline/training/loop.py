@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.callbacks import CallbackList
 from pipeline.competition import Head, Metric
@@ -17,7 +17,19 @@ from pipeline.data.loaders import EpochBatches, to_device
 from pipeline.errors import Interrupted, UserError
 from pipeline.inference.device import Precision, autocast
 from pipeline.keys import INPUT_ID
-from pipeline.seam import Batch, Best, Criterion, Progress, Stage, StageResult, Step, StepContext, StepResult, Verdict
+from pipeline.seam import (
+    Batch,
+    Best,
+    Criterion,
+    PreparedModel,
+    Progress,
+    Stage,
+    StageResult,
+    Step,
+    StepContext,
+    StepResult,
+    Verdict,
+)
 from pipeline.tasks import Task, metric_values
 from pipeline.training.averaging import WeightAverages
 from pipeline.training.checkpoints import CheckpointStore
@@ -48,7 +60,7 @@ class FoldLoop:
         folder: Path,
         task: Task,
         metrics: Sequence[Metric],
-        model: nn.Module,
+        model: PreparedModel,
         averages: WeightAverages,
         optimizer: torch.optim.Optimizer,
         factor: Factor,
@@ -154,7 +166,7 @@ class FoldLoop:
         self.save()
         self._leave_if_asked()
 
-    def validate(self, model: nn.Module) -> StageResult:
+    def validate(self, model: PreparedModel) -> StageResult:
         """Losses, metrics and predictions of any weights on the held-out rows, outside the epochs."""
         model.eval()
         seen = HeldOut(self.task)
@@ -211,12 +223,7 @@ class FoldLoop:
             return not math.isnan(score)
         return score < other if self.config.training.monitor == "loss" else self.metrics[0].better(score, than=other)
 
-    def _leave_if_asked(self) -> None:
-        if self.signals.leave:
-            where = f"epoch {self.progress.epoch + 1}, batch {self.progress.batch}"
-            raise Interrupted(f"fold {self.fold} is saved at {where}; the same command goes on from there")
-
-    def run_step(self, stage: Stage, batch: Batch, model: nn.Module | None = None) -> StepResult:
+    def run_step(self, stage: Stage, batch: Batch, model: PreparedModel | None = None) -> StepResult:
         """The step on a batch that is on the device, in the loop's precision; by default of the model that trains."""
         now = self.progress
         if stage == "train":
@@ -250,7 +257,7 @@ class FoldLoop:
         self.model.eval()
         self.callbacks.on_epoch_start(self, "valid")
 
-    def _raw(self) -> nn.Module | None:
+    def _raw(self) -> PreparedModel | None:
         """The model that trains, where other weights than its own are scored."""
         return None if self.averages.ema is None else self.model
 
