@@ -5,9 +5,10 @@ transformer come as (B, C, N, 1), without class and register tokens.
 """
 
 import math
+from typing import Any
 
 import torch
-from timm.layers import AttentionPoolLatent, SelectAdaptivePool2d
+from timm.layers import AttentionPool2d, AttentionPoolLatent, RotAttentionPool2d, SelectAdaptivePool2d
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
@@ -68,3 +69,57 @@ class AttentionPooling(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         pooled: Tensor = self.pool(features.flatten(2).transpose(1, 2))
         return pooled
+
+
+def width(encoder: Any, pooling: nn.Module) -> int:
+    """Length of the vector that `features` returns. Many families widen it behind their pooling."""
+    if not isinstance(pooling, EncoderPooling) and not _has_head(encoder):
+        return int(encoder.num_features)
+    return int(getattr(encoder, "head_hidden_size", None) or encoder.num_features)
+
+
+def features(encoder: Any, pooling: nn.Module, image: Tensor) -> Tensor:
+    """Image (B, C, H, W) to a vector (B, width).
+
+    What an encoder has behind its pooling stays as it was trained: the norm of a ConvNeXt or ViT, the wider layers of
+    MobileNetV3, EfficientViT, HGNet and others. Another pooling therefore takes the map before the encoder's own, and
+    its result goes on as a map of one position, which the encoder's own pooling leaves as it is. Where that pooling is
+    learned itself (the attention of SigLIP and CLIP), it is left out with all that follows.
+
+    Raises:
+        UserError: another pooling than `encoder`, and the encoder has no single feature map.
+    """
+    if isinstance(pooling, EncoderPooling):
+        vector: Tensor = encoder(image)
+        return vector
+    found = encoder.forward_features(image) if hasattr(encoder, "forward_features") else encoder(image)
+    prefix = _prefix_tokens(encoder)
+    if isinstance(found, Tensor) and found.ndim == 4:
+        channels = -1 if _channels_last(encoder) else 1
+        pooled = pooling(found.movedim(channels, 1))
+        one = pooled[:, None, None] if channels == -1 else pooled[:, :, None, None]
+    elif isinstance(found, Tensor) and found.ndim == 3 and found.shape[1] > prefix:
+        pooled = pooling(found[:, prefix:].transpose(1, 2).unsqueeze(3))
+        one = pooled[:, None].expand(-1, prefix + 1, -1)  # whichever token the encoder reads, it is this one
+    else:
+        raise UserError(
+            f"the encoder {type(encoder).__name__} gives no single feature map to pool; set model.pooling to encoder"
+        )
+    return encoder.forward_head(one, pre_logits=True) if _has_head(encoder) else pooled
+
+
+def _prefix_tokens(encoder: Any) -> int:
+    """Class and register tokens; some families do not count them."""
+    count: int | None = getattr(encoder, "num_prefix_tokens", None)
+    return count if count is not None else int(getattr(encoder, "cls_token", None) is not None)
+
+
+def _channels_last(encoder: Any) -> bool:
+    return str(getattr(encoder, "output_fmt", "NCHW")).endswith("NHWC")
+
+
+def _has_head(encoder: Any) -> bool:
+    learned = getattr(encoder, "attn_pool", None) is not None or isinstance(
+        getattr(encoder, "head", None), (AttentionPool2d, RotAttentionPool2d)
+    )
+    return hasattr(encoder, "forward_head") and not learned

@@ -45,7 +45,13 @@ class ImageLevelTask(Task):
     NAMES: ClassVar[References] = {
         "prepare": {"normalize": f"{ROOM}.model:Normalize"},
         "model": {"encoder_heads": f"{ROOM}.model:EncoderHeads"},
-        "pooling": {"encoder": f"{ROOM}.pooling:EncoderPooling"},
+        "pooling": {
+            "encoder": f"{ROOM}.pooling:EncoderPooling",
+            "avg": f"{ROOM}.pooling:average",
+            "max": f"{ROOM}.pooling:maximum",
+            "gem": f"{ROOM}.pooling:GeneralizedMean",
+            "attention": f"{ROOM}.pooling:AttentionPooling",
+        },
         "loss": {"cross_entropy": f"{ROOM}.criterion:CrossEntropy"},
         "step": {"default": f"{ROOM}.task:step"},
     }
@@ -67,7 +73,8 @@ class ImageLevelTask(Task):
         return collate(samples)
 
     def model(self, experiment: Experiment, names: Names, pretrained: bool) -> nn.Module:
-        settings = experiment.model.model_copy(update={"pretrained": pretrained})
+        size = experiment.model.image_size or experiment.image.size
+        settings = experiment.model.model_copy(update={"pretrained": pretrained, "image_size": size})
         entry = Named(name=settings.name, params=settings.params)
         network = names.bind("model", entry)(self.heads, settings, names)
         mean = getattr(network, "mean", [0.0] * settings.in_chans)
