@@ -14,7 +14,7 @@ from pipeline.errors import UserError, nearest
 from pipeline.names import Names
 
 HUB = ("hf-hub:", "hf_hub:")
-HUB_FILES = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin", "config.json")
+HUB_FILES = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin")
 WEIGHTS_FROM_ELSEWHERE = {"pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}  # arguments of timm.create_model
 
 MISFITS = ("must match", "broadcast", "is invalid for input of size")  # how torch says that shapes do not fit
@@ -115,14 +115,14 @@ def require_hub(name: str) -> None:
     """
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every retry, and we of the outcome
     if name.startswith(HUB):
-        repository, file = name.partition(":")[2], "config.json"
+        source, files = name.partition(":")[2], ("config.json", *HUB_FILES)
     else:
         config = get_pretrained_cfg(name)
-        repository, file = getattr(config, "hf_hub_id", None) or "", getattr(config, "hf_hub_filename", None)
-    repository, _, revision = repository.partition("@")
-    files = [file, *HUB_FILES] if file else list(HUB_FILES)
+        source = (config.hf_hub_id if config else None) or ""
+        files = (config.hf_hub_filename, *HUB_FILES) if config and config.hf_hub_filename else HUB_FILES
+    repository, _, revision = source.partition("@")
     if "/" not in repository or any(
-        isinstance(try_to_load_from_cache(repository, known, revision=revision or None), str) for known in files
+        isinstance(try_to_load_from_cache(repository, file, revision=revision or None), str) for file in files
     ):
         return
     try:
