@@ -30,8 +30,9 @@ from pipeline.terminal import table
 from pipeline.tracking import RunInfo, make_tracker
 from pipeline.training.checkpoints import CheckpointStore
 from pipeline.training.loop import FoldLoop
-from pipeline.training.optimizer import Factor, make_optimizer
+from pipeline.training.optimizer import make_optimizer
 from pipeline.training.run_folder import open_run
+from pipeline.training.schedules import Factor
 from pipeline.training.seeds import seed_everything
 
 if TYPE_CHECKING:
@@ -123,8 +124,10 @@ def train_fold(setup: Setup, fold: str, folder: Path, device: torch.device, show
         raise Interrupted(f"fold {fold} is finished; the same command goes on with what is left")
 
 
-def make_loop(setup: Setup, fold: str, folder: Path, device: torch.device) -> "tuple[FoldLoop, pd.DataFrame]":
-    """Everything a fold's run is made of, standing where its saved state says."""
+def make_loop(
+    setup: Setup, fold: str, folder: Path, device: torch.device, tracked: bool = True
+) -> "tuple[FoldLoop, pd.DataFrame]":
+    """Everything a fold's run is made of, standing where its saved state says; `tracked` is for what is a run."""
     config, names, task = setup.config, setup.names, setup.task
     train_rows, valid_rows = split(setup.folds.rows, fold)
     if train_rows.empty:
@@ -168,7 +171,8 @@ def make_loop(setup: Setup, fold: str, folder: Path, device: torch.device) -> "t
     if state is not None:
         loop.load(state)
         print(f"fold {fold}: going on at epoch {loop.progress.epoch + 1}, batch {loop.progress.batch}")
-    loop.tracker = make_tracker(run_info(setup, loop), setup.competition.settings.trackers)
+    if tracked:
+        loop.tracker = make_tracker(run_info(setup, loop), setup.competition.settings.trackers)
     return loop, valid_rows
 
 
