@@ -61,10 +61,10 @@ def weighted(
     weights = pd.to_numeric(_filled(rows, column, "weighted"), errors="coerce").to_numpy(np.float64)
     wrong = ~np.isfinite(weights) | (weights < 0)
     if wrong.any():
-        first = rows[wrong].iloc[0]
+        first = rows.loc[wrong, column].iloc[0]
         raise UserError(
             f"sampler 'weighted': column '{column}' must hold numbers of at least 0; {int(wrong.sum())} rows do not "
-            f"(id {listed(rows.loc[wrong, ROW_ID])}: {str(first[column])!r}); mend them in tables.py"
+            f"(id {listed(rows.loc[wrong, ROW_ID])}; the first is '{first}'); mend them in tables.py"
         )
     if not weights.any():
         raise UserError(f"sampler 'weighted': column '{column}' is 0 in every row, so none can be drawn; mend it")

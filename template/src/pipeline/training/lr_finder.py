@@ -25,7 +25,6 @@ from pipeline.training.loop import FoldLoop
 from pipeline.training.optimizer import set_learning_rate
 from pipeline.training.seeds import seed_everything
 
-SPAN = 0.1  # share of the steps over which the loss is smoothed, on each side
 DIVERGED = 4.0  # times the least smoothed loss, as fastai has it
 FEWEST = 10  # steps below which a curve says nothing
 RAW, SMOOTH, CHOSEN, LEAST = "#e8c9a8", "#1f5fa8", "#2a8a4a", "#d1731f"
@@ -107,10 +106,10 @@ def find_learning_rate(
 def make_curve(points: Sequence[tuple[float, float]]) -> Curve:
     """The curve of (rate, loss) in the order of the steps."""
     rates, losses = np.array(points, dtype=np.float64).T
-    series = pd.Series(losses)
-    span = max(2.0, SPAN * len(points))
-    ahead, back = (part.ewm(span=span).mean().to_numpy() for part in (series, series[::-1]))
-    return Curve(rates, losses, (ahead + back[::-1]) / 2)
+    smoothed = pd.Series(losses)
+    for _ in range(2):  # a mean of means has no corners where a wild step enters or leaves it
+        smoothed = smoothed.rolling(_window(len(points)), center=True, min_periods=1).mean()
+    return Curve(rates, losses, smoothed.to_numpy())
 
 
 def figure(curve: Curve, title: str) -> Figure:
@@ -125,7 +124,7 @@ def figure(curve: Curve, title: str) -> Figure:
             height = float(np.interp(math.log(rate), np.log(curve.rates), curve.smoothed))
             axes.axvline(rate, color=color, lw=1, ls=":")
             axes.plot([rate], [height], "D", color=color, ms=6, zorder=3, label=f"{label}: {rate:.1e}")
-    low, high = curve.smoothed.min(), max(curve.smoothed[0], np.quantile(curve.smoothed, 0.9))
+    low, high = min(curve.losses.min(), curve.smoothed.min()), max(curve.smoothed[0], np.quantile(curve.smoothed, 0.9))
     margin = 0.1 * (high - low) or 1.0
     axes.set_ylim(low - margin, high + 3 * margin)  # the explosion at the end must not press the rest flat
     axes.set_xscale("log")
@@ -142,7 +141,7 @@ def _sweep(loop: FoldLoop, rates: np.ndarray) -> Iterator[tuple[float, float]]:
     """One optimiser step at each rate; ends when the loss is not finite or has exploded."""
     loop.model.train()
     batches = _endless(loop)
-    smoothed, least, weight = 0.0, math.inf, 2 / (max(2.0, SPAN * len(rates)) + 1)
+    smoothed, least, weight = 0.0, math.inf, 2 / (_window(len(rates)) + 1)
     with progress_bar(console()) as bar:
         for number, rate in enumerate(bar.track(rates, description="learning rates")):
             set_learning_rate(loop.optimizer, rate / loop.config.optimizer.lr)
@@ -155,6 +154,11 @@ def _sweep(loop: FoldLoop, rates: np.ndarray) -> Iterator[tuple[float, float]]:
             least = min(least, now)
             if now - least > (DIVERGED - 1) * abs(least):
                 return
+
+
+def _window(steps: int) -> int:
+    """Over how many steps a loss is averaged: a tenth of all, and odd, so that it has a middle."""
+    return max(3, steps // 20 * 2 + 1)
 
 
 def _step(loop: FoldLoop, batches: Iterator[Batch]) -> float:

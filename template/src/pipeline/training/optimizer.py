@@ -113,9 +113,7 @@ def make_optimizer(model: nn.Module, settings: Optimizer, names: Names, fused: b
     except (TypeError, ValueError, AssertionError) as error:
         raise UserError(f"optimiser '{settings.name}' refused its settings: {error}") from error
     if getattr(optimizer, "is_second_order", False):
-        raise UserError(
-            f"optimiser '{settings.name}' needs second derivatives, which no step keeps; choose another"
-        )
+        raise UserError(f"optimiser '{settings.name}' needs second derivatives, which no step keeps; choose another")
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
     return optimizer
