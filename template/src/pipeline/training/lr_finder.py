@@ -25,7 +25,7 @@ from pipeline.training.loop import FoldLoop
 from pipeline.training.optimizer import set_learning_rate
 from pipeline.training.seeds import seed_everything
 
-DIVERGED = 4.0  # times the least smoothed loss, as fastai has it
+DIVERGED = 4.0  # times the least smoothed loss: by then nothing is left to see
 FEWEST = 10  # steps below which a curve says nothing
 RAW, SMOOTH, CHOSEN, LEAST = "#e8c9a8", "#1f5fa8", "#2a8a4a", "#d1731f"
 

@@ -63,7 +63,7 @@ def step(steps: int, warmup_steps: int, *, milestones: tuple[float, ...] = (0.5,
 
 
 def flat_cosine(steps: int, warmup_steps: int, *, flat: float = 0.75, final: float = 0.0) -> Factor:
-    """The peak for a share `flat` of the training, then half a cosine down to `final` (`fit_flat_cos` of fastai)."""
+    """The peak for a share `flat` of the training, then half a cosine down to `final`."""
     _require_share("flat", flat)
     start = max(round(flat * steps), warmup_steps)
     warm = constant(steps, warmup_steps)
