@@ -27,6 +27,23 @@ Criterion = Callable[[Mapping[str, Tensor], Batch], "LossResult"]
 BatchTransform = Callable[[Batch], Batch]  # on the device, after `Prepare`, while training
 
 
+class PreparedModel(nn.Module):
+    """What a room's model is: `prepare`, then `network`, saved together. Batch dict in, output dict out.
+
+    A step calls them one by one, so that the batch can be changed between the two. The optimiser, freezing and
+    compilation see them by these names.
+    """
+
+    def __init__(self, prepare: nn.Module, network: nn.Module) -> None:
+        super().__init__()
+        self.prepare = prepare
+        self.network = network
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        outputs: dict[str, Tensor] = self.network(self.prepare(batch))
+        return outputs
+
+
 class LossResult(TypedDict):
     """What a criterion returns: the scalar that trains, each term, and each term per sample."""
 
@@ -56,7 +73,7 @@ class StepContext:
     transforms: Sequence[BatchTransform] = ()  # of a training batch; none in the other stages
 
 
-Step = Callable[[Batch, nn.Module, StepContext], StepResult]
+Step = Callable[[Batch, PreparedModel, StepContext], StepResult]
 
 
 class Verdict(Enum):
@@ -85,6 +102,8 @@ class StageResult:
         metrics: every metric of the competition; empty for the training stage.
         truth, predictions: tables indexed by id, in the same order; none for the training stage.
         seconds: wall time of the stage.
+        raw: the same rows with the weights as they train, where the moving average of the weights is what is scored.
+        weights: in the final prediction, which weights these are: `best epoch 7`, `mean of epochs 5, 6, 7`.
     """
 
     stage: Stage
@@ -94,6 +113,8 @@ class StageResult:
     truth: "pd.DataFrame | None" = None
     predictions: "pd.DataFrame | None" = None
     seconds: float = 0.0
+    raw: "StageResult | None" = None
+    weights: str = ""
 
 
 class Run(Protocol):
@@ -105,7 +126,7 @@ class Run(Protocol):
     folder: Path  # runs/<experiment>/fold_<k>
     heads: Sequence[Head]
     metrics: Sequence[Metric]
-    model: nn.Module
+    model: PreparedModel
     optimizer: torch.optim.Optimizer
     tracker: "Tracker"
     progress: Progress
@@ -115,6 +136,13 @@ class Run(Protocol):
     @property
     def best(self) -> "Best | None":
         """The best epoch so far; none before the first one has ended."""
+        ...
+
+    def run_step(self, stage: Stage, batch: Batch) -> StepResult:
+        """The step once more, on a batch that is on the device, for what needs a second pass (SAM, AWP).
+
+        Gradients flow as they do in training; the caller differentiates `loss`, or switches gradients off.
+        """
         ...
 
 

@@ -3,7 +3,8 @@
 At the cadence of `tracking.every_steps`: `batch/loss`, `batch/<term>`, and the learning rates: `lr/group_0` and
 `lr/group_1`, or where there are more groups one for each rate by the name of its part (`lr/heads`). After every epoch:
 `train/loss`, `train/<term>` (means over the epoch), `valid/loss`, `valid/<term>`, `valid/<metric>`,
-`time/train_seconds`, `time/valid_seconds`. With each of them `epoch`: how many epochs are done, a fraction inside one.
+`time/train_seconds`, `time/valid_seconds`; where a moving average of the weights is scored, `valid_raw/<metric>` and so
+on for the weights as they train. With each of them `epoch`: how many epochs are done, a fraction inside one.
 """
 
 from collections.abc import Sequence
@@ -31,6 +32,8 @@ class LogScalars(Callback):
 
     def on_epoch_end(self, run: Run, result: StageResult) -> None:
         values = {f"{result.stage}/{name}": value for name, value in (result.losses | result.metrics).items()}
+        if result.raw is not None:
+            values |= {f"valid_raw/{name}": value for name, value in (result.raw.losses | result.raw.metrics).items()}
         values[f"time/{result.stage}_seconds"] = result.seconds
         run.tracker.scalars({"epoch": result.epoch + 1.0, **values}, run.progress.step)
 

@@ -198,7 +198,7 @@ INTERVENTIONS = (
 
 
 class Intervention(Strict):
-    """Settings that are others in some epochs of training. Held-out rows are always scored with the experiment's own."""
+    """Settings that are others in some epochs of training. Held-out rows are always scored by the experiment's own."""
 
     epochs: tuple[int, int] = Field(
         description="first and last epoch, both included: counted from 1, or from the end (-1 is the last)"

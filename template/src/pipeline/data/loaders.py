@@ -6,7 +6,7 @@ changes nothing, and an epoch can start at any batch.
 
 import os
 import signal
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -95,13 +95,14 @@ class RowBatches(Sampler[list[tuple[int, int]]]):
 
 
 class EpochBatches:
-    """One loader's batches for the rest of an epoch, with their number known.
+    """One loader's batches for the rest of an epoch, on the device, with their number known.
 
     As a context it ends the loader's processes, which would otherwise live as long as the program.
     """
 
-    def __init__(self, loader: "DataLoader[dict[str, Any]]") -> None:
+    def __init__(self, loader: "DataLoader[dict[str, Any]]", device: torch.device) -> None:
         self.loader = loader
+        self.device = device
         self.running: Generator[Batch, None, None] | None = None
 
     def __len__(self) -> int:
@@ -121,10 +122,36 @@ class EpochBatches:
 
     def _batches(self) -> Generator[Batch, None, None]:
         try:
-            yield from self.loader
+            yield from prefetched(self.loader, self.device) if self.device.type == "cuda" else self.loader
         except UserError as error:
             # A worker's exception arrives with its whole traceback as text; the user needs its last line.
             raise UserError(str(error).rpartition("UserError: ")[2].strip()) from error
+
+
+def prefetched(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+    """The batches on a GPU; each is copied, on a stream of its own, while the one before it is computed on."""
+    copies = torch.cuda.Stream(device)
+    ahead: Batch | None = None
+    for batch in batches:
+        with torch.cuda.stream(copies):
+            moved = to_device(batch, device)
+        if ahead is not None:
+            yield ahead
+        torch.cuda.current_stream(device).wait_stream(copies)
+        for value in moved.values():
+            if isinstance(value, torch.Tensor):
+                value.record_stream(torch.cuda.current_stream(device))  # or its memory could be given away too early
+        ahead = moved
+    if ahead is not None:
+        yield ahead
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors on `device`; lists of strings stay where they are."""
+    return {
+        key: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+        for key, value in batch.items()
+    }
 
 
 def make_loader(

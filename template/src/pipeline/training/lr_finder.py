@@ -15,15 +15,19 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
+from pipeline.data.loaders import to_device
 from pipeline.errors import Interrupted, UserError
 from pipeline.files import atomic, save_figure
-from pipeline.inference.device import choose_device, to_device
+from pipeline.inference.device import choose_device
 from pipeline.seam import Batch
 from pipeline.terminal import console, progress_bar
-from pipeline.training.fold import Setup, choose_folds, make_loop
+from pipeline.training.build import make_loop
+from pipeline.training.fold import choose_folds
+from pipeline.training.freezing import freeze
 from pipeline.training.loop import FoldLoop
 from pipeline.training.optimizer import set_learning_rate
 from pipeline.training.seeds import seed_everything
+from pipeline.training.setup import Setup
 
 DIVERGED = 4.0  # times the least smoothed loss: by then nothing is left to see
 FEWEST = 10  # steps below which a curve says nothing
@@ -86,7 +90,7 @@ def find_learning_rate(
     with tempfile.TemporaryDirectory() as folder:
         loop, _ = make_loop(setup, fold, Path(folder), choose_device(setup.config.machine.device), tracked=False)
         try:
-            with loop.train_loader, loop.valid_loader:
+            with loop.stages, loop.valid_loader:
                 for point in _sweep(loop, np.geomspace(lowest, highest, steps)):
                     points.append(point)
         except KeyboardInterrupt:
@@ -139,7 +143,6 @@ def figure(curve: Curve, title: str) -> Figure:
 
 def _sweep(loop: FoldLoop, rates: np.ndarray) -> Iterator[tuple[float, float]]:
     """One optimiser step at each rate; ends when the loss is not finite or has exploded."""
-    loop.model.train()
     batches = _endless(loop)
     smoothed, least, weight = 0.0, math.inf, 2 / (_window(len(rates)) + 1)
     with progress_bar(console()) as bar:
@@ -182,8 +185,10 @@ def _step(loop: FoldLoop, batches: Iterator[Batch]) -> float:
 
 
 def _endless(loop: FoldLoop) -> Iterator[Batch]:
-    """Epoch after epoch of batches on the device; the loop's position goes along."""
+    """Epoch after epoch of batches on the device; the loop's position goes along, and with it its interventions."""
     while True:
+        loop.model.train()
+        freeze(loop.model.network, loop.stages.at(loop.progress.epoch).config.model)
         for batch in loop.train_batches():
             yield to_device(batch, loop.device)
             loop.progress.batch += 1

@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor
 
-from pipeline.inference.device import to_device
+from pipeline.data.loaders import to_device
 from pipeline.seam import Batch, Batches, Loop, Verdict
 
 NAME = "lightning"

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import albumentations as A
+import cv2
 import numpy as np
 import pandas as pd
 import torch
@@ -75,6 +76,11 @@ class ImageDataset(Dataset[Sample]):
                 f"{self.size[0]}x{self.size[1]}; end every pipeline in augmentations.py with that size"
             )
         return np.ascontiguousarray(image)
+
+
+def resize(stage: str, size: tuple[int, int]) -> A.Compose:
+    """No augmentation at all: images of (height, width) = `size` in every stage."""
+    return A.Compose([A.Resize(*size, interpolation=cv2.INTER_AREA)])
 
 
 def collate(samples: list[Sample]) -> Batch:

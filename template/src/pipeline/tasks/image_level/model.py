@@ -62,19 +62,6 @@ class EncoderHeads(nn.Module):
         return {key: head(features) for key, head in self.heads.items()}
 
 
-class PreparedModel(nn.Module):
-    """`prepare`, then `network`, saved together; a step may call them one by one to change the batch between."""
-
-    def __init__(self, prepare: nn.Module, network: nn.Module) -> None:
-        super().__init__()
-        self.prepare = prepare
-        self.network = network
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        outputs: dict[str, Tensor] = self.network(self.prepare(batch))
-        return outputs
-
-
 def make_encoder(settings: Model, names: Names, params: dict[str, Any]) -> Any:
     """An encoder of the competition's own, or timm's by name: (B, C, H, W) to pooled features (B, num_features).
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from pipeline.competition import Metric
@@ -16,11 +16,10 @@ from pipeline.config import Experiment, LossRow
 from pipeline.errors import UserError, listed, nearest
 from pipeline.keys import INPUT_ID, INPUT_IMAGE, ROW_ID
 from pipeline.names import Named, Names, References
-from pipeline.seam import Batch, Criterion, StepContext, StepResult
+from pipeline.seam import Batch, Criterion, PreparedModel, StepContext, StepResult
 from pipeline.tasks import Task
 from pipeline.tasks.image_level.criterion import WeightedLosses, take
 from pipeline.tasks.image_level.dataset import ImageDataset, collate
-from pipeline.tasks.image_level.model import PreparedModel
 from pipeline.tasks.image_level.predictions import decided_labels, probability_columns
 from pipeline.tasks.image_level.submission import as_predictions, shares
 from pipeline.tasks.image_level.submission_rules import SubmissionRules, submission_rules
@@ -43,6 +42,7 @@ class ImageLevelTask(Task):
 
     KINDS: ClassVar[frozenset[str]] = frozenset({"multiclass"})
     NAMES: ClassVar[References] = {
+        "augmentations": {"resize": f"{ROOM}.dataset:resize"},
         "prepare": {"normalize": f"{ROOM}.model:Normalize"},
         "model": {"encoder_heads": f"{ROOM}.model:EncoderHeads"},
         "pooling": {"encoder": f"{ROOM}.pooling:EncoderPooling"},
@@ -66,7 +66,7 @@ class ImageLevelTask(Task):
     def collate(self, samples: list[dict[str, Any]]) -> Batch:
         return collate(samples)
 
-    def model(self, experiment: Experiment, names: Names, pretrained: bool) -> nn.Module:
+    def model(self, experiment: Experiment, names: Names, pretrained: bool) -> PreparedModel:
         settings = experiment.model.model_copy(update={"pretrained": pretrained})
         entry = Named(name=settings.name, params=settings.params)
         network = names.bind("model", entry)(self.heads, settings, names)
