@@ -57,7 +57,8 @@ class OurReader:
     """The pipeline's dataset, augmentations, collate and loader, and the model's `Prepare` behind them."""
 
     def __init__(self, place: Workplace, folder: Path, files: Sequence[str], count: int, workers: int) -> None:
-        from pipeline.data.loaders import TrainBatches, make_loader, shuffle
+        from pipeline.data.loaders import TrainBatches, make_loader
+        from pipeline.data.samplers import shuffle
 
         setup = place.setup("baseline", [f"image.size={SIZE}", "model.pretrained=false", "model.encoder=resnet10t"])
         labels = setup.task.heads[0].classes

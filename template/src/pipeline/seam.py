@@ -1,7 +1,7 @@
 """The framework seam: what an engine drives and what a step returns. It names no framework.
 
-An engine owns the loop, device, precision, accumulation, clipping and distribution. Everything else of a run is
-behind `Loop`, so that every engine does the same work in the same order.
+An engine owns the loop, device, precision, accumulation, distribution and the moment of clipping. Everything else of a
+run is behind `Loop`, so that every engine does the same work in the same order.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -166,8 +166,8 @@ class Loop(Run, Protocol):
     """What an engine drives. The order of calls is the engine's promise:
 
     per epoch `epoch_start`, per batch `train_batch`, (when the gradients of an accumulation window are there:
-    `gradients_ready`, the optimiser's step unless vetoed, `stepped`), `batch_end`; then `valid_batch` for each batch of
-    `valid_batches`, and `epoch_end`.
+    `gradients_ready`, `clip_gradients`, the optimiser's step unless vetoed, `stepped`), `batch_end`; then `valid_batch`
+    for each batch of `valid_batches`, and `epoch_end`.
     """
 
     device: torch.device
@@ -196,6 +196,10 @@ class Loop(Run, Protocol):
 
     def gradients_ready(self) -> Verdict:
         """Ask the callbacks, with unscaled gradients in place. `STOP` is raised as an exception here."""
+        ...
+
+    def clip_gradients(self) -> None:
+        """Clip the unscaled gradients in place, after the callbacks have seen them."""
         ...
 
     def stepped(self) -> None:

@@ -20,7 +20,8 @@ from pipeline.training.averaging import WeightAverages
 from pipeline.training.checkpoints import CheckpointStore
 from pipeline.training.freezing import freeze
 from pipeline.training.loop import FoldLoop
-from pipeline.training.optimizer import Factor, make_optimizer
+from pipeline.training.optimizer import make_optimizer
+from pipeline.training.schedules import Factor
 from pipeline.training.seeds import seed_everything
 from pipeline.training.setup import Setup
 from pipeline.training.stages import TrainStages
@@ -29,8 +30,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def make_loop(setup: Setup, fold: str, folder: Path, device: torch.device) -> "tuple[FoldLoop, pd.DataFrame]":
-    """The loop of a fold's run, and the rows it holds out."""
+def make_loop(
+    setup: Setup, fold: str, folder: Path, device: torch.device, tracked: bool = True
+) -> "tuple[FoldLoop, pd.DataFrame]":
+    """The loop of a fold's run, and the rows it holds out; what is no run is not tracked."""
     config, names, task = setup.config, setup.names, setup.task
     train_rows, valid_rows = fold_rows(setup, fold)
     metrics = setup.competition.metrics()
@@ -74,7 +77,8 @@ def make_loop(setup: Setup, fold: str, folder: Path, device: torch.device) -> "t
     if state is not None:
         loop.load(state)
         print(f"fold {fold}: going on at epoch {loop.progress.epoch + 1}, batch {loop.progress.batch}")
-    loop.tracker = make_tracker(run_info(setup, loop), setup.competition.settings.trackers)
+    if tracked:
+        loop.tracker = make_tracker(run_info(setup, loop), setup.competition.settings.trackers)
     return loop, valid_rows
 
 

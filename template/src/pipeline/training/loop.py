@@ -34,7 +34,8 @@ from pipeline.tasks import Task, metric_values
 from pipeline.training.averaging import WeightAverages
 from pipeline.training.checkpoints import CheckpointStore
 from pipeline.training.freezing import freeze
-from pipeline.training.optimizer import Factor, set_learning_rate
+from pipeline.training.optimizer import clip_gradients, set_learning_rate
+from pipeline.training.schedules import Factor
 from pipeline.training.seeds import seed_everything
 from pipeline.training.signals import LeaveOnSignals
 from pipeline.training.stages import TrainStages
@@ -127,6 +128,9 @@ class FoldLoop:
         if verdict is Verdict.STOP:
             raise UserError(f"a callback stopped the training at step {self.progress.step} of fold {self.fold}")
         return verdict
+
+    def clip_gradients(self) -> None:
+        clip_gradients(self.model, self.config.training)
 
     def stepped(self) -> None:
         self.progress.step += 1
