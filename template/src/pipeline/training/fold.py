@@ -15,6 +15,7 @@ from pipeline.callbacks import CallbackList, default_callbacks
 from pipeline.competition import Competition
 from pipeline.config import Experiment, resolve_names
 from pipeline.data import NAMES as DATA_NAMES
+from pipeline.data.cache import open_cache
 from pipeline.data.folds import FoldTable, load_folds, read_classes, split
 from pipeline.data.loaders import EpochBatches, RowBatches, TrainBatches, make_loader
 from pipeline.errors import Interrupted, UserError
@@ -138,8 +139,9 @@ def make_loop(setup: Setup, fold: str, folder: Path, device: torch.device) -> "t
     model = task.model(config, names, pretrained=config.model.pretrained and state is None).to(device)
     precision = choose_precision(config.training.precision, device)
     fused = precision != "fp16" and device.type in ("cpu", "cuda")
-    train_set = task.dataset(train_rows, setup.project.data, config, names, "train")
-    valid_set = task.dataset(valid_rows, setup.project.data, config, names, "valid")
+    reader = open_cache(setup.project, config, names, train_rows, valid_rows)
+    train_set = task.dataset(train_rows, setup.project.data, config, names, "train", reader)
+    valid_set = task.dataset(valid_rows, setup.project.data, config, names, "valid", reader)
     order = names.bind("sampler", config.training.sampler)
     train_batches = TrainBatches(train_rows, order, config.training.batch_size, config.seed)
     valid_batches = RowBatches(len(valid_rows), config.machine.valid_batch_size or config.training.batch_size)
@@ -221,8 +223,10 @@ def finish_fold(setup: Setup, loop: FoldLoop, valid_rows: "pd.DataFrame", second
     result = None
     summary: dict[str, Any] = {"fold": loop.fold, "best_epoch": best.epoch + 1, "epochs": loop.epochs}
     if not valid_rows.empty:
+        config, names = setup.config, setup.names
+        reader = open_cache(setup.project, config, names, valid_rows)
         predictions = predict_rows(
-            setup.task, [loop.model], valid_rows, setup.project.data, setup.config, setup.names, "valid", "out of fold"
+            setup.task, [loop.model], valid_rows, setup.project.data, config, names, "valid", "out of fold", reader
         )
         truth, metrics = loop.score_rows(predictions)
         result = StageResult("valid", best.epoch, {}, metrics, truth, predictions)
