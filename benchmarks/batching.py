@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from torch.utils.data import default_collate
 
-from benchmarks.measure import Effort, Row, beside, in_turns
+from benchmarks.measure import Aim, Effort, Row, alone, beside, in_turns
 from benchmarks.workplace import Workplace
 
+AIM = Aim("at most", 0.8)
 BATCH, SIZE = 32, 256
 
 
@@ -34,7 +35,10 @@ def measure(place: Workplace, effort: Effort) -> list[Row]:
         in_turns(functions, 2)
         times = in_turns(functions, effort.collate_rounds)
     name, peer = f"collate {BATCH} x {SIZE} px", "default_collate, float32"
-    return [beside("collate", name, peer, "ms", times["ours"], times["peer"])]
+    return [
+        beside("collate", name, peer, "ms", times["ours"], times["peer"]),
+        alone("collate", f"{name}, uint8", "ms", times["ours"], AIM),
+    ]
 
 
 def _milliseconds(function: Callable[[], object]) -> float:

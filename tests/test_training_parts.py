@@ -96,6 +96,32 @@ def test_a_position_gives_its_randomness_whatever_was_drawn_before() -> None:
     assert torch.equal(first, torch.rand(3)) and not torch.equal(first, other)
 
 
+def test_augmentations_of_a_sample_are_drawn_independently() -> None:
+    """Two coins for an image fall in all four ways, and again the same for the same seed, epoch and row."""
+    import albumentations as A
+    import numpy as np
+    import pandas as pd
+    from pipeline.keys import INPUT_IMAGE
+    from pipeline.tasks.image_level.dataset import ImageDataset
+
+    rows = pd.DataFrame({"id": [str(number) for number in range(200)], "image": "left.png"})
+    left = np.zeros((8, 8, 3), np.uint8)
+    left[:, :4] = 100
+    pipeline = A.Compose([A.HorizontalFlip(p=0.5), A.InvertImg(p=0.5)])
+
+    def drawn(epoch: int, seed: int) -> list[tuple[bool, bool]]:
+        dataset = ImageDataset(rows, Path(), lambda path, size: left.copy(), pipeline, (8, 8), {}, seed)
+        images = [dataset[(epoch, row)][INPUT_IMAGE] for row in range(len(rows))]
+        return [(image[0, 0, 0] in (0, 255), image.max() == 255) for image in images]
+
+    first = drawn(0, 0)
+    for both in ((False, False), (False, True), (True, False), (True, True)):
+        assert 30 < first.count(both) < 70
+    assert first == drawn(0, 0)
+    assert first != drawn(1, 0)
+    assert first != drawn(0, 1)
+
+
 def test_an_unusable_gpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """A P100 under a torch without its kernels: `is_available()` is true and the first operation would fail."""
     from pipeline.errors import UserError

@@ -33,6 +33,11 @@ class Project:
         return self.root / "runs"
 
     @property
+    def cache(self) -> Path:
+        """Where decoded images are kept: beside `data/raw`, whatever data folder is used."""
+        return self.root / "data" / "cache"
+
+    @property
     def submissions(self) -> Path:
         return self.root / "submissions"
 

@@ -1,13 +1,18 @@
-"""What `scripts/make_folds.py` and `scripts/check_data.py` do."""
+"""What `scripts/make_folds.py`, `scripts/check_data.py` and `scripts/cache.py` do."""
 
+import shutil
+import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from rich.filesize import decimal
 
 from pipeline.competition import Competition
 from pipeline.data import NAMES
+from pipeline.data.cache import open_cache
 from pipeline.data.checks import check_data
 from pipeline.data.folds import (
     CLASSES,
@@ -23,6 +28,7 @@ from pipeline.data.leaks import all_rows, find_leaks, print_leaks, write_leaks
 from pipeline.data.marker import is_demo
 from pipeline.data.scan import Reader, scan
 from pipeline.data.splitters import Splitter
+from pipeline.data.store import LOCK, Store, writing
 from pipeline.errors import UserError, listed
 from pipeline.experiments import load_experiment
 from pipeline.files import read_json
@@ -97,6 +103,47 @@ def run_checks(project: Project, competition: Competition, experiment: str | Non
     """Find everything that is wrong with the data, as an experiment would read it (its reader, its folds)."""
     folds = load_experiment(project, experiment).folds if experiment else "folds"
     check_data(project, competition, image_reader(project, competition, experiment), folds)
+
+
+def fill_caches(
+    project: Project, competition: Competition, experiments: Sequence[str], overrides: Sequence[str] = ()
+) -> None:
+    """Decode and resize, for each experiment, every training row of its fold file.
+
+    Raises:
+        UserError: an experiment does not use the cache, or what `open_cache` says.
+    """
+    configs = [load_experiment(project, name, overrides) for name in experiments]
+    for name, config in zip(experiments, configs, strict=True):
+        if not config.image.cache:
+            raise UserError(
+                f"'{name}' reads no cache; add image.cache=true here, "
+                f"and write `image: {{cache: true}}` into experiments/{name}.yaml before it is trained"
+            )
+    table = competition.train_rows(project.require_data())
+    names = Names(NAMES, competition.all_names())
+    for name, config in zip(experiments, configs, strict=True):
+        began = time.monotonic()
+        rows = load_folds(project, config.folds, table, competition.settings).rows
+        open_cache(project, config, names, rows)
+        seconds = time.monotonic() - began
+        console().print(f"'{name}': all {len(rows):,} training rows are in the cache ({seconds:.1f} s)", soft_wrap=True)
+
+
+def clear_caches(project: Project) -> None:
+    """Remove `data/cache`.
+
+    Raises:
+        UserError: a process is filling one of them.
+    """
+    folders = [path.parent for path in project.cache.glob(f"*/{LOCK}")]
+    for folder in folders:
+        Store(folder).require_idle(project.shown(folder))
+    size = sum(path.stat().st_size for path in project.cache.rglob("*") if path.is_file())
+    with writing(project.cache):
+        if project.cache.is_dir():
+            shutil.rmtree(project.cache)
+    console().print(f"caches removed from {project.shown(project.cache)}: {len(folders)} ({decimal(size)})")
 
 
 def image_reader(project: Project, competition: Competition, experiment: str | None) -> Reader:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from pipeline.competition import Competition
+    from pipeline.data.scan import Reader
 
 BEST = "best.safetensors"  # in a fold's folder, once the fold is finished
 FINISHED = "fold.json"
@@ -106,15 +107,20 @@ def predict_rows(
     names: Names,
     stage: str,
     label: str,
+    reader: "Reader | None" = None,
 ) -> "pd.DataFrame":
-    """Mean prediction of the models for every row, indexed by id in the order of `rows`."""
+    """Mean prediction of the models for every row, indexed by id in the order of `rows`.
+
+    Args:
+        reader: what `open_cache` gave for these rows; none: every image is decoded.
+    """
     import pandas as pd
 
     device = choose_device(experiment.machine.device)
     precision: Precision = choose_precision(experiment.training.precision, device)
     for model in models:
         model.to(device).eval()
-    dataset = task.dataset(rows, root, experiment, names, stage)
+    dataset = task.dataset(rows, root, experiment, names, stage, reader)
     batch_size = experiment.machine.valid_batch_size or experiment.training.batch_size
     batches = RowBatches(len(rows), batch_size)
     parts = []

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.utils.data import Dataset
 
+    from pipeline.data.scan import Reader
     from pipeline.seam import Batch, Criterion, PreparedModel
 
 
@@ -40,9 +41,20 @@ class Task(ABC):
 
     @abstractmethod
     def dataset(
-        self, rows: pd.DataFrame, root: Path, experiment: Experiment, names: Names, stage: str
+        self,
+        rows: pd.DataFrame,
+        root: Path,
+        experiment: Experiment,
+        names: Names,
+        stage: str,
+        reader: Reader | None = None,
     ) -> Dataset[dict[str, Any]]:
-        """Rows as sample dicts. `stage` is `train`, `valid` or `test`; a test sample has no targets."""
+        """Rows as sample dicts.
+
+        Args:
+            stage: `train`, `valid` or `test`; a test sample has no targets.
+            reader: what `open_cache` gave for these rows; none: each image is decoded when it is asked for.
+        """
 
     @abstractmethod
     def collate(self, samples: list[dict[str, Any]]) -> Batch:

@@ -8,11 +8,13 @@ import torch
 
 from pipeline.callbacks import CallbackList, default_callbacks
 from pipeline.config import Experiment
+from pipeline.data.cache import open_cache
 from pipeline.data.folds import split
 from pipeline.data.loaders import EpochBatches, RowBatches, TrainBatches, make_loader
 from pipeline.errors import UserError
 from pipeline.files import read_json, remove_parts
 from pipeline.inference.device import choose_precision
+from pipeline.inference.initial_weights import load_initial_weights
 from pipeline.names import Named, Names
 from pipeline.seam import PreparedModel
 from pipeline.tracking import RunInfo, make_tracker
@@ -49,7 +51,8 @@ def make_loop(
     fused = precision != "fp16" and device.type in ("cpu", "cuda")
     order = names.bind("sampler", config.training.sampler)
     train_batches = TrainBatches(train_rows, order, config.training.batch_size, config.seed)
-    valid_set = task.dataset(valid_rows, setup.project.data, config, names, "valid")
+    reader = open_cache(setup.project, config, names, train_rows, valid_rows)
+    valid_set = task.dataset(valid_rows, setup.project.data, config, names, "valid", reader)
     valid_batches = RowBatches(len(valid_rows), config.machine.valid_batch_size or config.training.batch_size)
     valid_loader = make_loader(valid_set, valid_batches, task.collate, config.machine.workers, device)
     own = [names.bind("callback", entry)() for entry in config.callbacks]
@@ -64,7 +67,7 @@ def make_loop(
         averages=WeightAverages(model, config.averaging, config.training.epochs),
         optimizer=make_optimizer(model, config.optimizer, names, fused),
         factor=make_schedule(config, names, train_batches.batches_per_epoch),
-        stages=TrainStages(setup.stages, names, task, train_rows, setup.project.data, train_batches, device),
+        stages=TrainStages(setup.stages, names, task, train_rows, setup.project.data, train_batches, device, reader),
         criterion=task.criterion(config.losses, names, train_rows),
         step=names.bind("step", config.step),
         valid_loader=EpochBatches(valid_loader, device),
@@ -100,6 +103,8 @@ def make_model(setup: Setup, fold: str, device: torch.device, fresh: bool) -> Pr
     settings = setup.config.model
     from_hub = fresh and settings.pretrained and settings.weights is None
     model = setup.task.model(setup.config, setup.names, pretrained=from_hub)
+    if fresh and settings.weights is not None:
+        load_initial_weights(model, settings.weights, setup.project, fold, setup.folds.hash)
     for stage in {id(stage): stage for stage in setup.stages}.values():
         freeze(model.network, stage.model)  # what names no part is refused before the first step
     model.to(device)

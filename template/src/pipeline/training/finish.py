@@ -40,8 +40,9 @@ def finish_fold(setup: Setup, loop: FoldLoop, valid_rows: "pd.DataFrame", second
     summary: dict[str, Any] = {"fold": loop.fold, "best_epoch": best.epoch + 1, "epochs": loop.epochs}
     summary["weights"] = chosen
     if not valid_rows.empty:
+        config, names, reader = setup.config, setup.names, loop.stages.reader
         predictions = predict_rows(
-            setup.task, [loop.model], valid_rows, setup.project.data, setup.config, setup.names, "valid", "out of fold"
+            setup.task, [loop.model], valid_rows, setup.project.data, config, names, "valid", "out of fold", reader
         )
         truth, metrics = loop.score_rows(predictions)
         result = StageResult("valid", best.epoch, {}, metrics, truth, predictions, weights=chosen)

@@ -32,12 +32,9 @@ def train(setup: Setup, fold: str, restart: bool) -> None:
     chosen = choose_folds(setup.folds, fold)
     device = choose_device(setup.config.machine.device)
     choose_precision(setup.config.training.precision, device)
-    if (
-        setup.config.model.pretrained and setup.config.model.weights is None
-    ):  # the one thing that needs a network: fail before anything is written
-        print(
-            f"getting the pretrained weights of '{setup.config.model.encoder}', from the hub or its cache", flush=True
-        )
+    model = setup.config.model
+    if model.pretrained and model.weights is None:  # needs a network: fail before anything is written
+        print(f"getting the pretrained weights of '{model.encoder}', from the hub or its cache", flush=True)
         setup.task.model(setup.config, setup.names, pretrained=True)
     for note in setup.folds.warnings:
         print(f"warning: {note}")

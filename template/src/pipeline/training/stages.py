@@ -9,6 +9,7 @@ import torch
 
 from pipeline.config import Experiment
 from pipeline.data.loaders import EpochBatches, TrainBatches, make_loader
+from pipeline.data.scan import Reader
 from pipeline.names import Names
 from pipeline.seam import BatchTransform, Criterion, Step
 from pipeline.tasks import Task
@@ -36,6 +37,7 @@ class TrainStages:
         rows: those that train.
         root: the data folder.
         batches: which rows form a batch.
+        reader: the cache of images, in place of the reader of the experiment.
     """
 
     def __init__(
@@ -47,9 +49,11 @@ class TrainStages:
         root: Path,
         batches: TrainBatches,
         device: torch.device,
+        reader: Reader | None = None,
     ) -> None:
         self.configs, self.names, self.task = configs, names, task
         self.rows, self.root, self.batches, self.device = rows, root, batches, device
+        self.reader = reader
         self.current: TrainStage | None = None
         # All of them now: what is wrong with the losses of a later epoch is said before the first step.
         distinct = {id(config): config for config in configs}
@@ -87,6 +91,6 @@ class TrainStages:
             if (before.image, before.augmentations) == (config.image, config.augmentations):
                 return self.current.loader
             self.current.loader.__exit__()
-        dataset = self.task.dataset(self.rows, self.root, config, self.names, "train")
+        dataset = self.task.dataset(self.rows, self.root, config, self.names, "train", self.reader)
         workers = config.machine.workers
         return EpochBatches(make_loader(dataset, self.batches, self.task.collate, workers, self.device), self.device)

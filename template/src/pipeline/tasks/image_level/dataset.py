@@ -1,5 +1,6 @@
 """Rows as sample dicts, samples as batch dicts."""
 
+import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ class ImageDataset(Dataset[Sample]):
         self.size = size
         self.targets = targets
         self.seed = seed
+        self.random = random.Random()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -67,8 +69,11 @@ class ImageDataset(Dataset[Sample]):
             image = self.reader(self.root / self.images[row], self.size)
         except UserError as error:
             raise UserError(f"row {row} (id {self.ids[row]}): {error}") from error
-        # Albumentations ignores the global seeds; this makes its draws a function of (seed, epoch, row) alone.
-        self.augmentations.set_random_seed(int(np.random.SeedSequence([self.seed, epoch, row]).generate_state(1)[0]))
+        # Albumentations ignores the global seeds; this makes its draws a function of (seed, epoch, row) alone. One pair
+        # of generators serves all transforms: with `set_random_seed` each would draw the same numbers as its neighbours.
+        sequence = np.random.SeedSequence([self.seed, epoch, row])
+        self.random.seed(int(sequence.generate_state(1)[0]))
+        self.augmentations.set_random_state(np.random.Generator(np.random.PCG64(sequence)), self.random)
         image = self.augmentations(image=image)["image"]
         if image.shape[:2] != self.size:
             raise UserError(

@@ -31,15 +31,19 @@ class Normalize(nn.Module):
         self.register_buffer("shift", -torch.tensor(mean).view(1, -1, 1, 1) * self.scale)
 
     def forward(self, batch: Batch) -> Batch:
-        channels, expected = batch[INPUT_IMAGE].shape[-1], self.scale.shape[1]
+        image = batch[INPUT_IMAGE]
+        width, channels, expected = image.shape[2], image.shape[3], self.scale.shape[1]
         if channels != expected:
             raise UserError(
                 f"images have {channels} channels and model.in_chans is {expected}; "
                 "set model.in_chans, or the channels of image.reader"
             )
-        image = batch[INPUT_IMAGE].permute(0, 3, 1, 2)
         scale = self.scale / 255 if image.dtype == torch.uint8 else self.scale
-        return {**batch, INPUT_IMAGE: torch.addcmul(self.shift, image.float(), scale)}
+        # Whole lines of W * C values: a CPU computes them several times faster than C values again and again.
+        lines = image.float().flatten(2)
+        own = lines if image.dtype == torch.uint8 else None  # the batch itself is not changed
+        normalised = torch.addcmul(self.shift.flatten().repeat(width), lines, scale.flatten().repeat(width), out=own)
+        return {**batch, INPUT_IMAGE: normalised.view(image.shape).permute(0, 3, 1, 2)}
 
 
 class EncoderHeads(nn.Module):

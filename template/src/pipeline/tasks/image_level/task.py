@@ -13,6 +13,8 @@ from torch.utils.data import Dataset
 
 from pipeline.competition import Metric
 from pipeline.config import Experiment, LossRow
+from pipeline.data.cache import reader_for
+from pipeline.data.scan import Reader
 from pipeline.errors import UserError
 from pipeline.keys import INPUT_ID, INPUT_IMAGE, ROW_ID
 from pipeline.names import Named, Names, References
@@ -67,12 +69,18 @@ class ImageLevelTask(Task):
     }
 
     def dataset(
-        self, rows: pd.DataFrame, root: Path, experiment: Experiment, names: Names, stage: str
+        self,
+        rows: pd.DataFrame,
+        root: Path,
+        experiment: Experiment,
+        names: Names,
+        stage: str,
+        reader: Reader | None = None,
     ) -> Dataset[dict[str, Any]]:
         return ImageDataset(
             rows,
             root,
-            reader=names.bind("reader", experiment.image.reader),
+            reader=reader or reader_for(experiment, names),
             augmentations=names.bind("augmentations", experiment.augmentations)(stage, experiment.image.size),
             size=experiment.image.size,
             targets={} if stage == "test" else {head.target_key: targets(rows, head) for head in self.heads},

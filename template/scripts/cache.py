@@ -1,0 +1,47 @@
+"""Decode and resize the training images once, into data/cache, for experiments with `image.cache: true`.
+
+Training does the same by itself when it begins; this does it beforehand, and goes on where it was cut off.
+"""
+
+import argparse
+
+from _project import ROOT
+from pipeline.errors import UserError, run_script
+
+EXAMPLES = """examples:
+  scripts/cache.py baseline                      the images of experiments/baseline.yaml
+  scripts/cache.py exp001 exp002                 those of two experiments; what they share is decoded once
+  scripts/cache.py baseline image.cache=true image.cache_size=256    before the file says so
+  scripts/cache.py --clear                       remove every cache
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("experiments", nargs="*", metavar="experiment", help="names of files in experiments/")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that differ from the files")
+    parser.add_argument("--clear", action="store_true", help="remove all caches in data/cache first")
+    parser.add_argument("--data", metavar="DIR", help="the data folder (default: data/raw, or DATA_DIR)")
+    arguments = parser.parse_intermixed_args()
+    words = [*arguments.experiments, *arguments.overrides]
+    experiments = [word for word in words if "=" not in word]
+    overrides = [word for word in words if "=" in word]
+    if not experiments and not arguments.clear:
+        raise UserError("name the experiments whose images are to be cached, or say --clear")
+
+    from competition import competition
+    from pipeline.project import Project
+
+    project = Project.at(ROOT, arguments.data)
+    from pipeline.data.command import clear_caches, fill_caches
+
+    if arguments.clear:
+        clear_caches(project)
+    if experiments:
+        fill_caches(project, competition, experiments, overrides)
+
+
+if __name__ == "__main__":
+    run_script(main)
