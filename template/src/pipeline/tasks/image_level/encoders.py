@@ -14,7 +14,6 @@ from pipeline.errors import UserError, nearest
 from pipeline.names import Names
 
 HUB = ("hf-hub:", "hf_hub:")
-HUB_FILES = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin")
 WEIGHTS_FROM_ELSEWHERE = {"pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}  # arguments of timm.create_model
 
 MISFITS = ("must match", "broadcast", "is invalid for input of size")  # how torch says that shapes do not fit
@@ -61,8 +60,11 @@ def _timm_encoder(settings: Model, params: dict[str, Any]) -> Any:
     if not timm.is_model(architecture) and not name.startswith((*HUB, "local-dir:")):
         raise UserError(f"unknown encoder '{name}'; {nearest(architecture, timm.list_models())}")
     arguments = {"drop_path_rate": settings.drop_path_rate or None, **params}
+    cached = None
     if settings.pretrained and not params.keys() & WEIGHTS_FROM_ELSEWHERE:
-        require_hub(name)
+        cached = cached_weights(name)
+    if cached:
+        arguments["pretrained_cfg_overlay"] = {"file": cached}
     try:
         return _create(
             {
@@ -74,9 +76,16 @@ def _timm_encoder(settings: Model, params: dict[str, Any]) -> Any:
             },
             _size_arguments(settings),
         )
-    except (TypeError, AssertionError) as error:
-        size = f" at the image size {settings.image_size}" if isinstance(error, AssertionError) else ""
-        raise UserError(f"encoder '{name}' refused its settings{size}: {_reason(error)}") from error
+    except TypeError as error:
+        remedy = "correct model.params.encoder_params" + (
+            ", or model.drop_path_rate" if settings.drop_path_rate else ""
+        )
+        raise UserError(f"encoder '{name}' refused its settings ({_reason(error)}); {remedy}") from error
+    except AssertionError as error:
+        raise UserError(
+            f"encoder '{name}' cannot be built for images of {settings.image_size} ({_reason(error)}); "
+            "choose another image.size"
+        ) from error
     except Exception as error:
         if not settings.pretrained:
             raise
@@ -104,33 +113,37 @@ def _size_arguments(settings: Model) -> dict[str, Any]:
     return {"img_size": settings.image_size, "dynamic_img_size": True}
 
 
-def require_hub(name: str) -> None:
-    """One look whether the hub answers, unless the weights of `name` are in its cache.
+def cached_weights(name: str) -> str | None:
+    """The file in the hub's cache that holds the weights of timm's `name`; none where timm has to fetch them.
 
-    Its own client asks for most of a minute before it says that there is no network. How long this look may take is
-    the hub's own setting (`HF_HUB_ETAG_TIMEOUT`, 10 s): it is long enough for a slow line.
+    Before it has to, the hub is asked once whether it is there. Its own client asks for most of a minute before it says
+    that there is no network. How long it may take to answer is its own setting (`HF_HUB_ETAG_TIMEOUT`, 10 s), which is
+    enough for a slow line.
 
     Raises:
-        UserError: no answer.
+        UserError: the hub is needed and does not answer.
     """
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every retry, and we of the outcome
+    config = None if name.startswith(HUB) else get_pretrained_cfg(name)
     if name.startswith(HUB):
-        source, files = name.partition(":")[2], ("config.json", *HUB_FILES)
+        source, file = name.partition(":")[2], "config.json"
     else:
-        config = get_pretrained_cfg(name)
-        source = (config.hf_hub_id if config else None) or ""
-        files = (config.hf_hub_filename, *HUB_FILES) if config and config.hf_hub_filename else HUB_FILES
-    repository, _, revision = source.partition("@")
-    if "/" not in repository or any(
-        isinstance(try_to_load_from_cache(repository, file, revision=revision or None), str) for file in files
-    ):
-        return
+        source, file = (config and config.hf_hub_id) or "", (config and config.hf_hub_filename) or "pytorch_model.bin"
+    repository, _, version = source.partition("@")
+    if "/" not in repository:
+        return None  # from elsewhere, or there are none: timm says so at once
+    files = [file.replace("pytorch_model.bin", "model.safetensors"), file]  # in the order in which timm looks for them
+    found = [try_to_load_from_cache(repository, each, revision=version or None) for each in files]
+    cached = next((path for path in found if isinstance(path, str)), None)
+    if cached:
+        return None if config is None or config.custom_load else cached
     try:
-        get_hf_file_metadata(hf_hub_url(repository, files[0], revision=revision or None))
+        get_hf_file_metadata(hf_hub_url(repository, files[0], revision=version or None))
     except HfHubHTTPError:
-        return  # it answers; what it has is timm's business
+        pass  # it answers; what it has is timm's business
     except Exception as error:
         raise _no_weights(name, error) from error
+    return None
 
 
 def _no_weights(name: str, error: Exception) -> UserError:
