@@ -76,7 +76,7 @@ def choose_weights(loop: FoldLoop) -> str:
     for name, load in candidates.items():
         load()
         results[name] = loop.validate(loop.model)
-        if not best or loop.is_better(results[name], results[best]):
+        if not best or loop.monitor.is_better(results[name], results[best]):
             best, kept = name, clone_state(loop.model)
     loop.model.load_state_dict(kept)
     metrics = [metric.name for metric in loop.metrics]

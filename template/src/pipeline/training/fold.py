@@ -17,6 +17,7 @@ from pipeline.terminal import table
 from pipeline.training.build import make_loop
 from pipeline.training.finish import average_seeds, finish_fold
 from pipeline.training.loop import FoldLoop
+from pipeline.training.optimizer import print_rates
 from pipeline.training.run_folder import open_run
 from pipeline.training.setup import Setup, prepare
 
@@ -79,6 +80,7 @@ def train_fold(setup: Setup, fold: str, folder: Path, device: torch.device, show
         with loop.signals, loop.stages, loop.valid_loader:
             if show_contract:
                 print_contract(setup, loop)
+                print_rates(loop.optimizer)
             compile_networks(loop)
             loop.callbacks.on_run_start(loop)
             if loop.progress.epoch < loop.epochs:

@@ -1,6 +1,5 @@
 """What an engine drives: one fold's run, with no framework in it."""
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -34,8 +33,9 @@ from pipeline.tasks import Task, metric_values
 from pipeline.training.averaging import WeightAverages
 from pipeline.training.checkpoints import CheckpointStore
 from pipeline.training.freezing import freeze
+from pipeline.training.held_out import HeldOut, Monitor
 from pipeline.training.optimizer import clip_gradients, set_learning_rate
-from pipeline.training.schedules import Factor
+from pipeline.training.schedules import AdaptiveFactor, Factor
 from pipeline.training.seeds import seed_everything
 from pipeline.training.signals import LeaveOnSignals
 from pipeline.training.stages import TrainStages
@@ -78,6 +78,7 @@ class FoldLoop:
         self.config, self.experiment, self.fold, self.folder = config, experiment, fold, folder
         self.task, self.metrics = task, metrics
         self.heads: Sequence[Head] = task.heads
+        self.monitor = Monitor(metrics, config.training.monitor)
         self.model, self.averages = model, averages
         self.optimizer, self.factor = optimizer, factor
         self.stages, self.criterion, self.step = stages, criterion, step
@@ -160,9 +161,12 @@ class FoldLoop:
 
     def epoch_end(self) -> None:
         results = [self._train_result()] if self.valid is None else [self._trained, self._valid_result(self.valid)]
-        epoch = self.progress.epoch
+        epoch, score = self.progress.epoch, self.monitor.score(results[-1])
         self.averages.epoch_ended(self.model, epoch)
-        self.checkpoints.offer(self.averages.scored(self.model), epoch, self.score(results[-1]), raw=self._raw())
+        self.checkpoints.offer(self.averages.scored(self.model), epoch, score, raw=self._raw())
+        if isinstance(self.factor, AdaptiveFactor):
+            self.factor.observe(*self.monitor.observed(results[-1]))
+            set_learning_rate(self.optimizer, self.factor(self.progress.step))
         self.valid = self.valid_raw = None
         self.progress.epoch, self.progress.batch = epoch + 1, 0
         for result in results:
@@ -193,6 +197,7 @@ class FoldLoop:
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": self.scaler.state_dict() if self.scaler else {},
+                "factor": self.factor.state_dict() if isinstance(self.factor, AdaptiveFactor) else {},
                 "averages": self.averages.state_dict(),
                 "sums": self.sums.state_dict(),
                 "callbacks": self.callbacks.state_dict(),
@@ -212,6 +217,8 @@ class FoldLoop:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scaler:
             self.scaler.load_state_dict(state["scaler"])
+        if isinstance(self.factor, AdaptiveFactor):
+            self.factor.load_state_dict(state["factor"])
         self.averages.load_state_dict(state["averages"])
         self.sums.load_state_dict(state["sums"])
         self.callbacks.load_state_dict(state["callbacks"])
@@ -219,13 +226,6 @@ class FoldLoop:
 
     def watch_signals(self) -> None:
         self.signals.watch()
-
-    def is_better(self, result: StageResult, than: StageResult) -> bool:
-        """Whether one result on the held-out rows beats another; a NaN beats nothing."""
-        score, other = self.score(result), self.score(than)
-        if math.isnan(score) or math.isnan(other):
-            return not math.isnan(score)
-        return score < other if self.config.training.monitor == "loss" else self.metrics[0].better(score, than=other)
 
     def run_step(self, stage: Stage, batch: Batch, model: PreparedModel | None = None) -> StepResult:
         """The step on a batch that is on the device, in the loop's precision; by default of the model that trains."""
@@ -239,14 +239,6 @@ class FoldLoop:
             step = self.step
         with autocast(self.device, self.precision):
             return step(batch, self.model if model is None else model, context)
-
-    def score(self, result: StageResult) -> float:
-        """What the best epoch is chosen by."""
-        if result.stage == "train":  # everything trains: there is nothing to choose by, the last epoch counts
-            return float(result.epoch)
-        if self.config.training.monitor == "loss":
-            return result.losses["loss"]
-        return result.metrics[self.metrics[0].name]
 
     def _leave_if_asked(self) -> None:
         if self.signals.leave:
@@ -277,23 +269,3 @@ class FoldLoop:
         predictions = seen.predictions()
         truth, metrics = self.score_rows(predictions)
         return StageResult("valid", self.progress.epoch, seen.sums.means(), metrics, truth, predictions)
-
-
-class HeldOut:
-    """Losses and predictions of the held-out rows, batch by batch."""
-
-    def __init__(self, task: Task) -> None:
-        self.task = task
-        self.sums = LossSums()
-        self.parts: list[pd.DataFrame] = []
-
-    def add(self, batch: Batch, result: StepResult) -> None:
-        """Keep what a batch came to."""
-        self.sums.add(result, len(batch[INPUT_ID]))
-        self.parts.append(self.task.decode(batch[INPUT_ID], result["outputs"]))
-
-    def predictions(self) -> "pd.DataFrame":
-        """All of them, by id."""
-        import pandas as pd
-
-        return pd.concat(self.parts)

@@ -27,6 +27,12 @@ class FoldModule(lightning.LightningModule):
         self.loop = loop
         self.model = loop.model
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "_current_fx_name":  # set 40 times a step, and `nn.Module` would look at each value closely
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self.loop.optimizer
 
