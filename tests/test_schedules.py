@@ -3,13 +3,16 @@
 import io
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from projects import Renders, imported
+from projects import Renders, imported, run_script
+from training import assert_same_outcome, demo_project, expect, outcome
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -174,3 +177,57 @@ def test_numbers_that_cannot_be(name: str, params: dict[str, Any], message: str)
 
     with pytest.raises(UserError, match=message):
         Names(NAMES).bind("schedule", Named(name=name, params=params))(100, 10)
+
+
+LEAVE = '''"""Ctrl-C at a batch, once."""
+
+import os
+import signal
+
+from pipeline.callbacks import Callback
+
+
+class Leave(Callback):
+    def on_batch_start(self, run, stage, batch):
+        flag = run.folder / "left"
+        if run.experiment == "left" and (run.progress.epoch, run.progress.batch) == (2, 3) and not flag.exists():
+            flag.touch()
+            os.kill(os.getpid(), signal.SIGINT)
+'''
+PLATEAU = [
+    "training.epochs=4",
+    "training.batch_size=128",
+    "tracking.every_steps=1",
+    "schedule.name=plateau",
+    "schedule.warmup_epochs=0",
+    "schedule.params={factor: 0.5, patience: 0, threshold: 100}",  # nothing is ever so much better
+    "callbacks=[leave]",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("monitor", ["loss", "metric"])
+def test_a_real_training_falls_at_its_plateaus_and_goes_on_there(
+    renders: Renders, tmp_path: Path, monitor: str
+) -> None:
+    project = demo_project(renders, tmp_path / "project")
+    (project / "src/competition/leave.py").write_text(LEAVE)
+    init = project / "src/competition/__init__.py"
+    init.write_text(init.read_text().replace("names={", 'names={"callback": {"leave": "competition.leave:Leave"}, '))
+    settings = [*PLATEAU, f"training.monitor={monitor}", "optimizer.lr=0.001"]
+    expect(run_script(project, "train.py", "small", *settings, "--as", "whole", "--fold", "0"))
+    metrics = pd.read_csv(project / "runs/whole/fold_0/metrics.csv").dropna(subset=["lr/group_0"])
+    rates = metrics.groupby(metrics["epoch"].astype(int))["lr/group_0"].unique().tolist()
+    assert [list(each) for each in rates] == [[0.001], [0.001], [0.0005], [0.00025]], "the first epoch is the best"
+    expect(run_script(project, "train.py", "small", *settings, "--as", "left", "--fold", "0"), 130)
+    expect(run_script(project, "train.py", "left", "--fold", "0"))
+    assert_same_outcome(outcome(project, "whole"), outcome(project, "left"))
+
+
+@pytest.mark.slow
+def test_where_nothing_is_held_out_a_plateau_is_one_of_the_training_loss(renders: Renders, tmp_path: Path) -> None:
+    project = demo_project(renders, tmp_path / "project")
+    settings = [*PLATEAU[:-1], "training.epochs=3"]
+    expect(run_script(project, "train.py", "small", *settings, "--as", "everything", "--fold", "full"))
+    metrics = pd.read_csv(project / "runs/everything/fold_full/metrics.csv").dropna(subset=["lr/group_0"])
+    assert metrics["lr/group_0"].iloc[-1] == pytest.approx(metrics["lr/group_0"].iloc[0] / 2)
