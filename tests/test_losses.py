@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.ops import sigmoid_focal_loss
 
-from projects import Renders, imported
+from projects import Renders, imported, run_script
+from training import demo_project, expect, outcome
 
 CLASSES = ("ant", "bee", "cat", "dog")
 NUMBERS = torch.tensor([0, 2, 1, 3, 2])
@@ -309,3 +310,42 @@ def test_the_contract_takes_numbers_and_probabilities() -> None:
         assert task.check_contract({**batch, "target_label": target}, {"output_label": logits_of()})
     with pytest.raises(UserError, match=r"target torch.float64 .*float32 \(5, 4\)"):
         task.check_contract({**batch, "target_label": SOFT.double()}, {"output_label": logits_of()})
+
+
+SOFTER = """
+
+_labelled = train_rows
+
+
+def train_rows(settings, data):
+    rows = _labelled(settings, data)
+    chosen = rows.sample(frac=0.3, random_state=0).index
+    for name in "0123456789":
+        rows.loc[chosen, f"label:{name}"] = 0.9 * (rows["label"] == name) + 0.01
+    return rows
+"""
+EXPERIMENT = """extends: small
+model:
+  {encoder: test_resnet, pooling: gem, drop_rate: 0.2, multi_sample_dropout: 2, drop_path_rate: 0.1,
+   grad_checkpointing: true}
+losses:
+  - {head: label, loss: {name: focal, params: {gamma: 1.0}}, class_weights: sqrt, hardest: 0.7}
+  - {head: label, loss: {name: bce, params: {sum_classes: true}}, weight: 0.2}
+training: {epochs: 3, batch_size: 32}
+"""
+
+
+@pytest.mark.slow
+def test_a_training_with_all_of_it(renders: Renders, tmp_path: Path) -> None:
+    project = demo_project(renders, tmp_path / "project")
+    (project / "experiments" / "all.yaml").write_text(EXPERIMENT)
+    with (project / "src" / "competition" / "tables.py").open("a") as file:
+        file.write(SOFTER)
+    printed = expect(run_script(project, "train.py", "all", "--fold", "0")).stdout
+    contract = next(line for line in printed.splitlines() if "target_label" in line)
+    assert "float32" in contract and "(4, 10)" in contract
+    oof, weights, metrics = outcome(project, "all")
+    truth = pd.read_csv(project / "data/raw/train.csv", dtype=str).set_index("image_id")["label"]
+    predicted = oof.set_index("id")[[f"label:{digit}" for digit in range(10)]].to_numpy().argmax(axis=1).astype(str)
+    assert (truth.loc[oof["id"]].to_numpy() == predicted).mean() > 0.5
+    assert "network.pooling.p" in weights and "train/label_focal" in metrics and "valid/label_bce" in metrics

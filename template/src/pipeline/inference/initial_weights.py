@@ -35,19 +35,34 @@ def load_initial_weights(model: nn.Module, source: str, project: Project, fold: 
     path = run_weights(source, project, fold, folds_hash) if source.startswith(RUN) else project.root / source
     where = project.shown(path)
     given = read_weights(path, where)
-    wanted = _wanted(model)
-    renamed = best_names(given, wanted)
+    state, settings = model.state_dict(), _settings(model)
+    wanted = {name: value for name, value in state.items() if name not in settings}
+    names = best_names(given, wanted)
+    found = {name: given[names[name]] for name in wanted if name in names}
     stem = _first_convolution(model)
-    if stem in renamed and renamed[stem].shape != wanted[stem].shape:
-        renamed[stem] = _adapted(renamed[stem], wanted[stem])
-    fitting = {name: value for name, value in renamed.items() if name in wanted and value.shape == wanted[name].shape}
+    if stem in found:
+        found[stem] = _adapted(found[stem], wanted[stem])
+    fitting = {name: value for name, value in found.items() if value.shape == wanted[name].shape}
     if not fitting:
         raise UserError(
             f"nothing in {where} fits the model: it holds {listed(given)}, and the model wants {listed(wanted)}; "
             "choose the encoder these weights were made for, or other weights"
         )
     model.load_state_dict(fitting, strict=False)
-    _report(where, renamed, wanted, fitting)
+    print(f"weights: {len(fitting)} of {len(wanted)} tensors of the model are from {where}")
+    shapes = [
+        f"{name} {tuple(value.shape)} for {tuple(wanted[name].shape)}"
+        for name, value in found.items()
+        if name not in fitting
+    ]
+    left = {
+        "of another shape": shapes,
+        "not in the file": [name for name in wanted if name not in found],
+        "not in the model": [old for name, old in names.items() if name not in state],
+    }
+    for what, which in left.items():
+        if which:
+            print(f"  {what}, {len(which)}: {listed(which)}")
 
 
 def run_weights(source: str, project: Project, fold: str, folds_hash: str) -> Path:
@@ -100,18 +115,17 @@ def read_weights(path: Path, where: str) -> dict[str, Tensor]:
     return clean_state_dict(tensors)
 
 
-def best_names(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a file under those names of the model that fit most of them; the fewest changes win a tie."""
-    first, *others = [
-        {added + name.removeprefix(taken): value for name, value in given.items()}
-        for taken in _prefixes(given)
-        for added in ("", *OWN)
-    ]
-    best, most = first, _matches(first, wanted)
-    for renamed in others:
-        matches = _matches(renamed, wanted)
-        if matches > most:
-            best, most = renamed, matches
+def best_names(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, str]:
+    """Name in the model -> name in the file, as it fits most tensors; the fewest changes win a tie."""
+    best: dict[str, str] = {}
+    most = (-1, -1)
+    for taken in _prefixes(given):
+        for added in ("", *OWN):
+            names = {added + name.removeprefix(taken): name for name in given}
+            known = [name for name in names if name in wanted]
+            matches = (sum(given[names[name]].shape == wanted[name].shape for name in known), len(known))
+            if matches > most:
+                best, most = names, matches
     return best
 
 
@@ -124,15 +138,9 @@ def _prefixes(names: Mapping[str, Tensor]) -> Iterator[str]:
             yield prefix
 
 
-def _matches(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple[int, int]:
-    known = [name for name in given if name in wanted]
-    return sum(given[name].shape == wanted[name].shape for name in known), len(known)
-
-
-def _wanted(model: nn.Module) -> dict[str, Tensor]:
+def _settings(model: nn.Module) -> set[str]:
     prepare = getattr(model, "prepare", None)
-    settings = {f"prepare.{name}" for name, _ in prepare.named_buffers()} if isinstance(prepare, nn.Module) else set()
-    return {name: value for name, value in model.state_dict().items() if name not in settings}
+    return {f"prepare.{name}" for name, _ in prepare.named_buffers()} if isinstance(prepare, nn.Module) else set()
 
 
 def _first_convolution(model: nn.Module) -> str:
@@ -148,22 +156,3 @@ def _adapted(given: Tensor, wanted: Tensor) -> Tensor:
         return given
     adapted: Tensor = adapt_input_conv(wanted.shape[1], given)
     return adapted
-
-
-def _report(
-    where: str, given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], fitting: Mapping[str, Tensor]
-) -> None:
-    print(f"weights: {len(fitting)} of {len(wanted)} tensors of the model are from {where}")
-    shapes = [
-        f"{name} {tuple(given[name].shape)} for {tuple(wanted[name].shape)}"
-        for name in wanted
-        if name in given and name not in fitting
-    ]
-    lists = {
-        "of another shape": shapes,
-        "not in the file": [name for name in wanted if name not in given],
-        "not in the model": [name for name in given if name not in wanted and not name.startswith("prepare.")],
-    }
-    for what, names in lists.items():
-        if names:
-            print(f"  {what}, {len(names)}: {listed(names)}")
