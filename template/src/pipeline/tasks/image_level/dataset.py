@@ -69,7 +69,7 @@ class ImageDataset(Dataset[Sample]):
         except UserError as error:
             raise UserError(f"row {row} (id {self.ids[row]}): {error}") from error
         # Albumentations ignores the global seeds; this makes its draws a function of (seed, epoch, row) alone. One pair
-        # of generators serves all transforms: with `set_random_seed` each would draw the same numbers as its neighbours.
+        # of generators serves all transforms: `set_random_seed` would give each of them the same numbers to draw.
         sequence = np.random.SeedSequence([self.seed, epoch, row])
         self.random.seed(int(sequence.generate_state(1)[0]))
         self.augmentations.set_random_state(np.random.Generator(np.random.PCG64(sequence)), self.random)
