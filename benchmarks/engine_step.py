@@ -88,10 +88,11 @@ def run_variant(place: Workplace, variant: Variant, number: int, batch_size: int
 
     loop, names = make_loop(place, f"step_{number}", batch_size, variant)
     steps = (WARM_UP + pairs) * CADENCE
-    samples = InMemory(loop.train_loader.loader.dataset)
+    stage = loop.stages.at(0)
+    samples = InMemory(stage.loader.loader.dataset)
     bare = BareLoop(loop, names, memory_loader(loop, samples, steps)[0])
-    loader, loop.sampler = memory_loader(loop, samples, steps)
-    loop.train_loader = turns = Turns(loader, bare, variant.clock)
+    loader, loop.stages.batches = memory_loader(loop, samples, steps)
+    stage.loader = turns = Turns(loader, bare, variant.clock)
     loop.batches_per_epoch, loop.epochs = steps, 1
     with Path(os.devnull).open("w") as nowhere, loop.signals:
         if variant.terminal:
@@ -129,9 +130,9 @@ def memory_loader(loop: Any, samples: "InMemory", steps: int) -> "tuple[DataLoad
     """A loader and its sampler as the pipeline makes them, for one epoch of `steps` batches."""
     from pipeline.data.loaders import TrainBatches, make_loader
 
-    rows, size = loop.sampler.rows, loop.sampler.batch_size
+    rows, size = loop.stages.batches.rows, loop.stages.batches.batch_size
     many = rows.iloc[np.resize(np.arange(len(rows)), steps * size)]
-    batches = TrainBatches(many, loop.sampler.order, size, loop.config.seed)
+    batches = TrainBatches(many, loop.stages.batches.order, size, loop.config.seed)
     return make_loader(samples, batches, loop.task.collate, 0, loop.device), batches
 
 
@@ -211,7 +212,7 @@ def calibrated_batch_size(place: Workplace) -> int:
     size = 32
     for _ in range(2):  # the second look corrects what does not grow with the batch
         loop, names = make_loop(place, "calibration", size, VARIANTS[0])
-        bare = BareLoop(loop, names, memory_loader(loop, InMemory(loop.train_loader.loader.dataset), 30)[0])
+        bare = BareLoop(loop, names, memory_loader(loop, InMemory(loop.stages.at(0).loader.loader.dataset), 30)[0])
         bare.block(5)
         times = []
         for _ in range(5):

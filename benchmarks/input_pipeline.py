@@ -69,7 +69,8 @@ class OurReader:
         self, place: Workplace, folder: Path, files: Sequence[str], count: int, workers: int, cache: bool = False
     ) -> None:
         from pipeline.data.cache import open_cache
-        from pipeline.data.loaders import TrainBatches, make_loader, shuffle
+        from pipeline.data.loaders import TrainBatches, make_loader
+        from pipeline.data.samplers import shuffle
 
         overrides = [f"image.size={SIZE}", f"image.cache={str(cache).lower()}", "model.pretrained=false"]
         setup = place.setup("baseline", [*overrides, "model.encoder=resnet10t"])

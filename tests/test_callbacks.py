@@ -165,6 +165,20 @@ def test_scalars_at_their_cadence(pipeline: SimpleNamespace, tmp_path: Path) -> 
     ]
 
 
+def test_one_rate_of_each_part_where_there_are_more_than_two_groups(pipeline: SimpleNamespace, tmp_path: Path) -> None:
+    log = Log()
+    fold = Fold(pipeline, tmp_path, log)
+    parts = {"encoder_00 (no decay)": 1e-4, "encoder_00": 1e-4, "heads (no decay)": 1e-3, "heads": 1e-3}
+    groups = [
+        {"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 0.0, "initial_lr": rate, "name": name}
+        for name, rate in parts.items()
+    ]
+    fold.optimizer = torch.optim.SGD([*groups, {"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 0.5}])
+    fold.run(pipeline.LogScalars())
+    rates = {tag: value for tag, value in log.rows[0][1].items() if tag.startswith("lr/")}
+    assert rates == {"lr/encoder_00": 0, "lr/heads": 0, "lr/group_4": 0.5}, "rates that meet at 0 are still apart"
+
+
 def test_one_row_per_step_when_gradients_are_accumulated(pipeline: SimpleNamespace, tmp_path: Path) -> None:
     log = Log()
     settings = {"tracking": {"every_steps": 1}, "training": {"accumulate": 2}}

@@ -1,6 +1,5 @@
 """The parts of a training step, each against an oracle of its own."""
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -71,35 +70,6 @@ def test_a_missing_key_names_the_wiring_and_the_keys_there_are() -> None:
         take({"output_b": torch.ones(1), "output_c": torch.ones(1)}, "output_a", "loss row 'x'", "the model returns")
 
 
-def test_schedule_warms_up_and_ends_at_its_floor() -> None:
-    from pipeline.training.optimizer import constant, cosine
-
-    factor = cosine(110, 10, final=0.1)
-    assert [factor(step) for step in (0, 4)] == pytest.approx([1 / 11, 5 / 11])
-    assert factor(10) == pytest.approx(1)
-    assert factor(60) == pytest.approx(0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 2)))
-    assert factor(110) == factor(500) == pytest.approx(0.1)
-    assert constant(100, 0)(0) == 1
-
-
-def test_no_decay_on_norms_and_biases_and_fused_where_it_can_be() -> None:
-    from pipeline.config import Optimizer
-    from pipeline.names import Names
-    from pipeline.training import NAMES
-    from pipeline.training.optimizer import make_optimizer, set_learning_rate
-
-    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
-    settings = Optimizer(name="adamw", lr=0.01, weight_decay=0.3)
-    optimizer = make_optimizer(model, settings, Names(NAMES), fused=True)
-    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
-    assert {name: decay[id(p)] for name, p in model.named_parameters()} == {
-        "0.weight": 0.3, "0.bias": 0.0, "1.weight": 0.0, "1.bias": 0.0,
-    }  # fmt: skip
-    assert all(group["fused"] for group in optimizer.param_groups)
-    set_learning_rate(optimizer, 0.25)
-    assert {group["lr"] for group in optimizer.param_groups} == {0.0025}
-
-
 def test_the_best_epochs_are_kept_and_a_nan_never_is_best(tmp_path: Path) -> None:
     from pipeline.training.checkpoints import CheckpointStore
 
@@ -150,24 +120,6 @@ def test_augmentations_of_a_sample_are_drawn_independently() -> None:
     assert first == drawn(0, 0)
     assert first != drawn(1, 0)
     assert first != drawn(0, 1)
-
-
-def test_an_epoch_starts_at_any_batch() -> None:
-    import numpy as np
-    import pandas as pd
-    from pipeline.data.loaders import TrainBatches, shuffle
-
-    rows = pd.DataFrame({"id": [str(number) for number in range(50)]})
-    whole = TrainBatches(rows, shuffle, 8, seed=3)
-    whole.begin(2, 0)
-    rest = TrainBatches(rows, shuffle, 8, seed=3)
-    rest.begin(2, 4)
-    assert len(whole) == 6 and len(rest) == 2
-    assert list(whole)[4:] == list(rest)
-    seen = np.array([row for batch in whole for _, row in batch])
-    assert len(set(seen)) == 48, "no row twice; the rest fills no batch"
-    whole.begin(3, 0)
-    assert [row for batch in whole for _, row in batch] != list(seen), "another epoch, another order"
 
 
 def test_an_unusable_gpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

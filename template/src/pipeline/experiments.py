@@ -54,13 +54,15 @@ def parse_override(text: str) -> dict[str, Any]:
     if not equals or not all(key.split(".")):
         raise UserError(f"'{text}' is not an override; write key=value, for example optimizer.lr=3e-4")
     try:
-        nested: Any = parse_yaml_value(value)
+        return nested(key, parse_yaml_value(value))
     except UserError as error:
         raise UserError(f"'{text}': {error}") from error
-    for part in reversed(key.split(".")):
-        nested = {part: nested}
-    result: dict[str, Any] = nested
-    return result
+
+
+def nested(key: str, value: Any) -> dict[str, Any]:
+    """`optimizer.lr` and a value as a nested mapping."""
+    first, _, rest = key.partition(".")
+    return {first: nested(rest, value) if rest else value}
 
 
 def merge(base: Any, changes: Any) -> Any:

@@ -1,7 +1,7 @@
 """The framework seam: what an engine drives and what a step returns. It names no framework.
 
-An engine owns the loop, device, precision, accumulation, clipping and distribution. Everything else of a run is
-behind `Loop`, so that every engine does the same work in the same order.
+An engine owns the loop, device, precision, accumulation, distribution and the moment of clipping. Everything else of a
+run is behind `Loop`, so that every engine does the same work in the same order.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +25,23 @@ Stage = Literal["train", "valid"]
 Batch = dict[str, Any]
 Criterion = Callable[[Mapping[str, Tensor], Batch], "LossResult"]
 BatchTransform = Callable[[Batch], Batch]  # on the device, after `Prepare`, while training
+
+
+class PreparedModel(nn.Module):
+    """What a room's model is: `prepare`, then `network`, saved together. Batch dict in, output dict out.
+
+    A step calls them one by one, so that the batch can be changed between the two. The optimiser, freezing and
+    compilation see them by these names.
+    """
+
+    def __init__(self, prepare: nn.Module, network: nn.Module) -> None:
+        super().__init__()
+        self.prepare = prepare
+        self.network = network
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        outputs: dict[str, Tensor] = self.network(self.prepare(batch))
+        return outputs
 
 
 class LossResult(TypedDict):
@@ -56,7 +73,7 @@ class StepContext:
     transforms: Sequence[BatchTransform] = ()  # of a training batch; none in the other stages
 
 
-Step = Callable[[Batch, nn.Module, StepContext], StepResult]
+Step = Callable[[Batch, PreparedModel, StepContext], StepResult]
 
 
 class Verdict(Enum):
@@ -85,6 +102,8 @@ class StageResult:
         metrics: every metric of the competition; empty for the training stage.
         truth, predictions: tables indexed by id, in the same order; none for the training stage.
         seconds: wall time of the stage.
+        raw: the same rows with the weights as they train, where the moving average of the weights is what is scored.
+        weights: in the final prediction, which weights these are: `best epoch 7`, `mean of epochs 5, 6, 7`.
     """
 
     stage: Stage
@@ -94,6 +113,8 @@ class StageResult:
     truth: "pd.DataFrame | None" = None
     predictions: "pd.DataFrame | None" = None
     seconds: float = 0.0
+    raw: "StageResult | None" = None
+    weights: str = ""
 
 
 class Run(Protocol):
@@ -105,7 +126,7 @@ class Run(Protocol):
     folder: Path  # runs/<experiment>/fold_<k>
     heads: Sequence[Head]
     metrics: Sequence[Metric]
-    model: nn.Module
+    model: PreparedModel
     optimizer: torch.optim.Optimizer
     tracker: "Tracker"
     progress: Progress
@@ -115,6 +136,13 @@ class Run(Protocol):
     @property
     def best(self) -> "Best | None":
         """The best epoch so far; none before the first one has ended."""
+        ...
+
+    def run_step(self, stage: Stage, batch: Batch) -> StepResult:
+        """The step once more, on a batch that is on the device, for what needs a second pass (SAM, AWP).
+
+        Gradients flow as they do in training; the caller differentiates `loss`, or switches gradients off.
+        """
         ...
 
 
@@ -138,8 +166,8 @@ class Loop(Run, Protocol):
     """What an engine drives. The order of calls is the engine's promise:
 
     per epoch `epoch_start`, per batch `train_batch`, (when the gradients of an accumulation window are there:
-    `gradients_ready`, the optimiser's step unless vetoed, `stepped`), `batch_end`; then `valid_batch` for each batch of
-    `valid_batches`, and `epoch_end`.
+    `gradients_ready`, `clip_gradients`, the optimiser's step unless vetoed, `stepped`), `batch_end`; then `valid_batch`
+    for each batch of `valid_batches`, and `epoch_end`.
     """
 
     device: torch.device
@@ -168,6 +196,10 @@ class Loop(Run, Protocol):
 
     def gradients_ready(self) -> Verdict:
         """Ask the callbacks, with unscaled gradients in place. `STOP` is raised as an exception here."""
+        ...
+
+    def clip_gradients(self) -> None:
+        """Clip the unscaled gradients in place, after the callbacks have seen them."""
         ...
 
     def stepped(self) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from pipeline.tasks import Task
 
-NAMES: References = {"callback": {}}
+NAMES: References = {"callback": {"learning_test": "pipeline.callbacks.learning_test:LearningTest"}}
 
 
 class Callback:

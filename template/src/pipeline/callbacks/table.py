@@ -65,11 +65,8 @@ class EpochTable(Callback):
         self._stop_bar()
         if run.best is not None and result is not None:
             scores = ", ".join(f"{name} {value:.4f}" for name, value in result.metrics.items())
-            self._print(
-                Text.assemble(
-                    ("best epoch ", "dim"), f"{run.best.epoch + 1}", ("  on the held-out rows: ", "dim"), scores
-                )
-            )
+            weights = result.weights or f"best epoch {run.best.epoch + 1}"
+            self._print(Text.assemble(weights, ("  on the held-out rows: ", "dim"), scores))
 
     def on_exception(self, run: Run, error: BaseException) -> None:
         self._stop_bar()

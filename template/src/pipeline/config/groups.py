@@ -78,6 +78,9 @@ class Model(Strict):
         default=None, description="start from these instead: a file, or run:NAME (the same fold of another run)"
     )
     in_chans: int = Field(default=3, ge=1, description="channels of the image")
+    image_size: tuple[int, int] | None = Field(
+        default=None, description="height and width an encoder of a fixed size is built for; none: image.size"
+    )
     pooling: Named = named("pooling", "encoder", "how the feature map becomes one vector; encoder: as it was trained")
     drop_rate: float = Field(default=0.0, ge=0, lt=1, description="dropout before the heads")
     multi_sample_dropout: int = Field(default=1, ge=1, description="dropout masks whose losses are averaged")
@@ -198,7 +201,7 @@ INTERVENTIONS = (
 
 
 class Intervention(Strict):
-    """Settings that are others in some epochs of training. Held-out rows are always scored with the experiment's own."""
+    """Settings that are others in some epochs of training. Held-out rows are always scored by the experiment's own."""
 
     epochs: tuple[int, int] = Field(
         description="first and last epoch, both included: counted from 1, or from the end (-1 is the last)"

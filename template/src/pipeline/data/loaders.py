@@ -6,7 +6,7 @@ changes nothing, and an epoch can start at any batch.
 
 import os
 import signal
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,25 +22,25 @@ if TYPE_CHECKING:
 Order = Callable[["pd.DataFrame", np.random.Generator], np.ndarray]
 
 
-def shuffle(rows: "pd.DataFrame", generator: np.random.Generator) -> np.ndarray:
-    """Every row once, in a new order each epoch."""
-    return generator.permutation(len(rows))
-
-
 class TrainBatches(Sampler[list[tuple[int, int]]]):
     """Batches of (epoch, row) from any batch of any epoch on. The last rows that fill no batch are left out.
 
+    Args:
+        rows: the training rows.
+        order: positions of rows for an epoch, given the rows and the epoch's own generator; as many in each epoch.
+
     Raises:
-        UserError: there are no rows to train on.
+        UserError: the order has no rows, or is none.
     """
 
     def __init__(self, rows: "pd.DataFrame", order: Order, batch_size: int, seed: int) -> None:
         self.rows = rows
         self.order = order
-        self.batch_size = min(batch_size, len(rows))
         self.seed = seed
         self.epoch = 0
         self.start = 0
+        self.rows_per_epoch = len(self._positions(0))
+        self.batch_size = min(batch_size, self.rows_per_epoch)
 
     def begin(self, epoch: int, start: int) -> None:
         """The next iteration gives the batches of `epoch` from `start` on."""
@@ -48,17 +48,35 @@ class TrainBatches(Sampler[list[tuple[int, int]]]):
 
     @property
     def batches_per_epoch(self) -> int:
-        return len(self.rows) // self.batch_size
+        return self.rows_per_epoch // self.batch_size
 
     def __len__(self) -> int:
         return self.batches_per_epoch - self.start
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch = self.epoch
-        order = self.order(self.rows, np.random.default_rng([self.seed, epoch]))
+        order = self._positions(epoch)
+        if len(order) != self.rows_per_epoch:
+            raise UserError(
+                f"the sampler gives {len(order)} rows in epoch {epoch + 1} and gave {self.rows_per_epoch} in the first "
+                "one; it must give as many in each, or the schedule and a resume would not fit"
+            )
         for batch in range(self.start, self.batches_per_epoch):
             chosen = order[batch * self.batch_size : (batch + 1) * self.batch_size]
             yield [(epoch, int(row)) for row in chosen]
+
+    def _positions(self, epoch: int) -> np.ndarray:
+        order = np.asarray(self.order(self.rows, np.random.default_rng([self.seed, epoch])))
+        if order.ndim != 1 or not order.size or order.dtype.kind not in "iu":
+            raise UserError(
+                f"the sampler gave {order.dtype} {order.shape}; whole numbers (N,) are expected, one position per row"
+            )
+        if order.min() < 0 or order.max() >= len(self.rows):
+            raise UserError(
+                f"the sampler gave positions from {order.min()} to {order.max()}, and the {len(self.rows)} rows are "
+                f"0 to {len(self.rows) - 1}; give positions, not labels of an index"
+            )
+        return order
 
 
 class RowBatches(Sampler[list[tuple[int, int]]]):
@@ -77,13 +95,14 @@ class RowBatches(Sampler[list[tuple[int, int]]]):
 
 
 class EpochBatches:
-    """One loader's batches for the rest of an epoch, with their number known.
+    """One loader's batches for the rest of an epoch, on the device, with their number known.
 
     As a context it ends the loader's processes, which would otherwise live as long as the program.
     """
 
-    def __init__(self, loader: "DataLoader[dict[str, Any]]") -> None:
+    def __init__(self, loader: "DataLoader[dict[str, Any]]", device: torch.device) -> None:
         self.loader = loader
+        self.device = device
         self.running: Generator[Batch, None, None] | None = None
 
     def __len__(self) -> int:
@@ -103,10 +122,36 @@ class EpochBatches:
 
     def _batches(self) -> Generator[Batch, None, None]:
         try:
-            yield from self.loader
+            yield from prefetched(self.loader, self.device) if self.device.type == "cuda" else self.loader
         except UserError as error:
             # A worker's exception arrives with its whole traceback as text; the user needs its last line.
             raise UserError(str(error).rpartition("UserError: ")[2].strip()) from error
+
+
+def prefetched(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+    """The batches on a GPU; each is copied, on a stream of its own, while the one before it is computed on."""
+    copies = torch.cuda.Stream(device)
+    ahead: Batch | None = None
+    for batch in batches:
+        with torch.cuda.stream(copies):
+            moved = to_device(batch, device)
+        if ahead is not None:
+            yield ahead
+        torch.cuda.current_stream(device).wait_stream(copies)
+        for value in moved.values():
+            if isinstance(value, torch.Tensor):
+                value.record_stream(torch.cuda.current_stream(device))  # or its memory could be given away too early
+        ahead = moved
+    if ahead is not None:
+        yield ahead
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors on `device`; lists of strings stay where they are."""
+    return {
+        key: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+        for key, value in batch.items()
+    }
 
 
 def make_loader(

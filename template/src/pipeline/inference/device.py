@@ -69,11 +69,3 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     """The context in which a model computes at `precision`."""
     dtype = torch.float16 if precision == "fp16" else torch.bfloat16
     return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")
-
-
-def to_device(batch: dict[str, object], device: torch.device) -> dict[str, object]:
-    """The batch with its tensors on `device`; lists of strings stay where they are."""
-    return {
-        key: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-        for key, value in batch.items()
-    }

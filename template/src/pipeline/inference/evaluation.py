@@ -106,6 +106,11 @@ def evaluate(run: TrainedRun, rows: "pd.DataFrame", folds: Sequence[str]) -> Eva
 def evaluate_run(project: Project, competition: Competition, folder: Path, data: Path, fold: str | None) -> None:
     """Score a run, print the table, and for all folds write `oof.parquet`, `cv.json` and pictures into its folder."""
     run = TrainedRun.open(folder, competition)
+    if run.experiment.training.max_rows is not None:
+        raise UserError(
+            f"'{folder.name}' trained and held out a few rows only (training.max_rows), for a first look; "
+            "there is no score to be had from it"
+        )
     table_of_folds = load_folds(project, run.experiment.folds, competition.train_rows(data), competition.settings)
     if table_of_folds.hash != read_json(folder / "run.json")["folds"]:
         raise UserError(

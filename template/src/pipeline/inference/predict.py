@@ -10,10 +10,10 @@ from torch import nn
 
 from pipeline.config import Experiment, parse_experiment
 from pipeline.data import NAMES as DATA_NAMES
-from pipeline.data.loaders import EpochBatches, RowBatches, make_loader
+from pipeline.data.loaders import EpochBatches, RowBatches, make_loader, to_device
 from pipeline.errors import UserError, nearest
 from pipeline.files import atomic, read_json, read_yaml
-from pipeline.inference.device import Precision, autocast, choose_device, choose_precision, to_device
+from pipeline.inference.device import Precision, autocast, choose_device, choose_precision
 from pipeline.inference.snapshot import CLASSES, CODE
 from pipeline.inference.weights import load_weights
 from pipeline.keys import INPUT_ID, ROW_FOLD, ROW_ID
@@ -81,11 +81,21 @@ class TrainedRun:
             f"run scripts/train.py {self.folder.name} --fold all, or name one with --fold"
         )
 
-    def load(self, fold: str) -> nn.Module:
-        """The best model of a fold."""
+    def load(self, fold: str) -> list[nn.Module]:
+        """The model of a fold, or those of all its seeds."""
+        folder, config = self.folder / f"fold_{fold}", self.experiment
+        seeds = range(config.seed, config.seed + config.seeds)
+        return [self._load(folder if config.seeds == 1 else seed_folder(folder, seed)) for seed in seeds]
+
+    def _load(self, folder: Path) -> nn.Module:
         model = self.task.model(self.experiment, self.names, pretrained=False)
-        load_weights(model, self.folder / f"fold_{fold}" / BEST)
+        load_weights(model, folder / BEST)
         return model
+
+
+def seed_folder(fold: Path, seed: int) -> Path:
+    """Where the run of one seed lies, when a fold trains several."""
+    return fold / f"seed_{seed}"
 
 
 def predict_rows(
@@ -115,7 +125,7 @@ def predict_rows(
     batches = RowBatches(len(rows), batch_size)
     parts = []
     with (
-        EpochBatches(make_loader(dataset, batches, task.collate, experiment.machine.workers, device)) as loader,
+        EpochBatches(make_loader(dataset, batches, task.collate, experiment.machine.workers, device), device) as loader,
         torch.inference_mode(),
         autocast(device, precision),
     ):
@@ -139,12 +149,13 @@ def predict_run(
     rows = competition.test_rows(data)
     if rows.empty:
         print("note: there are no test rows here; the table will hold the columns only")
-    models = [run.load(name) for name in folds]
+    models = [model for name in folds for model in run.load(name)]
     predictions = predict_rows(
-        run.task, models, rows, data, run.experiment, run.names, "test", f"{folder.name}: {len(folds)} folds"
+        run.task, models, rows, data, run.experiment, run.names, "test", f"{folder.name}: {len(models)} models"
     )
     write_predictions(folder / "test.parquet", predictions)
-    print(f"{len(predictions)} rows with folds {', '.join(folds)}: {project.shown(folder / 'test.parquet')}")
+    seeds = f", {run.experiment.seeds} seeds each" if run.experiment.seeds > 1 else ""
+    print(f"{len(predictions)} rows with folds {', '.join(folds)}{seeds}: {project.shown(folder / 'test.parquet')}")
 
 
 def write_predictions(path: Path, predictions: "pd.DataFrame", fold: int | None = None) -> None:
@@ -152,3 +163,10 @@ def write_predictions(path: Path, predictions: "pd.DataFrame", fold: int | None 
     frame = predictions if fold is None else predictions.assign(**{ROW_FOLD: fold})
     with atomic(path) as temporary:
         frame.rename_axis(ROW_ID).reset_index().to_parquet(temporary, index=False)
+
+
+def read_predictions(path: Path) -> "pd.DataFrame":
+    """Predictions by id, as `write_predictions` wrote them; without the fold."""
+    import pandas as pd
+
+    return pd.read_parquet(path).set_index(ROW_ID).drop(columns=ROW_FOLD, errors="ignore")

@@ -22,11 +22,11 @@ from pipeline.rules import Rules
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
-    from torch import Tensor, nn
+    from torch import Tensor
     from torch.utils.data import Dataset
 
     from pipeline.data.scan import Reader
-    from pipeline.seam import Batch, Criterion
+    from pipeline.seam import Batch, Criterion, PreparedModel
 
 
 class Task(ABC):
@@ -61,7 +61,7 @@ class Task(ABC):
         """Sample dicts as one batch dict."""
 
     @abstractmethod
-    def model(self, experiment: Experiment, names: Names, pretrained: bool) -> nn.Module:
+    def model(self, experiment: Experiment, names: Names, pretrained: bool) -> PreparedModel:
         """`Prepare` and network as one module: batch dict in, output dict out."""
 
     @abstractmethod

@@ -1,10 +1,21 @@
 """The run of a fold: its folder, loop, optimiser, schedule and checkpoints."""
 
 NAMES = {
-    "sampler": {"shuffle": "pipeline.data.loaders:shuffle"},
+    "sampler": {
+        "shuffle": "pipeline.data.samplers:shuffle",
+        "balanced": "pipeline.data.samplers:balanced",
+        "weighted": "pipeline.data.samplers:weighted",
+        "groups": "pipeline.data.samplers:groups",
+        "sources": "pipeline.data.samplers:sources",
+    },
     "parameter_groups": {"default": "pipeline.training.optimizer:parameter_groups"},
     "schedule": {
-        "cosine": "pipeline.training.optimizer:cosine",
-        "constant": "pipeline.training.optimizer:constant",
+        "constant": "pipeline.training.schedules:constant",
+        "linear": "pipeline.training.schedules:linear",
+        "cosine": "pipeline.training.schedules:cosine",
+        "step": "pipeline.training.schedules:step",
+        "flat_cosine": "pipeline.training.schedules:flat_cosine",
+        "one_cycle": "pipeline.training.schedules:one_cycle",
+        "plateau": "pipeline.training.schedules:Plateau",
     },
 }

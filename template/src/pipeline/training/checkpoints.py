@@ -8,6 +8,7 @@ needs it is on disk, so whichever state is read finds its files.
 import json
 import math
 import pickle
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from pipeline.inference.weights import save_weights
 from pipeline.seam import Best
 
 VERSION = 1
+RAW = "best.raw.safetensors"  # in a fold's folder, where a moving average is what is kept
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,11 @@ class Kept:
     epoch: int
     score: float
     file: str
+
+    @property
+    def raw_file(self) -> str:
+        """The weights as they trained, where `file` holds their moving average."""
+        return self.file.replace(".safetensors", ".raw.safetensors")
 
 
 class CheckpointStore:
@@ -57,12 +64,18 @@ class CheckpointStore:
         """The weights of the best epoch."""
         return self.folder / self.kept[0].file
 
-    def offer(self, model: nn.Module, epoch: int, score: float) -> bool:
-        """Keep the weights if they are among the best; says whether they are the best. A NaN is worse than anything."""
+    def offer(self, model: nn.Module, epoch: int, score: float, raw: nn.Module | None = None) -> bool:
+        """Keep the weights if they are among the best; says whether they are the best. A NaN is worse than anything.
+
+        `raw`, the same weights without averaging, is kept beside them.
+        """
         entry = Kept(epoch, score, f"epoch_{epoch:03d}.safetensors")
         ranked = sorted([*self.kept, entry], key=lambda kept: (-self._value(kept.score), kept.epoch))
         if entry in ranked[: self.keep]:
-            save_weights(model, self.folder / entry.file, {"best": json.dumps({"epoch": epoch, "score": score})})
+            origin = {"best": json.dumps({"epoch": epoch, "score": score})}
+            save_weights(model, self.folder / entry.file, origin)
+            if raw is not None:
+                save_weights(raw, self.folder / entry.raw_file, origin)
         self.kept = ranked[: self.keep]
         return self.kept[0] == entry
 
@@ -77,7 +90,7 @@ class CheckpointStore:
                 raise OSError(str(error).splitlines()[0]) from error
             if path.is_file():
                 path.replace(self.folder / "state.previous.pt")
-        needed = {entry.file for entry in self.kept}
+        needed = self._files()
         for file in self.folder.glob("epoch_*.safetensors"):
             if file.name not in needed | self._needed_before:
                 file.unlink()
@@ -103,16 +116,32 @@ class CheckpointStore:
                 print(f"note: {problems[0]}; going on from {name}")
                 (self.folder / "state.pt").unlink()  # or the next save would put it in the place of the good one
             self.kept = [Kept(int(epoch), float(score), str(file)) for epoch, score, file in state["kept"]]
-            self._needed_before = {entry.file for entry in self.kept}
+            self._needed_before = self._files()
             return state
         if problems:
             raise UserError(f"{problems[0]}; no earlier state can be read either: begin anew with --restart")
         return None
 
-    def clear(self) -> None:
-        """Drop what a finished fold needs no more: the resume states, and its best weights' second name."""
-        for path in (self.folder / "state.pt", self.folder / "state.previous.pt", self.best_file):
-            path.unlink(missing_ok=True)
+    def keep_raw(self, folder: Path) -> None:
+        """Put the best epoch's weights without averaging, where there are any, beside those that are kept."""
+        raw = self.folder / self.kept[0].raw_file
+        if raw.is_file():
+            with atomic(folder / RAW) as temporary:
+                shutil.copyfile(raw, temporary)
+
+    def clear(self, keep: int, best_is_copied: bool) -> None:
+        """Drop what a finished fold needs no more: the resume states, and all epochs but the `keep` best ones.
+
+        The best one lies in the fold's folder as well if it is what the fold keeps.
+        """
+        stay = {name for entry in self.kept[int(best_is_copied) : keep] for name in (entry.file, entry.raw_file)}
+        states = [self.folder / "state.pt", self.folder / "state.previous.pt"]
+        for path in (*states, *self.folder.glob("epoch_*.safetensors")):
+            if path.name not in stay:
+                path.unlink(missing_ok=True)
+
+    def _files(self) -> set[str]:
+        return {file for entry in self.kept for file in (entry.file, entry.raw_file)}
 
     def _value(self, score: float) -> float:
         return -math.inf if math.isnan(score) else self.sign * score

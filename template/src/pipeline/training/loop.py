@@ -2,26 +2,43 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.callbacks import CallbackList
 from pipeline.competition import Head, Metric
 from pipeline.config import Experiment
-from pipeline.data.loaders import EpochBatches, TrainBatches
+from pipeline.data.loaders import EpochBatches, to_device
 from pipeline.errors import Interrupted, UserError
 from pipeline.inference.device import Precision, autocast
 from pipeline.keys import INPUT_ID
-from pipeline.seam import Batch, Best, Criterion, Progress, Stage, StageResult, Step, StepContext, StepResult, Verdict
+from pipeline.seam import (
+    Batch,
+    Best,
+    Criterion,
+    PreparedModel,
+    Progress,
+    Stage,
+    StageResult,
+    Step,
+    StepContext,
+    StepResult,
+    Verdict,
+)
 from pipeline.tasks import Task, metric_values
+from pipeline.training.averaging import WeightAverages
 from pipeline.training.checkpoints import CheckpointStore
-from pipeline.training.optimizer import Factor, set_learning_rate
+from pipeline.training.freezing import freeze
+from pipeline.training.held_out import HeldOut, Monitor
+from pipeline.training.optimizer import clip_gradients, set_learning_rate
+from pipeline.training.schedules import AdaptiveFactor, Factor
 from pipeline.training.seeds import seed_everything
 from pipeline.training.signals import LeaveOnSignals
+from pipeline.training.stages import TrainStages
 from pipeline.training.sums import LossSums
 
 if TYPE_CHECKING:
@@ -44,13 +61,13 @@ class FoldLoop:
         folder: Path,
         task: Task,
         metrics: Sequence[Metric],
-        model: nn.Module,
+        model: PreparedModel,
+        averages: WeightAverages,
         optimizer: torch.optim.Optimizer,
         factor: Factor,
+        stages: TrainStages,
         criterion: Criterion,
         step: Step,
-        train_loader: EpochBatches,
-        train_batches: TrainBatches,
         valid_loader: EpochBatches,
         valid_rows: "pd.DataFrame",
         callbacks: CallbackList,
@@ -61,9 +78,10 @@ class FoldLoop:
         self.config, self.experiment, self.fold, self.folder = config, experiment, fold, folder
         self.task, self.metrics = task, metrics
         self.heads: Sequence[Head] = task.heads
-        self.model, self.optimizer, self.factor = model, optimizer, factor
-        self.criterion, self.step = criterion, step
-        self.train_loader, self.sampler = train_loader, train_batches
+        self.monitor = Monitor(metrics, config.training.monitor)
+        self.model, self.averages = model, averages
+        self.optimizer, self.factor = optimizer, factor
+        self.stages, self.criterion, self.step = stages, criterion, step
         self.valid_loader, self.valid_rows = valid_loader, valid_rows
         self.callbacks, self.checkpoints = callbacks, checkpoints
         self.device, self.precision = device, precision
@@ -71,9 +89,10 @@ class FoldLoop:
         self.progress = Progress()
         self.epochs = config.training.epochs
         set_learning_rate(optimizer, factor(0))
-        self.batches_per_epoch = train_batches.batches_per_epoch
-        self.sums: dict[Stage, LossSums] = {"train": LossSums(), "valid": LossSums()}
-        self._valid_parts: list[pd.DataFrame] = []
+        self.batches_per_epoch = stages.batches.batches_per_epoch
+        self.sums = LossSums()
+        self.valid: HeldOut | None = None  # what the validation of this epoch has seen so far
+        self.valid_raw: HeldOut | None = None  # the same with the raw weights, where their moving average counts
         self._saved_at = self._stage_began = time.monotonic()
         self.signals = LeaveOnSignals()
 
@@ -82,24 +101,26 @@ class FoldLoop:
         return self.checkpoints.best
 
     def train_batches(self) -> EpochBatches:
-        self.sampler.begin(self.progress.epoch, self.progress.batch)
-        return self.train_loader
+        stage = self.stages.at(self.progress.epoch)
+        self.stages.batches.begin(self.progress.epoch, self.progress.batch)
+        return stage.loader
 
     def valid_batches(self) -> EpochBatches:
         return self.valid_loader
 
     def epoch_start(self) -> None:
         if self.progress.batch == 0:
-            self.sums["train"] = LossSums()
+            self.sums = LossSums()
         self._stage_began = time.monotonic()
         self.model.train()
+        freeze(self.model.network, self.stages.at(self.progress.epoch).config.model)
         self.callbacks.on_epoch_start(self, "train")
 
     def train_batch(self, batch: Batch) -> Tensor:
         self.callbacks.on_batch_start(self, "train", batch)
         seed_everything(self.config.seed, self.progress.epoch, self.progress.batch)
         result = self.run_step("train", batch)
-        self.sums["train"].add(result, len(batch[INPUT_ID]))
+        self.sums.add(result, len(batch[INPUT_ID]))
         self.callbacks.on_batch_end(self, "train", batch, result)
         return result["loss"]
 
@@ -109,8 +130,12 @@ class FoldLoop:
             raise UserError(f"a callback stopped the training at step {self.progress.step} of fold {self.fold}")
         return verdict
 
+    def clip_gradients(self) -> None:
+        clip_gradients(self.model, self.config.training)
+
     def stepped(self) -> None:
         self.progress.step += 1
+        self.averages.stepped(self.model, self.progress.step)
         set_learning_rate(self.optimizer, self.factor(self.progress.step))
 
     def batch_end(self) -> None:
@@ -123,27 +148,41 @@ class FoldLoop:
         self._leave_if_asked()
 
     def valid_batch(self, batch: Batch) -> None:
-        if not self._valid_parts:
+        if self.valid is None:
             self._begin_validation()
+        assert self.valid is not None
         self.callbacks.on_batch_start(self, "valid", batch)
         with torch.no_grad():
-            result = self.run_step("valid", batch)
-        self.sums["valid"].add(result, len(batch[INPUT_ID]))
-        self._valid_parts.append(self.task.decode(batch[INPUT_ID], result["outputs"]))
+            result = self.run_step("valid", batch, self.averages.scored(self.model))
+            if self.valid_raw is not None:
+                self.valid_raw.add(batch, self.run_step("valid", batch))
+        self.valid.add(batch, result)
         self.callbacks.on_batch_end(self, "valid", batch, result)
 
     def epoch_end(self) -> None:
-        results = [self._train_result] if self._valid_parts else [self._stage_result("train")]
-        if self._valid_parts:
-            results.append(self._stage_result("valid"))
-        epoch = self.progress.epoch
-        self.checkpoints.offer(self.model, epoch, self._score(results[-1]))
-        self._valid_parts = []
+        results = [self._train_result()] if self.valid is None else [self._trained, self._valid_result(self.valid)]
+        epoch, score = self.progress.epoch, self.monitor.score(results[-1])
+        self.averages.epoch_ended(self.model, epoch)
+        self.checkpoints.offer(self.averages.scored(self.model), epoch, score, raw=self._raw())
+        if isinstance(self.factor, AdaptiveFactor):
+            self.factor.observe(*self.monitor.observed(results[-1]))
+            set_learning_rate(self.optimizer, self.factor(self.progress.step))
+        self.valid = self.valid_raw = None
         self.progress.epoch, self.progress.batch = epoch + 1, 0
         for result in results:
             self.callbacks.on_epoch_end(self, result)
         self.save()
         self._leave_if_asked()
+
+    def validate(self, model: PreparedModel) -> StageResult:
+        """Losses, metrics and predictions of any weights on the held-out rows, outside the epochs."""
+        model.eval()
+        seen = HeldOut(self.task)
+        for batch in self.valid_loader:
+            moved = to_device(batch, self.device)
+            with torch.no_grad():
+                seen.add(moved, self.run_step("valid", moved, model))
+        return self._held_out_result(seen)
 
     def score_rows(self, predictions: "pd.DataFrame") -> tuple["pd.DataFrame", dict[str, float]]:
         """Truth of the held-out rows in the order of `predictions`, and every metric."""
@@ -158,7 +197,9 @@ class FoldLoop:
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": self.scaler.state_dict() if self.scaler else {},
-                "sums": self.sums["train"].state_dict(),
+                "factor": self.factor.state_dict() if isinstance(self.factor, AdaptiveFactor) else {},
+                "averages": self.averages.state_dict(),
+                "sums": self.sums.state_dict(),
                 "callbacks": self.callbacks.state_dict(),
                 "batches_per_epoch": self.batches_per_epoch,
             }
@@ -176,45 +217,55 @@ class FoldLoop:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scaler:
             self.scaler.load_state_dict(state["scaler"])
-        self.sums["train"].load_state_dict(state["sums"])
+        if isinstance(self.factor, AdaptiveFactor):
+            self.factor.load_state_dict(state["factor"])
+        self.averages.load_state_dict(state["averages"])
+        self.sums.load_state_dict(state["sums"])
         self.callbacks.load_state_dict(state["callbacks"])
         self.progress = Progress(**state["progress"])
 
     def watch_signals(self) -> None:
         self.signals.watch()
 
+    def run_step(self, stage: Stage, batch: Batch, model: PreparedModel | None = None) -> StepResult:
+        """The step on a batch that is on the device, in the loop's precision; by default of the model that trains."""
+        now = self.progress
+        if stage == "train":
+            current = self.stages.at(now.epoch)
+            context = StepContext(stage, now.epoch, now.batch, now.step, current.criterion, current.transforms)
+            step = current.step
+        else:
+            context = StepContext(stage, now.epoch, now.batch, now.step, self.criterion)
+            step = self.step
+        with autocast(self.device, self.precision):
+            return step(batch, self.model if model is None else model, context)
+
     def _leave_if_asked(self) -> None:
         if self.signals.leave:
             where = f"epoch {self.progress.epoch + 1}, batch {self.progress.batch}"
             raise Interrupted(f"fold {self.fold} is saved at {where}; the same command goes on from there")
 
-    def run_step(self, stage: Stage, batch: Batch) -> StepResult:
-        """The step on a batch that is on the device, in the loop's precision."""
-        context = StepContext(stage, self.progress.epoch, self.progress.batch, self.progress.step, self.criterion)
-        with autocast(self.device, self.precision):
-            return self.step(batch, self.model, context)
-
     def _begin_validation(self) -> None:
-        self._train_result = self._stage_result("train")
-        self.sums["valid"] = LossSums()
+        self._trained = self._train_result()
         self._stage_began = time.monotonic()
+        self.valid = HeldOut(self.task)
+        self.valid_raw = None if self._raw() is None else HeldOut(self.task)
         self.model.eval()
         self.callbacks.on_epoch_start(self, "valid")
 
-    def _stage_result(self, stage: Stage) -> StageResult:
-        losses = self.sums[stage].means()
+    def _raw(self) -> PreparedModel | None:
+        """The model that trains, where other weights than its own are scored."""
+        return None if self.averages.ema is None else self.model
+
+    def _train_result(self) -> StageResult:
         seconds = time.monotonic() - self._stage_began
-        if stage == "train":
-            return StageResult(stage, self.progress.epoch, losses, seconds=seconds)
-        import pandas as pd
+        return StageResult("train", self.progress.epoch, self.sums.means(), seconds=seconds)
 
-        predictions = pd.concat(self._valid_parts)
+    def _valid_result(self, seen: "HeldOut") -> StageResult:
+        raw = None if self.valid_raw is None else self._held_out_result(self.valid_raw)
+        return replace(self._held_out_result(seen), seconds=time.monotonic() - self._stage_began, raw=raw)
+
+    def _held_out_result(self, seen: "HeldOut") -> StageResult:
+        predictions = seen.predictions()
         truth, metrics = self.score_rows(predictions)
-        return StageResult(stage, self.progress.epoch, losses, metrics, truth, predictions, seconds)
-
-    def _score(self, result: StageResult) -> float:
-        if result.stage == "train":  # everything trains: there is nothing to choose by, the last epoch counts
-            return float(result.epoch)
-        if self.config.training.monitor == "loss":
-            return result.losses["loss"]
-        return result.metrics[self.metrics[0].name]
+        return StageResult("valid", self.progress.epoch, seen.sums.means(), metrics, truth, predictions)

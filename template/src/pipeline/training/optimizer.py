@@ -1,68 +1,155 @@
-"""The optimiser, its parameter groups, and the learning rate as a function of the step."""
+"""The optimiser, its parameter groups, and what happens to gradients before it steps."""
 
+import fnmatch
 import inspect
-import math
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers, param_groups_weight_decay
+from timm.models._manipulate import group_with_matcher
+from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers
+from timm.utils import dispatch_clip_grad
 from torch import nn
 
-from pipeline.config import Optimizer
+from pipeline.config import Optimizer, Training
 from pipeline.errors import UserError, nearest
 from pipeline.names import Names
+from pipeline.terminal import table
 
-Factor = Callable[[int], float]  # optimiser step -> share of the peak learning rate
+LOOKAHEAD = "lookahead_"  # timm's prefix for an optimiser with slow weights (Zhang et al., arXiv:1907.08610)
+NO_DECAY = " (no decay)"
 
 
 def parameter_groups(model: nn.Module, settings: Optimizer) -> list[dict[str, Any]]:
-    """Weights with decay; norms and biases without."""
-    groups: Iterable[dict[str, Any]] = param_groups_weight_decay(model, weight_decay=settings.weight_decay)
-    return [group for group in groups if group["params"]]
+    """Weights with decay; norms, biases and what the encoder's `no_weight_decay()` names without.
+
+    Every parameter is in exactly one group, also one that does not train now: it may later. With `layer_decay` d, layer
+    k of an encoder of K layers, counted from 0 at the image, has d^(K - k) times the rate of the heads (Clark et al.,
+    arXiv:2003.10555; the layers are those of timm's `group_matcher`). What of the encoder lies above its last layer,
+    such as a pooling of its own, has the heads' rate. `encoder_lr_factor` multiplies the rate of all of the encoder.
+
+    Returns:
+        Groups with `params`, `weight_decay`, `lr` and `initial_lr` (both the peak), and `name`: `model`, or `heads` and
+        `encoder`, or `heads` and `encoder_00`, `encoder_01`, ..., each with ` (no decay)` behind it where that is so.
+
+    Raises:
+        UserError: rates by layer or for the encoder are asked for, and the model or the encoder has no such parts.
+    """
+    encoder = getattr(getattr(model, "network", None), "encoder", None)
+    by_layer, by_part = settings.layer_decay not in (None, 1.0), settings.encoder_lr_factor != 1.0
+    if not isinstance(encoder, nn.Module) and (by_layer or by_part):
+        setting = "layer_decay" if by_layer else "encoder_lr_factor"
+        raise UserError(f"optimizer.{setting} needs a model with a module `encoder`, which yours lacks; leave it out")
+    layers = encoder_layers(encoder) if by_layer and isinstance(encoder, nn.Module) else {}
+    top = max(layers.values(), default=0)
+    exempt = exempt_names(encoder)
+    groups: dict[tuple[str, bool], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        inner = name.removeprefix("network.encoder.")
+        inside = inner != name
+        layer = layers[inner] if by_layer and inside else top
+        if layer < top:
+            part = f"encoder_{layer:02d}"
+        elif by_layer or by_part:
+            part = "encoder" if inside and by_part else "heads"
+        else:
+            part = "model"
+        decays = parameter.ndim > 1 and not name.endswith(".bias") and not (inside and _matches(inner, exempt))
+        decays = decays and settings.weight_decay > 0
+        steps = (settings.layer_decay or 1.0) ** (top - layer)
+        rate = settings.lr * (settings.encoder_lr_factor if inside else 1.0) * steps
+        group = groups.setdefault((part, decays), {"params": [], "lr": rate, "initial_lr": rate})
+        group["params"].append(parameter)
+        group["weight_decay"] = settings.weight_decay if decays else 0.0
+        group["name"] = part if decays else part + NO_DECAY
+    return [groups[key] for key in sorted(groups)]
+
+
+def encoder_layers(encoder: nn.Module) -> dict[str, int]:
+    """The layer of each of the encoder's parameters by name, from 0 at the image; the last number is the heads'."""
+    if not hasattr(encoder, "group_matcher"):
+        raise UserError(
+            f"optimizer.layer_decay needs an encoder with `group_matcher`, as most of timm's have, and "
+            f"{type(encoder).__name__} has none; set optimizer.encoder_lr_factor instead"
+        )
+    known = getattr(encoder, "pretrained_cfg", None) or {}
+    classifier = known.get("classifier") or "head"
+    marker = f"{classifier if isinstance(classifier, str) else classifier[0]}.weight"  # it was made without its head
+    named = [*((name, None) for name, _ in encoder.named_parameters()), (marker, None)]
+    layers: dict[str, int] = group_with_matcher(iter(named), encoder.group_matcher(coarse=False), reverse=True)  # type: ignore[operator]
+    return layers
+
+
+def exempt_names(encoder: nn.Module | None) -> set[str]:
+    """Names (or patterns with `*`) of the encoder's parameters that never decay, such as position embeddings."""
+    no_weight_decay = getattr(encoder, "no_weight_decay", None)
+    return set(no_weight_decay()) if no_weight_decay else set()
+
+
+def _matches(name: str, patterns: set[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def make_optimizer(model: nn.Module, settings: Optimizer, names: Names, fused: bool) -> torch.optim.Optimizer:
     """timm's or torch's optimiser by timm's name, in its fused form where there is one and `fused` allows it.
 
     Raises:
-        UserError: no optimiser of that name, or an argument it does not take.
+        UserError: no optimiser of that name, one that cannot be used here, or an argument it does not take.
     """
     known = [str(name) for name in list_optimizers()]
-    if settings.name not in known:
-        raise UserError(f"unknown optimiser '{settings.name}'; {nearest(settings.name, known)}")
+    base = settings.name.removeprefix(LOOKAHEAD)
+    if base not in known:
+        raise UserError(f"unknown optimiser '{settings.name}'; {nearest(base, known)}")
+    if settings.params.get("fused") and not fused:
+        raise UserError("optimizer.params.fused is possible neither with fp16 nor on this kind of device; leave it out")
     groups = names.bind("parameter_groups", settings.parameter_groups)(model, settings)
-    takes = inspect.signature(get_optimizer_class(settings.name, bind_defaults=False)).parameters
-    extra = {"fused": True, **settings.params} if fused and "fused" in takes else settings.params
     try:
+        takes = inspect.signature(get_optimizer_class(base, bind_defaults=False)).parameters
+        extra = {"fused": True, **settings.params} if fused and "fused" in takes else settings.params
         optimizer: torch.optim.Optimizer = create_optimizer_v2(
             groups, opt=settings.name, lr=settings.lr, weight_decay=settings.weight_decay, **extra
         )
+    except ImportError as error:
+        raise UserError(f"optimiser '{settings.name}': {error}; install it, or choose another one") from error
     except (TypeError, ValueError, AssertionError) as error:
         raise UserError(f"optimiser '{settings.name}' refused its settings: {error}") from error
+    if getattr(optimizer, "is_second_order", False):
+        raise UserError(f"optimiser '{settings.name}' needs second derivatives, which no step keeps; choose another")
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
     return optimizer
-
-
-def cosine(steps: int, warmup_steps: int, *, final: float = 0.0) -> Factor:
-    """Linear warm-up, then half a cosine from 1 down to `final` of the peak (Loshchilov & Hutter, arXiv:1608.03983)."""
-
-    def factor(step: int) -> float:
-        if step < warmup_steps:
-            return (step + 1) / (warmup_steps + 1)
-        done = min(1.0, (step - warmup_steps) / max(1, steps - warmup_steps))
-        return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * done))
-
-    return factor
-
-
-def constant(steps: int, warmup_steps: int) -> Factor:
-    """Linear warm-up, then the peak."""
-    return lambda step: min(1.0, (step + 1) / (warmup_steps + 1))
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
     """Scale every group's own peak rate."""
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * factor
+
+
+def print_rates(optimizer: torch.optim.Optimizer) -> None:
+    """A table of the peak rates, where there is more to say than one rate."""
+    parts: dict[str, list[Any]] = {}
+    for number, group in enumerate(optimizer.param_groups):
+        part = str(group.get("name", f"group_{number}")).removesuffix(NO_DECAY)
+        row = parts.setdefault(part, [f"{group['initial_lr']:.2e}", 0, 0.0])
+        row[1] += sum(parameter.numel() for parameter in group["params"])
+        row[2] = max(row[2], group.get("weight_decay", 0.0))
+    if len(parts) > 1 and len(optimizer.param_groups) > 2:
+        rows = [(part, rate, f"{count:,}", f"{decay:g}") for part, (rate, count, decay) in parts.items()]
+        table("peak learning rates", ("part", "rate", "parameters", "weight decay"), rows)
+
+
+def clip_gradients(model: nn.Module, settings: Training) -> None:
+    """Clip the gradients in place, which must be unscaled. Those that are none stay none.
+
+    `norm` scales all of them to a joint norm of at most `clip_grad`, `value` cuts each number to +-`clip_grad`. `agc`
+    limits the norm of each unit to `clip_grad` times that of its weights (Brock et al., arXiv:2102.06171); as there,
+    the heads (`network.heads`) are left out of it.
+    """
+    if settings.clip_grad is None:
+        return
+    parameters = list(model.parameters())
+    heads = getattr(getattr(model, "network", None), "heads", None)
+    if settings.clip_mode == "agc" and isinstance(heads, nn.Module):
+        left_out = {id(parameter) for parameter in heads.parameters()}
+        parameters = [parameter for parameter in parameters if id(parameter) not in left_out]
+    dispatch_clip_grad(parameters, settings.clip_grad, mode=settings.clip_mode)

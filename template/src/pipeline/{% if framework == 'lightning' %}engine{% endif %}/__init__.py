@@ -1,4 +1,4 @@
-"""Lightning as the engine: it owns the loop, device, precision, accumulation and clipping of a fold's run.
+"""Lightning as the engine: it owns the loop, device, precision and accumulation of a fold's run.
 
 Everything else (what a step is, metrics, logs, checkpoints, the learning rate) is the pipeline's `Loop`. The only
 module that imports Lightning.
@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor
 
-from pipeline.inference.device import to_device
+from pipeline.data.loaders import to_device
 from pipeline.seam import Batch, Batches, Loop, Verdict
 
 NAME = "lightning"
@@ -26,6 +26,12 @@ class FoldModule(lightning.LightningModule):
         super().__init__()
         self.loop = loop
         self.model = loop.model
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "_current_fx_name":  # set 40 times a step, and `nn.Module` would look at each value closely
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self.loop.optimizer
@@ -52,6 +58,9 @@ class FoldModule(lightning.LightningModule):
         if self.loop.gradients_ready() is Verdict.SKIP:
             optimizer.zero_grad(set_to_none=True)  # a step without gradients changes nothing
 
+    def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
+        self.loop.clip_gradients()  # Lightning calls this once they are unscaled and the hook above has seen them
+
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
         self.loop.stepped()
@@ -74,7 +83,6 @@ def fit(loop: Loop) -> None:
         accelerator=loop.device.type,
         devices=1,
         accumulate_grad_batches=loop.config.training.accumulate,
-        gradient_clip_val=loop.config.training.clip_grad,
         limit_val_batches=None if len(loop.valid_batches()) else 0,
         reload_dataloaders_every_n_epochs=1,  # an epoch that continues is shorter than the next one
         use_distributed_sampler=False,

@@ -4,38 +4,78 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from pipeline.competition import Head
 from pipeline.config import LossRow
 from pipeline.errors import UserError, nearest
-from pipeline.keys import INPUT_WEIGHT
+from pipeline.keys import INPUT_PARTNER, INPUT_SHARE, INPUT_WEIGHT, TARGET_PREFIX, mask_key
 from pipeline.names import Names
 from pipeline.seam import Batch, LossResult
+from pipeline.tasks.image_level.class_weights import class_weights
+from pipeline.tasks.image_level.losses import probabilities
 
-HeadLoss = Callable[[Tensor, Tensor], Tensor]
 
+class Term:
+    """One loss row: called with outputs and batch, it gives the loss and the weight of each sample, (B,) each.
 
-class CrossEntropy(nn.Module):
-    """Cross entropy per sample: logits (B, classes) and class numbers int64 (B,) to float32 (B,)."""
+    A loss of a head is called with (logits, target), once for each dropout mask; a loss without a head with
+    (outputs, batch). Either returns (B,).
+    """
 
-    def __init__(self, head: Head, *, label_smoothing: float = 0.0) -> None:
-        super().__init__()
-        if not 0 <= label_smoothing < 1:
-            raise UserError(f"loss 'cross_entropy': label_smoothing must be in [0, 1) (it is {label_smoothing})")
-        self.label_smoothing = label_smoothing
+    def __init__(self, row: LossRow, head: Head | None, names: Names, counts: Mapping[str, Tensor]) -> None:
+        if head is None and row.class_weights is not None:
+            raise UserError(f"loss row '{row.term}' has class_weights and no head; name the head")
+        self.row, self.head = row, head
+        self.function: Callable[..., Tensor] = names.bind("loss", row.loss)(head)
+        self.class_weights: Tensor | None = None
+        if head is not None and row.class_weights is not None:
+            if head.name not in counts:
+                raise UserError(f"loss row '{row.term}': head '{head.name}' has no classes to weight")
+            self.class_weights = class_weights(row.class_weights, head.classes, counts[head.name])
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        return functional.cross_entropy(logits.float(), target, reduction="none", label_smoothing=self.label_smoothing)
+    def __call__(self, outputs: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
+        weights: Tensor = batch[INPUT_WEIGHT]
+        if self.head is None:
+            return self._checked(self.function(outputs, batch), weights), weights
+        wiring = f"loss row '{self.row.term}' of head '{self.head.name}'"
+        target = take(batch, self.head.target_key, wiring, "the batch holds")
+        logits = [take(outputs, self.head.output_key, wiring, "the model returns")]
+        while (key := mask_key(self.head.output_key, len(logits))) in outputs:
+            logits.append(outputs[key])
+        masks = [self._checked(self.function(each, target), weights) for each in logits]
+        if self.class_weights is not None:
+            self.class_weights = self.class_weights.to(target.device)
+            truth = probabilities(target, len(self.class_weights))
+            weights = weights * (truth * self.class_weights).sum(dim=1)  # not @, which autocast would round
+        return masks[0] if len(masks) == 1 else torch.stack(masks).mean(dim=0), weights
+
+    def _checked(self, values: Tensor, weights: Tensor) -> Tensor:
+        if values.shape != weights.shape:
+            raise UserError(
+                f"loss '{self.row.loss.name}' returned the shape {tuple(values.shape)}; "
+                f"one value per sample is expected, ({len(weights)},): use reduction='none'"
+            )
+        return values
 
 
 class WeightedLosses(nn.Module):
-    """The weighted sum of the loss rows. A row's sample losses are multiplied by the row weights of the batch.
+    """The weighted sum of the loss rows.
 
-    A loss of a head is called with (logits, target); a loss without a head with (outputs, batch). Either returns (B,).
+    A sample's loss is multiplied by the weight of its row and of its class. In a mixed batch (`INPUT_PARTNER`,
+    `INPUT_SHARE`) it is the share of what the sample's own truth says, and for the rest what its partner's says, each
+    side with its own weights: that is right for every loss, whatever the truth is. `sample_losses` are without weights.
+
+    Args:
+        counts: rows of each class that train, float (classes,) by name of head; only class weights need them.
     """
 
-    def __init__(self, rows: Sequence[LossRow], heads: Sequence[Head], names: Names) -> None:
+    def __init__(
+        self,
+        rows: Sequence[LossRow],
+        heads: Sequence[Head],
+        names: Names,
+        counts: Mapping[str, Tensor] | None = None,
+    ) -> None:
         super().__init__()
         known = {head.name: head for head in heads}
         for row in rows:
@@ -44,43 +84,43 @@ class WeightedLosses(nn.Module):
         terms = [row.term for row in rows]
         if len(set(terms)) < len(terms):
             raise UserError(f"two loss rows share a name ({', '.join(terms)}); give them a 'name' of their own")
-        self.rows = list(zip(rows, [known.get(row.head or "") for row in rows], strict=True))
-        self.losses = [names.bind("loss", row.loss)(known.get(row.head or "")) for row in rows]
+        self.terms = [Term(row, known.get(row.head or ""), names, counts or {}) for row in rows]
 
     def forward(self, outputs: Mapping[str, Tensor], batch: Batch) -> LossResult:
         sample_losses: dict[str, Tensor] = {}
         losses: dict[str, Tensor] = {}
         total = torch.zeros((), device=batch[INPUT_WEIGHT].device)
-        for (row, head), function in zip(self.rows, self.losses, strict=True):
-            values = self._values(row, head, function, outputs, batch)
-            mean = (values * batch[INPUT_WEIGHT]).mean()
-            total = total + row.weight * mean
-            sample_losses[row.term] = values.detach()
-            losses[row.term] = mean.detach()
+        partners = partner_truth(batch) if INPUT_PARTNER in batch else None
+        for term in self.terms:
+            values, weights = term(outputs, batch)
+            weighted = values * weights
+            if partners is not None:
+                share = batch[INPUT_SHARE]
+                others, their_weights = term(outputs, partners)
+                weighted = share * weighted + (1 - share) * others * their_weights
+                values = share * values + (1 - share) * others
+            mean = hardest(weighted, term.row.hardest).mean()
+            total = total + term.row.weight * mean
+            sample_losses[term.row.term] = values.detach()
+            losses[term.row.term] = mean.detach()
         return {"loss": total, "losses": losses, "sample_losses": sample_losses}
 
-    def _values(
-        self,
-        row: LossRow,
-        head: Head | None,
-        function: Callable[..., Tensor],
-        outputs: Mapping[str, Tensor],
-        batch: Batch,
-    ) -> Tensor:
-        if head is None:
-            values = function(outputs, batch)
-        else:
-            wiring = f"loss row '{row.term}' of head '{head.name}'"
-            values = function(
-                take(outputs, head.output_key, wiring, "the model returns"),
-                take(batch, head.target_key, wiring, "the batch holds"),
-            )
-        if values.shape != batch[INPUT_WEIGHT].shape:
-            raise UserError(
-                f"loss '{row.loss.name}' returned the shape {tuple(values.shape)}; "
-                f"one value per sample is expected, ({len(batch[INPUT_WEIGHT])},): use reduction='none'"
-            )
+
+def partner_truth(batch: Batch) -> Batch:
+    """The batch with the truth and the row weights of every sample's partner."""
+    partner: Tensor = batch[INPUT_PARTNER]
+    own = [key for key in batch if key.startswith(TARGET_PREFIX) or key == INPUT_WEIGHT]
+    return {**batch, **{key: batch[key][partner] for key in own}}
+
+
+def hardest(values: Tensor, share: float) -> Tensor:
+    """That share of (B,) values, at least one, which is largest (Shrivastava et al., arXiv:1604.03540).
+
+    Without gradients nothing trains, and all of them are kept: held-out rows are scored as a whole.
+    """
+    if share >= 1 or not values.requires_grad:
         return values
+    return values.topk(max(1, round(share * len(values)))).values
 
 
 def take(mapping: Mapping[str, Tensor], key: str, wiring: str, holder: str) -> Tensor:

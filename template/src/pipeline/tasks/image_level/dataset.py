@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import albumentations as A
+import cv2
 import numpy as np
 import pandas as pd
 import torch
@@ -69,7 +70,7 @@ class ImageDataset(Dataset[Sample]):
         except UserError as error:
             raise UserError(f"row {row} (id {self.ids[row]}): {error}") from error
         # Albumentations ignores the global seeds; this makes its draws a function of (seed, epoch, row) alone. One pair
-        # of generators serves all transforms: `set_random_seed` would give each of them the same numbers to draw.
+        # of generators serves all transforms: with `set_random_seed` each would draw what its neighbours draw.
         sequence = np.random.SeedSequence([self.seed, epoch, row])
         self.random.seed(int(sequence.generate_state(1)[0]))
         self.augmentations.set_random_state(np.random.Generator(np.random.PCG64(sequence)), self.random)
@@ -80,6 +81,11 @@ class ImageDataset(Dataset[Sample]):
                 f"{self.size[0]}x{self.size[1]}; end every pipeline in augmentations.py with that size"
             )
         return np.ascontiguousarray(image)
+
+
+def resize(stage: str, size: tuple[int, int]) -> A.Compose:
+    """No augmentation at all: images of (height, width) = `size` in every stage."""
+    return A.Compose([A.Resize(*size, interpolation=cv2.INTER_AREA)])
 
 
 def collate(samples: list[Sample]) -> Batch:

@@ -1,20 +1,19 @@
 """An encoder with one linear layer per head, and what happens to images before it. Batch dict in, output dict out."""
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
-import timm
 import torch
-from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from pipeline.competition import Head
 from pipeline.config import Model
-from pipeline.errors import UserError, nearest
-from pipeline.keys import INPUT_IMAGE
+from pipeline.errors import UserError
+from pipeline.keys import INPUT_IMAGE, mask_key
 from pipeline.names import Names
 from pipeline.seam import Batch
+from pipeline.tasks.image_level import pooling
+from pipeline.tasks.image_level.encoders import image_statistics, make_encoder, refuses_size
 
 
 class Normalize(nn.Module):
@@ -48,78 +47,43 @@ class Normalize(nn.Module):
 
 
 class EncoderHeads(nn.Module):
-    """An encoder, dropout, and one linear layer per head; returns `{head.output_key: logits (B, classes)}`."""
+    """An encoder, pooling, dropout, and one linear layer per head.
+
+    Returns `{head.output_key: logits (B, classes)}`. While training with `multi_sample_dropout: n` the logits under
+    n - 1 further dropout masks are there as well, as `mask_key(head.output_key, 1)` and so on; the criterion averages
+    the losses over all masks (Inoue, arXiv:1905.09788).
+    """
 
     def __init__(
         self, heads: Sequence[Head], settings: Model, names: Names, *, encoder_params: dict[str, Any] | None = None
     ) -> None:
         super().__init__()
+        if settings.multi_sample_dropout > 1 and not settings.drop_rate:
+            raise UserError(
+                "model.multi_sample_dropout needs a model.drop_rate above 0: all its masks would be the same"
+            )
         self.encoder = make_encoder(settings, names, encoder_params or {})
         self.mean, self.std = image_statistics(self.encoder, settings.in_chans)
+        self.pooling: nn.Module = names.bind("pooling", settings.pooling)(self.encoder.num_features)
         self.dropout = nn.Dropout(settings.drop_rate)
-        self.heads = nn.ModuleDict(
-            {head.output_key: nn.Linear(self.encoder.num_features, len(head.classes)) for head in heads}
-        )
+        self.masks = settings.multi_sample_dropout
+        features = pooling.width(self.encoder, self.pooling)
+        self.heads = nn.ModuleDict({head.output_key: nn.Linear(features, len(head.classes)) for head in heads})
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        features = self.dropout(self.encoder(batch[INPUT_IMAGE]))
-        return {key: head(features) for key, head in self.heads.items()}
-
-
-class PreparedModel(nn.Module):
-    """`prepare`, then `network`, saved together; a step may call them one by one to change the batch between."""
-
-    def __init__(self, prepare: nn.Module, network: nn.Module) -> None:
-        super().__init__()
-        self.prepare = prepare
-        self.network = network
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        outputs: dict[str, Tensor] = self.network(self.prepare(batch))
+        image = batch[INPUT_IMAGE]
+        try:
+            features = pooling.features(self.encoder, self.pooling, image)
+        except (AssertionError, RuntimeError) as error:
+            if not refuses_size(self.encoder, error):
+                raise
+            raise UserError(
+                f"the encoder {type(self.encoder).__name__} cannot take images of {image.shape[2]}x{image.shape[3]} "
+                f"({str(error)[:120]}); choose another image.size"
+            ) from error
+        outputs: dict[str, Tensor] = {}
+        for mask in range(self.masks if self.training else 1):
+            dropped = self.dropout(features)
+            for key, head in self.heads.items():
+                outputs[mask_key(key, mask) if mask else key] = head(dropped)
         return outputs
-
-
-def make_encoder(settings: Model, names: Names, params: dict[str, Any]) -> Any:
-    """An encoder of the competition's own, or timm's by name: (B, C, H, W) to pooled features (B, num_features).
-
-    Raises:
-        UserError: a name nobody knows, an argument the encoder does not take, or weights that cannot be fetched.
-    """
-    if names.has("encoder", settings.encoder):
-        return names.find("encoder", settings.encoder)(settings.in_chans, settings.pretrained, **params)
-    architecture = settings.encoder.partition(".")[0]
-    if not timm.is_model(architecture) and not settings.encoder.startswith(("hf-hub:", "hf_hub:")):
-        raise UserError(f"unknown encoder '{settings.encoder}'; {nearest(architecture, timm.list_models())}")
-    arguments = {"drop_path_rate": settings.drop_path_rate or None, **params}
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every retry, and we of the outcome
-    try:
-        return timm.create_model(
-            settings.encoder,
-            pretrained=settings.pretrained,
-            in_chans=settings.in_chans,
-            num_classes=0,
-            **{name: value for name, value in arguments.items() if value is not None},
-        )
-    except TypeError as error:
-        raise UserError(f"encoder '{settings.encoder}' refused its settings: {error}") from error
-    except Exception as error:
-        if not settings.pretrained:
-            raise
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"cannot fetch the pretrained weights of '{settings.encoder}' ({reason[:120]}); "
-            "set model.pretrained: false to train from scratch, or connect to the hub"
-        ) from error
-
-
-def image_statistics(encoder: Any, in_chans: int) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation per channel that the encoder's pretrained weights expect.
-
-    timm spreads RGB weights over other channel counts by repeating them, and sums them for one channel.
-    """
-    known = getattr(encoder, "pretrained_cfg", None) or {}
-    mean = known.get("mean") or IMAGENET_DEFAULT_MEAN
-    std = known.get("std") or IMAGENET_DEFAULT_STD
-    if in_chans == 1:
-        return [sum(mean) / len(mean)], [sum(std) / len(std)]
-    return [mean[i % len(mean)] for i in range(in_chans)], [std[i % len(std)] for i in range(in_chans)]

@@ -8,24 +8,24 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from pipeline.competition import Metric
 from pipeline.config import Experiment, LossRow
 from pipeline.data.cache import reader_for
 from pipeline.data.scan import Reader
-from pipeline.errors import UserError, listed, nearest
+from pipeline.errors import UserError
 from pipeline.keys import INPUT_ID, INPUT_IMAGE, ROW_ID
 from pipeline.names import Named, Names, References
-from pipeline.seam import Batch, Criterion, StepContext, StepResult
+from pipeline.seam import Batch, Criterion, PreparedModel, StepContext, StepResult
 from pipeline.tasks import Task
 from pipeline.tasks.image_level.criterion import WeightedLosses, take
 from pipeline.tasks.image_level.dataset import ImageDataset, collate
-from pipeline.tasks.image_level.model import PreparedModel
 from pipeline.tasks.image_level.predictions import decided_labels, probability_columns
 from pipeline.tasks.image_level.submission import as_predictions, shares
 from pipeline.tasks.image_level.submission_rules import SubmissionRules, submission_rules
+from pipeline.tasks.image_level.targets import class_counts, targets
 
 ROOM = "pipeline.tasks.image_level"
 
@@ -45,10 +45,26 @@ class ImageLevelTask(Task):
 
     KINDS: ClassVar[frozenset[str]] = frozenset({"multiclass"})
     NAMES: ClassVar[References] = {
+        "augmentations": {"resize": f"{ROOM}.dataset:resize"},
         "prepare": {"normalize": f"{ROOM}.model:Normalize"},
         "model": {"encoder_heads": f"{ROOM}.model:EncoderHeads"},
-        "pooling": {"encoder": f"{ROOM}.pooling:EncoderPooling"},
-        "loss": {"cross_entropy": f"{ROOM}.criterion:CrossEntropy"},
+        "pooling": {
+            "encoder": f"{ROOM}.pooling:EncoderPooling",
+            "avg": f"{ROOM}.pooling:average",
+            "max": f"{ROOM}.pooling:maximum",
+            "gem": f"{ROOM}.pooling:GeneralizedMean",
+            "attention": f"{ROOM}.pooling:AttentionPooling",
+        },
+        "loss": {
+            "cross_entropy": f"{ROOM}.losses:CrossEntropy",
+            "bce": f"{ROOM}.losses:BinaryCrossEntropy",
+            "focal": f"{ROOM}.losses:Focal",
+            "asymmetric": f"{ROOM}.losses:Asymmetric",
+        },
+        "batch_transform": {
+            "mixup": f"{ROOM}.batch_transforms:Mixup",
+            "cutmix": f"{ROOM}.batch_transforms:cutmix",
+        },
         "step": {"default": f"{ROOM}.task:step"},
     }
 
@@ -67,15 +83,16 @@ class ImageLevelTask(Task):
             reader=reader or reader_for(experiment, names),
             augmentations=names.bind("augmentations", experiment.augmentations)(stage, experiment.image.size),
             size=experiment.image.size,
-            targets={} if stage == "test" else self._targets(rows),
+            targets={} if stage == "test" else {head.target_key: targets(rows, head) for head in self.heads},
             seed=experiment.seed,
         )
 
     def collate(self, samples: list[dict[str, Any]]) -> Batch:
         return collate(samples)
 
-    def model(self, experiment: Experiment, names: Names, pretrained: bool) -> nn.Module:
-        settings = experiment.model.model_copy(update={"pretrained": pretrained})
+    def model(self, experiment: Experiment, names: Names, pretrained: bool) -> PreparedModel:
+        size = experiment.model.image_size or experiment.image.size
+        settings = experiment.model.model_copy(update={"pretrained": pretrained, "image_size": size})
         entry = Named(name=settings.name, params=settings.params)
         network = names.bind("model", entry)(self.heads, settings, names)
         mean = getattr(network, "mean", [0.0] * settings.in_chans)
@@ -86,7 +103,10 @@ class ImageLevelTask(Task):
         return tuple(LossRow(head=head.name, loss=Named(name="cross_entropy")) for head in self.heads)
 
     def criterion(self, losses: Sequence[LossRow], names: Names, rows: pd.DataFrame) -> Criterion:
-        return WeightedLosses(losses, self.heads, names)
+        counts = {
+            head.name: class_counts(rows, head) for head in self.heads if any(row.class_weights for row in losses)
+        }
+        return WeightedLosses(losses, self.heads, names, counts)
 
     def decode(self, ids: Sequence[str], outputs: Mapping[str, Tensor]) -> pd.DataFrame:
         columns: dict[str, np.ndarray] = {}
@@ -121,10 +141,11 @@ class ImageLevelTask(Task):
             target = take(batch, head.target_key, f"head '{head.name}'", "the batch holds")
             output = take(outputs, head.output_key, f"head '{head.name}'", "the model returns")
             expected = (size, len(head.classes))
-            if tuple(output.shape) != expected or tuple(target.shape) != (size,) or target.dtype != torch.int64:
+            truth = (target.dtype, tuple(target.shape))
+            if tuple(output.shape) != expected or truth not in ((torch.int64, (size,)), (torch.float32, expected)):
                 raise UserError(
                     f"head '{head.name}': output {tuple(output.shape)} and target {target.dtype} "
-                    f"{tuple(target.shape)}; expected are {expected} and int64 ({size},)"
+                    f"{tuple(target.shape)}; expected are {expected} and int64 ({size},) or float32 {expected}"
                 )
         for key, output in outputs.items():
             dtype = str(output.dtype).removeprefix("torch.")
@@ -161,17 +182,3 @@ class ImageLevelTask(Task):
 
     def shares(self, predictions: pd.DataFrame) -> dict[str, pd.Series]:
         return {head.name: shares(predictions, head) for head in self.heads}
-
-    def _targets(self, rows: pd.DataFrame) -> dict[str, np.ndarray]:
-        targets = {}
-        for head in self.heads:
-            numbers = pd.Index(head.classes).get_indexer(pd.Index(rows[head.name]))
-            unknown = rows[numbers < 0]
-            if len(unknown):
-                label = str(unknown[head.name].iloc[0])
-                raise UserError(
-                    f"column '{head.name}': {len(unknown)} rows (id {listed(unknown[ROW_ID])}) have the label "
-                    f"'{label}', which is not in folds/classes.json; {nearest(label, head.classes)}"
-                )
-            targets[head.target_key] = numbers.astype(np.int64)
-        return targets

@@ -1,0 +1,164 @@
+"""Samplers: which rows an epoch sees, and in which order.
+
+A sampler is called with the training rows and the epoch's own generator, and returns positions of rows, int64 (N,).
+N is the same for every epoch. A row's `weight` multiplies its loss whichever sampler is chosen.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from pipeline.errors import UserError, listed, nearest
+from pipeline.keys import ROW_GROUP, ROW_ID, ROW_SOURCE, ROW_WEIGHT, SOURCE_COMPETITION
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Positions = NDArray[np.int64]
+
+
+def shuffle(rows: pd.DataFrame, generator: np.random.Generator, *, times: int = 1) -> "Positions":
+    """Every row `times` times: one permutation after the other."""
+    if times < 1:
+        raise UserError(f"sampler 'shuffle': times is {times}; it must be at least 1")
+    return _repeated(np.arange(len(rows)), times * len(rows), generator)
+
+
+def balanced(
+    rows: pd.DataFrame, generator: np.random.Generator, *, column: str, power: float = 1.0, length: float = 1.0
+) -> "Positions":
+    """As many rows of each value of `column`, such as a target; the rows of a value are used evenly.
+
+    Args:
+        power: a value with n rows has a share in proportion to n^(1 - power): 1 equal shares, 0 shares as they are.
+        length: rows of the epoch, over rows there are.
+
+    Raises:
+        UserError: no such column, a row without a value in it, or a length that leaves no row.
+    """
+    codes, values = pd.factorize(_filled(rows, column, "balanced"), sort=True)
+    shares = np.bincount(codes, minlength=len(values)) ** (1 - power)
+    counts = _counts(shares / shares.sum(), _total(rows, length, "balanced"), generator)
+    drawn = [_repeated(np.flatnonzero(codes == code), count, generator) for code, count in enumerate(counts)]
+    return generator.permutation(np.concatenate(drawn))
+
+
+def weighted(
+    rows: pd.DataFrame, generator: np.random.Generator, *, column: str = ROW_WEIGHT, length: float = 1.0
+) -> "Positions":
+    """Rows drawn with replacement, in proportion to the numbers in `column`.
+
+    The column `weight` also multiplies the losses: a row that is drawn by it counts by its square. Draw by a column of
+    another name to have it count once.
+
+    Args:
+        length: rows of the epoch, over rows there are.
+
+    Raises:
+        UserError: no such column, a length that leaves no row, or a value that is not a number of at least 0.
+    """
+    weights = pd.to_numeric(_filled(rows, column, "weighted"), errors="coerce").to_numpy(np.float64)
+    wrong = ~np.isfinite(weights) | (weights < 0)
+    if wrong.any():
+        first = rows.loc[wrong, column].iloc[0]
+        raise UserError(
+            f"sampler 'weighted': column '{column}' must hold numbers of at least 0; {int(wrong.sum())} rows do not "
+            f"(id {listed(rows.loc[wrong, ROW_ID])}; the first is '{first}'); mend them in tables.py"
+        )
+    if not weights.any():
+        raise UserError(f"sampler 'weighted': column '{column}' is 0 in every row, so none can be drawn; mend it")
+    return generator.choice(len(rows), _total(rows, length, "weighted"), p=weights / weights.sum())
+
+
+def groups(rows: pd.DataFrame, generator: np.random.Generator, *, per_group: int = 1) -> "Positions":
+    """At most `per_group` rows of each `group`, others in each epoch.
+
+    Raises:
+        UserError: the rows have no groups, or `per_group` is less than 1.
+    """
+    if per_group < 1:
+        raise UserError(f"sampler 'groups': per_group is {per_group}; it must be at least 1")
+    order = generator.permutation(len(rows))
+    turn = _filled(rows, ROW_GROUP, "groups").iloc[order].reset_index(drop=True)
+    return order[turn.groupby(turn).cumcount().to_numpy() < per_group]
+
+
+def sources(
+    rows: pd.DataFrame,
+    generator: np.random.Generator,
+    *,
+    times: dict[str, float] | None = None,
+    shares: dict[str, float] | None = None,
+) -> "Positions":
+    """Rows by their `source`: so many times each, or so large a share of the epoch; all others are in once.
+
+    Args:
+        times: source -> how often each of its rows is in; 2.5 is twice, and half of them a third time.
+        shares: source other than the competition -> its share of the epoch, in rows.
+
+    Raises:
+        UserError: rows without sources, a source that is not there, or numbers that leave no room for the others.
+    """
+    times, shares = times or {}, shares or {}
+    source = _filled(rows, ROW_SOURCE, "sources")
+    _check_sources(set(source), times, shares)
+    there = {name: np.flatnonzero(source == name) for name in sorted(set(source))}
+    counts = {name: round(times.get(name, 1) * len(there[name])) for name in there if name not in shares}
+    total = sum(counts.values()) / (1 - sum(shares.values()))
+    counts |= {name: round(share * total) for name, share in shares.items()}
+    drawn = [_repeated(there[name], counts[name], generator) for name in there]
+    return generator.permutation(np.concatenate(drawn))
+
+
+def _check_sources(known: set[str], times: dict[str, float], shares: dict[str, float]) -> None:
+    for setting, given in (("times", times), ("shares", shares)):
+        for name, value in given.items():
+            where = f"sampler 'sources': {setting}.{name}"
+            if name not in known:
+                raise UserError(f"{where}: no training row has that source; {nearest(name, known)}")
+            if not 0 <= value < np.inf:
+                raise UserError(f"{where} is {value:g}; it must be a number of at least 0")
+    if SOURCE_COMPETITION in shares:
+        raise UserError(f"sampler 'sources': shares are for other sources than '{SOURCE_COMPETITION}'; leave it out")
+    twice = sorted(set(times) & set(shares))
+    if twice:
+        raise UserError(f"sampler 'sources': '{twice[0]}' has both times and shares; leave one out")
+    if sum(shares.values()) >= 1:
+        raise UserError(f"sampler 'sources': the shares add up to {sum(shares.values()):g}; less than 1 must be left")
+
+
+def _filled(rows: pd.DataFrame, column: str, sampler: str) -> pd.Series:
+    """The column, which must be there and have a value in each row."""
+    if column not in rows:
+        raise UserError(
+            f"sampler '{sampler}': the rows have no column '{column}'; {nearest(column, map(str, rows.columns))} "
+            "(tables.py makes them)"
+        )
+    empty = rows[column].isna()
+    if empty.any():
+        raise UserError(
+            f"sampler '{sampler}': column '{column}' is empty in {int(empty.sum())} training rows "
+            f"(id {listed(rows.loc[empty, ROW_ID])}); fill it in tables.py"
+        )
+    return rows[column]
+
+
+def _total(rows: pd.DataFrame, length: float, sampler: str) -> int:
+    total = round(length * len(rows)) if np.isfinite(length) else 0
+    if total < 1:
+        raise UserError(f"sampler '{sampler}': a length of {length:g} leaves no row; it is relative to the rows")
+    return total
+
+
+def _counts(shares: np.ndarray, total: int, generator: np.random.Generator) -> list[int]:
+    """Whole numbers that add up to `total`, each less than one off its share; which are rounded up is drawn."""
+    edges = np.floor(np.cumsum(shares[:-1]) * total + generator.random()).astype(np.int64)
+    return [int(count) for count in np.diff(edges, prepend=0, append=total)]
+
+
+def _repeated(positions: "Positions", count: int, generator: np.random.Generator) -> "Positions":
+    """`count` of the positions, as whole permutations one after the other and a part of another one."""
+    if not count:
+        return positions[:0]
+    return np.concatenate([generator.permutation(positions) for _ in range(-(-count // len(positions)))])[:count]

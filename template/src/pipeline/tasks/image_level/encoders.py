@@ -1,0 +1,177 @@
+"""Encoders: timm's by name or the competition's own, and whether their pretrained weights are within reach."""
+
+import logging
+from typing import Any
+
+import timm
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import get_pretrained_cfg
+
+from pipeline.config import Model
+from pipeline.errors import UserError, nearest
+from pipeline.names import Names
+
+HUB = ("hf-hub:", "hf_hub:")
+WEIGHTS_FROM_ELSEWHERE = {"pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}  # arguments of timm.create_model
+
+MISFITS = ("must match", "broadcast", "is invalid for input of size")  # how torch says that shapes do not fit
+
+
+def make_encoder(settings: Model, names: Names, params: dict[str, Any]) -> Any:
+    """An encoder of the competition's own, or timm's by name: (B, C, H, W) to pooled features (B, width).
+
+    An architecture of a fixed size is built for `settings.image_size`, and timm resamples the position embeddings of
+    its pretrained weights. Where it can, it takes other sizes as well, by resampling them in each call.
+
+    Raises:
+        UserError: a name nobody knows, an argument or image size the encoder refuses, or weights out of reach.
+    """
+    if names.has("encoder", settings.encoder):
+        encoder = _own_encoder(settings, names, params)
+    else:
+        encoder = _timm_encoder(settings, params)
+    if settings.grad_checkpointing:
+        try:
+            encoder.set_grad_checkpointing(True)
+        except (AttributeError, AssertionError, NotImplementedError) as error:
+            raise UserError(
+                f"encoder '{settings.encoder}' cannot recompute its activations; set model.grad_checkpointing: false"
+            ) from error
+    return encoder
+
+
+def _own_encoder(settings: Model, names: Names, params: dict[str, Any]) -> Any:
+    if settings.drop_path_rate:
+        raise UserError(
+            f"encoder '{settings.encoder}' is the competition's own and gets no model.drop_path_rate; "
+            "set it to 0, and what the encoder takes in model.params.encoder_params"
+        )
+    encoder = names.find("encoder", settings.encoder)(settings.in_chans, settings.pretrained, **params)
+    if not isinstance(getattr(encoder, "num_features", None), int):
+        raise UserError(f"encoder '{settings.encoder}' does not say how wide its features are; give it num_features")
+    return encoder
+
+
+def _timm_encoder(settings: Model, params: dict[str, Any]) -> Any:
+    name = settings.encoder
+    architecture = name.partition(".")[0]
+    if not timm.is_model(architecture) and not name.startswith((*HUB, "local-dir:")):
+        raise UserError(f"unknown encoder '{name}'; {nearest(architecture, timm.list_models())}")
+    arguments = {"drop_path_rate": settings.drop_path_rate or None, **params}
+    cached = None
+    if settings.pretrained and not params.keys() & WEIGHTS_FROM_ELSEWHERE:
+        cached = cached_weights(name)
+    if cached:
+        arguments["pretrained_cfg_overlay"] = {"file": cached}
+    try:
+        return _create(
+            {
+                "model_name": name,
+                "pretrained": settings.pretrained,
+                "in_chans": settings.in_chans,
+                "num_classes": 0,
+                **{key: value for key, value in arguments.items() if value is not None},
+            },
+            _size_arguments(settings),
+        )
+    except TypeError as error:
+        remedy = "correct model.params.encoder_params" + (
+            ", or model.drop_path_rate" if settings.drop_path_rate else ""
+        )
+        raise UserError(f"encoder '{name}' refused its settings ({_reason(error)}); {remedy}") from error
+    except AssertionError as error:
+        raise UserError(
+            f"encoder '{name}' cannot be built for images of {settings.image_size} ({_reason(error)}); "
+            "choose another image.size"
+        ) from error
+    except Exception as error:
+        if not settings.pretrained:
+            raise
+        raise _no_weights(name, error) from error
+
+
+def _create(arguments: dict[str, Any], sizes: dict[str, Any]) -> Any:
+    """`timm.create_model`, without those of `sizes` that the architecture does not take."""
+    sizes = {key: value for key, value in sizes.items() if key not in arguments}
+    try:
+        return timm.create_model(**arguments, **sizes)
+    except TypeError as error:
+        taken = {key: value for key, value in sizes.items() if f"'{key}'" not in str(error)}
+        if len(taken) == len(sizes):
+            raise
+    return _create(arguments, taken)
+
+
+def _size_arguments(settings: Model) -> dict[str, Any]:
+    """Nothing for an architecture that takes images of any size; one from the hub is known only after it is fetched."""
+    config = None if ":" in settings.encoder else get_pretrained_cfg(settings.encoder)
+    fixed = ":" in settings.encoder or (config is not None and config.fixed_input_size)
+    if settings.image_size is None or not fixed:
+        return {}
+    return {"img_size": settings.image_size, "dynamic_img_size": True}
+
+
+def cached_weights(name: str) -> str | None:
+    """The file in the hub's cache that holds the weights of timm's `name`; none where timm has to fetch them.
+
+    Before it has to, the hub is asked once whether it is there. Its own client asks for most of a minute before it says
+    that there is no network. How long it may take to answer is its own setting (`HF_HUB_ETAG_TIMEOUT`, 10 s), which is
+    enough for a slow line.
+
+    Raises:
+        UserError: the hub is needed and does not answer.
+    """
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every retry, and we of the outcome
+    config = None if name.startswith(HUB) else get_pretrained_cfg(name)
+    if name.startswith(HUB):
+        source, file = name.partition(":")[2], "config.json"
+    else:
+        source, file = (config and config.hf_hub_id) or "", (config and config.hf_hub_filename) or "pytorch_model.bin"
+    repository, _, version = source.partition("@")
+    if "/" not in repository:
+        return None  # from elsewhere, or there are none: timm says so at once
+    files = [file.replace("pytorch_model.bin", "model.safetensors"), file]  # in the order in which timm looks for them
+    found = [try_to_load_from_cache(repository, each, revision=version or None) for each in files]
+    cached = next((path for path in found if isinstance(path, str)), None)
+    if cached:
+        return None if config is None or config.custom_load else cached
+    try:
+        get_hf_file_metadata(hf_hub_url(repository, files[0], revision=version or None))
+    except HfHubHTTPError:
+        pass  # it answers; what it has is timm's business
+    except Exception as error:
+        raise _no_weights(name, error) from error
+    return None
+
+
+def _no_weights(name: str, error: Exception) -> UserError:
+    return UserError(
+        f"cannot fetch the pretrained weights of '{name}' ({_reason(error)}); "
+        "set model.pretrained: false to train from scratch, or connect to the hub"
+    )
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:120] if text else type(error).__name__
+
+
+def refuses_size(encoder: Any, error: Exception) -> bool:
+    """Whether a timm encoder failed at the size of its images: an assertion, or tensors that do not fit together."""
+    ours = type(encoder).__module__.startswith("timm.")
+    return ours and (isinstance(error, AssertionError) or any(text in str(error) for text in MISFITS))
+
+
+def image_statistics(encoder: Any, in_chans: int) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation per channel that the encoder's pretrained weights expect.
+
+    timm spreads RGB weights over other channel counts by repeating them, and sums them for one channel.
+    """
+    known = getattr(encoder, "pretrained_cfg", None) or {}
+    mean = known.get("mean") or IMAGENET_DEFAULT_MEAN
+    std = known.get("std") or IMAGENET_DEFAULT_STD
+    if in_chans == 1:
+        return [sum(mean) / len(mean)], [sum(std) / len(std)]
+    return [mean[i % len(mean)] for i in range(in_chans)], [std[i % len(std)] for i in range(in_chans)]

@@ -1,0 +1,62 @@
+"""What the held-out rows come to, batch by batch, and which result is the better one."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from pipeline.competition import Metric
+from pipeline.keys import INPUT_ID
+from pipeline.seam import Batch, StageResult, StepResult
+from pipeline.tasks import Task
+from pipeline.training.sums import LossSums
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class HeldOut:
+    """Losses and predictions of the held-out rows, batch by batch."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.sums = LossSums()
+        self.parts: list[pd.DataFrame] = []
+
+    def add(self, batch: Batch, result: StepResult) -> None:
+        """Keep what a batch came to."""
+        self.sums.add(result, len(batch[INPUT_ID]))
+        self.parts.append(self.task.decode(batch[INPUT_ID], result["outputs"]))
+
+    def predictions(self) -> "pd.DataFrame":
+        """All of them, by id."""
+        import pandas as pd
+
+        return pd.concat(self.parts)
+
+
+class Monitor:
+    """What the best epoch is chosen by: the leaderboard's metric, or the loss (`training.monitor`)."""
+
+    def __init__(self, metrics: Sequence[Metric], by: Literal["metric", "loss"]) -> None:
+        self.metric = metrics[0]
+        self.by_loss = by == "loss"
+        self.greater_is_better = self.metric.greater_is_better and not self.by_loss
+
+    def score(self, result: StageResult) -> float:
+        """The number that is compared. Where everything trains there is nothing to choose by: the last epoch counts."""
+        if result.stage == "train":
+            return float(result.epoch)
+        return result.losses["loss"] if self.by_loss else result.metrics[self.metric.name]
+
+    def observed(self, result: StageResult) -> tuple[float, bool]:
+        """What a schedule sees, and whether greater is better: the loss of training where nothing is held out."""
+        if result.stage == "train":
+            return result.losses["loss"], False
+        return self.score(result), self.greater_is_better
+
+    def is_better(self, result: StageResult, than: StageResult) -> bool:
+        """Whether one result on the held-out rows beats another; a NaN beats nothing."""
+        score, other = self.score(result), self.score(than)
+        if math.isnan(score) or math.isnan(other):
+            return not math.isnan(score)
+        return score > other if self.greater_is_better else score < other

@@ -1,0 +1,187 @@
+"""Schedules: the learning rate as a share of its peak, by optimiser step.
+
+A schedule is called with the optimiser steps of the whole training and those of its warm-up, and returns a `Factor`.
+The first one is taken at `factor(0)`. The warm-up is linear, and a part of the training; `one_cycle` rises in a way of
+its own. Momentum and betas stay as they are under every schedule.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from pipeline.errors import UserError
+
+Factor = Callable[[int], float]  # optimiser step -> share of the peak learning rate
+
+
+@runtime_checkable
+class AdaptiveFactor(Protocol):
+    """A `Factor` that also depends on how the training goes."""
+
+    def __call__(self, step: int) -> float:
+        """The share of the peak rate at an optimiser step, by what was observed so far."""
+        ...
+
+    def observe(self, score: float, greater_is_better: bool) -> None:
+        """Told after each epoch, with the score that the best epoch is chosen by; NaN where there is none."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What continuing needs: plain numbers and strings."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` gave."""
+        ...
+
+
+def constant(steps: int, warmup_steps: int) -> Factor:
+    """The peak."""
+    return _after_warmup(steps, warmup_steps, lambda done: 1.0)
+
+
+def linear(steps: int, warmup_steps: int, *, final: float = 0.0) -> Factor:
+    """A straight line from 1 down to `final` of the peak."""
+    return _after_warmup(steps, warmup_steps, lambda done: 1 + (final - 1) * done)
+
+
+def cosine(steps: int, warmup_steps: int, *, final: float = 0.0) -> Factor:
+    """Half a cosine from 1 down to `final` of the peak (Loshchilov & Hutter, arXiv:1608.03983)."""
+    return _after_warmup(steps, warmup_steps, lambda done: _anneal(1, final, done))
+
+
+def step(steps: int, warmup_steps: int, *, milestones: tuple[float, ...] = (0.5, 0.75), gamma: float = 0.1) -> Factor:
+    """Times `gamma` at each milestone, which is a share of the training (He et al., arXiv:1512.03385)."""
+    for milestone in milestones:
+        _require_share("milestones", milestone)
+    at = [round(milestone * steps) for milestone in milestones]
+    warm = constant(steps, warmup_steps)
+    return lambda step: warm(step) * gamma ** sum(step >= milestone for milestone in at)
+
+
+def flat_cosine(steps: int, warmup_steps: int, *, flat: float = 0.75, final: float = 0.0) -> Factor:
+    """The peak for a share `flat` of the training, then half a cosine down to `final`."""
+    _require_share("flat", flat)
+    start = max(round(flat * steps), warmup_steps)
+    warm = constant(steps, warmup_steps)
+    fall = cosine(steps - start, 0, final=final)
+    return lambda step: warm(step) if step < start else fall(step - start)
+
+
+def one_cycle(
+    steps: int,
+    warmup_steps: int,
+    *,
+    pct_start: float | None = None,
+    div_factor: float = 25.0,
+    final_div_factor: float = 1e4,
+) -> Factor:
+    """Up half a cosine and down another one (Smith & Topin, arXiv:1708.07120, as `OneCycleLR` of torch has it).
+
+    Args:
+        pct_start: share of the training in which the rate rises, instead of the warm-up. None: as long as the warm-up.
+        div_factor: the peak over the rate of the first step.
+        final_div_factor: the rate of the first step over that of the last one.
+    """
+    if pct_start is not None:
+        _require_share("pct_start", pct_start)
+    for name, value in (("div_factor", div_factor), ("final_div_factor", final_div_factor)):
+        if value <= 0:
+            raise UserError(f"schedule.params.{name} is {value:g}; it must be more than 0")
+    first = 1 / div_factor
+    last = first / final_div_factor
+    top = (warmup_steps if pct_start is None else pct_start * steps) - 1
+
+    def factor(step: int) -> float:
+        if step <= top and top > 0:
+            return _anneal(first, 1, step / top)
+        start = max(top, 0)
+        return _anneal(1, last, (step - start) / max(1e-9, steps - 1 - start))
+
+    return factor
+
+
+class Plateau:
+    """The peak, times `factor` whenever the score has not become better for more than `patience` epochs.
+
+    It is torch's `ReduceLROnPlateau`, told the score by which the best epoch is chosen. A NaN is no improvement.
+
+    Args:
+        factor: what the rate is multiplied with.
+        patience: epochs without improvement that are borne.
+        threshold: by how much a score must be better than the best one, in its own units.
+        min_rate: the least share of the peak.
+    """
+
+    def __init__(
+        self,
+        steps: int,
+        warmup_steps: int,
+        *,
+        factor: float = 0.1,
+        patience: int = 5,
+        threshold: float = 1e-4,
+        min_rate: float = 0.0,
+    ) -> None:
+        _require_share("factor", factor)
+        if patience < 0 or threshold < 0 or min_rate < 0:
+            raise UserError("schedule.params: patience, threshold and min_rate must not be less than 0")
+        self.warm = constant(steps, warmup_steps)
+        self.settings: dict[str, Any] = {
+            "factor": factor, "patience": patience, "threshold": threshold, "min_lr": min_rate
+        }  # fmt: skip
+        self.rate = torch.optim.SGD([torch.zeros(1)], lr=1.0)  # its rate is the share
+        self.scheduler: ReduceLROnPlateau | None = None  # made when it is known which way the score is better
+
+    def __call__(self, step: int) -> float:
+        return self.warm(step) * float(self.rate.param_groups[0]["lr"])
+
+    def observe(self, score: float, greater_is_better: bool) -> None:
+        self._made("max" if greater_is_better else "min").step(score)
+
+    def state_dict(self) -> dict[str, Any]:
+        if self.scheduler is None:
+            return {}
+        made = self.scheduler
+        return {
+            "mode": made.mode,
+            "best": float(made.best),
+            "bad_epochs": made.num_bad_epochs,
+            "share": float(self.rate.param_groups[0]["lr"]),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state:
+            made = self._made(state["mode"])
+            made.best, made.num_bad_epochs = state["best"], state["bad_epochs"]
+            self.rate.param_groups[0]["lr"] = state["share"]
+
+    def _made(self, mode: Any) -> ReduceLROnPlateau:
+        if self.scheduler is None:
+            # Relative to the best, as torch has it by default, a score below zero could get worse and count as better.
+            self.scheduler = ReduceLROnPlateau(self.rate, mode, threshold_mode="abs", **self.settings)
+        return self.scheduler
+
+
+def _after_warmup(steps: int, warmup_steps: int, shape: Callable[[float], float]) -> Factor:
+    """Linear from zero, which step -1 would be at, to 1; then `shape` of the share of the rest that is done."""
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / (warmup_steps + 1)
+        return shape(min(1.0, (step - warmup_steps) / max(1, steps - warmup_steps)))
+
+    return factor
+
+
+def _anneal(start: float, end: float, done: float) -> float:
+    """Half a cosine from `start` to `end`."""
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def _require_share(name: str, value: float) -> None:
+    if not 0 < value < 1:
+        raise UserError(f"schedule.params.{name}: {value:g} is no share between 0 and 1; correct it")

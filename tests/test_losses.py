@@ -1,0 +1,311 @@
+"""Losses, class weights, online hard examples and soft targets, each against an independent oracle."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from timm.loss import AsymmetricLossSingleLabel, BinaryCrossEntropy
+from torch import Tensor
+from torch.nn import functional
+from torchvision.ops import sigmoid_focal_loss
+
+from projects import Renders, imported
+
+CLASSES = ("ant", "bee", "cat", "dog")
+NUMBERS = torch.tensor([0, 2, 1, 3, 2])
+SOFT = torch.tensor([[1.0, 0, 0, 0], [0.1, 0.2, 0.3, 0.4], [0, 0.5, 0.5, 0], [0.25] * 4, [0, 0, 1, 0]])
+EVERY: list[tuple[str, dict[str, Any]]] = [
+    ("cross_entropy", {}),
+    ("cross_entropy", {"label_smoothing": 0.2}),
+    ("bce", {}),
+    ("bce", {"label_smoothing": 0.1, "sum_classes": True}),
+    ("focal", {"gamma": 0.5}),
+    ("focal", {"gamma": 2.0, "alpha": 0.25}),
+    ("focal", {"gamma": 0.5, "alpha": 0.25, "sigmoid": True}),
+    ("asymmetric", {}),
+    ("asymmetric", {"gamma_pos": 0.5, "gamma_neg": 0.5, "eps": 0.0}),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def rendered(renders: Renders) -> Iterator[Path]:
+    with imported(renders.shared()):
+        yield renders.folder
+
+
+def make_head(name: str = "label") -> Any:
+    from pipeline.competition import Head
+
+    return Head(name, "multiclass", CLASSES)
+
+
+def make_loss(name: str, **params: Any) -> Any:
+    from pipeline.names import Named, Names
+    from pipeline.tasks.image_level.task import ImageLevelTask
+
+    return Names(ImageLevelTask.NAMES).bind("loss", Named(name=name, params=params))(make_head())
+
+
+def make_criterion(rows: pd.DataFrame | None = None, name: str = "cross_entropy", **settings: Any) -> Any:
+    """The criterion of one loss row, as the task makes it from the rows that train."""
+    from competition import competition
+    from pipeline.config import LossRow
+    from pipeline.names import Named, Names
+    from pipeline.tasks.image_level.task import ImageLevelTask
+
+    task = ImageLevelTask(competition, [make_head()])
+    row = LossRow(head="label", loss=Named(name=name), name="term", **settings)
+    return task.criterion([row], Names(task.NAMES), table("ant") if rows is None else rows)
+
+
+def table(*labels: str) -> pd.DataFrame:
+    return pd.DataFrame({"id": [f"r{number}" for number in range(len(labels))], "label": list(labels)})
+
+
+def logits_of(count: int = 5) -> Tensor:
+    return torch.randn(count, 4, generator=torch.Generator().manual_seed(0)) * 3
+
+
+def oracle(name: str, params: dict[str, Any], logits: Tensor, truth: Tensor) -> Tensor:
+    """The formulas, written out in float64 for probabilities (B, C)."""
+    x, t = logits.double(), truth.double()
+    smoothing = params.get("label_smoothing", params.get("eps", 0.1 if name == "asymmetric" else 0.0))
+    smoothed = (1 - smoothing) * t + smoothing / t.shape[1]
+    log_p = x - x.logsumexp(dim=1, keepdim=True)
+    p, s = log_p.exp(), x.sigmoid()
+    log_s, log_rest = -torch.logaddexp(torch.zeros(()).double(), -x), -torch.logaddexp(torch.zeros(()).double(), x)
+    if name == "cross_entropy":
+        return -(smoothed * log_p).sum(dim=1)
+    if name == "bce":
+        values = -(smoothed * log_s + (1 - smoothed) * log_rest)
+        return values.sum(dim=1) if params.get("sum_classes") else values.mean(dim=1)
+    if name == "asymmetric":
+        rest = 1 - t * p - (1 - t) * (1 - p)
+        power = params.get("gamma_pos", 1.0) * t + params.get("gamma_neg", 4.0) * (1 - t)
+        return -(smoothed * rest**power * log_p).sum(dim=1)
+    gamma, alpha = params.get("gamma", 2.0), params.get("alpha")
+    if params.get("sigmoid"):
+        share = 1 if alpha is None else alpha * t + (1 - alpha) * (1 - t)
+        return (-share * (1 - s * t - (1 - s) * (1 - t)) ** gamma * (t * log_s + (1 - t) * log_rest)).sum(dim=1)
+    return -(alpha or 1.0) * (t * (1 - p) ** gamma * log_p).sum(dim=1)
+
+
+@pytest.mark.parametrize(("name", "params"), EVERY)
+@pytest.mark.parametrize("soft", [False, True])
+def test_a_loss_equals_its_formula(name: str, params: dict[str, Any], soft: bool) -> None:
+    truth = SOFT if soft else functional.one_hot(NUMBERS, 4)
+    logits = logits_of().requires_grad_()
+    double = logits.detach().double().requires_grad_()
+    found = make_loss(name, **params)(logits, SOFT if soft else NUMBERS)
+    expected = oracle(name, params, double, truth)
+    assert found.shape == (5,) and found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-5)
+    found.sum().backward()
+    expected.sum().backward()
+    torch.testing.assert_close(logits.grad.double(), double.grad, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "params"), EVERY)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("target", [NUMBERS, SOFT])
+def test_a_loss_is_finite_for_the_largest_logits(
+    name: str, params: dict[str, Any], dtype: torch.dtype, target: Tensor
+) -> None:
+    top = torch.finfo(torch.float16).max
+    logits = torch.tensor(
+        [[top, -top, -top, -top], [top, -top, 0, 0], [-top, top, 1, -1], [0, 0, 0, -top], [-top] * 4]
+    ).to(dtype)
+    given = logits.clone().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = make_loss(name, **params)(given, target)
+        found.sum().backward()
+    truth = target if target.is_floating_point() else functional.one_hot(target, 4)
+    assert found.isfinite().all() and given.grad.isfinite().all()
+    torch.testing.assert_close(found.double(), oracle(name, params, logits, truth), atol=1e-4, rtol=1e-5)
+
+
+def test_losses_equal_those_of_the_libraries() -> None:
+    logits, one_hot = logits_of(), functional.one_hot(NUMBERS, 4).float()
+    torch.testing.assert_close(
+        make_loss("cross_entropy", label_smoothing=0.1)(logits, SOFT),
+        functional.cross_entropy(logits, SOFT, reduction="none", label_smoothing=0.1),
+    )
+    timm_bce = BinaryCrossEntropy(smoothing=0.1, reduction="none")(logits, NUMBERS)
+    torch.testing.assert_close(make_loss("bce", label_smoothing=0.1)(logits, NUMBERS), timm_bce.mean(dim=1))
+    thresholded = BinaryCrossEntropy(smoothing=0.1, target_threshold=0.2, reduction="none")(logits, NUMBERS)
+    found = make_loss("bce", label_smoothing=0.1, target_threshold=0.2, sum_classes=True)(logits, NUMBERS)
+    torch.testing.assert_close(found, thresholded.sum(dim=1))
+    torch.testing.assert_close(
+        make_loss("asymmetric", gamma_pos=0.0, gamma_neg=4.0, eps=0.1)(logits, NUMBERS),
+        AsymmetricLossSingleLabel(gamma_pos=0, gamma_neg=4, eps=0.1, reduction="none")(logits, NUMBERS),
+    )
+    for alpha in (0.25, None):
+        expected = sigmoid_focal_loss(logits, one_hot, alpha=-1 if alpha is None else alpha, gamma=2.0)
+        found = make_loss("focal", gamma=2.0, alpha=alpha, sigmoid=True)(logits, NUMBERS)
+        torch.testing.assert_close(found, expected.sum(dim=1))
+    torch.testing.assert_close(
+        make_loss("focal", gamma=0.0)(logits, NUMBERS), functional.cross_entropy(logits, NUMBERS, reduction="none")
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "message"),
+    [
+        ("cross_entropy", {"label_smoothing": 1.0}, r"label_smoothing must be in \[0, 1\)"),
+        ("focal", {"gamma": -1.0}, "gamma must be at least 0"),
+        ("focal", {"alpha": 2.0, "sigmoid": True}, "alpha is a share"),
+        ("asymmetric", {"epsilon": 0.1}, "eps"),
+    ],
+)
+def test_settings_out_of_range_are_one_line(name: str, params: dict[str, Any], message: str) -> None:
+    from pipeline.errors import UserError
+
+    with pytest.raises(UserError, match=message):
+        make_loss(name, **params)
+
+
+def test_a_loss_says_which_heads_it_trains() -> None:
+    from pipeline.competition import Head
+    from pipeline.errors import UserError
+    from pipeline.tasks.image_level.losses import Focal
+
+    with pytest.raises(UserError, match="'focal' trains heads of the kind multiclass; 'age' is regression"):
+        Focal(Head("age", "regression"))
+    with pytest.raises(UserError, match="'focal' needs a head"):
+        Focal(None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        ("balanced", [1 / 4, 1 / 2, 1 / 1, 1]),
+        ("sqrt", [1 / 2, 1 / math.sqrt(2), 1.0, 1]),
+        ({"bee": 3.0, "dog": 7.0}, [1.0, 3.0, 1.0, 7.0]),
+    ],
+)
+def test_class_weights_are_of_mean_one_over_the_rows(chosen: Any, expected: list[float]) -> None:
+    """Four ants, two bees, a cat, and no dog: it is weighted like a single one."""
+    from pipeline.tasks.image_level.class_weights import class_weights
+    from pipeline.tasks.image_level.targets import class_counts
+
+    rows = table(*["ant"] * 4, *["bee"] * 2, "cat")
+    counts = class_counts(rows, make_head())
+    assert counts.tolist() == [4, 2, 1, 0]
+    weights = class_weights(chosen, CLASSES, counts)
+    assert (weights * counts).sum().item() / 7 == pytest.approx(1)
+    torch.testing.assert_close(weights / weights[0], torch.tensor(expected) / expected[0])
+    logits, target = logits_of(), torch.tensor([0, 2, 1, 1, 0])
+    result = make_criterion(rows, class_weights=chosen)(
+        {"output_label": logits}, {"target_label": target, "input_weight": torch.ones(5)}
+    )
+    expected_loss = functional.cross_entropy(logits, target, weight=weights, reduction="none")
+    torch.testing.assert_close(result["loss"], expected_loss.mean())
+    plain = functional.cross_entropy(logits, target, reduction="none")
+    torch.testing.assert_close(result["sample_losses"]["term"], plain)  # shown without weights
+
+
+def test_a_soft_target_has_its_expected_class_weight() -> None:
+    rows = table("ant", "ant", "ant", "bee", "cat", "dog")
+    logits, weight = logits_of(), torch.tensor([1.0, 2, 0.5, 1, 0])
+    batch = {"target_label": SOFT, "input_weight": weight}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = make_criterion(rows, class_weights="balanced")({"output_label": logits}, batch)
+    of_class = torch.tensor([1 / 3, 1, 1, 1]) * 6 / 4
+    plain = -(SOFT * logits.log_softmax(dim=1)).sum(dim=1)
+    torch.testing.assert_close(result["loss"], (plain * weight * (SOFT * of_class).sum(dim=1)).mean())
+
+
+def test_wrong_class_weights_are_one_line() -> None:
+    from pipeline.config import LossRow
+    from pipeline.errors import UserError
+    from pipeline.names import Named, Names
+    from pipeline.tasks.image_level.criterion import WeightedLosses
+
+    with pytest.raises(UserError, match="no class 'beee'; did you mean 'bee'"):
+        make_criterion(class_weights={"beee": 2.0})
+    with pytest.raises(UserError, match="weight of 'bee' must be at least 0"):
+        make_criterion(class_weights={"bee": -2.0})
+    with pytest.raises(UserError, match="every row that trains has the weight 0"):
+        make_criterion(table("bee"), class_weights={"bee": 0.0})
+    with pytest.raises(UserError, match="'own' has class_weights and no head"):
+        WeightedLosses([LossRow(loss=Named(name="own"), class_weights="sqrt")], [make_head()], Names({}))
+
+
+@pytest.mark.parametrize(("share", "kept"), [(0.5, 2), (0.75, 3), (0.01, 1), (1.0, 4)])
+def test_only_the_hardest_samples_train(share: float, kept: int) -> None:
+    logits = torch.diag(torch.tensor([3.0, 1.0, -2.0, 0.0])).requires_grad_()
+    target, weight = torch.arange(4), torch.tensor([1.0, 1.0, 1.0, 0.0])
+    batch = {"target_label": target, "input_weight": weight}
+    plain = functional.cross_entropy(logits, target, reduction="none")
+    assert plain.argsort(descending=True).tolist() == [2, 3, 1, 0]
+    order = [2, 1, 0, 3]  # the row of weight 0 trains nothing, and takes nobody's place
+    criterion = make_criterion(hardest=share)
+    result = criterion({"output_label": logits}, batch)
+    torch.testing.assert_close(result["loss"], (plain * weight)[order[:kept]].mean())
+    result["loss"].backward()
+    assert set(torch.nonzero(logits.grad.abs().sum(dim=1)).flatten().tolist()) == set(order[:kept]) - {3}
+    torch.testing.assert_close(result["sample_losses"]["term"], plain.detach())
+    with torch.no_grad():
+        held_out = criterion({"output_label": logits}, batch)
+    torch.testing.assert_close(held_out["loss"], (plain * weight).mean().detach())
+
+
+def soft_table() -> pd.DataFrame:
+    """A labelled row, a row of another run's probabilities without a label, and one of text as a csv holds it."""
+    rows = table("bee", "ant", "dog").astype({"label": "object"})
+    rows.loc[1, "label"] = None
+    columns = {"label:ant": [np.nan, 0.1, "0"], "label:bee": [np.nan, 0.2, "0.5"]}
+    return rows.assign(**columns, **{"label:cat": [np.nan, 0.3, "0.5"], "label:dog": [None, 0.4002, "0"]})
+
+
+def test_rows_may_bring_probabilities() -> None:
+    from pipeline.tasks.image_level.targets import class_counts, targets
+
+    found = targets(soft_table(), make_head())
+    expected = np.array([[0, 1, 0, 0], np.array([0.1, 0.2, 0.3, 0.4002]) / 1.0002, [0, 0.5, 0.5, 0]])
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_allclose(class_counts(soft_table(), make_head()).numpy(), expected.sum(axis=0), atol=1e-6)
+    numbers = targets(table("bee", "dog"), make_head())
+    assert numbers.dtype == np.int64 and numbers.tolist() == [1, 3]
+
+
+@pytest.mark.parametrize(
+    ("row", "values", "message"),
+    [
+        (1, [0.1, 0.2, None, 0.7], r"of 1 rows \(id r1\) are filled in part"),
+        (1, [-0.1, 0.2, 0.2, 0.7], r"\(id r1\) are negative"),
+        (2, [0.1, 0.2, 0.2, 0.4], r"\(id r2\) do not sum to 1"),
+        (2, ["a", 0.2, 0.2, 0.4], "hold what is no number"),
+        (1, [None] * 4, r"1 rows \(id r1\) have the label"),
+    ],
+)
+def test_wrong_probabilities_name_their_rows(row: int, values: list[Any], message: str) -> None:
+    from pipeline.errors import UserError
+    from pipeline.tasks.image_level.targets import targets
+
+    rows = soft_table().astype(object)
+    for name, value in zip(CLASSES, values, strict=True):
+        rows.loc[row, f"label:{name}"] = value
+    with pytest.raises(UserError, match=message):
+        targets(rows, make_head())
+    with pytest.raises(UserError, match="no column label:cat; add it"):
+        targets(rows.drop(columns="label:cat"), make_head())
+
+
+def test_the_contract_takes_numbers_and_probabilities() -> None:
+    from competition import competition
+    from pipeline.errors import UserError
+    from pipeline.tasks.image_level.task import ImageLevelTask
+
+    task = ImageLevelTask(competition, [make_head()])
+    batch = {"input_id": ["a"] * 5, "input_image": torch.zeros(5, 4, 4, 3)}
+    for target in (NUMBERS, SOFT):
+        assert task.check_contract({**batch, "target_label": target}, {"output_label": logits_of()})
+    with pytest.raises(UserError, match=r"target torch.float64 .*float32 \(5, 4\)"):
+        task.check_contract({**batch, "target_label": SOFT.double()}, {"output_label": logits_of()})
