@@ -45,7 +45,8 @@ def measure(place: Workplace, effort: Effort) -> list[Row]:
         for workers in (0, 2):
             readers: dict[str, Callable[[], float]] = {
                 "ours": OurReader(place, folder, files, effort.images, workers),
-                "cached": OurReader(place, folder, files, effort.images, workers, cache=True),
+                # More of them: an epoch of 128 would be over before the loader's processes are in step.
+                "cached": OurReader(place, folder, files, 4 * effort.images, workers, cache=True),
                 "PIL, torchvision v1": PeerReader(folder, files, effort.images, workers, transforms_v1()),
                 "PIL, torchvision v2": PeerReader(folder, files, effort.images, workers, transforms_v2()),
             }
