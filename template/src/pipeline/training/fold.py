@@ -1,6 +1,8 @@
 """Training an experiment: its folds one after the other, each from where it stands."""
 
+import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +35,27 @@ def train(setup: Setup, fold: str, restart: bool) -> None:
     chosen = choose_folds(setup.folds, fold)
     device = choose_device(setup.config.machine.device)
     choose_precision(setup.config.training.precision, device)
+    run = setup.project.run(setup.name)
+    begins = restart or any(not has_begun(run / f"fold_{name}") for name in chosen)
     model = setup.config.model
-    if model.pretrained and model.weights is None:  # needs a network: fail before anything is written
+    if begins and model.pretrained and model.weights is None:  # needs a network: fail before anything is written
         print(f"getting the pretrained weights of '{model.encoder}', from the hub or its cache", flush=True)
         setup.task.model(setup.config, setup.names, pretrained=True)
     for note in setup.folds.warnings:
         print(f"warning: {note}")
     record = {"folds": setup.folds.hash, "n_folds": setup.folds.n_folds, "engine": engine.NAME}
+    is_new = restart or not run.exists()
     folder = open_run(setup.project, setup.name, setup.config, record, restart)
+    try:
+        train_folds(setup, chosen, folder, device)
+    except UserError:
+        if is_new and not any(has_begun(path) for path in folder.glob("fold_*")):
+            shutil.rmtree(folder)  # a setting was wrong: once it is mended, nothing must remember it
+        raise
+
+
+def train_folds(setup: Setup, chosen: Sequence[str], folder: Path, device: torch.device) -> None:
+    """Train folds one after the other, and each of them with every seed."""
     show_contract = True
     for name in chosen:
         parts = seed_folders(setup, folder / f"fold_{name}")
@@ -49,6 +64,12 @@ def train(setup: Setup, fold: str, restart: bool) -> None:
             show_contract = False
         if len(parts) > 1 and not (folder / f"fold_{name}" / FINISHED).is_file():
             average_seeds(setup, name, folder / f"fold_{name}", list(parts.values()))
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether there is something to go on from in the folder of a fold."""
+    states = (*folder.glob("checkpoints/state*.pt"), *folder.glob("seed_*/checkpoints/state*.pt"))
+    return bool(states) or (folder / FINISHED).is_file() or any(folder.glob(f"seed_*/{FINISHED}"))
 
 
 def seed_folders(setup: Setup, folder: Path) -> dict[int, Path]:
