@@ -44,6 +44,13 @@ def collate(place: Workplace, effort: Effort) -> list[Row]:
     return measure(place, effort)
 
 
+def feed(place: Workplace, effort: Effort) -> list[Row]:
+    """Training steps fed by the loader, over the same steps on one batch."""
+    from benchmarks.feeding import measure
+
+    return measure(place, effort)
+
+
 def copy(place: Workplace, effort: Effort) -> list[Row]:
     """`copier copy` in process."""
     from benchmarks.rendering import measure
@@ -56,6 +63,7 @@ GROUPS: dict[str, Callable[[Workplace, Effort], list[Row]]] = {
     "step": step,
     "images": images,
     "collate": collate,
+    "feed": feed,
     "copy": copy,
 }
 

@@ -250,9 +250,9 @@ def test_a_training_with_it_still_learns(transform: str) -> None:
     from pipeline.competition import Head
     from pipeline.config import LossRow, Model
     from pipeline.names import Named, Names
-    from pipeline.seam import StepContext
+    from pipeline.seam import PreparedModel, StepContext
     from pipeline.tasks.image_level.criterion import WeightedLosses
-    from pipeline.tasks.image_level.model import EncoderHeads, Normalize, PreparedModel
+    from pipeline.tasks.image_level.model import EncoderHeads, Normalize
     from pipeline.tasks.image_level.task import ImageLevelTask, step
     from pipeline.training.seeds import seed_everything
     from sklearn.datasets import load_digits

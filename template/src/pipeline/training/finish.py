@@ -9,17 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
+from pipeline.data.folds import split
 from pipeline.data.loaders import to_device
 from pipeline.errors import UserError
 from pipeline.files import write_json
 from pipeline.inference.device import autocast
 from pipeline.inference.predict import BEST, FINISHED, predict_rows, read_predictions, write_predictions
 from pipeline.inference.weights import load_weights, save_weights
-from pipeline.keys import ROW_ID
 from pipeline.seam import StageResult
-from pipeline.tasks import metric_values
 from pipeline.terminal import progress, table
 from pipeline.training.averaging import load_mean
+from pipeline.training.held_out import score_rows
 from pipeline.training.loop import FoldLoop
 from pipeline.training.seeds import seed_everything
 from pipeline.training.setup import Setup
@@ -44,7 +44,7 @@ def finish_fold(setup: Setup, loop: FoldLoop, valid_rows: "pd.DataFrame", second
         predictions = predict_rows(
             setup.task, [loop.model], valid_rows, setup.project.data, config, names, "valid", "out of fold", reader
         )
-        truth, metrics = loop.score_rows(predictions)
+        truth, metrics = score_rows(setup.task, loop.metrics, valid_rows, predictions)
         result = StageResult("valid", best.epoch, {}, metrics, truth, predictions, weights=chosen)
         write_predictions(loop.folder / "oof.parquet", predictions, int(loop.fold))
         summary["metrics"] = metrics
@@ -75,7 +75,7 @@ def choose_weights(loop: FoldLoop) -> str:
     best, kept = "", {}
     for name, load in candidates.items():
         load()
-        results[name] = loop.validate(loop.model)
+        results[name] = validate(loop)
         if not best or loop.monitor.is_better(results[name], results[best]):
             best, kept = name, clone_state(loop.model)
     loop.model.load_state_dict(kept)
@@ -86,6 +86,17 @@ def choose_weights(loop: FoldLoop) -> str:
     ]
     table("weights, on the held-out rows", ("", "weights", "loss", *metrics), rows)
     return best
+
+
+def validate(loop: FoldLoop) -> StageResult:
+    """Losses, metrics and predictions of the loop's model on the held-out rows, outside the epochs."""
+    loop.model.eval()
+    seen = loop.held_out()
+    for batch in loop.valid_loader:
+        moved = to_device(batch, loop.device)
+        with torch.no_grad():
+            seen.add(moved, loop.run_step("valid", moved))
+    return seen.result(loop.progress.epoch)
 
 
 def weight_candidates(loop: FoldLoop) -> dict[str, Callable[[], None]]:
@@ -143,10 +154,8 @@ def average_seeds(setup: Setup, fold: str, folder: Path, parts: list[Path]) -> N
     if fold != "full":
         predictions = setup.task.average([read_predictions(part / "oof.parquet") for part in parts])
         write_predictions(folder / "oof.parquet", predictions, int(fold))
-        rows = setup.folds.rows
-        truth = setup.task.truth(rows[rows[ROW_ID].isin(predictions.index)]).loc[predictions.index]
-        metrics = setup.competition.metrics()
-        summary["metrics"] = metric_values(metrics, truth, predictions, setup.task.heads)
+        _, valid_rows = split(setup.folds.rows, fold)
+        summary["metrics"] = score_rows(setup.task, setup.competition.metrics(), valid_rows, predictions)[1]
         scores = ", ".join(f"{name} {value:.4f}" for name, value in summary["metrics"].items())
         print(f"fold {fold}, mean of {len(parts)} seeds  on the held-out rows: {scores}")
     write_json(folder / FINISHED, summary)

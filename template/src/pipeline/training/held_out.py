@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from pipeline.competition import Metric
 from pipeline.keys import INPUT_ID
 from pipeline.seam import Batch, StageResult, StepResult
-from pipeline.tasks import Task
+from pipeline.tasks import Task, metric_values
 from pipeline.training.sums import LossSums
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class HeldOut:
     """Losses and predictions of the held-out rows, batch by batch."""
 
-    def __init__(self, task: Task) -> None:
-        self.task = task
+    def __init__(self, task: Task, metrics: Sequence[Metric], rows: "pd.DataFrame") -> None:
+        self.task, self.metrics, self.rows = task, metrics, rows
         self.sums = LossSums()
         self.parts: list[pd.DataFrame] = []
 
@@ -27,11 +27,21 @@ class HeldOut:
         self.sums.add(result, len(batch[INPUT_ID]))
         self.parts.append(self.task.decode(batch[INPUT_ID], result["outputs"]))
 
-    def predictions(self) -> "pd.DataFrame":
-        """All of them, by id."""
+    def result(self, epoch: int) -> StageResult:
+        """Losses, metrics and predictions once all batches are in."""
         import pandas as pd
 
-        return pd.concat(self.parts)
+        predictions = pd.concat(self.parts)
+        truth, metrics = score_rows(self.task, self.metrics, self.rows, predictions)
+        return StageResult("valid", epoch, self.sums.means(), metrics, truth, predictions)
+
+
+def score_rows(
+    task: Task, metrics: Sequence[Metric], rows: "pd.DataFrame", predictions: "pd.DataFrame"
+) -> "tuple[pd.DataFrame, dict[str, float]]":
+    """Truth of labelled rows in the order of `predictions`, and every metric."""
+    truth = task.truth(rows).loc[predictions.index]
+    return truth, metric_values(metrics, truth, predictions, task.heads)
 
 
 class Monitor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from pipeline.callbacks import CallbackList
 from pipeline.competition import Head, Metric
 from pipeline.config import Experiment
-from pipeline.data.loaders import EpochBatches, to_device
+from pipeline.data.loaders import EpochBatches
 from pipeline.errors import Interrupted, UserError
 from pipeline.inference.device import Precision, autocast
 from pipeline.keys import INPUT_ID
@@ -29,7 +29,7 @@ from pipeline.seam import (
     StepResult,
     Verdict,
 )
-from pipeline.tasks import Task, metric_values
+from pipeline.tasks import Task
 from pipeline.training.averaging import WeightAverages
 from pipeline.training.checkpoints import CheckpointStore
 from pipeline.training.freezing import freeze
@@ -159,6 +159,10 @@ class FoldLoop:
         self.valid.add(batch, result)
         self.callbacks.on_batch_end(self, "valid", batch, result)
 
+    def held_out(self) -> HeldOut:
+        """Room for what the held-out rows come to."""
+        return HeldOut(self.task, self.metrics, self.valid_rows)
+
     def epoch_end(self) -> None:
         results = [self._train_result()] if self.valid is None else [self._trained, self._valid_result(self.valid)]
         epoch, score = self.progress.epoch, self.monitor.score(results[-1])
@@ -173,21 +177,6 @@ class FoldLoop:
             self.callbacks.on_epoch_end(self, result)
         self.save()
         self._leave_if_asked()
-
-    def validate(self, model: PreparedModel) -> StageResult:
-        """Losses, metrics and predictions of any weights on the held-out rows, outside the epochs."""
-        model.eval()
-        seen = HeldOut(self.task)
-        for batch in self.valid_loader:
-            moved = to_device(batch, self.device)
-            with torch.no_grad():
-                seen.add(moved, self.run_step("valid", moved, model))
-        return self._held_out_result(seen)
-
-    def score_rows(self, predictions: "pd.DataFrame") -> tuple["pd.DataFrame", dict[str, float]]:
-        """Truth of the held-out rows in the order of `predictions`, and every metric."""
-        truth = self.task.truth(self.valid_rows).loc[predictions.index]
-        return truth, metric_values(self.metrics, truth, predictions, self.heads)
 
     def save(self) -> None:
         """Write the state from which the same command goes on."""
@@ -248,8 +237,8 @@ class FoldLoop:
     def _begin_validation(self) -> None:
         self._trained = self._train_result()
         self._stage_began = time.monotonic()
-        self.valid = HeldOut(self.task)
-        self.valid_raw = None if self._raw() is None else HeldOut(self.task)
+        self.valid = self.held_out()
+        self.valid_raw = None if self._raw() is None else self.held_out()
         self.model.eval()
         self.callbacks.on_epoch_start(self, "valid")
 
@@ -261,11 +250,7 @@ class FoldLoop:
         seconds = time.monotonic() - self._stage_began
         return StageResult("train", self.progress.epoch, self.sums.means(), seconds=seconds)
 
-    def _valid_result(self, seen: "HeldOut") -> StageResult:
-        raw = None if self.valid_raw is None else self._held_out_result(self.valid_raw)
-        return replace(self._held_out_result(seen), seconds=time.monotonic() - self._stage_began, raw=raw)
-
-    def _held_out_result(self, seen: "HeldOut") -> StageResult:
-        predictions = seen.predictions()
-        truth, metrics = self.score_rows(predictions)
-        return StageResult("valid", self.progress.epoch, seen.sums.means(), metrics, truth, predictions)
+    def _valid_result(self, seen: HeldOut) -> StageResult:
+        raw = None if self.valid_raw is None else self.valid_raw.result(self.progress.epoch)
+        seconds = time.monotonic() - self._stage_began
+        return replace(seen.result(self.progress.epoch), seconds=seconds, raw=raw)
