@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from projects import Renders, imported, run_script
-from training import assert_same_outcome, demo_project, expect, outcome
+from training import add_callbacks, assert_same_outcome, demo_project, expect, outcome
 
 RECORDER = '''
 import torch
@@ -40,10 +40,7 @@ def pipeline(renders: Renders) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def project(renders: Renders, tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = demo_project(renders, tmp_path_factory.mktemp("averaging") / "project")
-    (made / "src/competition/callbacks.py").write_text(RECORDER)
-    package = made / "src/competition/__init__.py"
-    entry = 'names={\n        "callback": {"recorder": "competition.callbacks:Recorder"},'
-    package.write_text(package.read_text().replace("names={", entry))
+    add_callbacks(made, RECORDER, recorder="Recorder")
     return made
 
 

@@ -8,7 +8,7 @@ import pytest
 from torch import nn
 
 from projects import Renders, imported, run_script
-from training import assert_same_outcome, demo_project, expect, outcome
+from training import add_callbacks, assert_same_outcome, demo_project, expect, outcome
 
 WATCH = '''
 import json
@@ -45,14 +45,23 @@ class Watch(Callback):
             print(json.dumps({"epoch": result.epoch + 1, "moved": moved}), file=file)
 '''
 
+STOP = '''
+
+class Stop(Callback):
+    """Ends a training in the middle of its second epoch, once."""
+
+    def on_batch_start(self, run, stage, batch):
+        flag = run.folder / "stopped"
+        if stage == "train" and run.progress.epoch == 1 and run.progress.batch == 4 and not flag.exists():
+            flag.touch()
+            raise OSError("power cut")
+'''
+
 
 @pytest.fixture(scope="module")
 def project(renders: Renders, tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = demo_project(renders, tmp_path_factory.mktemp("interventions") / "project")
-    (made / "src/competition/callbacks.py").write_text(WATCH)
-    package = made / "src/competition/__init__.py"
-    entry = 'names={\n        "callback": {"watch": "competition.callbacks:Watch"},'
-    package.write_text(package.read_text().replace("names={", entry))
+    add_callbacks(made, WATCH + STOP, watch="Watch", stop="Stop")
     return made
 
 
@@ -126,20 +135,6 @@ def test_freeze_norm_keeps_statistics_weights_and_biases(project: Path) -> None:
 
 @pytest.mark.slow
 def test_a_run_that_is_cut_off_goes_on_inside_an_intervention(project: Path) -> None:
-    stop = (
-        "\n\nclass Stop(Callback):\n"
-        "    def on_batch_start(self, run, stage, batch):\n"
-        '        flag = run.folder / "stopped"\n'
-        '        if stage == "train" and run.progress.epoch == 1 and run.progress.batch == 4 and not flag.exists():\n'
-        "            flag.touch()\n"
-        '            raise OSError("power cut")\n'
-    )
-    callbacks = project / "src/competition/callbacks.py"
-    callbacks.write_text(callbacks.read_text() + stop)
-    package = project / "src/competition/__init__.py"
-    package.write_text(
-        package.read_text().replace('"callback": {', '"callback": {"stop": "competition.callbacks:Stop", ')
-    )
     text = (
         "  - {epochs: [1, 2], set: {model.frozen: [encoder.layer1], image.size: 24}}\n"
         "  - {epochs: [2, 3], set: {augmentations.params.rotate: 40}}\n"

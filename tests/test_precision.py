@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from projects import Renders, run_script
-from training import demo_project, expect, outcome
+from training import add_callbacks, demo_project, expect, outcome
 
 pytestmark = pytest.mark.slow
 
@@ -28,10 +28,7 @@ class Dtypes(Callback):
 
 def test_bf16_trains_in_half_precision_and_keeps_float32(renders: Renders, tmp_path: Path) -> None:
     project = demo_project(renders, tmp_path / "project")
-    (project / "src/competition/callbacks.py").write_text(WATCH)
-    package = project / "src/competition/__init__.py"
-    entry = 'names={\n        "callback": {"dtypes": "competition.callbacks:Dtypes"},'
-    package.write_text(package.read_text().replace("names={", entry))
+    add_callbacks(project, WATCH, dtypes="Dtypes")
     settings = ("training.epochs=4", "averaging.ema_decay=0.9", "callbacks=[dtypes]", "--fold", "0")
     for precision in ("bf16", "fp32"):
         name = ("--as", precision)

@@ -26,6 +26,14 @@ def demo_project(renders: Renders, target: Path) -> Path:
     return Path(shutil.copytree(made, target))
 
 
+def add_callbacks(project: Path, code: str, **classes: str) -> None:
+    """Give a project callbacks of its own: `code` in src/competition/callbacks.py, and a name for each class of it."""
+    (project / "src/competition/callbacks.py").write_text(code)
+    names = ", ".join(f'"{name}": "competition.callbacks:{found}"' for name, found in classes.items())
+    package = project / "src/competition/__init__.py"
+    package.write_text(package.read_text().replace("names={", f'names={{\n        "callback": {{{names}}},'))
+
+
 def expect(result: Result, status: int = 0) -> Result:
     """The result, once its status is the expected one; errors are one line on standard error."""
     assert result.status == status, f"status {result.status}\n{result.stdout}\n{result.stderr}"
