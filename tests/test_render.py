@@ -13,7 +13,7 @@ import pytest
 import yaml
 from ruamel.yaml import YAML
 
-from projects import ROOT, Renders
+from projects import ROOT, Renders, files
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -38,12 +38,9 @@ variant = pytest.mark.parametrize("name", VARIANTS)
 
 
 def texts(project: Path) -> dict[str, str]:
-    """Every file of a render; all of them are text."""
-    return {
-        path.relative_to(project).as_posix(): path.read_text(encoding="utf-8")
-        for path in project.rglob("*")
-        if path.is_file() and not any(part.endswith("_cache") for part in path.relative_to(project).parts)
-    }
+    """Every file of a render, without the caches of tools; all of them are text."""
+    rendered = files(project).items()
+    return {path: data.decode() for path, data in rendered if not any(p.endswith("_cache") for p in path.split("/"))}
 
 
 def check(project: Path, *command: str) -> None:
