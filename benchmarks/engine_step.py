@@ -121,7 +121,7 @@ def make_loop(place: Workplace, name: str, batch_size: int, variant: Variant) ->
     ]
     (place.project / "experiments" / f"{name}.yaml").write_text("extends: demo\n", encoding="utf-8")
     setup = place.setup(name, overrides, variant.trackers)
-    folder = open_run(setup.project, name, setup.config, {}, restart=True) / "fold_full"
+    folder = open_run(setup.project, name, setup.config, {}, True, "benchmark") / "fold_full"
     loop, _ = make_loop(setup, "full", folder, torch.device("cpu"))
     return loop, setup.names
 

@@ -1,15 +1,12 @@
 """The same numbers whatever happens: number of workers, kills, Ctrl-C, a full disk, watchers that draw randomness."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from projects import Renders, run_script
-from training import assert_same_outcome, demo_project, expect, outcome
+from training import assert_same_outcome, demo_project, expect, killed, outcome
 
 pytestmark = pytest.mark.slow
 
@@ -122,17 +119,6 @@ def train(project: Path, name: str, *settings: str, status: int = 0) -> str:
     arguments = [name] if known else ["small", *settings, "--as", name]
     result = expect(run_script(project, "train.py", *arguments, "--fold", "0"), status)
     return result.stdout + result.stderr
-
-
-def killed(project: Path, kills: int, name: str) -> str:
-    """Train an experiment in processes of one thread that are killed so many times; what they say."""
-    command = [sys.executable, str(Path(__file__).with_name("zygote.py")), str(project), "7", str(kills)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    arguments = [*command, "train.py", name, "--fold", "0"]
-    done = subprocess.run(arguments, capture_output=True, text=True, env=environment, timeout=500, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def test_two_workers_and_a_noisy_watcher_change_nothing(base: Path) -> None:

@@ -1,6 +1,9 @@
 """A small experiment on the demo data, and what its runs leave behind."""
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -15,11 +18,11 @@ machine: {workers: 0}
 """
 
 
-def demo_project(renders: Renders, target: Path) -> Path:
+def demo_project(renders: Renders, target: Path, framework: str = "lightning") -> Path:
     """A project with demo data, folds, and the experiment `small` (two epochs of a tiny encoder)."""
-    made = renders.folder / "with-demo"
+    made = renders.folder / f"with-demo-{framework}"
     if not made.exists():
-        renders.copy(made, {"trackers": []})
+        renders.copy(made, {"trackers": [], "framework": framework})
         (made / "experiments" / "small.yaml").write_text(SMALL)
         for script in ("make_demo_data.py", "make_folds.py"):
             expect(run_script(made, script))
@@ -41,6 +44,17 @@ def expect(result: Result, status: int = 0) -> Result:
         assert result.last_line.startswith("error: "), result.stderr
         assert "Traceback" not in result.stderr
     return result
+
+
+def killed(project: Path, kills: int, name: str, processes: int = 1) -> str:
+    """Train an experiment in processes of one thread that are killed so many times; what they say."""
+    command = [sys.executable, str(Path(__file__).with_name("zygote.py")), str(project), "7", str(kills)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    arguments = [*command, str(processes), "train.py", name, "--fold", "0"]
+    done = subprocess.run(arguments, capture_output=True, text=True, env=environment, timeout=500, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def outcome(project: Path, experiment: str, fold: str = "0") -> tuple[pd.DataFrame, dict[str, bytes], str]:

@@ -1,6 +1,7 @@
 """Train an experiment over its folds. The same command continues what was cut off."""
 
 import argparse
+import sys
 
 from _project import ROOT
 from pipeline.errors import run_script
@@ -10,6 +11,7 @@ EXAMPLES = """examples:
   scripts/train.py baseline --fold 0             one fold
   scripts/train.py baseline --fold full          everything, without validation
   scripts/train.py baseline optimizer.lr=3e-4 --as exp012    write the variation down and train it
+  scripts/train.py baseline machine.devices=2    two GPUs share each batch; the numbers stay the same
   scripts/train.py baseline --print-config       every setting with its value
 """
 
@@ -44,6 +46,10 @@ def main() -> None:
         print_config(competition, config)
         return
     project.require_data()
+    from pipeline.launch import launch, must_launch
+
+    if must_launch(config.machine.devices):
+        sys.exit(launch(config.machine.devices))
     from pipeline.training.fold import prepare, train
 
     train(prepare(project, competition, name, config), arguments.fold, arguments.restart)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pipeline.competition import Head, Metric
 from pipeline.config import Experiment
+from pipeline.processes import Processes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -168,11 +169,21 @@ class Loop(Run, Protocol):
     per epoch `epoch_start`, per batch `train_batch`, (when the gradients of an accumulation window are there:
     `gradients_ready`, `clip_gradients`, the optimiser's step unless vetoed, `stepped`), `batch_end`; then `valid_batch`
     for each batch of `valid_batches`, and `epoch_end`.
+
+    The loss is divided by `training.accumulate` before it is differentiated, also in an epoch's last window, which may
+    be shorter.
     """
 
     device: torch.device
     precision: Literal["fp32", "bf16", "fp16"]
-    scaler: "torch.amp.GradScaler | None"
+    scaler: "torch.amp.GradScaler | None"  # for fp16; the engine scales with it, and the loop saves it
+    processes: Processes  # those that train this fold together; the engine averages their gradients
+    engine_callbacks: Sequence[Any]  # of the engine's own kind, in the order of the experiment
+
+    @property
+    def window_ends(self) -> bool:
+        """Whether the optimiser steps after the current batch: it ends its accumulation window, or the epoch."""
+        ...
 
     def train_batches(self) -> "Batches":
         """The batches of the current epoch that are still to do."""
@@ -217,3 +228,15 @@ class Loop(Run, Protocol):
     def epoch_end(self) -> None:
         """Metrics, logs, checkpoints; the next epoch may start."""
         ...
+
+
+class StepModule(nn.Module):
+    """The training step as a module, which is what frameworks know how to distribute: batch dict in, loss out."""
+
+    def __init__(self, loop: Loop) -> None:
+        super().__init__()
+        self.loop = loop
+        self.model = loop.model
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self.loop.train_batch(batch)

@@ -20,7 +20,14 @@ NAMES: References = {"callback": {"learning_test": "pipeline.callbacks.learning_
 
 
 class Callback:
-    """The events of a fold's run. Override what you need; the base does nothing."""
+    """The events of a fold's run. Override what you need; the base does nothing.
+
+    Where several processes share each batch, a callback lives in the main one and sees whole batches. One that changes
+    the training (`every_process = True`) lives in each of them and sees the share of its own; the gradients that it
+    leaves are then averaged.
+    """
+
+    every_process = False
 
     def on_run_start(self, run: Run) -> None:
         """Before the first batch, also when a run continues (after `load_state_dict`)."""
@@ -56,10 +63,17 @@ class Callback:
 
 
 class CallbackList(Callback):
-    """Several callbacks as one, asked in order."""
+    """Several callbacks as one, asked in order.
 
-    def __init__(self, callbacks: Sequence[Callback]) -> None:
-        self.callbacks = list(callbacks)
+    Args:
+        is_main: whether this is the main process; in another one only those of every process are asked.
+    """
+
+    def __init__(self, callbacks: Sequence[Callback], is_main: bool = True) -> None:
+        named = {_key(index, callback): callback for index, callback in enumerate(callbacks)}
+        self.named = {key: callback for key, callback in named.items() if is_main or callback.every_process}
+        self.callbacks = list(self.named.values())
+        self.every_process = any(callback.every_process for callback in self.callbacks)
 
     def on_run_start(self, run: Run) -> None:
         for callback in self.callbacks:
@@ -69,13 +83,20 @@ class CallbackList(Callback):
         for callback in self.callbacks:
             callback.on_epoch_start(run, stage)
 
-    def on_batch_start(self, run: Run, stage: Stage, batch: Batch) -> None:
+    def on_batch_start(self, run: Run, stage: Stage, batch: Batch, share: Batch | None = None) -> None:
         for callback in self.callbacks:
-            callback.on_batch_start(run, stage, batch)
+            callback.on_batch_start(run, stage, share if callback.every_process and share else batch)
 
-    def on_batch_end(self, run: Run, stage: Stage, batch: Batch, result: StepResult) -> None:
+    def on_batch_end(
+        self,
+        run: Run,
+        stage: Stage,
+        batch: Batch,
+        result: StepResult,
+        share: tuple[Batch, StepResult] | None = None,
+    ) -> None:
         for callback in self.callbacks:
-            callback.on_batch_end(run, stage, batch, result)
+            callback.on_batch_end(run, stage, *(share if callback.every_process and share else (batch, result)))
 
     def on_gradients_ready(self, run: Run) -> Verdict:
         verdicts = [callback.on_gradients_ready(run) for callback in self.callbacks]
@@ -94,11 +115,11 @@ class CallbackList(Callback):
             callback.on_exception(run, error)
 
     def state_dict(self) -> dict[str, Any]:
-        return {_key(index, callback): callback.state_dict() for index, callback in enumerate(self.callbacks)}
+        return {key: callback.state_dict() for key, callback in self.named.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for index, callback in enumerate(self.callbacks):
-            callback.load_state_dict(state.get(_key(index, callback), {}))
+        for key, callback in self.named.items():
+            callback.load_state_dict(state.get(key, {}))
 
 
 def default_callbacks(

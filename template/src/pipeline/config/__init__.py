@@ -66,6 +66,11 @@ class Experiment(Strict):
     callbacks: tuple[Named, ...] = Field(
         default=(), description="what else watches or intervenes", json_schema_extra={"kind": "callback"}
     )
+    engine_callbacks: tuple[Named, ...] = Field(
+        default=(),
+        description="callbacks or handlers of the training framework itself",
+        json_schema_extra={"kind": "engine_callback"},
+    )
     tracking: Tracking = Tracking()
     machine: Machine = Machine()
 

@@ -113,7 +113,7 @@ class LossRow(Strict):
 
 class Training(Strict):
     epochs: int = Field(default=20, ge=1, description="passes over the training rows")
-    batch_size: int = Field(default=32, ge=1, description="rows per step and device")
+    batch_size: int = Field(default=32, ge=1, description="rows per step, of all devices together")
     accumulate: int = Field(default=1, ge=1, description="steps whose gradients are summed before the optimiser steps")
     sampler: Named = named("sampler", "shuffle", "which rows an epoch sees, and in which order")
     batch_transforms: tuple[Named, ...] = Field(
@@ -184,6 +184,7 @@ class Machine(Strict):
     """Settings that never count as a change of the experiment."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto", description="where to compute")
+    devices: int = Field(default=1, ge=1, description="so many GPUs share each batch, with a process for each")
     workers: int | None = Field(default=None, ge=0, description="loader processes; none: by the number of cores")
     compile: bool = Field(default=False, description="torch.compile for the network: slow to start, faster steps")
     valid_batch_size: int | None = Field(default=None, ge=1, description="rows per batch without gradients")

@@ -14,12 +14,14 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pipeline.errors import UserError
+from pipeline.processes import Processes
 from pipeline.seam import Batch
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Order = Callable[["pd.DataFrame", np.random.Generator], np.ndarray]
+ALONE = Processes()
 
 
 class TrainBatches(Sampler[list[tuple[int, int]]]):
@@ -28,19 +30,29 @@ class TrainBatches(Sampler[list[tuple[int, int]]]):
     Args:
         rows: the training rows.
         order: positions of rows for an epoch, given the rows and the epoch's own generator; as many in each epoch.
+        batch_size: of all processes together.
+        processes: those that share each batch.
 
     Raises:
-        UserError: the order has no rows, or is none.
+        UserError: the order has no rows, or is none, or the processes cannot have shares of one size.
     """
 
-    def __init__(self, rows: "pd.DataFrame", order: Order, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, rows: "pd.DataFrame", order: Order, batch_size: int, seed: int, processes: Processes = ALONE
+    ) -> None:
         self.rows = rows
         self.order = order
         self.seed = seed
+        self.processes = processes
         self.epoch = 0
         self.start = 0
         self.rows_per_epoch = len(self._positions(0))
-        self.batch_size = min(batch_size, self.rows_per_epoch)
+        self.batch_size = min(batch_size, self.rows_per_epoch // processes.size * processes.size)
+        if self.batch_size % processes.size or not self.batch_size:
+            raise UserError(
+                f"training.batch_size is {batch_size}, of {self.rows_per_epoch} rows, and {processes.size} processes "
+                "share each batch; choose a multiple of their number"
+            )
 
     def begin(self, epoch: int, start: int) -> None:
         """The next iteration gives the batches of `epoch` from `start` on."""
@@ -62,8 +74,8 @@ class TrainBatches(Sampler[list[tuple[int, int]]]):
                 "one; it must give as many in each, or the schedule and a resume would not fit"
             )
         for batch in range(self.start, self.batches_per_epoch):
-            chosen = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            yield [(epoch, int(row)) for row in chosen]
+            chosen = range(batch * self.batch_size, (batch + 1) * self.batch_size)
+            yield [(epoch, int(order[position])) for position in self.processes.share(chosen)]
 
     def _positions(self, epoch: int) -> np.ndarray:
         order = np.asarray(self.order(self.rows, np.random.default_rng([self.seed, epoch])))
@@ -80,18 +92,27 @@ class TrainBatches(Sampler[list[tuple[int, int]]]):
 
 
 class RowBatches(Sampler[list[tuple[int, int]]]):
-    """Every row once, in the order of the table."""
+    """Every row once, in the order of the table. No process goes without a row of a batch.
 
-    def __init__(self, count: int, batch_size: int) -> None:
+    Raises:
+        UserError: there are fewer rows than processes.
+    """
+
+    def __init__(self, count: int, batch_size: int, processes: Processes = ALONE) -> None:
         self.count = count
-        self.batch_size = batch_size
+        self.processes = processes
+        self.starts = list(range(0, count, max(batch_size, processes.size)))
+        if 0 < count < processes.size:
+            raise UserError(f"{count} rows are held out for {processes.size} processes; set machine.devices to fewer")
+        if len(self.starts) > 1 and count - self.starts[-1] < processes.size:
+            self.starts.pop()  # too few rows for all: they go into the batch before
 
     def __len__(self) -> int:
-        return -(-self.count // self.batch_size)
+        return len(self.starts)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for start in range(0, self.count, self.batch_size):
-            yield [(0, row) for row in range(start, min(start + self.batch_size, self.count))]
+        for start, end in zip(self.starts, [*self.starts[1:], self.count], strict=True):
+            yield [(0, row) for row in self.processes.share(range(start, end))]
 
 
 class EpochBatches:
@@ -177,6 +198,7 @@ def make_loader(
 def default_workers() -> int:
     """One process per core that this process may use, at most eight; none on a single core."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores //= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes that train beside this one
     return min(cores, 8) if cores > 1 else 0
 
 

@@ -9,8 +9,11 @@ from pipeline.errors import UserError
 Precision = Literal["fp32", "bf16", "fp16"]
 
 
-def choose_device(asked: str) -> torch.device:
+def choose_device(asked: str, number: int = 0) -> torch.device:
     """The device for `machine.device`; `auto` takes a usable GPU where there is one.
+
+    Args:
+        number: which of the GPUs: that of this process among those of this machine.
 
     Raises:
         UserError: a device was asked for that is not there, or that the installed torch has no kernels for.
@@ -22,18 +25,24 @@ def choose_device(asked: str) -> torch.device:
     if asked == "mps" and not torch.backends.mps.is_available():
         raise UserError("machine.device is mps, and torch finds none here; set machine.device=auto")
     if asked == "cuda" or (asked == "auto" and torch.cuda.is_available()):
-        problem = unusable_gpu()
+        if number >= torch.cuda.device_count():
+            raise UserError(
+                f"process {number + 1} of this machine finds {torch.cuda.device_count()} GPU; "
+                "set machine.devices to as many as there are"
+            )
+        problem = unusable_gpu(number)
         if problem is None:
-            return torch.device("cuda")
+            torch.cuda.set_device(number)
+            return torch.device("cuda", number)
         if asked == "cuda":
             raise UserError(problem)
         print(f"note: {problem}; going on with the CPU")
     return torch.device("mps" if asked == "mps" else "cpu")
 
 
-def unusable_gpu() -> str | None:
-    """Why the GPU cannot be used, or none. `is_available()` alone is true for a GPU this torch has no kernels for."""
-    major, minor = torch.cuda.get_device_capability()
+def unusable_gpu(number: int = 0) -> str | None:
+    """Why a GPU cannot be used, or none. `is_available()` alone is true for a GPU this torch has no kernels for."""
+    major, minor = torch.cuda.get_device_capability(number)
     built_for = [int(arch.partition("_")[2].rstrip("af")) for arch in torch.cuda.get_arch_list() if arch[:3] == "sm_"]
     if any(arch // 10 == major and arch % 10 <= minor for arch in built_for):
         return None
@@ -42,7 +51,7 @@ def unusable_gpu() -> str | None:
         for arch in torch.cuda.get_arch_list()
     ):
         return None
-    name = torch.cuda.get_device_name()
+    name = torch.cuda.get_device_name(number)
     return (
         f"the installed torch {torch.__version__} has no kernels for {name} (sm_{major}{minor}); install one that has"
     )

@@ -2,7 +2,7 @@
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -10,14 +10,15 @@ from pipeline.callbacks import CallbackList, default_callbacks
 from pipeline.config import Experiment
 from pipeline.data.cache import open_cache
 from pipeline.data.folds import split
-from pipeline.data.loaders import EpochBatches, RowBatches, TrainBatches, make_loader
+from pipeline.data.loaders import ALONE, EpochBatches, RowBatches, TrainBatches, make_loader
 from pipeline.errors import UserError
 from pipeline.files import read_json, remove_parts
 from pipeline.inference.device import choose_precision
 from pipeline.inference.initial_weights import load_initial_weights
 from pipeline.names import Named, Names
+from pipeline.processes import Processes
 from pipeline.seam import PreparedModel
-from pipeline.tracking import RunInfo, make_tracker
+from pipeline.tracking import RunInfo, Trackers, make_tracker
 from pipeline.training.averaging import WeightAverages
 from pipeline.training.checkpoints import CheckpointStore
 from pipeline.training.freezing import freeze
@@ -27,13 +28,19 @@ from pipeline.training.schedules import Factor
 from pipeline.training.seeds import seed_everything
 from pipeline.training.setup import Setup
 from pipeline.training.stages import TrainStages
+from pipeline.training.state import load_loop_state
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 def make_loop(
-    setup: Setup, fold: str, folder: Path, device: torch.device, tracked: bool = True
+    setup: Setup,
+    fold: str,
+    folder: Path,
+    device: torch.device,
+    tracked: bool = True,
+    processes: Processes = ALONE,
 ) -> "tuple[FoldLoop, pd.DataFrame]":
     """The loop of a fold's run, and the rows it holds out; what is no run is not tracked."""
     config, names, task = setup.config, setup.names, setup.task
@@ -43,17 +50,19 @@ def make_loop(
     checkpoints = CheckpointStore(
         folder / "checkpoints", max(config.checkpoints.keep, config.averaging.best_epochs), upwards
     )
-    remove_parts(folder)
-    state = checkpoints.load_state()
+    state = processes.from_main(lambda: _last_state(folder, checkpoints))
     seed_everything(config.seed, fold_number(fold))
     model = make_model(setup, fold, device, fresh=state is None)
+    processes.copy_from_main(iter(model.state_dict().values()))
     precision = choose_precision(config.training.precision, device)
     fused = precision != "fp16" and device.type in ("cpu", "cuda")
     order = names.bind("sampler", config.training.sampler)
-    train_batches = TrainBatches(train_rows, order, config.training.batch_size, config.seed)
+    train_batches = TrainBatches(train_rows, order, config.training.batch_size, config.seed, processes)
     reader = open_cache(setup.project, config, names, train_rows, valid_rows)
     valid_set = task.dataset(valid_rows, setup.project.data, config, names, "valid", reader)
-    valid_batches = RowBatches(len(valid_rows), config.machine.valid_batch_size or config.training.batch_size)
+    valid_batches = RowBatches(
+        len(valid_rows), config.machine.valid_batch_size or config.training.batch_size, processes
+    )
     valid_loader = make_loader(valid_set, valid_batches, task.collate, config.machine.workers, device)
     own = [names.bind("callback", entry)() for entry in config.callbacks]
     loop = FoldLoop(
@@ -72,17 +81,25 @@ def make_loop(
         step=names.bind("step", config.step),
         valid_loader=EpochBatches(valid_loader, device),
         valid_rows=valid_rows,
-        callbacks=CallbackList([*own, *default_callbacks(task, valid_rows, valid_set)]),
+        callbacks=CallbackList([*own, *default_callbacks(task, valid_rows, valid_set)], processes.is_main),
+        engine_callbacks=[names.bind("engine_callback", entry)() for entry in config.engine_callbacks],
         checkpoints=checkpoints,
         device=device,
         precision=precision,
+        processes=processes,
     )
     if state is not None:
-        loop.load(state)
+        load_loop_state(loop, state)
         print(f"fold {fold}: going on at epoch {loop.progress.epoch + 1}, batch {loop.progress.batch}")
     if tracked:
-        loop.tracker = make_tracker(run_info(setup, loop), setup.competition.settings.trackers)
+        is_main, trackers = processes.is_main, setup.competition.settings.trackers
+        loop.tracker = make_tracker(run_info(setup, loop), trackers) if is_main else Trackers({})
     return loop, valid_rows
+
+
+def _last_state(folder: Path, checkpoints: CheckpointStore) -> dict[str, Any] | None:
+    remove_parts(folder)
+    return checkpoints.load_state()
 
 
 def fold_rows(setup: Setup, fold: str) -> "tuple[pd.DataFrame, pd.DataFrame]":

@@ -10,11 +10,12 @@ import torch
 
 from pipeline import engine
 from pipeline.data.folds import FoldTable
-from pipeline.data.loaders import to_device
+from pipeline.data.loaders import ALONE, to_device
 from pipeline.errors import Interrupted, UserError
 from pipeline.files import read_json
 from pipeline.inference.device import choose_device, choose_precision
 from pipeline.inference.predict import FINISHED, seed_folder
+from pipeline.processes import Processes, end_processes, start_processes
 from pipeline.terminal import table
 from pipeline.training.build import make_loop
 from pipeline.training.finish import average_seeds, finish_fold
@@ -33,37 +34,51 @@ def train(setup: Setup, fold: str, restart: bool) -> None:
         UserError: no such fold, or a run of other settings or code is there.
     """
     chosen = choose_folds(setup.folds, fold)
-    device = choose_device(setup.config.machine.device)
-    choose_precision(setup.config.training.precision, device)
-    run = setup.project.run(setup.name)
+    processes = start_processes()
+    try:
+        device = choose_device(setup.config.machine.device, processes.local_rank)
+        choose_precision(setup.config.training.precision, device)
+        new = False
+        if processes.is_main:
+            new = begin(setup, chosen, restart)
+        processes.wait()  # the others look for the run, and for weights in the hub's cache, once both are there
+        try:
+            train_folds(setup, chosen, device, processes)
+        except UserError:
+            folder = setup.project.run(setup.name)
+            if new and not any(has_begun(path) for path in folder.glob("fold_*")):
+                shutil.rmtree(folder)  # a setting was wrong: once it is mended, nothing must remember it
+            raise
+    finally:
+        end_processes()
+
+
+def begin(setup: Setup, chosen: Sequence[str], restart: bool) -> bool:
+    """Find the run unchanged, or make its folder; says whether it is new."""
+    run, model = setup.project.run(setup.name), setup.config.model
     begins = restart or any(not has_begun(run / f"fold_{name}") for name in chosen)
-    model = setup.config.model
     if begins and model.pretrained and model.weights is None:  # needs a network: fail before anything is written
         print(f"getting the pretrained weights of '{model.encoder}', from the hub or its cache", flush=True)
         setup.task.model(setup.config, setup.names, pretrained=True)
     for note in setup.folds.warnings:
         print(f"warning: {note}")
-    record = {"folds": setup.folds.hash, "n_folds": setup.folds.n_folds, "engine": engine.NAME}
+    record = {"folds": setup.folds.hash, "n_folds": setup.folds.n_folds}
     is_new = restart or not run.exists()
-    folder = open_run(setup.project, setup.name, setup.config, record, restart)
-    try:
-        train_folds(setup, chosen, folder, device)
-    except UserError:
-        if is_new and not any(has_begun(path) for path in folder.glob("fold_*")):
-            shutil.rmtree(folder)  # a setting was wrong: once it is mended, nothing must remember it
-        raise
+    open_run(setup.project, setup.name, setup.config, record, restart, engine.NAME)
+    return is_new
 
 
-def train_folds(setup: Setup, chosen: Sequence[str], folder: Path, device: torch.device) -> None:
+def train_folds(setup: Setup, chosen: Sequence[str], device: torch.device, processes: Processes) -> None:
     """Train folds one after the other, and each of them with every seed."""
     show_contract = True
     for name in chosen:
-        parts = seed_folders(setup, folder / f"fold_{name}")
+        folder = setup.project.run(setup.name) / f"fold_{name}"
+        parts = seed_folders(setup, folder)
         for seed, part in parts.items():
-            train_fold(setup.with_seed(seed), name, part, device, show_contract)
+            train_fold(setup.with_seed(seed), name, part, device, show_contract, processes)
             show_contract = False
-        if len(parts) > 1 and not (folder / f"fold_{name}" / FINISHED).is_file():
-            average_seeds(setup, name, folder / f"fold_{name}", list(parts.values()))
+        if processes.is_main and len(parts) > 1 and not (folder / FINISHED).is_file():
+            average_seeds(setup, name, folder, list(parts.values()))
 
 
 def has_begun(folder: Path) -> bool:
@@ -88,15 +103,18 @@ def choose_folds(folds: FoldTable, asked: str) -> list[str]:
     return [asked]
 
 
-def train_fold(setup: Setup, fold: str, folder: Path, device: torch.device, show_contract: bool) -> None:
+def train_fold(
+    setup: Setup, fold: str, folder: Path, device: torch.device, show_contract: bool, processes: Processes = ALONE
+) -> None:
     """Train one fold from where it stands to its out-of-fold predictions; a finished one is left alone."""
-    if (folder / FINISHED).is_file():
-        kept = read_json(folder / FINISHED)["weights"]
-        seed = f", seed {setup.config.seed}," if setup.config.seeds > 1 else ""
-        print(f"fold {fold}{seed} of '{setup.name}' is finished ({kept}); nothing to do")
+    if processes.from_main((folder / FINISHED).is_file):
+        if processes.is_main:
+            kept = read_json(folder / FINISHED)["weights"]
+            seed = f", seed {setup.config.seed}," if setup.config.seeds > 1 else ""
+            print(f"fold {fold}{seed} of '{setup.name}' is finished ({kept}); nothing to do")
         return
     began = time.monotonic()
-    loop, valid_rows = make_loop(setup, fold, folder, device)
+    loop, valid_rows = make_loop(setup, fold, folder, device, processes=processes)
     try:
         with loop.signals, loop.stages, loop.valid_loader:
             if show_contract:
@@ -106,7 +124,9 @@ def train_fold(setup: Setup, fold: str, folder: Path, device: torch.device, show
             loop.callbacks.on_run_start(loop)
             if loop.progress.epoch < loop.epochs:
                 engine.fit(loop)
-            finish_fold(setup, loop, valid_rows, time.monotonic() - began)
+            if processes.is_main:
+                with processes.alone():
+                    finish_fold(setup, loop, valid_rows, time.monotonic() - began)
     except BaseException as error:
         loop.callbacks.on_exception(loop, error)
         loop.tracker.finish(succeeded=False)
@@ -114,7 +134,7 @@ def train_fold(setup: Setup, fold: str, folder: Path, device: torch.device, show
             raise Interrupted("left at once; the same command goes on from the last saved state") from error
         raise
     loop.tracker.finish(succeeded=True)
-    if loop.signals.leave:  # asked for while the fold was being finished
+    if processes.highest(int(loop.signals.leave)):  # asked for while the fold was being finished
         raise Interrupted(f"fold {fold} is finished; the same command goes on with what is left")
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from pipeline.data.loaders import EpochBatches
 from pipeline.errors import Interrupted, UserError
 from pipeline.inference.device import Precision, autocast
 from pipeline.keys import INPUT_ID
+from pipeline.processes import Processes
 from pipeline.seam import (
     Batch,
     Best,
@@ -39,12 +40,16 @@ from pipeline.training.schedules import AdaptiveFactor, Factor
 from pipeline.training.seeds import seed_everything
 from pipeline.training.signals import LeaveOnSignals
 from pipeline.training.stages import TrainStages
+from pipeline.training.state import loop_state
 from pipeline.training.sums import LossSums
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from pipeline.tracking import Tracker
+
+
+VERDICTS = (Verdict.GO, Verdict.SKIP, Verdict.STOP)  # each one outdoes those before it
 
 
 class FoldLoop:
@@ -71,9 +76,11 @@ class FoldLoop:
         valid_loader: EpochBatches,
         valid_rows: "pd.DataFrame",
         callbacks: CallbackList,
+        engine_callbacks: Sequence[Any],
         checkpoints: CheckpointStore,
         device: torch.device,
         precision: Precision,
+        processes: Processes,
     ) -> None:
         self.config, self.experiment, self.fold, self.folder = config, experiment, fold, folder
         self.task, self.metrics = task, metrics
@@ -83,8 +90,8 @@ class FoldLoop:
         self.optimizer, self.factor = optimizer, factor
         self.stages, self.criterion, self.step = stages, criterion, step
         self.valid_loader, self.valid_rows = valid_loader, valid_rows
-        self.callbacks, self.checkpoints = callbacks, checkpoints
-        self.device, self.precision = device, precision
+        self.callbacks, self.engine_callbacks, self.checkpoints = callbacks, engine_callbacks, checkpoints
+        self.device, self.precision, self.processes = device, precision, processes
         self.scaler = torch.amp.GradScaler(device.type) if precision == "fp16" else None
         self.progress = Progress()
         self.epochs = config.training.epochs
@@ -93,12 +100,18 @@ class FoldLoop:
         self.sums = LossSums()
         self.valid: HeldOut | None = None  # what the validation of this epoch has seen so far
         self.valid_raw: HeldOut | None = None  # the same with the raw weights, where their moving average counts
+        self._whole: Batch = {}  # the batch of all processes
         self._saved_at = self._stage_began = time.monotonic()
         self.signals = LeaveOnSignals()
 
     @property
     def best(self) -> Best | None:
         return self.checkpoints.best
+
+    @property
+    def window_ends(self) -> bool:
+        done = self.progress.batch + 1
+        return done % self.config.training.accumulate == 0 or done == self.batches_per_epoch
 
     def train_batches(self) -> EpochBatches:
         stage = self.stages.at(self.progress.epoch)
@@ -117,15 +130,20 @@ class FoldLoop:
         self.callbacks.on_epoch_start(self, "train")
 
     def train_batch(self, batch: Batch) -> Tensor:
-        self.callbacks.on_batch_start(self, "train", batch)
-        seed_everything(self.config.seed, self.progress.epoch, self.progress.batch)
+        self._show_batch("train", batch)
+        others = (self.processes.rank,) if self.processes.rank else ()  # no two of them draw the same
+        seed_everything(self.config.seed, self.progress.epoch, self.progress.batch, *others)
         result = self.run_step("train", batch)
-        self.sums.add(result, len(batch[INPUT_ID]))
-        self.callbacks.on_batch_end(self, "train", batch, result)
+        whole = self.processes.gather(result, len(batch[INPUT_ID]))
+        self.sums.add(whole, len(self._whole[INPUT_ID]))
+        self.callbacks.on_batch_end(self, "train", self._whole, whole, (batch, result))
         return result["loss"]
 
     def gradients_ready(self) -> Verdict:
         verdict = self.callbacks.on_gradients_ready(self)
+        if self.callbacks.every_process:
+            self.processes.average_gradients(self.model)
+        verdict = VERDICTS[self.processes.highest(VERDICTS.index(verdict))]
         if verdict is Verdict.STOP:
             raise UserError(f"a callback stopped the training at step {self.progress.step} of fold {self.fold}")
         return verdict
@@ -139,35 +157,39 @@ class FoldLoop:
         set_learning_rate(self.optimizer, self.factor(self.progress.step))
 
     def batch_end(self) -> None:
+        is_whole = self.window_ends
         self.progress.batch += 1
-        window_is_whole = self.progress.batch % self.config.training.accumulate == 0
-        if not window_is_whole or self.progress.batch == self.batches_per_epoch:
+        if not is_whole or self.progress.batch == self.batches_per_epoch:
             return  # gradients of half a window are not saved; the end of the epoch saves by itself
-        if self.signals.leave or time.monotonic() - self._saved_at > 60 * self.config.checkpoints.save_minutes:
+        is_time = time.monotonic() - self._saved_at > 60 * self.config.checkpoints.save_minutes
+        if self.processes.highest(int(is_time or self.signals.leave)):
             self.save()
-        self._leave_if_asked()
+            self._leave_if_asked()
 
     def valid_batch(self, batch: Batch) -> None:
         if self.valid is None:
             self._begin_validation()
         assert self.valid is not None
-        self.callbacks.on_batch_start(self, "valid", batch)
+        self._show_batch("valid", batch)
         with torch.no_grad():
             result = self.run_step("valid", batch, self.averages.scored(self.model))
             if self.valid_raw is not None:
-                self.valid_raw.add(batch, self.run_step("valid", batch))
-        self.valid.add(batch, result)
-        self.callbacks.on_batch_end(self, "valid", batch, result)
+                raw = self.run_step("valid", batch)
+                self.valid_raw.add(self._whole, self.processes.gather(raw, len(batch[INPUT_ID])))
+        whole = self.processes.gather(result, len(batch[INPUT_ID]))
+        self.valid.add(self._whole, whole)
+        self.callbacks.on_batch_end(self, "valid", self._whole, whole, (batch, result))
 
     def held_out(self) -> HeldOut:
         """Room for what the held-out rows come to."""
         return HeldOut(self.task, self.metrics, self.valid_rows)
 
     def epoch_end(self) -> None:
-        results = [self._train_result()] if self.valid is None else [self._trained, self._valid_result(self.valid)]
+        results = self.processes.from_main(self._results)
         epoch, score = self.progress.epoch, self.monitor.score(results[-1])
         self.averages.epoch_ended(self.model, epoch)
-        self.checkpoints.offer(self.averages.scored(self.model), epoch, score, raw=self._raw())
+        if self.processes.is_main:
+            self.checkpoints.offer(self.averages.scored(self.model), epoch, score, raw=self._raw())
         if isinstance(self.factor, AdaptiveFactor):
             self.factor.observe(*self.monitor.observed(results[-1]))
             set_learning_rate(self.optimizer, self.factor(self.progress.step))
@@ -180,38 +202,9 @@ class FoldLoop:
 
     def save(self) -> None:
         """Write the state from which the same command goes on."""
-        self.checkpoints.save_state(
-            {
-                "progress": asdict(self.progress),
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "scaler": self.scaler.state_dict() if self.scaler else {},
-                "factor": self.factor.state_dict() if isinstance(self.factor, AdaptiveFactor) else {},
-                "averages": self.averages.state_dict(),
-                "sums": self.sums.state_dict(),
-                "callbacks": self.callbacks.state_dict(),
-                "batches_per_epoch": self.batches_per_epoch,
-            }
-        )
+        if self.processes.is_main:
+            self.checkpoints.save_state(loop_state(self))
         self._saved_at = time.monotonic()
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Take up a saved state."""
-        if state["batches_per_epoch"] != self.batches_per_epoch:
-            raise UserError(
-                f"fold {self.fold} had {state['batches_per_epoch']} batches an epoch and now has "
-                f"{self.batches_per_epoch}; its training rows changed: restore them, or begin anew with --restart"
-            )
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.scaler:
-            self.scaler.load_state_dict(state["scaler"])
-        if isinstance(self.factor, AdaptiveFactor):
-            self.factor.load_state_dict(state["factor"])
-        self.averages.load_state_dict(state["averages"])
-        self.sums.load_state_dict(state["sums"])
-        self.callbacks.load_state_dict(state["callbacks"])
-        self.progress = Progress(**state["progress"])
 
     def watch_signals(self) -> None:
         self.signals.watch()
@@ -230,7 +223,7 @@ class FoldLoop:
             return step(batch, self.model if model is None else model, context)
 
     def _leave_if_asked(self) -> None:
-        if self.signals.leave:
+        if self.processes.highest(int(self.signals.leave)):
             where = f"epoch {self.progress.epoch + 1}, batch {self.progress.batch}"
             raise Interrupted(f"fold {self.fold} is saved at {where}; the same command goes on from there")
 
@@ -240,11 +233,21 @@ class FoldLoop:
         self.valid = self.held_out()
         self.valid_raw = None if self._raw() is None else self.held_out()
         self.model.eval()
+        for model in (self.model, self.averages.scored(self.model)):
+            self.processes.copy_from_main(model.buffers())  # each has seen its own share of the batches
         self.callbacks.on_epoch_start(self, "valid")
 
     def _raw(self) -> PreparedModel | None:
         """The model that trains, where other weights than its own are scored."""
         return None if self.averages.ema is None else self.model
+
+    def _show_batch(self, stage: Stage, batch: Batch) -> None:
+        self._whole = self.processes.gather(batch, len(batch[INPUT_ID]))
+        self.callbacks.on_batch_start(self, stage, self._whole, batch)
+
+    def _results(self) -> list[StageResult]:
+        """What the stages of the epoch came to, on the main process, which has seen whole batches."""
+        return [self._train_result()] if self.valid is None else [self._trained, self._valid_result(self.valid)]
 
     def _train_result(self) -> StageResult:
         seconds = time.monotonic() - self._stage_began

@@ -14,12 +14,15 @@ from pipeline.project import Project
 from pipeline.settings import FILE_NAME, parse_settings
 
 
-def open_run(project: Project, name: str, config: Experiment, record: dict[str, Any], restart: bool) -> Path:
+def open_run(
+    project: Project, name: str, config: Experiment, record: dict[str, Any], restart: bool, engine: str
+) -> Path:
     """The run's folder: made anew, or found unchanged.
 
     Args:
-        record: what else the run depends on: the hash of its folds, the engine.
+        record: what else the run depends on: the hash of its folds.
         restart: set a run that is there aside first.
+        engine: what trains it. Another one goes on from the same state, so a change is said and no more.
 
     Raises:
         UserError: a run is there, and its config, `src/competition` or folds are no longer the same.
@@ -29,12 +32,17 @@ def open_run(project: Project, name: str, config: Experiment, record: dict[str, 
         _set_aside(project, folder)
     if (folder / "config.yaml").is_file():
         _refuse_changes(project, folder, config, record)
+        before = read_json(folder / "run.json").get("engine", engine)
+        if before != engine:
+            print(f"note: the run '{name}' was begun with {before}, and {engine} goes on with it")
         return folder
     # A folder that was cut off while it was made has no config.yaml yet under its final name.
     draft = project.runs / f".{name}.draft"
     shutil.rmtree(draft, ignore_errors=True)
     save_snapshot(project.source, project.root / FILE_NAME, project.folds / CLASSES, draft)
-    write_json(draft / "run.json", {"began": datetime.now(UTC).isoformat(timespec="seconds"), **record})
+    write_json(
+        draft / "run.json", {"began": datetime.now(UTC).isoformat(timespec="seconds"), "engine": engine, **record}
+    )
     write_text(draft / "config.yaml", dump_yaml(config.model_dump(mode="json")))
     draft.replace(folder)
     return folder

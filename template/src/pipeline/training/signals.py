@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM as a wish to leave at the next point where the state is whole."""
 
+import os
 import signal
 import threading
 from types import FrameType
@@ -32,7 +33,7 @@ class LeaveOnSignals:
         self._before.clear()
 
     def _handle(self, _number: int, _frame: FrameType | None) -> None:
-        if self.leave:
+        if self.leave and "TORCHELASTIC_RUN_ID" not in os.environ:  # torchrun sends a signal of its own on Ctrl-C
             raise Interrupted("left at once; the same command goes on from the last saved state")
         self.leave = True
         print("\nleaving after this step, once the state is saved (once more: at once)", flush=True)

@@ -11,12 +11,16 @@ from typing import Any, Literal
 import lightning
 import torch
 from lightning.pytorch.plugins import MixedPrecision
+from lightning.pytorch.plugins.environments import TorchElasticEnvironment
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from pipeline.data.loaders import to_device
+from pipeline.errors import UserError
 from pipeline.seam import Batch, Batches, Loop, Verdict
 
 NAME = "lightning"
+PRECISION: dict[str, Literal["32-true", "bf16-mixed"]] = {"fp32": "32-true", "bf16": "bf16-mixed"}  # fp16: a plugin
 
 
 class FoldModule(lightning.LightningModule):
@@ -81,7 +85,8 @@ def fit(loop: Loop) -> None:
     trainer = lightning.Trainer(
         max_epochs=loop.epochs - loop.progress.epoch,
         accelerator=loop.device.type,
-        devices=1,
+        **distribution_arguments(loop),
+        callbacks=native_callbacks(loop),
         accumulate_grad_batches=loop.config.training.accumulate,
         limit_val_batches=None if len(loop.valid_batches()) else 0,
         reload_dataloaders_every_n_epochs=1,  # an epoch that continues is shorter than the next one
@@ -91,16 +96,41 @@ def fit(loop: Loop) -> None:
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        **precision_arguments(loop),
+        precision=PRECISION.get(loop.precision),
+        plugins=plugins(loop),
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")  # advice on loaders and loggers that it does not own here
         trainer.fit(FoldModule(loop))
 
 
-def precision_arguments(loop: Loop) -> dict[str, Any]:
-    """Lightning's name for the loop's precision; fp16 scales with the loop's own scaler, so that it can be resumed."""
-    names: dict[str, Literal["32-true", "bf16-mixed"]] = {"fp32": "32-true", "bf16": "bf16-mixed"}
-    if loop.precision in names:
-        return {"precision": names[loop.precision]}
-    return {"plugins": [MixedPrecision("16-mixed", loop.device.type, scaler=loop.scaler)]}
+def native_callbacks(loop: Loop) -> list[lightning.Callback]:
+    """What the experiment names under `engine_callbacks`."""
+    for callback in loop.engine_callbacks:
+        if not isinstance(callback, lightning.Callback):
+            raise UserError(
+                f"engine_callbacks: {type(callback).__name__} is no lightning.Callback; derive it from that"
+            )
+    return list(loop.engine_callbacks)
+
+
+def distribution_arguments(loop: Loop) -> dict[str, Any]:
+    """One device, or this process's part of several, whose gradients DDP averages."""
+    processes = loop.processes
+    if processes.size == 1:
+        return {"devices": 1}
+    return {
+        "devices": processes.local_size,
+        "num_nodes": processes.size // processes.local_size,
+        # A frozen part, or a head without a loss, has no gradient to wait for.
+        "strategy": DDPStrategy(find_unused_parameters=True),
+    }
+
+
+def plugins(loop: Loop) -> list[Any]:
+    """Who is who among several processes stands in the environment; fp16 scales with the loop's own scaler, so that it
+    can be resumed."""
+    chosen: list[Any] = [] if loop.processes.size == 1 else [TorchElasticEnvironment()]
+    if loop.precision == "fp16":
+        chosen.append(MixedPrecision("16-mixed", loop.device.type, scaler=loop.scaler))
+    return chosen
