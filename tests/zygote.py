@@ -1,14 +1,15 @@
-"""Runs a rendered project's script several times, each in forked processes, and kills all but the last.
+"""Runs scripts of rendered projects, each in forked processes, and kills all but the last. One for a test session.
 
-Usage: zygote.py PROJECT SEED KILLS PROCESSES SCRIPT ARG...
-
-With several processes they train together, as torchrun would start them.
+Reads a job per line from standard input (JSON: project, seed, kills, processes, arguments, out) and answers with its
+exit status; what the processes say goes to the file `out`. With several processes they train together, as torchrun
+would start them.
 
 Forking from a process that has imported everything (and computed nothing, so that no thread pool exists yet) saves
 thirteen seconds a start, which is what makes many kills affordable. A kill comes at a random moment after the run has
 moved on: the newest state file has changed since the start.
 """
 
+import json
 import os
 import random
 import runpy
@@ -17,6 +18,7 @@ import socket
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import albumentations  # noqa: F401
 import catalyst.dl  # noqa: F401
@@ -28,54 +30,65 @@ import pandas  # noqa: F401
 import timm  # noqa: F401
 import torch
 
+ENDED_EARLY = 3
+
 
 def main() -> None:
-    project, seed, kills, processes, script, *arguments = sys.argv[1:]
-    rng = random.Random(int(seed))
-    done = 0
+    for line in sys.stdin:
+        print(run(json.loads(line)), flush=True)
+
+
+def run(job: dict[str, Any]) -> int:
+    """The exit status of the last start, or `ENDED_EARLY` when one ended before its kill."""
+    rng, done = random.Random(job["seed"]), 0
     while True:
-        children = _start(Path(project), int(processes), script, arguments)
-        if done == int(kills):
+        children = _start(job)
+        if done == job["kills"]:
             codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-            print(f"killed {done} times")
-            sys.exit(max(codes, key=abs))
-        if _kill_later(children, Path(project), rng):
-            done += 1
-        else:
-            print(f"the run ended after {done} kills")
-            sys.exit(3)
+            return max(codes, key=abs)
+        if not _kill_later(children, Path(job["project"]), rng):
+            return ENDED_EARLY
+        done += 1
 
 
-def _start(project: Path, processes: int, script: str, arguments: list[str]) -> list[int]:
+def _start(job: dict[str, Any]) -> list[int]:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
     children = []
-    for rank in range(processes):
+    for rank in range(job["processes"]):
         child = os.fork()
         if child == 0:
-            if processes > 1:
-                size = str(processes)
+            if job["processes"] > 1:
+                size = str(job["processes"])
                 os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=size, LOCAL_WORLD_SIZE=size)
                 os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-            _run(project, script, arguments)
+            os._exit(_run(Path(job["project"]), job["arguments"], job["out"]))
         children.append(child)
     return children
 
 
-def _run(project: Path, script: str, arguments: list[str]) -> None:
+def _run(project: Path, arguments: list[str], out: str) -> int:
     os.setpgid(0, 0)  # so that loader processes die with it
+    said = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(said, stream)
     torch.set_num_threads(1)
     os.chdir(project)
-    path = project / "scripts" / script
-    sys.argv = [str(path), *arguments]
+    path = project / "scripts" / arguments[0]
+    sys.argv = [str(path), *arguments[1:]]
     sys.path.insert(0, str(path.parent))
     try:
         runpy.run_path(str(path), run_name="__main__")
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        return 1
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-    os._exit(0)
+    return 0
 
 
 def _kill_later(children: list[int], project: Path, rng: random.Random) -> bool:

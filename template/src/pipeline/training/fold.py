@@ -38,6 +38,8 @@ def train(setup: Setup, fold: str, restart: bool) -> None:
     try:
         device = choose_device(setup.config.machine.device, processes.local_rank)
         choose_precision(setup.config.training.precision, device)
+        if processes.size > 1:
+            print(f"{processes.size} processes on {device.type} share each batch of {setup.config.training.batch_size}")
         new = False
         if processes.is_main:
             new = begin(setup, chosen, restart)

@@ -131,8 +131,6 @@ class FoldLoop:
 
     def train_batch(self, batch: Batch) -> Tensor:
         self._show_batch("train", batch)
-        others = (self.processes.rank,) if self.processes.rank else ()  # no two of them draw the same
-        seed_everything(self.config.seed, self.progress.epoch, self.progress.batch, *others)
         result = self.run_step("train", batch)
         whole = self.processes.gather(result, len(batch[INPUT_ID]))
         self.sums.add(whole, len(self._whole[INPUT_ID]))
@@ -213,6 +211,8 @@ class FoldLoop:
         """The step on a batch that is on the device, in the loop's precision; by default of the model that trains."""
         now = self.progress
         if stage == "train":
+            others = (self.processes.rank,) if self.processes.rank else ()  # no two of them draw the same
+            seed_everything(self.config.seed, now.epoch, now.batch, *others)
             current = self.stages.at(now.epoch)
             context = StepContext(stage, now.epoch, now.batch, now.step, current.criterion, current.transforms)
             step = current.step
