@@ -6,6 +6,9 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import NoReturn
 
+LAUNCHED = "PIPELINE_LAUNCHED"  # in the environment of the processes that `pipeline.launch` has started
+OTHERS_FAILED = 3
+
 
 class UserError(Exception):
     """Something the user can mend. The message is one line: what is wrong, where, and what to do."""
@@ -13,6 +16,10 @@ class UserError(Exception):
 
 class Interrupted(Exception):
     """Ctrl-C or SIGTERM, after the state was saved. The message says how to go on."""
+
+
+class OthersFailed(Exception):
+    """Another of the processes that train together has ended, and says why itself."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -32,7 +39,8 @@ def listed(items: Iterable[object], most: int = 3) -> str:
 
 
 def run_script(main: Callable[[], None]) -> NoReturn:
-    """Run a script's `main`: status 0 on success, 2 and one line for what the user can mend, 130 when interrupted."""
+    """Run a script's `main`: status 0 on success, 2 and one line for what the user can mend, 130 when interrupted, 3
+    when another of several processes failed."""
     try:
         main()
         status = 0
@@ -42,6 +50,10 @@ def run_script(main: Callable[[], None]) -> NoReturn:
     except Interrupted as error:
         print(f"interrupted: {error}", file=sys.stderr)
         status = 130
+    except OthersFailed as error:
+        if LAUNCHED not in os.environ:  # or else the launcher prints what the other one said
+            print(f"error: {error}", file=sys.stderr)
+        status = OTHERS_FAILED
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] in ("", "pipeline", "competition", "_project"):
             raise

@@ -15,9 +15,8 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import IO
 
-from pipeline.errors import UserError
+from pipeline.errors import LAUNCHED, OTHERS_FAILED, UserError
 
-LIFELINE = "PIPELINE_LAUNCHED"  # says that standard input ends when the launcher does
 GRACE = 5.0  # seconds that the others have to end by themselves once one has failed
 INTERRUPTED = 130
 
@@ -33,7 +32,7 @@ def launch(devices: int) -> int:
     The main one has the terminal. The others are silent; if one of them fails alone, what it said is printed.
 
     Returns:
-        The exit status: that of the process that failed first, 0 if none did.
+        The exit status: that of the process that failed, 0 if none did.
     """
     port = _free_port()
     said = [tempfile.TemporaryFile() for _ in range(devices)]  # noqa: SIM115
@@ -41,25 +40,26 @@ def launch(devices: int) -> int:
     # Ctrl-C reaches the children by itself: they save and leave, and this process waits for them.
     signal.signal(signal.SIGINT, lambda *_: None)
     signal.signal(signal.SIGTERM, functools.partial(_pass_on, children))
-    first = _wait_for_failure(children)
-    if first is None:
-        return 0
-    status = children[first].returncode
+    status = _wait_for_failure(children)
     deadline = time.monotonic() + GRACE
     while any(child.poll() is None for child in children) and (status == INTERRUPTED or time.monotonic() < deadline):
         time.sleep(0.05)
-    main_failed = children[0].poll() is not None
+    codes = [child.poll() for child in children]
     for child in children:
         child.kill()
         child.wait()
+    causes = [rank for rank, code in enumerate(codes) if code not in (None, 0, OTHERS_FAILED)]
+    if not causes:
+        return status
+    status = codes[causes[0]] or 0
     if status < 0:
         raise UserError(
-            f"process {first + 1} of {devices} was killed (signal {-status}), perhaps for want of memory; "
+            f"process {causes[0] + 1} of {devices} was killed (signal {-status}), perhaps for want of memory; "
             "the same command goes on from the last saved state"
         )
-    if not main_failed:
-        said[first].seek(0)
-        sys.stderr.write(said[first].read().decode(errors="replace"))
+    if causes[0] > 0:
+        said[causes[0]].seek(0)
+        sys.stderr.write(said[causes[0]].read().decode(errors="replace"))
     return status
 
 
@@ -74,7 +74,7 @@ def _start(rank: int, devices: int, port: int, said: IO[bytes]) -> "subprocess.P
         "LOCAL_WORLD_SIZE": str(devices),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
-        LIFELINE: "1",
+        LAUNCHED: "1",  # and standard input ends when this process does
     }
     is_main = rank == 0
     return subprocess.Popen(
@@ -98,13 +98,11 @@ def _free_port() -> int:
         return port
 
 
-def _wait_for_failure(children: "Sequence[subprocess.Popen[bytes]]") -> int | None:
-    """The number of the process that fails first; none once all have ended well."""
+def _wait_for_failure(children: "Sequence[subprocess.Popen[bytes]]") -> int:
+    """The exit status of a process that has failed, as soon as one has; 0 once all have ended well."""
     while True:
         codes = [child.poll() for child in children]
-        failed = [rank for rank, code in enumerate(codes) if code]
-        if failed:
-            return failed[0]
-        if all(code == 0 for code in codes):
-            return None
+        failed = [code for code in codes if code]
+        if failed or None not in codes:
+            return failed[0] if failed else 0
         time.sleep(0.1)

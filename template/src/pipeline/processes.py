@@ -18,7 +18,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, distributed, nn
 
-from pipeline.launch import LIFELINE
+from pipeline.errors import LAUNCHED
 
 T = TypeVar("T")
 Values = TypeVar("Values", bound=Mapping[str, Any])
@@ -114,14 +114,10 @@ class Processes:
         """Go on once all are here. All call it."""
         self.highest(0)
 
-    @contextmanager
-    def main_first(self) -> Iterator[None]:
-        """The main process does what is inside before the others do, such as a download. All call it."""
-        if not self.is_main:
-            self.wait()
-        yield
-        if self.is_main:
-            self.wait()
+    def lost(self, error: BaseException) -> bool:
+        """Whether an error says no more than that another process has ended."""
+        is_network = isinstance(error, distributed.DistError) or "gloo" in str(error)
+        return self.size > 1 and isinstance(error, RuntimeError) and is_network
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -138,7 +134,7 @@ def start_processes() -> Processes:
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         return Processes()
-    if LIFELINE in os.environ:
+    if LAUNCHED in os.environ:
         threading.Thread(target=_end_with_launcher, daemon=True).start()
     if not distributed.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
@@ -174,7 +170,7 @@ def _gather_bytes(columns: list[Tensor], counts: list[int], rank: int) -> Tensor
 
 def _as_bytes(value: Tensor) -> Tensor:
     """(count, ...) as uint8 (count, width): one collective call takes every dtype."""
-    return value.reshape(len(value), -1).contiguous().view(torch.uint8)
+    return value.reshape(len(value), -1).clone(memory_format=torch.contiguous_format).view(torch.uint8)
 
 
 def _flatten(values: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -142,7 +142,8 @@ class Run(Protocol):
     def run_step(self, stage: Stage, batch: Batch) -> StepResult:
         """The step once more, on a batch that is on the device, for what needs a second pass (SAM, AWP).
 
-        A training step draws the same dropout and the same mixup again. Gradients flow as they do in training; the caller differentiates `loss`, or switches gradients off.
+        A training step draws the same dropout and the same mixup again. Gradients flow as they do in training; the
+        caller differentiates `loss`, or switches gradients off.
         """
         ...
 

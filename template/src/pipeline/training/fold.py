@@ -11,7 +11,7 @@ import torch
 from pipeline import engine
 from pipeline.data.folds import FoldTable
 from pipeline.data.loaders import ALONE, to_device
-from pipeline.errors import Interrupted, UserError
+from pipeline.errors import Interrupted, OthersFailed, UserError
 from pipeline.files import read_json
 from pipeline.inference.device import choose_device, choose_precision
 from pipeline.inference.predict import FINISHED, seed_folder
@@ -51,6 +51,10 @@ def train(setup: Setup, fold: str, restart: bool) -> None:
             if new and not any(has_begun(path) for path in folder.glob("fold_*")):
                 shutil.rmtree(folder)  # a setting was wrong: once it is mended, nothing must remember it
             raise
+    except RuntimeError as error:
+        if processes.lost(error):
+            raise OthersFailed("another of the processes failed; what it said tells why") from error
+        raise
     finally:
         end_processes()
 

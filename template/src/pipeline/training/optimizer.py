@@ -104,7 +104,9 @@ def make_optimizer(model: nn.Module, settings: Optimizer, names: Names, fused: b
     groups = names.bind("parameter_groups", settings.parameter_groups)(model, settings)
     try:
         takes = inspect.signature(get_optimizer_class(base, bind_defaults=False)).parameters
-        extra = {"fused": True, **settings.params} if fused and "fused" in takes else settings.params
+        # torch's fused SGD fails where a parameter joins later, as an unfrozen one does.
+        can_fuse = fused and "fused" in takes and "momentum" not in takes
+        extra = {"fused": True, **settings.params} if can_fuse else settings.params
         optimizer: torch.optim.Optimizer = create_optimizer_v2(
             groups, opt=settings.name, lr=settings.lr, weight_decay=settings.weight_decay, **extra
         )

@@ -1,0 +1,309 @@
+"""Several processes that share each batch come to what one comes to."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from engines import ENGINES
+from projects import Renders, imported, run_process
+from training import add_callbacks, assert_same_outcome, demo_project, expect, killed, outcome
+
+pytestmark = pytest.mark.slow
+
+WATCH = '''
+import json
+import os
+import signal
+
+from pipeline.callbacks import Callback
+from pipeline.seam import Verdict
+
+
+class Witness(Callback):
+    """Writes down what it sees of each batch: who is in it, how large their losses are, which one is the worst."""
+
+    def on_run_start(self, run):
+        self.file = (run.folder / "seen.jsonl").open("a")
+
+    def on_batch_start(self, run, stage, batch):
+        self.pixels = batch["input_image"].double().mean(dim=(1, 2, 3)).tolist()
+
+    def on_batch_end(self, run, stage, batch, result):
+        losses = result["sample_losses"]["label_cross_entropy"].tolist()
+        seen = {"stage": stage, "ids": batch["input_id"], "rows": batch["input_row"].tolist(), "pixels": self.pixels}
+        seen |= {"losses": losses, "loss": result["loss"].item()}
+        seen |= {"classes": list(result["outputs"]["output_label"].shape)}
+        print(json.dumps(seen), file=self.file)
+
+    def on_run_end(self, run, result):
+        self.file.close()
+
+
+class Double(Callback):
+    """Doubles the gradients in each process, and takes a second pass over its share."""
+
+    every_process = True
+
+    def on_batch_end(self, run, stage, batch, result):
+        if stage == "train":
+            self.batch = batch
+
+    def on_gradients_ready(self, run):
+        run.run_step("train", self.batch)["loss"].backward()
+        return Verdict.GO
+
+
+class Stop(Callback):
+    """Ends the process it lives in, once, as an impatient cluster would."""
+
+    def on_batch_end(self, run, stage, batch, result):
+        flag = run.folder / "stopped"
+        if (run.progress.epoch, run.progress.batch) == (1, 7) and not flag.exists():
+            flag.touch()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+class SkipOne(Callback):
+    """Vetoes one step, on the main process only, where it lives."""
+
+    def on_gradients_ready(self, run):
+        return Verdict.SKIP if run.progress.step == 3 else Verdict.GO
+'''
+# No batch statistics, no dropout: what remains between one process and several is the order of sums.
+SETTINGS = """extends: small
+model: {encoder: test_convnext}
+training: {epochs: 2, batch_size: 50, accumulate: 3, clip_grad: 0.5}
+optimizer: {name: sgd, lr: 0.02, params: {momentum: 0.9}}
+schedule: {name: plateau, params: {patience: 0, threshold: 0.5}}
+averaging: {ema_decay: 0.9, best_epochs: 2}
+callbacks: [Witness]
+checkpoints: {save_minutes: 0.0001}
+machine: {workers: 0, valid_batch_size: 32}
+"""
+
+
+def write(project: Path, text: str, *names: str) -> None:
+    for name in names:
+        (project / f"experiments/{name}.yaml").write_text(text)
+
+
+def watched_project(renders: Renders, target: Path, engine: str) -> Path:
+    project = demo_project(renders, target, engine)
+    add_callbacks(project, WATCH, Witness="Witness", Double="Double", SkipOne="SkipOne", Stop="Stop")
+    return project
+
+
+@pytest.fixture(scope="module")
+def project(renders: Renders, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return watched_project(renders, tmp_path_factory.mktemp("processes") / "project", "lightning")
+
+
+def seen(project: Path, name: str) -> pd.DataFrame:
+    lines = (project / f"runs/{name}/fold_0/seen.jsonl").read_text().splitlines()
+    return pd.DataFrame([json.loads(line) for line in lines])
+
+
+def assert_close_outcome(project: Path, first: str, second: str, tolerance: float = 1e-4) -> None:
+    """The same out-of-fold table and the same numbers in metrics.csv, up to the order of sums."""
+    (table, weights, numbers), (other, other_weights, other_numbers) = (
+        outcome(project, name) for name in (first, second)
+    )
+    assert table["id"].is_unique
+    assert table.drop(columns=other.columns[other.dtypes == np.float32]).equals(
+        other.drop(columns=other.columns[other.dtypes == np.float32])
+    )
+    pd.testing.assert_frame_equal(table, other, check_exact=False, rtol=0, atol=tolerance)
+    for name in weights:
+        values, others = (np.frombuffer(each[name], np.float32) for each in (weights, other_weights))
+        np.testing.assert_allclose(values, others, rtol=0, atol=tolerance, err_msg=name)
+    rows, other_rows = ([line.split(",") for line in text.splitlines()] for text in (numbers, other_numbers))
+    assert rows[0] == other_rows[0] and len(rows) == len(other_rows)
+    for row, other_row in zip(rows[1:], other_rows[1:], strict=True):
+        assert [bool(cell) for cell in row] == [bool(cell) for cell in other_row]
+        values, others = ([float(cell) for cell in cells if cell] for cells in (row, other_row))
+        np.testing.assert_allclose(values, others, rtol=1e-4, atol=tolerance)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_two_processes_come_to_what_one_comes_to(engine: str, renders: Renders, tmp_path: Path) -> None:
+    """The same tables, weights, logs, and whole batches in the order of one process for what watches."""
+    project = watched_project(renders, tmp_path / "project", engine)
+    write(project, SETTINGS, "one", "two", "cut")
+    killed(project, 0, "one")
+    said = killed(project, 0, "two", processes=2)
+    assert "2 processes on cpu share each batch of 50" in said
+    assert said.count("epoch  train loss") == 1, "only the main process prints"
+    assert_close_outcome(project, "one", "two")
+    one, two = seen(project, "one"), seen(project, "two")
+    for column in ("stage", "ids", "rows", "classes", "pixels"):
+        assert one[column].tolist() == two[column].tolist(), column
+    assert set(one["ids"].str.len()) == {50, 32, 4}
+    for mine, other in zip(one["losses"], two["losses"], strict=True):
+        np.testing.assert_allclose(mine, other, atol=1e-4)
+    np.testing.assert_allclose(one["loss"], two["loss"], atol=1e-4)
+    said = killed(project, 2, "cut", processes=2)
+    assert "going on at" in said
+    assert_same_outcome(outcome(project, "two"), outcome(project, "cut"))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_parts_that_do_not_train_for_a_while(engine: str, renders: Renders, tmp_path: Path) -> None:
+    """An encoder that is frozen in the first epoch, and gradients that callbacks change or veto."""
+    project = watched_project(renders, tmp_path / "project", engine)
+    text = SETTINGS.replace("callbacks: [Witness]", "callbacks: [Double, SkipOne]")
+    text += "interventions: [{epochs: [1, 1], set: {model.frozen: [encoder]}}]\n"
+    write(project, text.replace("accumulate: 3, ", ""), "one", "two")
+    killed(project, 0, "one")
+    killed(project, 0, "two", processes=2)
+    assert_close_outcome(project, "one", "two")
+
+
+def test_a_run_goes_on_with_another_number_of_processes(project: Path) -> None:
+    """How many processes there are is no setting of the experiment; a signal to one of them stops all."""
+    write(project, SETTINGS, "whole")
+    write(project, SETTINGS.replace("[Witness]", "[Witness, Stop]"), "changes")
+    killed(project, 0, "whole")
+    assert "fold 0 is saved at epoch 2, batch 9" in killed(project, 0, "changes", processes=2, status=130)
+    assert "going on at epoch 2, batch 9" in killed(project, 0, "changes")
+    assert_close_outcome(project, "whole", "changes")
+
+
+def test_shares_are_the_batch_and_no_process_goes_without(renders: Renders) -> None:
+    with imported(renders.shared()):
+        from pipeline.data.loaders import RowBatches, TrainBatches
+        from pipeline.data.samplers import shuffle
+        from pipeline.errors import UserError
+        from pipeline.processes import Processes
+
+        table = pd.DataFrame({"id": [str(row) for row in range(50)]})
+        three = [Processes(rank, 3) for rank in range(3)]
+        whole = list(TrainBatches(table, shuffle, 12, 0))
+        shares = [list(TrainBatches(table, shuffle, 12, 0, each)) for each in three]
+        assert [list(itertools.chain(*parts)) for parts in zip(*shares, strict=True)] == whole
+        for count, size in [(50, 12), (49, 12), (3, 32), (13, 4), (7, 1)]:
+            parts = [[list(batch) for batch in RowBatches(count, size, each)] for each in three]
+            assert all(len(own) == len(RowBatches(count, size, each)) for own, each in zip(parts, three, strict=True))
+            assert [row for batch in zip(*parts, strict=True) for share in batch for _, row in share] == list(
+                range(count)
+            )
+            assert all(share for own in parts for share in own)
+        with pytest.raises(UserError, match=r"batch_size is 32.*3 processes"):
+            TrainBatches(table, shuffle, 32, 0, three[0])
+        with pytest.raises(UserError, match="2 rows are held out for 3 processes"):
+            RowBatches(2, 32, three[0])
+        with three[1].alone():
+            assert list(TrainBatches(table, shuffle, 12, 0, three[1])) == whole
+
+
+GATHER = """
+import sys
+sys.path.insert(0, "src")
+import torch
+from pipeline.processes import end_processes, start_processes
+
+processes = start_processes()
+count = [3, 1][processes.rank]
+start = [0, 3][processes.rank]
+at = torch.arange(start, start + count)
+values = {
+    "ids": [f"id {number}" for number in at],
+    "image": (at[:, None, None] + torch.arange(6).reshape(2, 3)).to(torch.uint8),
+    "half": at.to(torch.bfloat16),
+    "flag": at % 2 == 0,
+    "loss": torch.tensor(float(processes.rank), requires_grad=True),
+    "outputs": {"logits": at[:, None] * torch.tensor([1.0, -1.0])},
+}
+whole = processes.gather(values, count)
+if processes.is_main:
+    assert whole["ids"] == [f"id {number}" for number in range(4)]
+    assert torch.equal(whole["image"], (torch.arange(4)[:, None, None] + torch.arange(6).reshape(2, 3)).to(torch.uint8))
+    assert whole["half"].dtype == torch.bfloat16 and whole["half"].tolist() == [0, 1, 2, 3]
+    assert whole["flag"].tolist() == [True, False, True, False]
+    assert whole["loss"].item() == 0.25 and whole["loss"].ndim == 0, "the mean over samples, not over processes"
+    assert torch.equal(whole["outputs"]["logits"], torch.arange(4.0)[:, None] * torch.tensor([1.0, -1.0]))
+    assert list(whole) == list(values)
+assert processes.from_main(lambda: processes.rank + 7) == 7
+assert processes.highest(processes.rank) == 1
+sys.stderr.write("fine")
+end_processes()
+"""
+
+
+def test_shares_of_every_kind_are_joined(renders: Renders) -> None:
+    port = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29517", "WORLD_SIZE": "2"}
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", GATHER],
+            cwd=renders.shared(),
+            env={**os.environ, **port, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for child in children:
+        assert child.communicate(timeout=120)[1].endswith("fine")
+
+
+def test_devices_starts_the_processes_and_ctrl_c_ends_them(project: Path) -> None:
+    """`machine.devices=2` as a user types it: the same files as ever, one voice, and Ctrl-C leaves a state."""
+    write(project, SETTINGS.replace("epochs: 2", "epochs: 40"), "long")
+    command = [sys.executable, str(project / "scripts/train.py"), "long", "--fold", "0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    child = subprocess.Popen(
+        [*command, "machine.devices=2", "machine.device=cpu"],
+        cwd=project,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    state = project / "runs/long/fold_0/checkpoints/state.pt"
+    deadline = time.monotonic() + 120
+    while not state.exists() and time.monotonic() < deadline and child.poll() is None:
+        time.sleep(0.1)
+    os.killpg(child.pid, signal.SIGINT)  # what a terminal does
+    out, err = child.communicate(timeout=60)
+    assert child.returncode == 130, out + err
+    assert err.strip().splitlines()[-1].startswith("interrupted: fold 0 is saved at"), err
+    assert err.count("interrupted:") == 1 and out.count("leaving after this step") == 1
+    assert not any_running(project)
+
+
+def any_running(project: Path) -> bool:
+    """Whether a process of the project's scripts is still there."""
+    found = subprocess.run(["pgrep", "-f", str(project / "scripts")], capture_output=True, text=True, check=False)
+    return found.returncode == 0
+
+
+def test_what_only_another_process_finds_is_said(project: Path, tmp_path: Path) -> None:
+    """An image that only the second process reads is missing: one line, status 2, nobody left behind."""
+    write(project, SETTINGS, "broken")
+    folds = pd.read_csv(project / "folds/folds.csv", dtype={"id": str})
+    held_out = folds[folds["fold"] == 0]["id"]
+    image = next(path for path in (project / "data/raw/train_images").iterdir() if path.stem == held_out.iloc[30])
+    hidden = image.rename(tmp_path / image.name)
+    try:
+        result = run_process(project, "train.py", "broken", "--fold", "0", "machine.devices=2", "machine.device=cpu")
+    finally:
+        hidden.rename(image)
+    expect(result, 2)
+    assert held_out.iloc[30] in result.last_line and result.stderr.count("error:") == 1
+    assert not any_running(project)
+
+
+def test_wrong_numbers_of_processes(project: Path) -> None:
+    result = run_process(project, "train.py", "small", "training.batch_size=33", "machine.devices=2", "--as", "odd")
+    assert "33" in expect(result, 2).last_line and "multiple" in result.last_line
+    assert not (project / "runs/odd").exists()
