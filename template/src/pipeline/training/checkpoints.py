@@ -9,6 +9,8 @@ import json
 import math
 import pickle
 import shutil
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ from pipeline.inference.weights import save_weights
 from pipeline.seam import Best
 
 VERSION = 1
+# What reading anything else than a whole checkpoint may raise.
+UNREADABLE = (zipfile.BadZipFile, zlib.error, RuntimeError, OSError, EOFError, ValueError, LookupError)
 RAW = "best.raw.safetensors"  # in a fold's folder, where a moving average is what is kept
 
 
@@ -149,9 +153,13 @@ class CheckpointStore:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
+        with zipfile.ZipFile(path) as parts:
+            broken = parts.testzip()  # torch itself does not look at the checksums it has written
+        if broken is not None:
+            raise UserError(f"{path} is damaged (checksum of {broken})")
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path} is damaged ({type(error).__name__})") from error
+    except (*UNREADABLE, pickle.UnpicklingError) as error:
+        raise UserError(f"{path} is damaged, or no checkpoint ({type(error).__name__})") from error
     if not isinstance(state, dict) or state.get("version") != VERSION:
         raise UserError(f"{path} was not written by this pipeline")
     return state
