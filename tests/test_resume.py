@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
-from projects import Renders, run_script
+from projects import Renders, imported, run_script
 from training import assert_same_outcome, demo_project, expect, killed, outcome
 
 pytestmark = pytest.mark.slow
@@ -235,3 +236,17 @@ def test_training_on_everything(base: Path) -> None:
     assert "1297 rows" not in (folder / "fold.json").read_text()
     result = expect(run_script(base, "predict.py", "everything"))
     assert "500 rows with folds full" in result.stdout
+
+
+def test_two_trainers_do_not_meet(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second process on the same fold is refused; a lock that a dead one left behind is no obstacle."""
+    train(base, "twice", "callbacks=[{name: Interrupt, params: {epoch: 1, batch: 3}}]", status=130)
+    held = FileLock(base / "runs/twice/.fold_0.lock")
+    with imported(base):
+        from pipeline.training import run_folder
+
+        with held, pytest.raises(Exception, match="another process is training fold_0 of 'twice'"):
+            monkeypatch.setattr(run_folder, "PATIENCE", 0.2)
+            with run_folder.the_only_trainer(base / "runs/twice", "fold_0"):
+                pass
+    assert "going on at" in train(base, "twice")

@@ -11,7 +11,6 @@ from torch import nn
 from pipeline.errors import UserError, listed
 from pipeline.files import atomic
 
-
 CHECKSUM = "crc32"
 
 

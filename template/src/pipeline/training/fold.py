@@ -3,6 +3,7 @@
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from pipeline.training.build import make_loop
 from pipeline.training.finish import average_seeds, finish_fold
 from pipeline.training.loop import FoldLoop
 from pipeline.training.optimizer import print_rates
-from pipeline.training.run_folder import open_run
+from pipeline.training.run_folder import open_run, the_only_trainer
 from pipeline.training.setup import Setup, prepare
 
 __all__ = ["Setup", "make_loop", "prepare", "train"]
@@ -119,6 +120,16 @@ def train_fold(
             seed = f", seed {setup.config.seed}," if setup.config.seeds > 1 else ""
             print(f"fold {fold}{seed} of '{setup.name}' is finished ({kept}); nothing to do")
         return
+    run = setup.project.run(setup.name)
+    job = "_".join(folder.relative_to(run).parts)
+    with the_only_trainer(run, job) if processes.is_main else nullcontext():
+        train_unfinished(setup, fold, folder, device, show_contract, processes)
+
+
+def train_unfinished(
+    setup: Setup, fold: str, folder: Path, device: torch.device, show_contract: bool, processes: Processes
+) -> None:
+    """Train one fold from where it stands to its end."""
     began = time.monotonic()
     loop, valid_rows = make_loop(setup, fold, folder, device, processes=processes)
     try:

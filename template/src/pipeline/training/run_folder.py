@@ -2,9 +2,13 @@
 
 import difflib
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from pipeline.config import Experiment, differences
 from pipeline.errors import UserError, listed
@@ -12,6 +16,8 @@ from pipeline.files import dump_yaml, read_json, read_yaml, write_json, write_te
 from pipeline.inference.snapshot import CLASSES, CODE, PACKAGE, changed_files, save_snapshot
 from pipeline.project import Project
 from pipeline.settings import FILE_NAME, parse_settings
+
+PATIENCE = 15.0  # seconds: loader processes of a killed trainer notice after a few that it is gone
 
 
 def open_run(
@@ -46,6 +52,26 @@ def open_run(
     write_text(draft / "config.yaml", dump_yaml(config.model_dump(mode="json")))
     draft.replace(folder)
     return folder
+
+
+@contextmanager
+def the_only_trainer(run: Path, job: str) -> Iterator[None]:
+    """Hold the lock of one job of a run. It ends with the process, however that ends.
+
+    Raises:
+        UserError: another process is training it.
+    """
+    lock = FileLock(run / f".{job}.lock")
+    try:
+        lock.acquire(timeout=PATIENCE)
+    except Timeout as error:
+        raise UserError(
+            f"another process is training {job} of '{run.name}'; wait for it, end it, or train another fold"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _set_aside(project: Project, folder: Path) -> None:
