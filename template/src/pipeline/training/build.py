@@ -124,6 +124,7 @@ def make_model(setup: Setup, fold: str, device: torch.device, fresh: bool) -> Pr
         load_initial_weights(model, settings.weights, setup.project, fold, setup.folds.hash)
     for stage in {id(stage): stage for stage in setup.stages}.values():
         freeze(model.network, stage.model)  # what names no part is refused before the first step
+    model.network.requires_grad_(True)  # DDP averages what trains when it is made; each epoch freezes its own parts
     model.to(device)
     if device.type == "cuda":
         model.to(memory_format=torch.channels_last)
