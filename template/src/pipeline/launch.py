@@ -67,6 +67,7 @@ def _start(rank: int, devices: int, port: int, said: IO[bytes]) -> "subprocess.P
     threads = str(max(1, (os.cpu_count() or 1) // devices))
     environment = {
         "OMP_NUM_THREADS": threads,
+        "TORCH_CPP_LOG_LEVEL": "ERROR",  # DDP's advice on settings that are as they have to be
         **os.environ,
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
