@@ -5,19 +5,23 @@ module that imports fastai; of that, only what a Learner needs: `fastai.basics`,
 imports, changes options of pandas.
 """
 
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from fastai.callback.core import Callback, CancelBackwardException, CancelStepException, TrainEvalCallback
-from fastai.data.core import DataLoaders
-from fastai.learner import Learner
-from fastai.optimizer import OptimWrapper
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.data.loaders import to_device
 from pipeline.errors import UserError
 from pipeline.seam import Batch, Loop, StepModule, Verdict
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", FutureWarning)  # torch's, about layers of fastai that nothing here uses
+    from fastai.callback.core import Callback, CancelBackwardException, CancelStepException, TrainEvalCallback
+    from fastai.data.core import DataLoaders
+    from fastai.learner import Learner
+    from fastai.optimizer import OptimWrapper
 
 NAME = "fastai"
 
