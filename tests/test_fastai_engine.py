@@ -87,10 +87,10 @@ def project(renders: Renders, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def train(project: Path, name: str, settings: str, status: int = 0) -> str:
-    """Train fold 0 of a variation of `small`; what it says, on standard error where it fails."""
+def train(project: Path, name: str, settings: str, status: int = 0, fold: str = "0") -> str:
+    """Train a fold of a variation of `small`; what it says, on standard error where it fails."""
     (project / f"experiments/{name}.yaml").write_text(f"extends: small\n{settings}")
-    result = expect(run_script(project, "train.py", name, "--fold", "0"), status)
+    result = expect(run_script(project, "train.py", name, "--fold", fold), status)
     return result.stderr if status else result.stdout
 
 
@@ -118,9 +118,16 @@ def test_native_callbacks_see_every_event_where_it_is_also_after_ctrl_c(project:
 
 
 def test_a_native_callback_may_end_the_training(project: Path) -> None:
-    said = train(project, "enough", "training: {epochs: 2, batch_size: 128, max_rows: 256}\nengine_callbacks: [EnoughEpochs]\n")
+    settings = "training: {epochs: 2, batch_size: 128, max_rows: 256}\nengine_callbacks: [EnoughEpochs]\n"
+    said = train(project, "enough", settings)
     assert "best epoch 1" in said
     assert (project / "runs/enough/fold_0/best.safetensors").exists()
+
+
+def test_nothing_held_out(project: Path) -> None:
+    said = train(project, "all", "training: {epochs: 1, batch_size: 128, max_rows: 256}\n", fold="full")
+    assert "1 epoch of 2 batches, nothing held out" in said
+    assert (project / "runs/all/fold_full/best.safetensors").exists()
 
 
 def test_what_is_no_callback_of_fastai_is_refused(project: Path) -> None:

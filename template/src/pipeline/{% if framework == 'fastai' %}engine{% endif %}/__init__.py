@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.data.loaders import to_device
 from pipeline.errors import UserError
-from pipeline.seam import Batch, Loop, StepModule, Verdict
+from pipeline.seam import Batch, Batches, Loop, StepModule, Verdict
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)  # torch's, about layers of fastai that nothing here uses
@@ -58,6 +58,10 @@ class FoldLearner(Learner):
         self.loop.epoch_start()
         self.dls.train = self.loop.train_batches()  # others where the settings change, and fewer after a resume
         super()._do_epoch_train()
+
+    def _do_epoch_validate(self, ds_idx: int = 1, dl: Batches | None = None) -> None:
+        if len(self.loop.valid_batches()):
+            super()._do_epoch_validate(ds_idx, dl)
 
     def all_batches(self) -> None:
         first = self.loop.progress.batch if self.training else 0
