@@ -1,0 +1,167 @@
+"""fastai as the engine: its Learner owns the loop of a fold's run, and its callbacks see every event of it.
+
+Everything else (what a step is, metrics, logs, checkpoints, the learning rate) is the pipeline's `Loop`. The only
+module that imports fastai; of that, only what a Learner needs: `fastai.basics`, which nearly every other module of it
+imports, changes options of pandas.
+"""
+
+import warnings
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from pipeline.data.loaders import to_device
+from pipeline.errors import UserError
+from pipeline.seam import Batch, Batches, Loop, StepModule, Verdict
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", FutureWarning)  # torch's, about layers of fastai that nothing here uses
+    from fastai.callback.core import Callback, CancelBackwardException, CancelStepException, TrainEvalCallback
+    from fastai.data.core import DataLoaders
+    from fastai.learner import Learner
+    from fastai.optimizer import OptimWrapper
+
+NAME = "fastai"
+
+
+class FoldLearner(Learner):
+    """Calls the loop at the places of fastai's loop that `Loop` promises.
+
+    `model` is the training step: batch dict in, loss out. A callback finds the batch in `xb` and in `yb`, the loss of
+    a training batch in `pred`, `loss_grad` and `loss`, and the run in `loop`. A held-out batch has no `yb`: the loop
+    keeps what the metrics need, so of its events there are `before_batch` and `after_batch`.
+
+    The loop is called from methods and not from a callback, because fastai writes words of its own over the message of
+    an exception that leaves a callback.
+    """
+
+    def __init__(self, loop: Loop) -> None:
+        self.loop = loop
+        # Without scaling every method of a scaler does nothing, and `step` is the optimiser's.
+        self.scaler = loop.scaler or torch.amp.GradScaler(loop.device.type, enabled=False)
+        super().__init__(
+            DataLoaders(loop.train_batches(), loop.valid_batches()),
+            distributed(loop, StepModule(loop)),
+            loss_func=own_loss,
+            cbs=[Counters(), *native_callbacks(loop)],
+            default_cbs=False,  # they print, read a loss back at every batch, and move the model
+        )
+        self.opt = OptimWrapper(opt=loop.optimizer)  # as `opt_func` it would lose the state that a resume has loaded
+
+    def _do_epoch(self) -> None:
+        super()._do_epoch()
+        self.loop.epoch_end()
+
+    def _do_epoch_train(self) -> None:
+        self.loop.epoch_start()
+        self.dls.train = self.loop.train_batches()  # others where the settings change, and fewer after a resume
+        super()._do_epoch_train()
+
+    def _do_epoch_validate(self, ds_idx: int = 1, dl: Batches | None = None) -> None:
+        if len(self.loop.valid_batches()):
+            super()._do_epoch_validate(ds_idx, dl)
+
+    def all_batches(self) -> None:
+        first = self.loop.progress.batch if self.training else 0
+        self.n_iter = first + len(self.dl)
+        for i, batch in enumerate(self.dl, first):
+            self.one_batch(i, batch)
+
+    def one_batch(self, i: int, b: Batch) -> None:
+        super().one_batch(i, b)
+        if self.training:
+            self.loop.batch_end()
+
+    def _set_device(self, b: Batch) -> Batch:
+        return to_device(b, self.loop.device)  # fastai would look into every string of the batch
+
+    def _split(self, b: Batch) -> None:
+        self.xb, self.yb = (b,), (b,) if self.training else ()
+
+    def _do_one_batch(self) -> None:
+        if self.training:
+            with self._synchronisation():
+                super()._do_one_batch()
+        else:
+            self.loop.valid_batch(*self.xb)
+
+    def _synchronisation(self) -> AbstractContextManager[None]:
+        """Several processes average their gradients only where the optimiser steps."""
+        if isinstance(self.model, DistributedDataParallel) and not self.loop.window_ends:
+            return self.model.no_sync()
+        return nullcontext()
+
+    def _do_grad_opt(self) -> None:
+        # `GradientAccumulation` counts samples, and takes those of a short last window into the next epoch.
+        self._with_events(self._backward, "backward", CancelBackwardException)
+        if self.loop.window_ends:
+            self.scaler.unscale_(self.loop.optimizer)  # before callbacks see the gradients, or clip them
+            self._with_events(self._step, "step", CancelStepException)
+            self.scaler.update()
+            self.opt.zero_grad()
+            self.loop.stepped()
+
+    def _backward(self) -> None:
+        # `MixedPrecision` has a scaler of its own, which no resume would bring back, and asks for CUDA.
+        self.scaler.scale(self.loss_grad / self.loop.config.training.accumulate).backward()
+
+    def _step(self) -> None:
+        if self.loop.gradients_ready() is Verdict.SKIP:
+            self.opt.zero_grad()  # a step without gradients changes nothing
+        self.loop.clip_gradients()
+        self.scaler.step(self.loop.optimizer)
+
+
+class Counters(TrainEvalCallback):
+    """What fastai counts, also right after a resume. Where the model is and in which mode is the loop's to say."""
+
+    def before_fit(self) -> None:
+        progress = self.loop.progress
+        self.learn.epoch, self.learn.loss = progress.epoch, torch.tensor(0.0)
+        self.learn.train_iter = progress.epoch * self.loop.batches_per_epoch + progress.batch
+        self.learn.pct_train = self.train_iter / (self.loop.batches_per_epoch * self.loop.epochs)
+
+    def before_train(self) -> None:
+        done = self.loop.progress.batch / self.loop.batches_per_epoch
+        self.learn.pct_train = (self.epoch + done) / self.n_epoch
+        self.learn.training = True
+
+    def before_validate(self) -> None:
+        self.learn.training = False
+
+
+def fit(loop: Loop) -> None:
+    """Train from where the loop stands to its last epoch."""
+    learn = FoldLearner(loop)
+    loop.watch_signals()
+    rates = [group["lr"] for group in loop.optimizer.param_groups]  # fastai sets rates at the start: to what they are
+    learn.fit(loop.epochs, lr=rates, start_epoch=loop.progress.epoch)
+
+
+def native_callbacks(loop: Loop) -> list[Callback]:
+    """What the experiment names under `engine_callbacks`."""
+    for callback in loop.engine_callbacks:
+        if not isinstance(callback, Callback):
+            raise UserError(
+                f"engine_callbacks: {type(callback).__name__} is no fastai.callback.core.Callback; derive it from that"
+            )
+    return list(loop.engine_callbacks)
+
+
+def distributed(loop: Loop, model: StepModule) -> StepModule | DistributedDataParallel:
+    """The model whose gradients are averaged over the processes, where there are several.
+
+    `DistributedTrainer` would do this, and share out the batches once more, which are shares already.
+    """
+    if loop.processes.size == 1:
+        return model
+    loop.model.network.requires_grad_(True)  # what is frozen now may train later; an epoch's start freezes anew
+    # A frozen part, or a head without a loss, has no gradient to wait for.
+    return DistributedDataParallel(model, find_unused_parameters=True)
+
+
+def own_loss(loss: Tensor, batch: Batch) -> Tensor:
+    """fastai wants a function of prediction and target; the step has made the loss already."""
+    return loss
