@@ -4,6 +4,7 @@ The sampler hands out (epoch, row), and the dataset reseeds its augmentations fr
 changes nothing, and an epoch can start at any batch.
 """
 
+import itertools
 import os
 import signal
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -111,7 +112,7 @@ class RowBatches(Sampler[list[tuple[int, int]]]):
         return len(self.starts)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for start, end in zip(self.starts, [*self.starts[1:], self.count], strict=True):
+        for start, end in itertools.pairwise([*self.starts, self.count]):
             yield [(0, row) for row in self.processes.share(range(start, end))]
 
 

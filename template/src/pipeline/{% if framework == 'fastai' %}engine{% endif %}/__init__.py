@@ -157,7 +157,6 @@ def distributed(loop: Loop, model: StepModule) -> StepModule | DistributedDataPa
     """
     if loop.processes.size == 1:
         return model
-    loop.model.network.requires_grad_(True)  # what is frozen now may train later; an epoch's start freezes anew
     # A frozen part, or a head without a loss, has no gradient to wait for.
     return DistributedDataParallel(model, find_unused_parameters=True)
 
