@@ -7,6 +7,7 @@ changes nothing, and an epoch can start at any batch.
 import os
 import signal
 from collections.abc import Callable, Generator, Iterable, Iterator
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -111,7 +112,7 @@ class RowBatches(Sampler[list[tuple[int, int]]]):
         return len(self.starts)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for start, end in zip(self.starts, [*self.starts[1:], self.count], strict=True):
+        for start, end in pairwise([*self.starts, self.count]):
             yield [(0, row) for row in self.processes.share(range(start, end))]
 
 
