@@ -1,6 +1,5 @@
 """The same numbers whatever happens: number of workers, kills, Ctrl-C, a full disk, watchers that draw randomness."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -132,49 +131,20 @@ def test_another_seed_does_change_something(base: Path) -> None:
     assert outcome(base, "seed")[1] != outcome(base, "small")[1]
 
 
-def test_eight_kills_change_nothing(base: Path) -> None:
-    """A process killed at eight random moments ends with the bits of an unbroken one."""
+def test_fifteen_kills_change_nothing(base: Path) -> None:
+    """A process killed at fifteen random moments ends with the bits of an unbroken one."""
     (base / "experiments/killed.yaml").write_text(
         "extends: small\ncallbacks: [Remember]\ncheckpoints: {save_minutes: 0.0001}\ntraining: {accumulate: 2}\n"
     )
     whole = (base / "experiments/killed.yaml").read_text()
     (base / "experiments/whole.yaml").write_text(whole)
     killed(base, 0, "whole")
-    said = killed(base, 8, "killed")
-    assert said.count("going on at") >= 4, "most kills came after a state was saved"
+    said = killed(base, 15, "killed")
+    assert said.count("going on at") >= 8, "most kills came after a state was saved"
     assert_same_outcome(outcome(base, "whole"), outcome(base, "killed"))
     folders = [base / f"runs/{name}/fold_0" for name in ("whole", "killed")]
     assert len({(folder / "count.txt").read_text() for folder in folders}) == 1, "a callback's memory"
     assert not list(folders[1].rglob(".*")), "temporary files of killed writers are cleaned up"
-
-
-def test_kills_change_nothing_with_everything_on(base: Path) -> None:
-    """EMA and SWA, accumulation, mixup, a balanced sampler, warm-up and plateau, clipping, frozen parts, a cache."""
-    text = (
-        "extends: small\n"
-        "image: {cache: true}\n"
-        "model: {drop_rate: 0.2, multi_sample_dropout: 2}\n"
-        "training:\n"
-        "  epochs: 3\n  accumulate: 3\n  clip_grad: 0.5\n"
-        "  sampler: {name: balanced, params: {column: label}}\n"
-        "  batch_transforms: [{name: mixup, params: {mixup_alpha: 0.4, cutmix_alpha: 1.0, prob: 0.8}}]\n"
-        "optimizer: {layer_decay: 0.8}\n"
-        "schedule: {name: plateau, warmup_epochs: 1.5, params: {patience: 0, factor: 0.3, threshold: 0.5}}\n"
-        "averaging: {ema_decay: 0.9, swa_start: 2, best_epochs: 2}\n"
-        "interventions:\n"
-        "  - {epochs: [1, 1], set: {model.frozen: [encoder.layer1], image.size: 24}}\n"
-        "  - {epochs: [-1, -1], set: {training.batch_transforms: []}}\n"
-        "callbacks: [Remember]\ncheckpoints: {save_minutes: 0.0001}\n"
-    )
-    for name in ("all-whole", "all-killed"):
-        (base / f"experiments/{name}.yaml").write_text(text)
-    killed(base, 0, "all-whole")
-    assert killed(base, 5, "all-killed").count("going on at") >= 3
-    assert_same_outcome(outcome(base, "all-whole"), outcome(base, "all-killed"))
-    raw = [(base / f"runs/{name}/fold_0/best.raw.safetensors") for name in ("all-whole", "all-killed")]
-    assert raw[0].is_file() == raw[1].is_file()
-    whole, again = ((base / f"runs/{name}/fold_0/fold.json").read_text() for name in ("all-whole", "all-killed"))
-    assert json.loads(whole)["weights"] == json.loads(again)["weights"]
 
 
 @pytest.mark.parametrize("number", ["2", "15"])

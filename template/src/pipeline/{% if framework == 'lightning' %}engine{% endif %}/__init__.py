@@ -101,7 +101,10 @@ def fit(loop: Loop) -> None:
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")  # advice on loaders and loggers that it does not own here
-        trainer.fit(FoldModule(loop))
+        try:
+            trainer.fit(FoldModule(loop))
+        except SystemExit as left:  # which Lightning makes of a KeyboardInterrupt
+            raise left.__context__ or left  # noqa: B904
 
 
 def native_callbacks(loop: Loop) -> list[lightning.Callback]:
