@@ -13,6 +13,7 @@ import pytest
 import yaml
 from ruamel.yaml import YAML
 
+from engines import ENGINES
 from projects import ROOT, Renders, files
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -20,6 +21,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "tensorboard": {"trackers": ["tensorboard"]},
     "both-trackers": {"trackers": ["wandb", "tensorboard"]},
     "no-tracker": {"trackers": []},
+    "ignite": {"framework": "ignite"},
+    "fastai": {"framework": "fastai", "trackers": ["tensorboard"]},
+    "catalyst": {"framework": "catalyst", "trackers": []},
     "odd-names": {
         "competition": "2024",
         "trackers": [],
@@ -71,7 +75,8 @@ def test_no_residue_and_no_empty_file(name: str, renders: Renders) -> None:
 @variant
 def test_nothing_that_was_not_chosen(name: str, renders: Renders) -> None:
     chosen = VARIANTS[name].get("trackers", ["wandb"])
-    words = ["ignite", "fastai", "catalyst", "multilabel", "metric_learning", "segmentation"]
+    words = ["multilabel", "metric_learning", "segmentation"]
+    words += [engine for engine in ENGINES if engine != VARIANTS[name].get("framework", "lightning")]
     words += [] if "wandb" in chosen else ["wandb", "weights & biases", r"w&b"]
     words += [] if "tensorboard" in chosen else ["tensorboard"]
     mentions = [
@@ -97,6 +102,7 @@ def test_answers_arrive_in_competition_yaml(name: str, renders: Renders) -> None
     answers = {
         "competition": "digits-demo",
         "task": "classification",
+        "framework": "lightning",
         "metric": "accuracy",
         "trackers": ["wandb"],
         "submission_type": "csv",
@@ -112,6 +118,7 @@ def test_answers_arrive_in_competition_yaml(name: str, renders: Renders) -> None
     assert {key: remembered[key] for key in answers} == answers
     with (project / "competition.yaml").open(encoding="utf-8") as file:
         read = YAML(typ="safe", pure=True).load(file)
+    del answers["framework"]  # which no code has to know
     assert read == {
         **answers,
         "target_columns": [column.strip() for column in answers["target_columns"].split(",")],
@@ -127,9 +134,13 @@ def test_image_patterns_follow_the_id_column(renders: Renders) -> None:
 
 def test_our_environment_runs_every_variant(renders: Renders) -> None:
     ours = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
-    rendered = tomllib.loads((renders.shared(VARIANTS["both-trackers"]) / "pyproject.toml").read_text())
-    assert sorted(ours["rendered"]) == sorted(rendered["project"]["dependencies"])
-    assert set(rendered["dependency-groups"]["dev"]) <= {*map(str, ours["dev"]), "pre-commit>=4.0"}
+    needed: set[str] = set()
+    for engine in ENGINES:
+        answers = {**VARIANTS["both-trackers"], "framework": engine}
+        rendered = tomllib.loads((renders.shared(answers) / "pyproject.toml").read_text())
+        needed |= set(rendered["project"]["dependencies"])
+        assert set(rendered["dependency-groups"]["dev"]) <= {*map(str, ours["dev"]), "pre-commit>=4.0"}
+    assert sorted(ours["rendered"]) == sorted(needed)
 
 
 def test_constraints_name_no_place() -> None:
@@ -141,7 +152,12 @@ def test_dependencies_are_those_of_the_answers(name: str, renders: Renders) -> N
     project = tomllib.loads((renders.shared(VARIANTS[name]) / "pyproject.toml").read_text(encoding="utf-8"))
     packages = {re.split("[<>=]", one)[0] for one in project["project"]["dependencies"]}
     assert packages & {"wandb", "tensorboard"} == set(VARIANTS[name].get("trackers", ["wandb"]))
-    assert "lightning" in packages
+    framework = VARIANTS[name].get("framework", "lightning")
+    packages = {"ignite" if package == "pytorch-ignite" else package for package in packages}
+    assert packages & set(ENGINES) == {framework}, "only its own framework"
+    assert packages & {"accelerate", "six", "setuptools"} == (
+        {"accelerate", "six", "setuptools"} if framework == "catalyst" else set()
+    )
     assert project["tool"]["uv"]["package"] is False
 
 
@@ -180,13 +196,14 @@ def test_own_tests_of_a_render(project: Path) -> None:
 def test_a_reader_finishes_in_an_evening(renders: Renders) -> None:
     """Long files and functions are where a house stops being readable."""
     project = renders.shared(VARIANTS["both-trackers"])
-    for path in (project / "src" / "pipeline").rglob("*.py"):
+    engines = [renders.shared({"framework": engine}) / "src/pipeline/engine/__init__.py" for engine in ENGINES]
+    for path in [*(project / "src" / "pipeline").rglob("*.py"), *engines]:
         lines = path.read_text().splitlines()
-        assert len(lines) <= 260, f"{path.relative_to(project)} has {len(lines)} lines"
+        assert len(lines) <= 260, f"{path} has {len(lines)} lines"
         for node in ast.walk(ast.parse("\n".join(lines))):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 length = (node.end_lineno or 0) - node.lineno + 1
-                assert length <= 70, f"{path.relative_to(project)}: {node.name} has {length} lines"
+                assert length <= 70, f"{path}: {node.name} has {length} lines"
 
 
 def test_every_command_in_the_handbook_exists(renders: Renders) -> None:

@@ -188,3 +188,30 @@ def test_recopy_keeps_the_user_zone(template: Path, project: Path) -> None:
     # a copy brings new files into the zone as well, but none over one that is there
     assert {name: data for name, data in zone(project).items() if name in mine} == mine
     assert (project / "src" / "pipeline" / "new.py").is_file()
+
+
+def test_another_framework_goes_on_with_the_runs(template: Path, project: Path) -> None:
+    """Edits are kept or stand in a conflict; a run that was cut off under one framework ends under the other."""
+    (project / "experiments/small.yaml").write_text(SMALL)
+    for script in ("make_demo_data.py", "make_folds.py"):
+        expect(run_script(project, script))
+    commit(project, "data and folds")
+    expect(run_script(project, "train.py", "small", "--fold", "0"))
+    expect(run_script(project, "train.py", "small", "--fold", "1"))
+    state = project / "runs/small/fold_1"
+    edit_as_a_user(project)
+    change(project / "README.md", "The repository of one Kaggle competition", "My repository of one competition")
+    commit(project, "more edits")
+    mine, weights = zone(project), (project / "runs/small/fold_0/best.safetensors").read_bytes()
+
+    done = copier_command("update", "--defaults", "-d", "framework=ignite", str(project))
+
+    assert done.returncode == 0, done.stderr
+    assert_merged(project)
+    assert zone(project) == mine
+    pyproject = (project / "pyproject.toml").read_text()
+    assert "pytorch-ignite" in pyproject and "lightning" not in pyproject and "pydicom>=3" in pyproject
+    assert "import lightning" not in (project / "src/pipeline/engine/__init__.py").read_text()
+    assert "My repository of one competition" in (project / "README.md").read_text()
+    assert (project / "runs/small/fold_0/best.safetensors").read_bytes() == weights
+    del state

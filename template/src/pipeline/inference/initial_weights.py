@@ -96,7 +96,7 @@ def run_weights(source: str, project: Project, fold: str, folds_hash: str) -> Pa
 
 
 def read_weights(path: Path, where: str) -> dict[str, Tensor]:
-    """The tensors of a file: safetensors, or a state dict of torch, alone or in a checkpoint of timm or Lightning."""
+    """The tensors of a file: safetensors, or a state dict of torch, alone or in a trainer's checkpoint."""
     if not path.is_file():
         raise UserError(
             f"model.weights: there is no file {where}; correct the path, which starts at the project's folder"
