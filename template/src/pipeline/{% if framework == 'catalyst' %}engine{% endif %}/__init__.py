@@ -5,6 +5,7 @@ module that imports Catalyst, and Accelerate, which Catalyst's own `Engine` is m
 """
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -140,7 +141,8 @@ class Loader:
 def fit(loop: Loop) -> None:
     """Train from where the loop stands to its last epoch."""
     logging.getLogger("accelerate").setLevel(logging.ERROR)
-    with without_seeding():
+    with without_seeding(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")  # DDP's, of no consequence
         FoldRunner(loop).run()
 
 
