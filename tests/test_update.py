@@ -10,7 +10,8 @@ import pytest
 import yaml
 from ruamel.yaml import YAML
 
-from projects import copier_command, copy_template, files
+from projects import copier_command, copy_template, files, run_script
+from training import SMALL, expect
 
 pytestmark = pytest.mark.slow  # several seconds each: an update renders three times and calls git dozens of times
 
@@ -190,18 +191,17 @@ def test_recopy_keeps_the_user_zone(template: Path, project: Path) -> None:
     assert (project / "src" / "pipeline" / "new.py").is_file()
 
 
-def test_another_framework_goes_on_with_the_runs(template: Path, project: Path) -> None:
-    """Edits are kept or stand in a conflict; a run that was cut off under one framework ends under the other."""
+def test_another_framework_goes_on_with_the_runs(project: Path) -> None:
+    """Edits of the user are kept, the other framework is gone, and the runs that are there count."""
     (project / "experiments/small.yaml").write_text(SMALL)
+    tables = project / "src/competition/tables.py"
+    tables.write_text(tables.read_text() + "\nMINE = True\n")
+    change(project / "README.md", "The repository of one Kaggle competition", "My repository of one competition")
+    change(project / "pyproject.toml", "competition = [\n", 'competition = [\n  "pydicom>=3",\n')
     for script in ("make_demo_data.py", "make_folds.py"):
         expect(run_script(project, script))
-    commit(project, "data and folds")
+    commit(project, "my edits")
     expect(run_script(project, "train.py", "small", "--fold", "0"))
-    expect(run_script(project, "train.py", "small", "--fold", "1"))
-    state = project / "runs/small/fold_1"
-    edit_as_a_user(project)
-    change(project / "README.md", "The repository of one Kaggle competition", "My repository of one competition")
-    commit(project, "more edits")
     mine, weights = zone(project), (project / "runs/small/fold_0/best.safetensors").read_bytes()
 
     done = copier_command("update", "--defaults", "-d", "framework=ignite", str(project))
@@ -211,7 +211,22 @@ def test_another_framework_goes_on_with_the_runs(template: Path, project: Path) 
     assert zone(project) == mine
     pyproject = (project / "pyproject.toml").read_text()
     assert "pytorch-ignite" in pyproject and "lightning" not in pyproject and "pydicom>=3" in pyproject
-    assert "import lightning" not in (project / "src/pipeline/engine/__init__.py").read_text()
+    assert "lightning" not in (project / "src/pipeline/engine/__init__.py").read_text()
     assert "My repository of one competition" in (project / "README.md").read_text()
+    said = expect(run_script(project, "train.py", "small", "--fold", "0")).stdout
+    assert "begun with lightning, and ignite goes on" in said and "nothing to do" in said
+    expect(run_script(project, "train.py", "small", "--fold", "1"))
     assert (project / "runs/small/fold_0/best.safetensors").read_bytes() == weights
-    del state
+    for fold in ("0", "1"):
+        expect(run_script(project, "predict.py", "small", "--fold", fold))
+
+
+def test_an_edited_engine_is_a_conflict_and_not_a_loss(project: Path) -> None:
+    """The one file that another framework replaces: what the user changed in it is shown, never dropped in silence."""
+    engine = project / "src/pipeline/engine/__init__.py"
+    engine.write_text(engine.read_text() + "\n\nMINE = 1\n")
+    commit(project, "my edit")
+    copier_command("update", "--defaults", "-d", "framework=fastai", str(project))
+    assert "MINE = 1" in engine.read_text() and "src/pipeline/engine/__init__.py" in git(
+        project, "ls-files", "--unmerged"
+    )
