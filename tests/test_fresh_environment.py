@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from engines import ENGINES
 from projects import Renders
 from training import SMALL
 
@@ -24,13 +25,15 @@ def run(project: Path, *command: str) -> str:
     return done.stdout
 
 
-def test_setup_and_the_path_with_nothing_else_installed(renders: Renders, tmp_path: Path) -> None:
-    project = renders.copy(tmp_path / "project")
+@pytest.mark.parametrize("engine", ENGINES)
+def test_setup_and_the_path_with_nothing_else_installed(engine: str, renders: Renders, tmp_path: Path) -> None:
+    project = renders.copy(tmp_path / "project", {"framework": engine})
     assert "make setup" in run(project, "make", "help")
     run(project, "make", "setup")
     python = str(project / ".venv/bin/python")
     installed = run(project, ".venv/bin/uv", "pip", "list", "--python", python)
-    assert "tensorboard" not in installed and "copier" not in installed, "only what the answers chose"
+    names = {line.split()[0].removeprefix("pytorch-") for line in installed.splitlines() if line.strip()}
+    assert names & {*ENGINES, "tensorboard", "copier"} == {engine}, "only what the answers chose"
     (project / "experiments/small.yaml").write_text(SMALL)
     run(project, python, "scripts/make_demo_data.py")
     run(project, python, "scripts/make_folds.py")

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from engines import ENGINES
+from engines import BARE, ENGINES, bare_engine
 from projects import Renders, imported, run_process
 from training import add_callbacks, assert_same_outcome, demo_project, expect, killed, outcome
 
@@ -97,7 +97,9 @@ def write(project: Path, text: str, *names: str) -> None:
 
 
 def watched_project(renders: Renders, target: Path, engine: str) -> Path:
-    project = demo_project(renders, target, engine)
+    project = demo_project(renders, target, ENGINES[0] if engine == BARE else engine)
+    if engine == BARE:
+        (project / "src/pipeline/engine/__init__.py").write_text(bare_engine())
     add_callbacks(project, WATCH, Witness="Witness", Double="Double", SkipOne="SkipOne", Stop="Stop")
     return project
 
@@ -133,7 +135,7 @@ def assert_close_outcome(project: Path, first: str, second: str, tolerance: floa
         np.testing.assert_allclose(values, others, rtol=1e-4, atol=tolerance)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", [*ENGINES, BARE])
 def test_two_processes_come_to_what_one_comes_to(engine: str, renders: Renders, tmp_path: Path) -> None:
     """The same tables, weights, logs, and whole batches in the order of one process for what watches."""
     project = watched_project(renders, tmp_path / "project", engine)

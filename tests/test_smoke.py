@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score, log_loss
 
+from engines import ENGINES
 from projects import Renders, run_process, run_script
-from training import expect
+from training import demo_project, expect
 
 pytestmark = pytest.mark.slow
 
@@ -194,3 +195,27 @@ def test_a_corrected_label_warns_and_is_recorded(project: Path) -> None:
         in result.stdout
     )
     assert table.loc[3, "image_id"] in (project / "runs/corrected/fold_0/fold.json").read_text()
+
+
+def out_of_fold_accuracy(project: Path, table: Path) -> float:
+    oof = pd.read_parquet(table).set_index("id")
+    predicted = oof[[f"label:{digit}" for digit in range(10)]].to_numpy().argmax(axis=1)
+    return float(accuracy_score(labels(project).loc[oof.index].astype(int), predicted))
+
+
+@pytest.mark.parametrize("engine", [engine for engine in ENGINES if engine != "lightning"])
+def test_another_framework_learns_as_well(engine: str, renders: Renders, tmp_path: Path) -> None:
+    """One fold of the default experiment; test-all walks the whole path."""
+    project = demo_project(renders, tmp_path / "project", engine)
+    expect(run_script(project, "train.py", "demo", "--fold", "0"))
+    assert out_of_fold_accuracy(project, project / "runs/demo/fold_0/oof.parquet") >= 0.96
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("engine", [engine for engine in ENGINES if engine != "lightning"])
+def test_the_whole_path_under_another_framework(engine: str, renders: Renders, tmp_path: Path) -> None:
+    project = demo_project(renders, tmp_path / "project", engine)
+    for script in ("train.py", "evaluate.py", "predict.py", "submit.py", "report.py"):
+        expect(run_script(project, script, "demo"))
+    assert out_of_fold_accuracy(project, project / "runs/demo/oof.parquet") >= 0.96
+    assert (project / "submissions/demo.csv").is_file()

@@ -101,6 +101,7 @@ def fit(loop: Loop) -> None:
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")  # advice on loaders and loggers that it does not own here
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")  # DDP's, of no consequence
         try:
             trainer.fit(FoldModule(loop))
         except SystemExit as left:  # which Lightning makes of a KeyboardInterrupt
