@@ -206,6 +206,22 @@ def test_shares_are_the_batch_and_no_process_goes_without(renders: Renders) -> N
             assert list(TrainBatches(table, shuffle, 12, 0, three[1])) == whole
 
 
+def test_an_environment_that_says_half_of_it(renders: Renders, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with imported(renders.shared()):
+        from pipeline.errors import UserError
+        from pipeline.launch import must_launch
+        from pipeline.processes import start_processes
+
+        monkeypatch.setenv("WORLD_SIZE", "1")
+        assert start_processes().size == 1 and must_launch(2) and not must_launch(1)
+        monkeypatch.setenv("WORLD_SIZE", "4")
+        assert not must_launch(2)
+        with pytest.raises(UserError, match=r"WORLD_SIZE is 4.*RANK, LOCAL_RANK.*torchrun"):
+            start_processes()
+
+
 GATHER = """
 import sys
 sys.path.insert(0, "src")

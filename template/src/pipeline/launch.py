@@ -23,7 +23,7 @@ INTERRUPTED = 130
 
 def must_launch(devices: int) -> bool:
     """Whether this process has to start the ones that train. Those that it or torchrun started need not."""
-    return devices > 1 and "RANK" not in os.environ
+    return devices > 1 and int(os.environ.get("WORLD_SIZE", "1")) == 1
 
 
 def launch(devices: int) -> int:

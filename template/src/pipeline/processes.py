@@ -18,7 +18,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, distributed, nn
 
-from pipeline.errors import LAUNCHED
+from pipeline.errors import LAUNCHED, UserError
 
 T = TypeVar("T")
 Values = TypeVar("Values", bound=Mapping[str, Any])
@@ -130,10 +130,19 @@ class Processes:
 
 
 def start_processes() -> Processes:
-    """Join the other processes, if there are any. Only the main one prints."""
+    """Join the other processes, if there are any. Only the main one prints.
+
+    Raises:
+        UserError: the environment names several processes, and not which one this is.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         return Processes()
+    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise UserError(
+            f"WORLD_SIZE is {size} in the environment, and {', '.join(missing)} not set; start with torchrun, or unset it"
+        )
     if LAUNCHED in os.environ:
         threading.Thread(target=_end_with_launcher, daemon=True).start()
     if not distributed.is_initialized():
