@@ -158,7 +158,7 @@ def test_colour_with_alpha_keeps_its_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("suffix", "channels"), [(".tif", 5), (".npy", 5), (".dcm", 1)])
+@pytest.mark.parametrize(("suffix", "channels"), [(".tif", 5), (".dcm", 1)])
 def test_from_the_file_to_the_submission(renders: Renders, tmp_path: Path, suffix: str, channels: int) -> None:
     """Five channels, of which the last two alone know the label; grey of 12 bits."""
     project = renders.copy(
@@ -203,7 +203,5 @@ def write(path: Path, number: int, channels: int) -> None:
     pixels[16 - half : 16 + half, 16 - half : 16 + half, -2:] += 0.5
     if path.suffix == ".tif":
         tifffile.imwrite(path, (pixels * 255).astype(np.uint8), photometric="minisblack", planarconfig="contig")
-    elif path.suffix == ".npy":
-        np.save(path, (pixels * 255).astype(np.uint8))
     else:
         save(path, (pixels[:, :, 0] * 4095).astype(np.uint16), PhotometricInterpretation="MONOCHROME1")

@@ -18,8 +18,8 @@ def rows_from_folders(data: Path, pattern: str, ids: Literal["stem", "path"] = "
     """One row for each image below `data` whose path fits the pattern, in the order of the paths.
 
     A name in braces becomes a column, `*` stands for any text in a name, `**/` for any folders: `train/{label}/*.jpg`,
-    `train.zip/{label}/{group}_*`, `images/**/{label}-*.png`. Without a dot in its last name it fits images of all kinds,
-    but for their extension.
+    `train.zip/{label}/{group}_*`, `images/**/{label}-*.png`. A pattern whose last name holds no dot fits images of all
+    kinds, but for their extension.
 
     Args:
         ids: what the id is where the pattern has no `{id}`: the name without extension, or the path below the first
