@@ -127,6 +127,8 @@ def _unreadable(rows: pd.DataFrame, looks: Sequence[Look]) -> Iterator[Fault]:
 def _image_problem(fault: str) -> str:
     if fault.startswith("there is no"):
         return "missing image"
+    if fault.startswith("cannot read the archive"):
+        return "damaged archive"
     if "needs the package" in fault:
         return "missing package"
     return "truncated image" if "truncated" in fault else "unreadable image"
