@@ -17,7 +17,7 @@ from benchmarks.report import machine_facts, print_table, write_report
 from benchmarks.workplace import Workplace, one_thread
 
 EXAMPLES = """examples:
-  python -m benchmarks                          everything, about three minutes on two quiet cores
+  python -m benchmarks                          everything, about five minutes on two quiet cores
   python -m benchmarks --only step              one group
   python -m benchmarks --quick                  few repetitions: shows that it works, not how fast it is
 """
