@@ -135,6 +135,8 @@ def test_predictions_that_are_not_finite_have_no_score(name: str) -> None:
     of = head("a", "b")
     with pytest.warns(UndefinedMetricWarning, match=r"1 rows of the predictions are not finite \(00001\)"):
         assert math.isnan(score(name, of, ["a", "b"], [[0.5, 0.5], [math.nan, 0.5]]))
+    with pytest.warns(UndefinedMetricWarning, match="2 rows of the predictions are not finite"):
+        assert math.isnan(score(name, of, ["a", "b"], np.full((2, 2), math.nan)))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -156,6 +158,8 @@ def test_what_is_refused() -> None:
         function(truth.iloc[::-1], predictions, [of])
     with pytest.raises(UserError, match="'dgo' is not one of the classes; did you mean 'dog'"):
         function(truth.replace("dog", "dgo"), predictions, [of])
+    with pytest.raises(UserError, match="'nan' is not one of the classes"):
+        function(truth.assign(label=math.nan), predictions, [of])
     with pytest.raises(UserError, match="predictions have no column 'label:dog'"):
         function(truth, predictions.drop(columns="label:dog"), [of])
     with pytest.raises(UserError, match="truth has no column 'label'"):
