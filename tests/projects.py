@@ -159,7 +159,9 @@ def _own_process(project: Path, argv: list[str], env: Mapping[str, str]) -> Iter
         os.environ.update({**_THREADS, **env})
         os.chdir(project)
         if "torch" in sys.modules:
-            sys.modules["torch"].set_num_threads(2)
+            sys.modules["torch"].set_num_threads(
+                1
+            )  # two that wait for each other lose more than they win on small nets
         try:
             yield out, err
         finally:

@@ -24,12 +24,8 @@ def draw() -> Iterator[SimpleNamespace]:
     """The drawing functions."""
     with imported(ROOT / "template"):
         from pipeline.callbacks.curves import learning_curves_figure
-        from pipeline.tasks.image_level.drawing import (
-            confusion_matrix_figure,
-            sample_figure,
-            shortened,
-            worst_and_right,
-        )
+        from pipeline.tasks.image_level.drawing import sample_figure, shortened, worst_and_right
+        from pipeline.tasks.image_level.kinds.multiclass.drawing import confusion_matrix_figure
         from pipeline.tracking.images import pixels
 
         yield SimpleNamespace(

@@ -192,7 +192,7 @@ def test_a_loss_says_which_heads_it_trains() -> None:
 def test_class_weights_are_of_mean_one_over_the_rows(chosen: Any, expected: list[float]) -> None:
     """Four ants, two bees, a cat, and no dog: it is weighted like a single one."""
     from pipeline.tasks.image_level.class_weights import class_weights
-    from pipeline.tasks.image_level.targets import class_counts
+    from pipeline.tasks.image_level.kinds.multiclass.targets import class_counts
 
     rows = table(*["ant"] * 4, *["bee"] * 2, "cat")
     counts = class_counts(rows, make_head())
@@ -265,7 +265,7 @@ def soft_table() -> pd.DataFrame:
 
 
 def test_rows_may_bring_probabilities() -> None:
-    from pipeline.tasks.image_level.targets import class_counts, targets
+    from pipeline.tasks.image_level.kinds.multiclass.targets import class_counts, targets
 
     found = targets(soft_table(), make_head())
     expected = np.array([[0, 1, 0, 0], np.array([0.1, 0.2, 0.3, 0.4002]) / 1.0002, [0, 0.5, 0.5, 0]])
@@ -288,7 +288,7 @@ def test_rows_may_bring_probabilities() -> None:
 )
 def test_wrong_probabilities_name_their_rows(row: int, values: list[Any], message: str) -> None:
     from pipeline.errors import UserError
-    from pipeline.tasks.image_level.targets import targets
+    from pipeline.tasks.image_level.kinds.multiclass.targets import targets
 
     rows = soft_table().astype(object)
     for name, value in zip(CLASSES, values, strict=True):

@@ -1,4 +1,7 @@
-"""Score an experiment on its out-of-fold rows: every fold, their mean and spread, and all rows at once."""
+"""Score an experiment on its out-of-fold rows: every fold, their mean and spread, and all rows at once.
+
+The line `constant` is what a prediction scores that never looked at an image.
+"""
 
 import argparse
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.competition import Competition, Metric
-from pipeline.data.folds import load_folds
+from pipeline.data.folds import load_folds, split
 from pipeline.errors import UserError, listed
 from pipeline.files import read_json, save_figure, write_json
 from pipeline.inference.predict import TrainedRun, write_predictions
 from pipeline.keys import ROW_FOLD, ROW_ID
 from pipeline.project import Project
-from pipeline.tasks import metric_values
+from pipeline.tasks import Task, metric_values
 from pipeline.terminal import table
 
 if TYPE_CHECKING:
@@ -28,12 +28,14 @@ class Evaluation:
     Attributes:
         folds: fold -> metric -> score on the rows it held out.
         overall: metric -> score on all out-of-fold rows at once.
+        constant: metric -> what a prediction scores that looks at no image; see `constant_scores`.
         truth, predictions: tables indexed by id, in the same order.
     """
 
     metrics: Sequence[Metric]
     folds: dict[str, dict[str, float]]
     overall: dict[str, float]
+    constant: dict[str, float]
     truth: "pd.DataFrame"
     predictions: "pd.DataFrame"
 
@@ -53,6 +55,7 @@ class Evaluation:
             "rows": len(self.predictions),
             "overall": self.overall,
             "folds": self.folds,
+            "constant": self.constant,
         }
 
 
@@ -100,7 +103,22 @@ def evaluate(run: TrainedRun, rows: "pd.DataFrame", folds: Sequence[str]) -> Eva
     for fold in folds:
         held_out = fold_of == fold
         by_fold[fold] = metric_values(metrics, truth[held_out], predictions[held_out], heads)
-    return Evaluation(metrics, by_fold, metric_values(metrics, truth, predictions, heads), truth, predictions)
+    overall = metric_values(metrics, truth, predictions, heads)
+    return Evaluation(metrics, by_fold, overall, constant_scores(run.task, rows, folds), truth, predictions)
+
+
+def constant_scores(task: Task, rows: "pd.DataFrame", folds: Sequence[str]) -> dict[str, float]:
+    """What the best prediction scores that is the same for every row: mean over the folds, by metric.
+
+    It is made from the rows that train a fold and scored on those that it holds out. All rows at once would not do: the
+    folds' constants differ, and a ranking of rows would read the fold from them.
+    """
+    metrics, scores = task.competition.metrics(), []
+    for fold in folds:
+        trains, held_out = split(rows, fold)
+        truth = task.truth(held_out)
+        scores.append(metric_values(metrics, truth, task.constant(trains, list(truth.index)), task.heads))
+    return {metric.name: float(np.mean([values[metric.name] for values in scores])) for metric in metrics}
 
 
 def evaluate_run(project: Project, competition: Competition, folder: Path, data: Path, fold: str | None) -> None:
@@ -128,18 +146,19 @@ def evaluate_run(project: Project, competition: Competition, folder: Path, data:
 
 
 def print_scores(project: Project, folder: Path, evaluation: Evaluation) -> None:
-    """The scores of every fold, their mean and spread, and of all rows at once."""
+    """The scores of every fold, their mean and spread, of a constant prediction, and of all rows at once."""
     names = [metric.name for metric in evaluation.metrics]
     rows = [(f"fold {fold}", *[scores[name] for name in names]) for fold, scores in evaluation.folds.items()]
     if len(rows) > 1:
         columns = [[float(scores[name]) for scores in evaluation.folds.values()] for name in names]
         rows.append(("mean", *[float(np.mean(column)) for column in columns]))
         rows.append(("spread", *[float(np.std(column)) for column in columns]))
+    rows.append(("constant", *[evaluation.constant[name] for name in names]))
     table(
         f"{folder.name}: {evaluation.metric} out of fold",
         ("", *names),
         rows,
         footer=("all rows", *[evaluation.overall[name] for name in names]),
     )
-    if (folder / "cv.json").is_file() and len(rows) > 1:
+    if (folder / "cv.json").is_file() and len(evaluation.folds) > 1:
         print(f"written: {project.shown(folder / 'oof.parquet')}, {project.shown(folder / 'cv.json')}, figures/")

@@ -110,7 +110,7 @@ def demo_score(
     if not (is_demo(data) and (data / DEMO_ANSWERS).is_file()):
         return None
     answers = pd.read_csv(data / DEMO_ANSWERS, dtype=str, keep_default_na=False)
-    truth = answers.set_index(task.competition.settings.id_column)[[head.name for head in task.heads]]
+    truth = task.truth(answers.rename(columns={task.competition.settings.id_column: ROW_ID}))
     told = task.read_submission(table.set_index(rules.id_column), rules, metric)
     scored = predictions if told is None else told
     truth = truth[truth.index.isin(scored.index)]

@@ -81,6 +81,10 @@ class Task(ABC):
         """What `decode` returns when there are no rows: the columns alone."""
 
     @abstractmethod
+    def constant(self, rows: pd.DataFrame, ids: Sequence[str]) -> pd.DataFrame:
+        """The best prediction that looks at no image, for these ids; `rows` are those that train."""
+
+    @abstractmethod
     def average(self, tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
         """The mean of several models' predictions for the same ids in the same order."""
 

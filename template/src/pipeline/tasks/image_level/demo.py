@@ -23,7 +23,7 @@ from pipeline.data.tables import FIELD, image_paths
 from pipeline.errors import UserError
 from pipeline.files import write_text
 from pipeline.settings import Settings
-from pipeline.tasks.image_level.metrics import find_metric
+from pipeline.tasks.image_level.kinds import kind_of_demo, part
 
 TEST_ROWS = 500
 SIZES = (40, 72)  # smallest and largest height and width
@@ -101,7 +101,8 @@ def _order() -> np.ndarray:
 def demo_tables(settings: Settings) -> tuple[dict[str, pd.DataFrame], list[str]]:
     """The tables by path, and the path of every image; training rows come first."""
     order, targets = _order(), list(settings.target_columns)
-    table = _truth(settings).iloc[order].reset_index(drop=True)
+    kind = part(kind_of_demo(settings.task), "demo")
+    table = kind.truth(_digits(), settings).iloc[order].reset_index(drop=True)
     table.insert(0, settings.id_column, [f"{number:05d}" for number in order])
     first = len(table) - TEST_ROWS
     if settings.group_column:
@@ -117,23 +118,10 @@ def demo_tables(settings: Settings) -> tuple[dict[str, pd.DataFrame], list[str]]
     tables = {
         settings.train_csv: train,
         settings.test_csv: test,
-        settings.sample_submission: _sample(answers, settings),
+        settings.sample_submission: answers[[settings.id_column]].join(kind.sample(answers, settings)),
         DEMO_ANSWERS: answers,
     }
     return tables, images
-
-
-def _truth(settings: Settings) -> pd.DataFrame:
-    """A column of text per target: the digit; then what else can be asked about it."""
-    digits = _digits()
-    ink = pd.qcut(digits.images.sum(axis=(1, 2)), 3, labels=["light", "medium", "heavy"])
-    questions = [
-        digits.target.astype(str),
-        np.where(digits.target % 2 == 0, "even", "odd"),
-        np.asarray(ink.astype(str)),
-        np.where(digits.target < 5, "low", "high"),
-    ]
-    return pd.DataFrame({column: questions[i % len(questions)] for i, column in enumerate(settings.target_columns)})
 
 
 def _with_pattern_columns(table: pd.DataFrame, pattern: str, settings: Settings) -> pd.DataFrame:
@@ -152,21 +140,6 @@ def _image_files(table: pd.DataFrame, pattern: str) -> Sequence[str]:
     """Where each image goes below the data folder; as PNG where the pattern leaves the extension open."""
     nowhere = Path("there is no such folder")  # what lies in the data folder now must not choose the extension
     return [path if "." in path.rpartition("/")[2] else f"{path}.png" for path in image_paths(table, pattern, nowhere)]
-
-
-def _sample(answers: pd.DataFrame, settings: Settings) -> pd.DataFrame:
-    """A constant prediction: labels, or the probability of every class where the metric needs probabilities."""
-    ids = answers[[settings.id_column]]
-    columns: dict[str, str | float] = {}
-    for name in settings.target_columns:
-        classes = sorted(answers[name].unique())
-        if find_metric(settings.metric).needs == "labels":
-            columns[name] = classes[0]
-        elif len(settings.target_columns) == 1:
-            columns |= dict.fromkeys(classes, 1 / len(classes))
-        else:
-            columns |= {f"{name}_{label}": 1 / len(classes) for label in classes}
-    return ids.assign(**columns)
 
 
 def demo_images() -> Iterator[np.ndarray]:

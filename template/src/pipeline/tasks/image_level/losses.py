@@ -4,14 +4,13 @@ The truth is a class number int64 (B,), or a probability for each class float (B
 float32 and stay finite, with finite gradients, for the largest logits that float16 can hold.
 """
 
-from collections.abc import Collection
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.competition import Head
 from pipeline.errors import UserError, listed
+from pipeline.tasks.image_level.kinds import trained_by
 
 TINY = torch.finfo(torch.float32).tiny  # a power of 0 has no finite gradient below an exponent of 1
 
@@ -24,7 +23,7 @@ class CrossEntropy(nn.Module):
 
     def __init__(self, head: Head, *, label_smoothing: float = 0.0) -> None:
         super().__init__()
-        check_head("cross_entropy", head, {"multiclass"})
+        check_head("cross_entropy", head)
         self.label_smoothing = check_range("cross_entropy", "label_smoothing", label_smoothing, below=1)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -52,7 +51,7 @@ class BinaryCrossEntropy(nn.Module):
         sum_classes: bool = False,
     ) -> None:
         super().__init__()
-        check_head("bce", head, {"multiclass"})
+        check_head("bce", head)
         self.label_smoothing = check_range("bce", "label_smoothing", label_smoothing, below=1)
         self.target_threshold = target_threshold
         self.sum_classes = sum_classes
@@ -76,7 +75,7 @@ class Focal(nn.Module):
 
     def __init__(self, head: Head, *, gamma: float = 2.0, alpha: float | None = None, sigmoid: bool = False) -> None:
         super().__init__()
-        check_head("focal", head, {"multiclass"})
+        check_head("focal", head)
         self.gamma = check_range("focal", "gamma", gamma)
         self.alpha = None if alpha is None else check_range("focal", "alpha", alpha)
         if sigmoid and self.alpha is not None and self.alpha > 1:
@@ -117,7 +116,7 @@ class Asymmetric(nn.Module):
 
     def __init__(self, head: Head, *, gamma_pos: float = 1.0, gamma_neg: float = 4.0, eps: float = 0.1) -> None:
         super().__init__()
-        check_head("asymmetric", head, {"multiclass"})
+        check_head("asymmetric", head)
         self.gamma_pos = check_range("asymmetric", "gamma_pos", gamma_pos)
         self.gamma_neg = check_range("asymmetric", "gamma_neg", gamma_neg)
         self.eps = check_range("asymmetric", "eps", eps, below=1)
@@ -140,12 +139,13 @@ def smooth(truth: Tensor, smoothing: float) -> Tensor:
     return (1 - smoothing) * truth + smoothing / truth.shape[1]
 
 
-def check_head(loss: str, head: Head | None, kinds: Collection[str]) -> None:
+def check_head(loss: str, head: Head | None) -> None:
     """Raise a `UserError` where a loss is asked to train what it is not made for."""
     if head is None:
         raise UserError(f"loss '{loss}' needs a head; add 'head: NAME' to its row in losses")
-    if head.kind not in kinds:
-        raise UserError(f"loss '{loss}' trains heads of the kind {listed(sorted(kinds))}; '{head.name}' is {head.kind}")
+    able = trained_by(loss)
+    if head.kind not in able:
+        raise UserError(f"loss '{loss}' trains heads of the kind {listed(able)}; '{head.name}' is {head.kind}")
 
 
 def check_range(loss: str, name: str, value: float, below: float = float("inf")) -> float:

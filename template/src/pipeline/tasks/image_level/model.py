@@ -14,6 +14,7 @@ from pipeline.names import Names
 from pipeline.seam import Batch
 from pipeline.tasks.image_level import pooling
 from pipeline.tasks.image_level.encoders import image_statistics, make_encoder, refuses_size
+from pipeline.tasks.image_level.kinds import kind_of
 
 
 class Normalize(nn.Module):
@@ -49,7 +50,7 @@ class Normalize(nn.Module):
 class EncoderHeads(nn.Module):
     """An encoder, pooling, dropout, and one linear layer per head.
 
-    Returns `{head.output_key: logits (B, classes)}`. While training with `multi_sample_dropout: n` the logits under
+    Returns `{head.output_key: logits (B, width)}`. While training with `multi_sample_dropout: n` the logits under
     n - 1 further dropout masks are there as well, as `mask_key(head.output_key, 1)` and so on; the criterion averages
     the losses over all masks (Inoue, arXiv:1905.09788).
     """
@@ -68,7 +69,7 @@ class EncoderHeads(nn.Module):
         self.dropout = nn.Dropout(settings.drop_rate)
         self.masks = settings.multi_sample_dropout
         features = pooling.width(self.encoder, self.pooling)
-        self.heads = nn.ModuleDict({head.output_key: nn.Linear(features, len(head.classes)) for head in heads})
+        self.heads = nn.ModuleDict({head.output_key: nn.Linear(features, kind_of(head).width) for head in heads})
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         image = batch[INPUT_IMAGE]

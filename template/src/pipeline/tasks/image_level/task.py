@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from pipeline.competition import Metric
+from pipeline.competition import Competition, Head, Metric
 from pipeline.config import Experiment, LossRow
 from pipeline.data.cache import reader_for
 from pipeline.data.scan import Reader
@@ -22,10 +22,9 @@ from pipeline.seam import Batch, Criterion, PreparedModel, StepContext, StepResu
 from pipeline.tasks import Task
 from pipeline.tasks.image_level.criterion import WeightedLosses, take
 from pipeline.tasks.image_level.dataset import ImageDataset, collate
-from pipeline.tasks.image_level.predictions import decided_labels, probability_columns
-from pipeline.tasks.image_level.submission import as_predictions, shares
+from pipeline.tasks.image_level.kinds import KINDS, kind_of
+from pipeline.tasks.image_level.submission import as_predictions
 from pipeline.tasks.image_level.submission_rules import SubmissionRules, submission_rules
-from pipeline.tasks.image_level.targets import class_counts, targets
 
 ROOM = "pipeline.tasks.image_level"
 
@@ -41,9 +40,9 @@ def step(batch: Batch, model: PreparedModel, context: StepContext) -> StepResult
 
 
 class ImageLevelTask(Task):
-    """Heads on one encoder: `multiclass` (one of several classes per image)."""
+    """Heads on one encoder, each of a kind of its own."""
 
-    KINDS: ClassVar[frozenset[str]] = frozenset({"multiclass"})
+    KINDS: ClassVar[frozenset[str]] = frozenset(KINDS)
     NAMES: ClassVar[References] = {
         "augmentations": {"resize": f"{ROOM}.dataset:resize"},
         "prepare": {"normalize": f"{ROOM}.model:Normalize"},
@@ -68,6 +67,10 @@ class ImageLevelTask(Task):
         "step": {"default": f"{ROOM}.task:step"},
     }
 
+    def __init__(self, competition: Competition, heads: Sequence[Head]) -> None:
+        super().__init__(competition, heads)
+        self.kinds = [(head, kind_of(head)) for head in self.heads]
+
     def dataset(
         self,
         rows: pd.DataFrame,
@@ -83,7 +86,7 @@ class ImageLevelTask(Task):
             reader=reader or reader_for(experiment, names),
             augmentations=names.bind("augmentations", experiment.augmentations)(stage, experiment.image.size),
             size=experiment.image.size,
-            targets={} if stage == "test" else {head.target_key: targets(rows, head) for head in self.heads},
+            targets={} if stage == "test" else {head.target_key: kind.targets(rows) for head, kind in self.kinds},
             seed=experiment.seed,
         )
 
@@ -100,31 +103,38 @@ class ImageLevelTask(Task):
         return PreparedModel(names.bind("prepare", experiment.image.prepare)(mean, std), network)
 
     def default_losses(self) -> tuple[LossRow, ...]:
-        return tuple(LossRow(head=head.name, loss=Named(name="cross_entropy")) for head in self.heads)
+        return tuple(LossRow(head=head.name, loss=kind.default_loss) for head, kind in self.kinds)
 
     def criterion(self, losses: Sequence[LossRow], names: Names, rows: pd.DataFrame) -> Criterion:
-        counts = {
-            head.name: class_counts(rows, head) for head in self.heads if any(row.class_weights for row in losses)
-        }
+        counts: dict[str, Tensor] = {}
+        if any(row.class_weights for row in losses):
+            found = {head.name: kind.class_counts(rows) for head, kind in self.kinds}
+            counts = {name: count for name, count in found.items() if count is not None}
         return WeightedLosses(losses, self.heads, names, counts)
 
     def decode(self, ids: Sequence[str], outputs: Mapping[str, Tensor]) -> pd.DataFrame:
         columns: dict[str, np.ndarray] = {}
-        for head in self.heads:
+        for head, kind in self.kinds:
             logits = take(outputs, head.output_key, f"head '{head.name}'", "the model returns")
-            probabilities = torch.softmax(logits.cpu().double(), dim=1).float().numpy()
-            columns.update(zip(probability_columns(head.name, head.classes), probabilities.T, strict=True))
+            columns.update(zip(kind.columns, kind.decode(logits.cpu()).T, strict=True))
         return pd.DataFrame(columns, index=pd.Index(list(ids), name=ROW_ID, dtype="str"))
 
     def no_predictions(self) -> pd.DataFrame:
-        return self.decode([], {head.output_key: torch.empty(0, len(head.classes)) for head in self.heads})
+        return self.decode([], {head.output_key: torch.empty(0, kind.width) for head, kind in self.kinds})
+
+    def constant(self, rows: pd.DataFrame, ids: Sequence[str]) -> pd.DataFrame:
+        values = np.concatenate([kind.constant(rows) for _, kind in self.kinds])
+        columns = [column for _, kind in self.kinds for column in kind.columns]
+        index = pd.Index(list(ids), name=ROW_ID, dtype="str")
+        return pd.DataFrame(np.tile(values, (len(index), 1)), index=index, columns=columns)
 
     def average(self, tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
         mean = np.mean([table.to_numpy(np.float64) for table in tables], axis=0).astype(np.float32)
         return pd.DataFrame(mean, index=tables[0].index, columns=tables[0].columns)
 
     def truth(self, rows: pd.DataFrame) -> pd.DataFrame:
-        return rows.set_index(ROW_ID)[[head.name for head in self.heads]]
+        by_id = rows.set_index(ROW_ID)
+        return pd.concat([kind.truth(by_id) for _, kind in self.kinds], axis=1)
 
     def check_contract(self, batch: Batch, outputs: Mapping[str, Tensor]) -> list[tuple[str, str, str, str]]:
         size = len(batch[INPUT_ID])
@@ -137,15 +147,15 @@ class ImageLevelTask(Task):
             raise UserError(
                 f"'{INPUT_IMAGE}' is {image.dtype} {tuple(image.shape)}; uint8 or float32 (B, H, W, C) is expected"
             )
-        for head in self.heads:
+        for head, kind in self.kinds:
             target = take(batch, head.target_key, f"head '{head.name}'", "the batch holds")
             output = take(outputs, head.output_key, f"head '{head.name}'", "the model returns")
-            expected = (size, len(head.classes))
-            truth = (target.dtype, tuple(target.shape))
-            if tuple(output.shape) != expected or truth not in ((torch.int64, (size,)), (torch.float32, expected)):
+            expected, forms = (size, kind.width), kind.target_forms(size)
+            if tuple(output.shape) != expected or (target.dtype, tuple(target.shape)) not in forms:
+                targets = " or ".join(f"{dtype} {shape}".removeprefix("torch.") for dtype, shape in forms)
                 raise UserError(
                     f"head '{head.name}': output {tuple(output.shape)} and target {target.dtype} "
-                    f"{tuple(target.shape)}; expected are {expected} and int64 ({size},) or float32 {expected}"
+                    f"{tuple(target.shape)}; expected are {expected} and {targets}"
                 )
         for key, output in outputs.items():
             dtype = str(output.dtype).removeprefix("torch.")
@@ -153,23 +163,13 @@ class ImageLevelTask(Task):
         return table
 
     def figures(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, Figure]:
-        from pipeline.tasks.image_level.drawing import confusion_matrix_figure
-
-        figures = {}
-        for head in self.heads:
-            predicted = decided_labels(predictions, head.name, head.classes)
-            figures[f"confusion_matrix/{head.name}"] = confusion_matrix_figure(
-                truth[head.name].to_numpy(), predicted, head.classes
-            )
-        return figures
+        return {name: figure for _, kind in self.kinds for name, figure in kind.figures(truth, predictions).items()}
 
     def sample_figure(self, rows: pd.DataFrame, images: Sequence[Any], predictions: pd.DataFrame) -> Figure:
         from pipeline.tasks.image_level.drawing import sample_figure
 
-        head = self.heads[0]
-        said = decided_labels(predictions, head.name, head.classes)
-        sure = predictions[probability_columns(head.name, head.classes)].to_numpy().max(axis=1)
-        return sample_figure(images, list(rows[ROW_ID]), rows[head.name].to_numpy(), said, sure)
+        _, kind = self.kinds[0]
+        return sample_figure(images, list(rows[ROW_ID]), *kind.read_out(self.truth(rows), predictions))
 
     def submission_rules(self, sample: pd.DataFrame, metric: Metric) -> SubmissionRules:
         return submission_rules(sample, self.heads, metric, self.competition.settings.id_column)
@@ -181,4 +181,4 @@ class ImageLevelTask(Task):
         return as_predictions(table, rules.columns, self.heads)
 
     def shares(self, predictions: pd.DataFrame) -> dict[str, pd.Series]:
-        return {head.name: shares(predictions, head) for head in self.heads}
+        return {head.name: kind.shares(predictions) for head, kind in self.kinds}

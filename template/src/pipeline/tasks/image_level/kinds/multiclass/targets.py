@@ -46,7 +46,7 @@ def probabilities(rows: pd.DataFrame, head: Head) -> np.ndarray | None:
     Raises:
         UserError: some of the columns are missing, or a row is filled in part, negative, or does not sum to 1.
     """
-    columns = probability_columns(head.name, head.classes)
+    columns = probability_columns(head)
     missing = [column for column in columns if column not in rows]
     if len(missing) == len(columns):
         return None

@@ -1,0 +1,153 @@
+"""Kinds of heads, a package each: all that is different between a head of one kind and of another.
+
+A package in this folder is a kind, and its name is what `Head.kind` says. Nothing outside it asks for that name. It
+holds
+
+- `LOSSES`: the names of the losses that train it, and `TASK`: the answer whose demo competition it makes;
+- `head.HEAD`: its `HeadKind`;
+- `metrics.SCORES`: the scores of one head, by the names that `competition.yaml` may hold;
+- `demo`: `truth(digits, settings)` and `sample(answers, settings)`, tables by column.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pipeline.competition import Head, Metric
+from pipeline.errors import UserError, listed
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    import torch
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+    from pipeline.names import Named
+    from pipeline.rules import Problem
+    from pipeline.tasks.image_level.submission import Column
+
+KINDS: tuple[str, ...] = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.ispkg))
+
+
+class HeadKind(ABC):
+    """One head, as its kind sees it."""
+
+    def __init__(self, head: Head) -> None:
+        self.head = head
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """The number of logits."""
+
+    @property
+    @abstractmethod
+    def columns(self) -> list[str]:
+        """The columns of its predictions, which an average of several models leaves what they are."""
+
+    @property
+    @abstractmethod
+    def default_loss(self) -> Named:
+        """What trains it where an experiment names no loss."""
+
+    @abstractmethod
+    def targets(self, rows: pd.DataFrame) -> np.ndarray:
+        """The truth of each row, (N, ...), as a loss reads it.
+
+        Raises:
+            UserError: a row without a truth, or with one that cannot be; rows are named by id.
+        """
+
+    @abstractmethod
+    def target_forms(self, size: int) -> Sequence[tuple[torch.dtype, tuple[int, ...]]]:
+        """What dtype and shape a batch of `size` targets may have."""
+
+    @abstractmethod
+    def class_counts(self, rows: pd.DataFrame) -> Tensor | None:
+        """How many of the rows are of each class, float64 (classes,); none where rows have no weights by class."""
+
+    @abstractmethod
+    def truth(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """The truth of labelled rows as the metrics read it; the index stays."""
+
+    @abstractmethod
+    def decode(self, logits: Tensor) -> np.ndarray:
+        """Logits (N, width) as predictions, float32 (N, columns)."""
+
+    @abstractmethod
+    def constant(self, rows: pd.DataFrame) -> np.ndarray:
+        """The best prediction that looks at no image, float32 (columns,), given the rows that train."""
+
+    @abstractmethod
+    def figures(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, Figure]:
+        """Pictures of predictions against the truth, by name. Both tables are indexed by id, in the same order."""
+
+    @abstractmethod
+    def read_out(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Truth and prediction of each row as a person reads them, (N,) of str, and how sure it is, float (N,)."""
+
+    @abstractmethod
+    def shares(self, predictions: pd.DataFrame) -> pd.Series:
+        """How often each class is decided for: share of rows, indexed by class, in class order."""
+
+    @abstractmethod
+    def single_column(self, metric: Metric) -> str | None:
+        """What the one column of a sample holds that stands for the whole head: a class, or (none) the decision."""
+
+    @abstractmethod
+    def described(self, column: Column) -> str:
+        """What a column of a sample holds, in a few words."""
+
+    @abstractmethod
+    def fill(self, predictions: pd.DataFrame, columns: Sequence[Column], metric: Metric) -> dict[str, np.ndarray]:
+        """The values (N,) of its columns in a submission, by name."""
+
+    @abstractmethod
+    def read(self, columns: Mapping[str | None, pd.Series]) -> dict[str, np.ndarray] | None:
+        """The way back from `fill`: predictions by class, float32 (N,) each, from a submission's columns by what they
+        hold. None where they do not tell them all."""
+
+    @abstractmethod
+    def cell_problems(self, name: str, values: pd.Series, column: Column | None, metric: Metric) -> list[Problem]:
+        """What is wrong with the values (text) of a column; where none is known, of numbers in a format of the user's
+        own."""
+
+    @abstractmethod
+    def row_problems(self, table: pd.DataFrame, metric: Metric) -> list[Problem]:
+        """What is wrong with rows (text) of the numbers that stand for its classes."""
+
+
+def kind_of(head: Head) -> HeadKind:
+    """The head as its kind sees it."""
+    made: HeadKind = part(head.kind, "head").HEAD(head)
+    return made
+
+
+def part(kind: str, module: str = "") -> Any:
+    """A kind's package or a module of it, imported when it is asked for: demo data need no torch.
+
+    Raises:
+        UserError: there is no such kind.
+    """
+    if kind not in KINDS:
+        raise UserError(f"there is no kind of heads '{kind}'; known: {listed(KINDS, 9)}")
+    return importlib.import_module(f"{__name__}.{kind}.{module}".rstrip("."))
+
+
+def trained_by(loss: str) -> list[str]:
+    """The kinds that a loss of the room's trains."""
+    return [kind for kind in KINDS if loss in part(kind).LOSSES]
+
+
+def kind_of_demo(task: str) -> str:
+    """The kind of heads of the demo competition of this answer."""
+    for kind in KINDS:
+        if task == part(kind).TASK:
+            return kind
+    known = listed(sorted(part(kind).TASK for kind in KINDS), 9)
+    raise UserError(f"there is no demo for the task '{task}' (competition.yaml); known: {known}")

@@ -1,0 +1,4 @@
+"""One of several classes for each image."""
+
+TASK = "classification"
+LOSSES = frozenset({"cross_entropy", "bce", "focal", "asymmetric"})

@@ -1,0 +1,127 @@
+"""A head's columns in a submission: the most probable class as exact text, or probabilities.
+
+Everything that is judged is text, as the grader will read it.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from pipeline.competition import Head, Metric
+from pipeline.errors import listed, nearest
+from pipeline.rules import Problem
+from pipeline.tasks.image_level.cells import (
+    BLANK,
+    BOOLEAN,
+    INTEGER,
+    as_numbers,
+    blank_problems,
+    cell_text,
+    lower_case,
+    number_problems,
+)
+from pipeline.tasks.image_level.kinds.multiclass.predictions import decided_labels, normalized
+from pipeline.tasks.image_level.predictions import probability_columns
+from pipeline.tasks.image_level.submission import Column
+
+SUM_TO_ONE = frozenset({"log_loss"})  # metrics whose graders refuse rows of probabilities that do not sum to 1
+TOLERANCE = 1e-5  # what they allow a row to miss 1 by
+
+
+def fill(predictions: pd.DataFrame, head: Head, columns: Sequence[Column], metric: Metric) -> dict[str, np.ndarray]:
+    """Labels as text, probabilities as float64, (N,) by name of column.
+
+    Probabilities of a head are divided by their sum in float64, since float32 ones miss 1 by more than some graders
+    take. When the sample asks for some of a head's classes only, those are divided by their own sum if the metric is
+    one whose graders demand it (log loss); for any other metric that would change the ranking of rows within a column,
+    so they stay as they are.
+    """
+    probabilities = normalized(predictions[probability_columns(head)].to_numpy())
+    asked = [head.classes.index(column.of) for column in columns if column.of is not None]
+    if len(asked) > 1 and metric.name in SUM_TO_ONE:
+        probabilities[:, asked] = normalized(probabilities[:, asked])
+    return {
+        column.name: decided_labels(predictions, head)
+        if column.of is None
+        else probabilities[:, head.classes.index(column.of)]
+        for column in columns
+    }
+
+
+def read(head: Head, columns: Mapping[str | None, pd.Series]) -> dict[str, np.ndarray] | None:
+    """Predictions, float32 (N,) by column, from a submission's columns by class; a label becomes probability 1."""
+    if set(columns) == {None}:
+        labels = columns[None].astype(str).to_numpy()
+        values = {name: (labels == name).astype(np.float32) for name in head.classes}
+    elif len(head.classes) == 2 and set(columns) == {head.classes[1]}:
+        second = columns[head.classes[1]].to_numpy(np.float32)
+        values = {head.classes[0]: 1 - second, head.classes[1]: second}
+    elif set(columns) == set(head.classes):
+        values = {str(name): column.to_numpy(np.float32) for name, column in columns.items()}
+    else:
+        return None
+    return {f"{head.name}:{name}": value for name, value in values.items()}
+
+
+def cell_problems(name: str, values: pd.Series, head: Head, column: Column | None, metric: Metric) -> list[Problem]:
+    """What is wrong with the values of a column; where none is known, of numbers in a format of the user's own."""
+    if column is not None and column.of is None:
+        return label_problems(name, values, head.classes)
+    probability = column is not None or metric.needs == "probabilities"
+    whole = not probability and metric.name == "quadratic_weighted_kappa"
+    return number_problems(name, values, probability, whole)
+
+
+def label_problems(name: str, values: pd.Series, classes: Sequence[str]) -> list[Problem]:
+    """Values that are not exactly the name of a class, sorted by what seems to have happened to them."""
+    rest = values[~values.isin(list(classes))]  # a class may well be called "none"
+    found = blank_problems(name, rest, len(values))
+    rest = rest[~lower_case(rest).isin(BLANK)]
+
+    def take(mask: pd.Series, kind: str, what: str, remedy: str) -> None:
+        nonlocal rest
+        hit, rest = rest[mask], rest[~mask]
+        if len(hit):
+            found.append(Problem(kind, cell_text(name, hit, len(values), what, hit.unique(), remedy)))
+
+    folded = {text.strip().lower() for text in classes}
+    whole = all(INTEGER.fullmatch(text) for text in classes)
+    shown = f"write {classes[0]}, not {classes[0]}.0" if whole else "write the class names"
+    integral = rest.str.fullmatch(r"[+-]?\d+\.0*") & rest.str.replace(r"\.0*$", "", regex=True).isin(list(classes))
+    take(integral, "dtype", "are whole numbers written as floats", f"{shown}: .astype(int) before to_csv")
+    take(lower_case(rest).isin(BOOLEAN), "dtype", "are booleans", f"write the class names ({listed(classes)})")
+    take(lower_case(rest).isin(folded), "label", "differ from a class by case or spaces", "write the name exactly")
+    if whole:
+        decimal = as_numbers(rest).notna() & ~rest.str.fullmatch(INTEGER.pattern)
+        take(decimal, "dtype", "are not whole numbers", "decide on a class; kappa's and other graders refuse decimals")
+    if len(rest):
+        hint = nearest(str(rest.iloc[0]), classes) if len(classes) <= 20 else f"classes: {listed(classes)}"
+        take(rest.notna(), "label", "are none of the classes", hint)
+    return found
+
+
+def sum_problems(table: pd.DataFrame, metric: Metric) -> list[Problem]:
+    """Rows of probabilities that do not sum to 1; told apart: decimals that were lost, and values that never did."""
+    if metric.name not in SUM_TO_ONE or len(table.columns) < 2:
+        return []
+    numbers = table.apply(as_numbers)
+    off = (numbers.sum(axis=1) - 1).abs()
+    wrong = off[off > TOLERANCE]
+    if not len(wrong):
+        return []
+    decimals = max(_decimals(table[name]) for name in table)
+    rounding = len(table.columns) * 0.5 * 10.0**-decimals + 1e-12
+    if decimals < 9 and wrong.max() <= rounding:
+        remedy = f"only {decimals} decimals were written, write more: to_csv(float_format='%.9g')"
+    else:
+        remedy = "divide each row by its sum before writing"
+    count = f"{len(wrong)} of {len(table)} rows of probabilities"
+    return [Problem("sum", f"{count} miss 1 by up to {wrong.max():.2g} (id {listed(wrong.index)}); {remedy}")]
+
+
+def _decimals(values: pd.Series) -> int:
+    """The most decimals in a column; scientific notation counts its exponent in."""
+    parts = values.str.strip().str.extract(r"(?i)^[+-]?\d*\.?(\d*)(?:e([+-]?\d+))?$")
+    exponents = pd.to_numeric(parts[1], errors="coerce").fillna(0)
+    return int((parts[0].fillna("").str.len() - exponents).max())
