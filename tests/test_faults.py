@@ -55,16 +55,21 @@ def test_measurements_are_no_classes() -> None:
     assert "20 of 20 classes" in one(target_faults(whales, whales[:0], ["label"], 5), "rare classes").detail
 
 
-def test_what_the_folds_do_with_rare_classes() -> None:
+def test_what_the_folds_do_with_rare_classes(renders: Renders, tmp_path: Path) -> None:
     """As the check says: folds without the class, and a single row that is never trained on where it is held out."""
-    from pipeline.data.folds import make_folds, split
-
-    train = table(label=["cat"] * 20 + ["bat"] * 2 + ["owl"])
-    folds = make_folds(train, ["label"], 5)
-    held = {name: set(rows["fold"]) for name, rows in folds.rows.groupby("label")}
-    assert held["cat"] == set(range(5)) and len(held["bat"]) <= 2
-    trains, valid = split(folds.rows, held["owl"].pop())
-    assert "owl" in set(valid["label"]) and "owl" not in set(trains["label"])
+    project = renders.copy(tmp_path / "project")
+    labels = ["cat"] * 20 + ["bat"] * 2 + ["owl"]
+    data = competition(project, labels)
+    pd.DataFrame({"image_id": [f"te{n}" for n in range(4)], "label": ["cat", "emu", "emu", "bat"]}).to_csv(
+        data / "test.csv", index=False
+    )
+    expect(run_script(project, "make_folds.py", "--n-folds", "4"))
+    checked = " ".join(expect(run_script(project, "check_data.py")).stdout.replace("│", " ").split())
+    assert "tr20, tr21, tr22 2 of 3 classes of 'label' have fewer rows than the 4 folds (owl: 1, bat: 2)" in checked
+    assert "te1, te2 'label' of 2 test rows is emu" in checked
+    folds = pd.read_csv(project / "folds/folds.csv").groupby("label")["fold"].agg(set)
+    assert folds["cat"] == set(range(4))
+    assert len(folds["bat"]) <= 2 and len(folds["owl"]) == 1
 
 
 def test_equal_targets_and_unseen_labels() -> None:
@@ -146,40 +151,40 @@ def with_external(rows: pd.DataFrame, data: Path) -> pd.DataFrame:
 """
 
 
-def test_external_rows_that_leak_are_reported(renders: Renders, tmp_path: Path) -> None:
-    """A copy of a held-out image, and a row of a group that is held out."""
-    project = renders.copy(tmp_path / "project", {"group_column": "site"})
+def competition(project: Path, labels: list[str], **columns: list[str]) -> Path:
+    """Noise as images `tr0`, ... to train on, and four to predict; the data folder."""
     data = project / "data/raw"
     generator = np.random.default_rng(0)
-    for folder, count in (("train_images", 24), ("test_images", 4), ("web", 3)):
+    for folder, count in (("train_images", len(labels)), ("test_images", 4), ("web", 3)):
         (data / folder).mkdir(parents=True)
         for number in range(count):
             noise = generator.integers(0, 256, (30, 30), dtype=np.uint8)
             assert cv2.imwrite(str(data / folder / f"{folder[:2]}{number}.png"), noise)
+    ids = [f"tr{number}" for number in range(len(labels))]
+    pd.DataFrame({"image_id": ids, "label": labels, **columns}).to_csv(data / "train.csv", index=False)
+    sample = pd.DataFrame({"image_id": [f"te{n}" for n in range(4)], "label": "cat"})
+    sample.to_csv(data / "sample_submission.csv", index=False)
+    return data
+
+
+def test_external_rows_that_leak_are_reported(renders: Renders, tmp_path: Path) -> None:
+    """A copy of a held-out image, and a row of a group that is held out."""
+    project = renders.copy(tmp_path / "project", {"group_column": "site"})
+    data = competition(project, ["cat", "dog", "dog"] * 8, site=[f"site{number % 8}" for number in range(24)])
     (data / "web/we0.png").write_bytes((data / "train_images/tr5.png").read_bytes())
-    ids = [f"tr{number}" for number in range(24)]
-    sites = [f"site{number % 8}" for number in range(24)]
-    labels = ["cat", "dog", "dog"] * 8
-    pd.DataFrame({"image_id": ids, "label": labels, "site": sites}).to_csv(data / "train.csv", index=False)
-    pd.DataFrame({"image_id": [f"te{n}" for n in range(4)], "label": "cat"}).to_csv(
-        data / "sample_submission.csv", index=False
-    )
     web = pd.DataFrame({"id": ["we0", "we1", "we2"], "label": "cat", "group": ["w", "site3", "w"]})
     web.assign(image="web/" + web["id"] + ".png").to_csv(data / "web.csv", index=False)
     tables = project / "src/competition/tables.py"
-    code = tables.read_text().replace(
-        "    return image_rows(table, settings, settings.train_images, data)",
-        "    return with_external(image_rows(table, settings, settings.train_images, data), data)",
-    )
-    tables.write_text(code + EXTERNAL)
+    rows = "image_rows(table, settings, settings.train_images, data)"
+    assert rows in tables.read_text()
+    tables.write_text(tables.read_text().replace(rows, f"with_external({rows}, data)") + EXTERNAL)
     made = expect(run_script(project, "make_folds.py", "--n-folds", "2"))
     assert "3 rows of other sources only train" in made.stdout
-    folds = pd.read_csv(project / "folds/folds.csv", dtype=str)
-    assert set(folds["id"]) == set(ids), "rows of other sources are in no fold"
+    assert len(pd.read_csv(project / "folds/folds.csv")) == 24, "rows of other sources are in no fold"
     leaks = pd.read_csv(project / "folds/folds.leaks.csv", dtype=str)
     pairs = {(row.kind, frozenset((row.id_a, row.id_b))) for row in leaks.itertuples()}
     assert ("identical", frozenset(("tr5", "we0"))) in pairs
-    group = {frozenset((row.id_a, row.id_b)) for row in leaks.itertuples() if row.kind == "group"}
+    group = {pair for kind, pair in pairs if kind == "group"}
     assert group and all("we1" in pair and pair & {"tr3", "tr11", "tr19"} for pair in group)
     assert not any("we2" in pair for _, pair in pairs)
     checked = run_script(project, "check_data.py")

@@ -106,7 +106,8 @@ def image_faults(rows: pd.DataFrame, looks: Sequence[Look]) -> Iterator[Fault]:
     forms = _sorted_out(ids, [seen.form for seen in looks])
     if len(forms) > 1:
         for form, names in forms.items():
-            yield Fault("kinds of images", listed(names), f"{len(names)} are {form}", fatal=False)
+            remedy = "all are read alike, as image.reader.params say; drop rows in tables.py that are mistakes"
+            yield Fault("kinds of images", listed(names), f"{len(names)} are {form}; {remedy}", fatal=False)
     yield from _odd_sizes(ids, looks)
 
 
