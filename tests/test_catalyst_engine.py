@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from projects import Renders, run_script
-from training import assert_same_outcome, demo_project, expect, outcome
+from training import add_callbacks, assert_same_outcome, demo_project, expect, outcome, register
 
 pytestmark = pytest.mark.slow
 
@@ -98,14 +98,7 @@ class Veto(Callback):
     def on_gradients_ready(self, run):
         return Verdict.GO if run.progress.step else Verdict.SKIP
 '''
-NAMES = """names={
-        "engine_callback": {
-            "note": "competition.native:Note",
-            "times": "competition.native:Times",
-            "leave": "competition.native:Leave",
-            "none": "competition.native:NoCallback",
-        },
-        "callback": {"scale": "competition.native:Scale", "veto": "competition.native:Veto"},"""
+NATIVE = {"note": "Note", "times": "Times", "leave": "Leave", "none": "NoCallback"}
 SHORT = """extends: small
 optimizer: {name: sgd, lr: 0.05, weight_decay: 0}
 training: {epochs: 2, batch_size: 16, accumulate: 2, clip_grad: 0.5, max_rows: 80}
@@ -116,9 +109,8 @@ training: {epochs: 2, batch_size: 16, accumulate: 2, clip_grad: 0.5, max_rows: 8
 def project(renders: Renders, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five batches an epoch, so that the last window is short."""
     made = demo_project(renders, tmp_path_factory.mktemp("catalyst") / "project", "catalyst")
-    (made / "src/competition/native.py").write_text(CALLBACKS)
-    package = made / "src/competition/__init__.py"
-    package.write_text(package.read_text().replace("names={", NAMES))
+    add_callbacks(made, CALLBACKS, scale="Scale", veto="Veto")
+    register(made, "engine_callback", {name: f"competition.callbacks:{found}" for name, found in NATIVE.items()})
     return made
 
 

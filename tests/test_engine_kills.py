@@ -7,6 +7,7 @@ import pytest
 
 from engines import ENGINES
 from projects import Renders
+from test_resume import IDEAS
 from training import add_callbacks, assert_same_outcome, demo_project, killed, outcome
 
 pytestmark = pytest.mark.slow
@@ -29,36 +30,13 @@ interventions:
 callbacks: [Remember]
 checkpoints: {save_minutes: 0.0001}
 """
-REMEMBER = '''"""A callback for tests."""
-
-from pipeline.callbacks import Callback
-
-
-class Remember(Callback):
-    """Counts batches; the count survives a kill."""
-
-    def __init__(self):
-        self.count = 0
-
-    def on_batch_end(self, run, stage, batch, result):
-        self.count += stage == "train"
-
-    def on_run_end(self, run, result):
-        (run.folder / "count.txt").write_text(str(self.count))
-
-    def state_dict(self):
-        return {"count": self.count}
-
-    def load_state_dict(self, state):
-        self.count = state.get("count", 0)
-'''
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_kills_change_nothing_with_everything_on(renders: Renders, tmp_path: Path, engine: str) -> None:
     """EMA and SWA, accumulation, mixup, a balanced sampler, warm-up and plateau, clipping, frozen parts, a cache."""
     project = demo_project(renders, tmp_path / "project", engine)
-    add_callbacks(project, REMEMBER, Remember="Remember")
+    add_callbacks(project, IDEAS, Remember="Remember")
     for name in ("whole", "killed"):
         (project / f"experiments/{name}.yaml").write_text(EVERYTHING)
     killed(project, 0, "whole")

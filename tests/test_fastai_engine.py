@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from projects import Renders, run_script
-from training import add_callbacks, assert_same_outcome, demo_project, expect, outcome
+from training import add_callbacks, assert_same_outcome, demo_project, expect, outcome, register
 
 pytestmark = pytest.mark.slow
 
@@ -81,9 +81,8 @@ def project(renders: Renders, tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = demo_project(renders, tmp_path_factory.mktemp("fastai") / "project", "fastai")
     add_callbacks(made, SCALED, Scaled="Scaled")
     (made / "src/competition/native.py").write_text(NATIVE)
-    package = made / "src/competition/__init__.py"
-    known = ", ".join(f'"{name}": "competition.native:{name}"' for name in ("Journal", "EnoughEpochs", "NoCallback"))
-    package.write_text(package.read_text().replace("names={", f'names={{\n        "engine_callback": {{{known}}},', 1))
+    names = {name: f"competition.native:{name}" for name in ("Journal", "EnoughEpochs", "NoCallback")}
+    register(made, "engine_callback", names)
     return made
 
 

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from projects import Renders, run_script
-from training import add_callbacks, assert_same_outcome, demo_project, expect, killed, outcome
+from training import add_callbacks, assert_same_outcome, demo_project, expect, killed, outcome, register
 
 pytestmark = pytest.mark.slow
 
@@ -84,10 +84,8 @@ def base(renders: Renders, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with handlers of its own, and a run of `few`: two epochs of four batches."""
     project = demo_project(renders, tmp_path_factory.mktemp("ignite") / "base", "ignite")
     add_callbacks(project, CALLBACKS, Scaled="Scaled")
-    package = project / "src/competition/__init__.py"
-    native = ", ".join(f'"{name}": "competition.callbacks:{name}"' for name in NATIVE)
-    native += ', "TerminateOnNan": "ignite.handlers:TerminateOnNan"'
-    package.write_text(package.read_text().replace("names={", f'names={{\n        "engine_callback": {{{native}}},'))
+    native = {name: f"competition.callbacks:{name}" for name in NATIVE}
+    register(project, "engine_callback", {**native, "TerminateOnNan": "ignite.handlers:TerminateOnNan"})
     (project / "experiments/few.yaml").write_text(FEW)
     train(project, "few")
     return project

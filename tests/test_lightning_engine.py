@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from projects import Renders, run_script
-from training import assert_same_outcome, demo_project, expect, outcome
+from training import assert_same_outcome, demo_project, expect, outcome, register
 
 pytestmark = pytest.mark.slow
 
@@ -45,9 +45,8 @@ class Other:
 def project(renders: Renders, tmp_path_factory: pytest.TempPathFactory) -> Path:
     project = demo_project(renders, tmp_path_factory.mktemp("lightning") / "project")
     (project / "src/competition/native.py").write_text(NATIVE)
-    package = project / "src/competition/__init__.py"
-    kinds = ", ".join(f'"{name.lower()}": "competition.native:{name}"' for name in ("Diary", "Halve", "Other"))
-    package.write_text(package.read_text().replace("names={", f'names={{\n        "engine_callback": {{{kinds}}},'))
+    names = {name.lower(): f"competition.native:{name}" for name in ("Diary", "Halve", "Other")}
+    register(project, "engine_callback", names)
     train(project, "plain", "engine_callbacks=[]")
     return project
 

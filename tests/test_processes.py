@@ -257,7 +257,10 @@ end_processes()
 
 
 def test_shares_of_every_kind_are_joined(renders: Renders) -> None:
-    port = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29517", "WORLD_SIZE": "2"}
+    with imported(renders.shared()):
+        from pipeline.launch import free_port
+
+        port = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
     children = [
         subprocess.Popen(
             [sys.executable, "-c", GATHER],

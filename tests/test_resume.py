@@ -6,7 +6,7 @@ import pytest
 from filelock import FileLock
 
 from projects import Renders, imported, run_script
-from training import assert_same_outcome, demo_project, expect, killed, outcome
+from training import add_callbacks, assert_same_outcome, demo_project, expect, killed, outcome
 
 pytestmark = pytest.mark.slow
 
@@ -92,7 +92,7 @@ class Veto(Callback):
     """Answers when the gradients are ready."""
 
     def __init__(self, *, answer: str, epoch: int = 0) -> None:
-        self.answer, self.epoch = Verdict(answer), epoch
+        self.answer, self.epoch = Verdict[answer.upper()], epoch
 
     def on_gradients_ready(self, run):
         assert all(p.grad is not None for p in run.model.parameters())
@@ -105,10 +105,7 @@ NAMES = ("Noise", "Interrupt", "InterruptLate", "Remember", "FullDisk", "Veto")
 def base(renders: Renders, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with callbacks of its own, and an unbroken run of `small`."""
     project = demo_project(renders, tmp_path_factory.mktemp("resume") / "base")
-    (project / "src/competition/callbacks.py").write_text(IDEAS)
-    package = project / "src/competition/__init__.py"
-    table = ", ".join(f'"{name}": "competition.callbacks:{name}"' for name in NAMES)
-    package.write_text(package.read_text().replace("names={", f'names={{\n        "callback": {{{table}}},'))
+    add_callbacks(project, IDEAS, **{name: name for name in NAMES})
     expect(run_script(project, "train.py", "small", "--fold", "0"))
     return project
 

@@ -17,21 +17,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "template" / "src")
 from pipeline.data import unpacking
 from pipeline.data.unpacking import unpack
 from pipeline.errors import UserError
-from pipeline.settings import Settings
 
 from projects import Renders, files, run_script
+from test_data import settings
 from training import expect
 
-SETTINGS = Settings.model_validate(
-    {
-        "competition": "birds",
-        "task": "classification",
-        "metric": "accuracy",
-        "target_columns": ("label",),
-        "train_images": "train/{image_id}.png",
-        "test_images": "test/{image_id}.png",
-    }
-)
+SETTINGS = settings()
 
 
 def packed(*names: str) -> bytes:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -35,9 +36,14 @@ def demo_project(renders: Renders, target: Path, framework: str = "lightning") -
 def add_callbacks(project: Path, code: str, **classes: str) -> None:
     """Give a project callbacks of its own: `code` in src/competition/callbacks.py, and a name for each class of it."""
     (project / "src/competition/callbacks.py").write_text(code)
-    names = ", ".join(f'"{name}": "competition.callbacks:{found}"' for name, found in classes.items())
+    register(project, "callback", {name: f"competition.callbacks:{found}" for name, found in classes.items()})
+
+
+def register(project: Path, kind: str, names: Mapping[str, str]) -> None:
+    """Add names of a kind to a project's competition: name -> "module:attribute"."""
+    entries = ", ".join(f'"{name}": "{reference}"' for name, reference in names.items())
     package = project / "src/competition/__init__.py"
-    package.write_text(package.read_text().replace("names={", f'names={{\n        "callback": {{{names}}},'))
+    package.write_text(package.read_text().replace("names={", f'names={{\n        "{kind}": {{{entries}}},'))
 
 
 def expect(result: Result, status: int = 0) -> Result:

@@ -34,7 +34,7 @@ def launch(devices: int) -> int:
     Returns:
         The exit status: that of the process that failed, 0 if none did.
     """
-    port = _free_port()
+    port = free_port()
     said = [tempfile.TemporaryFile() for _ in range(devices)]  # noqa: SIM115
     children = [_start(rank, devices, port, said[rank]) for rank in range(devices)]
     # Ctrl-C reaches the children by itself: they save and leave, and this process waits for them.
@@ -92,7 +92,8 @@ def _pass_on(children: "Sequence[subprocess.Popen[bytes]]", number: int, _frame:
         child.send_signal(number)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port: int = found.getsockname()[1]

@@ -129,6 +129,9 @@ class Processes:
             self.size = size
 
 
+ALONE = Processes()
+
+
 def start_processes() -> Processes:
     """Join the other processes, if there are any. Only the main one prints.
 
@@ -137,7 +140,7 @@ def start_processes() -> Processes:
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        return Processes()
+        return ALONE
     missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
         raise UserError(

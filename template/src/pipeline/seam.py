@@ -6,7 +6,7 @@ run is behind `Loop`, so that every engine does the same work in the same order.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
 
@@ -77,12 +77,12 @@ class StepContext:
 Step = Callable[[Batch, PreparedModel, StepContext], StepResult]
 
 
-class Verdict(Enum):
-    """What a callback may answer when the gradients are ready, before the optimiser steps."""
+class Verdict(IntEnum):
+    """What a callback may answer when the gradients are ready, before the optimiser steps. The highest one counts."""
 
-    GO = "go"
-    SKIP = "skip"
-    STOP = "stop"
+    GO = 0
+    SKIP = 1
+    STOP = 2
 
 
 @dataclass
@@ -177,7 +177,7 @@ class Loop(Run, Protocol):
 
     device: torch.device
     precision: Literal["fp32", "bf16", "fp16"]
-    scaler: "torch.amp.GradScaler | None"  # for fp16; the engine scales with it, and the loop saves it
+    scaler: torch.amp.GradScaler  # the engine scales with it, and the loop saves it; for all but fp16 it scales nothing
     processes: Processes  # those that train this fold together; the engine averages their gradients
     engine_callbacks: Sequence[Any]  # of the engine's own kind, in the order of the experiment
 

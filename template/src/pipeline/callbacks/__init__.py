@@ -100,7 +100,7 @@ class CallbackList(Callback):
 
     def on_gradients_ready(self, run: Run) -> Verdict:
         verdicts = [callback.on_gradients_ready(run) for callback in self.callbacks]
-        return next((verdict for verdict in (Verdict.STOP, Verdict.SKIP) if verdict in verdicts), Verdict.GO)
+        return max(verdicts, default=Verdict.GO)
 
     def on_epoch_end(self, run: Run, result: StageResult) -> None:
         for callback in self.callbacks:

@@ -102,14 +102,14 @@ def report_leaks(
 
 
 def run_checks(
-    project: Project, competition: Competition, experiment: str | None = None, archives: bool = False
+    project: Project, competition: Competition, experiment: str | None = None, unpack_archives: bool = False
 ) -> None:
     """Find everything that is wrong with the data, as an experiment would read it (its reader, its folds).
 
     Args:
-        archives: unpack them first.
+        unpack_archives: before anything is looked at.
     """
-    if archives:
+    if unpack_archives:
         unpack(project.require_data(), competition.settings)
     folds = load_experiment(project, experiment).folds if experiment else "folds"
     check_data(project, competition, image_reader(project, competition, experiment), folds)

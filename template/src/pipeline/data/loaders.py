@@ -15,14 +15,13 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pipeline.errors import UserError
-from pipeline.processes import Processes
+from pipeline.processes import ALONE, Processes
 from pipeline.seam import Batch
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Order = Callable[["pd.DataFrame", np.random.Generator], np.ndarray]
-ALONE = Processes()
 
 
 class TrainBatches(Sampler[list[tuple[int, int]]]):

@@ -11,7 +11,7 @@ from pipeline.errors import UserError
 
 ZIP = ".zip"
 # What a damaged, encrypted or exotic archive makes of reading a member.
-DAMAGE = (BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError)
+DAMAGE = (BadZipFile, zlib.error, EOFError, OSError, RuntimeError)
 
 
 def shown(path: Path) -> str:

@@ -12,13 +12,13 @@ from pipeline.callbacks import CallbackList, default_callbacks
 from pipeline.config import Experiment
 from pipeline.data.cache import open_cache
 from pipeline.data.folds import split
-from pipeline.data.loaders import ALONE, EpochBatches, RowBatches, TrainBatches, make_loader
+from pipeline.data.loaders import EpochBatches, RowBatches, TrainBatches, make_loader
 from pipeline.errors import UserError
 from pipeline.files import read_json, remove_parts
 from pipeline.inference.device import choose_precision
 from pipeline.inference.initial_weights import load_initial_weights
 from pipeline.names import Named, Names
-from pipeline.processes import Processes
+from pipeline.processes import ALONE, Processes
 from pipeline.seam import PreparedModel
 from pipeline.tracking import RunInfo, Trackers, make_tracker
 from pipeline.training.averaging import WeightAverages
@@ -84,7 +84,7 @@ def make_loop(
         valid_loader=EpochBatches(valid_loader, device),
         valid_rows=valid_rows,
         callbacks=CallbackList([*own, *default_callbacks(task, valid_rows, valid_set)], processes.is_main),
-        engine_callbacks=[made(names.bind("engine_callback", entry)) for entry in config.engine_callbacks],
+        engine_callbacks=[engine_callback(names.bind("engine_callback", entry)) for entry in config.engine_callbacks],
         checkpoints=checkpoints,
         device=device,
         precision=precision,
@@ -99,7 +99,7 @@ def make_loop(
     return loop, valid_rows
 
 
-def made(callback: Callable[..., Any]) -> Any:
+def engine_callback(callback: Callable[..., Any]) -> Any:
     """What a class or a factory makes. A function that needs arguments is a handler as it stands."""
     parameters = inspect.signature(callback).parameters.values()
     needs = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

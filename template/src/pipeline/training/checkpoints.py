@@ -24,9 +24,18 @@ from pipeline.inference.weights import save_weights
 from pipeline.seam import Best
 
 VERSION = 1
-# What reading anything else than a whole checkpoint may raise.
-UNREADABLE = (zipfile.BadZipFile, zlib.error, RuntimeError, OSError, EOFError, ValueError, LookupError)
 RAW = "best.raw.safetensors"  # in a fold's folder, where a moving average is what is kept
+# What reading anything else than a whole checkpoint may raise.
+UNREADABLE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    pickle.UnpicklingError,
+    RuntimeError,
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+)
 
 
 @dataclass(frozen=True)
@@ -158,7 +167,7 @@ def _read(path: Path) -> dict[str, Any]:
         if broken is not None:
             raise UserError(f"{path} is damaged (checksum of {broken})")
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (*UNREADABLE, pickle.UnpicklingError) as error:
+    except UNREADABLE as error:
         raise UserError(f"{path} is damaged, or no checkpoint ({type(error).__name__})") from error
     if not isinstance(state, dict) or state.get("version") != VERSION:
         raise UserError(f"{path} was not written by this pipeline")

@@ -11,12 +11,12 @@ import torch
 
 from pipeline import engine
 from pipeline.data.folds import FoldTable
-from pipeline.data.loaders import ALONE, to_device
+from pipeline.data.loaders import to_device
 from pipeline.errors import Interrupted, OthersFailed, UserError
 from pipeline.files import read_json
 from pipeline.inference.device import choose_device, choose_precision
 from pipeline.inference.predict import FINISHED, seed_folder
-from pipeline.processes import Processes, end_processes, start_processes
+from pipeline.processes import ALONE, Processes, end_processes, start_processes
 from pipeline.terminal import table
 from pipeline.training.build import make_loop
 from pipeline.training.finish import average_seeds, finish_fold
@@ -41,9 +41,7 @@ def train(setup: Setup, fold: str, restart: bool) -> None:
         choose_precision(setup.config.training.precision, device)
         if processes.size > 1:
             print(f"{processes.size} processes on {device.type} share each batch of {setup.config.training.batch_size}")
-        new = False
-        if processes.is_main:
-            new = begin(setup, chosen, restart)
+        new = processes.is_main and begin(setup, chosen, restart)
         processes.wait()  # the others look for the run, and for weights in the hub's cache, once both are there
         try:
             train_folds(setup, chosen, device, processes)

@@ -49,9 +49,6 @@ if TYPE_CHECKING:
     from pipeline.tracking import Tracker
 
 
-VERDICTS = (Verdict.GO, Verdict.SKIP, Verdict.STOP)  # each one outdoes those before it
-
-
 class FoldLoop:
     """One fold's run: position, state, metrics, callbacks. Implements `pipeline.seam.Loop`."""
 
@@ -92,7 +89,7 @@ class FoldLoop:
         self.valid_loader, self.valid_rows = valid_loader, valid_rows
         self.callbacks, self.engine_callbacks, self.checkpoints = callbacks, engine_callbacks, checkpoints
         self.device, self.precision, self.processes = device, precision, processes
-        self.scaler = torch.amp.GradScaler(device.type) if precision == "fp16" else None
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         self.progress = Progress()
         self.epochs = config.training.epochs
         set_learning_rate(optimizer, factor(0))
@@ -141,7 +138,7 @@ class FoldLoop:
         verdict = self.callbacks.on_gradients_ready(self)
         if self.callbacks.every_process:
             self.processes.average_gradients(self.model)
-        verdict = VERDICTS[self.processes.highest(VERDICTS.index(verdict))]
+        verdict = Verdict(self.processes.highest(verdict))
         if verdict is Verdict.STOP:
             raise UserError(f"a callback stopped the training at step {self.progress.step} of fold {self.fold}")
         return verdict

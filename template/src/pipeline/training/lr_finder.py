@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
 
 from pipeline.data.loaders import to_device
@@ -26,7 +25,6 @@ from pipeline.training.fold import choose_folds
 from pipeline.training.freezing import freeze
 from pipeline.training.loop import FoldLoop
 from pipeline.training.optimizer import set_learning_rate
-from pipeline.training.seeds import seed_everything
 from pipeline.training.setup import Setup
 
 DIVERGED = 4.0  # times the least smoothed loss: by then nothing is left to see
@@ -167,11 +165,9 @@ def _window(steps: int) -> int:
 def _step(loop: FoldLoop, batches: Iterator[Batch]) -> float:
     """An optimiser step on a whole accumulation window; returns its mean loss."""
     window = loop.config.training.accumulate
-    scaler = loop.scaler or torch.amp.GradScaler(loop.device.type, enabled=False)
-    total = 0.0
+    scaler, total = loop.scaler, 0.0
     for _ in range(window):
         batch = next(batches)
-        seed_everything(loop.config.seed, loop.progress.epoch, loop.progress.batch)
         loss = loop.run_step("train", batch)["loss"] / window
         scaler.scale(loss).backward()
         total += loss.item()

@@ -17,7 +17,7 @@ def loop_state(loop: "FoldLoop") -> dict[str, Any]:
         "progress": asdict(loop.progress),
         "model": loop.model.state_dict(),
         "optimizer": loop.optimizer.state_dict(),
-        "scaler": loop.scaler.state_dict() if loop.scaler else {},
+        "scaler": loop.scaler.state_dict(),
         "factor": loop.factor.state_dict() if isinstance(loop.factor, AdaptiveFactor) else {},
         "averages": loop.averages.state_dict(),
         "sums": loop.sums.state_dict(),
@@ -39,7 +39,7 @@ def load_loop_state(loop: "FoldLoop", state: dict[str, Any]) -> None:
         )
     loop.model.load_state_dict(state["model"])
     loop.optimizer.load_state_dict(state["optimizer"])
-    if loop.scaler and state["scaler"]:
+    if state["scaler"]:  # empty where nothing was scaled
         loop.scaler.load_state_dict(state["scaler"])
     if isinstance(loop.factor, AdaptiveFactor):
         loop.factor.load_state_dict(state["factor"])

@@ -36,7 +36,6 @@ class FoldRunner(IRunner):
     def __init__(self, loop: Loop) -> None:
         super().__init__()
         self.loop = loop
-        self.scaler = loop.scaler or torch.amp.GradScaler(loop.device.type, enabled=False)  # which scales nothing
 
     @property
     def num_epochs(self) -> int:
@@ -110,13 +109,13 @@ class OptimizerCallback(IOptimizerCallback):
         if not (runner.is_train_loader and runner.engine.sync_gradients):
             return
         # Not through `runner.optimizer`: Accelerate looks all of `sys.path` over for an optional package at each step.
-        loop, optimizer, scaler = runner.loop, runner.loop.optimizer, runner.scaler
-        scaler.unscale_(optimizer)
+        loop, optimizer = runner.loop, runner.loop.optimizer
+        loop.scaler.unscale_(optimizer)
         if loop.gradients_ready() is Verdict.SKIP:
             optimizer.zero_grad(set_to_none=True)  # a step without gradients changes nothing
         loop.clip_gradients()
-        scaler.step(optimizer)
-        scaler.update()
+        loop.scaler.step(optimizer)
+        loop.scaler.update()
         optimizer.zero_grad(set_to_none=True)
         loop.stepped()
 
@@ -162,7 +161,7 @@ def make_engine(loop: Loop) -> Engine:
         # A frozen part, or a head without a loss, has no gradient to wait for.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
-    engine.scaler = loop.scaler  # for fp16 the loop's own one, so that it can be resumed
+    engine.scaler = loop.scaler  # the loop's own one, so that it can be resumed
     return engine
 
 

@@ -39,8 +39,6 @@ class FoldLearner(Learner):
 
     def __init__(self, loop: Loop) -> None:
         self.loop = loop
-        # Without scaling every method of a scaler does nothing, and `step` is the optimiser's.
-        self.scaler = loop.scaler or torch.amp.GradScaler(loop.device.type, enabled=False)
         super().__init__(
             DataLoaders(loop.train_batches(), loop.valid_batches()),
             distributed(loop, StepModule(loop)),
@@ -103,21 +101,21 @@ class FoldLearner(Learner):
         # `GradientAccumulation` counts samples, and takes those of a short last window into the next epoch.
         self._with_events(self._backward, "backward", CancelBackwardException)
         if self.loop.window_ends:
-            self.scaler.unscale_(self.loop.optimizer)  # before callbacks see the gradients, or clip them
+            self.loop.scaler.unscale_(self.loop.optimizer)  # before callbacks see the gradients, or clip them
             self._with_events(self._step, "step", CancelStepException)
-            self.scaler.update()
+            self.loop.scaler.update()
             self.opt.zero_grad()
             self.loop.stepped()
 
     def _backward(self) -> None:
         # `MixedPrecision` has a scaler of its own, which no resume would bring back, and asks for CUDA.
-        self.scaler.scale(self.loss_grad / self.loop.config.training.accumulate).backward()
+        self.loop.scaler.scale(self.loss_grad / self.loop.config.training.accumulate).backward()
 
     def _step(self) -> None:
         if self.loop.gradients_ready() is Verdict.SKIP:
             self.opt.zero_grad()  # a step without gradients changes nothing
         self.loop.clip_gradients()
-        self.scaler.step(self.loop.optimizer)
+        self.loop.scaler.step(self.loop.optimizer)
 
 
 class Counters(TrainEvalCallback):

@@ -10,7 +10,6 @@ import warnings
 from contextlib import nullcontext
 from typing import Any
 
-import torch
 from ignite.engine import Engine, Events, State
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -47,16 +46,15 @@ def make_trainer(loop: Loop) -> Engine:
     are unscaled, watched and clipped, and its autocast knows CUDA only.
     """
     module = distributed(loop)
-    scaler = loop.scaler or torch.amp.GradScaler(loop.device.type, enabled=False)  # which scales nothing
 
     def training_step(trainer: Engine, batch: Batch) -> Tensor:
         window_ends = loop.window_ends
         waits = isinstance(module, DistributedDataParallel) and not window_ends
         with module.no_sync() if waits else nullcontext():
             loss: Tensor = module(to_device(batch, loop.device))
-            scaler.scale(loss / loop.config.training.accumulate).backward()
+            loop.scaler.scale(loss / loop.config.training.accumulate).backward()
         if window_ends:
-            optimizer_step(loop, scaler)
+            optimizer_step(loop)
         return loss.detach()
 
     trainer = Engine(training_step)
@@ -65,14 +63,14 @@ def make_trainer(loop: Loop) -> Engine:
     return trainer
 
 
-def optimizer_step(loop: Loop, scaler: torch.amp.GradScaler) -> None:
+def optimizer_step(loop: Loop) -> None:
     """What happens once the gradients of an accumulation window are there."""
-    scaler.unscale_(loop.optimizer)
+    loop.scaler.unscale_(loop.optimizer)
     if loop.gradients_ready() is Verdict.SKIP:
         loop.optimizer.zero_grad(set_to_none=True)  # a step without gradients changes nothing
     loop.clip_gradients()
-    scaler.step(loop.optimizer)
-    scaler.update()
+    loop.scaler.step(loop.optimizer)
+    loop.scaler.update()
     loop.optimizer.zero_grad(set_to_none=True)
     loop.stepped()
 
