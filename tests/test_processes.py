@@ -200,6 +200,8 @@ def test_shares_are_the_batch_and_no_process_goes_without(renders: Renders) -> N
             assert all(share for own in parts for share in own)
         with pytest.raises(UserError, match=r"batch_size is 32.*3 processes"):
             TrainBatches(table, shuffle, 32, 0, three[0])
+        with pytest.raises(UserError, match="an epoch has 2 rows for 3 processes"):
+            TrainBatches(table.iloc[:2], shuffle, 12, 0, three[0])
         with pytest.raises(UserError, match="2 rows are held out for 3 processes"):
             RowBatches(2, 32, three[0])
         with three[1].alone():

@@ -47,11 +47,15 @@ class TrainBatches(Sampler[list[tuple[int, int]]]):
         self.epoch = 0
         self.start = 0
         self.rows_per_epoch = len(self._positions(0))
-        self.batch_size = min(batch_size, self.rows_per_epoch // processes.size * processes.size)
-        if self.batch_size % processes.size or not self.batch_size:
+        if batch_size % processes.size:
             raise UserError(
-                f"training.batch_size is {batch_size}, of {self.rows_per_epoch} rows, and {processes.size} processes "
-                "share each batch; choose a multiple of their number"
+                f"training.batch_size is {batch_size}, and {processes.size} processes share each batch; "
+                f"choose a multiple of {processes.size}"
+            )
+        self.batch_size = min(batch_size, self.rows_per_epoch // processes.size * processes.size)
+        if not self.batch_size:
+            raise UserError(
+                f"an epoch has {self.rows_per_epoch} rows for {processes.size} processes; set machine.devices to fewer"
             )
 
     def begin(self, epoch: int, start: int) -> None:
