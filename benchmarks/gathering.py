@@ -6,7 +6,6 @@ same order; the times are the main process's.
 
 import json
 import os
-import socket
 import time
 from collections.abc import Callable
 from functools import partial
@@ -33,7 +32,10 @@ REST = "the step's result and votes"
 def measure(place: Workplace, effort: Effort) -> list[Row]:
     """A row for each size of images, and one for what a step asks of the others besides."""
     output = place.folder / "gather.json"
-    job = (_free_port(), place.project, effort.gather_rounds, output)
+    with imported(place.project):
+        from pipeline.launch import free_port
+
+        job = (free_port(), place.project, effort.gather_rounds, output)
     multiprocessing.spawn(_measure_in_process, job, nprocs=PROCESSES)
     times = json.loads(output.read_text(encoding="utf-8"))
     note = f"gather: {PROCESSES} processes, gloo, one thread each; batches of {BATCH} are those of all processes"
@@ -106,9 +108,3 @@ def _milliseconds(processes: Any, function: Callable[[], object]) -> float:
     began = time.perf_counter()
     function()
     return 1000 * (time.perf_counter() - began)
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
