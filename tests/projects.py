@@ -1,6 +1,8 @@
 """Renders projects and runs their scripts."""
 
+import atexit
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -49,6 +51,14 @@ def files(folder: Path) -> dict[str, bytes]:
     """Every file below `folder`, without what Python caches beside modules that a test has imported."""
     paths = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+@functools.cache
+def source() -> Path:
+    """The `src` of a render with the default answers, for modules that import the pipeline in their first lines."""
+    folder = Path(tempfile.mkdtemp(prefix="source-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return render(copy_template(folder / "template"), folder / "project") / "src"
 
 
 class Renders:

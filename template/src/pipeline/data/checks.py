@@ -9,6 +9,7 @@ import pandas as pd
 
 from pipeline.competition import Competition
 from pipeline.data.folds import CLASSES, NO_FOLD, fold_path, is_scored, load_folds, read_contract
+from pipeline.data.labels import Labels, labels_of
 from pipeline.data.leaks import LeakReport, all_rows, find_leaks, print_leaks
 from pipeline.data.marker import is_demo
 from pipeline.data.scan import Look, Reader, scan
@@ -58,7 +59,7 @@ def check_data(project: Project, competition: Competition, reader: Reader, folds
     train, more, classes = _with_folds(project, settings, train, folds)
     faults += more
     if not train.empty:
-        faults += label_faults(train, settings, classes)
+        faults += label_faults(train, labels_of(competition), settings, classes)
     faults += sample_faults(settings, data, test)
     rows = all_rows(train, test)
     looks = scan([data / path for path in rows[ROW_IMAGE]], reader)
@@ -105,7 +106,9 @@ def _with_folds(
     return found.rows, [Fault("folds", name, note, fatal=False) for note in found.warnings], classes
 
 
-def label_faults(rows: pd.DataFrame, settings: Settings, classes: Mapping[str, Sequence[str]]) -> Iterator[Fault]:
+def label_faults(
+    rows: pd.DataFrame, labels: Labels, settings: Settings, classes: Mapping[str, Sequence[str]]
+) -> Iterator[Fault]:
     """Missing labels and groups, labels that are no class, columns with one class, labels that differ by case only."""
     if ROW_GROUP in rows:
         for name in rows[ROW_ID][rows[ROW_GROUP].isna()]:
@@ -114,15 +117,16 @@ def label_faults(rows: pd.DataFrame, settings: Settings, classes: Mapping[str, S
         if column not in rows:
             yield Fault("table", column, "the training rows have no such target column")
             continue
-        for name in rows[ROW_ID][rows[column].isna()]:
+        cells = labels.cells(rows, column)
+        for name in rows[ROW_ID].loc[cells.index[cells.isna()]]:
             yield Fault("missing label", str(name), f"'{column}' is empty")
-        labels = rows[column].dropna().astype(str)
-        if labels.nunique() == 1:
-            yield Fault("labels", column, f"all rows have the label '{labels.iloc[0]}'")
-        for name, label in zip(rows.loc[labels.index, ROW_ID], labels, strict=True):
+        found = cells.dropna().astype(str)
+        if found.nunique() == 1:
+            yield Fault("labels", column, f"all rows have the label '{found.iloc[0]}'")
+        for name, label in zip(rows.loc[found.index, ROW_ID], found, strict=True):
             if column in classes and label not in classes[column]:
                 yield Fault("unknown label", str(name), f"'{label}' of '{column}' is not in folds/{CLASSES}")
-        distinct = pd.Series(labels.unique())
+        distinct = pd.Series(found.unique())
         for _, alike in distinct.groupby(distinct.str.strip().str.lower()):
             if len(alike) > 1:
                 yield Fault(
