@@ -17,14 +17,14 @@ from benchmarks.report import machine_facts, print_table, write_report
 from benchmarks.workplace import Workplace, one_thread
 
 EXAMPLES = """examples:
-  python -m benchmarks                          everything, about three minutes on two quiet cores
+  python -m benchmarks                          everything, about five minutes on two quiet cores
   python -m benchmarks --only step              one group
   python -m benchmarks --quick                  few repetitions: shows that it works, not how fast it is
 """
 
 
 def step(place: Workplace, effort: Effort) -> list[Row]:
-    """Training steps of the engine over a bare PyTorch loop."""
+    """Training steps of each engine over a bare PyTorch loop."""
     from benchmarks.engine_step import measure
 
     return measure(place, effort)
@@ -51,6 +51,13 @@ def feed(place: Workplace, effort: Effort) -> list[Row]:
     return measure(place, effort)
 
 
+def gather(place: Workplace, effort: Effort) -> list[Row]:
+    """Whole batches on the main process of two, over the averaging of gradients."""
+    from benchmarks.gathering import measure
+
+    return measure(place, effort)
+
+
 def copy(place: Workplace, effort: Effort) -> list[Row]:
     """`copier copy` in process."""
     from benchmarks.rendering import measure
@@ -64,6 +71,7 @@ GROUPS: dict[str, Callable[[Workplace, Effort], list[Row]]] = {
     "images": images,
     "collate": collate,
     "feed": feed,
+    "gather": gather,
     "copy": copy,
 }
 

@@ -1,6 +1,6 @@
-"""Training steps of the engine over a bare PyTorch loop.
+"""Training steps of each engine over a bare PyTorch loop.
 
-The engine runs one long epoch as `train.py` would: its callbacks, its trackers, its logging cadence. Its batches come
+An engine runs one long epoch as `train.py` would: its callbacks, its trackers, its logging cadence. Its batches come
 from an iterable that, after each block of them, lets the bare loop do a block as well. So the two take turns every
 quarter of a second, inside one `fit`, and the time from the request of a block's first batch to the request of the
 next block's is what the steps of that block cost.
@@ -8,6 +8,7 @@ next block's is what the steps of that block cost.
 
 import copy
 import csv
+import gc
 import math
 import os
 import statistics
@@ -24,7 +25,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.measure import Aim, Effort, Row, alone, beside
-from benchmarks.workplace import Workplace, quiet
+from benchmarks.workplace import ENGINES, Workplace, quiet
 
 AIM = Aim("at most", 1.03)
 STEP_MS = 25  # the step that the aim speaks of
@@ -48,59 +49,64 @@ class Variant:
     clock: Callable[[], float] = time.perf_counter
 
 
-VARIANTS = (
-    Variant("step, local files"),
-    Variant("step, local files and TensorBoard", ("tensorboard",)),
-    Variant("step, local files and W&B offline", ("wandb",)),
-    Variant("step, the same with a terminal's bar", ("wandb",), terminal=True),
+WATCHED = Variant("W&B offline", ("wandb",))  # the one that engines are compared by
+FURTHER = (  # how the default engine's runs are watched besides
+    Variant("local files only"),
+    Variant("TensorBoard", ("tensorboard",)),
+    Variant("W&B offline, a terminal's bar", ("wandb",), terminal=True),
 )
-COST = Variant("engine's own cost of a step", ("wandb",), overrides=THIN, clock=time.thread_time)
+COST = Variant("own cost", ("wandb",), overrides=THIN, clock=time.thread_time)
 
 
 def measure(place: Workplace, effort: Effort) -> list[Row]:
-    """A row for each way of watching."""
-    with place.pipeline():
-        with quiet():
-            batch_size = calibrated_batch_size(place)
-        note = f"step: resnet10t, 32 px, batches of {batch_size} from memory, fp32, blocks of {CADENCE} steps"
-        rows = []
-        for number, variant in enumerate(VARIANTS):
-            with quiet():
-                turns = run_variant(place, variant, number, batch_size, effort.step_pairs)
-            milliseconds = [[1000 * seconds / CADENCE for seconds in part] for part in (turns.ours, turns.peer)]
-            rows.append(beside("step", variant.name, PEER, "ms", milliseconds[0], milliseconds[1], AIM, note))
-        return [*rows, cost_row(place, effort)]
+    """A row for each engine and for each further way of watching; then what each engine costs."""
+    with place.pipeline(), quiet():
+        batch_size = calibrated_batch_size(place)
+    places = {engine: place.with_engine(engine) for engine in ENGINES}
+    watched = [(engine, WATCHED) for engine in ENGINES] + [(ENGINES[0], variant) for variant in FURTHER]
+    ratios = [ratio_row(places[engine], variant, batch_size, effort) for engine, variant in watched]
+    return [*ratios, *(cost_row(places[engine], effort) for engine in ENGINES)]
+
+
+def ratio_row(place: Workplace, variant: Variant, batch_size: int, effort: Effort) -> Row:
+    """A step of about `STEP_MS` beside the bare loop's."""
+    turns = run_variant(place, variant, batch_size, effort.step_pairs)
+    ours, peer = ([1000 * seconds / CADENCE for seconds in part] for part in (turns.ours, turns.peer))
+    note = f"step: resnet10t, 32 px, batches of {batch_size} from memory, fp32, blocks of {CADENCE} steps"
+    return beside("step", f"step of {place.engine}, {variant.name}", PEER, "ms", ours, peer, AIM, note)
 
 
 def cost_row(place: Workplace, effort: Effort) -> Row:
     """What a step takes more than the bare loop's, in processor time of a thin network: the ratio's small difference
     of large numbers drowns when the machine is busy, this one does not."""
-    with quiet():
-        turns = run_variant(place, COST, len(VARIANTS), 8, 2 * effort.step_pairs)
+    turns = run_variant(place, COST, 8, 2 * effort.step_pairs)
     more = [1000 * (ours - peer) / CADENCE for ours, peer in zip(turns.ours, turns.peer, strict=True)]
-    note = f"engine's own cost: processor time beyond the bare loop's, a thin network; 3 % of {STEP_MS} ms is the aim"
-    return alone("step", COST.name, "ms", more, COST_AIM, note)
+    note = f"own cost: processor time beyond the bare loop's, a thin network; 3 % of {STEP_MS} ms is the aim"
+    return alone("step", f"{place.engine}'s own cost of a step", "ms", more, COST_AIM, note)
 
 
-def run_variant(place: Workplace, variant: Variant, number: int, batch_size: int, pairs: int) -> "Turns":
+def run_variant(place: Workplace, variant: Variant, batch_size: int, pairs: int) -> "Turns":
     """One `fit` with the bare loop's blocks in it."""
-    from pipeline import engine
+    gc.collect()
+    with place.pipeline(), quiet():
+        from pipeline import engine
 
-    loop, names = make_loop(place, f"step_{number}", batch_size, variant)
-    steps = (WARM_UP + pairs) * CADENCE
-    stage = loop.stages.at(0)
-    samples = InMemory(stage.loader.loader.dataset)
-    bare = BareLoop(loop, names, memory_loader(loop, samples, steps)[0])
-    loader, loop.stages.batches = memory_loader(loop, samples, steps)
-    stage.loader = turns = Turns(loader, bare, variant.clock)
-    loop.batches_per_epoch, loop.epochs = steps, 1
-    with Path(os.devnull).open("w") as nowhere, loop.signals:
-        if variant.terminal:
-            draw_bar(loop, Console(file=nowhere, force_terminal=True, width=100))
-        loop.callbacks.on_run_start(loop)
-        engine.fit(loop)
-        loop.tracker.finish(succeeded=True)
-    require_same_work(loop.folder / "metrics.csv", bare.losses)
+        assert place.engine == engine.NAME
+        loop, names = make_loop(place, "step", batch_size, variant)
+        steps = (WARM_UP + pairs) * CADENCE
+        stage = loop.stages.at(0)
+        samples = InMemory(stage.loader.loader.dataset)
+        bare = BareLoop(loop, names, memory_loader(loop, samples, steps)[0])
+        loader, loop.stages.batches = memory_loader(loop, samples, steps)
+        stage.loader = turns = Turns(loader, bare, variant.clock)
+        loop.batches_per_epoch, loop.epochs = steps, 1
+        with Path(os.devnull).open("w") as nowhere, loop.signals:
+            if variant.terminal:
+                draw_bar(loop, Console(file=nowhere, force_terminal=True, width=100))
+            loop.callbacks.on_run_start(loop)
+            engine.fit(loop)
+            loop.tracker.finish(succeeded=True)
+        require_same_work(loop.folder / "metrics.csv", bare.losses)
     return turns
 
 
@@ -211,7 +217,7 @@ def calibrated_batch_size(place: Workplace) -> int:
     """The batch size, in fours, whose bare step takes about `STEP_MS` on this machine."""
     size = 32
     for _ in range(2):  # the second look corrects what does not grow with the batch
-        loop, names = make_loop(place, "calibration", size, VARIANTS[0])
+        loop, names = make_loop(place, "calibration", size, FURTHER[0])
         bare = BareLoop(loop, names, memory_loader(loop, InMemory(loop.stages.at(0).loader.loader.dataset), 30)[0])
         bare.block(5)
         times = []

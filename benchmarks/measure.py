@@ -14,12 +14,13 @@ class Effort:
     image_rounds: int = 7
     images: int = 128
     collate_rounds: int = 40
+    gather_rounds: int = 40
     copy_rounds: int = 7
 
     @classmethod
     def quick(cls) -> "Effort":
         """Enough to see that every row can be measured."""
-        return cls(step_pairs=3, image_rounds=2, images=32, collate_rounds=5, copy_rounds=2)
+        return cls(step_pairs=3, image_rounds=2, images=32, collate_rounds=5, gather_rounds=5, copy_rounds=2)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,11 @@ from rich.table import Table
 
 from benchmarks.measure import Row
 
-PACKAGES = ("torch", "torchvision", "lightning", "timm", "albumentations", "opencv-python-headless", "pillow", "copier")
+FRAMEWORKS = ("lightning", "pytorch-ignite", "fastai", "catalyst", "accelerate")
+PACKAGES = (
+    *("torch", "torchvision", *FRAMEWORKS),
+    *("timm", "albumentations", "opencv-python-headless", "pillow", "copier"),
+)
 WIDTH = 100
 
 

@@ -1,8 +1,9 @@
-"""A rendered project to measure in, made when the first row asks for it."""
+"""Rendered projects to measure in, made when the first row asks for them."""
 
 import contextlib
 import dataclasses
 import io
+import shutil
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -10,15 +11,17 @@ from typing import Any
 
 from projects import copy_template, imported, render, run_script
 
-# The default answers, and every tracker there is to choose from.
-ANSWERS = {"trackers": ["wandb", "tensorboard"]}
+ENGINES = ("lightning", "ignite", "fastai", "catalyst")  # the default of the template first
+TRACKERS = ("wandb", "tensorboard")  # every one there is to choose from
 
 
 class Workplace:
-    """One temporary folder with the template, and a project with the demo competition in it."""
+    """One temporary folder with the template, and a project with the demo competition in it: the default answers, but
+    for the engine, with all trackers."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, engine: str = ENGINES[0]) -> None:
         self.folder = folder
+        self.engine = engine
 
     @cached_property
     def template(self) -> Path:
@@ -31,13 +34,24 @@ class Workplace:
         import torch
 
         threads = torch.get_num_threads()
-        project = render(self.template, self.folder / "project", ANSWERS)
+        project = self._render()
         for script in ("make_demo_data.py", "make_folds.py"):
             result = run_script(project, script)
             if result.status:
                 raise RuntimeError(f"{script} of the rendered project failed: {result.stderr}")
         torch.set_num_threads(threads)  # `run_script` takes two
         return project
+
+    def with_engine(self, engine: str) -> "Workplace":
+        """A workplace whose project is this one's with another engine, and the same data and folds."""
+        if engine == self.engine:
+            return self
+        place = Workplace(self.folder, engine)
+        place.template = self.template
+        place.project = place._render()
+        for name in ("data", "folds"):
+            shutil.copytree(self.project / name, place.project / name, dirs_exist_ok=True)
+        return place
 
     @contextlib.contextmanager
     def pipeline(self) -> Iterator[None]:
@@ -56,6 +70,10 @@ class Workplace:
         config = load_experiment(project, experiment, overrides)
         settings = competition.settings.model_copy(update={"trackers": tuple(trackers)})
         return prepare(project, dataclasses.replace(competition, settings=settings), experiment, config)
+
+    def _render(self) -> Path:
+        answers = {"framework": self.engine, "trackers": list(TRACKERS)}
+        return render(self.template, self.folder / f"project-{self.engine}", answers)
 
 
 @contextlib.contextmanager

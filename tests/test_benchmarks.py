@@ -5,7 +5,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
+from engines import ENGINES
 from projects import ROOT
 
 
@@ -16,11 +18,12 @@ def test_quick_run_writes_a_table_and_json(tmp_path: Path, monkeypatch: pytest.M
         monkeypatch.setenv(name, "")
     from benchmarks.__main__ import main
 
-    assert main(["--quick", "--only", "copy", "--only", "collate", "--output", str(tmp_path)]) == 0
+    groups = ["copy", "collate", "gather"]
+    assert main(["--quick", *(f"--only={group}" for group in groups), "--output", str(tmp_path)]) == 0
     report = json.loads((tmp_path / "benchmarks.json").read_text(encoding="utf-8"))
     assert {"cores", "load", "torch_threads", "packages", "python"} <= set(report["machine"])
     assert report["machine"]["quick"] is True
-    assert {row["group"] for row in report["rows"]} == {"copy", "collate"}
+    assert {row["group"] for row in report["rows"]} == set(groups)
     for row in report["rows"]:
         assert row["ours"] > 0
         assert row["ours_spread"][0] <= row["ours"] <= row["ours_spread"][1]
@@ -31,6 +34,38 @@ def test_quick_run_writes_a_table_and_json(tmp_path: Path, monkeypatch: pytest.M
             assert row["ratio_spread"][0] <= row["ratio"] <= row["ratio_spread"][1]
     text = (tmp_path / "benchmarks.txt").read_text(encoding="utf-8")
     assert all(row["name"] in text for row in report["rows"])
+
+
+@pytest.mark.slow
+def test_every_engine_is_held_against_the_bare_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    from benchmarks.engine_step import COST, cost_row, run_variant
+    from benchmarks.measure import Effort
+    from benchmarks.workplace import ENGINES as MEASURED
+    from benchmarks.workplace import Workplace
+
+    assert MEASURED == ENGINES
+    place = Workplace(tmp_path)
+    for engine in ENGINES:
+        own = place.with_engine(engine)
+        with own.pipeline():
+            from pipeline import engine as used
+        assert engine == used.NAME
+        turns = run_variant(own, COST, batch_size=8, pairs=3)
+        # Not every engine asks for the end of the batches, which is when the last pair is counted.
+        assert len(turns.ours) == len(turns.peer) in (2, 3), engine
+    assert cost_row(place, Effort(step_pairs=1)).name == "lightning's own cost of a step"
+
+
+def test_different_work_is_no_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks.engine_step import require_same_work
+
+    (tmp_path / "metrics.csv").write_text("step,batch/loss\n1,2.0\n2,\n11,1.5\n21,1.25\n31,1.0\n")
+    require_same_work(tmp_path / "metrics.csv", [torch.tensor(value) for value in (2.0, 1.5, 1.25, 9.0)])
+    with pytest.raises(RuntimeError, match=r"part at step 10: loss 1\.5 and 1\.25"):
+        require_same_work(tmp_path / "metrics.csv", [torch.tensor(value) for value in (2.0, 1.25, 1.25)])
 
 
 def test_aims_are_judged_by_the_median_of_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -404,7 +404,7 @@ def train_folds(project: Path, experiment: str, folds: tuple[str, ...]) -> None:
     from pipeline.project import Project
     from pipeline.training.fold import prepare, train
 
-    torch.set_num_threads(2)  # as `run_script` does
+    torch.set_num_threads(1)  # as `run_script` does
     place = Project.at(project)
     config = load_experiment(place, experiment)
     for fold in folds:

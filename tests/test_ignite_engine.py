@@ -68,10 +68,14 @@ def stop_after(*, epochs: int):
     return attach
 
 
+def stop(trainer, evaluator, *, epochs: int):
+    trainer.add_event_handler(Events.EPOCH_COMPLETED(once=epochs), trainer.terminate)
+
+
 class Neither:
     """No handler of any kind."""
 '''
-NATIVE = ("Diary", "Interrupt", "stop_after", "Neither")
+NATIVE = ("Diary", "Interrupt", "stop", "stop_after", "Neither")
 FEW = "extends: small\ntraining: {epochs: 2, max_rows: 256, accumulate: 3, clip_grad: 0.5}\n"
 
 
@@ -113,11 +117,13 @@ def test_handlers_follow_a_run_through_an_interruption(base: Path) -> None:
     assert_same_outcome(outcome(base, "few"), outcome(base, "diary"))
 
 
-def test_a_handler_may_terminate_the_run(base: Path) -> None:
-    train(base, "stopped", "engine_callbacks=[{name: stop_after, params: {epochs: 1}}]")
-    metrics = pd.read_csv(base / "runs/stopped/fold_0/metrics.csv")
+@pytest.mark.parametrize("handler", ["stop", "stop_after"])
+def test_a_handler_may_terminate_the_run(base: Path, handler: str) -> None:
+    """A function of the two engines, or a factory of one."""
+    train(base, f"by-{handler}", f"engine_callbacks=[{{name: {handler}, params: {{epochs: 1}}}}]")
+    metrics = pd.read_csv(base / f"runs/by-{handler}/fold_0/metrics.csv")
     assert metrics["epoch"].max() == 1
-    assert (base / "runs/stopped/fold_0/oof.parquet").is_file()
+    assert (base / f"runs/by-{handler}/fold_0/oof.parquet").is_file()
 
 
 @pytest.mark.parametrize("name", ["Neither", "TerminateOnNan"])

@@ -25,7 +25,7 @@ MODES = [
 
 @pytest.fixture(scope="module", autouse=True)
 def rendered(renders: Renders) -> Iterator[Path]:
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     with imported(renders.shared()):
         yield renders.folder
 

@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 from torch.nn import functional
 from torchmetrics.functional import classification as oracle
 
-from projects import Renders, imported, run_script
+from projects import Renders, imported, metric_choices, run_script
 from training import expect
 
 LABELS = ("ant", "bee", "cat")
@@ -95,6 +95,13 @@ def test_every_metric_against_torchmetrics() -> None:
     assert tuple(expected) == NAMES
     for name, value in expected.items():
         assert score(name, truth, given) == pytest.approx(float(value), abs=1e-6), name
+
+
+def test_copier_asks_for_every_metric_with_its_meaning() -> None:
+    from pipeline.tasks.image_level.metrics import METRICS
+
+    choices = metric_choices("multilabel")
+    assert [meaning.split(": ")[0] for meaning in choices] == list(choices.values()) == list(NAMES) == list(METRICS)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -99,7 +99,7 @@ def _kill_later(children: list[int], project: Path, rng: random.Random) -> bool:
         if os.waitpid(main, os.WNOHANG)[0] or time.monotonic() > deadline:
             return False
         time.sleep(0.005)
-    time.sleep(rng.uniform(0, 0.4))
+    time.sleep(rng.uniform(0, 0.2))
     if os.waitpid(main, os.WNOHANG)[0]:
         return False
     for child in children:

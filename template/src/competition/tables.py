@@ -3,6 +3,9 @@
 Every cell is text, exactly as it stands in the csv. Beside the columns below, a row may have `source` (anything but
 `competition`: it trains and is never scored), `weight` (its share in the loss) and `only_fold` (the one fold in whose
 run it trains).
+
+Where the folders are the labels, `pipeline.data.folders.rows_from_folders(data, "train/{label}/*.jpg")` makes the rows.
+Where images lie in several folders, `image_rows` takes a list of patterns; an archive counts as a folder.
 """
 
 from pathlib import Path

@@ -141,7 +141,8 @@ def start_processes() -> Processes:
     missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
         raise UserError(
-            f"WORLD_SIZE is {size} in the environment, and {', '.join(missing)} not set; start with torchrun, or unset it"
+            f"WORLD_SIZE is {size} in the environment, and {', '.join(missing)} not set; start with torchrun, or "
+            "unset it"
         )
     if LAUNCHED in os.environ:
         threading.Thread(target=_end_with_launcher, daemon=True).start()

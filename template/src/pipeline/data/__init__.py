@@ -6,5 +6,6 @@ NAMES: References = {
     "reader": {
         "image": "pipeline.data.images:image",
         "array": "pipeline.data.images:array",
+        "dicom": "pipeline.data.formats:dicom",
     },
 }

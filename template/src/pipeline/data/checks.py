@@ -1,18 +1,18 @@
 """What is wrong with the data, all of it: tables, labels, images, sample submission, folds, copies."""
 
 import importlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from pipeline.competition import Competition
-from pipeline.data.folds import CLASSES, NO_FOLD, fold_path, is_scored, load_folds, read_contract
+from pipeline.data.faults import Fault, copy_faults, image_faults, target_faults
+from pipeline.data.folds import CLASSES, FOLDS, NO_FOLD, fold_path, is_scored, load_folds, read_contract
 from pipeline.data.labels import Labels, labels_of
 from pipeline.data.leaks import LeakReport, all_rows, find_leaks, print_leaks
 from pipeline.data.marker import is_demo
-from pipeline.data.scan import Look, Reader, scan
+from pipeline.data.scan import Reader, scan
 from pipeline.data.tables import read_table
 from pipeline.errors import UserError, listed
 from pipeline.files import read_json
@@ -23,23 +23,6 @@ from pipeline.settings import Settings
 from pipeline.terminal import console, table
 
 MOST_SHOWN = 20
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One thing that is wrong.
-
-    Attributes:
-        problem: what sort of thing; faults of one sort are shown together.
-        row: the id of the row, or the file.
-        detail: what is wrong with it.
-        fatal: training, predicting or submitting would fail on it or be wrong.
-    """
-
-    problem: str
-    row: str
-    detail: str
-    fatal: bool = True
 
 
 def check_data(project: Project, competition: Competition, reader: Reader, folds: str) -> None:
@@ -59,7 +42,10 @@ def check_data(project: Project, competition: Competition, reader: Reader, folds
     train, more, classes = _with_folds(project, settings, train, folds)
     faults += more
     if not train.empty:
-        faults += label_faults(train, labels_of(competition), settings, classes)
+        labels = labels_of(competition)
+        faults += label_faults(train, labels, settings, classes)
+        n_folds = int(train[ROW_FOLD].max()) + 1
+        faults += target_faults(train, test, labels, n_folds if n_folds > 1 else FOLDS)
     faults += sample_faults(settings, data, test)
     rows = all_rows(train, test)
     looks = scan([data / path for path in rows[ROW_IMAGE]], reader)
@@ -122,7 +108,8 @@ def label_faults(
             yield Fault("missing label", str(name), f"'{column}' is empty")
         found = cells.dropna().astype(str)
         if found.nunique() == 1:
-            yield Fault("labels", column, f"all rows have the label '{found.iloc[0]}'")
+            detail = f"all rows have the label '{found.iloc[0]}'; name another column in competition.yaml"
+            yield Fault("labels", column, detail)
         for name, label in zip(rows.loc[found.index, ROW_ID], found, strict=True):
             if column in classes and label not in classes[column]:
                 yield Fault("unknown label", str(name), f"'{label}' of '{column}' is not in folds/{CLASSES}")
@@ -157,44 +144,6 @@ def sample_faults(settings: Settings, data: Path, test: pd.DataFrame) -> Iterato
             yield Fault("sample submission", str(extra), "it asks for this id, and there is no such test row")
         for left in test[ROW_ID][~test[ROW_ID].isin(ids)]:
             yield Fault("sample submission", str(left), "a test row that it does not ask for", fatal=False)
-
-
-def image_faults(rows: pd.DataFrame, looks: Iterable[Look]) -> Iterator[Fault]:
-    """Images that cannot be read, and a mixture of kinds of images that cannot be stacked or looks like a mistake."""
-    forms: dict[str, list[str]] = {}
-    dtypes: dict[str, list[str]] = {}
-    for name, seen in zip(rows[ROW_ID].astype(str), looks, strict=True):
-        if seen.fault:
-            yield Fault(_image_problem(seen.fault), name, seen.fault)
-        if seen.form:
-            forms.setdefault(seen.form, []).append(name)
-        if seen.dtype:
-            dtypes.setdefault(seen.dtype, []).append(name)
-    if len(dtypes) > 1:
-        for dtype, names in dtypes.items():
-            yield Fault("mixed value types", listed(names), f"{len(names)} images are read as {dtype}")
-        yield Fault("mixed value types", "remedy", "set image.reader.params.as_float to true", fatal=False)
-    if len(forms) > 1:
-        for form, names in sorted(forms.items(), key=lambda entry: -len(entry[1])):
-            yield Fault("kinds of images", listed(names), f"{len(names)} are {form}", fatal=False)
-
-
-def _image_problem(fault: str) -> str:
-    if fault.startswith("there is no"):
-        return "missing image"
-    return "truncated image" if "truncated" in fault else "unreadable image"
-
-
-def copy_faults(rows: pd.DataFrame, looks: Iterable[Look], settings: Settings) -> Iterator[Fault]:
-    """Training images that are the same file under different labels."""
-    targets = [column for column in settings.target_columns if column in rows]
-    seen = rows.assign(digest=[look.digest for look in looks])
-    seen = seen[(seen[ROW_FOLD] >= NO_FOLD) & (seen["digest"] != "")]
-    for _, copies in seen[seen["digest"].duplicated(keep=False)].groupby("digest"):
-        labels = copies[targets].astype(str).agg(" / ".join, axis=1) if targets else pd.Series(dtype="str")
-        if labels.nunique() > 1:
-            detail = f"the same file, labelled {listed(labels.unique(), 5)}"
-            yield Fault("copies with different labels", listed(copies[ROW_ID]), detail, fatal=False)
 
 
 def _report(project: Project, faults: list[Fault], leaks: LeakReport, train: int, test: int) -> None:

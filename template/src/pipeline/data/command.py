@@ -16,6 +16,7 @@ from pipeline.data.cache import open_cache
 from pipeline.data.checks import check_data
 from pipeline.data.folds import (
     CLASSES,
+    FOLDS,
     FoldTable,
     fold_path,
     load_folds,
@@ -30,6 +31,7 @@ from pipeline.data.marker import is_demo
 from pipeline.data.scan import Reader, scan
 from pipeline.data.splitters import Splitter
 from pipeline.data.store import LOCK, Store, writing
+from pipeline.data.unpacking import unpack
 from pipeline.errors import UserError, listed
 from pipeline.experiments import load_experiment
 from pipeline.files import read_json
@@ -73,7 +75,7 @@ def create_folds(
         if kept is not None:
             _keep(project, path, kept, labels)
             return
-    found = make_folds(rows, labels, 5 if n_folds is None else n_folds, seed or 0, splitter)
+    found = make_folds(rows, labels, FOLDS if n_folds is None else n_folds, seed or 0, splitter)
     write_classes(project, rows, labels)
     write_folds(project, name, replace(found, demo=demo), labels.targets)
     _print_folds(project, path, found)
@@ -100,8 +102,16 @@ def report_leaks(
         )
 
 
-def run_checks(project: Project, competition: Competition, experiment: str | None = None) -> None:
-    """Find everything that is wrong with the data, as an experiment would read it (its reader, its folds)."""
+def run_checks(
+    project: Project, competition: Competition, experiment: str | None = None, archives: bool = False
+) -> None:
+    """Find everything that is wrong with the data, as an experiment would read it (its reader, its folds).
+
+    Args:
+        archives: unpack them first.
+    """
+    if archives:
+        unpack(project.require_data(), competition.settings)
     folds = load_experiment(project, experiment).folds if experiment else "folds"
     check_data(project, competition, image_reader(project, competition, experiment), folds)
 

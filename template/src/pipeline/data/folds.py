@@ -31,6 +31,7 @@ from pipeline.project import Project
 from pipeline.settings import Settings
 
 CLASSES = "classes.json"
+FOLDS = 5  # how many are made where none is asked for
 NO_FOLD = -1  # the fold of a row that only trains
 
 
@@ -59,7 +60,7 @@ class FoldTable:
 
 
 def make_folds(
-    rows: pd.DataFrame, labels: Labels, n_folds: int = 5, seed: int = 0, splitter: Splitter = "auto"
+    rows: pd.DataFrame, labels: Labels, n_folds: int = FOLDS, seed: int = 0, splitter: Splitter = "auto"
 ) -> FoldTable:
     """Divide the scored rows; nothing is written. For the arguments and errors see `assign_folds`."""
     scored = rows[is_scored(rows)]

@@ -4,21 +4,24 @@ The pipeline passes a reader the path and the height and width the model will se
 an experiment may set (`image.reader: {name: image, params: {channels: 1}}`).
 """
 
+from io import BytesIO
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from pipeline.data.tables import shown
+from pipeline.data.formats import dicom, tif
+from pipeline.data.pixels import Size, scaled, with_channels
+from pipeline.data.places import read_bytes, shown
 from pipeline.errors import UserError
 
-Size = tuple[int, int]
 WHOLE = {1: cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH, 3: cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH}
 REDUCED = {
     1: {2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 8: cv2.IMREAD_REDUCED_GRAYSCALE_8},
     3: {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8},
 }
 JPEG, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
+TIF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PNG = b"\x89PNG\r\n\x1a\n"
 PNG_COLOURS = {0: "grey", 2: "colour", 3: "palette", 4: "grey with alpha", 6: "colour with alpha"}
 
@@ -34,13 +37,14 @@ def image(
     as_float: bool = False,
     allow_truncated: bool = False,
 ) -> np.ndarray:
-    """Read an image file: jpg, png, tif, webp, bmp and what else OpenCV knows, and npy as `array` does.
+    """Read an image file: jpg, png, tif, webp, bmp and what else OpenCV knows; npy as `array`, dcm as `dicom` does.
 
     Args:
         path: the file.
         size: height and width that are wanted. A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is still at
             least as large in both directions, which takes a fraction of the time; none: full size.
-        channels: 1 grey, 3 RGB (grey is repeated, alpha is dropped), 4 RGBA; another number must be the file's.
+        channels: 1 grey, 3 RGB (grey is repeated, alpha is dropped), 4 RGBA; another number must be the file's. With
+            4 and more, a tif is read by tifffile, and its pages may be the channels.
         oversize: how many times `size` is left at least by the reduced decoding; more than 1 for random crops.
         low, high: the values that become 0 and 1. By default 0 and the largest value of the file's integer type.
         as_float: float32 in [0, 1] also for 8-bit files, for a data set that mixes both.
@@ -52,9 +56,14 @@ def image(
     Raises:
         UserError: the file is missing, unreadable or truncated, or its values have no known range; the path is named.
     """
-    if path.suffix.lower() == ".npy":
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
         return array(path, size, channels=channels, low=low, high=high, as_float=as_float)
+    if suffix == ".dcm":
+        return dicom(path, size, channels=channels, low=low, high=high)
     data = read_bytes(path)
+    if channels not in WHOLE and data.startswith(TIF):  # OpenCV reads one page of a tif, and four channels at most
+        return scaled(with_channels(tif(data, path), channels, path), low, high, as_float, path)
     if not is_whole(data):
         if not (allow_truncated and data.startswith(JPEG)):
             raise UserError(f"the image {shown(path)} is truncated; download it again, or drop its row in tables.py")
@@ -64,7 +73,7 @@ def image(
         raise UserError(f"cannot read {shown(path)} as an image; download it again, or drop its row in tables.py")
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
-    return _scaled(_with_channels(pixels, channels, path), low, high, as_float, path)
+    return scaled(with_channels(pixels, channels, path), low, high, as_float, path)
 
 
 def array(
@@ -93,9 +102,7 @@ def array(
         UserError: the file is missing or no such array, or its values have no known range; the path is named.
     """
     try:
-        pixels = np.load(path, allow_pickle=False)
-    except FileNotFoundError as error:
-        raise _missing(path) from error
+        pixels = np.load(BytesIO(read_bytes(path)), allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"cannot read {shown(path)} as a npy file: {error}") from error
     if not isinstance(pixels, np.ndarray) or pixels.ndim not in (2, 3):
@@ -104,20 +111,7 @@ def array(
         pixels = pixels[:, :, None]
     elif channels_first:
         pixels = np.moveaxis(pixels, 0, 2)
-    return _scaled(_with_channels(pixels, channels or pixels.shape[2], path), low, high, as_float, path)
-
-
-def read_bytes(path: Path) -> bytes:
-    """The content of an image file; a `UserError` when it is missing or empty."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise _missing(path) from error
-    except OSError as error:
-        raise UserError(f"cannot read {shown(path)}: {error.strerror or error}") from error
-    if not data:
-        raise UserError(f"the image {shown(path)} is an empty file; download it again")
-    return data
+    return scaled(with_channels(pixels, channels or pixels.shape[2], path), low, high, as_float, path)
 
 
 def is_whole(data: bytes) -> bool:
@@ -142,11 +136,12 @@ def describe(data: bytes) -> str:
     return f"8-bit {'grey' if frame[3] == 1 else 'colour'}" if frame else ""
 
 
-def _missing(path: Path) -> UserError:
-    return UserError(
-        f"there is no image {shown(path)}; download it, or correct the image pattern in competition.yaml "
-        "(scripts/check_data.py finds all that are missing)"
-    )
+def size_of(data: bytes) -> Size | None:
+    """Height and width of a JPEG or PNG, read from its header; none for other files."""
+    if data.startswith(PNG):
+        return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
+    frame = _jpeg_frame(data) if data.startswith(JPEG) else None
+    return frame[:2] if frame else None
 
 
 def _jpeg_frame(data: bytes) -> tuple[int, int, int, int] | None:
@@ -202,44 +197,3 @@ def _decode(data: bytes, channels: int, factor: int) -> np.ndarray | None:
     # Not by IMREAD_COLOR_RGB while decoding: with OpenCV 4.14 it scrambles the pixels of a 16-bit colour tif.
     swap = cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
     return cv2.cvtColor(pixels, swap, pixels)
-
-
-def _with_channels(pixels: np.ndarray, channels: int, path: Path) -> np.ndarray:
-    """(H, W, C) with the wanted number of channels."""
-    count = pixels.shape[2]
-    if count == channels:
-        return pixels
-    if count == 1:
-        return np.repeat(pixels, channels, axis=2)
-    if count == 4 and channels == 3:
-        return pixels[:, :, :3]
-    if count == 3 and channels == 4:
-        opaque = np.iinfo(pixels.dtype).max if pixels.dtype.kind == "u" else 1
-        return np.concatenate([pixels, np.full_like(pixels[:, :, :1], opaque)], axis=2)
-    if count in (3, 4) and channels == 1:
-        grey = cv2.cvtColor(np.ascontiguousarray(pixels[:, :, :3]), cv2.COLOR_RGB2GRAY)
-        return grey[:, :, None]
-    raise UserError(
-        f"{shown(path)} has {count} channels, and {channels} are wanted; "
-        f"set image.reader.params.channels and model.in_chans to {count}, or write a reader of your own"
-    )
-
-
-def _scaled(pixels: np.ndarray, low: float | None, high: float | None, as_float: bool, path: Path) -> np.ndarray:
-    """uint8 as it is; anything else as float32 in [0, 1]."""
-    if pixels.dtype == np.uint8 and low is None and high is None:
-        return pixels.astype(np.float32) / 255 if as_float else pixels
-    if low is None and high is None and pixels.dtype.kind not in "ub":
-        # Signed and floating-point values say nothing about their range: guessing it per image would change contrasts.
-        if not (pixels.size and pixels.min() >= 0 and pixels.max() <= 1):
-            raise UserError(
-                f"{shown(path)} holds {pixels.dtype} values from {pixels.min()} to {pixels.max()}; "
-                "set image.reader.params low and high to the values that become 0 and 1"
-            )
-        return pixels.astype(np.float32)
-    top = float(np.iinfo(pixels.dtype).max) if pixels.dtype.kind in "iu" else 1.0
-    bottom, top = (0.0 if low is None else low), (top if high is None else high)
-    if top <= bottom:
-        raise UserError(f"image.reader.params: high ({top}) must be more than low ({bottom})")
-    scaled: np.ndarray = np.clip((pixels.astype(np.float32) - bottom) / (top - bottom), 0, 1)
-    return scaled

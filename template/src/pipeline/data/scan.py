@@ -9,12 +9,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pipeline.data.images import describe, read_bytes
+from pipeline.data.images import describe, size_of
 from pipeline.data.marker import digest
+from pipeline.data.pixels import Size
+from pipeline.data.places import read_bytes
 from pipeline.errors import UserError
 from pipeline.terminal import console, progress_bar
 
-Reader = Callable[[Path, tuple[int, int] | None], np.ndarray]
+Reader = Callable[[Path, Size | None], np.ndarray]
 
 DECODE = 64  # images are decoded at no less than this height and width
 SIDE = 16  # height and width of a thumbnail
@@ -27,14 +29,17 @@ class Look:
     Attributes:
         digest: fingerprint of the file's bytes; empty if it is missing.
         form: `8-bit colour` and the like; empty where the header does not say.
-        dtype: what the reader made of it; empty if it cannot be read.
+        size: height and width of the file, as its header or the reader says; (0, 0) if it cannot be read.
+        dtype, channels: what the reader made of it; empty and 0 if it cannot be read.
         thumbnail: float32 (256,), grey, of mean 0 and norm 1; zeros for an image without contrast.
         fault: why it cannot be read; empty if it can.
     """
 
     digest: str = ""
     form: str = ""
+    size: Size = (0, 0)
     dtype: str = ""
+    channels: int = 0
     thumbnail: np.ndarray = field(default_factory=lambda: np.zeros(SIDE * SIDE, np.float32))
     fault: str = ""
 
@@ -56,10 +61,10 @@ def look(path: Path, reader: Reader) -> Look:
         data = read_bytes(path)
     except UserError as error:
         return Look(fault=str(error))
-    seen, form = digest(data), describe(data)
+    seen, form, size = digest(data), describe(data), size_of(data)
     try:
         pixels = reader(path, (DECODE, DECODE))
-        return Look(seen, form, str(pixels.dtype), thumbnail(grey(pixels)))
+        return Look(seen, form, size or pixels.shape[:2], str(pixels.dtype), pixels.shape[2], thumbnail(grey(pixels)))
     except UserError as error:
         return Look(seen, form, fault=str(error))
     except Exception as error:

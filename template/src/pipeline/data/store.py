@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
+from pipeline.data.places import archive_at
 from pipeline.errors import UserError
 
 INDEX, IMAGES, LOCK = "index.jsonl", "images.npy", "lock"
@@ -25,7 +26,10 @@ Form = tuple[str, tuple[int, ...]]  # dtype and shape (H, W, C) of every row
 
 @dataclass(frozen=True)
 class Stamp:
-    """What tells a changed file from the one that was read: bytes, and nanoseconds of its last change."""
+    """What tells a changed file from the one that was read: bytes, and nanoseconds of its last change.
+
+    A file in an archive is told by its checksum instead of the time: a download again of the same changes nothing.
+    """
 
     size: int
     mtime_ns: int
@@ -33,6 +37,10 @@ class Stamp:
     @classmethod
     def of(cls, path: Path) -> "Stamp":
         """The stamp of a file; of what is none (a reader may make its path of anything), one that no file has."""
+        within = archive_at(path)
+        if within is not None:
+            member = within[0].find(within[1])
+            return cls(member.file_size, member.CRC) if member else cls(-1, -1)
         try:
             found = path.stat()
         except OSError:

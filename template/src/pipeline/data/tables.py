@@ -1,12 +1,14 @@
 """Helpers for `src/competition/tables.py`: Kaggle's csv files become rows, and every cell stays exact text."""
 
-import os
+import functools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
+from pipeline.data.places import ZIP, names_in, shown
 from pipeline.errors import UserError, listed, nearest
 from pipeline.keys import ROW_FOLD, ROW_GROUP, ROW_ID, ROW_IMAGE, ROW_ONLY_FOLD, ROW_SOURCE, ROW_WEIGHT
 from pipeline.rules import sample_id_column
@@ -15,6 +17,7 @@ from pipeline.settings import Settings
 RESERVED = (ROW_ID, ROW_IMAGE, ROW_GROUP, ROW_SOURCE, ROW_WEIGHT, ROW_ONLY_FOLD, ROW_FOLD)
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".jp2", ".npy", ".dcm")
 FIELD = re.compile(r"\{([^{}]+)\}")
+Listing = Callable[[str], tuple[set[str], dict[str, list[str]]]]  # folder -> its files; those that are images by stem
 
 
 def read_table(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
@@ -46,15 +49,11 @@ def read_table(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
 
 
 def _remedy(path: Path) -> str:
-    if path.with_name(path.name + ".zip").is_file():
-        return f"unpack {path.name}.zip"
+    archives = sorted(found.name for found in path.parent.glob(f"*{ZIP}"))
+    if archives:
+        own = path.name + ZIP
+        return f"unpack {own if own in archives else listed(archives)}: scripts/check_data.py --unpack"
     return "put the competition's files there, or correct the name in competition.yaml"
-
-
-def shown(path: Path) -> str:
-    """`path` as it would be typed in the current folder."""
-    folder = Path.cwd()
-    return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
 
 
 def require_columns(table: pd.DataFrame, columns: Iterable[str], name: str) -> None:
@@ -83,7 +82,7 @@ def sample_ids(path: Path, id_column: str) -> pd.DataFrame:
     return sample[[sample_id_column(list(map(str, sample.columns)), id_column)]].set_axis([id_column], axis=1)
 
 
-def image_rows(table: pd.DataFrame, settings: Settings, pattern: str, data: Path) -> pd.DataFrame:
+def image_rows(table: pd.DataFrame, settings: Settings, pattern: str | Sequence[str], data: Path) -> pd.DataFrame:
     """Rows as the pipeline wants them, from a table of `read_table`.
 
     Returns:
@@ -108,16 +107,31 @@ def image_rows(table: pd.DataFrame, settings: Settings, pattern: str, data: Path
     return pd.concat([rows, table[[column for column in table if column not in RESERVED]]], axis=1)
 
 
-def image_paths(table: pd.DataFrame, pattern: str, data: Path) -> pd.Series:
+def image_paths(table: pd.DataFrame, pattern: str | Sequence[str], data: Path) -> pd.Series:
     """The path below `data` of every row's image.
 
     The pattern holds columns in braces: `train/{patient}/{image_id}.png`. A value that brings the extension along does
     not double it. Where the pattern has no extension (`train/{image_id}`) and the value neither, the file of that stem
-    is looked up in its folder. Whether the files exist is not checked here.
+    is looked up in its folder. An archive counts as a folder: `train.zip/{image_id}.png`. Of several patterns, the
+    first one whose file exists is taken, or else the first one: that files exist is not checked here.
 
     Raises:
         UserError: an unknown column in braces (the nearest one is named), an empty cell, or two files of one stem.
     """
+    patterns = [pattern] if isinstance(pattern, str) else list(pattern)
+    listing = functools.cache(lambda folder: _listing(data / folder))
+    first, *others = (_filled(table, one, listing) for one in patterns)
+    for paths in others:
+        first = first.where(_are_there(first, listing) | ~_are_there(paths, listing), paths)
+    return first
+
+
+def _are_there(paths: pd.Series, listing: Listing) -> np.ndarray:
+    """bool (N,): whether the files exist."""
+    return np.array([name in listing(folder)[0] for folder, _, name in (path.rpartition("/") for path in paths)], bool)
+
+
+def _filled(table: pd.DataFrame, pattern: str, listing: Listing) -> pd.Series:
     parts = FIELD.split(pattern)  # text, column, text, ..., column, text
     require_columns(table, parts[1::2], f"the table of the image pattern '{pattern}'")
     paths = pd.Series("", index=table.index, dtype="str")
@@ -127,38 +141,33 @@ def image_paths(table: pd.DataFrame, pattern: str, data: Path) -> pd.Series:
     end = parts[-1]
     paths = paths.where(paths.str.lower().str.endswith(end.lower()), paths + end).str.lstrip("/")
     if "." not in end.rpartition("/")[2]:
-        paths = pd.Series(_with_extensions(paths, data), index=table.index, dtype="str")
+        paths = pd.Series([_with_extension(path, listing) for path in paths], index=table.index, dtype="str")
     return paths
 
 
-def _with_extensions(paths: Iterable[str], data: Path) -> list[str]:
-    folders: dict[str, tuple[set[str], dict[str, list[str]]]] = {}
-    found = []
-    for path in paths:
-        folder, slash, name = path.rpartition("/")
-        if folder not in folders:
-            folders[folder] = _listing(data / folder)
-        names, stems = folders[folder]
-        same = [name] if name in names else stems.get(name, [])
-        if len(same) > 1:
-            raise UserError(
-                f"{folder or 'the data folder'} holds {listed(sorted(same))}; "
-                "add the extension to train_images or test_images in competition.yaml"
-            )
-        found.append(folder + slash + (same[0] if same else name))
-    return found
+def _with_extension(path: str, listing: Listing) -> str:
+    folder, slash, name = path.rpartition("/")
+    names, stems = listing(folder)
+    same = [name] if name in names else stems.get(name, [])
+    if len(same) > 1:
+        raise UserError(
+            f"{folder or 'the data folder'} holds {listed(sorted(same))}; "
+            "add the extension to train_images or test_images in competition.yaml"
+        )
+    return folder + slash + (same[0] if same else name)
 
 
 def _listing(folder: Path) -> tuple[set[str], dict[str, list[str]]]:
     """The files of a folder, and those that are images by their stem. An id may hold dots, so only known endings go."""
     stems: dict[str, list[str]] = {}
-    try:
-        with os.scandir(folder) as entries:
-            names = {entry.name for entry in entries if entry.is_file()}
-    except OSError:
-        return set(), stems
+    names = names_in(folder)
     for name in names:
-        stem, _, suffix = name.rpartition(".")
-        if stem and f".{suffix.lower()}" in SUFFIXES:
-            stems.setdefault(stem, []).append(name)
+        if is_image(name):
+            stems.setdefault(name.rpartition(".")[0], []).append(name)
     return names, stems
+
+
+def is_image(name: str) -> bool:
+    """Whether the name of a file has the ending of an image."""
+    stem, _, suffix = name.rpartition(".")
+    return bool(stem) and f".{suffix.lower()}" in SUFFIXES

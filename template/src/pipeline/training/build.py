@@ -1,6 +1,8 @@
 """Everything a fold's run is made of, standing where its saved state says."""
 
 import hashlib
+import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +84,7 @@ def make_loop(
         valid_loader=EpochBatches(valid_loader, device),
         valid_rows=valid_rows,
         callbacks=CallbackList([*own, *default_callbacks(task, valid_rows, valid_set)], processes.is_main),
-        engine_callbacks=[names.bind("engine_callback", entry)() for entry in config.engine_callbacks],
+        engine_callbacks=[made(names.bind("engine_callback", entry)) for entry in config.engine_callbacks],
         checkpoints=checkpoints,
         device=device,
         precision=precision,
@@ -95,6 +97,14 @@ def make_loop(
         is_main, trackers = processes.is_main, setup.competition.settings.trackers
         loop.tracker = make_tracker(run_info(setup, loop), trackers) if is_main else Trackers({})
     return loop, valid_rows
+
+
+def made(callback: Callable[..., Any]) -> Any:
+    """What a class or a factory makes. A function that needs arguments is a handler as it stands."""
+    parameters = inspect.signature(callback).parameters.values()
+    needs = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    is_handler = any(one.kind in needs and one.default is inspect.Parameter.empty for one in parameters)
+    return callback if is_handler else callback()
 
 
 def _last_state(folder: Path, checkpoints: CheckpointStore) -> dict[str, Any] | None:

@@ -36,6 +36,7 @@ class FoldRunner(IRunner):
     def __init__(self, loop: Loop) -> None:
         super().__init__()
         self.loop = loop
+        self.scaler = loop.scaler or torch.amp.GradScaler(loop.device.type, enabled=False)  # which scales nothing
 
     @property
     def num_epochs(self) -> int:
@@ -108,13 +109,14 @@ class OptimizerCallback(IOptimizerCallback):
     def on_batch_end(self, runner: FoldRunner) -> None:
         if not (runner.is_train_loader and runner.engine.sync_gradients):
             return
-        loop, optimizer = runner.loop, runner.optimizer
-        if loop.scaler is not None:
-            loop.scaler.unscale_(loop.optimizer)
+        # Not through `runner.optimizer`: Accelerate looks all of `sys.path` over for an optional package at each step.
+        loop, optimizer, scaler = runner.loop, runner.loop.optimizer, runner.scaler
+        scaler.unscale_(optimizer)
         if loop.gradients_ready() is Verdict.SKIP:
             optimizer.zero_grad(set_to_none=True)  # a step without gradients changes nothing
         loop.clip_gradients()
-        optimizer.step()  # through the scaler, where there is one
+        scaler.step(optimizer)
+        scaler.update()
         optimizer.zero_grad(set_to_none=True)
         loop.stepped()
 

@@ -50,6 +50,12 @@ class FoldLearner(Learner):
         )
         self.opt = OptimWrapper(opt=loop.optimizer)  # as `opt_func` it would lose the state that a resume has loaded
 
+    def __call__(self, event_name: str | list[str]) -> None:
+        if isinstance(event_name, str):
+            self._call_one(event_name)  # eight times a step; fastai would make a list of the one name first
+        else:
+            super().__call__(event_name)
+
     def _do_epoch(self) -> None:
         super()._do_epoch()
         self.loop.epoch_end()

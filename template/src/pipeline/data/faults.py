@@ -1,0 +1,192 @@
+"""What can be wrong with targets and images: faults, each with the rows it is about and what to do."""
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from pipeline.data.folds import NO_FOLD, is_scored
+from pipeline.data.labels import Labels
+from pipeline.data.leaks import TEST
+from pipeline.data.scan import Look
+from pipeline.errors import listed
+from pipeline.keys import ROW_FOLD, ROW_GROUP, ROW_ID
+from pipeline.settings import Settings
+
+DEVIATIONS = 3.5  # modified z-score beyond which a value is an outlier (Iglewicz and Hoaglin, 1993)
+SIDE, SHAPE = 4.0, 3.0  # and how many times the median side, and ratio of sides, it must be at least
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong.
+
+    Attributes:
+        problem: what sort of thing; faults of one sort are shown together.
+        row: the id of the row, or the file.
+        detail: what is wrong with it.
+        fatal: training, predicting or submitting would fail on it or be wrong.
+    """
+
+    problem: str
+    row: str
+    detail: str
+    fatal: bool = True
+
+
+def target_faults(train: pd.DataFrame, test: pd.DataFrame, labels: Labels, n_folds: int) -> Iterator[Fault]:
+    """Equal target columns, classes that cannot be in every fold, labels of test rows that nothing trains on.
+
+    Args:
+        train, test: rows; a test table seldom has targets.
+        n_folds: how many there are, or are going to be.
+    """
+    there = [column for column in labels.targets if column in train]
+    for first, second in itertools.combinations(there, 2):
+        if train[first].notna().any() and train[first].equals(train[second]):
+            detail = "these targets are the same in every row; drop one from target_columns in competition.yaml"
+            yield Fault("equal targets", f"{first}, {second}", detail, fatal=False)
+    for column in there:
+        whole = _by_label(train, labels, column)
+        if _is_measured(whole[column]):
+            continue
+        yield from _rare_classes(whole[is_scored(whole)], column, n_folds)
+        if column in test:
+            asked = _by_label(test, labels, column)
+            unseen = asked[asked[column].notna() & ~asked[column].isin(whole[column])]
+            if len(unseen):
+                detail = (
+                    f"'{column}' of {len(unseen)} test rows is {listed(unseen[column].unique(), 5)}, which no training "
+                    "row has and nothing can predict; find such rows, or leave the column out of test_rows in tables.py"
+                )
+                yield Fault("unseen labels", listed(unseen[ROW_ID]), detail, fatal=False)
+
+
+def _by_label(rows: pd.DataFrame, labels: Labels, column: str) -> pd.DataFrame:
+    """The rows, one for each label in the column."""
+    cells = labels.cells(rows, column)
+    return rows.loc[cells.index].assign(**{column: cells})
+
+
+def _is_measured(values: pd.Series) -> bool:
+    """Whether a target is a measurement rather than a class: numbers, of which most stand in one row only."""
+    counts = values.dropna().astype(str).value_counts()
+    numbers = pd.to_numeric(counts.index.to_series(), errors="coerce")
+    return bool(numbers.notna().all() and (counts == 1).mean() > 0.5)
+
+
+def _rare_classes(rows: pd.DataFrame, column: str, n_folds: int) -> Iterator[Fault]:
+    whole = rows[rows[column].notna()]
+    unit = ROW_GROUP if ROW_GROUP in rows else ROW_ID  # what a fold holds out as one
+    counts = whole.groupby(whole[column].astype(str))[unit].nunique().sort_values(kind="stable")
+    rare = counts[counts < n_folds]
+    if rare.empty or len(counts) < 2:
+        return
+    things = "groups" if unit == ROW_GROUP else "rows"
+    single = int((rare == 1).sum())
+    alone = f"; the {single} with one only are never trained on where they are held out" if single else ""
+    few = listed((f"{name}: {count}" for name, count in rare.items()), 5)
+    detail = (
+        f"{len(rare)} of {len(counts)} classes of '{column}' have fewer {things} than the {n_folds} folds ({few}), so "
+        f"some folds hold out none of them{alone}; add rows, merge classes in tables.py, or make fewer folds"
+    )
+    yield Fault("rare classes", listed(whole[ROW_ID][whole[column].astype(str).isin(rare.index)]), detail, fatal=False)
+
+
+def image_faults(rows: pd.DataFrame, looks: Sequence[Look]) -> Iterator[Fault]:
+    """Images that cannot be read, and a mixture of kinds of images that cannot be stacked or looks like a mistake.
+
+    Args:
+        rows: of `leaks.all_rows`.
+        looks: what `scan` saw of their images, in the same order.
+    """
+    ids = rows[ROW_ID].astype(str).to_numpy()
+    yield from _unreadable(rows, looks)
+    for name, values, remedy in (
+        ("value types", [seen.dtype for seen in looks], "set image.reader.params.as_float to true"),
+        ("channels", [seen.channels for seen in looks], "set image.reader.params.channels to one number for all"),
+    ):
+        found = _sorted_out(ids, values)
+        if len(found) > 1:
+            for value, names in found.items():
+                yield Fault(f"mixed {name}", listed(names), f"{len(names)} images are read as {value}; {remedy}")
+    forms = _sorted_out(ids, [seen.form for seen in looks])
+    if len(forms) > 1:
+        for form, names in forms.items():
+            remedy = "all are read alike, as image.reader.params say; drop rows in tables.py that are mistakes"
+            yield Fault("kinds of images", listed(names), f"{len(names)} are {form}; {remedy}", fatal=False)
+    yield from _odd_sizes(ids, looks)
+
+
+def _unreadable(rows: pd.DataFrame, looks: Sequence[Look]) -> Iterator[Fault]:
+    faults = pd.Series([seen.fault for seen in looks], index=rows.index, dtype="str")
+    lost = faults.str.startswith("there is no image")
+    parts = (rows[ROW_FOLD] == TEST).map({True: "test rows", False: "training rows"})
+    nowhere = [part for part, of in lost.groupby(parts) if of.all() and len(of) > 1]
+    for part in nowhere:
+        first, of = faults[parts == part].iloc[0], int((parts == part).sum())
+        yield Fault("image pattern", str(part), f"none of their {of} images is there; the first one: {first}")
+    left = faults[(faults != "") & ~(parts.isin(nowhere))]
+    for fault, same in left.groupby(left, sort=False):
+        names = rows.loc[same.index, ROW_ID].astype(str)
+        yield Fault(_image_problem(str(fault)), listed(names), str(fault))
+
+
+def _image_problem(fault: str) -> str:
+    if fault.startswith("there is no"):
+        return "missing image"
+    if fault.startswith("cannot read the archive"):
+        return "damaged archive"
+    if "needs the package" in fault:
+        return "missing package"
+    return "truncated image" if "truncated" in fault else "unreadable image"
+
+
+def _sorted_out(ids: np.ndarray, values: Iterable[object]) -> dict[object, list[str]]:
+    """What is there -> whose it is, the most frequent one first; nothing and 0 are left out."""
+    found: dict[object, list[str]] = {}
+    for name, value in zip(ids, values, strict=True):
+        if value:
+            found.setdefault(value, []).append(name)
+    return dict(sorted(found.items(), key=lambda entry: -len(entry[1])))
+
+
+def _odd_sizes(ids: np.ndarray, looks: Sequence[Look]) -> Iterator[Fault]:
+    """Images far larger, smaller or longer than the others."""
+    seen = np.array([position for position, look in enumerate(looks) if min(look.size) > 0], np.int64)
+    if len(seen) < 3:
+        return
+    sizes = np.array([looks[position].size for position in seen], np.float64)
+    odd = _outlying(np.sqrt(sizes.prod(axis=1)), SIDE) | _outlying(sizes.max(axis=1) / sizes.min(axis=1), SHAPE)
+    if odd.any():
+        height, width = np.median(sizes, axis=0)
+        examples = listed(("{:.0f}x{:.0f}".format(*size) for size in sizes[odd]), 3)
+        detail = (
+            f"{odd.sum()} images of {examples} pixels (height x width) stand out from a median of "
+            f"{height:.0f}x{width:.0f}; look at them, and drop their rows in tables.py where they are mistakes"
+        )
+        yield Fault("odd sizes", listed(ids[seen[odd]]), detail, fatal=False)
+
+
+def _outlying(values: np.ndarray, least: float) -> np.ndarray:
+    """bool (N,): positive values whose modified z-score, of logarithms, is an outlier's, and that are `least` times
+    the median, or less than the inverse of it."""
+    logs = np.log(values)
+    away = np.abs(logs - np.median(logs))
+    deviation = np.median(away) / 0.6745  # that of a normal distribution from its median absolute deviation
+    outlying: np.ndarray = away > np.maximum(np.log(least), DEVIATIONS * deviation)
+    return outlying
+
+
+def copy_faults(rows: pd.DataFrame, looks: Iterable[Look], settings: Settings) -> Iterator[Fault]:
+    """Training images that are the same file under different labels."""
+    targets = [column for column in settings.target_columns if column in rows]
+    seen = rows.assign(digest=[look.digest for look in looks])
+    seen = seen[(seen[ROW_FOLD] >= NO_FOLD) & (seen["digest"] != "")]
+    for _, copies in seen[seen["digest"].duplicated(keep=False)].groupby("digest"):
+        labels = copies[targets].astype(str).agg(" / ".join, axis=1) if targets else pd.Series(dtype="str")
+        if labels.nunique() > 1:
+            detail = f"the same file, labelled {listed(labels.unique(), 5)}"
+            yield Fault("copies with different labels", listed(copies[ROW_ID]), detail, fatal=False)

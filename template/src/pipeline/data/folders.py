@@ -1,0 +1,78 @@
+"""Rows of a competition whose folders are its labels: no table, but `train/cat/1.jpg` and `train/dog/2.jpg`."""
+
+import re
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from pipeline.data.places import files_below, shown
+from pipeline.data.tables import FIELD, RESERVED, is_image
+from pipeline.errors import UserError, listed
+from pipeline.keys import ROW_GROUP, ROW_ID, ROW_IMAGE
+
+WILD = re.compile(r"\*\*/|\*")
+
+
+def rows_from_folders(data: Path, pattern: str, ids: Literal["stem", "path"] = "stem") -> pd.DataFrame:
+    """One row for each image below `data` whose path fits the pattern, in the order of the paths.
+
+    A name in braces becomes a column, `*` stands for any text in a name, `**/` for any folders: `train/{label}/*.jpg`,
+    `train.zip/{label}/{group}_*`, `images/**/{label}-*.png`. A pattern whose last name holds no dot fits images of all
+    kinds, but for their extension.
+
+    Args:
+        ids: what the id is where the pattern has no `{id}`: the name without extension, or the path below the first
+            part of the pattern that is fixed.
+
+    Returns:
+        `id` and `image` (str), and a column (str) for each name in braces.
+
+    Raises:
+        UserError: nothing fits, two images have one id, or a name in braces that means something else to the pipeline.
+    """
+    names = list(dict.fromkeys(FIELD.findall(pattern)))
+    reserved = [name for name in names if name in RESERVED and name not in (ROW_ID, ROW_GROUP)]
+    if reserved:
+        raise UserError(f"the pattern '{pattern}' names a column '{reserved[0]}', which the pipeline fills itself")
+    fixed = re.split(r"[{*]", pattern, maxsplit=1)[0].rpartition("/")[0]
+    start = f"{fixed}/" if fixed else ""
+    fits, any_image = _expression(pattern.removeprefix(start)), "." not in pattern.rpartition("/")[2]
+    found = []
+    for path in sorted(files_below(data / fixed)):
+        if any_image and not is_image(path):
+            continue
+        match = fits.fullmatch(path.rpartition(".")[0] if any_image else path)
+        if match:
+            own = path if ids == "path" else path.rpartition("/")[2].rpartition(".")[0]
+            found.append({ROW_ID: own, ROW_IMAGE: start + path, **dict(zip(names, match.groups(), strict=True))})
+    if not found:
+        raise UserError(
+            f"no image fits the pattern '{pattern}' in {shown(data)}; correct it in src/competition/tables.py"
+        )
+    rows = pd.DataFrame(found, dtype="str")
+    twice = rows[rows[ROW_ID].duplicated(keep=False)]
+    if len(twice):
+        same = twice[ROW_IMAGE][twice[ROW_ID] == twice[ROW_ID].iloc[0]]
+        raise UserError(
+            f"{twice[ROW_ID].nunique()} ids name several images of '{pattern}' ('{twice[ROW_ID].iloc[0]}': "
+            f'{listed(same)}); use rows_from_folders(..., ids="path")'
+        )
+    return rows
+
+
+def _expression(pattern: str) -> re.Pattern[str]:
+    """What paths fit; each name in braces is a group, and stands for the same text wherever it stands."""
+    numbers: dict[str, int] = {}
+    parts = []
+    for position, part in enumerate(FIELD.split(pattern)):
+        if position % 2 == 0:
+            kept = WILD.split(part)
+            wild = ["(?:[^/]+/)*" if found == "**/" else "[^/]*" for found in WILD.findall(part)]
+            parts += [re.escape(kept[0]), *(way + re.escape(text) for way, text in zip(wild, kept[1:], strict=True))]
+        elif part in numbers:
+            parts.append(rf"(?:\{numbers[part]})")
+        else:
+            numbers[part] = len(numbers) + 1
+            parts.append("([^/]+)")
+    return re.compile("".join(parts))

@@ -1,0 +1,52 @@
+"""Arrays as readers give them: (H, W, C) with the wanted channels, uint8, or float32 in [0, 1]."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from pipeline.data.places import shown
+from pipeline.errors import UserError
+
+Size = tuple[int, int]
+
+
+def with_channels(pixels: np.ndarray, channels: int, path: Path) -> np.ndarray:
+    """(H, W, C) with the wanted number of channels."""
+    count = pixels.shape[2]
+    if count == channels:
+        return pixels
+    if count == 1:
+        return np.repeat(pixels, channels, axis=2)
+    if count == 4 and channels == 3:
+        return pixels[:, :, :3]
+    if count == 3 and channels == 4:
+        opaque = np.iinfo(pixels.dtype).max if pixels.dtype.kind == "u" else 1
+        return np.concatenate([pixels, np.full_like(pixels[:, :, :1], opaque)], axis=2)
+    if count in (3, 4) and channels == 1:
+        grey = cv2.cvtColor(np.ascontiguousarray(pixels[:, :, :3]), cv2.COLOR_RGB2GRAY)
+        return grey[:, :, None]
+    raise UserError(
+        f"{shown(path)} has {count} channels, and {channels} are wanted; "
+        f"set image.reader.params.channels and model.in_chans to {count}, or write a reader of your own"
+    )
+
+
+def scaled(pixels: np.ndarray, low: float | None, high: float | None, as_float: bool, path: Path) -> np.ndarray:
+    """uint8 as it is; anything else as float32 in [0, 1]."""
+    if pixels.dtype == np.uint8 and low is None and high is None:
+        return pixels.astype(np.float32) / 255 if as_float else pixels
+    if low is None and high is None and pixels.dtype.kind not in "ub":
+        # Signed and floating-point values say nothing about their range: guessing it per image would change contrasts.
+        if not (pixels.size and pixels.min() >= 0 and pixels.max() <= 1):
+            raise UserError(
+                f"{shown(path)} holds {pixels.dtype} values from {pixels.min()} to {pixels.max()}; "
+                "set image.reader.params low and high to the values that become 0 and 1"
+            )
+        return pixels.astype(np.float32)
+    top = float(np.iinfo(pixels.dtype).max) if pixels.dtype.kind in "iu" else 1.0
+    bottom, top = (0.0 if low is None else low), (top if high is None else high)
+    if top <= bottom:
+        raise UserError(f"image.reader.params: high ({top}) must be more than low ({bottom})")
+    scaled: np.ndarray = np.clip((pixels.astype(np.float32) - bottom) / (top - bottom), 0, 1)
+    return scaled

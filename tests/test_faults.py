@@ -1,0 +1,195 @@
+"""What the data check says about targets, sizes and channels, each with ids and a remedy."""
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from projects import Renders, run_script, source
+
+sys.path.insert(0, str(source()))
+
+from pipeline.data.faults import Fault, image_faults, target_faults
+from pipeline.data.images import array, image
+from pipeline.data.labels import ClassLabels
+from pipeline.data.leaks import TEST
+from pipeline.data.scan import Look, scan
+
+from training import expect
+
+
+def table(**columns: Iterable[object]) -> pd.DataFrame:
+    frame = pd.DataFrame(columns)
+    return frame.assign(id=[f"i{number}" for number in range(len(frame))])
+
+
+def one(faults: Iterable[Fault], problem: str) -> Fault:
+    found = [fault for fault in faults if fault.problem == problem]
+    assert len(found) == 1, found
+    return found[0]
+
+
+def test_classes_with_fewer_rows_than_folds() -> None:
+    train = table(label=["cat"] * 9 + ["bat"] * 2 + ["owl"] + [None])
+    assert not list(target_faults(train[:9], train[:0], ClassLabels(["label"]), 5))
+    found = one(target_faults(train, train[:0], ClassLabels(["label"]), 5), "rare classes")
+    assert not found.fatal and found.row == "i9, i10, i11"
+    for said in ("2 of 3 classes of 'label'", "fewer rows than the 5 folds", "owl: 1, bat: 2", "the 1 with one only"):
+        assert said in found.detail
+    found = one(target_faults(train, train[:0], ClassLabels(["label"]), 2), "rare classes")
+    assert found.row == "i11" and "1 of 3 classes" in found.detail
+    # Rows of other sources are in no fold, so they do not count; groups are held out whole.
+    mixed = train.assign(source=["competition"] * 4 + ["web"] * 5 + ["competition"] * 4)
+    assert "cat: 4" in one(target_faults(mixed, train[:0], ClassLabels(["label"]), 5), "rare classes").detail
+    grouped = train.assign(group=["a", "b", "c"] * 3 + ["d"] * 4)
+    said = one(target_faults(grouped, train[:0], ClassLabels(["label"]), 3), "rare classes").detail
+    assert "fewer groups than the 3 folds (bat: 1, owl: 1)" in said and "the 2 with one only" in said
+
+
+def test_measurements_are_no_classes() -> None:
+    train = table(age=[f"{number / 7}" for number in range(20)], grade=["0", "1"] * 10)
+    assert not list(target_faults(train, train[:0].assign(age="3"), ClassLabels(["age", "grade"]), 5))
+    whales = table(label=[f"w_{number}" for number in range(20)])
+    assert (
+        "20 of 20 classes" in one(target_faults(whales, whales[:0], ClassLabels(["label"]), 5), "rare classes").detail
+    )
+
+
+def test_what_the_folds_do_with_rare_classes(renders: Renders, tmp_path: Path) -> None:
+    """As the check says: folds without the class, and a single row that is never trained on where it is held out."""
+    project = renders.copy(tmp_path / "project")
+    labels = ["cat"] * 20 + ["bat"] * 2 + ["owl"]
+    data = competition(project, labels)
+    pd.DataFrame({"image_id": [f"te{n}" for n in range(4)], "label": ["cat", "emu", "emu", "bat"]}).to_csv(
+        data / "test.csv", index=False
+    )
+    expect(run_script(project, "make_folds.py", "--n-folds", "4"))
+    checked = " ".join(expect(run_script(project, "check_data.py")).stdout.replace("│", " ").split())
+    assert "tr20, tr21, tr22 2 of 3 classes of 'label' have fewer rows than the 4 folds (owl: 1, bat: 2)" in checked
+    assert "te1, te2 'label' of 2 test rows is emu" in checked
+    folds = pd.read_csv(project / "folds/folds.csv").groupby("label")["fold"].agg(set)
+    assert folds["cat"] == set(range(4))
+    assert len(folds["bat"]) <= 2 and len(folds["owl"]) == 1
+
+
+def test_equal_targets_and_unseen_labels() -> None:
+    train = table(first=["a", "b"] * 10, second=["a", "b"] * 10, third=["b", "a"] * 10)
+    found = one(target_faults(train, train[:0], ClassLabels(["first", "second", "third"]), 5), "equal targets")
+    assert found.row == "first, second" and "drop one" in found.detail and not found.fatal
+    test = table(first=["a", "c", "d", None])
+    found = one(target_faults(train, test, ClassLabels(["first", "third"]), 5), "unseen labels")
+    assert found.row == "i1, i2" and "'first' of 2 test rows is c, d" in found.detail
+    assert not list(target_faults(train, test[["id"]], ClassLabels(["first", "third"]), 5))
+
+
+def looks(sizes: Iterable[tuple[int, int]]) -> tuple[pd.DataFrame, list[Look]]:
+    seen = [Look("x", "", size, "uint8", 3) for size in sizes]
+    return table(fold=[0] * len(seen)), seen
+
+
+def test_sizes_that_stand_out() -> None:
+    generator = np.random.default_rng(0)
+    usual = [tuple(pair) for pair in generator.integers(300, 900, (200, 2))]
+    rows, seen = looks([*usual, (9000, 9000), (40, 40), (100, 4000), (650, 650)])
+    found = one(image_faults(rows, seen), "odd sizes")
+    assert found.row == "i200, i201, i202" and not found.fatal
+    assert "3 images of 9000x9000, 40x40, 100x4000 pixels" in found.detail and "drop their rows" in found.detail
+    # Where sizes differ anyway, none stands out; nor do small differences where all others are equal.
+    spread = [(side, side) for side in np.geomspace(20, 4000, 200).astype(int)]
+    assert not list(image_faults(*looks(spread)))
+    assert not list(image_faults(*looks([(100, 100)] * 50 + [(100, 250), (390, 390)])))
+    assert one(image_faults(*looks([(100, 100)] * 50 + [(100, 310)])), "odd sizes").row == "i50"
+    assert not list(image_faults(*looks([(1, 1), (900, 900)])))
+
+
+def test_sizes_are_those_of_the_files(tmp_path: Path) -> None:
+    """Not those that a JPEG is decoded at."""
+    pixels = cv2.resize(np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8), (900, 500))
+    names = ["a.jpg", "a.png", "a.webp", "a.npy"]
+    for name in names[:3]:
+        assert cv2.imwrite(str(tmp_path / name), pixels)
+    np.save(tmp_path / "a.npy", pixels)
+    assert [seen.size for seen in scan([tmp_path / name for name in names], image)] == [(500, 900)] * 4
+
+
+def test_channels_that_cannot_be_stacked(tmp_path: Path) -> None:
+    for number in range(5):
+        np.save(tmp_path / f"{number}.npy", np.full((9, 9, 4 if number == 3 else 5), number, np.uint8))
+    rows = table(fold=[0] * 5)
+    seen = scan([tmp_path / f"{number}.npy" for number in range(5)], array)
+    found = [fault for fault in image_faults(rows, seen) if fault.problem == "mixed channels"]
+    assert [(fault.row, fault.fatal) for fault in found] == [("i0, i1, i2 and 1 more", True), ("i3", True)]
+    assert "1 images are read as 4; set image.reader.params.channels" in found[1].detail
+
+
+def test_a_pattern_that_finds_nothing_is_one_fault(tmp_path: Path) -> None:
+    (tmp_path / "train.zip").write_bytes(b"PK\5\6" + b"\0" * 18)
+    rows = table(fold=[0] * 30 + [TEST])
+    seen = scan([tmp_path / f"train/{number}.png" for number in range(31)], image)
+    faults = list(image_faults(rows, seen))
+    found = one(faults, "image pattern")
+    assert found.row == "training rows" and "none of their 30 images is there" in found.detail
+    assert "unpack train.zip" in found.detail
+    assert one(faults, "missing image").row == "i30"
+
+
+def test_a_package_that_is_missing_is_one_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    for number in range(30):
+        (tmp_path / f"{number}.dcm").write_bytes(bytes([number + 1]))
+    seen = scan([tmp_path / f"{number}.dcm" for number in range(30)], image)
+    found = one(image_faults(table(fold=[0] * 30), seen), "missing package")
+    assert found.row == "i0, i1, i2 and 27 more" and "'pydicom'" in found.detail and found.fatal
+
+
+EXTERNAL = """
+
+def with_external(rows: pd.DataFrame, data: Path) -> pd.DataFrame:
+    web = read_table(data / "web.csv")
+    rows = pd.concat([rows, web.assign(source="web", weight=0.5)], ignore_index=True)
+    return rows.assign(weight=rows["weight"].fillna(1.0), source=rows["source"].fillna("competition"))
+"""
+
+
+def competition(project: Path, labels: list[str], **columns: list[str]) -> Path:
+    """Noise as images `tr0`, ... to train on, and four to predict; the data folder."""
+    data = project / "data/raw"
+    generator = np.random.default_rng(0)
+    for folder, count in (("train_images", len(labels)), ("test_images", 4), ("web", 3)):
+        (data / folder).mkdir(parents=True)
+        for number in range(count):
+            noise = generator.integers(0, 256, (30, 30), dtype=np.uint8)
+            assert cv2.imwrite(str(data / folder / f"{folder[:2]}{number}.png"), noise)
+    ids = [f"tr{number}" for number in range(len(labels))]
+    pd.DataFrame({"image_id": ids, "label": labels, **columns}).to_csv(data / "train.csv", index=False)
+    sample = pd.DataFrame({"image_id": [f"te{n}" for n in range(4)], "label": "cat"})
+    sample.to_csv(data / "sample_submission.csv", index=False)
+    return data
+
+
+def test_external_rows_that_leak_are_reported(renders: Renders, tmp_path: Path) -> None:
+    """A copy of a held-out image, and a row of a group that is held out."""
+    project = renders.copy(tmp_path / "project", {"group_column": "site"})
+    data = competition(project, ["cat", "dog", "dog"] * 8, site=[f"site{number % 8}" for number in range(24)])
+    (data / "web/we0.png").write_bytes((data / "train_images/tr5.png").read_bytes())
+    web = pd.DataFrame({"id": ["we0", "we1", "we2"], "label": "cat", "group": ["w", "site3", "w"]})
+    web.assign(image="web/" + web["id"] + ".png").to_csv(data / "web.csv", index=False)
+    tables = project / "src/competition/tables.py"
+    rows = "image_rows(table, settings, settings.train_images, data)"
+    assert rows in tables.read_text()
+    tables.write_text(tables.read_text().replace(rows, f"with_external({rows}, data)") + EXTERNAL)
+    made = expect(run_script(project, "make_folds.py", "--n-folds", "2"))
+    assert "3 rows of other sources only train" in made.stdout
+    assert len(pd.read_csv(project / "folds/folds.csv")) == 24, "rows of other sources are in no fold"
+    leaks = pd.read_csv(project / "folds/folds.leaks.csv", dtype=str)
+    pairs = {(row.kind, frozenset((row.id_a, row.id_b))) for row in leaks.itertuples()}
+    assert ("identical", frozenset(("tr5", "we0"))) in pairs
+    group = {pair for kind, pair in pairs if kind == "group"}
+    assert group and all("we1" in pair and pair & {"tr3", "tr11", "tr19"} for pair in group)
+    assert not any("we2" in pair for _, pair in pairs)
+    checked = run_script(project, "check_data.py")
+    assert "leaks, identical: 1" in checked.stdout and "web (trains only)" in checked.stdout
