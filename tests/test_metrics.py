@@ -194,7 +194,7 @@ def test_the_commented_example_of_an_own_metric_works() -> None:
     start = text.index("# def top_two")
     example = "\n".join(line.removeprefix("#").removeprefix(" ") for line in text[start:].splitlines())
     namespace: dict[str, object] = {"pd": pd, "Sequence": Sequence, "Head": Head}
-    exec(f"{source[:start]}\n{example}", namespace)
+    exec(f"{text[:start]}\n{example}", namespace)
     own: Metric = namespace["metrics"](settings("accuracy"))[0]  # type: ignore[operator]
     of = head("a", "b", "c")
     guess = [[0.5, 0.3, 0.2], [0.5, 0.3, 0.2], [0.5, 0.3, 0.2]]

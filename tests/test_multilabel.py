@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ ANSWERS = {"task": "multilabel", "trackers": []}
 NAMES = ("roc_auc", "f1_micro", "f1_macro", "f1_samples", "label_ranking_ap", "log_loss")
 EXPERIMENT = """extends: demo
 image: {size: 24}
-training: {epochs: 3}
+training: {epochs: 2}
 machine: {workers: 0}
 """
 
@@ -294,6 +294,20 @@ def test_a_bad_cell_is_one_problem(columns: tuple[str, ...], metric: str, cell: 
     assert problem.kind == kind and text in problem.text, problem
 
 
+def test_the_commented_example_of_an_own_metric_works(renders: Renders) -> None:
+    text = (renders.shared(ANSWERS) / "src/competition/metric.py").read_text()
+    start = text.index("# def all_right")
+    example = "\n".join(line.removeprefix("#").removeprefix(" ") for line in text[start:].splitlines())
+    namespace: dict[str, Any] = {"pd": pd, "Sequence": Sequence, "Head": type(make_head())}
+    exec(f"{text[:start]}\n{example}", namespace)
+    own = namespace["metrics"](namespace["Settings"].model_construct(metric="roc_auc"))
+    columns = [f"labels:{label}" for label in LABELS]
+    truth = pd.DataFrame([[1, 0, 0], [0, 0, 0]], columns=columns)
+    said = pd.DataFrame([[0.5, 0.1, 0.4], [0.6, 0.0, 0.0]], columns=columns)
+    assert [metric.name for metric in own] == ["all_right", "roc_auc", "f1_macro", "log_loss"]
+    assert own[0].function(truth, said, [make_head()]) == 0.5
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("columns", ["even, prime, loop, large", "answers"])
 def test_the_whole_path(columns: str, renders: Renders, tmp_path: Path) -> None:
@@ -310,8 +324,11 @@ def test_the_whole_path(columns: str, renders: Renders, tmp_path: Path) -> None:
     head, labels = "answers" if lists else "labels", ["even", "prime", "loop", "large"]
     oof = pd.read_parquet(project / "runs/short/oof.parquet").set_index("id")
     train = pd.read_csv(project / "data/raw/train.csv", dtype=str, keep_default_na=False).set_index("image_id")
-    held = {name: train["answers"].str.split().map(lambda words, name=name: name in words) for name in labels}
-    truth = pd.DataFrame(held) if lists else train[labels] == "1"
+    if lists:
+        words = train["answers"].str.split()
+        truth = pd.DataFrame({name: [name in row for row in words] for name in labels}, index=train.index)
+    else:
+        truth = train[labels] == "1"
     areas = [roc_auc_score(truth.loc[oof.index, name], oof[f"{head}:{name}"]) for name in labels]
     assert len(oof) == 1297 and np.mean(areas) >= 0.95
     assert (project / f"runs/short/figures/labels/{head}.png").stat().st_size > 5000
