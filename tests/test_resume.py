@@ -134,7 +134,8 @@ def test_another_seed_does_change_something(base: Path) -> None:
 def test_fifteen_kills_change_nothing(base: Path) -> None:
     """A process killed at fifteen random moments ends with the bits of an unbroken one."""
     (base / "experiments/killed.yaml").write_text(
-        "extends: small\ncallbacks: [Remember]\ncheckpoints: {save_minutes: 0.0001}\ntraining: {accumulate: 2, epochs: 8}\n"
+        "extends: small\ncallbacks: [Remember]\ncheckpoints: {save_minutes: 0.0001}\n"
+        "training: {accumulate: 2, epochs: 8}\n"
     )
     whole = (base / "experiments/killed.yaml").read_text()
     (base / "experiments/whole.yaml").write_text(whole)
