@@ -127,16 +127,22 @@ def test_an_unusable_gpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeline.errors import UserError
     from pipeline.inference.device import choose_device, unusable_gpu
 
+    chosen: list[int] = []
     fake = SimpleNamespace(
         is_available=lambda: True,
-        get_device_capability=lambda: (6, 0),
+        device_count=lambda: 2,
+        set_device=chosen.append,
+        get_device_capability=lambda number: (6, 0),
         get_arch_list=lambda: ["sm_75", "sm_80", "sm_90", "compute_90"],
-        get_device_name=lambda: "Tesla P100",
+        get_device_name=lambda number: "Tesla P100",
     )
     monkeypatch.setattr(torch, "cuda", fake)
     assert "no kernels for Tesla P100 (sm_60)" in str(unusable_gpu())
     assert choose_device("auto").type == "cpu"
     with pytest.raises(UserError, match="P100"):
         choose_device("cuda")
-    fake.get_device_capability = lambda: (8, 6)
-    assert choose_device("auto").type == "cuda"
+    fake.get_device_capability = lambda number: (8, 6)
+    assert choose_device("auto") == torch.device("cuda", 0)
+    assert choose_device("auto", 1) == torch.device("cuda", 1) and chosen == [0, 1], "each process has its own"
+    with pytest.raises(UserError, match="process 3 of this machine finds 2 GPU"):
+        choose_device("auto", 2)
