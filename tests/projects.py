@@ -1,6 +1,8 @@
 """Renders projects and runs their scripts."""
 
+import atexit
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -18,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import copier
+import jinja2
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 NOT_TEMPLATE = shutil.ignore_patterns("__pycache__", "*.pyc", ".*_cache", ".DS_Store")
@@ -49,6 +53,23 @@ def files(folder: Path) -> dict[str, bytes]:
     """Every file below `folder`, without what Python caches beside modules that a test has imported."""
     paths = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def metric_choices(task: str) -> dict[str, str]:
+    """What copier offers as the metric of a task: meaning -> name."""
+    question = yaml.safe_load((ROOT / "copier.yml").read_text(encoding="utf-8"))["metric"]
+    environment = jinja2.Environment()
+    environment.filters["to_json"] = json.dumps
+    choices: dict[str, str] = yaml.safe_load(environment.from_string(question["choices"]).render(task=task))
+    return choices
+
+
+@functools.cache
+def source() -> Path:
+    """The `src` of a render with the default answers, for modules that import the pipeline in their first lines."""
+    folder = Path(tempfile.mkdtemp(prefix="source-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return render(copy_template(folder / "template"), folder / "project") / "src"
 
 
 class Renders:

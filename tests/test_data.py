@@ -10,14 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "template" / "src"))
+from projects import Renders, Result, run_script, source
+
+sys.path.insert(0, str(source()))
 
 from pipeline.data.images import array, describe, image, is_whole
 from pipeline.data.tables import image_paths, image_rows, read_table, sample_ids
 from pipeline.errors import UserError
 from pipeline.settings import Settings
-
-from projects import Renders, Result, run_script
 
 
 def settings(**changed: object) -> Settings:

@@ -11,7 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "template" / "src"))
+from projects import Renders, run_script, source
+
+sys.path.insert(0, str(source()))
 
 from pipeline.data.images import image
 from pipeline.data.marker import demo_files, is_demo
@@ -19,8 +21,6 @@ from pipeline.data.tables import image_rows, read_table
 from pipeline.errors import UserError
 from pipeline.settings import Settings
 from pipeline.tasks.image_level.demo import remove_demo, write_demo
-
-from projects import Renders, run_script
 
 USUAL: dict[str, Any] = {
     "competition": "digits-demo",

@@ -3,7 +3,6 @@
 import itertools
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,17 +11,15 @@ import pandas as pd
 import pytest
 from sklearn.metrics import confusion_matrix
 
-from projects import imported
-
-ROOT = Path(__file__).resolve().parents[1]
+from projects import Renders, imported
 
 pytestmark = pytest.mark.filterwarnings("error")  # a warning of matplotlib's would reach a user's terminal
 
 
 @pytest.fixture(scope="module")
-def draw() -> Iterator[SimpleNamespace]:
+def draw(renders: Renders) -> Iterator[SimpleNamespace]:
     """The drawing functions."""
-    with imported(ROOT / "template"):
+    with imported(renders.shared()):
         from pipeline.callbacks.curves import learning_curves_figure
         from pipeline.tasks.image_level.drawing import sample_figure, shortened, worst_and_right
         from pipeline.tasks.image_level.kinds.multiclass.drawing import confusion_matrix_figure

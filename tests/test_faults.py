@@ -9,14 +9,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "template" / "src"))
+from projects import Renders, run_script, source
+
+sys.path.insert(0, str(source()))
 
 from pipeline.data.faults import Fault, image_faults, target_faults
 from pipeline.data.images import array, image
+from pipeline.data.labels import ClassLabels
 from pipeline.data.leaks import TEST
 from pipeline.data.scan import Look, scan
 
-from projects import Renders, run_script
 from training import expect
 
 
@@ -33,26 +35,28 @@ def one(faults: Iterable[Fault], problem: str) -> Fault:
 
 def test_classes_with_fewer_rows_than_folds() -> None:
     train = table(label=["cat"] * 9 + ["bat"] * 2 + ["owl"] + [None])
-    assert not list(target_faults(train[:9], train[:0], ["label"], 5))
-    found = one(target_faults(train, train[:0], ["label"], 5), "rare classes")
+    assert not list(target_faults(train[:9], train[:0], ClassLabels(["label"]), 5))
+    found = one(target_faults(train, train[:0], ClassLabels(["label"]), 5), "rare classes")
     assert not found.fatal and found.row == "i9, i10, i11"
     for said in ("2 of 3 classes of 'label'", "fewer rows than the 5 folds", "owl: 1, bat: 2", "the 1 with one only"):
         assert said in found.detail
-    found = one(target_faults(train, train[:0], ["label"], 2), "rare classes")
+    found = one(target_faults(train, train[:0], ClassLabels(["label"]), 2), "rare classes")
     assert found.row == "i11" and "1 of 3 classes" in found.detail
     # Rows of other sources are in no fold, so they do not count; groups are held out whole.
     mixed = train.assign(source=["competition"] * 4 + ["web"] * 5 + ["competition"] * 4)
-    assert "cat: 4" in one(target_faults(mixed, train[:0], ["label"], 5), "rare classes").detail
+    assert "cat: 4" in one(target_faults(mixed, train[:0], ClassLabels(["label"]), 5), "rare classes").detail
     grouped = train.assign(group=["a", "b", "c"] * 3 + ["d"] * 4)
-    said = one(target_faults(grouped, train[:0], ["label"], 3), "rare classes").detail
+    said = one(target_faults(grouped, train[:0], ClassLabels(["label"]), 3), "rare classes").detail
     assert "fewer groups than the 3 folds (bat: 1, owl: 1)" in said and "the 2 with one only" in said
 
 
 def test_measurements_are_no_classes() -> None:
     train = table(age=[f"{number / 7}" for number in range(20)], grade=["0", "1"] * 10)
-    assert not list(target_faults(train, train[:0].assign(age="3"), ["age", "grade"], 5))
+    assert not list(target_faults(train, train[:0].assign(age="3"), ClassLabels(["age", "grade"]), 5))
     whales = table(label=[f"w_{number}" for number in range(20)])
-    assert "20 of 20 classes" in one(target_faults(whales, whales[:0], ["label"], 5), "rare classes").detail
+    assert (
+        "20 of 20 classes" in one(target_faults(whales, whales[:0], ClassLabels(["label"]), 5), "rare classes").detail
+    )
 
 
 def test_what_the_folds_do_with_rare_classes(renders: Renders, tmp_path: Path) -> None:
@@ -74,12 +78,12 @@ def test_what_the_folds_do_with_rare_classes(renders: Renders, tmp_path: Path) -
 
 def test_equal_targets_and_unseen_labels() -> None:
     train = table(first=["a", "b"] * 10, second=["a", "b"] * 10, third=["b", "a"] * 10)
-    found = one(target_faults(train, train[:0], ["first", "second", "third"], 5), "equal targets")
+    found = one(target_faults(train, train[:0], ClassLabels(["first", "second", "third"]), 5), "equal targets")
     assert found.row == "first, second" and "drop one" in found.detail and not found.fatal
     test = table(first=["a", "c", "d", None])
-    found = one(target_faults(train, test, ["first", "third"], 5), "unseen labels")
+    found = one(target_faults(train, test, ClassLabels(["first", "third"]), 5), "unseen labels")
     assert found.row == "i1, i2" and "'first' of 2 test rows is c, d" in found.detail
-    assert not list(target_faults(train, test[["id"]], ["first", "third"], 5))
+    assert not list(target_faults(train, test[["id"]], ClassLabels(["first", "third"]), 5))
 
 
 def looks(sizes: Iterable[tuple[int, int]]) -> tuple[pd.DataFrame, list[Look]]:

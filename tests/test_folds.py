@@ -8,14 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "template" / "src"))
+from projects import Renders, run_script, source
+
+sys.path.insert(0, str(source()))
 
 from pipeline.data.folds import class_order, load_folds, make_folds, split, write_classes, write_folds
+from pipeline.data.labels import ClassLabels
 from pipeline.errors import UserError
 from pipeline.project import Project
 from pipeline.settings import Settings
-
-from projects import Renders, run_script
 
 SETTINGS = Settings(
     competition="birds",
@@ -48,7 +49,7 @@ def project(tmp_path: Path) -> Project:
 
 
 def write(project: Project, rows: pd.DataFrame, **asked: object) -> pd.DataFrame:
-    folds = make_folds(rows, ["label"], **asked)  # type: ignore[arg-type]
+    folds = make_folds(rows, ClassLabels(["label"]), **asked)  # type: ignore[arg-type]
     write_folds(project, "folds", folds, ["label"])
     return folds.rows
 
@@ -61,7 +62,7 @@ def refusal(project: Project, rows: pd.DataFrame, name: str = "folds") -> str:
 
 
 def test_every_scored_row_is_held_out_once() -> None:
-    rows = make_folds(make_rows(), ["label"], 5).rows
+    rows = make_folds(make_rows(), ClassLabels(["label"]), 5).rows
     held_out = pd.concat([split(rows, fold)[1] for fold in range(5)])
     assert sorted(held_out["id"]) == sorted(rows["id"])
     for fold in range(5):
@@ -71,7 +72,7 @@ def test_every_scored_row_is_held_out_once() -> None:
 
 
 def test_classes_are_spread_evenly() -> None:
-    folds = make_folds(make_rows(600), ["label"], 5)
+    folds = make_folds(make_rows(600), ClassLabels(["label"]), 5)
     assert folds.splitter == "stratified"
     counts = pd.crosstab(folds.rows["fold"], folds.rows["label"])
     assert (counts.max() - counts.min()).max() <= 1
@@ -80,14 +81,14 @@ def test_classes_are_spread_evenly() -> None:
 def test_several_targets_are_stratified_together() -> None:
     rows = make_rows(600, classes=3).assign(side=lambda table: np.where(np.arange(len(table)) % 3, "left", "right"))
     counts = pd.crosstab(
-        (found := make_folds(rows, ["label", "side"], 5).rows)["fold"], [found["label"], found["side"]]
+        (found := make_folds(rows, ClassLabels(["label", "side"]), 5).rows)["fold"], [found["label"], found["side"]]
     )
     assert (counts.max() - counts.min()).max() <= 1
 
 
 @pytest.mark.parametrize("splitter", ["auto", "group", "stratified_group"])
 def test_groups_never_cross(splitter: str) -> None:
-    folds = make_folds(make_rows(900, groups=80), ["label"], 5, splitter=splitter)  # type: ignore[arg-type]
+    folds = make_folds(make_rows(900, groups=80), ClassLabels(["label"]), 5, splitter=splitter)  # type: ignore[arg-type]
     assert "group" in folds.splitter
     assert folds.rows.groupby("group")["fold"].nunique().max() == 1
     assert max(folds.sizes()) < 1.3 * min(folds.sizes())
@@ -100,7 +101,7 @@ def test_seed_decides() -> None:
     for groups in (0, 60):
         rows = make_rows(groups=groups)
         for splitter in ("group", "stratified_group") if groups else ("plain", "stratified"):
-            one, same, other = (make_folds(rows, ["label"], 5, seed, splitter) for seed in (1, 1, 2))  # type: ignore[arg-type]
+            one, same, other = (make_folds(rows, ClassLabels(["label"]), 5, seed, splitter) for seed in (1, 1, 2))  # type: ignore[arg-type]
             assert one.hash == same.hash
             assert one.hash != other.hash
 
@@ -108,10 +109,10 @@ def test_seed_decides() -> None:
 def test_rare_classes_warn_and_still_divide() -> None:
     rows = make_rows()
     rows.loc[:1, "label"] = ["rare a", "rare b"]
-    folds = make_folds(rows, ["label"], 5)
+    folds = make_folds(rows, ClassLabels(["label"]), 5)
     assert "2 of 6 classes" in folds.warnings[0] and "rare a" in folds.warnings[0]
     lonely = rows.assign(label=rows["id"])
-    assert make_folds(lonely, ["label"], 5).splitter == "plain"
+    assert make_folds(lonely, ClassLabels(["label"]), 5).splitter == "plain"
 
 
 @pytest.mark.parametrize(
@@ -136,7 +137,7 @@ def test_rare_classes_warn_and_still_divide() -> None:
 )
 def test_what_cannot_be_divided(rows: pd.DataFrame, asked: dict[str, object], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        make_folds(rows, ["label"], **asked)  # type: ignore[arg-type]
+        make_folds(rows, ClassLabels(["label"]), **asked)  # type: ignore[arg-type]
 
 
 def test_other_sources_and_only_fold(project: Project) -> None:
@@ -172,7 +173,7 @@ def test_loading_gives_back_what_was_made(project: Project) -> None:
     assert loaded.warnings == () and loaded.n_folds == 5
     assert (
         loaded.hash
-        == make_folds(rows, ["label"]).hash
+        == make_folds(rows, ClassLabels(["label"])).hash
         == json.loads((project.folds / "folds.json").read_text())["hash"]
     )
 
@@ -232,7 +233,7 @@ def test_an_edited_fold_file(project: Project) -> None:
     table.to_csv(path, index=False)
     assert "made with 5 folds" in refusal(project, rows)
     table.loc[0, "fold"] = str((int(pd.read_csv(path, dtype=str).loc[1, "fold"]) + 1) % 5)
-    before = make_folds(rows, ["label"]).hash
+    before = make_folds(rows, ClassLabels(["label"])).hash
     table.loc[:9, "fold"] = table.loc[:9, "fold"].iloc[::-1].to_numpy()
     table.to_csv(path, index=False)
     loaded = load_folds(project, "folds", rows, SETTINGS)
@@ -254,13 +255,13 @@ def test_class_order(project: Project) -> None:
     assert class_order(["b", "10", "9"]) == ["10", "9", "b"]
     assert class_order(["nan", "1", "0"]) == ["0", "1", "nan"]
     rows = make_rows()
-    assert write_classes(project, rows, ["label"]) == {"label": ["c0", "c1", "c2", "c3"]}
+    assert write_classes(project, rows, ClassLabels(["label"])) == {"label": ["c0", "c1", "c2", "c3"]}
     by_hand = {"label": ["c2", "c0", "c1", "c3"]}
     (project.folds / "classes.json").write_text(json.dumps(by_hand))
-    assert write_classes(project, rows, ["label"]) == by_hand
-    assert write_classes(project, rows[rows["label"] != "c2"], ["label"]) == {"label": ["c0", "c1", "c3"]}
+    assert write_classes(project, rows, ClassLabels(["label"])) == by_hand
+    assert write_classes(project, rows[rows["label"] != "c2"], ClassLabels(["label"])) == {"label": ["c0", "c1", "c3"]}
     with pytest.raises(UserError, match="one class only"):
-        write_classes(project, rows.assign(label="c0"), ["label"])
+        write_classes(project, rows.assign(label="c0"), ClassLabels(["label"]))
 
 
 def test_the_script_writes_once_and_demo_folds_step_aside(renders: Renders, tmp_path: Path) -> None:

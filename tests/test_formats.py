@@ -12,13 +12,14 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.pixels import apply_windowing
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, SecondaryCaptureImageStorage
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "template" / "src"))
+from projects import Renders, imported, run_script, source
+
+sys.path.insert(0, str(source()))
 
 from pipeline.data.formats import dicom
 from pipeline.data.images import image
 from pipeline.errors import UserError
 
-from projects import Renders, imported, run_script
 from training import SMALL, expect
 
 STORED = np.arange(4096, dtype=np.uint16).reshape(64, 64)

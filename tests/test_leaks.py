@@ -10,7 +10,9 @@ import pandas as pd
 import pytest
 from sklearn.datasets import load_sample_images
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "template" / "src"))
+from projects import source
+
+sys.path.insert(0, str(source()))
 
 from pipeline.data.images import image
 from pipeline.data.leaks import TEST, LeakReport, find_leaks, write_leaks

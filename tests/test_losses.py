@@ -173,7 +173,7 @@ def test_settings_out_of_range_are_one_line(name: str, params: dict[str, Any], m
 def test_a_loss_says_which_heads_it_trains() -> None:
     from pipeline.competition import Head
     from pipeline.errors import UserError
-    from pipeline.tasks.image_level.losses import Focal
+    from pipeline.tasks.image_level.kinds.multiclass.losses import Focal
 
     with pytest.raises(UserError, match="'focal' trains heads of the kind multiclass; 'age' is regression"):
         Focal(Head("age", "regression"))

@@ -4,20 +4,20 @@ import math
 import sys
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.exceptions import UndefinedMetricWarning
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "template" / "src"))
+from projects import source
 
-from pipeline.competition import Head, Metric  # noqa: E402
-from pipeline.errors import UserError  # noqa: E402
-from pipeline.settings import Settings  # noqa: E402
-from pipeline.tasks.image_level.metrics import METRICS, find_metric  # noqa: E402
+sys.path.insert(0, str(source()))
+
+from pipeline.competition import Head, Metric
+from pipeline.errors import UserError
+from pipeline.settings import Settings
+from pipeline.tasks.image_level.metrics import METRICS, find_metric
 
 NAMES = sorted(METRICS)
 OF_PROBABILITIES = {"log_loss", "roc_auc", "pr_auc", "probabilistic_f1", "map_at_3", "map_at_5"}
@@ -183,18 +183,18 @@ def settings(metric: str) -> Settings:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_leaderboards_metric_is_first_and_none_stands_twice(name: str) -> None:
     namespace: dict[str, object] = {}
-    exec((ROOT / "template/src/competition/metric.py").read_text(), namespace)
+    exec((source() / "competition/metric.py").read_text(), namespace)
     metrics = namespace["metrics"](settings(name))  # type: ignore[operator]
     assert metrics[0].name == name
     assert len({metric.name for metric in metrics}) == len(metrics) >= 2
 
 
 def test_the_commented_example_of_an_own_metric_works() -> None:
-    source = (ROOT / "template/src/competition/metric.py").read_text()
-    start = source.index("# def top_two")
-    example = "\n".join(line.removeprefix("#").removeprefix(" ") for line in source[start:].splitlines())
+    text = (source() / "competition/metric.py").read_text()
+    start = text.index("# def top_two")
+    example = "\n".join(line.removeprefix("#").removeprefix(" ") for line in text[start:].splitlines())
     namespace: dict[str, object] = {"pd": pd, "Sequence": Sequence, "Head": Head}
-    exec(f"{source[:start]}\n{example}", namespace)
+    exec(f"{text[:start]}\n{example}", namespace)
     own: Metric = namespace["metrics"](settings("accuracy"))[0]  # type: ignore[operator]
     of = head("a", "b", "c")
     guess = [[0.5, 0.3, 0.2], [0.5, 0.3, 0.2], [0.5, 0.3, 0.2]]

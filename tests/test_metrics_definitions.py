@@ -7,18 +7,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pytest
 from sklearn.exceptions import UndefinedMetricWarning
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "template" / "src"))
+from projects import source
 
-from pipeline.competition import Head  # noqa: E402
+sys.path.insert(0, str(source()))
 
-from test_metrics import NAMES, head, score  # noqa: E402
+from pipeline.competition import Head
+
+from test_metrics import NAMES, head, score
 
 GRADES = ("0", "1", "2", "4", "7", "8")
 TEXTS = ("owl", "cat", "dog", "ant", "bee", "cow")

@@ -2,20 +2,19 @@
 
 import math
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from sklearn.exceptions import UndefinedMetricWarning
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "template" / "src"))
+from projects import metric_choices, source
 
-from pipeline.tasks.image_level.kinds.multiclass.metrics import mean_average_precision_at_k  # noqa: E402
-from pipeline.tasks.image_level.metrics import METRICS  # noqa: E402
+sys.path.insert(0, str(source()))
 
-from test_metrics import head, score  # noqa: E402
+from pipeline.tasks.image_level.kinds.multiclass.metrics import mean_average_precision_at_k
+from pipeline.tasks.image_level.metrics import METRICS
+
+from test_metrics import head, score
 
 
 @pytest.mark.parametrize("classes", [2, 5])
@@ -102,7 +101,7 @@ def test_one_class_only_is_nan_with_a_reason(name: str, only: str) -> None:
 
 
 def test_copier_asks_for_every_metric_with_its_meaning() -> None:
-    choices = yaml.safe_load((ROOT / "copier.yml").read_text())["metric"]["choices"]
+    choices = metric_choices("classification")
     assert [meaning.split(": ")[0] for meaning in choices] == list(choices.values())
     ranked = ["map_at_3", "map_at_5"]  # whose submissions hold several labels, which nothing writes yet
     assert [*choices.values(), *ranked] == list(METRICS)

@@ -11,7 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "template" / "src"))
+from projects import Renders, run_script, source
+
+sys.path.insert(0, str(source()))
 
 from pipeline.data.folders import rows_from_folders
 from pipeline.data.images import array, image
@@ -19,7 +21,6 @@ from pipeline.data.store import Stamp
 from pipeline.data.tables import image_paths, read_table
 from pipeline.errors import UserError
 
-from projects import Renders, run_script
 from training import SMALL, expect
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 7, 3), dtype=np.uint8)

@@ -1,6 +1,7 @@
 """Every variant renders into a tree that passes its own linters and holds nothing that was not chosen."""
 
 import ast
+import itertools
 import os
 import re
 import subprocess
@@ -24,6 +25,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ignite": {"framework": "ignite"},
     "fastai": {"framework": "fastai", "trackers": ["tensorboard"]},
     "catalyst": {"framework": "catalyst", "trackers": []},
+    "multilabel": {"task": "multilabel", "trackers": []},
+    "one-label-column": {"task": "multilabel", "trackers": [], "target_columns": "labels", "metric": "f1_samples"},
     "odd-names": {
         "competition": "2024",
         "trackers": [],
@@ -36,7 +39,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "test_images": "test/%s & 'co' {1e3}.jpg",
     },
 }
-CODE_VARIANTS = [name for name in VARIANTS if name != "odd-names"]  # its Python is that of no-tracker
+CODE_VARIANTS = [name for name in VARIANTS if name not in ("odd-names", "one-label-column")]  # as that of another one
+
+TASK_WORDS = {"classification": ["classification", "multiclass"], "multilabel": ["multilabel", "iterstrat"]}
+
+
+def task_of(name: str) -> str:
+    return str(VARIANTS[name].get("task", "classification"))
+
 
 variant = pytest.mark.parametrize("name", VARIANTS)
 
@@ -75,7 +85,8 @@ def test_no_residue_and_no_empty_file(name: str, renders: Renders) -> None:
 @variant
 def test_nothing_that_was_not_chosen(name: str, renders: Renders) -> None:
     chosen = VARIANTS[name].get("trackers", ["wandb"])
-    words = ["multilabel", "metric_learning", "segmentation"]
+    words = ["metric_learning", "segmentation"]
+    words += [word for task, said in TASK_WORDS.items() if task != task_of(name) for word in said]
     words += [engine for engine in ENGINES if engine != VARIANTS[name].get("framework", "lightning")]
     words += [] if "wandb" in chosen else ["wandb", "weights & biases", r"w&b"]
     words += [] if "tensorboard" in chosen else ["tensorboard"]
@@ -103,12 +114,12 @@ def test_answers_arrive_in_competition_yaml(name: str, renders: Renders) -> None
         "competition": "digits-demo",
         "task": "classification",
         "framework": "lightning",
-        "metric": "accuracy",
+        "metric": "roc_auc" if task_of(name) == "multilabel" else "accuracy",
         "trackers": ["wandb"],
         "submission_type": "csv",
         "train_csv": "train.csv",
         "id_column": "image_id",
-        "target_columns": "label",
+        "target_columns": "even, prime, loop, large" if task_of(name) == "multilabel" else "label",
         "group_column": "",
         "train_images": "train_images/{image_id}.png",
         "test_images": "test_images/{image_id}.png",
@@ -135,8 +146,8 @@ def test_image_patterns_follow_the_id_column(renders: Renders) -> None:
 def test_our_environment_runs_every_variant(renders: Renders) -> None:
     ours = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
     needed: set[str] = set()
-    for engine in ENGINES:
-        answers = {**VARIANTS["both-trackers"], "framework": engine}
+    for engine, task in itertools.product(ENGINES, TASK_WORDS):
+        answers = {**VARIANTS["both-trackers"], "framework": engine, "task": task}
         rendered = tomllib.loads((renders.shared(answers) / "pyproject.toml").read_text())
         needed |= set(rendered["project"]["dependencies"])
         assert set(rendered["dependency-groups"]["dev"]) <= {*map(str, ours["dev"]), "pre-commit>=4.0"}
@@ -189,15 +200,17 @@ def test_mypy(name: str, renders: Renders) -> None:
 
 
 @pytest.mark.slow
-def test_own_tests_of_a_render(project: Path) -> None:
+@pytest.mark.parametrize("task", TASK_WORDS)
+def test_own_tests_of_a_render(task: str, renders: Renders, tmp_path: Path) -> None:
+    project = renders.copy(tmp_path / "project", {"task": task})
     check(project, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
 
 
 def test_a_reader_finishes_in_an_evening(renders: Renders) -> None:
     """Long files and functions are where a house stops being readable."""
-    project = renders.shared(VARIANTS["both-trackers"])
+    projects = [renders.shared({**VARIANTS["both-trackers"], "task": task}) for task in TASK_WORDS]
     engines = [renders.shared({"framework": engine}) / "src/pipeline/engine/__init__.py" for engine in ENGINES]
-    for path in [*(project / "src" / "pipeline").rglob("*.py"), *engines]:
+    for path in [*(path for project in projects for path in project.rglob("src/pipeline/**/*.py")), *engines]:
         lines = path.read_text().splitlines()
         assert len(lines) <= 260, f"{path} has {len(lines)} lines"
         for node in ast.walk(ast.parse("\n".join(lines))):

@@ -13,12 +13,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "template" / "src"))
+from projects import Renders, source
+
+sys.path.insert(0, str(source()))
 
 from pipeline.data.marker import digest
 
 from houses import CLASS_HEADER, IDS, THREE, House, csv, make_house, one_line, refused
-from projects import Renders
 
 Build = Callable[..., House]
 

@@ -12,13 +12,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "template" / "src"))
+from projects import Renders, files, run_script, source
+
+sys.path.insert(0, str(source()))
 
 from pipeline.data import unpacking
 from pipeline.data.unpacking import unpack
 from pipeline.errors import UserError
 
-from projects import Renders, files, run_script
 from test_data import settings
 from training import expect
 

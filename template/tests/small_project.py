@@ -28,18 +28,6 @@ from pipeline.project import Project
 from pipeline.training.fold import Setup, prepare, train
 
 SHAPES = ("circle", "cross", "square")
-ANSWERS = """\
-competition: shapes
-task: classification
-metric: accuracy
-trackers: []
-train_csv: train.csv
-id_column: picture
-target_columns: [shape]
-group_column: series
-train_images: "pictures/{picture}.png"
-test_images: "pictures/{picture}.png"
-"""
 SMALL = """\
 image: {size: 24}
 model: {encoder: tiny, pretrained: false, drop_rate: 0.1}
@@ -61,8 +49,8 @@ class SmallProject:
     def make(cls, root: Path) -> "SmallProject":
         """60 pictures to train on, two in each series, and 12 to predict. The folds are still to be made."""
         code = Path(__file__).with_name("shapes")
-        shutil.copytree(code, root / "src" / "competition", ignore=shutil.ignore_patterns("__pycache__"))
-        (root / "competition.yaml").write_text(ANSWERS)
+        shutil.copytree(code, root / "src" / "competition", ignore=shutil.ignore_patterns("__pycache__", "*.yaml"))
+        shutil.copy(code / "competition.yaml", root)
         (root / "experiments").mkdir()
         (root / "experiments" / "small.yaml").write_text(SMALL)
         draw_pictures(root / "data" / "raw")

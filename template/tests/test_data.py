@@ -9,6 +9,7 @@ import torch
 from pipeline.data.checks import check_data
 from pipeline.data.folds import load_folds, make_folds, split
 from pipeline.data.images import image
+from pipeline.data.labels import labels_of
 from pipeline.errors import UserError
 from pipeline.keys import INPUT_ID, INPUT_IMAGE, INPUT_ROW, INPUT_WEIGHT
 from pipeline.tasks import Task
@@ -34,11 +35,11 @@ def test_a_batch_is_a_dict(project: SmallProject) -> None:
     batch = task.collate([dataset[(0, row)] for row in range(4)])
     assert batch[INPUT_ID] == ["0000", "0001", "0002", "0003"]
     forms = {key: (value.dtype, tuple(value.shape)) for key, value in batch.items() if key != INPUT_ID}
+    assert forms.pop("target_shape")[1][0] == 4  # the rest of its form is the head's
     assert forms == {
         INPUT_ROW: (torch.int64, (4,)),
         INPUT_IMAGE: (torch.uint8, (4, 24, 24, 3)),
         INPUT_WEIGHT: (torch.float32, (4,)),
-        "target_shape": (torch.int64, (4,)),
     }
     outputs = task.model(setup.config, setup.names, pretrained=False)(batch)
     assert {key: tuple(value.shape) for key, value in outputs.items()} == {"output_shape": (4, 3)}
@@ -95,7 +96,7 @@ def test_a_corrected_label_is_a_warning(project: SmallProject) -> None:
 def test_rows_of_another_source_train_and_are_never_scored(project: SmallProject) -> None:
     rows = project.competition.train_rows(project.project.data)
     extra = rows[:2].assign(id=["extra", "pseudo"], source="external", only_fold=[float("nan"), 1])
-    folds = make_folds(pd.concat([rows, extra], ignore_index=True), ["shape"], n_folds=2)
+    folds = make_folds(pd.concat([rows, extra], ignore_index=True), labels_of(project.competition), n_folds=2)
     for fold, trains in ((0, {"extra"}), (1, {"extra", "pseudo"})):
         train, valid = split(folds.rows, fold)
         assert set(train["id"]) & {"extra", "pseudo"} == trains

@@ -1,5 +1,6 @@
 """What the pipeline receives from a competition: one `Competition`, its heads and its metrics."""
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ class Head:
 
     Attributes:
         name: the column of the truth; also the name in losses, metrics and tables.
-        kind: what it is (`multiclass`, ...); the room in `pipeline.tasks` that knows the kind does the work.
+        kind: what it is; the room in `pipeline.tasks` that knows the kind does the work.
         classes: class names in the order of the logits.
     """
 
@@ -62,9 +63,9 @@ class Metric:
 class Competition:
     """The one object the pipeline receives. Its parts are imported when they are used.
 
-    The package holds `tables` (`train_rows`, `test_rows`), `targets` (`heads`), `augmentations`, `metric` (`metrics`)
-    and `submission` (`submission`). `names` adds to whatever the pipeline builds by name:
-    `{"loss": {"my_loss": "competition.losses:MyLoss"}}`.
+    The package holds `tables` (`train_rows`, `test_rows`), `targets` (`heads`, and `labels` where a cell does not name
+    one class), `augmentations`, `metric` (`metrics`) and `submission` (`submission`). `names` adds to whatever the
+    pipeline builds by name: `{"loss": {"my_loss": "competition.losses:MyLoss"}}`.
     """
 
     settings: Settings
@@ -93,6 +94,11 @@ class Competition:
         if len(set(names)) < len(names):
             raise UserError(f"{self.package}.targets names a head twice: {', '.join(names)}")
         return heads
+
+    def labels(self) -> Any:
+        """How the target columns are read, a `pipeline.data.labels.Labels`; none where `targets` does not say it."""
+        part = getattr(importlib.import_module(f"{self.package}.targets"), "labels", None)
+        return None if part is None else part(self.settings)
 
     def metrics(self) -> tuple[Metric, ...]:
         """The leaderboard's metric first, then what else is worth watching."""

@@ -10,7 +10,7 @@ competition = Competition(
     settings=read_settings(__file__),
     names={
         "encoder": {"tiny": "competition.ideas:Tiny"},
-        "loss": {"focal": "competition.ideas:Focal"},
+        "loss": {"focal": "competition.losses:Focal"},
         "callback": {"power_cut": "competition.ideas:PowerCut"},
     },
 )

@@ -2,12 +2,10 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.callbacks import Callback
-from pipeline.competition import Head
 from pipeline.seam import Batch, Run, Stage, StepResult
 
 
@@ -25,18 +23,6 @@ class Tiny(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         features = functional.relu(self.norm(self.first(images)))
         return functional.relu(self.second(features)).mean(dim=(2, 3))
-
-
-class Focal(nn.Module):
-    """Focal loss per sample: logits (B, classes) and class numbers (B,) to (B,) (Lin et al., arXiv:1708.02002)."""
-
-    def __init__(self, head: Head, *, gamma: float = 2.0) -> None:
-        super().__init__()
-        self.gamma = gamma
-
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        loss = functional.cross_entropy(logits, target, reduction="none")
-        return (1 - torch.exp(-loss)) ** self.gamma * loss
 
 
 class PowerCut(Callback):

@@ -1,4 +1,4 @@
-"""The accuracy counts, the log loss is watched."""
+"""The metric of the answers counts, the log loss is watched."""
 
 from pipeline.competition import Metric
 from pipeline.settings import Settings

@@ -9,6 +9,7 @@ import pandas as pd
 from pipeline.competition import Competition
 from pipeline.data.faults import Fault, copy_faults, image_faults, target_faults
 from pipeline.data.folds import CLASSES, FOLDS, NO_FOLD, fold_path, is_scored, load_folds, read_contract
+from pipeline.data.labels import Labels, labels_of
 from pipeline.data.leaks import LeakReport, all_rows, find_leaks, print_leaks
 from pipeline.data.marker import is_demo
 from pipeline.data.scan import Reader, scan
@@ -41,9 +42,10 @@ def check_data(project: Project, competition: Competition, reader: Reader, folds
     train, more, classes = _with_folds(project, settings, train, folds)
     faults += more
     if not train.empty:
-        faults += label_faults(train, settings, classes)
+        labels = labels_of(competition)
+        faults += label_faults(train, labels, settings, classes)
         n_folds = int(train[ROW_FOLD].max()) + 1
-        faults += target_faults(train, test, settings.target_columns, n_folds if n_folds > 1 else FOLDS)
+        faults += target_faults(train, test, labels, n_folds if n_folds > 1 else FOLDS)
     faults += sample_faults(settings, data, test)
     rows = all_rows(train, test)
     looks = scan([data / path for path in rows[ROW_IMAGE]], reader)
@@ -90,7 +92,9 @@ def _with_folds(
     return found.rows, [Fault("folds", name, note, fatal=False) for note in found.warnings], classes
 
 
-def label_faults(rows: pd.DataFrame, settings: Settings, classes: Mapping[str, Sequence[str]]) -> Iterator[Fault]:
+def label_faults(
+    rows: pd.DataFrame, labels: Labels, settings: Settings, classes: Mapping[str, Sequence[str]]
+) -> Iterator[Fault]:
     """Missing labels and groups, labels that are no class, columns with one class, labels that differ by case only."""
     if ROW_GROUP in rows:
         for name in rows[ROW_ID][rows[ROW_GROUP].isna()]:
@@ -99,16 +103,17 @@ def label_faults(rows: pd.DataFrame, settings: Settings, classes: Mapping[str, S
         if column not in rows:
             yield Fault("table", column, "the training rows have no such target column")
             continue
-        for name in rows[ROW_ID][rows[column].isna()]:
+        cells = labels.cells(rows, column)
+        for name in rows[ROW_ID].loc[cells.index[cells.isna()]]:
             yield Fault("missing label", str(name), f"'{column}' is empty")
-        labels = rows[column].dropna().astype(str)
-        if labels.nunique() == 1:
-            detail = f"all rows have the label '{labels.iloc[0]}'; name another column in competition.yaml"
+        found = cells.dropna().astype(str)
+        if found.nunique() == 1:
+            detail = f"all rows have the label '{found.iloc[0]}'; name another column in competition.yaml"
             yield Fault("labels", column, detail)
-        for name, label in zip(rows.loc[labels.index, ROW_ID], labels, strict=True):
+        for name, label in zip(rows.loc[found.index, ROW_ID], found, strict=True):
             if column in classes and label not in classes[column]:
                 yield Fault("unknown label", str(name), f"'{label}' of '{column}' is not in folds/{CLASSES}")
-        distinct = pd.Series(labels.unique())
+        distinct = pd.Series(found.unique())
         for _, alike in distinct.groupby(distinct.str.strip().str.lower()):
             if len(alike) > 1:
                 yield Fault(

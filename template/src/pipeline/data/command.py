@@ -25,6 +25,7 @@ from pipeline.data.folds import (
     write_classes,
     write_folds,
 )
+from pipeline.data.labels import Labels, labels_of
 from pipeline.data.leaks import all_rows, find_leaks, print_leaks, write_leaks
 from pipeline.data.marker import is_demo
 from pipeline.data.scan import Reader, scan
@@ -64,7 +65,7 @@ def create_folds(
         UserError: folds of real data are there, and they do not fit or differ from what is asked for.
     """
     path = fold_path(project, name)
-    data, targets = project.require_data(), competition.settings.target_columns
+    data, labels = project.require_data(), labels_of(competition)
     demo = is_demo(data)
     rows = competition.train_rows(data)
     read = image_reader(project, competition, experiment)
@@ -72,11 +73,11 @@ def create_folds(
         asked = {"n_folds": n_folds, "seed": seed, "splitter": None if splitter == "auto" else splitter}
         kept = _existing(project, competition, name, rows, asked, demo)
         if kept is not None:
-            _keep(project, path, kept, targets)
+            _keep(project, path, kept, labels)
             return
-    found = make_folds(rows, targets, FOLDS if n_folds is None else n_folds, seed or 0, splitter)
-    write_classes(project, rows, targets)
-    write_folds(project, name, replace(found, demo=demo), targets)
+    found = make_folds(rows, labels, FOLDS if n_folds is None else n_folds, seed or 0, splitter)
+    write_classes(project, rows, labels)
+    write_folds(project, name, replace(found, demo=demo), labels.targets)
     _print_folds(project, path, found)
     if leak_report:
         report_leaks(found, competition.test_rows(data), data, read, path.with_suffix(".leaks.csv"), project)
@@ -193,15 +194,15 @@ def _existing(
     return kept
 
 
-def _keep(project: Project, path: Path, kept: FoldTable, targets: tuple[str, ...]) -> None:
+def _keep(project: Project, path: Path, kept: FoldTable, labels: Labels) -> None:
     out = console()
     for note in kept.warnings:
         out.print(f"warning: {note}", soft_wrap=True)
     classes = project.folds / CLASSES
     before = read_json(classes) if classes.is_file() else {}
     scored = kept.rows[kept.rows[ROW_FOLD] >= 0]
-    if any(not set(scored[column].dropna()) <= set(before.get(column, ())) for column in targets):
-        write_classes(project, kept.rows, targets)
+    if any(not set(labels.cells(scored, column).dropna()) <= set(before.get(column, ())) for column in labels.targets):
+        write_classes(project, kept.rows, labels)
         out.print(f"there are new classes: {project.shown(classes)} is written anew", soft_wrap=True)
     out.print(f"{project.shown(path)} is there already and still fits; nothing to do", soft_wrap=True)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.data.folds import NO_FOLD, is_scored
+from pipeline.data.labels import Labels
 from pipeline.data.leaks import TEST
 from pipeline.data.scan import Look
 from pipeline.errors import listed
@@ -35,30 +36,38 @@ class Fault:
     fatal: bool = True
 
 
-def target_faults(train: pd.DataFrame, test: pd.DataFrame, targets: Sequence[str], n_folds: int) -> Iterator[Fault]:
+def target_faults(train: pd.DataFrame, test: pd.DataFrame, labels: Labels, n_folds: int) -> Iterator[Fault]:
     """Equal target columns, classes that cannot be in every fold, labels of test rows that nothing trains on.
 
     Args:
         train, test: rows; a test table seldom has targets.
         n_folds: how many there are, or are going to be.
     """
-    there = [column for column in targets if column in train]
+    there = [column for column in labels.targets if column in train]
     for first, second in itertools.combinations(there, 2):
         if train[first].notna().any() and train[first].equals(train[second]):
             detail = "these targets are the same in every row; drop one from target_columns in competition.yaml"
             yield Fault("equal targets", f"{first}, {second}", detail, fatal=False)
     for column in there:
-        if _is_measured(train[column]):
+        whole = _by_label(train, labels, column)
+        if _is_measured(whole[column]):
             continue
-        yield from _rare_classes(train[is_scored(train)], column, n_folds)
+        yield from _rare_classes(whole[is_scored(whole)], column, n_folds)
         if column in test:
-            unseen = test[test[column].notna() & ~test[column].isin(train[column])]
+            asked = _by_label(test, labels, column)
+            unseen = asked[asked[column].notna() & ~asked[column].isin(whole[column])]
             if len(unseen):
                 detail = (
                     f"'{column}' of {len(unseen)} test rows is {listed(unseen[column].unique(), 5)}, which no training "
                     "row has and nothing can predict; find such rows, or leave the column out of test_rows in tables.py"
                 )
                 yield Fault("unseen labels", listed(unseen[ROW_ID]), detail, fatal=False)
+
+
+def _by_label(rows: pd.DataFrame, labels: Labels, column: str) -> pd.DataFrame:
+    """The rows, one for each label in the column."""
+    cells = labels.cells(rows, column)
+    return rows.loc[cells.index].assign(**{column: cells})
 
 
 def _is_measured(values: pd.Series) -> bool:

@@ -21,7 +21,8 @@ from pipeline.data.contract import (
     fold_hash,
     only_fold,
 )
-from pipeline.data.splitters import Splitter, assign_folds, require_values
+from pipeline.data.labels import Labels, require_values
+from pipeline.data.splitters import Splitter, assign_folds
 from pipeline.data.tables import read_table
 from pipeline.errors import UserError, nearest
 from pipeline.files import atomic, read_json, write_json
@@ -59,11 +60,11 @@ class FoldTable:
 
 
 def make_folds(
-    rows: pd.DataFrame, targets: Sequence[str], n_folds: int = FOLDS, seed: int = 0, splitter: Splitter = "auto"
+    rows: pd.DataFrame, labels: Labels, n_folds: int = FOLDS, seed: int = 0, splitter: Splitter = "auto"
 ) -> FoldTable:
     """Divide the scored rows; nothing is written. For the arguments and errors see `assign_folds`."""
     scored = rows[is_scored(rows)]
-    folds, chosen, notes = assign_folds(scored, targets, n_folds, seed, splitter)
+    folds, chosen, notes = assign_folds(scored, labels, n_folds, seed, splitter)
     with_folds = _with_folds(rows, folds, n_folds)
     return FoldTable(with_folds, n_folds, fold_hash(with_folds, chosen), chosen, seed, warnings=notes)
 
@@ -173,7 +174,7 @@ def class_order(labels: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: numbers[name]) if all(map(math.isfinite, numbers.values())) else names
 
 
-def write_classes(project: Project, rows: pd.DataFrame, targets: Sequence[str]) -> dict[str, list[str]]:
+def write_classes(project: Project, rows: pd.DataFrame, labels: Labels) -> dict[str, list[str]]:
     """Write the class order of each target column to `folds/classes.json`; an order edited by hand stays.
 
     Raises:
@@ -182,10 +183,10 @@ def write_classes(project: Project, rows: pd.DataFrame, targets: Sequence[str]) 
     path = project.folds / CLASSES
     before = read_json(path) if path.is_file() else {}
     scored = rows[is_scored(rows)]
-    require_values(scored, targets)
+    require_values(scored, labels)
     classes = {}
-    for column in targets:
-        found = class_order(scored[column].astype(str))
+    for column in labels.targets:
+        found = class_order(labels.cells(scored, column).astype(str))
         if len(found) < 2:
             raise UserError(f"column '{column}' holds one class only ('{found[0]}'); there is nothing to learn from it")
         kept = before.get(column)

@@ -1,28 +1,28 @@
-"""How scored rows are divided into folds, by scikit-learn's splitters."""
+"""How scored rows are divided into folds."""
 
 import warnings
-from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
+from sklearn.model_selection import GroupKFold, KFold
 
+from pipeline.data.labels import Labels, require_values
 from pipeline.errors import UserError, listed
-from pipeline.keys import ROW_GROUP, ROW_ID
+from pipeline.keys import ROW_GROUP
 
 Splitter = Literal["auto", "plain", "stratified", "group", "stratified_group"]
 SPLITTERS: tuple[Splitter, ...] = get_args(Splitter)
 
 
 def assign_folds(
-    rows: pd.DataFrame, targets: Sequence[str], n_folds: int, seed: int, splitter: Splitter
+    rows: pd.DataFrame, labels: Labels, n_folds: int, seed: int, splitter: Splitter
 ) -> tuple[np.ndarray, Splitter, tuple[str, ...]]:
     """Divide scored rows.
 
     Args:
         rows: `id`, the target columns, and `group` where rows belong together.
-        targets: what is stratified by; several columns by their combination.
+        labels: what is stratified by.
         splitter: `auto` stratifies, and keeps groups together where there are any.
 
     Returns:
@@ -35,8 +35,8 @@ def assign_folds(
         raise UserError(f"{n_folds} folds leave nothing to train or to score on; ask for 2 or more")
     if len(rows) < n_folds:
         raise UserError(f"{len(rows)} rows cannot make {n_folds} folds; ask for fewer with --n-folds")
-    require_values(rows, targets)
-    strata, notes = _strata(rows, targets, n_folds)
+    require_values(rows, labels)
+    strata, notes = labels.strata(rows, n_folds)
     chosen = _choose(splitter, ROW_GROUP in rows, strata is not None)
     groups = _group_codes(rows, n_folds, seed) if "group" in chosen else None
     if "stratified" in chosen and strata is None:
@@ -44,7 +44,7 @@ def assign_folds(
     folds = np.full(len(rows), -1, np.int64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the rare classes are told by our own note
-        held_out = _splits(chosen, n_folds, seed, strata, groups, len(rows))
+        held_out = _splits(chosen, labels, n_folds, seed, strata, groups, len(rows))
     for fold, positions in enumerate(held_out):
         folds[positions] = fold
     sizes = np.bincount(folds, minlength=n_folds)
@@ -55,17 +55,6 @@ def assign_folds(
     if sizes.max() > 1.5 * sizes.mean():
         notes.append(f"the folds are uneven ({listed(sizes, 20)} rows), since large groups stay together")
     return folds, chosen, tuple(notes)
-
-
-def require_values(rows: pd.DataFrame, columns: Sequence[str]) -> None:
-    """Raise a `UserError` that names rows where one of `columns`, or the group, is missing."""
-    for column in [*columns, *([ROW_GROUP] if ROW_GROUP in rows else [])]:
-        missing = rows[ROW_ID][rows[column].isna()]
-        if len(missing):
-            raise UserError(
-                f"column '{column}' is empty in {len(missing)} training rows (id {listed(missing)}); "
-                "fill or drop them in src/competition/tables.py"
-            )
 
 
 def _choose(splitter: Splitter, grouped: bool, stratifiable: bool) -> Splitter:
@@ -85,21 +74,6 @@ def _choose(splitter: Splitter, grouped: bool, stratifiable: bool) -> Splitter:
     return splitter
 
 
-def _strata(rows: pd.DataFrame, targets: Sequence[str], n_folds: int) -> tuple[np.ndarray | None, list[str]]:
-    """int64 (N,) stratum of each row, rare ones put together; none if all of them are rare."""
-    keys = rows[list(targets)].astype(str).agg(" / ".join, axis=1) if len(targets) > 1 else rows[targets[0]].astype(str)
-    codes, names = pd.factorize(keys, sort=True)
-    counts = np.bincount(codes)
-    rare = counts < n_folds
-    if not rare.any():
-        return codes, []
-    what = f"classes of '{targets[0]}'" if len(targets) == 1 else f"combinations of {', '.join(targets)}"
-    note = f"{rare.sum()} of {len(names)} {what} have fewer rows than there are folds ({listed(names[rare])})"
-    if rare.all():
-        return None, [note]
-    return np.where(rare[codes], len(names), codes), [note]
-
-
 def _group_codes(rows: pd.DataFrame, n_folds: int, seed: int) -> np.ndarray:
     """int64 (N,) number of each row's group, numbered by the seed: equally large groups go to folds in that order."""
     codes, names = pd.factorize(rows[ROW_GROUP], sort=True)
@@ -109,15 +83,19 @@ def _group_codes(rows: pd.DataFrame, n_folds: int, seed: int) -> np.ndarray:
 
 
 def _splits(
-    chosen: Splitter, n_folds: int, seed: int, strata: np.ndarray | None, groups: np.ndarray | None, count: int
+    chosen: Splitter,
+    labels: Labels,
+    n_folds: int,
+    seed: int,
+    strata: np.ndarray | None,
+    groups: np.ndarray | None,
+    count: int,
 ) -> list[np.ndarray]:
     """The positions that each fold holds out."""
     if chosen == "plain":
         splitter = KFold(n_folds, shuffle=True, random_state=seed)
-    elif chosen == "stratified":
-        splitter = StratifiedKFold(n_folds, shuffle=True, random_state=seed)
     elif chosen == "group":
         splitter = GroupKFold(n_folds)
     else:
-        splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
+        splitter = labels.splitter(n_folds, seed, "group" in chosen)
     return [valid for _, valid in splitter.split(np.zeros(count), strata, groups)]

@@ -9,6 +9,7 @@ import pandas as pd
 from pipeline import terminal
 from pipeline.competition import Competition, Metric
 from pipeline.data.folds import class_order
+from pipeline.data.labels import labels_of
 from pipeline.data.marker import DEMO_ANSWERS, is_demo
 from pipeline.errors import UserError, listed
 from pipeline.files import read_json, write_json
@@ -94,8 +95,8 @@ def _task(project: Project, name: str | None, competition: Competition) -> Itera
     elif classes.is_file():
         yield task_for(competition, competition.heads(read_json(classes)))
     else:  # a file can be checked before there are folds
-        rows = competition.train_rows(project.data)
-        found = {column: class_order(rows[column].dropna()) for column in competition.settings.target_columns}
+        rows, labels = competition.train_rows(project.data), labels_of(competition)
+        found = {column: class_order(labels.cells(rows, column).dropna()) for column in labels.targets}
         yield task_for(competition, competition.heads(found))
 
 

@@ -1,17 +1,45 @@
-"""Cells of a submission, judged as text: blanks, booleans, numbers."""
+"""Cells of a submission, judged as text: names of classes, numbers, blanks."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
 
-from pipeline.errors import listed
+from pipeline.errors import listed, nearest
 from pipeline.rules import Problem
 
 BLANK = frozenset({"", "nan", "na", "n/a", "null", "none", "<na>", "nat"})
 BOOLEAN = frozenset({"true", "false"})
 INTEGER = re.compile(r"[+-]?\d+")
+
+
+def label_problems(name: str, values: pd.Series, classes: Sequence[str]) -> list[Problem]:
+    """Values that are not exactly the name of a class, sorted by what seems to have happened to them."""
+    rest = values[~values.isin(list(classes))]  # a class may well be called "none"
+    found = blank_problems(name, rest, len(values))
+    rest = rest[~lower_case(rest).isin(BLANK)]
+
+    def take(mask: pd.Series, kind: str, what: str, remedy: str) -> None:
+        nonlocal rest
+        hit, rest = rest[mask], rest[~mask]
+        if len(hit):
+            found.append(Problem(kind, cell_text(name, hit, len(values), what, hit.unique(), remedy)))
+
+    folded = {text.strip().lower() for text in classes}
+    whole = all(INTEGER.fullmatch(text) for text in classes)
+    shown = f"write {classes[0]}, not {classes[0]}.0" if whole else "write the class names"
+    integral = rest.str.fullmatch(r"[+-]?\d+\.0*") & rest.str.replace(r"\.0*$", "", regex=True).isin(list(classes))
+    take(integral, "dtype", "are whole numbers written as floats", f"{shown}: .astype(int) before to_csv")
+    take(lower_case(rest).isin(BOOLEAN), "dtype", "are booleans", f"write the class names ({listed(classes)})")
+    take(lower_case(rest).isin(folded), "label", "differ from a class by case or spaces", "write the name exactly")
+    if whole:
+        decimal = as_numbers(rest).notna() & ~rest.str.fullmatch(INTEGER.pattern)
+        take(decimal, "dtype", "are not whole numbers", "decide on a class; kappa's and other graders refuse decimals")
+    if len(rest):
+        hint = nearest(str(rest.iloc[0]), classes) if len(classes) <= 20 else f"classes: {listed(classes)}"
+        take(rest.notna(), "label", "are none of the classes", hint)
+    return found
 
 
 def number_problems(name: str, values: pd.Series, probability: bool, whole: bool = False) -> list[Problem]:
@@ -34,7 +62,7 @@ def number_problems(name: str, values: pd.Series, probability: bool, whole: bool
     add(infinite, "finite", "are infinite", "look for a division by zero or an overflow in the predictions")
     if probability:
         outside = ((numbers < 0) | (numbers > 1)) & ~infinite
-        add(outside, "range", "are outside [0, 1]", "write probabilities: softmax of the logits, not percentages")
+        add(outside, "range", "are outside [0, 1]", "write probabilities, not logits or percentages")
     if whole:
         decimal = (numbers.notna() & ~infinite) & ~values.str.strip().str.fullmatch(INTEGER.pattern)
         add(decimal, "dtype", "are not whole numbers", "round to a grade and write it as an integer")

@@ -22,7 +22,7 @@ from pipeline.seam import Batch, Criterion, PreparedModel, StepContext, StepResu
 from pipeline.tasks import Task
 from pipeline.tasks.image_level.criterion import WeightedLosses, take
 from pipeline.tasks.image_level.dataset import ImageDataset, collate
-from pipeline.tasks.image_level.kinds import KINDS, kind_of
+from pipeline.tasks.image_level.kinds import KINDS, kind_of, losses
 from pipeline.tasks.image_level.submission import as_predictions
 from pipeline.tasks.image_level.submission_rules import SubmissionRules, submission_rules
 
@@ -54,12 +54,7 @@ class ImageLevelTask(Task):
             "gem": f"{ROOM}.pooling:GeneralizedMean",
             "attention": f"{ROOM}.pooling:AttentionPooling",
         },
-        "loss": {
-            "cross_entropy": f"{ROOM}.losses:CrossEntropy",
-            "bce": f"{ROOM}.losses:BinaryCrossEntropy",
-            "focal": f"{ROOM}.losses:Focal",
-            "asymmetric": f"{ROOM}.losses:Asymmetric",
-        },
+        "loss": losses(),
         "batch_transform": {
             "mixup": f"{ROOM}.batch_transforms:Mixup",
             "cutmix": f"{ROOM}.batch_transforms:cutmix",

@@ -3,7 +3,8 @@
 A package in this folder is a kind, and its name is what `Head.kind` says. Nothing outside it asks for that name. It
 holds
 
-- `LOSSES`: the names of the losses that train it, and `TASK`: the answer whose demo competition it makes;
+- `LOSSES`: the losses that train it, name -> "module:attribute";
+- `TASK`: the answer whose demo competition it makes;
 - `head.HEAD`: its `HeadKind`;
 - `metrics.SCORES`: the scores of one head, by the names that `competition.yaml` may hold;
 - `demo`: `truth(digits, settings)` and `sample(answers, settings)`, tables by column.
@@ -54,6 +55,11 @@ class HeadKind(ABC):
     @abstractmethod
     def default_loss(self) -> Named:
         """What trains it where an experiment names no loss."""
+
+    @property
+    @abstractmethod
+    def unknown(self) -> float:
+        """The probability of each class for who knows nothing."""
 
     @abstractmethod
     def targets(self, rows: pd.DataFrame) -> np.ndarray:
@@ -137,6 +143,11 @@ def part(kind: str, module: str = "") -> Any:
     if kind not in KINDS:
         raise UserError(f"there is no kind of heads '{kind}'; known: {listed(KINDS, 9)}")
     return importlib.import_module(f"{__name__}.{kind}.{module}".rstrip("."))
+
+
+def losses() -> dict[str, str]:
+    """The losses of all kinds, name -> "module:attribute"."""
+    return {name: reference for kind in KINDS for name, reference in part(kind).LOSSES.items()}
 
 
 def trained_by(loss: str) -> list[str]:

@@ -34,6 +34,10 @@ class Multiclass(HeadKind):
     def default_loss(self) -> Named:
         return Named(name="cross_entropy")
 
+    @property
+    def unknown(self) -> float:
+        return 1 / self.width
+
     def targets(self, rows: pd.DataFrame) -> np.ndarray:
         return targets(rows, self.head)
 

@@ -9,18 +9,9 @@ import numpy as np
 import pandas as pd
 
 from pipeline.competition import Head, Metric
-from pipeline.errors import listed, nearest
+from pipeline.errors import listed
 from pipeline.rules import Problem
-from pipeline.tasks.image_level.cells import (
-    BLANK,
-    BOOLEAN,
-    INTEGER,
-    as_numbers,
-    blank_problems,
-    cell_text,
-    lower_case,
-    number_problems,
-)
+from pipeline.tasks.image_level.cells import as_numbers, label_problems, number_problems
 from pipeline.tasks.image_level.kinds.multiclass.predictions import decided_labels, normalized
 from pipeline.tasks.image_level.predictions import probability_columns
 from pipeline.tasks.image_level.submission import Column
@@ -71,34 +62,6 @@ def cell_problems(name: str, values: pd.Series, head: Head, column: Column | Non
     probability = column is not None or metric.needs == "probabilities"
     whole = not probability and metric.name == "quadratic_weighted_kappa"
     return number_problems(name, values, probability, whole)
-
-
-def label_problems(name: str, values: pd.Series, classes: Sequence[str]) -> list[Problem]:
-    """Values that are not exactly the name of a class, sorted by what seems to have happened to them."""
-    rest = values[~values.isin(list(classes))]  # a class may well be called "none"
-    found = blank_problems(name, rest, len(values))
-    rest = rest[~lower_case(rest).isin(BLANK)]
-
-    def take(mask: pd.Series, kind: str, what: str, remedy: str) -> None:
-        nonlocal rest
-        hit, rest = rest[mask], rest[~mask]
-        if len(hit):
-            found.append(Problem(kind, cell_text(name, hit, len(values), what, hit.unique(), remedy)))
-
-    folded = {text.strip().lower() for text in classes}
-    whole = all(INTEGER.fullmatch(text) for text in classes)
-    shown = f"write {classes[0]}, not {classes[0]}.0" if whole else "write the class names"
-    integral = rest.str.fullmatch(r"[+-]?\d+\.0*") & rest.str.replace(r"\.0*$", "", regex=True).isin(list(classes))
-    take(integral, "dtype", "are whole numbers written as floats", f"{shown}: .astype(int) before to_csv")
-    take(lower_case(rest).isin(BOOLEAN), "dtype", "are booleans", f"write the class names ({listed(classes)})")
-    take(lower_case(rest).isin(folded), "label", "differ from a class by case or spaces", "write the name exactly")
-    if whole:
-        decimal = as_numbers(rest).notna() & ~rest.str.fullmatch(INTEGER.pattern)
-        take(decimal, "dtype", "are not whole numbers", "decide on a class; kappa's and other graders refuse decimals")
-    if len(rest):
-        hint = nearest(str(rest.iloc[0]), classes) if len(classes) <= 20 else f"classes: {listed(classes)}"
-        take(rest.notna(), "label", "are none of the classes", hint)
-    return found
 
 
 def sum_problems(table: pd.DataFrame, metric: Metric) -> list[Problem]:

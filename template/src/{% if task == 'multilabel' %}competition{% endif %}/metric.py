@@ -1,0 +1,26 @@
+"""The leaderboard's metric, computed on all out-of-fold rows at once, and what else is worth watching."""
+
+from pipeline.competition import Metric
+from pipeline.settings import Settings
+from pipeline.tasks.image_level.metrics import find_metric
+
+COMPANIONS = ("roc_auc", "f1_macro", "log_loss")
+
+
+def metrics(settings: Settings) -> tuple[Metric, ...]:
+    """The leaderboard's metric first: it chooses the best epoch and decides what a submission holds."""
+    names = dict.fromkeys((settings.metric, *COMPANIONS))
+    return tuple(find_metric(name) for name in names)
+
+
+# A metric of your own reads whole tables, indexed by id: the truth (0 or 1) and the predictions (probabilities), both
+# with a column for each head and label. For example, the share of rows of which every label is right:
+#
+# def all_right(truth: pd.DataFrame, predictions: pd.DataFrame, heads: Sequence[Head]) -> float:
+#     columns = [f"{head.name}:{name}" for head in heads for name in head.classes]
+#     return float(((predictions[columns] >= 0.5) == (truth[columns] == 1)).all(axis=1).mean())
+#
+#
+# def metrics(settings: Settings) -> tuple[Metric, ...]:
+#     own = Metric("all_right", all_right, greater_is_better=True, needs="labels")
+#     return (own, *(find_metric(name) for name in COMPANIONS))
