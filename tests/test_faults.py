@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -51,8 +52,13 @@ def test_classes_with_fewer_rows_than_folds() -> None:
 
 
 def test_measurements_are_no_classes() -> None:
+    @dataclass(frozen=True)
+    class Measured(ClassLabels):
+        named = ("grade",)
+
     train = table(age=[f"{number / 7}" for number in range(20)], grade=["0", "1"] * 10)
-    assert not list(target_faults(train, train[:0].assign(age="3"), ClassLabels(["age", "grade"]), 5))
+    assert not list(target_faults(train, train[:0].assign(age="3"), Measured(["age", "grade"]), 5))
+    assert list(target_faults(train, train[:0].assign(age="3"), ClassLabels(["age", "grade"]), 5))
     whales = table(label=[f"w_{number}" for number in range(20)])
     assert (
         "20 of 20 classes" in one(target_faults(whales, whales[:0], ClassLabels(["label"]), 5), "rare classes").detail

@@ -23,11 +23,18 @@ class Head:
         name: the column of the truth; also the name in losses, metrics and tables.
         kind: what it is; the room in `pipeline.tasks` that knows the kind does the work.
         classes: class names in the order of the logits.
+        limits: the smallest and the largest value that a number may take.
+        decimals: how many digits a number has after its point in a submission, -1 for tens.
+        thresholds: where a probability or a number becomes a decision; empty for the usual ones. Those that were tuned
+            out of fold are put in when a run is read.
     """
 
     name: str
     kind: str
     classes: tuple[str, ...] = ()
+    limits: tuple[float, float] | None = None
+    decimals: int | None = None
+    thresholds: tuple[float, ...] = ()
 
     @property
     def target_key(self) -> str:

@@ -201,7 +201,7 @@ def _keep(project: Project, path: Path, kept: FoldTable, labels: Labels) -> None
     classes = project.folds / CLASSES
     before = read_json(classes) if classes.is_file() else {}
     scored = kept.rows[kept.rows[ROW_FOLD] >= 0]
-    if any(not set(labels.cells(scored, column).dropna()) <= set(before.get(column, ())) for column in labels.targets):
+    if any(not set(labels.cells(scored, column).dropna()) <= set(before.get(column, ())) for column in labels.named):
         write_classes(project, kept.rows, labels)
         out.print(f"there are new classes: {project.shown(classes)} is written anew", soft_wrap=True)
     out.print(f"{project.shown(path)} is there already and still fits; nothing to do", soft_wrap=True)

@@ -48,10 +48,8 @@ def target_faults(train: pd.DataFrame, test: pd.DataFrame, labels: Labels, n_fol
         if train[first].notna().any() and train[first].equals(train[second]):
             detail = "these targets are the same in every row; drop one from target_columns in competition.yaml"
             yield Fault("equal targets", f"{first}, {second}", detail, fatal=False)
-    for column in there:
+    for column in [column for column in there if column in labels.named]:
         whole = _by_label(train, labels, column)
-        if _is_measured(whole[column]):
-            continue
         yield from _rare_classes(whole[is_scored(whole)], column, n_folds)
         if column in test:
             asked = _by_label(test, labels, column)
@@ -68,13 +66,6 @@ def _by_label(rows: pd.DataFrame, labels: Labels, column: str) -> pd.DataFrame:
     """The rows, one for each label in the column."""
     cells = labels.cells(rows, column)
     return rows.loc[cells.index].assign(**{column: cells})
-
-
-def _is_measured(values: pd.Series) -> bool:
-    """Whether a target is a measurement rather than a class: numbers, of which most stand in one row only."""
-    counts = values.dropna().astype(str).value_counts()
-    numbers = pd.to_numeric(counts.index.to_series(), errors="coerce")
-    return bool(numbers.notna().all() and (counts == 1).mean() > 0.5)
 
 
 def _rare_classes(rows: pd.DataFrame, column: str, n_folds: int) -> Iterator[Fault]:

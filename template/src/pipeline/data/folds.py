@@ -175,7 +175,7 @@ def class_order(labels: Iterable[str]) -> list[str]:
 
 
 def write_classes(project: Project, rows: pd.DataFrame, labels: Labels) -> dict[str, list[str]]:
-    """Write the class order of each target column to `folds/classes.json`; an order edited by hand stays.
+    """Write the class order of each target column that names classes to `folds/classes.json`; an order edited by hand stays.
 
     Raises:
         UserError: a target column holds one class only, or a label is missing.
@@ -185,13 +185,13 @@ def write_classes(project: Project, rows: pd.DataFrame, labels: Labels) -> dict[
     scored = rows[is_scored(rows)]
     require_values(scored, labels)
     classes = {}
-    for column in labels.targets:
+    for column in labels.named:
         found = class_order(labels.cells(scored, column).astype(str))
         if len(found) < 2:
             raise UserError(f"column '{column}' holds one class only ('{found[0]}'); there is nothing to learn from it")
         kept = before.get(column)
         classes[column] = kept if isinstance(kept, list) and sorted(kept) == sorted(found) else found
-    if classes != before:
+    if classes != before or not path.is_file():
         write_json(path, classes)
     return classes
 

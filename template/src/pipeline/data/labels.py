@@ -21,6 +21,11 @@ class Labels(Protocol):
         """Their names."""
         ...
 
+    @property
+    def named(self) -> Sequence[str]:
+        """Those whose cells name classes, which `folds/classes.json` lists; the others are measured."""
+        ...
+
     def cells(self, rows: pd.DataFrame, column: str) -> pd.Series:
         """Every label in a column, with the index of its row; missing where a row lacks what it should have."""
         ...
@@ -39,6 +44,10 @@ class ClassLabels:
     """Each cell names one class. Several columns are stratified by their combination."""
 
     targets: Sequence[str]
+
+    @property
+    def named(self) -> Sequence[str]:
+        return self.targets
 
     def cells(self, rows: pd.DataFrame, column: str) -> pd.Series:
         return rows[column]

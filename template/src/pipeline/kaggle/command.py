@@ -96,7 +96,7 @@ def _task(project: Project, name: str | None, competition: Competition) -> Itera
         yield task_for(competition, competition.heads(read_json(classes)))
     else:  # a file can be checked before there are folds
         rows, labels = competition.train_rows(project.data), labels_of(competition)
-        found = {column: class_order(labels.cells(rows, column).dropna()) for column in labels.targets}
+        found = {column: class_order(labels.cells(rows, column).dropna()) for column in labels.named}
         yield task_for(competition, competition.heads(found))
 
 

@@ -69,7 +69,7 @@ class EncoderHeads(nn.Module):
         self.dropout = nn.Dropout(settings.drop_rate)
         self.masks = settings.multi_sample_dropout
         features = pooling.width(self.encoder, self.pooling)
-        self.heads = nn.ModuleDict({head.output_key: nn.Linear(features, kind_of(head).width) for head in heads})
+        self.heads = nn.ModuleDict({head.output_key: kind_of(head).layer(features) for head in heads})
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         image = batch[INPUT_IMAGE]

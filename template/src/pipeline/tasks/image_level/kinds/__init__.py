@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
     from matplotlib.figure import Figure
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from pipeline.names import Named
     from pipeline.rules import Problem
@@ -45,6 +45,12 @@ class HeadKind(ABC):
     @abstractmethod
     def width(self) -> int:
         """The number of logits."""
+
+    def layer(self, features: int) -> nn.Module:
+        """What makes its logits (B, width) of pooled features (B, features)."""
+        from torch import nn
+
+        return nn.Linear(features, self.width)
 
     @property
     @abstractmethod

@@ -19,6 +19,10 @@ class LabelSets:
 
     targets: Sequence[str]
 
+    @property
+    def named(self) -> Sequence[str]:
+        return self.targets
+
     def cells(self, rows: pd.DataFrame, column: str) -> pd.Series:
         """Every label in a column, one entry each, with the index of its row; missing where a number is missing."""
         if len(self.targets) > 1:
