@@ -175,7 +175,7 @@ def class_order(labels: Iterable[str]) -> list[str]:
 
 
 def write_classes(project: Project, rows: pd.DataFrame, labels: Labels) -> dict[str, list[str]]:
-    """Write the class order of each target column that names classes to `folds/classes.json`; an order edited by hand stays.
+    """Write the classes of each target column that names some to `folds/classes.json`; an order edited by hand stays.
 
     Raises:
         UserError: a target column holds one class only, or a label is missing.
