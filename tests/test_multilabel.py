@@ -338,12 +338,13 @@ def test_the_whole_path(columns: str, renders: Renders, tmp_path: Path) -> None:
     assert list(written) == list(sample) and written["image_id"].tolist() == sample["image_id"].tolist()
     assert (written["answers"] != "").all() if lists else written[labels].astype(float).stack().between(0, 1).all()
     if lists:
-        decided_by_thresholds(project, labels)
+        decided_by_thresholds(project)
 
 
-def decided_by_thresholds(project: Path, labels: list[str]) -> None:
+def decided_by_thresholds(project: Path) -> None:
     """Out-of-fold probabilities that came out too low: thresholds are tuned, kept, used, and dropped when they are no
     use any more."""
+    labels = json.loads((project / "folds/classes.json").read_text())["answers"]
     run, columns = project / "runs/short", [f"answers:{name}" for name in labels]
     whole = {path: pd.read_parquet(path) for path in [*run.glob("fold_*/oof.parquet"), run / "test.parquet"]}
     for path, table in whole.items():
