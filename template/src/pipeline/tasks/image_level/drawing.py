@@ -33,18 +33,21 @@ def sample_figure(
     Args:
         images: (N,) uint8 (H, W, 3); of many, only those that are shown are asked for.
         ids, truths, predictions: (N,) names.
-        probabilities: (N,) of the predicted class.
+        probabilities: (N,) of the predicted class; NaN for rows that are left out.
         most: how many to show.
     """
     chosen = worst_and_right(truths, predictions, probabilities, most)
-    wrong = sum(true != said for true, said in zip(truths, predictions, strict=True))
+    told = np.isfinite(np.asarray(probabilities, dtype=float))
+    wrong = sum(
+        true != said for true, said in zip(np.asarray(truths)[told], np.asarray(predictions)[told], strict=True)
+    )
     columns = min(4, max(1, len(chosen)))
     rows = max(1, -(-len(chosen) // columns))
     shown = [images[number] for number in chosen]
     height = max((2.4 * image.shape[0] / image.shape[1] for image in shown), default=2.4)
     figure = Figure(figsize=(2.5 * columns + 0.3, (height + 0.75) * rows + 0.5), dpi=110)
     figure.set_layout_engine("constrained", w_pad=0.07, h_pad=0.07)
-    title = f"{wrong:,} of {len(truths):,} wrong: the surest mistakes, then right ones"
+    title = f"{wrong:,} of {told.sum():,} wrong: the surest mistakes, then right ones"
     figure.suptitle(title, fontsize=11, fontweight="bold", x=0.02, ha="left")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid[len(chosen) :]:
@@ -58,7 +61,8 @@ def worst_and_right(
     truths: Texts, predictions: Texts, probabilities: Sequence[float] | np.ndarray, most: int
 ) -> list[int]:
     """Positions of the surest mistakes (two thirds), then of right predictions from unsure to sure."""
-    surest_first = np.argsort(-np.asarray(probabilities, dtype=float), kind="stable")
+    sure = np.asarray(probabilities, dtype=float)
+    surest_first = np.argsort(-sure, kind="stable")[: np.isfinite(sure).sum()]  # NaN is sorted last
     right = np.asarray(truths, dtype=object) == np.asarray(predictions, dtype=object)
     wrong_ones = [int(number) for number in surest_first if not right[number]]
     right_ones = [int(number) for number in surest_first[::-1] if right[number]]

@@ -16,7 +16,7 @@ from pipeline.competition import Competition, Head, Metric
 from pipeline.config import Experiment, LossRow
 from pipeline.data.cache import reader_for
 from pipeline.data.scan import Reader
-from pipeline.errors import UserError
+from pipeline.errors import UserError, listed
 from pipeline.keys import INPUT_ID, INPUT_IMAGE, ROW_ID
 from pipeline.names import Named, Names, References
 from pipeline.seam import Batch, Criterion, PreparedModel, StepContext, StepResult
@@ -24,6 +24,7 @@ from pipeline.tasks import Task
 from pipeline.tasks.image_level.criterion import WeightedLosses, take
 from pipeline.tasks.image_level.dataset import ImageDataset, collate
 from pipeline.tasks.image_level.kinds import KINDS, kind_of, losses
+from pipeline.tasks.image_level.predictions import has_truth
 from pipeline.tasks.image_level.submission import as_predictions
 from pipeline.tasks.image_level.submission_rules import SubmissionRules, submission_rules
 from pipeline.tasks.image_level.thresholds import coordinate_ascent
@@ -83,9 +84,21 @@ class ImageLevelTask(Task):
             reader=reader or reader_for(experiment, names),
             augmentations=names.bind("augmentations", experiment.augmentations)(stage, experiment.image.size),
             size=experiment.image.size,
-            targets={} if stage == "test" else {head.target_key: kind.targets(rows) for head, kind in self.kinds},
+            targets={} if stage == "test" else self._targets(rows),
             seed=experiment.seed,
         )
+
+    def _targets(self, rows: pd.DataFrame) -> dict[str, np.ndarray]:
+        """The truth of all heads, a gap where a row has none for one. A row that has none at all is a `UserError`."""
+        targets = {head.target_key: kind.targets(rows) for head, kind in self.kinds}
+        gaps = [np.isnan(values) if values.dtype.kind == "f" else values < 0 for values in targets.values()]
+        nothing = np.all([gap.reshape(len(rows), -1).all(axis=1) for gap in gaps], axis=0)
+        if nothing.any():
+            raise UserError(
+                f"{int(nothing.sum())} rows (id {listed(rows.loc[nothing, ROW_ID])}) have no truth for any of "
+                f"{', '.join(head.name for head in self.heads)}; fill or drop them in src/competition/tables.py"
+            )
+        return targets
 
     def collate(self, samples: list[dict[str, Any]]) -> Batch:
         return collate(samples)
@@ -183,13 +196,20 @@ class ImageLevelTask(Task):
         return table
 
     def figures(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, Figure]:
-        return {name: figure for _, kind in self.kinds for name, figure in kind.figures(truth, predictions).items()}
+        figures: dict[str, Figure] = {}
+        for head, kind in self.kinds:
+            known = has_truth(truth, head)
+            if known.any():
+                figures |= kind.figures(truth[known], predictions[known])
+        return figures
 
     def sample_figure(self, rows: pd.DataFrame, images: Sequence[Any], predictions: pd.DataFrame) -> Figure:
         from pipeline.tasks.image_level.drawing import sample_figure
 
-        _, kind = self.kinds[0]
-        return sample_figure(images, list(rows[ROW_ID]), *kind.read_out(self.truth(rows), predictions))
+        head, kind = self.kinds[0]
+        truth = self.truth(rows)
+        true, said, sure = kind.read_out(truth, predictions)
+        return sample_figure(images, list(rows[ROW_ID]), true, said, np.where(has_truth(truth, head), sure, np.nan))
 
     def submission_rules(self, sample: pd.DataFrame, metric: Metric) -> SubmissionRules:
         return submission_rules(sample, self.heads, metric, self.competition.settings.id_column)
