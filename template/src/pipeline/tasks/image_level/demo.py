@@ -23,7 +23,7 @@ from pipeline.data.tables import FIELD, image_paths
 from pipeline.errors import UserError
 from pipeline.files import write_text
 from pipeline.settings import Settings
-from pipeline.tasks.image_level.kinds import kind_of_demo, part
+from pipeline.tasks.image_level import questions
 
 TEST_ROWS = 500
 SIZES = (40, 72)  # smallest and largest height and width
@@ -101,8 +101,9 @@ def _order() -> np.ndarray:
 def demo_tables(settings: Settings) -> tuple[dict[str, pd.DataFrame], list[str]]:
     """The tables by path, and the path of every image; training rows come first."""
     order, targets = _order(), list(settings.target_columns)
-    kind = part(kind_of_demo(settings.task), "demo")
-    table = kind.truth(_digits(), settings).iloc[order].reset_index(drop=True)
+    if settings.task != questions.TASK:
+        raise UserError(f"the demo is one of {questions.TASK}, and task in competition.yaml is '{settings.task}'")
+    table = questions.truth(_digits(), settings).iloc[order].reset_index(drop=True)
     table.insert(0, settings.id_column, [f"{number:05d}" for number in order])
     first = len(table) - TEST_ROWS
     if settings.group_column:
@@ -118,7 +119,7 @@ def demo_tables(settings: Settings) -> tuple[dict[str, pd.DataFrame], list[str]]
     tables = {
         settings.train_csv: train,
         settings.test_csv: test,
-        settings.sample_submission: answers[[settings.id_column]].join(kind.sample(answers, settings)),
+        settings.sample_submission: answers[[settings.id_column]].join(questions.sample(answers, settings)),
         DEMO_ANSWERS: answers,
     }
     return tables, images

@@ -4,10 +4,8 @@ A package in this folder is a kind, and its name is what `Head.kind` says. Nothi
 holds
 
 - `LOSSES`: the losses that train it, name -> "module:attribute";
-- `TASK`: the answer whose demo competition it makes;
 - `head.HEAD`: its `HeadKind`;
-- `metrics.SCORES`: the scores of one head, by the names that `competition.yaml` may hold;
-- `demo`: `truth(digits, settings)` and `sample(answers, settings)`, tables by column.
+- `metrics.SCORES`: the scores of one head, by the names that `competition.yaml` may hold.
 """
 
 from __future__ import annotations
@@ -168,12 +166,3 @@ def losses() -> dict[str, str]:
 def trained_by(loss: str) -> list[str]:
     """The kinds that a loss of the room's trains."""
     return [kind for kind in KINDS if loss in part(kind).LOSSES]
-
-
-def kind_of_demo(task: str) -> str:
-    """The kind of heads of the demo competition of this answer."""
-    for kind in KINDS:
-        if task == part(kind).TASK:
-            return kind
-    known = listed(sorted(part(kind).TASK for kind in KINDS), 9)
-    raise UserError(f"there is no demo for the task '{task}' (competition.yaml); known: {known}")
