@@ -14,6 +14,7 @@ from pipeline.data.marker import DEMO_ANSWERS, is_demo
 from pipeline.errors import UserError, listed
 from pipeline.files import read_json, write_json
 from pipeline.inference.snapshot import CLASSES, CODE, run_competition
+from pipeline.inference.thresholds import task_of_run
 from pipeline.kaggle.check import UNREADABLE, check
 from pipeline.kaggle.submission import SUBMITTED, expected_rows, fill, read_sample, write_submission
 from pipeline.keys import ROW_ID
@@ -41,7 +42,7 @@ def submit(project: Project, name: str) -> Path:
     predictions = _read_predictions(run, name)
     with run_competition(run) as competition:
         settings = competition.settings
-        task = task_for(competition, competition.heads(read_json(run / CODE / CLASSES)))
+        task = task_of_run(run, competition)
         sample, test_rows = read_sample(settings, data), competition.test_rows(data)
         metric = competition.metrics()[0]
         table = competition.submission(sample, predictions, task.heads)
@@ -91,7 +92,7 @@ def _task(project: Project, name: str | None, competition: Competition) -> Itera
     run, classes = project.run(name) if name else None, project.folds / CLASSES
     if run is not None and (run / CODE / CLASSES).is_file():
         with run_competition(run) as trained:
-            yield task_for(trained, trained.heads(read_json(run / CODE / CLASSES)))
+            yield task_of_run(run, trained)
     elif classes.is_file():
         yield task_for(competition, competition.heads(read_json(classes)))
     else:  # a file can be checked before there are folds

@@ -85,6 +85,18 @@ class Task(ABC):
         """The best prediction that looks at no image, for these ids; `rows` are those that train."""
 
     @abstractmethod
+    def tuned(self, truth: pd.DataFrame, predictions: pd.DataFrame, metric: Metric) -> Task | None:
+        """This task with the thresholds that score best on these rows; none where it decides nothing by thresholds."""
+
+    @abstractmethod
+    def with_thresholds(self, thresholds: Mapping[str, Sequence[float]]) -> Task:
+        """This task with thresholds by name of head.
+
+        Raises:
+            UserError: there is no such head, or it has another number of thresholds.
+        """
+
+    @abstractmethod
     def average(self, tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
         """The mean of several models' predictions for the same ids in the same order."""
 

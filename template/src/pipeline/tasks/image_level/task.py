@@ -1,6 +1,7 @@
 """The room's one door: what image-level tasks do with rows, batches and outputs."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,6 +26,7 @@ from pipeline.tasks.image_level.dataset import ImageDataset, collate
 from pipeline.tasks.image_level.kinds import KINDS, kind_of, losses
 from pipeline.tasks.image_level.submission import as_predictions
 from pipeline.tasks.image_level.submission_rules import SubmissionRules, submission_rules
+from pipeline.tasks.image_level.thresholds import coordinate_ascent
 
 ROOM = "pipeline.tasks.image_level"
 
@@ -122,6 +124,29 @@ class ImageLevelTask(Task):
         columns = [column for _, kind in self.kinds for column in kind.columns]
         index = pd.Index(list(ids), name=ROW_ID, dtype="str")
         return pd.DataFrame(np.tile(values, (len(index), 1)), index=index, columns=columns)
+
+    def tuned(self, truth: pd.DataFrame, predictions: pd.DataFrame, metric: Metric) -> Task | None:
+        if metric.needs != "labels" or not any(kind.usual_thresholds for _, kind in self.kinds):
+            return None
+        sign, heads = 1 if metric.greater_is_better else -1, list(self.heads)
+        for place, (head, kind) in enumerate(self.kinds):
+
+            def score(thresholds: tuple[float, ...], place: int = place, head: Head = head) -> float:
+                changed = replace(head, thresholds=thresholds)
+                return sign * metric.function(truth, predictions, [*heads[:place], changed, *heads[place + 1 :]])
+
+            if kind.usual_thresholds:
+                best = coordinate_ascent(score, kind.usual_thresholds, kind.candidates(predictions))
+                heads[place] = replace(head, thresholds=best)
+        return type(self)(self.competition, heads)
+
+    def with_thresholds(self, thresholds: Mapping[str, Sequence[float]]) -> Task:
+        known = {head.name: kind for head, kind in self.kinds}
+        for name, values in thresholds.items():
+            if name not in known or len(values) != len(known[name].usual_thresholds):
+                raise UserError(f"there are {len(values)} thresholds for the head '{name}', which has none or others")
+        heads = [replace(head, thresholds=tuple(thresholds.get(head.name, ()))) for head in self.heads]
+        return type(self)(self.competition, heads)
 
     def average(self, tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
         mean = np.mean([table.to_numpy(np.float64) for table in tables], axis=0).astype(np.float32)

@@ -95,6 +95,15 @@ class HeadKind(ABC):
     def constant(self, rows: pd.DataFrame) -> np.ndarray:
         """The best prediction that looks at no image, float32 (columns,), given the rows that train."""
 
+    @property
+    def usual_thresholds(self) -> tuple[float, ...]:
+        """Where predictions become decisions as long as nothing was tuned; empty where there is nothing to tune."""
+        return ()
+
+    def candidates(self, predictions: pd.DataFrame) -> list[np.ndarray]:
+        """Values worth trying for each threshold."""
+        return []
+
     @abstractmethod
     def figures(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, Figure]:
         """Pictures of predictions against the truth, by name. Both tables are indexed by id, in the same order."""

@@ -13,10 +13,11 @@ from pipeline.names import Named
 from pipeline.rules import Problem
 from pipeline.tasks.image_level.kinds import HeadKind
 from pipeline.tasks.image_level.kinds.multiclass import submission
-from pipeline.tasks.image_level.kinds.multiclass.predictions import decided_labels
+from pipeline.tasks.image_level.kinds.multiclass.predictions import decided, decided_labels
 from pipeline.tasks.image_level.kinds.multiclass.targets import class_counts, targets
 from pipeline.tasks.image_level.predictions import probability_columns
 from pipeline.tasks.image_level.submission import Column
+from pipeline.tasks.image_level.thresholds import values_to_try
 
 
 class Multiclass(HeadKind):
@@ -60,6 +61,14 @@ class Multiclass(HeadKind):
         shares: np.ndarray = (counts / counts.sum()).float().numpy()
         return shares
 
+    @property
+    def usual_thresholds(self) -> tuple[float, ...]:
+        """Of two classes, the second one's probability decides."""
+        return (0.5,) if self.width == 2 else ()
+
+    def candidates(self, predictions: pd.DataFrame) -> list[np.ndarray]:
+        return [values_to_try(predictions[column].to_numpy(np.float64)) for column in self.columns[1:]]
+
     def figures(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, Figure]:
         from pipeline.tasks.image_level.kinds.multiclass.drawing import confusion_matrix_figure
 
@@ -68,12 +77,13 @@ class Multiclass(HeadKind):
         return {f"confusion_matrix/{head.name}": figure}
 
     def read_out(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        sure = predictions[self.columns].to_numpy().max(axis=1)
+        probabilities = predictions[self.columns].to_numpy(np.float64)
+        sure = np.take_along_axis(probabilities, decided(probabilities, self.head)[:, None], axis=1)[:, 0]
         return truth[self.head.name].to_numpy(), decided_labels(predictions, self.head), sure
 
     def shares(self, predictions: pd.DataFrame) -> pd.Series:
-        decided = pd.Series(decided_labels(predictions, self.head))
-        return decided.value_counts(normalize=True).reindex(list(self.head.classes), fill_value=0.0)
+        labels = pd.Series(decided_labels(predictions, self.head))
+        return labels.value_counts(normalize=True).reindex(list(self.head.classes), fill_value=0.0)
 
     def single_column(self, metric: Metric) -> str | None:
         """The decided label; with a metric that needs probabilities and two classes, the second one's."""

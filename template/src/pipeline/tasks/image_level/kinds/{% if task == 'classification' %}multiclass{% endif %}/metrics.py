@@ -16,7 +16,7 @@ from sklearn import metrics as sk
 
 from pipeline.competition import Head
 from pipeline.errors import UserError, listed, nearest
-from pipeline.tasks.image_level.kinds.multiclass.predictions import normalized
+from pipeline.tasks.image_level.kinds.multiclass.predictions import decided, normalized
 from pipeline.tasks.image_level.predictions import probability_columns
 from pipeline.tasks.image_level.scoring import Score, finite_predictions, undefined
 
@@ -52,28 +52,28 @@ def class_numbers(truth: pd.DataFrame, head: Head) -> np.ndarray:
 
 def accuracy(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
     """Share of rows whose most probable class is the true one; of equal ones, the first in class order."""
-    return float(sk.accuracy_score(numbers, probabilities.argmax(axis=1)))
+    return float(sk.accuracy_score(numbers, decided(probabilities, head)))
 
 
 def balanced_accuracy(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
     """Mean recall over the classes that occur in the truth."""
-    predicted, present = probabilities.argmax(axis=1), np.unique(numbers)
+    predicted, present = decided(probabilities, head), np.unique(numbers)
     return float(sk.recall_score(numbers, predicted, labels=present, average="macro"))
 
 
 def f1_macro(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
     """Mean F1 over the classes that occur in truth or prediction; one that is never hit counts 0."""
-    return float(sk.f1_score(numbers, probabilities.argmax(axis=1), average="macro", zero_division=0))
+    return float(sk.f1_score(numbers, decided(probabilities, head), average="macro", zero_division=0))
 
 
 def f1_micro(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
     """F1 of all classes' hits and misses together. With one class per row that is the accuracy."""
-    return float(sk.f1_score(numbers, probabilities.argmax(axis=1), average="micro"))
+    return float(sk.f1_score(numbers, decided(probabilities, head), average="micro"))
 
 
 def f1_weighted(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
     """Mean F1 over the classes, each weighted by its rows in the truth; one that is never hit counts 0."""
-    return float(sk.f1_score(numbers, probabilities.argmax(axis=1), average="weighted", zero_division=0))
+    return float(sk.f1_score(numbers, decided(probabilities, head), average="weighted", zero_division=0))
 
 
 def log_loss(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
@@ -147,7 +147,7 @@ def quadratic_weighted_kappa(numbers: np.ndarray, probabilities: np.ndarray, hea
     Grades are the classes themselves where all are whole numbers (a gap counts as distance), else their positions in
     class order. NaN when truth and prediction are one and the same single grade.
     """
-    predicted = probabilities.argmax(axis=1)
+    predicted = decided(probabilities, head)
     if len(np.unique(np.concatenate([numbers, predicted]))) < 2:
         return undefined(head, f"kappa needs two grades, all rows are '{head.classes[numbers[0]]}'")
     grades = _grades(head)
@@ -169,7 +169,7 @@ def matthews_corrcoef(numbers: np.ndarray, probabilities: np.ndarray, head: Head
     by a K-category correlation coefficient", 2004. By convention 0 when either of the two is one class only."""
     with warnings.catch_warnings():  # about the shape of a table that nobody sees
         warnings.filterwarnings("ignore", message="A single label was found")
-        return float(sk.matthews_corrcoef(numbers, probabilities.argmax(axis=1)))
+        return float(sk.matthews_corrcoef(numbers, decided(probabilities, head)))
 
 
 SCORES = (

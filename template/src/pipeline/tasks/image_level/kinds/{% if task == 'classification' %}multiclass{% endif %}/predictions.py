@@ -7,9 +7,21 @@ from pipeline.competition import Head
 from pipeline.tasks.image_level.predictions import probability_columns
 
 
+def decided(probabilities: np.ndarray, head: Head) -> np.ndarray:
+    """The number of the class that is decided for, int64 (N,), given probabilities (N, C).
+
+    It is the most probable one, and of equal ones the first. Of two classes it is the second one where that reaches
+    the head's threshold, if the head has one.
+    """
+    if head.thresholds:
+        return (probabilities[:, 1] >= head.thresholds[0]).astype(np.int64)
+    best: np.ndarray = probabilities.argmax(axis=1)
+    return best
+
+
 def decided_labels(predictions: pd.DataFrame, head: Head) -> np.ndarray:
-    """The most probable class of each row, as its name: (N,) of str."""
-    best = predictions[probability_columns(head)].to_numpy().argmax(axis=1)
+    """The class that is decided for in each row, as its name: (N,) of str."""
+    best = decided(predictions[probability_columns(head)].to_numpy(np.float64), head)
     return np.asarray(head.classes, dtype=object)[best]
 
 

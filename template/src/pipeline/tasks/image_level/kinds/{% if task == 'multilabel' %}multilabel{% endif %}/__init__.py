@@ -2,4 +2,3 @@
 
 TASK = "multilabel"
 LOSSES = {"bce": "pipeline.tasks.image_level.losses:BinaryCrossEntropy"}
-THRESHOLD = 0.5  # a label of at least this probability is decided for

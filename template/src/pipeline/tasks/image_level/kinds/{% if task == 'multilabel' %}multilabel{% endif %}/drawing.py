@@ -7,23 +7,25 @@ from matplotlib.figure import Figure
 from sklearn.metrics import roc_auc_score
 
 from pipeline.tasks.image_level.drawing import RIGHT, WRONG, shortened
-from pipeline.tasks.image_level.kinds.multilabel import THRESHOLD
 
 TOO_MUCH = "#e0b020"
 MOST_LABELS = 40  # of more, the ones that are ranked worst are shown
 
 
-def labels_figure(truth: np.ndarray, probabilities: np.ndarray, labels: Sequence[str]) -> Figure:
+def labels_figure(
+    truth: np.ndarray, probabilities: np.ndarray, labels: Sequence[str], thresholds: np.ndarray
+) -> Figure:
     """The area under the ROC curve of each label, worst first, and its rows: found, missed, and said by mistake.
 
     Args:
         truth: (N, labels) of bool.
         probabilities: (N, labels).
+        thresholds: (labels,).
     """
     areas = np.array([_area(truth[:, place], probabilities[:, place]) for place in range(len(labels))])
     shown = np.argsort(np.nan_to_num(areas, nan=2.0), kind="stable")[:MOST_LABELS]
     names = [shortened(labels[place]) for place in shown]
-    said = probabilities >= THRESHOLD
+    said = probabilities >= thresholds
     parts = {
         "found": ((truth & said).sum(axis=0)[shown], RIGHT),
         "missed": ((truth & ~said).sum(axis=0)[shown], WRONG),
@@ -39,7 +41,8 @@ def labels_figure(truth: np.ndarray, probabilities: np.ndarray, labels: Sequence
     for name, (counts, color) in parts.items():
         right.barh(names, counts, left=start, color=color, label=name)
         start = start + counts
-    right.set(title=f"rows, decided at {THRESHOLD:g}")
+    at = f"{thresholds[0]:g}" if np.ptp(thresholds) == 0 else "the tuned thresholds"
+    right.set(title=f"rows, decided at {at}")
     figure.legend(loc="outside lower right", ncols=3, frameon=False)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)

@@ -13,10 +13,12 @@ from pipeline.keys import ROW_ID
 from pipeline.names import Named
 from pipeline.rules import Problem
 from pipeline.tasks.image_level.kinds import HeadKind
-from pipeline.tasks.image_level.kinds.multilabel import THRESHOLD, submission
+from pipeline.tasks.image_level.kinds.multilabel import submission
+from pipeline.tasks.image_level.kinds.multilabel.decisions import USUAL, decided, thresholds
 from pipeline.tasks.image_level.kinds.multilabel.targets import hard_targets, targets
 from pipeline.tasks.image_level.predictions import probability_columns
 from pipeline.tasks.image_level.submission import Column
+from pipeline.tasks.image_level.thresholds import values_to_try
 
 
 class Multilabel(HeadKind):
@@ -59,25 +61,34 @@ class Multilabel(HeadKind):
         """The share of rows for which each label holds."""
         return self.targets(rows).mean(axis=0)
 
+    @property
+    def usual_thresholds(self) -> tuple[float, ...]:
+        return (USUAL,) * self.width
+
+    def candidates(self, predictions: pd.DataFrame) -> list[np.ndarray]:
+        return [values_to_try(predictions[column].to_numpy(np.float64)) for column in self.columns]
+
     def figures(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, Figure]:
         from pipeline.tasks.image_level.kinds.multilabel.drawing import labels_figure
 
         held, said = truth[self.columns].to_numpy() >= 0.5, predictions[self.columns].to_numpy()
-        return {f"labels/{self.head.name}": labels_figure(held, said, self.head.classes)}
+        figure = labels_figure(held, said, self.head.classes, thresholds(self.head))
+        return {f"labels/{self.head.name}": figure}
 
     def read_out(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Lists of labels; how sure: the probability of the whole list, the labels taken as independent."""
         probabilities = predictions[self.columns].to_numpy()
-        sure = np.maximum(probabilities, 1 - probabilities).prod(axis=1)
-        return self._lists(truth[self.columns].to_numpy()), self._lists(probabilities), sure
+        held = decided(probabilities, self.head)
+        sure = np.where(held, probabilities, 1 - probabilities).prod(axis=1)
+        return self._lists(truth[self.columns].to_numpy() >= 0.5), self._lists(held), sure
 
-    def _lists(self, values: np.ndarray) -> np.ndarray:
+    def _lists(self, held: np.ndarray) -> np.ndarray:
         names = np.array(self.head.classes, dtype=object)
-        return np.array([" ".join(names[row]) or "none" for row in values >= THRESHOLD], dtype=object)
+        return np.array([" ".join(names[row]) or "none" for row in held], dtype=object)
 
     def shares(self, predictions: pd.DataFrame) -> pd.Series:
         """How often each label is decided for."""
-        held = predictions[self.columns].to_numpy() >= THRESHOLD
+        held = decided(predictions[self.columns].to_numpy(), self.head)
         return pd.Series(held.mean(axis=0), index=list(self.head.classes))
 
     def single_column(self, metric: Metric) -> str | None:

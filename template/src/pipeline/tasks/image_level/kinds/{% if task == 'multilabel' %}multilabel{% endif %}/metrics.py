@@ -1,7 +1,7 @@
 """Scores of label probabilities, on whole tables, by scikit-learn.
 
 A score reads the truth (0 or 1) and the predictions (probabilities), both with one column `head:label` per label. What
-needs a decision takes the labels of at least `THRESHOLD`.
+needs a decision takes the labels that reach their thresholds.
 
 The formulas are scikit-learn's: https://scikit-learn.org/stable/modules/model_evaluation.html
 """
@@ -14,7 +14,7 @@ import pandas as pd
 from sklearn import metrics as sk
 
 from pipeline.competition import Head
-from pipeline.tasks.image_level.kinds.multilabel import THRESHOLD
+from pipeline.tasks.image_level.kinds.multilabel.decisions import decided
 from pipeline.tasks.image_level.predictions import probability_columns
 from pipeline.tasks.image_level.scoring import Score, finite_predictions, undefined
 
@@ -46,24 +46,25 @@ def roc_auc(truth: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
 
 def f1_micro(truth: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
     """F1 of all cells at once. NaN when no label is true and none is predicted."""
-    said = probabilities >= THRESHOLD
+    said = decided(probabilities, head)
     if not (truth | said).any():
         return undefined(head, "f1_micro needs a label that is true or predicted")
-    return float(sk.f1_score(truth.ravel(), said.ravel(), zero_division=0))
+    return float(2 * (truth & said).sum() / (truth.sum() + said.sum()))
 
 
 def f1_macro(truth: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
     """Mean F1 over the labels that are true or predicted somewhere; one that is never hit counts 0."""
-    said = probabilities >= THRESHOLD
-    used = np.flatnonzero((truth | said).any(axis=0))
-    if not len(used):
+    said = decided(probabilities, head)
+    used = (truth | said).any(axis=0)
+    if not used.any():
         return undefined(head, "f1_macro needs a label that is true or predicted")
-    return float(np.mean([sk.f1_score(truth[:, label], said[:, label], zero_division=0) for label in used]))
+    both, either = 2 * (truth & said).sum(axis=0), truth.sum(axis=0) + said.sum(axis=0)
+    return float((both[used] / either[used]).mean())
 
 
 def f1_samples(truth: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
     """Mean F1 over the rows; one without labels that is given none counts 1."""
-    said = probabilities >= THRESHOLD
+    said = decided(probabilities, head)
     both, either = 2 * (truth & said).sum(axis=1), truth.sum(axis=1) + said.sum(axis=1)
     return float(np.where(either > 0, both / np.maximum(either, 1), 1.0).mean())
 

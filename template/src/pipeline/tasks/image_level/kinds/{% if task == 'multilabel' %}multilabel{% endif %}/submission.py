@@ -12,7 +12,7 @@ from pipeline.competition import Head, Metric
 from pipeline.errors import nearest
 from pipeline.rules import Problem
 from pipeline.tasks.image_level.cells import blank_problems, cell_text, label_problems, number_problems
-from pipeline.tasks.image_level.kinds.multilabel import THRESHOLD
+from pipeline.tasks.image_level.kinds.multilabel.decisions import decided
 from pipeline.tasks.image_level.predictions import probability_columns
 from pipeline.tasks.image_level.submission import Column
 
@@ -20,20 +20,21 @@ from pipeline.tasks.image_level.submission import Column
 def fill(predictions: pd.DataFrame, head: Head, columns: Sequence[Column], metric: Metric) -> dict[str, np.ndarray]:
     """Lists as text, decisions as 0 and 1, probabilities as float64, (N,) by name of column."""
     probabilities = predictions[probability_columns(head)].to_numpy(np.float64)
+    held = decided(probabilities, head)
     filled: dict[str, np.ndarray] = {}
     for column in columns:
         if column.of is None:
             filled[column.name] = label_lists(probabilities, head)
             continue
-        of_label = probabilities[:, head.classes.index(column.of)]
-        filled[column.name] = (of_label >= THRESHOLD).astype(np.int64) if metric.needs == "labels" else of_label
+        place = head.classes.index(column.of)
+        filled[column.name] = held[:, place].astype(np.int64) if metric.needs == "labels" else probabilities[:, place]
     return filled
 
 
 def label_lists(probabilities: np.ndarray, head: Head) -> np.ndarray:
     """The labels of each row with spaces between them, (N,) of str. Graders refuse empty cells, so a row without a
     label gets its most probable one."""
-    held = probabilities >= THRESHOLD
+    held = decided(probabilities, head)
     held[np.arange(len(held)), probabilities.argmax(axis=1)] |= ~held.any(axis=1)
     return np.array([" ".join(np.array(head.classes)[row]) for row in held], dtype=object)
 
