@@ -4,10 +4,10 @@ A package in this folder is a kind, and its name is what `Head.kind` says. Nothi
 holds
 
 - `LOSSES`: the losses that train it, name -> "module:attribute";
-- `TASK`: the answer whose demo competition it makes;
+- `TASK`: the answer whose demo competition it makes; empty where it makes none;
 - `head.HEAD`: its `HeadKind`;
 - `metrics.SCORES`: the scores of one head, by the names that `competition.yaml` may hold;
-- `demo`: `truth(digits, settings)` and `sample(answers, settings)`, tables by column.
+- `demo`, where it has a `TASK`: `truth(digits, settings)` and `sample(answers, settings)`, tables by column.
 """
 
 from __future__ import annotations
@@ -52,6 +52,9 @@ class HeadKind(ABC):
 
         return nn.Linear(features, self.width)
 
+    def begin(self, network: nn.Module, rows: pd.DataFrame) -> None:  # noqa: B027 - most layers have nothing to know
+        """Tell its layer in the network, before the first step, what it has to know of the rows that train."""
+
     @property
     @abstractmethod
     def columns(self) -> list[str]:
@@ -92,8 +95,9 @@ class HeadKind(ABC):
         """Logits (N, width) as predictions, float32 (N, columns)."""
 
     @abstractmethod
-    def constant(self, rows: pd.DataFrame) -> np.ndarray:
-        """The best prediction that looks at no image, float32 (columns,), given the rows that train."""
+    def constant(self, rows: pd.DataFrame, metric: Metric) -> np.ndarray:
+        """The best prediction that looks at no image, float32 (columns,), given the rows that train; where metrics ask
+        for different ones, the best for `metric`."""
 
     @property
     def usual_thresholds(self) -> tuple[float, ...]:
@@ -108,13 +112,22 @@ class HeadKind(ABC):
     def figures(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, Figure]:
         """Pictures of predictions against the truth, by name. Both tables are indexed by id, in the same order."""
 
+    def sample_figure(
+        self, images: Sequence[Any], ids: Sequence[str], truth: pd.DataFrame, predictions: pd.DataFrame
+    ) -> Figure:
+        """A few images (N,) with truth and prediction; both tables are in their order."""
+        from pipeline.tasks.image_level.drawing import sample_figure
+
+        return sample_figure(images, ids, *self.read_out(truth, predictions))
+
     @abstractmethod
     def read_out(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Truth and prediction of each row as a person reads them, (N,) of str, and how sure it is, float (N,)."""
 
     @abstractmethod
     def shares(self, predictions: pd.DataFrame) -> pd.Series:
-        """How often each class is decided for: share of rows, indexed by class, in class order."""
+        """How often each class is decided for: share of rows, indexed by class, in class order. Of numbers, their
+        quartiles by name."""
 
     @abstractmethod
     def single_column(self, metric: Metric) -> str | None:
@@ -175,5 +188,5 @@ def kind_of_demo(task: str) -> str:
     for kind in KINDS:
         if task == part(kind).TASK:
             return kind
-    known = listed(sorted(part(kind).TASK for kind in KINDS), 9)
+    known = listed(sorted(filter(None, (part(kind).TASK for kind in KINDS))), 9)
     raise UserError(f"there is no demo for the task '{task}' (competition.yaml); known: {known}")

@@ -57,7 +57,7 @@ class Multilabel(HeadKind):
         probabilities: np.ndarray = torch.sigmoid(logits.double()).float().numpy()
         return probabilities
 
-    def constant(self, rows: pd.DataFrame) -> np.ndarray:
+    def constant(self, rows: pd.DataFrame, metric: Metric) -> np.ndarray:
         """The share of rows for which each label holds."""
         return self.targets(rows).mean(axis=0)
 

@@ -1,6 +1,7 @@
 """A head of this kind: one number."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,9 @@ from pipeline.rules import Problem
 from pipeline.tasks.image_level.kinds import HeadKind
 from pipeline.tasks.image_level.kinds.regression import submission
 from pipeline.tasks.image_level.kinds.regression.layer import Standardized
-from pipeline.tasks.image_level.kinds.regression.numbers import clipped, grade_names, numbers, predicted
+from pipeline.tasks.image_level.kinds.regression.numbers import clipped, cut_points, grade_names, numbers, predicted
 from pipeline.tasks.image_level.submission import Column
+from pipeline.tasks.image_level.thresholds import values_to_try
 
 
 class Regression(HeadKind):
@@ -75,6 +77,14 @@ class Regression(HeadKind):
         else:
             best = known.mean()
         return clipped(np.array([best], np.float32), self.head)
+
+    @property
+    def usual_thresholds(self) -> tuple[float, ...]:
+        """The cut points between grades."""
+        return tuple(cut_points(replace(self.head, thresholds=())).tolist()) if self.head.classes else ()
+
+    def candidates(self, predictions: pd.DataFrame) -> list[np.ndarray]:
+        return [values_to_try(predicted(predictions, self.head))] * len(self.usual_thresholds)
 
     def figures(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, Figure]:
         from pipeline.tasks.image_level.kinds.regression.drawing import scatter_figure

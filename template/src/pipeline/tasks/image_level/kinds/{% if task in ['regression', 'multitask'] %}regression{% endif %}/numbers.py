@@ -58,10 +58,10 @@ def grade_values(head: Head) -> np.ndarray:
 
 
 def cut_points(head: Head) -> np.ndarray:
-    """From which numbers on each grade but the first is meant, float64 (classes - 1,): half way between two, unless
-    the head has thresholds."""
+    """From which numbers on each grade but the first is meant, float64 (classes - 1,), rising: half way between two,
+    unless the head has thresholds."""
     values = grade_values(head)
-    return np.asarray(head.thresholds) if head.thresholds else (values[:-1] + values[1:]) / 2
+    return np.sort(head.thresholds) if head.thresholds else (values[:-1] + values[1:]) / 2
 
 
 def grades(values: np.ndarray, head: Head) -> np.ndarray:

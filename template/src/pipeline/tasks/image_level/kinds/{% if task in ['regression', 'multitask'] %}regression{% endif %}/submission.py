@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from pipeline.competition import Head, Metric
+from pipeline.competition import Head
 from pipeline.rules import Problem
 from pipeline.tasks.image_level.cells import as_numbers, cell_text, label_problems, number_problems
 from pipeline.tasks.image_level.kinds.regression.numbers import cut_points, grade_names, predicted
@@ -37,7 +37,8 @@ def read(head: Head, columns: Mapping[str | None, pd.Series]) -> dict[str, np.nd
     if set(columns) == {None}:
         cuts = cut_points(head)
         inside = np.concatenate([cuts[:1] - 1, (cuts[:-1] + cuts[1:]) / 2, cuts[-1:] + 1])
-        return {head.name: inside[pd.Index(head.classes).get_indexer(columns[None].astype(str))].astype(np.float32)}
+        numbers = pd.Index(head.classes).get_indexer(pd.Index(columns[None].astype(str)))
+        return {head.name: inside[numbers].astype(np.float32)}
     return None
 
 
