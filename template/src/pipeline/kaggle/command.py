@@ -165,4 +165,4 @@ def _print_shares(run: Path, predictions: pd.DataFrame, task: Task) -> None:
         both = pd.DataFrame({"test": share, "oof": held_out[head]})
         furthest = (both["test"] - both["oof"]).abs().nlargest(10).index
         rows = [(str(name), float(row["test"]), float(row["oof"])) for name, row in both.iterrows() if name in furthest]
-        terminal.table(f"share of decided classes, '{head}'", ("class", "submission", "out of fold"), rows)
+        terminal.table(f"predictions of '{head}'", ("", "submission", "out of fold"), rows)

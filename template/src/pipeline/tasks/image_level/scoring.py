@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 from sklearn.exceptions import UndefinedMetricWarning
+from sklearn.metrics import cohen_kappa_score
 
 from pipeline.competition import Head
 from pipeline.errors import UserError, listed
@@ -55,6 +56,31 @@ def finite_predictions(
         head, f"{broken.sum()} rows of the predictions are not finite ({ids})" if len(given) else "there are no rows"
     )
     return None
+
+
+def grade_kappa(truth: np.ndarray, predicted: np.ndarray, head: Head) -> float:
+    """Cohen's kappa with squared distances between grades: J. Cohen, "Weighted kappa", Psychological Bulletin, 1968.
+
+    Grades are the classes themselves where all are whole numbers (a gap counts as distance), else their positions in
+    class order. NaN when truth and prediction are one and the same single grade.
+
+    Args:
+        truth, predicted: positions in the classes, int64 (N,).
+    """
+    if len(np.unique(np.concatenate([truth, predicted]))) < 2:
+        return undefined(head, f"kappa needs two grades, all rows are '{head.classes[truth[0]]}'")
+    grades = _grades(head)
+    labels = np.arange(grades.min(), grades.max() + 1)
+    return float(cohen_kappa_score(grades[truth], grades[predicted], labels=labels, weights="quadratic"))
+
+
+def _grades(head: Head) -> np.ndarray:
+    try:
+        values = np.array([int(name) for name in head.classes])
+    except ValueError:
+        return np.arange(len(head.classes))
+    # Far apart they are codes rather than grades, and a matrix over their range would not fit into memory.
+    return values if np.ptp(values) < 1000 else np.arange(len(head.classes))
 
 
 def undefined(head: Head, reason: str) -> float:

@@ -17,7 +17,8 @@ from pipeline.tasks.image_level.kinds import kind_of
 
 @dataclass(frozen=True)
 class Column:
-    """What one column of a sample holds: the probability of class `of`, or what is decided when that is none."""
+    """What one column of a sample holds: the probability of class `of`, or what is decided when that is none. The
+    number of a head without such columns is its `of`."""
 
     name: str
     head: Head
@@ -61,7 +62,7 @@ def _class_names(heads: Sequence[Head]) -> list[str]:
 
 def _class_columns(heads: Sequence[Head]) -> dict[str, tuple[Head, str]]:
     """Every name under which a sample may ask for the probability of a class."""
-    pairs = [(head, name) for head in heads for name in head.classes]
+    pairs = [(head, name) for head in heads for name in head.classes if f"{head.name}:{name}" in kind_of(head).columns]
     names = [name for _, name in pairs]
     known = {f"{head.name}{mark}{name}": (head, name) for head, name in pairs for mark in ":_"}
     return known | {name: (head, name) for head, name in pairs if names.count(name) == 1}

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -112,6 +113,10 @@ class ImageLevelTask(Task):
         std = getattr(network, "std", [1.0] * settings.in_chans)
         return PreparedModel(names.bind("prepare", experiment.image.prepare)(mean, std), network)
 
+    def begin(self, network: torch.nn.Module, rows: pd.DataFrame) -> None:
+        for _, kind in self.kinds:
+            kind.begin(network, rows)
+
     def default_losses(self) -> tuple[LossRow, ...]:
         return tuple(LossRow(head=head.name, loss=kind.default_loss) for head, kind in self.kinds)
 
@@ -120,7 +125,8 @@ class ImageLevelTask(Task):
         if any(row.class_weights for row in losses):
             found = {head.name: kind.class_counts(rows) for head, kind in self.kinds}
             counts = {name: count for name, count in found.items() if count is not None}
-        return WeightedLosses(losses, self.heads, names, counts)
+        truths = {head.name: partial(kind.targets, rows) for head, kind in self.kinds}
+        return WeightedLosses(losses, self.heads, names, counts, truths)
 
     def decode(self, ids: Sequence[str], outputs: Mapping[str, Tensor]) -> pd.DataFrame:
         columns: dict[str, np.ndarray] = {}
@@ -133,7 +139,8 @@ class ImageLevelTask(Task):
         return self.decode([], {head.output_key: torch.empty(0, kind.width) for head, kind in self.kinds})
 
     def constant(self, rows: pd.DataFrame, ids: Sequence[str]) -> pd.DataFrame:
-        values = np.concatenate([kind.constant(rows) for _, kind in self.kinds])
+        metric = self.competition.metrics()[0]
+        values = np.concatenate([kind.constant(rows, metric) for _, kind in self.kinds])
         columns = [column for _, kind in self.kinds for column in kind.columns]
         index = pd.Index(list(ids), name=ROW_ID, dtype="str")
         return pd.DataFrame(np.tile(values, (len(index), 1)), index=index, columns=columns)
@@ -204,12 +211,8 @@ class ImageLevelTask(Task):
         return figures
 
     def sample_figure(self, rows: pd.DataFrame, images: Sequence[Any], predictions: pd.DataFrame) -> Figure:
-        from pipeline.tasks.image_level.drawing import sample_figure
-
-        head, kind = self.kinds[0]
-        truth = self.truth(rows)
-        true, said, sure = kind.read_out(truth, predictions)
-        return sample_figure(images, list(rows[ROW_ID]), true, said, np.where(has_truth(truth, head), sure, np.nan))
+        _, kind = self.kinds[0]
+        return kind.sample_figure(images, list(rows[ROW_ID]), self.truth(rows), predictions)
 
     def submission_rules(self, sample: pd.DataFrame, metric: Metric) -> SubmissionRules:
         return submission_rules(sample, self.heads, metric, self.competition.settings.id_column)

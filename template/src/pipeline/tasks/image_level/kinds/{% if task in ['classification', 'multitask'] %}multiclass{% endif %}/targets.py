@@ -17,9 +17,9 @@ def targets(rows: pd.DataFrame, head: Head) -> np.ndarray:
     """The truth of each row for `head`.
 
     Returns:
-        Class numbers int64 (N,), -1 where a cell is empty. If the rows have the columns of its predictions (`label:cat`, ...), float32
-        (N, classes): the probabilities of the rows where all are filled, which need no label then; 0 and 1 for the
-        others, or NaN.
+        Class numbers int64 (N,), -1 where a cell is empty. If the rows have the columns of its predictions
+        (`label:cat`, ...), float32 (N, classes): the probabilities of the rows where all are filled, which need no
+        label then; 0 and 1 for the others, or NaN.
 
     Raises:
         UserError: a label that is no class, or probabilities that are none; the rows are named by id.

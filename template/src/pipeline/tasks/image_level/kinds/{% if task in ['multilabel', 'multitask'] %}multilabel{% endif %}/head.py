@@ -58,7 +58,7 @@ class Multilabel(HeadKind):
         probabilities: np.ndarray = torch.sigmoid(logits.double()).float().numpy()
         return probabilities
 
-    def constant(self, rows: pd.DataFrame) -> np.ndarray:
+    def constant(self, rows: pd.DataFrame, metric: Metric) -> np.ndarray:
         """The share of rows for which each label holds."""
         shares: np.ndarray = np.nanmean(self.targets(rows), axis=0)
         return shares
