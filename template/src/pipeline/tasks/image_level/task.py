@@ -219,7 +219,7 @@ class ImageLevelTask(Task):
 
     def read_submission(self, table: pd.DataFrame, rules: SubmissionRules, metric: Metric) -> pd.DataFrame | None:
         labels_only = any(column.of is None for column in rules.columns)
-        if labels_only and metric.needs == "probabilities":
+        if rules.by_row or (labels_only and metric.needs == "probabilities"):
             return None
         return as_predictions(table, rules.columns, self.heads)
 
