@@ -407,7 +407,7 @@ def test_shares_are_quartiles_or_grades() -> None:
     predictions = pd.DataFrame({"age": [0.0, 1.0, 2.0, 3.0, 10.0]})
     assert make_task().shares(predictions)["age"].tolist() == [0, 1, 2, 3, 10]
     graded = make_task(make_head(classes=GRADES)).shares(predictions)["age"]
-    assert graded.to_dict() == {grade: 0.2 for grade in GRADES}
+    assert graded.to_dict() == dict.fromkeys(GRADES, 0.2)
 
 
 def test_the_worst_samples_come_first() -> None:
