@@ -63,7 +63,8 @@ def errors_figure(
     order = np.argsort(-np.abs(errors), kind="stable")[: int((~np.isnan(errors)).sum())]
     worst = min(len(order), 2 * most // 3)
     rest = order[worst:]
-    chosen = [*order[:worst], *rest[np.linspace(0, len(rest) - 1, min(len(rest), most - worst)).round().astype(int)]]
+    spread = np.linspace(0, len(rest) - 1, min(len(rest), most - worst) + 1).round().astype(int)[1:]
+    chosen = [*order[:worst], *rest[spread]]
     titles = [f"{predicted[row]:.4g} ({errors[row]:+.3g})\ntrue: {truth[row]:.4g}" for row in chosen]
     colors = [WRONG] * worst + [RIGHT] * (len(chosen) - worst)
     shown, names = [images[int(row)] for row in chosen], [ids[int(row)] for row in chosen]

@@ -28,7 +28,9 @@ class NumberLabels(ClassLabels):
 
     def strata(self, rows: pd.DataFrame, n_folds: int) -> tuple[np.ndarray | None, list[str]]:
         """Bins that hold equally many rows; equal numbers share one. What is too rare is pooled."""
-        bins = min(MOST_BINS, int((len(rows) / n_folds) ** (1 / len(self.targets)) + 1e-9))
+        # Combinations are not equally frequent: with fewer rows each on average, most of them would be pooled.
+        rows_each = n_folds if len(self.targets) == 1 else 2 * n_folds
+        bins = int(np.clip((len(rows) / rows_each) ** (1 / len(self.targets)), 2, MOST_BINS))
         ranks = pd.DataFrame({column: numbers(rows, column) for column in self.targets}).rank(method="min")
         codes, _ = super().strata((ranks - 1) * bins // len(rows), n_folds)
         return codes, []
