@@ -27,6 +27,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "catalyst": {"framework": "catalyst", "trackers": []},
     "multilabel": {"task": "multilabel", "trackers": []},
     "one-label-column": {"task": "multilabel", "trackers": [], "target_columns": "labels", "metric": "f1_samples"},
+    "metric-learning": {"task": "metric_learning", "trackers": []},
     "odd-names": {
         "competition": "2024",
         "trackers": [],
@@ -41,7 +42,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 CODE_VARIANTS = [name for name in VARIANTS if name not in ("odd-names", "one-label-column")]  # as that of another one
 
-TASK_WORDS = {"classification": ["classification", "multiclass"], "multilabel": ["multilabel", "iterstrat"]}
+TASK_WORDS = {
+    "classification": ["classification", "multiclass"],
+    "multilabel": ["multilabel", "iterstrat"],
+    "metric_learning": ["metric_learning", "arcface", "identity", "identities"],
+}
 
 
 def task_of(name: str) -> str:
@@ -85,7 +90,7 @@ def test_no_residue_and_no_empty_file(name: str, renders: Renders) -> None:
 @variant
 def test_nothing_that_was_not_chosen(name: str, renders: Renders) -> None:
     chosen = VARIANTS[name].get("trackers", ["wandb"])
-    words = ["metric_learning", "segmentation"]
+    words = ["segmentation"]
     words += [word for task, said in TASK_WORDS.items() if task != task_of(name) for word in said]
     words += [engine for engine in ENGINES if engine != VARIANTS[name].get("framework", "lightning")]
     words += [] if "wandb" in chosen else ["wandb", "weights & biases", r"w&b"]
@@ -114,12 +119,14 @@ def test_answers_arrive_in_competition_yaml(name: str, renders: Renders) -> None
         "competition": "digits-demo",
         "task": "classification",
         "framework": "lightning",
-        "metric": "roc_auc" if task_of(name) == "multilabel" else "accuracy",
+        "metric": {"multilabel": "roc_auc", "metric_learning": "map_at_5"}.get(task_of(name), "accuracy"),
         "trackers": ["wandb"],
         "submission_type": "csv",
         "train_csv": "train.csv",
         "id_column": "image_id",
-        "target_columns": "even, prime, loop, large" if task_of(name) == "multilabel" else "label",
+        "target_columns": {"multilabel": "even, prime, loop, large", "metric_learning": "identity"}.get(
+            task_of(name), "label"
+        ),
         "group_column": "",
         "train_images": "train_images/{image_id}.png",
         "test_images": "test_images/{image_id}.png",

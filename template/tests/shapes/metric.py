@@ -1,9 +1,9 @@
-"""The metric of the answers counts, the log loss is watched."""
+"""The metric of the answers counts, the others are watched."""
 
 from pipeline.competition import Metric
 from pipeline.settings import Settings
-from pipeline.tasks.image_level.metrics import find_metric
+from pipeline.tasks.image_level.metrics import METRICS, find_metric
 
 
 def metrics(settings: Settings) -> tuple[Metric, ...]:
-    return find_metric(settings.metric), find_metric("log_loss")
+    return tuple(find_metric(name) for name in dict.fromkeys((settings.metric, *METRICS)))

@@ -32,6 +32,8 @@ class Term:
             if head.name not in counts:
                 raise UserError(f"loss row '{row.term}': head '{head.name}' has no classes to weight")
             self.class_weights = class_weights(row.class_weights, head.classes, counts[head.name])
+        if head is not None and head.name in counts and hasattr(self.function, "count"):
+            self.function.count(counts[head.name])
 
     def __call__(self, outputs: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
         weights: Tensor = batch[INPUT_WEIGHT]
@@ -66,7 +68,8 @@ class WeightedLosses(nn.Module):
     side with its own weights: that is right for every loss, whatever the truth is. `sample_losses` are without weights.
 
     Args:
-        counts: rows of each class that train, float (classes,) by name of head; only class weights need them.
+        counts: rows of each class that train, float (classes,) by name of head; class weights need them, and a loss
+            with a method `count` is told them.
     """
 
     def __init__(

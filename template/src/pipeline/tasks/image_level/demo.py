@@ -45,7 +45,7 @@ def write_demo(settings: Settings, data: Path) -> str:
             "train_images and test_images in competition.yaml give several rows the same path; "
             "name the id column in both patterns, so that the demo can write one image per row"
         )
-    contents |= {path: encoded(pixels, path) for path, pixels in zip(images, demo_images(), strict=True)}
+    contents |= {path: encoded(pixels, path) for path, pixels in zip(images, _images(settings), strict=True)}
     foreign = next(_foreign_files(data), None)
     if foreign is not None:
         raise UserError(
@@ -96,6 +96,17 @@ def _order() -> np.ndarray:
     count = len(_digits().target)
     shuffled = np.random.default_rng(SEED).permutation(count)
     return np.concatenate([np.sort(shuffled[TEST_ROWS:]), np.sort(shuffled[:TEST_ROWS])])
+
+
+def train_order() -> np.ndarray:
+    """int64 (1297,): the numbers of those to train on."""
+    return _order()[:-TEST_ROWS]
+
+
+def _images(settings: Settings) -> Iterator[np.ndarray]:
+    """The images, changed where the kind of demo says how: uint8 (H, W) or (H, W, 3)."""
+    paint = getattr(part(kind_of_demo(settings.task), "demo"), "painted", None)
+    return demo_images() if paint is None else paint(demo_images(), _order(), _digits())
 
 
 def demo_tables(settings: Settings) -> tuple[dict[str, pd.DataFrame], list[str]]:
