@@ -15,8 +15,8 @@ from pipeline.tasks.image_level.demo import SEED, train_order
 from pipeline.tasks.image_level.kinds.embedding.submission import most_labels
 from pipeline.tasks.image_level.metrics import find_metric
 
-INKS = (0, 30, 60, 105, 145)  # hues, of 180
-RARE = 85  # the hue of those with a single image
+INKS = {"red": 0, "yellow": 30, "green": 60, "blue": 105, "pink": 145}  # hues, of 180
+RARE = {"mint": 82}  # the ink of those with a single image
 SPREAD = 6.0  # of the hues of one ink, to both sides
 SATURATION = 200
 UNKNOWN = "new_digit"
@@ -34,14 +34,15 @@ def _inks(digits: Any) -> np.ndarray:
 def truth(digits: Any, settings: Settings) -> pd.DataFrame:
     """A column of names per target. `digits` is scikit-learn's `load_digits()`."""
     inks = _inks(digits)
-    names = np.array([f"d_{digit}{'abcdef'[ink]}" for digit, ink in zip(digits.target, inks, strict=True)], object)
+    colors = [*INKS, *RARE]
+    names = np.array([f"{colors[ink]}_{digit}" for digit, ink in zip(digits.target, inks, strict=True)], object)
     names[((digits.target + inks) % len(INKS) == 0) & (inks < len(INKS))] = UNKNOWN
     return pd.DataFrame(dict.fromkeys(settings.target_columns, names))
 
 
 def painted(images: Iterable[np.ndarray], numbers: np.ndarray, digits: Any) -> Iterator[np.ndarray]:
     """The images, uint8 (H, W), of the digits with these numbers, each in its ink: uint8 (H, W, 3), blue first."""
-    hues = np.array([*INKS, RARE])[_inks(digits)]
+    hues = np.array([*INKS.values(), *RARE.values()])[_inks(digits)]
     for pixels, number in zip(images, numbers, strict=True):
         hue = round(hues[number] + SPREAD * np.random.default_rng([SEED, int(number)]).uniform(-1, 1)) % 180
         ink = np.stack([np.full_like(pixels, hue), np.full_like(pixels, SATURATION), pixels], axis=2)

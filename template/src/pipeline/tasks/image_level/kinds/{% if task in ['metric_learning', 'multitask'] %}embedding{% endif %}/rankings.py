@@ -13,7 +13,7 @@ from pipeline.competition import Head
 
 LISTED = 20  # labels in a row
 NOTHING, WORST = "", -1.0
-USUAL = 0.5  # a best score below it is that of an unknown identity, where thresholds were not tuned
+USUAL = 0.8  # a best score below it is that of an unknown identity, where thresholds were not tuned
 
 
 def label_columns(head: Head) -> list[str]:
