@@ -1,6 +1,6 @@
 """The room's one door: what image-level tasks do with rows, batches and outputs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from pipeline.errors import UserError, listed
 from pipeline.keys import INPUT_ID, INPUT_IMAGE, ROW_ID
 from pipeline.names import Named, Names, References
 from pipeline.seam import Batch, Criterion, PreparedModel, StepContext, StepResult
-from pipeline.tasks import Task
+from pipeline.tasks import Decoder, Task
 from pipeline.tasks.image_level.criterion import WeightedLosses, take
 from pipeline.tasks.image_level.dataset import ImageDataset, collate
 from pipeline.tasks.image_level.kinds import KINDS, kind_of, losses
@@ -132,18 +132,57 @@ class ImageLevelTask(Task):
         columns: dict[str, np.ndarray] = {}
         for head, kind in self.kinds:
             logits = take(outputs, head.output_key, f"head '{head.name}'", "the model returns")
-            columns.update(zip(kind.columns, kind.decode(logits.cpu()).T, strict=True))
+            columns |= kind.as_columns(kind.decode(logits.cpu()))
         return pd.DataFrame(columns, index=pd.Index(list(ids), name=ROW_ID, dtype="str"))
+
+    @property
+    def has_gallery(self) -> bool:
+        return any(kind.has_gallery for _, kind in self.kinds)
+
+    def looks_among(self, rows: pd.DataFrame) -> bool:
+        return any(kind.looks_among(rows) for _, kind in self.kinds)
+
+    def gallery(self, rows: pd.DataFrame, held_out: pd.DataFrame | None = None) -> pd.DataFrame | None:
+        if held_out is not None and self.looks_among(held_out):
+            return held_out
+        masks = [mask for _, kind in self.kinds if (mask := kind.in_gallery(rows)) is not None]
+        if not masks:
+            return None
+        known = rows[np.any(masks, axis=0)].reset_index(drop=True)
+        if known.empty:
+            raise UserError(
+                "the gallery is empty: no training row has a label to look images up by; correct the labels in "
+                "src/competition/tables.py"
+            )
+        return known
+
+    def decoders(
+        self, gallery: pd.DataFrame, outputs: Iterable[Sequence[Mapping[str, Tensor]]], own: bool
+    ) -> list[Decoder]:
+        kept = [
+            [{name: value for _, kind in self.kinds for name, value in kind.remembered(each).items()} for each in batch]
+            for batch in outputs
+        ]
+        return [self._decoder(gallery, of_model, own) for of_model in zip(*kept, strict=True)]
+
+    def _decoder(self, gallery: pd.DataFrame, outputs: Sequence[Mapping[str, Tensor]], own: bool) -> Decoder:
+        memories = [kind.memory(gallery, outputs, own) for _, kind in self.kinds]
+
+        def decode(ids: Sequence[str], found: Mapping[str, Tensor]) -> pd.DataFrame:
+            looked_up = {name: value for memory in memories for name, value in memory(ids, found).items()}
+            return self.decode(ids, {**found, **looked_up})
+
+        return decode
 
     def no_predictions(self) -> pd.DataFrame:
         return self.decode([], {head.output_key: torch.empty(0, kind.width) for head, kind in self.kinds})
 
     def constant(self, rows: pd.DataFrame, ids: Sequence[str]) -> pd.DataFrame:
         metric = self.competition.metrics()[0]
-        values = np.concatenate([kind.constant(rows, metric) for _, kind in self.kinds])
-        columns = [column for _, kind in self.kinds for column in kind.columns]
-        index = pd.Index(list(ids), name=ROW_ID, dtype="str")
-        return pd.DataFrame(np.tile(values, (len(index), 1)), index=index, columns=columns)
+        columns: dict[str, np.ndarray] = {}
+        for _, kind in self.kinds:
+            columns |= kind.as_columns(np.tile(kind.constant(rows, metric), (len(ids), 1)))
+        return pd.DataFrame(columns, index=pd.Index(list(ids), name=ROW_ID, dtype="str"))
 
     def tuned(self, truth: pd.DataFrame, predictions: pd.DataFrame, metric: Metric) -> Task | None:
         if metric.needs != "labels" or not any(kind.usual_thresholds for _, kind in self.kinds):
@@ -169,8 +208,7 @@ class ImageLevelTask(Task):
         return type(self)(self.competition, heads)
 
     def average(self, tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-        mean = np.mean([table.to_numpy(np.float64) for table in tables], axis=0).astype(np.float32)
-        return pd.DataFrame(mean, index=tables[0].index, columns=tables[0].columns)
+        return pd.concat([kind.average([table[kind.columns] for table in tables]) for _, kind in self.kinds], axis=1)
 
     def truth(self, rows: pd.DataFrame) -> pd.DataFrame:
         by_id = rows.set_index(ROW_ID)
