@@ -109,7 +109,7 @@ def predict_rows(
     label: str,
     reader: "Reader | None" = None,
 ) -> "pd.DataFrame":
-    """Mean prediction of the models for every row, indexed by id in the order of `rows`.
+    """Mean prediction of the models for every row, indexed by id (of what is predicted) in the order of `rows`.
 
     Args:
         reader: what `open_cache` gave for these rows; none: every image is decoded.
@@ -132,7 +132,8 @@ def predict_rows(
         for batch in progress(loader, label):
             moved = to_device(batch, device)
             parts.append(task.average([task.decode(batch[INPUT_ID], model(moved)) for model in models]))
-    return pd.concat(parts) if parts else task.no_predictions()
+    predictions = pd.concat(parts) if parts else task.no_predictions()
+    return task.per_prediction(rows, predictions, names.bind("aggregate", experiment.aggregate))
 
 
 def predict_run(

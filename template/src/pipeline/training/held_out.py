@@ -1,7 +1,7 @@
 """What the held-out rows come to, batch by batch, and which result is the better one."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from pipeline.competition import Metric
@@ -15,10 +15,12 @@ if TYPE_CHECKING:
 
 
 class HeldOut:
-    """Losses and predictions of the held-out rows, batch by batch."""
+    """Losses and predictions of the held-out rows, batch by batch; `aggregate` as in `Task.per_prediction`."""
 
-    def __init__(self, task: Task, metrics: Sequence[Metric], rows: "pd.DataFrame") -> None:
-        self.task, self.metrics, self.rows = task, metrics, rows
+    def __init__(
+        self, task: Task, metrics: Sequence[Metric], rows: "pd.DataFrame", aggregate: "Callable[..., pd.DataFrame]"
+    ) -> None:
+        self.task, self.metrics, self.rows, self.aggregate = task, metrics, rows, aggregate
         self.sums = LossSums()
         self.parts: list[pd.DataFrame] = []
 
@@ -31,7 +33,7 @@ class HeldOut:
         """Losses, metrics and predictions once all batches are in."""
         import pandas as pd
 
-        predictions = pd.concat(self.parts)
+        predictions = self.task.per_prediction(self.rows, pd.concat(self.parts), self.aggregate)
         truth, metrics = score_rows(self.task, self.metrics, self.rows, predictions)
         return StageResult("valid", epoch, self.sums.means(), metrics, truth, predictions)
 

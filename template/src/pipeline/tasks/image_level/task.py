@@ -1,6 +1,6 @@
 """The room's one door: what image-level tasks do with rows, batches and outputs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,9 +15,11 @@ from pipeline.competition import Competition, Head, Metric
 from pipeline.config import Experiment, LossRow
 from pipeline.data.cache import reader_for
 from pipeline.data.scan import Reader
-from pipeline.errors import UserError
-from pipeline.keys import INPUT_ID, INPUT_IMAGE, ROW_ID
+from pipeline.data.side_columns import chosen_columns, input_names, side_inputs
+from pipeline.errors import UserError, listed
+from pipeline.keys import INPUT_ID, INPUT_IMAGE, INPUT_SIDE, ROW_ID, ROW_PREDICTION
 from pipeline.names import Named, Names, References
+from pipeline.prediction_ids import by_prediction
 from pipeline.seam import Batch, Criterion, PreparedModel, StepContext, StepResult
 from pipeline.tasks import Task
 from pipeline.tasks.image_level.criterion import WeightedLosses, take
@@ -60,6 +62,11 @@ class ImageLevelTask(Task):
             "cutmix": f"{ROOM}.batch_transforms:cutmix",
         },
         "step": {"default": f"{ROOM}.task:step"},
+        "aggregate": {
+            "mean": f"{ROOM}.aggregates:mean",
+            "max": f"{ROOM}.aggregates:maximum",
+            "generalized_mean": f"{ROOM}.aggregates:generalized_mean",
+        },
     }
 
     def __init__(self, competition: Competition, heads: Sequence[Head]) -> None:
@@ -75,13 +82,17 @@ class ImageLevelTask(Task):
         stage: str,
         reader: Reader | None = None,
     ) -> Dataset[dict[str, Any]]:
+        values = {} if stage == "test" else {head.target_key: kind.targets(rows) for head, kind in self.kinds}
+        side = chosen_columns(self.competition.settings.side_columns, experiment.model.side_columns)
+        if side:
+            values[INPUT_SIDE] = side_inputs(rows, side, stage == "test")
         return ImageDataset(
             rows,
             root,
             reader=reader or reader_for(experiment, names),
             augmentations=names.bind("augmentations", experiment.augmentations)(stage, experiment.image.size),
             size=experiment.image.size,
-            targets={} if stage == "test" else {head.target_key: kind.targets(rows) for head, kind in self.kinds},
+            values=values,
             seed=experiment.seed,
         )
 
@@ -90,7 +101,10 @@ class ImageLevelTask(Task):
 
     def model(self, experiment: Experiment, names: Names, pretrained: bool) -> PreparedModel:
         size = experiment.model.image_size or experiment.image.size
-        settings = experiment.model.model_copy(update={"pretrained": pretrained, "image_size": size})
+        side = input_names(chosen_columns(self.competition.settings.side_columns, experiment.model.side_columns))
+        settings = experiment.model.model_copy(
+            update={"pretrained": pretrained, "image_size": size, "side_columns": side}
+        )
         entry = Named(name=settings.name, params=settings.params)
         network = names.bind("model", entry)(self.heads, settings, names)
         mean = getattr(network, "mean", [0.0] * settings.in_chans)
@@ -127,8 +141,25 @@ class ImageLevelTask(Task):
         mean = np.mean([table.to_numpy(np.float64) for table in tables], axis=0).astype(np.float32)
         return pd.DataFrame(mean, index=tables[0].index, columns=tables[0].columns)
 
+    def per_prediction(
+        self, rows: pd.DataFrame, predictions: pd.DataFrame, aggregate: Callable[..., pd.DataFrame]
+    ) -> pd.DataFrame:
+        if ROW_PREDICTION not in rows:
+            return predictions
+        ids = rows.set_index(ROW_ID)[ROW_PREDICTION].loc[predictions.index]
+        expected = pd.Index(ids.unique(), name=ROW_ID, dtype="str")
+        found = aggregate(predictions.astype(np.float64), ids.to_numpy(object))
+        if list(found.index) != list(expected) or list(found) != list(predictions):
+            raise UserError(
+                f"the experiment's aggregate returned {len(found)} rows with the columns {listed(found)}; expected is "
+                f"one for each of {len(expected)} prediction ids, in their order, with {listed(predictions)}"
+            )
+        values = [kind.aggregated(found[kind.columns].to_numpy()) for _, kind in self.kinds]
+        columns = [column for _, kind in self.kinds for column in kind.columns]
+        return pd.DataFrame(np.concatenate(values, axis=1).astype(np.float32), index=expected, columns=columns)
+
     def truth(self, rows: pd.DataFrame) -> pd.DataFrame:
-        by_id = rows.set_index(ROW_ID)
+        by_id = by_prediction(rows).set_index(ROW_ID)
         return pd.concat([kind.truth(by_id) for _, kind in self.kinds], axis=1)
 
     def check_contract(self, batch: Batch, outputs: Mapping[str, Tensor]) -> list[tuple[str, str, str, str]]:

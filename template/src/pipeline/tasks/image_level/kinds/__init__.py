@@ -91,6 +91,10 @@ class HeadKind(ABC):
     def decode(self, logits: Tensor) -> np.ndarray:
         """Logits (N, width) as predictions, float32 (N, columns)."""
 
+    def aggregated(self, values: np.ndarray) -> np.ndarray:
+        """What an aggregate made of the predictions of several images, float64 (N, columns), as predictions again."""
+        return values
+
     @abstractmethod
     def constant(self, rows: pd.DataFrame) -> np.ndarray:
         """The best prediction that looks at no image, float32 (columns,), given the rows that train."""
