@@ -19,7 +19,7 @@ ANSWERS = {
     "train_images": "train_images/{patient_id}/{image_id}.png",
     "test_images": "test_images/{patient_id}/{image_id}.png",
 }
-TABLES = '''from pathlib import Path
+TABLES = """from pathlib import Path
 
 import pandas as pd
 
@@ -39,11 +39,11 @@ def train_rows(settings: Settings, data: Path) -> pd.DataFrame:
 def test_rows(settings: Settings, data: Path) -> pd.DataFrame:
     table = with_prediction_id(read_table(data / settings.test_csv))
     return image_rows(table, settings, settings.test_images, data)
-'''
+"""
 EXPERIMENT = """extends: demo
 image: {{size: 24}}
 model: {{encoder: test_resnet}}
-training: {{epochs: {epochs}, batch_size: 32}}
+training: {{epochs: {epochs}, batch_size: 16}}
 machine: {{workers: 0}}
 """
 

@@ -152,6 +152,7 @@ def pf1(truth: np.ndarray, probability: np.ndarray) -> float:
     return float(2 * precision * recall / (precision + recall))
 
 
+@pytest.mark.slow
 def test_the_whole_path(renders: Renders, tmp_path: Path) -> None:
     project = breast_project(renders, tmp_path / "project", epochs=4)
     (project / "src/competition/aggregates.py").write_text(
