@@ -1,4 +1,4 @@
-"""A small competition laid out like screening mammograms: several views of a breast, and a probability for each breast."""
+"""A small competition laid out like screening mammograms: several views of a breast, one probability for it."""
 
 from pathlib import Path
 from typing import Any

@@ -93,7 +93,7 @@ def test_an_own_aggregate_that_loses_ids_is_refused() -> None:
 
     rows = rows_of("b", "a", "b")
     predictions = pd.DataFrame(0.5, index=rows["id"], columns=["cancer:0", "cancer:1"])
-    with pytest.raises(UserError, match="returned 1 rows .* one for each of 2 prediction ids"):
+    with pytest.raises(UserError, match=r"returned 1 rows .* one for each of 2 prediction ids"):
         make_task("0", "1").per_prediction(rows, predictions, lambda table, ids: table.iloc[:1])
 
 
