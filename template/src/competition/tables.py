@@ -5,9 +5,11 @@ Every cell is text, exactly as it stands in the csv. Beside the columns below, a
 run it trains).
 
 Where the folders are the labels, `pipeline.data.folders.rows_from_folders(data, "train/{label}/*.jpg")` makes the rows.
-Where images lie in several folders, `image_rows` takes a list of patterns; an archive counts as a folder. Where one line
-of a table stands for several images, `pipeline.data.folders.rows_of_all_images(table, settings, pattern, data)` finds
-them; where each image has a line, build the column that `prediction_column` (competition.yaml) names before `image_rows`.
+Where images lie in several folders, `image_rows` takes a list of patterns; an archive counts as a folder.
+
+Several images for one prediction: build the column that `prediction_column` (competition.yaml) names, and then call
+`image_rows`. Where one line of a table stands for all of them, they are found by
+`pipeline.data.folders.rows_of_all_images(table, settings, pattern, data)`.
 """
 
 from pathlib import Path
