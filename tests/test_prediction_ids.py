@@ -84,6 +84,11 @@ def test_probabilities_stay_probabilities() -> None:
     predictions = pd.DataFrame(given, index=rows["id"], columns=columns)
     found = three.per_prediction(rows, predictions, bound("max"))
     np.testing.assert_allclose(found.loc["b"], np.array([0.8, 0.3, 0.6]) / 1.7, rtol=1e-6)
+    broken = predictions.drop(index="i2").reindex(predictions.index)
+    found = three.per_prediction(rows, broken, bound("mean"))
+    assert found.loc["b"].isna().all() and found.loc["a"].notna().all()
+    none = three.per_prediction(rows.iloc[:0], predictions.iloc[:0], bound("mean"))
+    assert none.shape == (0, 3) and none.index.name == "id"
     plain = rows.drop(columns="prediction_id")
     pd.testing.assert_frame_equal(three.per_prediction(plain, predictions, bound("max")), predictions)
 
@@ -101,11 +106,12 @@ def test_rows_that_only_train_stand_for_themselves_and_ids_are_groups() -> None:
     from pipeline.prediction_ids import by_prediction, with_predictions
 
     rows = rows_of("a", "a", "b").assign(source="competition")
-    outside = pd.DataFrame({"id": ["x", "y"], "cancer": ["1", "0"], "source": "outside"})
-    found = with_predictions(pd.concat([rows, outside], ignore_index=True), ["cancer"])
-    assert found["prediction_id"].tolist() == found["group"].tolist() == ["a", "a", "b", "x", "y"]
+    outside = pd.DataFrame({"id": ["x", "y"], "cancer": ["1", "0"], "source": "outside", "prediction_id": ["a", None]})
+    found = with_predictions(pd.concat([outside, rows], ignore_index=True), ["cancer"])
+    assert found["prediction_id"].tolist() == ["x", "y", "a", "a", "b"]
+    assert found["group"].tolist() == ["a", "y", "a", "a", "b"]
     first = by_prediction(found)
-    assert first["id"].tolist() == ["a", "b", "x", "y"] and list(first.index) == [0, 2, 3, 4]
+    assert first["id"].tolist() == ["x", "y", "a", "b"] and list(first.index) == [0, 1, 2, 4]
     pd.testing.assert_frame_equal(by_prediction(first), first)
 
 

@@ -22,7 +22,7 @@ def by_prediction(rows: "pd.DataFrame") -> "pd.DataFrame":
 
 
 def with_predictions(rows: "pd.DataFrame", targets: Sequence[str] = ()) -> "pd.DataFrame":
-    """Rows whose prediction ids are whole: a row that only trains and has none stands for itself.
+    """Rows whose prediction ids are whole: a row that only trains stands for itself, since nothing is predicted for it.
 
     Args:
         targets: columns that must agree between the images of one id. With them, the images of one id get a common
@@ -41,13 +41,13 @@ def with_predictions(rows: "pd.DataFrame", targets: Sequence[str] = ()) -> "pd.D
             f"{len(empty)} rows (id {listed(empty)}) have an empty '{ROW_PREDICTION}'; "
             "fill it in src/competition/tables.py, or drop them"
         )
-    rows = rows.assign(**{ROW_PREDICTION: ids.fillna(rows[ROW_ID])})
+    rows = rows.assign(**{ROW_PREDICTION: ids.where(is_scored, rows[ROW_ID])})
     if not targets:
         return rows
     for column in (ROW_GROUP, *targets):
         if column in rows:
             _require_one(rows[is_scored], column)
-    return rows if ROW_GROUP in rows else rows.assign(**{ROW_GROUP: rows[ROW_PREDICTION]})
+    return rows if ROW_GROUP in rows else rows.assign(**{ROW_GROUP: ids.fillna(rows[ROW_ID])})
 
 
 def _require_one(rows: "pd.DataFrame", column: str) -> None:

@@ -146,14 +146,17 @@ class ImageLevelTask(Task):
     ) -> pd.DataFrame:
         if ROW_PREDICTION not in rows:
             return predictions
-        ids = rows.set_index(ROW_ID)[ROW_PREDICTION].loc[predictions.index]
-        expected = pd.Index(ids.unique(), name=ROW_ID, dtype="str")
-        found = aggregate(predictions.astype(np.float64), ids.to_numpy(object))
+        ids = rows.set_index(ROW_ID)[ROW_PREDICTION].loc[predictions.index].to_numpy(object)
+        expected = pd.Index(pd.unique(ids), name=ROW_ID, dtype="str")
+        found = aggregate(predictions.astype(np.float64), ids)
         if list(found.index) != list(expected) or list(found) != list(predictions):
             raise UserError(
                 f"the experiment's aggregate returned {len(found)} rows with the columns {listed(found)}; expected is "
                 f"one for each of {len(expected)} prediction ids, in their order, with {listed(predictions)}"
             )
+        # pandas leaves NaN out of a mean, and a prediction that failed must not look like one that did not
+        failed = ids[predictions.isna().any(axis=1).to_numpy()]
+        found = found[~found.index.isin(failed)].reindex(found.index)
         values = [kind.aggregated(found[kind.columns].to_numpy()) for _, kind in self.kinds]
         columns = [column for _, kind in self.kinds for column in kind.columns]
         return pd.DataFrame(np.concatenate(values, axis=1).astype(np.float32), index=expected, columns=columns)

@@ -59,7 +59,7 @@ class Multiclass(HeadKind):
         if self.width == 2:
             return np.column_stack([1 - values[:, 1], values[:, 1]])
         sums = values.sum(axis=1, keepdims=True)
-        return np.divide(values, sums, out=np.full_like(values, self.unknown), where=sums > 0)
+        return np.divide(values, sums, out=np.full_like(values, self.unknown), where=sums != 0)
 
     def constant(self, rows: pd.DataFrame) -> np.ndarray:
         """The share of each class, whose largest is the most frequent one."""
