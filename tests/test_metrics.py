@@ -141,7 +141,7 @@ def test_predictions_that_are_not_finite_have_no_score(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_rows_have_no_score(name: str) -> None:
-    with pytest.warns(UndefinedMetricWarning, match="no rows"):
+    with pytest.warns(UndefinedMetricWarning, match="no row has a truth"):
         assert math.isnan(score(name, head("a", "b"), [], np.zeros((0, 2))))
 
 
@@ -158,7 +158,7 @@ def test_what_is_refused() -> None:
         function(truth.iloc[::-1], predictions, [of])
     with pytest.raises(UserError, match="'dgo' is not one of the classes; did you mean 'dog'"):
         function(truth.replace("dog", "dgo"), predictions, [of])
-    with pytest.warns(UndefinedMetricWarning, match="there are no rows"):  # none with a truth
+    with pytest.warns(UndefinedMetricWarning, match="no row has a truth"):  # none with a truth
         assert math.isnan(function(truth.assign(label=math.nan), predictions, [of]))
     with pytest.raises(UserError, match="predictions have no column 'label:dog'"):
         function(truth, predictions.drop(columns="label:dog"), [of])

@@ -130,7 +130,7 @@ def test_perfect_and_direction(name: str) -> None:
         ("rmse", [2.0, 3.0], [2.0, math.nan], "1 rows of the predictions are not finite"),
         ("mae", [2.0, 3.0], [2.0, math.inf], "1 rows of the predictions are not finite"),
         ("mae", [math.nan], [2.0], "no row has a truth"),
-        ("rmse", [], [], "there are no rows"),
+        ("rmse", [], [], "no row has a truth"),
     ],
 )
 def test_what_is_not_defined_is_nan_with_a_reason(

@@ -52,7 +52,7 @@ def finite_predictions(
         return given
     ids = listed(truth.index[broken])
     undefined(
-        head, f"{broken.sum()} rows of the predictions are not finite ({ids})" if len(given) else "there are no rows"
+        head, f"{broken.sum()} rows of the predictions are not finite ({ids})" if len(given) else "no row has a truth"
     )
     return None
 

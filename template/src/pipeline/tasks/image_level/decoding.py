@@ -1,0 +1,138 @@
+"""From outputs to tables of predictions, and from rows to tables of truth."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pipeline.competition import Competition, Head, Metric
+from pipeline.errors import UserError, listed
+from pipeline.keys import ROW_ID, ROW_PREDICTION
+from pipeline.prediction_ids import by_prediction
+from pipeline.tasks import Decoder, Task
+from pipeline.tasks.image_level.criterion import take
+from pipeline.tasks.image_level.kinds import kind_of
+from pipeline.tasks.image_level.thresholds import coordinate_ascent
+
+
+class Decoding(Task):
+    """The part of a room's task that is about tables; each kind of head says how its own columns come about."""
+
+    def __init__(self, competition: Competition, heads: Sequence[Head]) -> None:
+        super().__init__(competition, heads)
+        self.kinds = [(head, kind_of(head)) for head in self.heads]
+
+    def decode(self, ids: Sequence[str], outputs: Mapping[str, Tensor]) -> pd.DataFrame:
+        columns: dict[str, np.ndarray] = {}
+        for head, kind in self.kinds:
+            logits = take(outputs, head.output_key, f"head '{head.name}'", "the model returns")
+            columns |= kind.as_columns(kind.decode(logits.cpu()))
+        return pd.DataFrame(columns, index=pd.Index(list(ids), name=ROW_ID, dtype="str"))
+
+    @property
+    def has_gallery(self) -> bool:
+        return any(kind.has_gallery for _, kind in self.kinds)
+
+    def looks_among(self, rows: pd.DataFrame) -> bool:
+        return any(kind.looks_among(rows) for _, kind in self.kinds)
+
+    def gallery(self, rows: pd.DataFrame, held_out: pd.DataFrame | None = None) -> pd.DataFrame | None:
+        if held_out is not None and self.looks_among(held_out):
+            return held_out
+        masks = [mask for _, kind in self.kinds if (mask := kind.in_gallery(rows)) is not None]
+        if not masks:
+            return None
+        known = rows[np.any(masks, axis=0)].reset_index(drop=True)
+        if known.empty:
+            raise UserError(
+                "the gallery is empty: no training row has a label to look images up by; correct the labels in "
+                "src/competition/tables.py"
+            )
+        return known
+
+    def decoders(
+        self, gallery: pd.DataFrame, outputs: Iterable[Sequence[Mapping[str, Tensor]]], own: bool
+    ) -> list[Decoder]:
+        kept = [
+            [{name: value for _, kind in self.kinds for name, value in kind.remembered(each).items()} for each in batch]
+            for batch in outputs
+        ]
+        return [self._decoder(gallery, of_model, own) for of_model in zip(*kept, strict=True)]
+
+    def _decoder(self, gallery: pd.DataFrame, outputs: Sequence[Mapping[str, Tensor]], own: bool) -> Decoder:
+        memories = [kind.memory(gallery, outputs, own) for _, kind in self.kinds]
+
+        def decode(ids: Sequence[str], found: Mapping[str, Tensor]) -> pd.DataFrame:
+            looked_up = {name: value for memory in memories for name, value in memory(ids, found).items()}
+            return self.decode(ids, {**found, **looked_up})
+
+        return decode
+
+    def no_predictions(self) -> pd.DataFrame:
+        return self.decode([], {head.output_key: torch.empty(0, kind.width) for head, kind in self.kinds})
+
+    def constant(self, rows: pd.DataFrame, ids: Sequence[str]) -> pd.DataFrame:
+        metric = self.competition.metrics()[0]
+        columns: dict[str, np.ndarray] = {}
+        for _, kind in self.kinds:
+            columns |= kind.as_columns(np.tile(kind.constant(rows, metric), (len(ids), 1)))
+        return pd.DataFrame(columns, index=pd.Index(list(ids), name=ROW_ID, dtype="str"))
+
+    def tuned(self, truth: pd.DataFrame, predictions: pd.DataFrame, metric: Metric) -> Task | None:
+        if metric.needs != "labels" or not any(kind.usual_thresholds for _, kind in self.kinds):
+            return None
+        sign, heads = 1 if metric.greater_is_better else -1, list(self.heads)
+        for place, (head, kind) in enumerate(self.kinds):
+
+            def score(thresholds: tuple[float, ...], place: int = place, head: Head = head) -> float:
+                changed = replace(head, thresholds=thresholds)
+                return sign * metric.function(truth, predictions, [*heads[:place], changed, *heads[place + 1 :]])
+
+            if kind.usual_thresholds:
+                best = coordinate_ascent(score, kind.usual_thresholds, kind.candidates(predictions))
+                heads[place] = replace(head, thresholds=best)
+        return type(self)(self.competition, heads)
+
+    def with_thresholds(self, thresholds: Mapping[str, Sequence[float]]) -> Task:
+        known = {head.name: kind for head, kind in self.kinds}
+        for name, values in thresholds.items():
+            if name not in known or len(values) != len(known[name].usual_thresholds):
+                raise UserError(f"there are {len(values)} thresholds for the head '{name}', which has none or others")
+        heads = [replace(head, thresholds=tuple(thresholds.get(head.name, ()))) for head in self.heads]
+        return type(self)(self.competition, heads)
+
+    def average(self, tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+        return pd.concat([kind.average([table[kind.columns] for table in tables]) for _, kind in self.kinds], axis=1)
+
+    def per_prediction(
+        self, rows: pd.DataFrame, predictions: pd.DataFrame, aggregate: Callable[..., pd.DataFrame]
+    ) -> pd.DataFrame:
+        if ROW_PREDICTION not in rows:
+            return predictions
+        ranking = [head.name for head, kind in self.kinds if kind.has_gallery]
+        if ranking:
+            raise UserError(
+                f"the rankings of several images are not combined (head '{ranking[0]}'); empty prediction_column in "
+                "competition.yaml"
+            )
+        ids = rows.set_index(ROW_ID)[ROW_PREDICTION].loc[predictions.index].to_numpy(object)
+        expected = pd.Index(pd.unique(ids), name=ROW_ID, dtype="str")
+        found = aggregate(predictions.astype(np.float64), ids)
+        if list(found.index) != list(expected) or list(found) != list(predictions):
+            raise UserError(
+                f"the experiment's aggregate returned {len(found)} rows with the columns {listed(found)}; expected is "
+                f"one for each of {len(expected)} prediction ids, in their order, with {listed(predictions)}"
+            )
+        # pandas leaves NaN out of a mean, and a prediction that failed must not look like one that did not
+        failed = ids[predictions.isna().any(axis=1).to_numpy()]
+        found = found[~found.index.isin(failed)].reindex(found.index)
+        values = [kind.aggregated(found[kind.columns].to_numpy()) for _, kind in self.kinds]
+        columns = [column for _, kind in self.kinds for column in kind.columns]
+        return pd.DataFrame(np.concatenate(values, axis=1).astype(np.float32), index=expected, columns=columns)
+
+    def truth(self, rows: pd.DataFrame) -> pd.DataFrame:
+        by_id = by_prediction(rows).set_index(ROW_ID)
+        return pd.concat([kind.truth(by_id) for _, kind in self.kinds], axis=1)
