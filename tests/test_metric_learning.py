@@ -28,7 +28,7 @@ EXPERIMENT = """extends: demo
 image: {size: 24}
 model: {encoder: resnet10t, params: {head_params: {identity: {size: 32, subcenters: 2}}}}
 losses: [{head: identity, loss: {name: arcface, params: {dynamic_margin: [0.1, 0.3]}}}]
-training: {epochs: 3}
+training: {epochs: 4}
 machine: {workers: 0}
 """
 
