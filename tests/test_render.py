@@ -27,6 +27,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "catalyst": {"framework": "catalyst", "trackers": []},
     "multilabel": {"task": "multilabel", "trackers": []},
     "one-label-column": {"task": "multilabel", "trackers": [], "target_columns": "labels", "metric": "f1_samples"},
+    "regression": {"task": "regression", "trackers": []},
+    "grades": {"task": "regression", "trackers": [], "metric": "quadratic_weighted_kappa"},
     "metric-learning": {"task": "metric_learning", "trackers": []},
     "odd-names": {
         "competition": "2024",
@@ -40,12 +42,21 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "test_images": "test/%s & 'co' {1e3}.jpg",
     },
 }
-CODE_VARIANTS = [name for name in VARIANTS if name not in ("odd-names", "one-label-column")]  # as that of another one
+CODE_VARIANTS = [
+    name for name in VARIANTS if name not in ("odd-names", "one-label-column", "grades")
+]  # as that of another one
 
 TASK_WORDS = {
-    "classification": ["classification", "multiclass"],
+    "classification": ["classification", "multiclass", "ordinal", "corn"],
     "multilabel": ["multilabel", "iterstrat"],
+    "regression": ["regression", "rmse"],
     "metric_learning": ["metric_learning", "arcface", "identity", "identities"],
+}
+TASK_DEFAULTS = {  # target_columns and metric
+    "classification": ("label", "accuracy"),
+    "multilabel": ("even, prime, loop, large", "roc_auc"),
+    "regression": ("ink", "rmse"),
+    "metric_learning": ("identity", "map_at_5"),
 }
 
 
@@ -119,14 +130,12 @@ def test_answers_arrive_in_competition_yaml(name: str, renders: Renders) -> None
         "competition": "digits-demo",
         "task": "classification",
         "framework": "lightning",
-        "metric": {"multilabel": "roc_auc", "metric_learning": "map_at_5"}.get(task_of(name), "accuracy"),
+        "metric": TASK_DEFAULTS[task_of(name)][1],
         "trackers": ["wandb"],
         "submission_type": "csv",
         "train_csv": "train.csv",
         "id_column": "image_id",
-        "target_columns": {"multilabel": "even, prime, loop, large", "metric_learning": "identity"}.get(
-            task_of(name), "label"
-        ),
+        "target_columns": TASK_DEFAULTS[task_of(name)][0],
         "group_column": "",
         "train_images": "train_images/{image_id}.png",
         "test_images": "test_images/{image_id}.png",

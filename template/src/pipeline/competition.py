@@ -55,7 +55,8 @@ class Metric:
         name: as it is logged.
         function: `(truth, predictions, heads) -> float`; both tables are indexed by id in the same order.
         greater_is_better: which way is up.
-        needs: whether it scores decided labels or probabilities; it decides what goes into a one-column submission.
+        needs: whether it scores what is decided (labels, grades), or what that is decided by (probabilities, numbers);
+            so goes into a one-column submission.
     """
 
     name: str

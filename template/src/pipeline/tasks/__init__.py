@@ -22,7 +22,7 @@ from pipeline.rules import Rules
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
-    from torch import Tensor
+    from torch import Tensor, nn
     from torch.utils.data import Dataset
 
     from pipeline.data.scan import Reader
@@ -67,6 +67,10 @@ class Task(ABC):
     @abstractmethod
     def model(self, experiment: Experiment, names: Names, pretrained: bool) -> PreparedModel:
         """`Prepare` and network as one module: batch dict in, output dict out."""
+
+    @abstractmethod
+    def begin(self, network: nn.Module, rows: pd.DataFrame) -> None:
+        """Tell the layers of a new network, before its first step, what they have to know of the rows that train."""
 
     @abstractmethod
     def default_losses(self) -> tuple[LossRow, ...]:
@@ -167,7 +171,8 @@ class Task(ABC):
 
     @abstractmethod
     def shares(self, predictions: pd.DataFrame) -> dict[str, pd.Series]:
-        """How often each class is decided for, per head: share of rows, indexed by class."""
+        """How often each class is decided for, per head: share of rows, indexed by class. Of numbers, their quartiles
+        by name."""
 
 
 def rooms() -> dict[str, type[Task]]:

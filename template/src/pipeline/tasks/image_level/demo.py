@@ -23,7 +23,7 @@ from pipeline.data.tables import FIELD, image_paths
 from pipeline.errors import UserError
 from pipeline.files import write_text
 from pipeline.settings import Settings
-from pipeline.tasks.image_level.kinds import kind_of_demo, part
+from pipeline.tasks.image_level import questions
 
 TEST_ROWS = 500
 SIZES = (40, 72)  # smallest and largest height and width
@@ -104,16 +104,17 @@ def train_order() -> np.ndarray:
 
 
 def _images(settings: Settings) -> Iterator[np.ndarray]:
-    """The images, changed where the kind of demo says how: uint8 (H, W) or (H, W, 3)."""
-    paint = getattr(part(kind_of_demo(settings.task), "demo"), "painted", None)
+    """The images, changed where the questions are about more than digits: uint8 (H, W) or (H, W, 3)."""
+    paint = getattr(questions, "painted", None)
     return demo_images() if paint is None else paint(demo_images(), _order(), _digits())
 
 
 def demo_tables(settings: Settings) -> tuple[dict[str, pd.DataFrame], list[str]]:
     """The tables by path, and the path of every image; training rows come first."""
     order, targets = _order(), list(settings.target_columns)
-    kind = part(kind_of_demo(settings.task), "demo")
-    table = kind.truth(_digits(), settings).iloc[order].reset_index(drop=True)
+    if settings.task != questions.TASK:
+        raise UserError(f"the demo is one of {questions.TASK}, and task in competition.yaml is '{settings.task}'")
+    table = questions.truth(_digits(), settings).iloc[order].reset_index(drop=True)
     table.insert(0, settings.id_column, [f"{number:05d}" for number in order])
     first = len(table) - TEST_ROWS
     if settings.group_column:
@@ -129,7 +130,7 @@ def demo_tables(settings: Settings) -> tuple[dict[str, pd.DataFrame], list[str]]
     tables = {
         settings.train_csv: train,
         settings.test_csv: test,
-        settings.sample_submission: answers[[settings.id_column]].join(kind.sample(answers, settings)),
+        settings.sample_submission: answers[[settings.id_column]].join(questions.sample(answers, settings)),
         DEMO_ANSWERS: answers,
     }
     return tables, images

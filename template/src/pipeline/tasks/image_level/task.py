@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,14 +17,16 @@ from pipeline.competition import Competition, Head, Metric
 from pipeline.config import Experiment, LossRow
 from pipeline.data.cache import reader_for
 from pipeline.data.scan import Reader
-from pipeline.errors import UserError
+from pipeline.errors import UserError, listed
 from pipeline.keys import INPUT_ID, INPUT_IMAGE, ROW_ID
 from pipeline.names import Named, Names, References
 from pipeline.seam import Batch, Criterion, PreparedModel, StepContext, StepResult
 from pipeline.tasks import Decoder, Task
+from pipeline.tasks.image_level import galleries
 from pipeline.tasks.image_level.criterion import WeightedLosses, take
 from pipeline.tasks.image_level.dataset import ImageDataset, collate
 from pipeline.tasks.image_level.kinds import KINDS, kind_of, losses
+from pipeline.tasks.image_level.predictions import has_truth
 from pipeline.tasks.image_level.submission import as_predictions
 from pipeline.tasks.image_level.submission_rules import SubmissionRules, submission_rules
 from pipeline.tasks.image_level.thresholds import coordinate_ascent
@@ -83,9 +86,24 @@ class ImageLevelTask(Task):
             reader=reader or reader_for(experiment, names),
             augmentations=names.bind("augmentations", experiment.augmentations)(stage, experiment.image.size),
             size=experiment.image.size,
-            targets={} if stage == "test" else {head.target_key: kind.targets(rows) for head, kind in self.kinds},
+            targets={} if stage == "test" else self._targets(rows),
             seed=experiment.seed,
         )
+
+    def _targets(self, rows: pd.DataFrame) -> dict[str, np.ndarray]:
+        """The truth of all heads, a gap where a row has none for one. A row that has none at all is a `UserError`."""
+        targets = {head.target_key: kind.targets(rows) for head, kind in self.kinds}
+        gaps = [np.isnan(values) if values.dtype.kind == "f" else values < 0 for values in targets.values()]
+        gaps = [gap.reshape(len(rows), -1).all(axis=1) for gap in gaps]
+        # Who is labelled as unknown has a truth, though none that trains.
+        told = [(rows[head.name] == head.unknown).to_numpy() for head in self.heads if head.unknown]
+        nothing = np.all(gaps, axis=0) & ~np.any([np.zeros(len(rows), bool), *told], axis=0)
+        if nothing.any():
+            raise UserError(
+                f"{int(nothing.sum())} rows (id {listed(rows.loc[nothing, ROW_ID])}) have no truth for any of "
+                f"{', '.join(head.name for head in self.heads)}; fill or drop them in src/competition/tables.py"
+            )
+        return targets
 
     def collate(self, samples: list[dict[str, Any]]) -> Batch:
         return collate(samples)
@@ -99,13 +117,20 @@ class ImageLevelTask(Task):
         std = getattr(network, "std", [1.0] * settings.in_chans)
         return PreparedModel(names.bind("prepare", experiment.image.prepare)(mean, std), network)
 
+    def begin(self, network: torch.nn.Module, rows: pd.DataFrame) -> None:
+        for _, kind in self.kinds:
+            kind.begin(network, rows)
+
     def default_losses(self) -> tuple[LossRow, ...]:
         return tuple(LossRow(head=head.name, loss=kind.default_loss) for head, kind in self.kinds)
 
     def criterion(self, losses: Sequence[LossRow], names: Names, rows: pd.DataFrame) -> Criterion:
-        found = {head.name: kind.class_counts(rows) for head, kind in self.kinds}
-        counts = {name: count for name, count in found.items() if count is not None}
-        return WeightedLosses(losses, self.heads, names, counts)
+        counts: dict[str, Tensor] = {}
+        if any(row.class_weights for row in losses):
+            found = {head.name: kind.class_counts(rows) for head, kind in self.kinds}
+            counts = {name: count for name, count in found.items() if count is not None}
+        truths = {head.name: partial(kind.targets, rows) for head, kind in self.kinds}
+        return WeightedLosses(losses, self.heads, names, counts, truths)
 
     def decode(self, ids: Sequence[str], outputs: Mapping[str, Tensor]) -> pd.DataFrame:
         columns: dict[str, np.ndarray] = {}
@@ -118,44 +143,21 @@ class ImageLevelTask(Task):
         return any(kind.looks_among(rows) for _, kind in self.kinds)
 
     def gallery(self, rows: pd.DataFrame, held_out: pd.DataFrame | None = None) -> pd.DataFrame | None:
-        if held_out is not None and self.looks_among(held_out):
-            return held_out
-        masks = [mask for _, kind in self.kinds if (mask := kind.in_gallery(rows)) is not None]
-        if not masks:
-            return None
-        known = rows[np.any(masks, axis=0)].reset_index(drop=True)
-        if known.empty:
-            raise UserError(
-                "the gallery is empty: no training row has a label to look images up by; correct the labels in "
-                "src/competition/tables.py"
-            )
-        return known
+        return held_out if held_out is not None and self.looks_among(held_out) else galleries.known(self.kinds, rows)
 
     def decoders(
         self, gallery: pd.DataFrame, outputs: Iterable[Sequence[Mapping[str, Tensor]]], own: bool
     ) -> list[Decoder]:
-        kept = [
-            [{name: value for _, kind in self.kinds for name, value in kind.remembered(each).items()} for each in batch]
-            for batch in outputs
-        ]
-        return [self._decoder(gallery, of_model, own) for of_model in zip(*kept, strict=True)]
-
-    def _decoder(self, gallery: pd.DataFrame, outputs: Sequence[Mapping[str, Tensor]], own: bool) -> Decoder:
-        memories = [kind.memory(gallery, outputs, own) for _, kind in self.kinds]
-
-        def decode(ids: Sequence[str], found: Mapping[str, Tensor]) -> pd.DataFrame:
-            looked_up = {name: value for memory in memories for name, value in memory(ids, found).items()}
-            return self.decode(ids, {**found, **looked_up})
-
-        return decode
+        return galleries.decoders(self, self.kinds, gallery, outputs, own)
 
     def no_predictions(self) -> pd.DataFrame:
         return self.decode([], {head.output_key: torch.empty(0, kind.width) for head, kind in self.kinds})
 
     def constant(self, rows: pd.DataFrame, ids: Sequence[str]) -> pd.DataFrame:
+        metric = self.competition.metrics()[0]
         columns: dict[str, np.ndarray] = {}
         for _, kind in self.kinds:
-            columns |= kind.as_columns(np.tile(kind.constant(rows), (len(ids), 1)))
+            columns |= kind.as_columns(np.tile(kind.constant(rows, metric), (len(ids), 1)))
         return pd.DataFrame(columns, index=pd.Index(list(ids), name=ROW_ID, dtype="str"))
 
     def tuned(self, truth: pd.DataFrame, predictions: pd.DataFrame, metric: Metric) -> Task | None:
@@ -215,20 +217,23 @@ class ImageLevelTask(Task):
         return table
 
     def figures(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, Figure]:
-        return {name: figure for _, kind in self.kinds for name, figure in kind.figures(truth, predictions).items()}
+        figures: dict[str, Figure] = {}
+        for head, kind in self.kinds:
+            known = has_truth(truth, head)
+            if known.any():
+                figures |= kind.figures(truth[known], predictions[known])
+        return figures
 
     def sample_figure(self, rows: pd.DataFrame, images: Sequence[Any], predictions: pd.DataFrame) -> Figure:
-        from pipeline.tasks.image_level.drawing import sample_figure
-
         _, kind = self.kinds[0]
-        return sample_figure(images, list(rows[ROW_ID]), *kind.read_out(self.truth(rows), predictions))
+        return kind.sample_figure(images, list(rows[ROW_ID]), self.truth(rows), predictions)
 
     def submission_rules(self, sample: pd.DataFrame, metric: Metric) -> SubmissionRules:
         return submission_rules(sample, self.heads, metric, self.competition.settings.id_column)
 
     def read_submission(self, table: pd.DataFrame, rules: SubmissionRules, metric: Metric) -> pd.DataFrame | None:
         labels_only = any(column.of is None for column in rules.columns)
-        if labels_only and metric.needs == "probabilities":
+        if rules.by_row or (labels_only and metric.needs == "probabilities"):
             return None
         return as_predictions(table, rules.columns, self.heads)
 

@@ -4,10 +4,8 @@ A package in this folder is a kind, and its name is what `Head.kind` says. Nothi
 holds
 
 - `LOSSES`: the losses that train it, name -> "module:attribute";
-- `TASK`: the answer whose demo competition it makes;
 - `head.HEAD`: its `HeadKind`;
-- `metrics.SCORES`: the scores of one head, by the names that `competition.yaml` may hold;
-- `demo`: `truth(digits, settings)` and `sample(answers, settings)`, tables by column.
+- `metrics.SCORES`: the scores of one head, by the names that `competition.yaml` may hold.
 """
 
 from __future__ import annotations
@@ -57,6 +55,9 @@ class HeadKind(ABC):
         from torch import nn
 
         return nn.Linear(features, self.width)
+
+    def begin(self, network: nn.Module, rows: pd.DataFrame) -> None:  # noqa: B027 - most layers have nothing to know
+        """Tell its layer in the network, before the first step, what it has to know of the rows that train."""
 
     @property
     @abstractmethod
@@ -131,8 +132,9 @@ class HeadKind(ABC):
         return lambda ids, outputs: {}
 
     @abstractmethod
-    def constant(self, rows: pd.DataFrame) -> np.ndarray:
-        """The best prediction that looks at no image, float32 (columns,), given the rows that train."""
+    def constant(self, rows: pd.DataFrame, metric: Metric) -> np.ndarray:
+        """The best prediction that looks at no image, float32 (columns,), given the rows that train; where metrics ask
+        for different ones, the best for `metric`."""
 
     @property
     def usual_thresholds(self) -> tuple[float, ...]:
@@ -147,13 +149,26 @@ class HeadKind(ABC):
     def figures(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, Figure]:
         """Pictures of predictions against the truth, by name. Both tables are indexed by id, in the same order."""
 
+    def sample_figure(
+        self, images: Sequence[Any], ids: Sequence[str], truth: pd.DataFrame, predictions: pd.DataFrame
+    ) -> Figure:
+        """A few images (N,) with truth and prediction; both tables are in their order."""
+        import numpy as np
+
+        from pipeline.tasks.image_level.drawing import sample_figure
+        from pipeline.tasks.image_level.predictions import has_truth
+
+        true, said, sure = self.read_out(truth, predictions)
+        return sample_figure(images, ids, true, said, np.where(has_truth(truth, self.head), sure, np.nan))
+
     @abstractmethod
     def read_out(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Truth and prediction of each row as a person reads them, (N,) of str, and how sure it is, float (N,)."""
 
     @abstractmethod
     def shares(self, predictions: pd.DataFrame) -> pd.Series:
-        """How often each class is decided for: share of rows, indexed by class, in class order."""
+        """How often each class is decided for: share of rows, indexed by class, in class order. Of numbers, their
+        quartiles by name."""
 
     @abstractmethod
     def single_column(self, metric: Metric) -> str | None:
@@ -207,12 +222,3 @@ def losses() -> dict[str, str]:
 def trained_by(loss: str) -> list[str]:
     """The kinds that a loss of the room's trains."""
     return [kind for kind in KINDS if loss in part(kind).LOSSES]
-
-
-def kind_of_demo(task: str) -> str:
-    """The kind of heads of the demo competition of this answer."""
-    for kind in KINDS:
-        if task == part(kind).TASK:
-            return kind
-    known = listed(sorted(part(kind).TASK for kind in KINDS), 9)
-    raise UserError(f"there is no demo for the task '{task}' (competition.yaml); known: {known}")

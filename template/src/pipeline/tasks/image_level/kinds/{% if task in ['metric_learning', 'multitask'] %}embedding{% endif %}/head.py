@@ -101,7 +101,7 @@ class Embedding(HeadKind):
         key = embedding_key(self.head.name)
         return {key: outputs[key]}
 
-    def constant(self, rows: pd.DataFrame) -> np.ndarray:
+    def constant(self, rows: pd.DataFrame, metric: Metric) -> np.ndarray:
         """The labels that are most frequent; those that are rarer than the unknown rank behind it."""
         counts = rows[self.head.name].astype(str).value_counts()
         before = int((counts > counts.get(self.head.unknown, 0)).sum())

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -17,7 +18,7 @@ class ArcFace(nn.Module):
     """Cross-entropy of scaled cosines, with the angle to the own class made larger by a margin.
 
     Deng et al., arXiv:1801.07698: `s cos(theta + m)` stands in for `s cos(theta)` of the true class. Where `theta + m`
-    exceeds pi, `cos(theta) - m sin(m)` does, so that it goes on falling. A sample of no class (-1) trains nothing.
+    exceeds pi, `cos(theta) - m sin(m)` does, so that it goes on falling.
 
     Args:
         scale: s.
@@ -45,18 +46,19 @@ class ArcFace(nn.Module):
         self.scale, self.easy_margin, self.dynamic_margin = scale, easy_margin, dynamic_margin
         self.margins = torch.full((len(head.classes),), margin)
 
-    def count(self, rows: Tensor) -> None:
-        """Take note of how many rows of each class train, (classes,)."""
+    def fit(self, truth: np.ndarray) -> None:
+        """Take note of the class numbers of the rows that train, int64 (N,)."""
         if self.dynamic_margin is None:
             return
         low, high = self.dynamic_margin
-        rarity = rows.double().clamp(min=1) ** -0.25
+        counts = np.bincount(truth[truth >= 0], minlength=len(self.margins))
+        rarity = torch.from_numpy(counts).double().clamp(min=1) ** -0.25
         spread = rarity.max() - rarity.min()
         share = (rarity - rarity.min()) / spread if spread > 0 else torch.full_like(rarity, 0.5)
         self.margins = (low + share * (high - low)).float()
 
     def forward(self, cosines: Tensor, target: Tensor) -> Tensor:
-        cosines, own = cosines.float().clamp(-1, 1), target.clamp(min=0)[:, None]
+        cosines, own = cosines.float(), target[:, None]
         self.margins = self.margins.to(cosines.device)
         cosine, margin = cosines.gather(1, own), self.margins[own]
         sine = (1 - cosine.square()).clamp(min=SMALLEST).sqrt()
@@ -66,5 +68,4 @@ class ArcFace(nn.Module):
         else:
             turned = torch.where(cosine > -margin.cos(), turned, cosine - margin * margin.sin())
         logits = self.scale * cosines.scatter(1, own, turned)
-        values = functional.cross_entropy(logits, own[:, 0], reduction="none")
-        return torch.where(target >= 0, values, 0.0)
+        return functional.cross_entropy(logits, target, reduction="none")

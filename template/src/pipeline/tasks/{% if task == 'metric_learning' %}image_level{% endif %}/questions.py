@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 
 from pipeline.settings import Settings
-from pipeline.tasks.image_level.demo import SEED, train_order
 from pipeline.tasks.image_level.kinds.embedding.submission import most_labels
 from pipeline.tasks.image_level.metrics import find_metric
 
+TASK = "metric_learning"
+SEED = 2018
 INKS = {"red": 0, "yellow": 30, "green": 60, "blue": 105, "pink": 145}  # hues, of 180
 RARE = {"mint": 82}  # the ink of those with a single image
 SPREAD = 6.0  # of the hues of one ink, to both sides
@@ -25,6 +26,8 @@ UNKNOWN = "new_digit"
 def _inks(digits: Any) -> np.ndarray:
     """int64 (N,): the number of each image's ink; that of the rare one is the last."""
     inks = np.random.default_rng(SEED).integers(0, len(INKS), len(digits.target))
+    from pipeline.tasks.image_level.demo import train_order  # which imports this
+
     trains = train_order()
     for digit in range(10):
         inks[trains[digits.target[trains] == digit][0]] = len(INKS)

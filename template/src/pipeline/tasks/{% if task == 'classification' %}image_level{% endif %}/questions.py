@@ -8,6 +8,8 @@ import pandas as pd
 from pipeline.settings import Settings
 from pipeline.tasks.image_level.metrics import find_metric
 
+TASK = "classification"
+
 
 def truth(digits: Any, settings: Settings) -> pd.DataFrame:
     """A column of text per target. `digits` is scikit-learn's `load_digits()`."""

@@ -37,13 +37,13 @@ class Multiclass(HeadKind):
 
     @property
     def unknown(self) -> float:
-        return 1 / self.width
+        return 1 / len(self.head.classes)
 
     def targets(self, rows: pd.DataFrame) -> np.ndarray:
         return targets(rows, self.head)
 
     def target_forms(self, size: int) -> Sequence[tuple[torch.dtype, tuple[int, ...]]]:
-        return (torch.int64, (size,)), (torch.float32, (size, self.width))
+        return (torch.int64, (size,)), (torch.float32, (size, len(self.head.classes)))
 
     def class_counts(self, rows: pd.DataFrame) -> Tensor:
         return class_counts(rows, self.head)
@@ -55,7 +55,7 @@ class Multiclass(HeadKind):
         probabilities: np.ndarray = torch.softmax(logits.double(), dim=1).float().numpy()
         return probabilities
 
-    def constant(self, rows: pd.DataFrame) -> np.ndarray:
+    def constant(self, rows: pd.DataFrame, metric: Metric) -> np.ndarray:
         """The share of each class, whose largest is the most frequent one."""
         counts = self.class_counts(rows)
         shares: np.ndarray = (counts / counts.sum()).float().numpy()
@@ -64,7 +64,7 @@ class Multiclass(HeadKind):
     @property
     def usual_thresholds(self) -> tuple[float, ...]:
         """Of two classes, the second one's probability decides."""
-        return (0.5,) if self.width == 2 else ()
+        return (0.5,) if len(self.head.classes) == 2 else ()
 
     def candidates(self, predictions: pd.DataFrame) -> list[np.ndarray]:
         return [values_to_try(predictions[column].to_numpy(np.float64)) for column in self.columns[1:]]
@@ -87,12 +87,12 @@ class Multiclass(HeadKind):
 
     def single_column(self, metric: Metric) -> str | None:
         """The decided label; with a metric that needs probabilities and two classes, the second one's."""
-        second = metric.needs == "probabilities" and self.width == 2
+        second = metric.needs == "probabilities" and len(self.head.classes) == 2
         return self.head.classes[1] if second else None
 
     def described(self, column: Column) -> str:
         if column.of is None:
-            return f"label of '{self.head.name}', one of {self.width}"
+            return f"label of '{self.head.name}', one of {len(self.head.classes)}"
         return f"probability of '{column.of}' in '{self.head.name}'"
 
     def fill(self, predictions: pd.DataFrame, columns: Sequence[Column], metric: Metric) -> dict[str, np.ndarray]:

@@ -18,7 +18,7 @@ from pipeline.competition import Head
 from pipeline.errors import UserError, listed, nearest
 from pipeline.tasks.image_level.kinds.multiclass.predictions import decided, normalized
 from pipeline.tasks.image_level.predictions import probability_columns
-from pipeline.tasks.image_level.scoring import Score, finite_predictions, undefined
+from pipeline.tasks.image_level.scoring import Score, finite_predictions, grade_kappa, undefined
 
 # (class numbers (N,) int64, probabilities (N, C) float64 with rows summing to 1, head) -> score
 Formula = Callable[[np.ndarray, np.ndarray, Head], float]
@@ -142,26 +142,8 @@ def mean_average_precision_at_k(numbers: np.ndarray, probabilities: np.ndarray, 
 
 
 def quadratic_weighted_kappa(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
-    """Cohen's kappa with squared distances between grades: J. Cohen, "Weighted kappa", Psychological Bulletin, 1968.
-
-    Grades are the classes themselves where all are whole numbers (a gap counts as distance), else their positions in
-    class order. NaN when truth and prediction are one and the same single grade.
-    """
-    predicted = decided(probabilities, head)
-    if len(np.unique(np.concatenate([numbers, predicted]))) < 2:
-        return undefined(head, f"kappa needs two grades, all rows are '{head.classes[numbers[0]]}'")
-    grades = _grades(head)
-    labels = np.arange(grades.min(), grades.max() + 1)
-    return float(sk.cohen_kappa_score(grades[numbers], grades[predicted], labels=labels, weights="quadratic"))
-
-
-def _grades(head: Head) -> np.ndarray:
-    try:
-        values = np.array([int(name) for name in head.classes])
-    except ValueError:
-        return np.arange(len(head.classes))
-    # Far apart they are codes rather than grades, and a matrix over their range would not fit into memory.
-    return values if np.ptp(values) < 1000 else np.arange(len(head.classes))
+    """Cohen's kappa of the decided classes with squared distances between them; see `grade_kappa`."""
+    return grade_kappa(numbers, decided(probabilities, head), head)
 
 
 def matthews_corrcoef(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
