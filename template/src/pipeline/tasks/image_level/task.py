@@ -94,7 +94,7 @@ class ImageLevelTask(Task):
         """The truth of all heads, a gap where a row has none for one. A row that has none at all is a `UserError`."""
         targets = {head.target_key: kind.targets(rows) for head, kind in self.kinds}
         gaps = [np.isnan(values) if values.dtype.kind == "f" else values < 0 for values in targets.values()]
-        gaps = [gap.reshape(len(rows), -1).all(axis=1) for gap in gaps]
+        gaps = [gap.all(axis=tuple(range(1, gap.ndim))) for gap in gaps]
         # Who is labelled as unknown has a truth, though none that trains.
         told = [(rows[head.name] == head.unknown).to_numpy() for head in self.heads if head.unknown]
         nothing = np.all(gaps, axis=0) & ~np.any([np.zeros(len(rows), bool), *told], axis=0)
