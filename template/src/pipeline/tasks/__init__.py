@@ -84,6 +84,11 @@ class Task(ABC):
     def decode(self, ids: Sequence[str], outputs: Mapping[str, Tensor]) -> pd.DataFrame:
         """Logits of one batch as predictions, indexed by id. Several of them are averaged by `average`."""
 
+    @property
+    def has_gallery(self) -> bool:
+        """Whether rows are looked up among others to predict them."""
+        return False
+
     def looks_among(self, rows: pd.DataFrame) -> bool:
         """Whether held-out rows are looked up among themselves, since none that trains shows the same."""
         return False

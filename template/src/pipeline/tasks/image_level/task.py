@@ -139,6 +139,10 @@ class ImageLevelTask(Task):
             columns |= kind.as_columns(kind.decode(logits.cpu()))
         return pd.DataFrame(columns, index=pd.Index(list(ids), name=ROW_ID, dtype="str"))
 
+    @property
+    def has_gallery(self) -> bool:
+        return any(kind.has_gallery for _, kind in self.kinds)
+
     def looks_among(self, rows: pd.DataFrame) -> bool:
         return any(kind.looks_among(rows) for _, kind in self.kinds)
 

@@ -4,18 +4,17 @@
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import cv2
 import numpy as np
 import pandas as pd
 
 from pipeline.settings import Settings
+from pipeline.tasks.image_level.digits import SEED, TEST_ROWS, digits, order
 from pipeline.tasks.image_level.kinds.embedding.submission import most_labels
 from pipeline.tasks.image_level.metrics import find_metric
 
 TASK = "metric_learning"
-SEED = 2018
 INKS = {"red": 0, "yellow": 30, "green": 60, "blue": 105, "pink": 145}  # hues, of 180
 RARE = {"mint": 82}  # the ink of those with a single image
 SPREAD = 6.0  # of the hues of one ink, to both sides
@@ -23,29 +22,27 @@ SATURATION = 200
 UNKNOWN = "new_digit"
 
 
-def _inks(digits: Any) -> np.ndarray:
+def _inks() -> np.ndarray:
     """int64 (N,): the number of each image's ink; that of the rare one is the last."""
-    inks = np.random.default_rng(SEED).integers(0, len(INKS), len(digits.target))
-    from pipeline.tasks.image_level.demo import train_order  # which imports this
-
-    trains = train_order()
+    numbers, trains = digits().target, order()[:-TEST_ROWS]
+    inks = np.random.default_rng(SEED).integers(0, len(INKS), len(numbers))
     for digit in range(10):
-        inks[trains[digits.target[trains] == digit][0]] = len(INKS)
+        inks[trains[numbers[trains] == digit][0]] = len(INKS)
     return inks
 
 
-def truth(digits: Any, settings: Settings) -> pd.DataFrame:
-    """A column of names per target. `digits` is scikit-learn's `load_digits()`."""
-    inks = _inks(digits)
+def truth(settings: Settings) -> pd.DataFrame:
+    """A column of names per target."""
+    inks = _inks()
     colors = [*INKS, *RARE]
-    names = np.array([f"{colors[ink]}_{digit}" for digit, ink in zip(digits.target, inks, strict=True)], object)
-    names[((digits.target + inks) % len(INKS) == 0) & (inks < len(INKS))] = UNKNOWN
+    names = np.array([f"{colors[ink]}_{digit}" for digit, ink in zip(digits().target, inks, strict=True)], object)
+    names[((digits().target + inks) % len(INKS) == 0) & (inks < len(INKS))] = UNKNOWN
     return pd.DataFrame(dict.fromkeys(settings.target_columns, names))
 
 
-def painted(images: Iterable[np.ndarray], numbers: np.ndarray, digits: Any) -> Iterator[np.ndarray]:
+def painted(images: Iterable[np.ndarray], numbers: np.ndarray) -> Iterator[np.ndarray]:
     """The images, uint8 (H, W), of the digits with these numbers, each in its ink: uint8 (H, W, 3), blue first."""
-    hues = np.array([*INKS.values(), *RARE.values()])[_inks(digits)]
+    hues = np.array([*INKS.values(), *RARE.values()])[_inks()]
     for pixels, number in zip(images, numbers, strict=True):
         hue = round(hues[number] + SPREAD * np.random.default_rng([SEED, int(number)]).uniform(-1, 1)) % 180
         ink = np.stack([np.full_like(pixels, hue), np.full_like(pixels, SATURATION), pixels], axis=2)

@@ -3,24 +3,23 @@
 Who looked at the digits did not answer the second question for all of them.
 """
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 
 from pipeline.settings import Settings
+from pipeline.tasks.image_level.digits import digits
 
 TASK = "multitask"
 LOOPS = (0, 6, 8, 9)
 UNANSWERED = 0.2
 
 
-def truth(digits: Any, settings: Settings) -> pd.DataFrame:
-    """A column of text per target; an empty cell is no answer. `digits` is scikit-learn's `load_digits()`."""
-    loop = np.where(np.isin(digits.target, LOOPS), "yes", "no").astype(object)
+def truth(settings: Settings) -> pd.DataFrame:
+    """A column of text per target; an empty cell is no answer."""
+    loop = np.where(np.isin(digits().target, LOOPS), "yes", "no").astype(object)
     loop[np.random.default_rng(0).random(len(loop)) < UNANSWERED] = ""
-    ink = digits.images.mean(axis=(1, 2)) * 100 / 16  # percent of the paper
-    questions = [digits.target.astype(str), loop, [f"{value:.3f}" for value in ink]]
+    ink = digits().images.mean(axis=(1, 2)) * 100 / 16  # percent of the paper
+    questions = [digits().target.astype(str), loop, [f"{value:.3f}" for value in ink]]
     return pd.DataFrame({column: questions[i % len(questions)] for i, column in enumerate(settings.target_columns)})
 
 

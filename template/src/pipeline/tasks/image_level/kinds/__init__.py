@@ -14,7 +14,7 @@ import importlib
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.competition import Head, Metric
 from pipeline.errors import UserError, listed
@@ -38,6 +38,8 @@ KINDS: tuple[str, ...] = tuple(sorted(module.name for module in pkgutil.iter_mod
 
 class HeadKind(ABC):
     """One head, as its kind sees it."""
+
+    has_gallery: ClassVar[bool] = False  # whether rows are looked up among others
 
     def __init__(self, head: Head) -> None:
         self.head = head

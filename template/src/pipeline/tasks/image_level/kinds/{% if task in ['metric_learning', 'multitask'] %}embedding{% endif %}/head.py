@@ -26,6 +26,8 @@ class Embedding(HeadKind):
     images of the rows that train.
     """
 
+    has_gallery = True
+
     @property
     def width(self) -> int:
         return len(self.head.classes)

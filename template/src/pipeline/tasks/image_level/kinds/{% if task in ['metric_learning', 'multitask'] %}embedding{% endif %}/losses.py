@@ -47,12 +47,12 @@ class ArcFace(nn.Module):
         self.margins = torch.full((len(head.classes),), margin)
 
     def fit(self, truth: np.ndarray) -> None:
-        """Take note of the class numbers of the rows that train, int64 (N,)."""
+        """Take note of how many rows of each class train, given their class numbers (N,)."""
         if self.dynamic_margin is None:
             return
         low, high = self.dynamic_margin
-        counts = np.bincount(truth[truth >= 0], minlength=len(self.margins))
-        rarity = torch.from_numpy(counts).double().clamp(min=1) ** -0.25
+        rows = torch.from_numpy(np.bincount(truth[truth >= 0], minlength=len(self.margins)))
+        rarity = rows.double().clamp(min=1) ** -0.25
         spread = rarity.max() - rarity.min()
         share = (rarity - rarity.min()) / spread if spread > 0 else torch.full_like(rarity, 0.5)
         self.margins = (low + share * (high - low)).float()
