@@ -161,6 +161,8 @@ def test_answers_arrive_in_competition_yaml(name: str, renders: Renders) -> None
         "target_columns": [column.strip() for column in answers["target_columns"].split(",")],
         "test_csv": "test.csv",
         "sample_submission": "sample_submission.csv",
+        "prediction_column": "",
+        "side_columns": [],
     }
 
 

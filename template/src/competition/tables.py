@@ -6,6 +6,10 @@ run it trains).
 
 Where the folders are the labels, `pipeline.data.folders.rows_from_folders(data, "train/{label}/*.jpg")` makes the rows.
 Where images lie in several folders, `image_rows` takes a list of patterns; an archive counts as a folder.
+
+Several images for one prediction: build the column that `prediction_column` (competition.yaml) names, and then call
+`image_rows`. Where one line of a table stands for all of them, they are found by
+`pipeline.data.folders.rows_of_all_images(table, settings, pattern, data)`.
 """
 
 from pathlib import Path

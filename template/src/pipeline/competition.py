@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pipeline.errors import UserError, listed
 from pipeline.keys import ROW_ID, ROW_IMAGE, ROW_SOURCE, ROW_WEIGHT, SOURCE_COMPETITION, output_key, target_key
 from pipeline.names import References, load
+from pipeline.prediction_ids import with_predictions
 from pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -84,19 +85,21 @@ class Competition:
 
     def train_rows(self, data: Path) -> "pd.DataFrame":
         """Rows of the training table: `id` (str, unique), `image` (path below `data`), the truth, and where they exist
-        `group`, `source`, `weight` and `only_fold`."""
-        rows = _checked(self._part("tables", "train_rows")(self.settings, data), self.settings.train_csv)
+        `prediction_id`, `group`, `source`, `weight` and `only_fold`."""
+        rows = _checked(self._part("tables", "train_rows")(self.settings, data), self.settings.train_csv, self.settings)
         if rows.empty:
             raise UserError(f"{self.settings.train_csv} has no rows; download the data again")
         for name, value in ((ROW_SOURCE, SOURCE_COMPETITION), (ROW_WEIGHT, 1.0)):
             if name not in rows:
                 rows[name] = value
         labels = self.labels()
-        return labels.marked(rows) if hasattr(labels, "marked") else rows
+        rows = labels.marked(rows) if hasattr(labels, "marked") else rows
+        return with_predictions(rows, self.settings.target_columns)
 
     def test_rows(self, data: Path) -> "pd.DataFrame":
         """Rows to predict: `id` and `image`. An empty table is legal (a code competition hides them)."""
-        return _checked(self._part("tables", "test_rows")(self.settings, data), self.settings.test_csv)
+        rows = _checked(self._part("tables", "test_rows")(self.settings, data), self.settings.test_csv, self.settings)
+        return with_predictions(rows)
 
     def heads(self, classes: Mapping[str, Sequence[str]]) -> tuple[Head, ...]:
         """What is predicted, given the class order of each target column."""
@@ -132,10 +135,16 @@ class Competition:
         return part
 
 
-def _checked(rows: "pd.DataFrame", table: str) -> "pd.DataFrame":
+def _checked(rows: "pd.DataFrame", table: str, settings: Settings) -> "pd.DataFrame":
     for column in (ROW_ID, ROW_IMAGE):
         if column not in rows:
             raise UserError(f"tables.py returned rows of {table} without the column '{column}'; add it")
+    for column in settings.side_columns:
+        if column not in rows:
+            raise UserError(
+                f"the rows of {table} have no side column '{column}'; add it in src/competition/tables.py, "
+                "or take it out of side_columns in competition.yaml"
+            )
     twice = rows[ROW_ID][rows[ROW_ID].duplicated()]
     if len(twice):
         raise UserError(

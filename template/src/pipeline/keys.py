@@ -7,6 +7,7 @@ disjoint, so that a batch and the outputs can share one namespace.
 INPUT_ID = "input_id"  # list of str, (B,)
 INPUT_ROW = "input_row"  # int64 (B,): position of the row in its table
 INPUT_IMAGE = "input_image"  # uint8, or float32 in [0, 1], (B, H, W, C); float32 (B, C, H, W) after `Prepare`
+INPUT_SIDE = "input_side"  # float32 (B, inputs): what the side columns say, NaN where they say nothing
 INPUT_WEIGHT = "input_weight"  # float32 (B,): how much the row counts in the loss
 INPUT_PARTNER = "input_partner"  # int64 (B,): the sample of the batch that is mixed in; there after mixup and cutmix
 INPUT_SHARE = "input_share"  # float32 (B,): how much of the sample itself is left beside its partner
@@ -22,6 +23,7 @@ OUTPUTS = "outputs"  # dict of output key -> tensor
 ROW_ID = "id"  # columns of a table of rows
 ROW_IMAGE = "image"
 ROW_GROUP = "group"
+ROW_PREDICTION = "prediction_id"  # what one prediction is for, where it has several images
 ROW_SOURCE = "source"
 ROW_WEIGHT = "weight"
 ROW_ONLY_FOLD = "only_fold"

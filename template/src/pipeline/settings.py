@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from pipeline.errors import UserError
 from pipeline.files import read_yaml
@@ -16,6 +16,7 @@ class Settings(BaseModel):
     """What the competition looks like: tables, columns, image paths, metric.
 
     `train_images` and `test_images` are path patterns below the data folder with any column of the table in braces.
+    `side_columns` has the categories of each side column, none where it holds numbers or true and false.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -31,6 +32,8 @@ class Settings(BaseModel):
     id_column: str = Field(default="image_id", min_length=1)
     target_columns: tuple[str, ...] = Field(min_length=1)
     group_column: str = ""
+    prediction_column: str = ""
+    side_columns: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     train_images: str
     test_images: str
 
@@ -40,6 +43,24 @@ class Settings(BaseModel):
         twice = {column for column in columns if columns.count(column) > 1}
         if twice:
             raise ValueError(f"named twice: {', '.join(sorted(twice))}")
+        return columns
+
+    @field_validator("side_columns", mode="before")
+    @classmethod
+    def _with_categories(cls, columns: Any) -> Any:
+        """A list of names is short for columns without categories."""
+        if not isinstance(columns, list):
+            return columns
+        if not all(isinstance(column, str) for column in columns):
+            raise ValueError("a list of columns is expected, or column: [its categories]")
+        return dict.fromkeys(columns, ())
+
+    @field_validator("side_columns")
+    @classmethod
+    def _no_targets(cls, columns: dict[str, tuple[str, ...]], info: ValidationInfo) -> dict[str, tuple[str, ...]]:
+        for column in columns:
+            if column in info.data.get("target_columns", ()):
+                raise ValueError(f"'{column}' is a target column, and would tell the truth")
         return columns
 
 

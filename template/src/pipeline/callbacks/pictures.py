@@ -11,6 +11,7 @@ from pipeline.callbacks import Callback
 from pipeline.callbacks.curves import learning_curves_figure
 from pipeline.errors import Interrupted
 from pipeline.keys import INPUT_IMAGE, ROW_ID
+from pipeline.prediction_ids import by_prediction
 from pipeline.seam import Run, StageResult
 from pipeline.tracking.local import METRICS_FILE
 
@@ -53,9 +54,9 @@ class Pictures(Callback):
             print(f"note: a picture of fold {run.fold} was left out: {error}", file=sys.stderr, flush=True)
 
     def _sample(self, predictions: pd.DataFrame) -> "Figure":
-        positions = pd.Index(self.rows[ROW_ID]).get_indexer(predictions.index)
-        images = RowImages(self.dataset, positions)
-        return self.task.sample_figure(self.rows.iloc[positions], images, predictions)
+        rows = by_prediction(self.rows.reset_index(drop=True))
+        rows = rows.iloc[pd.Index(rows[ROW_ID]).get_indexer(predictions.index)]
+        return self.task.sample_figure(rows, RowImages(self.dataset, rows.index.to_numpy()), predictions)
 
     def _curves(self, run: Run) -> "Figure":
         metrics = [metric.name for metric in run.metrics]

@@ -56,6 +56,7 @@ class Experiment(Strict):
     losses: tuple[LossRow, ...] = Field(default=(), description="what trains; none: the usual loss of each head")
     step: Named = named("step", "default", "how a batch becomes losses")
     training: Training = Training()
+    aggregate: Named = named("aggregate", "mean", "how predictions of several images become one (prediction_column)")
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     averaging: Averaging = Averaging()

@@ -84,6 +84,11 @@ class Model(Strict):
     pooling: Named = named("pooling", "encoder", "how the feature map becomes one vector; encoder: as it was trained")
     drop_rate: float = Field(default=0.0, ge=0, lt=1, description="dropout before the heads")
     multi_sample_dropout: int = Field(default=1, ge=1, description="dropout masks whose losses are averaged")
+    side_columns: tuple[str, ...] | None = Field(
+        default=None, description="side columns of competition.yaml that it sees beside the image; none: all of them"
+    )
+    side_width: int = Field(default=32, ge=1, description="features made of the side columns")
+    side_drop_rate: float = Field(default=0.1, ge=0, lt=1, description="dropout inside the layers for side columns")
     drop_path_rate: float = Field(default=0.0, ge=0, lt=1, description="stochastic depth in the encoder")
     grad_checkpointing: bool = Field(default=False, description="recompute activations: less memory, more time")
     frozen: tuple[str, ...] = Field(

@@ -7,16 +7,25 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline.competition import Competition, Head
-from pipeline.data.faults import Fault, copy_faults, image_faults, number_faults, target_faults
+from pipeline.data.faults import (
+    Fault,
+    copy_faults,
+    image_count_faults,
+    image_faults,
+    number_faults,
+    target_faults,
+)
 from pipeline.data.folds import CLASSES, FOLDS, NO_FOLD, fold_path, is_scored, load_folds, read_contract
 from pipeline.data.labels import Labels, labels_of
 from pipeline.data.leaks import LeakReport, all_rows, find_leaks, print_leaks
 from pipeline.data.marker import is_demo
 from pipeline.data.scan import Reader, scan
+from pipeline.data.side_columns import side_inputs
 from pipeline.data.tables import read_table
 from pipeline.errors import UserError, listed
 from pipeline.files import read_json
 from pipeline.keys import ROW_FOLD, ROW_GROUP, ROW_ID, ROW_IMAGE, ROW_SOURCE, SOURCE_COMPETITION
+from pipeline.prediction_ids import by_prediction, with_predictions
 from pipeline.project import Project
 from pipeline.rules import sample_id_column
 from pipeline.settings import Settings
@@ -47,7 +56,7 @@ def check_data(project: Project, competition: Competition, reader: Reader, folds
         n_folds = int(train[ROW_FOLD].max()) + 1
         faults += target_faults(train, test, labels, n_folds if n_folds > 1 else FOLDS)
         faults += number_faults(train, labels, _heads(competition, classes))
-    faults += sample_faults(settings, data, test)
+    faults += [*sample_faults(settings, data, by_prediction(test)), *image_count_faults(train, test)]
     rows = all_rows(train, test)
     looks = scan([data / path for path in rows[ROW_IMAGE]], reader)
     faults += [*image_faults(rows, looks), *copy_faults(rows, looks, settings)]
@@ -58,12 +67,12 @@ def check_data(project: Project, competition: Competition, reader: Reader, folds
 def _rows(competition: Competition, function: str, data: Path) -> tuple[pd.DataFrame, list[Fault]]:
     """The rows as far as they can be had; where an id stands twice, the first one."""
     empty = pd.DataFrame({ROW_ID: [], ROW_IMAGE: []}, dtype="str")
-    what = function.replace("_", " ")
+    what, settings = function.replace("_", " "), competition.settings
     try:
-        rows = getattr(importlib.import_module(f"{competition.package}.tables"), function)(competition.settings, data)
+        rows = getattr(importlib.import_module(f"{competition.package}.tables"), function)(settings, data)
     except UserError as error:
         return empty, [Fault("table", what, str(error))]
-    missing = [column for column in (ROW_ID, ROW_IMAGE) if column not in rows]
+    missing = [column for column in (ROW_ID, ROW_IMAGE, *settings.side_columns) if column not in rows]
     if missing:
         return empty, [Fault("table", what, f"tables.py returned no column '{missing[0]}'")]
     if rows.empty and function == "train_rows":
@@ -71,7 +80,18 @@ def _rows(competition: Competition, function: str, data: Path) -> tuple[pd.DataF
     counts = rows[ROW_ID].value_counts()
     faults = [Fault("duplicate id", str(name), f"{count} {what}") for name, count in counts[counts > 1].items()]
     rows = rows.drop_duplicates(ROW_ID).reset_index(drop=True)
-    return (rows if ROW_SOURCE in rows else rows.assign(**{ROW_SOURCE: SOURCE_COMPETITION})), faults
+    rows = rows if ROW_SOURCE in rows else rows.assign(**{ROW_SOURCE: SOURCE_COMPETITION})
+    is_train = function == "train_rows"
+    try:
+        rows = with_predictions(rows, settings.target_columns if is_train else ())
+    except UserError as error:
+        faults.append(Fault("prediction ids", what, str(error)))
+    for column, categories in settings.side_columns.items():
+        try:
+            side_inputs(rows, {column: categories}, is_test=not is_train)
+        except UserError as error:
+            faults.append(Fault("side column", what, str(error)))
+    return rows, faults
 
 
 def _with_folds(

@@ -13,7 +13,7 @@ from pipeline.data.labels import Labels
 from pipeline.data.leaks import TEST
 from pipeline.data.scan import Look
 from pipeline.errors import listed
-from pipeline.keys import ROW_FOLD, ROW_GROUP, ROW_ID
+from pipeline.keys import ROW_FOLD, ROW_GROUP, ROW_ID, ROW_PREDICTION
 from pipeline.settings import Settings
 
 DEVIATIONS = 3.5  # modified z-score beyond which a value is an outlier (Iglewicz and Hoaglin, 1993)
@@ -127,6 +127,19 @@ def image_faults(rows: pd.DataFrame, looks: Sequence[Look]) -> Iterator[Fault]:
             remedy = "all are read alike, as image.reader.params say; drop rows in tables.py that are mistakes"
             yield Fault("kinds of images", listed(names), f"{len(names)} are {form}; {remedy}", fatal=False)
     yield from _odd_sizes(ids, looks)
+
+
+def image_count_faults(train: pd.DataFrame, test: pd.DataFrame) -> Iterator[Fault]:
+    """Prediction ids that have far more images in one table than in the other."""
+    if train.empty or test.empty or ROW_PREDICTION not in train or ROW_PREDICTION not in test:
+        return
+    ours, asked = (float(rows[ROW_PREDICTION].value_counts().mean()) for rows in (train, test))
+    if max(ours, asked) >= 2 * min(ours, asked):
+        detail = (
+            f"a prediction id has {ours:.1f} images in training and {asked:.1f} in the test table, on average; see "
+            "whether prediction_column (competition.yaml) means the same in both, and whether rows are missing"
+        )
+        yield Fault("images per id", ROW_PREDICTION, detail, fatal=False)
 
 
 def _unreadable(rows: pd.DataFrame, looks: Sequence[Look]) -> Iterator[Fault]:

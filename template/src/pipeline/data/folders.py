@@ -7,9 +7,10 @@ from typing import Literal
 import pandas as pd
 
 from pipeline.data.places import files_below, shown
-from pipeline.data.tables import FIELD, RESERVED, is_image
+from pipeline.data.tables import FIELD, RESERVED, image_rows, is_image, require_columns
 from pipeline.errors import UserError, listed
-from pipeline.keys import ROW_GROUP, ROW_ID, ROW_IMAGE
+from pipeline.keys import ROW_GROUP, ROW_ID, ROW_IMAGE, ROW_PREDICTION
+from pipeline.settings import Settings
 
 WILD = re.compile(r"\*\*/|\*")
 
@@ -32,7 +33,7 @@ def rows_from_folders(data: Path, pattern: str, ids: Literal["stem", "path"] = "
         UserError: nothing fits, two images have one id, or a name in braces that means something else to the pipeline.
     """
     names = list(dict.fromkeys(FIELD.findall(pattern)))
-    reserved = [name for name in names if name in RESERVED and name not in (ROW_ID, ROW_GROUP)]
+    reserved = [name for name in names if name in RESERVED and name not in (ROW_ID, ROW_GROUP, ROW_PREDICTION)]
     if reserved:
         raise UserError(f"the pattern '{pattern}' names a column '{reserved[0]}', which the pipeline fills itself")
     fixed = re.split(r"[{*]", pattern, maxsplit=1)[0].rpartition("/")[0]
@@ -57,6 +58,29 @@ def rows_from_folders(data: Path, pattern: str, ids: Literal["stem", "path"] = "
         raise UserError(
             f"{twice[ROW_ID].nunique()} ids name several images of '{pattern}' ('{twice[ROW_ID].iloc[0]}': "
             f'{listed(same)}); use rows_from_folders(..., ids="path")'
+        )
+    return rows
+
+
+def rows_of_all_images(table: pd.DataFrame, settings: Settings, pattern: str, data: Path) -> pd.DataFrame:
+    """Rows for a table that has one line for several images: each image that fits the pattern becomes a row.
+
+    `train/{patient_id}/*.png` finds the images of every patient in the table. The id of a row is its path below the
+    fixed part of the pattern, and its prediction id is the id column's cell. What else a row has, see `image_rows`.
+
+    Raises:
+        UserError: what `image_rows` and `rows_from_folders` say, or ids of the table without any image.
+    """
+    names = [name for name in dict.fromkeys(FIELD.findall(pattern)) if name in table]
+    require_columns(table, [settings.id_column, *(names or FIELD.findall(pattern))], "the table")
+    found = rows_from_folders(data, pattern, ids="path")[[ROW_ID, ROW_IMAGE, *names]]
+    lines = image_rows(table, settings, settings.id_column, data).drop(columns=ROW_IMAGE)
+    rows = lines.rename(columns={ROW_ID: ROW_PREDICTION}).merge(found, on=names, how="left")
+    lost = rows[ROW_PREDICTION][rows[ROW_IMAGE].isna()]
+    if len(lost):
+        raise UserError(
+            f"{len(lost)} ids of the table have no image that fits '{pattern}' ({listed(lost)}); "
+            "correct the pattern in src/competition/tables.py, or drop them there"
         )
     return rows
 

@@ -10,11 +10,11 @@ import pandas as pd
 
 from pipeline.data.places import ZIP, names_in, shown
 from pipeline.errors import UserError, listed, nearest
-from pipeline.keys import ROW_FOLD, ROW_GROUP, ROW_ID, ROW_IMAGE, ROW_ONLY_FOLD, ROW_SOURCE, ROW_WEIGHT
+from pipeline.keys import ROW_FOLD, ROW_GROUP, ROW_ID, ROW_IMAGE, ROW_ONLY_FOLD, ROW_PREDICTION, ROW_SOURCE, ROW_WEIGHT
 from pipeline.rules import sample_id_column
 from pipeline.settings import Settings
 
-RESERVED = (ROW_ID, ROW_IMAGE, ROW_GROUP, ROW_SOURCE, ROW_WEIGHT, ROW_ONLY_FOLD, ROW_FOLD)
+RESERVED = (ROW_ID, ROW_IMAGE, ROW_PREDICTION, ROW_GROUP, ROW_SOURCE, ROW_WEIGHT, ROW_ONLY_FOLD, ROW_FOLD)
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".jp2", ".npy", ".dcm")
 FIELD = re.compile(r"\{([^{}]+)\}")
 Listing = Callable[[str], tuple[set[str], dict[str, list[str]]]]  # folder -> its files; those that are images by stem
@@ -86,24 +86,31 @@ def image_rows(table: pd.DataFrame, settings: Settings, pattern: str | Sequence[
     """Rows as the pipeline wants them, from a table of `read_table`.
 
     Returns:
-        `id` (str), `image` (str, path below `data`), `group` where the table has the group column, and every column of
-        the table under its own name. A column whose name means something to the pipeline (`weight`, `source`, ...) is
-        left out, since in Kaggle's table it means something else.
+        `id` (str), `image` (str, path below `data`), `prediction_id` where competition.yaml names its column, `group`
+        where the table has the group column, and every column of the table under its own name. A column whose name
+        means something to the pipeline (`weight`, `source`, ...) is left out, since in Kaggle's table it means
+        something else.
 
     Raises:
-        UserError: no id column, an empty id, an image pattern that does not fit, or a target with a reserved name.
+        UserError: no id column, an empty id, an image pattern that does not fit, or a target or side
+            column with a reserved name.
     """
     require_columns(table, [settings.id_column], "the table")
     require_cells(table, settings.id_column)
-    reserved = [column for column in settings.target_columns if column in RESERVED and column in table]
+    told = (*settings.target_columns, *settings.side_columns)
+    reserved = [column for column in told if column in RESERVED and column in table]
     if reserved:
         raise UserError(
-            f"the target column '{reserved[0]}' has a name that the pipeline uses itself ({', '.join(RESERVED)}); "
+            f"the column '{reserved[0]}' has a name that the pipeline uses itself ({', '.join(RESERVED)}); "
             "rename it after reading in tables.py, and in competition.yaml"
         )
     rows = pd.DataFrame({ROW_ID: table[settings.id_column], ROW_IMAGE: image_paths(table, pattern, data)})
     if settings.group_column and settings.group_column in table:
         rows[ROW_GROUP] = table[settings.group_column]
+    if settings.prediction_column:
+        require_columns(table, [settings.prediction_column], "the table")
+        require_cells(table, settings.prediction_column)
+        rows[ROW_PREDICTION] = table[settings.prediction_column]
     return pd.concat([rows, table[[column for column in table if column not in RESERVED]]], axis=1)
 
 

@@ -15,6 +15,7 @@ from pipeline.inference.predict import TrainedRun, write_predictions
 from pipeline.inference.thresholds import FILE as THRESHOLDS
 from pipeline.inference.thresholds import Tuned, task_of_run, tune, write_thresholds
 from pipeline.keys import ROW_FOLD, ROW_ID
+from pipeline.prediction_ids import by_prediction
 from pipeline.project import Project
 from pipeline.tasks import Task, metric_values
 from pipeline.terminal import table
@@ -94,7 +95,7 @@ def evaluate(run: TrainedRun, rows: "pd.DataFrame", folds: Sequence[str]) -> Eva
     Raises:
         UserError: a row was predicted twice, or not at all, or is none of these folds' rows.
     """
-    oof = read_oof(run.folder, folds)
+    oof, rows = read_oof(run.folder, folds), by_prediction(rows)
     expected = rows[rows[ROW_FOLD].astype(str).isin(folds)]
     twice = oof.index[oof.index.duplicated()]
     missing = expected[ROW_ID][~expected[ROW_ID].isin(oof.index)]

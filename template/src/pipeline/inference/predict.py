@@ -110,7 +110,7 @@ def predict_rows(
     reader: "Reader | None" = None,
     gallery: "pd.DataFrame | None" = None,
 ) -> "pd.DataFrame":
-    """Mean prediction of the models for every row, indexed by id in the order of `rows`.
+    """Mean prediction of the models for every row, indexed by id (of what is predicted) in the order of `rows`.
 
     Args:
         reader: what `open_cache` gave for these rows; none: every image is decoded.
@@ -125,7 +125,8 @@ def predict_rows(
     parts = []
     for ids, outputs in model_outputs(task, models, rows, root, experiment, names, stage, label, reader):
         parts.append(task.average([decode(ids, each) for decode, each in zip(decoders, outputs, strict=True)]))
-    return pd.concat(parts) if parts else task.no_predictions()
+    predictions = pd.concat(parts) if parts else task.no_predictions()
+    return task.per_prediction(rows, predictions, names.bind("aggregate", experiment.aggregate))
 
 
 def model_outputs(

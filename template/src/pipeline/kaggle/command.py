@@ -19,6 +19,7 @@ from pipeline.inference.thresholds import task_of_run
 from pipeline.kaggle.check import UNREADABLE, check
 from pipeline.kaggle.submission import SUBMITTED, expected_rows, fill, read_sample, write_submission
 from pipeline.keys import ROW_ID
+from pipeline.prediction_ids import by_prediction
 from pipeline.project import Project
 from pipeline.rules import Problem, Rules
 from pipeline.tasks import Task, task_for
@@ -44,7 +45,7 @@ def submit(project: Project, name: str) -> Path:
     with run_competition(run) as competition:
         settings = competition.settings
         task = task_of_run(run, competition)
-        sample, test_rows = read_sample(settings, data), competition.test_rows(data)
+        sample, test_rows = read_sample(settings, data), by_prediction(competition.test_rows(data))
         metric = competition.metrics()[0]
         table = competition.submission(sample, predictions, task.heads)
         rules = task.submission_rules(sample, metric)
@@ -80,7 +81,7 @@ def check_file(project: Project, name: str | None, path: Path, competition: Comp
         settings = chosen.settings
         sample = read_sample(settings, data)
         rules = task.submission_rules(sample, chosen.metrics()[0])
-        expected = expected_rows(sample, chosen.test_rows(data), settings.id_column)
+        expected = expected_rows(sample, by_prediction(chosen.test_rows(data)), settings.id_column)
         problems = check(path, expected, rules)
     _print_checks(f"check of {path}", rules, problems, f"{len(expected)} rows expected")
     _refuse(problems, f"{path} would be refused")

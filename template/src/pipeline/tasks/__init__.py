@@ -141,8 +141,18 @@ class Task(ABC):
         """The mean of several models' predictions for the same ids in the same order."""
 
     @abstractmethod
+    def per_prediction(
+        self, rows: pd.DataFrame, predictions: pd.DataFrame, aggregate: Callable[..., pd.DataFrame]
+    ) -> pd.DataFrame:
+        """Predictions of rows, indexed by id, as those of their prediction ids, in the order of their first images.
+
+        Rows without prediction ids stand for themselves. `aggregate` is the experiment's: `(predictions, ids)` to a
+        row by id.
+        """
+
+    @abstractmethod
     def truth(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """The truth of labelled rows, indexed by id, as the metrics read it."""
+        """The truth of labelled rows, indexed by id (of what is predicted), as the metrics read it."""
 
     @abstractmethod
     def check_contract(self, batch: Batch, outputs: Mapping[str, Tensor]) -> list[tuple[str, str, str, str]]:

@@ -1,7 +1,7 @@
 """What the held-out rows come to, batch by batch, and which result is the better one."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from pipeline.competition import Metric
@@ -16,10 +16,12 @@ if TYPE_CHECKING:
 
 
 class HeldOut:
-    """Losses and predictions of the held-out rows, batch by batch."""
+    """Losses and predictions of the held-out rows, batch by batch; `aggregate` as in `Task.per_prediction`."""
 
-    def __init__(self, task: Task, metrics: Sequence[Metric], rows: "pd.DataFrame") -> None:
-        self.task, self.metrics, self.rows = task, metrics, rows
+    def __init__(
+        self, task: Task, metrics: Sequence[Metric], rows: "pd.DataFrame", aggregate: "Callable[..., pd.DataFrame]"
+    ) -> None:
+        self.task, self.metrics, self.rows, self.aggregate = task, metrics, rows, aggregate
         self.sums = LossSums()
         self.parts: list[pd.DataFrame] = []
         self.among = task.looks_among(rows)
@@ -42,7 +44,7 @@ class HeldOut:
             gallery = self.rows.set_index(ROW_ID, drop=False).loc[ids]
             [decode] = self.task.decoders(gallery, ([outputs] for _, outputs in self.seen), own=True)
             self.parts = [decode(names, outputs) for names, outputs in self.seen]
-        predictions = pd.concat(self.parts)
+        predictions = self.task.per_prediction(self.rows, pd.concat(self.parts), self.aggregate)
         truth, metrics = score_rows(self.task, self.metrics, self.rows, predictions)
         return StageResult("valid", epoch, self.sums.means(), metrics, truth, predictions)
 

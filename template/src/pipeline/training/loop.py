@@ -1,7 +1,7 @@
 """What an engine drives: one fold's run, with no framework in it."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,6 +72,7 @@ class FoldLoop:
         step: Step,
         valid_loader: EpochBatches,
         valid_rows: "pd.DataFrame",
+        aggregate: "Callable[..., pd.DataFrame]",
         callbacks: CallbackList,
         engine_callbacks: Sequence[Any],
         checkpoints: CheckpointStore,
@@ -86,7 +87,7 @@ class FoldLoop:
         self.model, self.averages = model, averages
         self.optimizer, self.factor = optimizer, factor
         self.stages, self.criterion, self.step = stages, criterion, step
-        self.valid_loader, self.valid_rows = valid_loader, valid_rows
+        self.valid_loader, self.valid_rows, self.aggregate = valid_loader, valid_rows, aggregate
         self.callbacks, self.engine_callbacks, self.checkpoints = callbacks, engine_callbacks, checkpoints
         self.device, self.precision, self.processes = device, precision, processes
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
@@ -177,7 +178,7 @@ class FoldLoop:
 
     def held_out(self) -> HeldOut:
         """Room for what the held-out rows come to."""
-        return HeldOut(self.task, self.metrics, self.valid_rows)
+        return HeldOut(self.task, self.metrics, self.valid_rows, self.aggregate)
 
     def epoch_end(self) -> None:
         results = self.processes.from_main(self._results)

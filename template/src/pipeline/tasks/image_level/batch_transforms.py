@@ -13,7 +13,7 @@ from timm.data.mixup import cutmix_bbox_and_lam
 from torch import Tensor
 
 from pipeline.errors import UserError
-from pipeline.keys import INPUT_IMAGE, INPUT_PARTNER, INPUT_SHARE
+from pipeline.keys import INPUT_IMAGE, INPUT_PARTNER, INPUT_SHARE, INPUT_SIDE
 from pipeline.seam import Batch
 
 
@@ -77,6 +77,12 @@ class Mixup:
             is_box = (bottom > top)[:, :, None]
             weight = torch.where(is_box, (~inside).float(), kept[:, None, None])[:, None]
         mixed = torch.lerp(image[partner].float(), image.float(), weight).to(image.dtype)
+        if (
+            INPUT_SIDE in batch
+        ):  # a label of two samples needs what both know, and a mixture lacks what one of them lacks
+            own, left = batch[INPUT_SIDE], kept[:, None]
+            blend = torch.lerp(own[partner], own, left)
+            batch = {**batch, INPUT_SIDE: torch.where(left < 1, blend, own)}
         return {
             **batch,
             INPUT_IMAGE: mixed.contiguous(memory_format=_memory_format(image)),

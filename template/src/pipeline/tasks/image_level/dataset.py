@@ -24,7 +24,7 @@ class ImageDataset(Dataset[Sample]):
     """One dict per row.
 
     An item is asked for by (epoch, row). Its keys: `INPUT_ID` str, `INPUT_ROW` int64, `INPUT_IMAGE` uint8 (or float32
-    in [0, 1]) of shape (H, W, C), `INPUT_WEIGHT` float32, and each target by its key.
+    in [0, 1]) of shape (H, W, C), `INPUT_WEIGHT` float32, and each of `values` by its key: targets, `INPUT_SIDE`.
 
     Raises:
         UserError: an image is missing or cannot be read; its row and path are named.
@@ -37,7 +37,7 @@ class ImageDataset(Dataset[Sample]):
         reader: Reader,
         augmentations: A.Compose,
         size: tuple[int, int],
-        targets: Mapping[str, np.ndarray],
+        values: Mapping[str, np.ndarray],
         seed: int,
     ) -> None:
         self.ids = rows[ROW_ID].to_numpy(dtype=object)
@@ -47,7 +47,7 @@ class ImageDataset(Dataset[Sample]):
         self.reader = reader
         self.augmentations = augmentations
         self.size = size
-        self.targets = targets
+        self.values = values
         self.seed = seed
         self.random = random.Random()
 
@@ -61,7 +61,7 @@ class ImageDataset(Dataset[Sample]):
             INPUT_ROW: np.int64(row),
             INPUT_IMAGE: self._image(epoch, row),
             INPUT_WEIGHT: self.weights[row],
-            **{key: values[row] for key, values in self.targets.items()},
+            **{key: values[row] for key, values in self.values.items()},
         }
 
     def _image(self, epoch: int, row: int) -> np.ndarray:

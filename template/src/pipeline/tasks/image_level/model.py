@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from pipeline.competition import Head
 from pipeline.config import Model
 from pipeline.errors import UserError, nearest
-from pipeline.keys import INPUT_IMAGE, mask_key
+from pipeline.keys import INPUT_IMAGE, INPUT_SIDE, mask_key
 from pipeline.names import Names, check_params
 from pipeline.seam import Batch
 from pipeline.tasks.image_level import pooling
 from pipeline.tasks.image_level.encoders import image_statistics, make_encoder, refuses_size
 from pipeline.tasks.image_level.kinds import kind_of
+from pipeline.tasks.image_level.side import SideFeatures
 
 
 class Normalize(nn.Module):
@@ -48,7 +49,8 @@ class Normalize(nn.Module):
 
 
 class EncoderHeads(nn.Module):
-    """An encoder, pooling, dropout, and the layer of each head, which is linear where its kind has no other.
+    """An encoder, pooling, dropout, and the layer of each head, which is linear where its kind has no other, and which
+    sees side columns too where there are any.
 
     `head_params` are settings of the layers, by name of head.
 
@@ -77,7 +79,9 @@ class EncoderHeads(nn.Module):
         self.pooling: nn.Module = names.bind("pooling", settings.pooling)(self.encoder.num_features)
         self.dropout = nn.Dropout(settings.drop_rate)
         self.masks = settings.multi_sample_dropout
-        features = pooling.width(self.encoder, self.pooling)
+        features, inputs = pooling.width(self.encoder, self.pooling), len(settings.side_columns or ())
+        self.side = SideFeatures(inputs, settings.side_width, settings.side_drop_rate) if inputs else None
+        features += settings.side_width if inputs else 0
         self.heads = nn.ModuleDict(_layers(heads, features, head_params or {}))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -91,9 +95,12 @@ class EncoderHeads(nn.Module):
                 f"the encoder {type(self.encoder).__name__} cannot take images of {image.shape[2]}x{image.shape[3]} "
                 f"({str(error)[:120]}); choose another image.size"
             ) from error
+        side = [] if self.side is None else [self.side(batch[INPUT_SIDE])]
         outputs: dict[str, Tensor] = {}
         for mask in range(self.masks if self.training else 1):
             dropped = self.dropout(features)
+            if side:
+                dropped = torch.cat([dropped, *side], dim=1)
             for key, head in self.heads.items():
                 made = head(dropped)
                 for name, value in ({key: made} if isinstance(made, Tensor) else made).items():

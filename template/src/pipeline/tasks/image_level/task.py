@@ -1,6 +1,6 @@
 """The room's one door: what image-level tasks do with rows, batches and outputs."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,9 +17,11 @@ from pipeline.competition import Competition, Head, Metric
 from pipeline.config import Experiment, LossRow
 from pipeline.data.cache import reader_for
 from pipeline.data.scan import Reader
+from pipeline.data.side_columns import chosen_columns, input_names, side_inputs
 from pipeline.errors import UserError, listed
-from pipeline.keys import INPUT_ID, INPUT_IMAGE, ROW_ID
+from pipeline.keys import INPUT_ID, INPUT_IMAGE, INPUT_SIDE, ROW_ID, ROW_PREDICTION
 from pipeline.names import Named, Names, References
+from pipeline.prediction_ids import by_prediction
 from pipeline.seam import Batch, Criterion, PreparedModel, StepContext, StepResult
 from pipeline.tasks import Decoder, Task
 from pipeline.tasks.image_level import galleries
@@ -65,6 +67,11 @@ class ImageLevelTask(Task):
             "cutmix": f"{ROOM}.batch_transforms:cutmix",
         },
         "step": {"default": f"{ROOM}.task:step"},
+        "aggregate": {
+            "mean": f"{ROOM}.aggregates:mean",
+            "max": f"{ROOM}.aggregates:maximum",
+            "generalized_mean": f"{ROOM}.aggregates:generalized_mean",
+        },
     }
 
     def __init__(self, competition: Competition, heads: Sequence[Head]) -> None:
@@ -80,13 +87,17 @@ class ImageLevelTask(Task):
         stage: str,
         reader: Reader | None = None,
     ) -> Dataset[dict[str, Any]]:
+        values = {} if stage == "test" else self._targets(rows)
+        side = chosen_columns(self.competition.settings.side_columns, experiment.model.side_columns)
+        if side:
+            values[INPUT_SIDE] = side_inputs(rows, side, stage == "test")
         return ImageDataset(
             rows,
             root,
             reader=reader or reader_for(experiment, names),
             augmentations=names.bind("augmentations", experiment.augmentations)(stage, experiment.image.size),
             size=experiment.image.size,
-            targets={} if stage == "test" else self._targets(rows),
+            values=values,
             seed=experiment.seed,
         )
 
@@ -94,10 +105,10 @@ class ImageLevelTask(Task):
         """The truth of all heads, a gap where a row has none for one. A row that has none at all is a `UserError`."""
         targets = {head.target_key: kind.targets(rows) for head, kind in self.kinds}
         gaps = [np.isnan(values) if values.dtype.kind == "f" else values < 0 for values in targets.values()]
-        gaps = [gap.all(axis=tuple(range(1, gap.ndim))) for gap in gaps]
-        # Who is labelled as unknown has a truth, though none that trains.
-        told = [(rows[head.name] == head.unknown).to_numpy() for head in self.heads if head.unknown]
-        nothing = np.all(gaps, axis=0) & ~np.any([np.zeros(len(rows), bool), *told], axis=0)
+        nothing = np.all([gap.all(axis=tuple(range(1, gap.ndim))) for gap in gaps], axis=0)
+        if nothing.any():  # a truth that trains nothing is one all the same
+            by_id = rows.set_index(ROW_ID)
+            nothing &= ~np.any([has_truth(kind.truth(by_id), head) for head, kind in self.kinds], axis=0)
         if nothing.any():
             raise UserError(
                 f"{int(nothing.sum())} rows (id {listed(rows.loc[nothing, ROW_ID])}) have no truth for any of "
@@ -110,7 +121,10 @@ class ImageLevelTask(Task):
 
     def model(self, experiment: Experiment, names: Names, pretrained: bool) -> PreparedModel:
         size = experiment.model.image_size or experiment.image.size
-        settings = experiment.model.model_copy(update={"pretrained": pretrained, "image_size": size})
+        side = input_names(chosen_columns(self.competition.settings.side_columns, experiment.model.side_columns))
+        settings = experiment.model.model_copy(
+            update={"pretrained": pretrained, "image_size": size, "side_columns": side}
+        )
         entry = Named(name=settings.name, params=settings.params)
         network = names.bind("model", entry)(self.heads, settings, names)
         mean = getattr(network, "mean", [0.0] * settings.in_chans)
@@ -190,8 +204,34 @@ class ImageLevelTask(Task):
     def average(self, tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
         return pd.concat([kind.average([table[kind.columns] for table in tables]) for _, kind in self.kinds], axis=1)
 
+    def per_prediction(
+        self, rows: pd.DataFrame, predictions: pd.DataFrame, aggregate: Callable[..., pd.DataFrame]
+    ) -> pd.DataFrame:
+        if ROW_PREDICTION not in rows:
+            return predictions
+        ranking = [head.name for head, kind in self.kinds if kind.has_gallery]
+        if ranking:
+            raise UserError(
+                f"the rankings of several images are not combined (head '{ranking[0]}'); empty prediction_column in "
+                "competition.yaml"
+            )
+        ids = rows.set_index(ROW_ID)[ROW_PREDICTION].loc[predictions.index].to_numpy(object)
+        expected = pd.Index(pd.unique(ids), name=ROW_ID, dtype="str")
+        found = aggregate(predictions.astype(np.float64), ids)
+        if list(found.index) != list(expected) or list(found) != list(predictions):
+            raise UserError(
+                f"the experiment's aggregate returned {len(found)} rows with the columns {listed(found)}; expected is "
+                f"one for each of {len(expected)} prediction ids, in their order, with {listed(predictions)}"
+            )
+        # pandas leaves NaN out of a mean, and a prediction that failed must not look like one that did not
+        failed = ids[predictions.isna().any(axis=1).to_numpy()]
+        found = found[~found.index.isin(failed)].reindex(found.index)
+        values = [kind.aggregated(found[kind.columns].to_numpy()) for _, kind in self.kinds]
+        columns = [column for _, kind in self.kinds for column in kind.columns]
+        return pd.DataFrame(np.concatenate(values, axis=1).astype(np.float32), index=expected, columns=columns)
+
     def truth(self, rows: pd.DataFrame) -> pd.DataFrame:
-        by_id = rows.set_index(ROW_ID)
+        by_id = by_prediction(rows).set_index(ROW_ID)
         return pd.concat([kind.truth(by_id) for _, kind in self.kinds], axis=1)
 
     def check_contract(self, batch: Batch, outputs: Mapping[str, Tensor]) -> list[tuple[str, str, str, str]]:

@@ -133,6 +133,10 @@ class HeadKind(ABC):
         """
         return lambda ids, outputs: {}
 
+    def aggregated(self, values: np.ndarray) -> np.ndarray:
+        """What an aggregate made of the predictions of several images, float64 (N, columns), as predictions again."""
+        return values
+
     @abstractmethod
     def constant(self, rows: pd.DataFrame, metric: Metric) -> np.ndarray:
         """The best prediction that looks at no image, float32 (columns,), given the rows that train; where metrics ask

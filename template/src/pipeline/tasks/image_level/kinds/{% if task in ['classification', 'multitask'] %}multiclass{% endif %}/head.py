@@ -55,6 +55,13 @@ class Multiclass(HeadKind):
         probabilities: np.ndarray = torch.softmax(logits.double(), dim=1).float().numpy()
         return probabilities
 
+    def aggregated(self, values: np.ndarray) -> np.ndarray:
+        """Probabilities that sum to 1. Of two classes, the second one's counts: it is what a metric asks for."""
+        if self.width == 2:
+            return np.column_stack([1 - values[:, 1], values[:, 1]])
+        sums = values.sum(axis=1, keepdims=True)
+        return np.divide(values, sums, out=np.full_like(values, self.unknown), where=sums != 0)
+
     def constant(self, rows: pd.DataFrame, metric: Metric) -> np.ndarray:
         """The share of each class, whose largest is the most frequent one."""
         counts = self.class_counts(rows)
