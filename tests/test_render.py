@@ -57,7 +57,6 @@ TASK_WORDS = {  # word -> the tasks that may say it
     "rmse": ["regression", "multitask"],
     "metric_learning": ["metric_learning"],
     "arcface": ["metric_learning", "multitask"],
-    "identity": ["metric_learning"],
     "identities": ["metric_learning", "multitask"],
     "multitask": ["multitask"],
 }
