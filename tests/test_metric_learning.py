@@ -28,7 +28,7 @@ EXPERIMENT = """extends: demo
 image: {size: 24}
 model: {encoder: resnet10t, params: {head_params: {identity: {size: 32, subcenters: 2}}}}
 losses: [{head: identity, loss: {name: arcface, params: {dynamic_margin: [0.1, 0.3]}}}]
-training: {epochs: 3}
+training: {epochs: 4}
 machine: {workers: 0}
 """
 
@@ -115,13 +115,19 @@ def test_layer_and_loss_are_those_of_pytorch_metric_learning(margin: float, subc
 @pytest.mark.parametrize("easy", [False, True])
 @pytest.mark.parametrize("value", [1.0, -1.0, 1.0000001, 0.0])
 def test_gradients_are_finite_at_the_ends(easy: bool, value: float) -> None:
-    from pipeline.tasks.image_level.kinds.embedding.losses import ArcFace
+    from pipeline.config import LossRow
+    from pipeline.names import Named
 
     cosines = torch.full((3, 30), value, requires_grad=True)
-    loss = ArcFace(make_head(), scale=64.0, margin=0.5, easy_margin=easy)(cosines, torch.tensor([0, 5, -1]))
-    loss.sum().backward()
-    assert torch.isfinite(loss).all() and torch.isfinite(cosines.grad).all()
-    assert loss[2] == 0 and (cosines.grad[2] == 0).all(), "a row of no class trains nothing"
+    entry = Named(name="arcface", params={"scale": 64.0, "margin": 0.5, "easy_margin": easy})
+    criterion = make_task().criterion([LossRow(head="whale", loss=entry)], names(), random_rows())
+    batch = {"target_whale": torch.tensor([0, 5, -1]), "input_weight": torch.ones(3)}
+    result = criterion({"output_whale": cosines}, batch)
+    result["loss"].backward()
+    assert torch.isfinite(result["loss"]) and torch.isfinite(cosines.grad).all()
+    [each] = result["sample_losses"].values()
+    assert each[2] == 0 and (cosines.grad[2] == 0).all(), "a row of no class trains nothing"
+    assert (cosines.grad[:2] != 0).all()
 
 
 def test_the_own_cosine_falls_with_the_angle_by_either_rule() -> None:

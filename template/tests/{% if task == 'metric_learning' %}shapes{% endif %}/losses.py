@@ -6,14 +6,16 @@ from torch.nn import functional
 
 from pipeline.competition import Head
 
+SCALE = 10.0
+
 
 class Focal(nn.Module):
     """Focal loss of scaled cosines per sample: cosines (B, C) and class numbers (B,) to (B,) (arXiv:1708.02002)."""
 
-    def __init__(self, head: Head, *, gamma: float = 2.0, scale: float = 10.0) -> None:
+    def __init__(self, head: Head, *, gamma: float = 2.0) -> None:
         super().__init__()
-        self.gamma, self.scale = gamma, scale
+        self.gamma = gamma
 
     def forward(self, cosines: Tensor, target: Tensor) -> Tensor:
-        loss = functional.cross_entropy(self.scale * cosines, target, reduction="none")
+        loss = functional.cross_entropy(SCALE * cosines, target, reduction="none")
         return (1 - torch.exp(-loss)) ** self.gamma * loss

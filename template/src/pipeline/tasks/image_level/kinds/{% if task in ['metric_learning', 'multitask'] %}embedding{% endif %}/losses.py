@@ -18,7 +18,7 @@ class ArcFace(nn.Module):
     """Cross-entropy of scaled cosines, with the angle to the own class made larger by a margin.
 
     Deng et al., arXiv:1801.07698: `s cos(theta + m)` stands in for `s cos(theta)` of the true class. Where `theta + m`
-    exceeds pi, `cos(theta) - m sin(m)` does, so that it goes on falling. A sample of no class (-1) trains nothing.
+    exceeds pi, `cos(theta) - m sin(m)` does, so that it goes on falling.
 
     Args:
         scale: s.
@@ -58,7 +58,7 @@ class ArcFace(nn.Module):
         self.margins = (low + share * (high - low)).float()
 
     def forward(self, cosines: Tensor, target: Tensor) -> Tensor:
-        cosines, own = cosines.float().clamp(-1, 1), target.clamp(min=0)[:, None]
+        cosines, own = cosines.float(), target[:, None]
         self.margins = self.margins.to(cosines.device)
         cosine, margin = cosines.gather(1, own), self.margins[own]
         sine = (1 - cosine.square()).clamp(min=SMALLEST).sqrt()
@@ -68,5 +68,4 @@ class ArcFace(nn.Module):
         else:
             turned = torch.where(cosine > -margin.cos(), turned, cosine - margin * margin.sin())
         logits = self.scale * cosines.scatter(1, own, turned)
-        values = functional.cross_entropy(logits, own[:, 0], reduction="none")
-        return torch.where(target >= 0, values, 0.0)
+        return functional.cross_entropy(logits, target, reduction="none")
