@@ -117,18 +117,19 @@ def test_it_learns_the_order_of_digits() -> None:
 
     digits, grades = load_digits(), tuple("0123456789")
     features, truth = torch.from_numpy(digits.data / 16).float(), torch.from_numpy(digits.target)
+    held_out = torch.arange(len(truth)) % 3 == 0  # the last rows are other writers', which no such network knows well
     torch.manual_seed(0)
     task = make_task(classes=grades)
     network = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), kind_of(task.heads[0]).layer(64))
     optimizer, loss = torch.optim.Adam(network.parameters(), lr=0.01), make_loss(grades)
     for _ in range(200):
         optimizer.zero_grad()
-        loss(network(features[:1200]), truth[:1200]).mean().backward()
+        loss(network(features[~held_out]), truth[~held_out]).mean().backward()
         optimizer.step()
     with torch.no_grad():
-        given = task.decode([str(row) for row in range(597)], {"output_grade": network(features[1200:])})
-    said = given.to_numpy().argmax(axis=1)
-    assert cohen_kappa_score(digits.target[1200:], said, weights="quadratic") > 0.9
+        logits = network(features[held_out])
+    said = task.decode([str(row) for row in range(len(logits))], {"output_grade": logits}).to_numpy().argmax(axis=1)
+    assert cohen_kappa_score(truth[held_out], said, weights="quadratic") > 0.95
 
 
 @pytest.mark.slow
