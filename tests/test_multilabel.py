@@ -160,11 +160,10 @@ def test_targets_of_both_forms_are_the_same() -> None:
     ("form", "cell", "message"),
     [
         ("columns", "2", r"column 'bee': 1 rows \(id r7\) hold '2', and 0 or 1 is expected"),
-        ("columns", None, r"column 'bee': 1 rows \(id r7\)"),
         ("list", "ant beee", r"column 'labels': 1 rows \(id r7\) have labels .* 'beee'; did you mean 'bee'"),
     ],
 )
-def test_a_wrong_cell_names_its_row(form: str, cell: str | None, message: str) -> None:
+def test_a_wrong_cell_names_its_row(form: str, cell: str, message: str) -> None:
     from pipeline.errors import UserError
     from pipeline.tasks.image_level.kinds.multilabel.targets import targets
 

@@ -28,9 +28,7 @@ from pipeline.kaggle.command import submit
 from pipeline.project import Project
 from pipeline.training.fold import Setup, prepare, train
 
-_WORDS = read_yaml(Path(__file__).with_name("shapes") / "shapes.yaml")
-NAMES: dict[str, str] = _WORDS["names"]
-PREDICTIONS: list[str] = _WORDS["predictions"]
+NAMES: dict[str, str] = read_yaml(Path(__file__).with_name("shapes") / "shapes.yaml")["names"]
 SMALL = """\
 image: {size: 24}
 model: {encoder: tiny, pretrained: false, drop_rate: 0.1}

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -12,7 +11,7 @@ from safetensors.torch import load_file
 from pipeline.errors import UserError
 from pipeline.files import read_json, read_yaml
 from pipeline.kaggle.command import check_file
-from small_project import NAMES, PREDICTIONS, SmallProject
+from small_project import NAMES, SmallProject
 
 
 def metrics_of(fold: Path) -> pd.DataFrame:
@@ -31,7 +30,7 @@ def test_a_fold_predicts_what_it_held_out(trained: SmallProject) -> None:
     for fold in (0, 1):
         oof = pd.read_parquet(trained.project.run("small") / f"fold_{fold}" / "oof.parquet")
         assert sorted(oof["id"]) == sorted(folds["id"][folds["fold"] == fold])
-        assert np.isfinite(oof[PREDICTIONS]).all(axis=None)
+        assert oof.notna().all(axis=None) and len(oof.columns) > 2
 
 
 def test_it_learns(trained: SmallProject) -> None:

@@ -11,6 +11,7 @@ from pipeline.competition import Competition, Metric
 from pipeline.data.folds import class_order
 from pipeline.data.labels import labels_of
 from pipeline.data.marker import DEMO_ANSWERS, is_demo
+from pipeline.data.tables import read_table
 from pipeline.errors import UserError, listed
 from pipeline.files import read_json, write_json
 from pipeline.inference.snapshot import CLASSES, CODE, run_competition
@@ -111,7 +112,7 @@ def demo_score(
     """
     if not (is_demo(data) and (data / DEMO_ANSWERS).is_file()):
         return None
-    answers = pd.read_csv(data / DEMO_ANSWERS, dtype=str, keep_default_na=False)
+    answers = read_table(data / DEMO_ANSWERS)
     truth = task.truth(answers.rename(columns={task.competition.settings.id_column: ROW_ID}))
     told = task.read_submission(table.set_index(rules.id_column), rules, metric)
     scored = predictions if told is None else told

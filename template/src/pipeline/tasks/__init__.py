@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
     from pipeline.data.scan import Reader
     from pipeline.seam import Batch, Criterion, PreparedModel
+
+
+# (ids of a batch, outputs) -> predictions
+Decoder = Callable[[Sequence[str], Mapping[str, "Tensor"]], "pd.DataFrame"]
 
 
 class Task(ABC):
@@ -79,6 +83,38 @@ class Task(ABC):
     @abstractmethod
     def decode(self, ids: Sequence[str], outputs: Mapping[str, Tensor]) -> pd.DataFrame:
         """Logits of one batch as predictions, indexed by id. Several of them are averaged by `average`."""
+
+    @property
+    def has_gallery(self) -> bool:
+        """Whether rows are looked up among others to predict them."""
+        return False
+
+    def looks_among(self, rows: pd.DataFrame) -> bool:
+        """Whether held-out rows are looked up among themselves, since none that trains shows the same."""
+        return False
+
+    def gallery(self, rows: pd.DataFrame, held_out: pd.DataFrame | None = None) -> pd.DataFrame | None:
+        """The rows among whose images others are looked up to predict them; none where the outputs say all.
+
+        Args:
+            rows: those that train.
+            held_out: what is predicted; none: the test rows.
+
+        Raises:
+            UserError: there should be some, and are none.
+        """
+        return None
+
+    def decoders(
+        self, gallery: pd.DataFrame, outputs: Iterable[Sequence[Mapping[str, Tensor]]], own: bool
+    ) -> list[Decoder]:
+        """What decodes the outputs of each model, given what it says of the gallery.
+
+        Args:
+            outputs: for each batch of the gallery those of each model.
+            own: the gallery itself is predicted, each row by the others.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def no_predictions(self) -> pd.DataFrame:

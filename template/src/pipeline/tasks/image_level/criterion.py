@@ -47,7 +47,8 @@ class Term:
         if self.head is None:
             return self._checked(self.function(outputs, batch), weights), weights
         wiring = f"loss row '{self.row.term}' of head '{self.head.name}'"
-        target = take(batch, self.head.target_key, wiring, "the batch holds")
+        target, known = known_truth(take(batch, self.head.target_key, wiring, "the batch holds"))
+        weights = weights * known
         logits = [take(outputs, self.head.output_key, wiring, "the model returns")]
         while (key := mask_key(self.head.output_key, len(logits))) in outputs:
             logits.append(outputs[key])
@@ -56,7 +57,7 @@ class Term:
             self.class_weights = self.class_weights.to(target.device)
             truth = probabilities(target, len(self.class_weights))
             weights = weights * (truth * self.class_weights).sum(dim=1)  # not @, which autocast would round
-        return masks[0] if len(masks) == 1 else torch.stack(masks).mean(dim=0), weights
+        return (masks[0] if len(masks) == 1 else torch.stack(masks).mean(dim=0)) * known, weights
 
     def _checked(self, values: Tensor, weights: Tensor) -> Tensor:
         if values.shape != weights.shape:
@@ -122,6 +123,18 @@ def partner_truth(batch: Batch) -> Batch:
     partner: Tensor = batch[INPUT_PARTNER]
     own = [key for key in batch if key.startswith(TARGET_PREFIX) or key == INPUT_WEIGHT]
     return {**batch, **{key: batch[key][partner] for key in own}}
+
+
+def known_truth(target: Tensor) -> tuple[Tensor, Tensor]:
+    """A head's targets with zeros where a row has no truth (-1, or NaN throughout), and float32 (B,) 0 for these rows.
+
+    A row that has a part of its truth keeps the gaps: the losses of such truths leave them out.
+    """
+    if target.is_floating_point():
+        known = ~target.isnan().flatten(1).all(dim=1) if target.ndim > 1 else ~target.isnan()
+        shown = known.view(-1, *[1] * (target.ndim - 1))
+        return torch.where(shown, target, 0), known.float()
+    return target.clamp(min=0), (target >= 0).float()
 
 
 def hardest(values: Tensor, share: float) -> Tensor:

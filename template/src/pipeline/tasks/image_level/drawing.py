@@ -33,18 +33,21 @@ def sample_figure(
     Args:
         images: (N,) uint8 (H, W, 3); of many, only those that are shown are asked for.
         ids, truths, predictions: (N,) names.
-        probabilities: (N,) of the predicted class.
+        probabilities: (N,) of the predicted class; NaN for rows that are left out.
         most: how many to show.
     """
     chosen = worst_and_right(truths, predictions, probabilities, most)
-    wrong = sum(true != said for true, said in zip(truths, predictions, strict=True))
+    told = np.isfinite(np.asarray(probabilities, dtype=float))
+    wrong = sum(
+        true != said for true, said in zip(np.asarray(truths)[told], np.asarray(predictions)[told], strict=True)
+    )
     titles, colors = [], []
     for true, said, sure in ((truths[number], predictions[number], probabilities[number]) for number in chosen):
         titles.append(
             f"{shortened(said, 20)} ({sure:.0%})" + ("" if true == said else f"\ntrue: {shortened(true, 20)}")
         )
         colors.append(RIGHT if true == said else WRONG)
-    title = f"{wrong:,} of {len(truths):,} wrong: the surest mistakes, then right ones"
+    title = f"{wrong:,} of {told.sum():,} wrong: the surest mistakes, then right ones"
     return image_grid([images[number] for number in chosen], [ids[number] for number in chosen], titles, colors, title)
 
 
@@ -70,7 +73,8 @@ def worst_and_right(
     truths: Texts, predictions: Texts, probabilities: Sequence[float] | np.ndarray, most: int
 ) -> list[int]:
     """Positions of the surest mistakes (two thirds), then of right predictions from unsure to sure."""
-    surest_first = np.argsort(-np.asarray(probabilities, dtype=float), kind="stable")
+    sure = np.asarray(probabilities, dtype=float)
+    surest_first = np.argsort(-sure, kind="stable")[: np.isfinite(sure).sum()]  # NaN is sorted last
     right = np.asarray(truths, dtype=object) == np.asarray(predictions, dtype=object)
     wrong_ones = [int(number) for number in surest_first if not right[number]]
     right_ones = [int(number) for number in surest_first[::-1] if right[number]]

@@ -1,6 +1,6 @@
 """The room's one door: what image-level tasks do with rows, batches and outputs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,14 +17,15 @@ from pipeline.competition import Competition, Head, Metric
 from pipeline.config import Experiment, LossRow
 from pipeline.data.cache import reader_for
 from pipeline.data.scan import Reader
-from pipeline.errors import UserError
+from pipeline.errors import UserError, listed
 from pipeline.keys import INPUT_ID, INPUT_IMAGE, ROW_ID
 from pipeline.names import Named, Names, References
 from pipeline.seam import Batch, Criterion, PreparedModel, StepContext, StepResult
-from pipeline.tasks import Task
+from pipeline.tasks import Decoder, Task
 from pipeline.tasks.image_level.criterion import WeightedLosses, take
 from pipeline.tasks.image_level.dataset import ImageDataset, collate
 from pipeline.tasks.image_level.kinds import KINDS, kind_of, losses
+from pipeline.tasks.image_level.predictions import has_truth
 from pipeline.tasks.image_level.submission import as_predictions
 from pipeline.tasks.image_level.submission_rules import SubmissionRules, submission_rules
 from pipeline.tasks.image_level.thresholds import coordinate_ascent
@@ -84,9 +85,21 @@ class ImageLevelTask(Task):
             reader=reader or reader_for(experiment, names),
             augmentations=names.bind("augmentations", experiment.augmentations)(stage, experiment.image.size),
             size=experiment.image.size,
-            targets={} if stage == "test" else {head.target_key: kind.targets(rows) for head, kind in self.kinds},
+            targets={} if stage == "test" else self._targets(rows),
             seed=experiment.seed,
         )
+
+    def _targets(self, rows: pd.DataFrame) -> dict[str, np.ndarray]:
+        """The truth of all heads, a gap where a row has none for one. A row that has none at all is a `UserError`."""
+        targets = {head.target_key: kind.targets(rows) for head, kind in self.kinds}
+        gaps = [np.isnan(values) if values.dtype.kind == "f" else values < 0 for values in targets.values()]
+        nothing = np.all([gap.reshape(len(rows), -1).all(axis=1) for gap in gaps], axis=0)
+        if nothing.any():
+            raise UserError(
+                f"{int(nothing.sum())} rows (id {listed(rows.loc[nothing, ROW_ID])}) have no truth for any of "
+                f"{', '.join(head.name for head in self.heads)}; fill or drop them in src/competition/tables.py"
+            )
+        return targets
 
     def collate(self, samples: list[dict[str, Any]]) -> Batch:
         return collate(samples)
@@ -119,18 +132,57 @@ class ImageLevelTask(Task):
         columns: dict[str, np.ndarray] = {}
         for head, kind in self.kinds:
             logits = take(outputs, head.output_key, f"head '{head.name}'", "the model returns")
-            columns.update(zip(kind.columns, kind.decode(logits.cpu()).T, strict=True))
+            columns |= kind.as_columns(kind.decode(logits.cpu()))
         return pd.DataFrame(columns, index=pd.Index(list(ids), name=ROW_ID, dtype="str"))
+
+    @property
+    def has_gallery(self) -> bool:
+        return any(kind.has_gallery for _, kind in self.kinds)
+
+    def looks_among(self, rows: pd.DataFrame) -> bool:
+        return any(kind.looks_among(rows) for _, kind in self.kinds)
+
+    def gallery(self, rows: pd.DataFrame, held_out: pd.DataFrame | None = None) -> pd.DataFrame | None:
+        if held_out is not None and self.looks_among(held_out):
+            return held_out
+        masks = [mask for _, kind in self.kinds if (mask := kind.in_gallery(rows)) is not None]
+        if not masks:
+            return None
+        known = rows[np.any(masks, axis=0)].reset_index(drop=True)
+        if known.empty:
+            raise UserError(
+                "the gallery is empty: no training row has a label to look images up by; correct the labels in "
+                "src/competition/tables.py"
+            )
+        return known
+
+    def decoders(
+        self, gallery: pd.DataFrame, outputs: Iterable[Sequence[Mapping[str, Tensor]]], own: bool
+    ) -> list[Decoder]:
+        kept = [
+            [{name: value for _, kind in self.kinds for name, value in kind.remembered(each).items()} for each in batch]
+            for batch in outputs
+        ]
+        return [self._decoder(gallery, of_model, own) for of_model in zip(*kept, strict=True)]
+
+    def _decoder(self, gallery: pd.DataFrame, outputs: Sequence[Mapping[str, Tensor]], own: bool) -> Decoder:
+        memories = [kind.memory(gallery, outputs, own) for _, kind in self.kinds]
+
+        def decode(ids: Sequence[str], found: Mapping[str, Tensor]) -> pd.DataFrame:
+            looked_up = {name: value for memory in memories for name, value in memory(ids, found).items()}
+            return self.decode(ids, {**found, **looked_up})
+
+        return decode
 
     def no_predictions(self) -> pd.DataFrame:
         return self.decode([], {head.output_key: torch.empty(0, kind.width) for head, kind in self.kinds})
 
     def constant(self, rows: pd.DataFrame, ids: Sequence[str]) -> pd.DataFrame:
         metric = self.competition.metrics()[0]
-        values = np.concatenate([kind.constant(rows, metric) for _, kind in self.kinds])
-        columns = [column for _, kind in self.kinds for column in kind.columns]
-        index = pd.Index(list(ids), name=ROW_ID, dtype="str")
-        return pd.DataFrame(np.tile(values, (len(index), 1)), index=index, columns=columns)
+        columns: dict[str, np.ndarray] = {}
+        for _, kind in self.kinds:
+            columns |= kind.as_columns(np.tile(kind.constant(rows, metric), (len(ids), 1)))
+        return pd.DataFrame(columns, index=pd.Index(list(ids), name=ROW_ID, dtype="str"))
 
     def tuned(self, truth: pd.DataFrame, predictions: pd.DataFrame, metric: Metric) -> Task | None:
         if metric.needs != "labels" or not any(kind.usual_thresholds for _, kind in self.kinds):
@@ -156,8 +208,7 @@ class ImageLevelTask(Task):
         return type(self)(self.competition, heads)
 
     def average(self, tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-        mean = np.mean([table.to_numpy(np.float64) for table in tables], axis=0).astype(np.float32)
-        return pd.DataFrame(mean, index=tables[0].index, columns=tables[0].columns)
+        return pd.concat([kind.average([table[kind.columns] for table in tables]) for _, kind in self.kinds], axis=1)
 
     def truth(self, rows: pd.DataFrame) -> pd.DataFrame:
         by_id = rows.set_index(ROW_ID)
@@ -190,7 +241,12 @@ class ImageLevelTask(Task):
         return table
 
     def figures(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, Figure]:
-        return {name: figure for _, kind in self.kinds for name, figure in kind.figures(truth, predictions).items()}
+        figures: dict[str, Figure] = {}
+        for head, kind in self.kinds:
+            known = has_truth(truth, head)
+            if known.any():
+                figures |= kind.figures(truth[known], predictions[known])
+        return figures
 
     def sample_figure(self, rows: pd.DataFrame, images: Sequence[Any], predictions: pd.DataFrame) -> Figure:
         _, kind = self.kinds[0]
@@ -201,7 +257,7 @@ class ImageLevelTask(Task):
 
     def read_submission(self, table: pd.DataFrame, rules: SubmissionRules, metric: Metric) -> pd.DataFrame | None:
         labels_only = any(column.of is None for column in rules.columns)
-        if labels_only and metric.needs == "probabilities":
+        if rules.by_row or (labels_only and metric.needs == "probabilities"):
             return None
         return as_predictions(table, rules.columns, self.heads)
 

@@ -4,10 +4,8 @@ A package in this folder is a kind, and its name is what `Head.kind` says. Nothi
 holds
 
 - `LOSSES`: the losses that train it, name -> "module:attribute";
-- `TASK`: the answer whose demo competition it makes; empty where it makes none;
 - `head.HEAD`: its `HeadKind`;
-- `metrics.SCORES`: the scores of one head, by the names that `competition.yaml` may hold;
-- `demo`, where it has a `TASK`: `truth(digits, settings)` and `sample(answers, settings)`, tables by column.
+- `metrics.SCORES`: the scores of one head, by the names that `competition.yaml` may hold.
 """
 
 from __future__ import annotations
@@ -15,8 +13,8 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.competition import Head, Metric
 from pipeline.errors import UserError, listed
@@ -32,11 +30,16 @@ if TYPE_CHECKING:
     from pipeline.rules import Problem
     from pipeline.tasks.image_level.submission import Column
 
+# (ids of a batch, outputs) -> what is decoded instead of the outputs by that name
+Memory = Callable[[Sequence[str], Mapping[str, "Tensor"]], dict[str, "Tensor"]]
+
 KINDS: tuple[str, ...] = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.ispkg))
 
 
 class HeadKind(ABC):
     """One head, as its kind sees it."""
+
+    has_gallery: ClassVar[bool] = False  # whether rows are looked up among others
 
     def __init__(self, head: Head) -> None:
         self.head = head
@@ -47,7 +50,10 @@ class HeadKind(ABC):
         """The number of logits."""
 
     def layer(self, features: int) -> nn.Module:
-        """What makes its logits (B, width) of pooled features (B, features)."""
+        """What makes its logits (B, width) of pooled features (B, features), or several outputs by their keys.
+
+        Keyword-only parameters are settings of an experiment: `model: {params: {head_params: {HEAD: {...}}}}`.
+        """
         from torch import nn
 
         return nn.Linear(features, self.width)
@@ -94,6 +100,39 @@ class HeadKind(ABC):
     def decode(self, logits: Tensor) -> np.ndarray:
         """Logits (N, width) as predictions, float32 (N, columns)."""
 
+    def as_columns(self, values: np.ndarray) -> dict[str, np.ndarray]:
+        """What `decode` says, (N, columns), as columns (N,) of a table."""
+        return dict(zip(self.columns, values.T, strict=True))
+
+    def average(self, tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+        """Several models' predictions, its columns only, as one."""
+        import numpy as np
+        import pandas as pd
+
+        mean = np.mean([table.to_numpy(np.float64) for table in tables], axis=0).astype(np.float32)
+        return pd.DataFrame(mean, index=tables[0].index, columns=tables[0].columns)
+
+    def in_gallery(self, rows: pd.DataFrame) -> np.ndarray | None:
+        """bool (N,): the rows whose images are remembered, to look others up among them; none where nothing is."""
+        return None
+
+    def looks_among(self, rows: pd.DataFrame) -> bool:
+        """Whether held-out rows are looked up among themselves, since none that trains shows the same."""
+        return False
+
+    def remembered(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The outputs that `memory` asks for."""
+        return {}
+
+    def memory(self, rows: pd.DataFrame, outputs: Sequence[Mapping[str, Tensor]], own: bool) -> Memory:
+        """What looks others up among rows.
+
+        Args:
+            outputs: what was `remembered` of each batch of the rows.
+            own: the rows are looked up among themselves, each among the others.
+        """
+        return lambda ids, outputs: {}
+
     @abstractmethod
     def constant(self, rows: pd.DataFrame, metric: Metric) -> np.ndarray:
         """The best prediction that looks at no image, float32 (columns,), given the rows that train; where metrics ask
@@ -116,9 +155,13 @@ class HeadKind(ABC):
         self, images: Sequence[Any], ids: Sequence[str], truth: pd.DataFrame, predictions: pd.DataFrame
     ) -> Figure:
         """A few images (N,) with truth and prediction; both tables are in their order."""
-        from pipeline.tasks.image_level.drawing import sample_figure
+        import numpy as np
 
-        return sample_figure(images, ids, *self.read_out(truth, predictions))
+        from pipeline.tasks.image_level.drawing import sample_figure
+        from pipeline.tasks.image_level.predictions import has_truth
+
+        true, said, sure = self.read_out(truth, predictions)
+        return sample_figure(images, ids, true, said, np.where(has_truth(truth, self.head), sure, np.nan))
 
     @abstractmethod
     def read_out(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -181,12 +224,3 @@ def losses() -> dict[str, str]:
 def trained_by(loss: str) -> list[str]:
     """The kinds that a loss of the room's trains."""
     return [kind for kind in KINDS if loss in part(kind).LOSSES]
-
-
-def kind_of_demo(task: str) -> str:
-    """The kind of heads of the demo competition of this answer."""
-    for kind in KINDS:
-        if task == part(kind).TASK:
-            return kind
-    known = listed(sorted(filter(None, (part(kind).TASK for kind in KINDS))), 9)
-    raise UserError(f"there is no demo for the task '{task}' (competition.yaml); known: {known}")

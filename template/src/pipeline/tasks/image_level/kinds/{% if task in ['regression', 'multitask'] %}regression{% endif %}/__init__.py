@@ -1,6 +1,5 @@
 """A number for each image, or a grade that a number becomes at cut points."""
 
-TASK = "regression"
 LOSSES = {
     "mse": "pipeline.tasks.image_level.kinds.regression.losses:SquaredError",
     "mae": "pipeline.tasks.image_level.kinds.regression.losses:AbsoluteError",

@@ -50,8 +50,9 @@ class Multilabel(HeadKind):
         return None
 
     def truth(self, rows: pd.DataFrame) -> pd.DataFrame:
-        held = hard_targets(rows.rename_axis(None).assign(**{ROW_ID: rows.index}), self.head) >= 0.5
-        return pd.DataFrame(held.astype(np.int64), index=rows.index, columns=self.columns)
+        given = hard_targets(rows.rename_axis(None).assign(**{ROW_ID: rows.index}), self.head)
+        held = np.where(np.isnan(given), np.nan, given >= 0.5)
+        return pd.DataFrame(held, index=rows.index, columns=self.columns)
 
     def decode(self, logits: Tensor) -> np.ndarray:
         probabilities: np.ndarray = torch.sigmoid(logits.double()).float().numpy()
@@ -59,7 +60,8 @@ class Multilabel(HeadKind):
 
     def constant(self, rows: pd.DataFrame, metric: Metric) -> np.ndarray:
         """The share of rows for which each label holds."""
-        return self.targets(rows).mean(axis=0)
+        shares: np.ndarray = np.nanmean(self.targets(rows), axis=0)
+        return shares
 
     @property
     def usual_thresholds(self) -> tuple[float, ...]:

@@ -16,7 +16,7 @@ NUMBERS = {"true": "1", "false": "0", "yes": "1", "no": "0"}
 
 
 def targets(rows: pd.DataFrame, head: Head) -> np.ndarray:
-    """Float32 (N, labels), from 0 to 1.
+    """Float32 (N, labels), from 0 to 1; NaN where the cell of a label is empty.
 
     If the rows have the columns of the head's predictions (`labels:cat`, ...), those are the truth of the rows where
     all are filled, which need no other then.
@@ -52,12 +52,12 @@ def hard_targets(rows: pd.DataFrame, head: Head) -> np.ndarray:
 
 
 def numbers(rows: pd.DataFrame, columns: list[str] | tuple[str, ...]) -> np.ndarray:
-    """The cells of some columns, float32 (N, columns), each from 0 to 1."""
+    """The cells of some columns, float32 (N, columns), each from 0 to 1, or NaN where it is empty."""
     found = np.empty((len(rows), len(columns)), np.float32)
     for place, column in enumerate(columns):
         cells = rows[column].astype(str).str.strip().str.lower().replace(NUMBERS)
         values = pd.to_numeric(cells, errors="coerce")
-        wrong = ~values.between(0, 1)
+        wrong = ~values.between(0, 1) & rows[column].notna()
         if wrong.any():
             cell = str(rows.loc[wrong, column].iloc[0])
             raise UserError(

@@ -1,22 +1,19 @@
 """What the demo competition asks of the digits: numbers that are seen in the image and do not follow from the digit."""
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 
 from pipeline.settings import Settings
+from pipeline.tasks.image_level.digits import digits
 from pipeline.tasks.image_level.metrics import find_metric
 
+TASK = "regression"
 GRADES = 5
 
 
-def truth(digits: Any, settings: Settings) -> pd.DataFrame:
-    """A column of text per target: numbers, or grades from 0 to 4 where the metric is about grades.
-
-    `digits` is scikit-learn's `load_digits()`.
-    """
-    questions = measured(digits.images)
+def truth(settings: Settings) -> pd.DataFrame:
+    """A column of text per target: numbers, or grades from 0 to 4 where the metric is about grades."""
+    questions = measured(digits().images)
     values = {column: questions[i % len(questions)] for i, column in enumerate(settings.target_columns)}
     if find_metric(settings.metric).needs == "labels":
         return pd.DataFrame({name: pd.qcut(each, GRADES, labels=False).astype(str) for name, each in values.items()})

@@ -1,22 +1,23 @@
 """What the demo competition asks of the digits: which one it is; then what else can be asked about it."""
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 
 from pipeline.settings import Settings
+from pipeline.tasks.image_level.digits import digits
 from pipeline.tasks.image_level.metrics import find_metric
 
+TASK = "classification"
 
-def truth(digits: Any, settings: Settings) -> pd.DataFrame:
-    """A column of text per target. `digits` is scikit-learn's `load_digits()`."""
-    ink = pd.qcut(digits.images.sum(axis=(1, 2)), 3, labels=["light", "medium", "heavy"])
+
+def truth(settings: Settings) -> pd.DataFrame:
+    """A column of text per target."""
+    ink = pd.qcut(digits().images.sum(axis=(1, 2)), 3, labels=["light", "medium", "heavy"])
     questions = [
-        digits.target.astype(str),
-        np.where(digits.target % 2 == 0, "even", "odd"),
+        digits().target.astype(str),
+        np.where(digits().target % 2 == 0, "even", "odd"),
         np.asarray(ink.astype(str)),
-        np.where(digits.target < 5, "low", "high"),
+        np.where(digits().target < 5, "low", "high"),
     ]
     return pd.DataFrame({column: questions[i % len(questions)] for i, column in enumerate(settings.target_columns)})
 

@@ -17,9 +17,9 @@ def targets(rows: pd.DataFrame, head: Head) -> np.ndarray:
     """The truth of each row for `head`.
 
     Returns:
-        Class numbers int64 (N,). If the rows have the columns of its predictions (`label:cat`, ...), float32
-        (N, classes): the probabilities of the rows where all are filled, which need no label then, and 0 and 1 for the
-        others.
+        Class numbers int64 (N,), -1 where a cell is empty. If the rows have the columns of its predictions
+        (`label:cat`, ...), float32 (N, classes): the probabilities of the rows where all are filled, which need no
+        label then; 0 and 1 for the others, or NaN.
 
     Raises:
         UserError: a label that is no class, or probabilities that are none; the rows are named by id.
@@ -27,7 +27,8 @@ def targets(rows: pd.DataFrame, head: Head) -> np.ndarray:
     soft = probabilities(rows, head)
     given = np.zeros(len(rows), bool) if soft is None else ~np.isnan(soft).any(axis=1)
     numbers = pd.Index(head.classes).get_indexer(pd.Index(rows[head.name]))
-    unknown = rows[(numbers < 0) & ~given]
+    empty = rows[head.name].isna().to_numpy(bool)
+    unknown = rows[(numbers < 0) & ~given & ~empty]
     if len(unknown):
         label = str(unknown[head.name].iloc[0])
         raise UserError(
@@ -36,7 +37,8 @@ def targets(rows: pd.DataFrame, head: Head) -> np.ndarray:
         )
     if soft is None:
         return numbers.astype(np.int64)
-    return np.where(given[:, None], soft, np.eye(len(head.classes))[numbers]).astype(np.float32)
+    hard = np.where(empty[:, None], np.nan, np.eye(len(head.classes))[numbers])
+    return np.where(given[:, None], soft, hard).astype(np.float32)
 
 
 def probabilities(rows: pd.DataFrame, head: Head) -> np.ndarray | None:
@@ -77,5 +79,5 @@ def class_counts(rows: pd.DataFrame, head: Head) -> Tensor:
     """How many of the rows are of each class, float64 (classes,); probabilities count as parts of rows."""
     truth = targets(rows, head)
     if truth.ndim == 1:
-        return torch.from_numpy(np.bincount(truth, minlength=len(head.classes))).double()
-    return torch.from_numpy(truth.astype(np.float64).sum(axis=0))
+        return torch.from_numpy(np.bincount(truth[truth >= 0], minlength=len(head.classes))).double()
+    return torch.from_numpy(np.nansum(truth.astype(np.float64), axis=0))

@@ -1,22 +1,19 @@
 """What the demo competition asks of the digits: what is true of the number, of which only the image is seen."""
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 
 from pipeline.settings import Settings
+from pipeline.tasks.image_level.digits import digits
 from pipeline.tasks.image_level.metrics import find_metric
 
+TASK = "multilabel"
 QUESTIONS = {"even": {0, 2, 4, 6, 8}, "prime": {2, 3, 5, 7}, "loop": {0, 6, 8, 9}, "large": {5, 6, 7, 8, 9}}
 
 
-def truth(digits: Any, settings: Settings) -> pd.DataFrame:
-    """Columns of text: 0 or 1 for each question, or the names of those that are answered by yes in a single column.
-
-    `digits` is scikit-learn's `load_digits()`.
-    """
-    asked = [np.isin(digits.target, list(numbers)) for numbers in QUESTIONS.values()]
+def truth(settings: Settings) -> pd.DataFrame:
+    """Columns of text: 0 or 1 for each question, or the names of those that are answered by yes in a single column."""
+    asked = [np.isin(digits().target, list(numbers)) for numbers in QUESTIONS.values()]
     if len(settings.target_columns) == 1:
         lists = [
             " ".join(name for name, holds in zip(QUESTIONS, row, strict=True) if holds)

@@ -1,6 +1,5 @@
 """One of several classes for each image."""
 
-TASK = "classification"
 LOSSES = {
     "cross_entropy": "pipeline.tasks.image_level.kinds.multiclass.losses:CrossEntropy",
     "bce": "pipeline.tasks.image_level.losses:BinaryCrossEntropy",
