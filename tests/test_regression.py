@@ -129,7 +129,7 @@ def test_perfect_and_direction(name: str) -> None:
         ("quadratic_weighted_kappa", [2.0], [2.0], "two grades"),
         ("rmse", [2.0, 3.0], [2.0, math.nan], "1 rows of the predictions are not finite"),
         ("mae", [2.0, 3.0], [2.0, math.inf], "1 rows of the predictions are not finite"),
-        ("mae", [math.nan], [2.0], "no row has a truth"),
+        ("mae", [math.nan], [2.0], "there are no rows"),
         ("rmse", [], [], "there are no rows"),
     ],
 )
