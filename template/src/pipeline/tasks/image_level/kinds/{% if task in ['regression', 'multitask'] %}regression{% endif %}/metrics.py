@@ -1,6 +1,6 @@
 """Scores of numbers, on whole tables, by scikit-learn.
 
-A score reads the truth and the predictions, a column of numbers each. Rows without a truth are left out.
+A score reads the truth and the predictions, a column of numbers each.
 
 The formulas are scikit-learn's: https://scikit-learn.org/stable/modules/model_evaluation.html
 """
@@ -26,11 +26,7 @@ def _score(formula: Formula, needs: Literal["labels", "probabilities"], greater:
         given = finite_predictions(truth, predictions, head, [head.name], [head.name])
         if given is None:
             return float("nan")
-        true = truth[head.name].to_numpy(np.float64)
-        known = ~np.isnan(true)
-        if not known.any():
-            return undefined(head, "no row has a truth")
-        return formula(true[known], clipped(given[known, 0], head), head)
+        return formula(truth[head.name].to_numpy(np.float64), clipped(given[:, 0], head), head)
 
     return Score(formula.__name__, function, needs, greater)
 
