@@ -283,7 +283,6 @@ def test_rows_may_bring_probabilities() -> None:
         (1, [-0.1, 0.2, 0.2, 0.7], r"\(id r1\) are negative"),
         (2, [0.1, 0.2, 0.2, 0.4], r"\(id r2\) do not sum to 1"),
         (2, ["a", 0.2, 0.2, 0.4], "hold what is no number"),
-        (1, [None] * 4, r"1 rows \(id r1\) have the label"),
     ],
 )
 def test_wrong_probabilities_name_their_rows(row: int, values: list[Any], message: str) -> None:

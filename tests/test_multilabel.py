@@ -1,5 +1,6 @@
 """Several labels per image: truth, folds, scores and submissions, each against an independent oracle."""
 
+import json
 import math
 import warnings
 from collections.abc import Iterator, Sequence
@@ -159,11 +160,10 @@ def test_targets_of_both_forms_are_the_same() -> None:
     ("form", "cell", "message"),
     [
         ("columns", "2", r"column 'bee': 1 rows \(id r7\) hold '2', and 0 or 1 is expected"),
-        ("columns", None, r"column 'bee': 1 rows \(id r7\)"),
         ("list", "ant beee", r"column 'labels': 1 rows \(id r7\) have labels .* 'beee'; did you mean 'bee'"),
     ],
 )
-def test_a_wrong_cell_names_its_row(form: str, cell: str | None, message: str) -> None:
+def test_a_wrong_cell_names_its_row(form: str, cell: str, message: str) -> None:
     from pipeline.errors import UserError
     from pipeline.tasks.image_level.kinds.multilabel.targets import targets
 
@@ -336,3 +336,34 @@ def test_the_whole_path(columns: str, renders: Renders, tmp_path: Path) -> None:
     sample = pd.read_csv(project / "data/raw/sample_submission.csv", dtype=str)
     assert list(written) == list(sample) and written["image_id"].tolist() == sample["image_id"].tolist()
     assert (written["answers"] != "").all() if lists else written[labels].astype(float).stack().between(0, 1).all()
+    if lists:
+        decided_by_thresholds(project)
+
+
+def decided_by_thresholds(project: Path) -> None:
+    """Out-of-fold probabilities that came out too low: thresholds are tuned, kept, used, and dropped when they are no
+    use any more."""
+    labels = json.loads((project / "folds/classes.json").read_text())["answers"]
+    run, columns = project / "runs/short", [f"answers:{name}" for name in labels]
+    whole = {path: pd.read_parquet(path) for path in [*run.glob("fold_*/oof.parquet"), run / "test.parquet"]}
+    for path, table in whole.items():
+        table.assign(**{name: table[name] ** 6 for name in columns}).to_parquet(path, index=False)
+    said = expect(run_script(project, "evaluate.py", "short")).stdout
+    assert "submissions use runs/short/thresholds.json" in said and "tuned" in said
+    thresholds = json.loads((run / "thresholds.json").read_text())["answers"]
+    assert json.loads((run / "cv.json").read_text())["tuned"]["used"]
+    expect(run_script(project, "submit.py", "short"))
+    written = pd.read_csv(project / "submissions/short.csv", dtype=str).set_index("image_id")["answers"].str.split()
+    exact = pd.read_parquet(run / "test.parquet").set_index("id")[columns].loc[written.index].astype(float)
+    given = exact >= thresholds
+    full = given.any(axis=1)  # a row without a label gets its most probable one
+    assert max(thresholds) < 0.4 and full.mean() > 0.9
+    assert [set(row) for row in written[full]] == [
+        {labels[i] for i in np.flatnonzero(row)} for row in given[full].values
+    ]
+    (run / "thresholds.json").write_text('{"answers": [0.5]}')
+    assert "scripts/evaluate.py short" in expect(run_script(project, "submit.py", "short"), status=2).last_line
+    for path, table in whole.items():
+        table.to_parquet(path, index=False)
+    expect(run_script(project, "evaluate.py", "short"))
+    assert not (run / "thresholds.json").exists() or json.loads((run / "cv.json").read_text())["tuned"]["used"]

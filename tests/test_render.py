@@ -27,6 +27,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "catalyst": {"framework": "catalyst", "trackers": []},
     "multilabel": {"task": "multilabel", "trackers": []},
     "one-label-column": {"task": "multilabel", "trackers": [], "target_columns": "labels", "metric": "f1_samples"},
+    "regression": {"task": "regression", "trackers": []},
+    "grades": {"task": "regression", "trackers": [], "metric": "quadratic_weighted_kappa"},
+    "multitask": {"task": "multitask", "trackers": []},
+    "metric-learning": {"task": "metric_learning", "trackers": []},
     "odd-names": {
         "competition": "2024",
         "trackers": [],
@@ -39,9 +43,31 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "test_images": "test/%s & 'co' {1e3}.jpg",
     },
 }
-CODE_VARIANTS = [name for name in VARIANTS if name not in ("odd-names", "one-label-column")]  # as that of another one
+AS_ANOTHER = ("odd-names", "one-label-column", "grades")  # their code is that of another variant
+CODE_VARIANTS = [name for name in VARIANTS if name not in AS_ANOTHER]
 
-TASK_WORDS = {"classification": ["classification", "multiclass"], "multilabel": ["multilabel", "iterstrat"]}
+TASK_WORDS = {  # word -> the tasks that may say it
+    "classification": ["classification", "multitask"],
+    "multiclass": ["classification", "multitask"],
+    "ordinal": ["classification", "multitask"],
+    "corn": ["classification", "multitask"],
+    "multilabel": ["multilabel", "multitask"],
+    "iterstrat": ["multilabel", "multitask"],
+    "regression": ["regression", "multitask"],
+    "rmse": ["regression", "multitask"],
+    "metric_learning": ["metric_learning"],
+    "arcface": ["metric_learning", "multitask"],
+    "identity": ["metric_learning"],
+    "identities": ["metric_learning", "multitask"],
+    "multitask": ["multitask"],
+}
+TASK_DEFAULTS = {  # target_columns and metric
+    "classification": ("label", "accuracy"),
+    "multilabel": ("even, prime, loop, large", "roc_auc"),
+    "regression": ("ink", "rmse"),
+    "metric_learning": ("identity", "map_at_5"),
+    "multitask": ("digit, loop, ink", "balanced_accuracy"),
+}
 
 
 def task_of(name: str) -> str:
@@ -85,8 +111,8 @@ def test_no_residue_and_no_empty_file(name: str, renders: Renders) -> None:
 @variant
 def test_nothing_that_was_not_chosen(name: str, renders: Renders) -> None:
     chosen = VARIANTS[name].get("trackers", ["wandb"])
-    words = ["metric_learning", "segmentation"]
-    words += [word for task, said in TASK_WORDS.items() if task != task_of(name) for word in said]
+    words = ["segmentation"]
+    words += [word for word, tasks in TASK_WORDS.items() if task_of(name) not in tasks]
     words += [engine for engine in ENGINES if engine != VARIANTS[name].get("framework", "lightning")]
     words += [] if "wandb" in chosen else ["wandb", "weights & biases", r"w&b"]
     words += [] if "tensorboard" in chosen else ["tensorboard"]
@@ -114,12 +140,12 @@ def test_answers_arrive_in_competition_yaml(name: str, renders: Renders) -> None
         "competition": "digits-demo",
         "task": "classification",
         "framework": "lightning",
-        "metric": "roc_auc" if task_of(name) == "multilabel" else "accuracy",
+        "metric": TASK_DEFAULTS[task_of(name)][1],
         "trackers": ["wandb"],
         "submission_type": "csv",
         "train_csv": "train.csv",
         "id_column": "image_id",
-        "target_columns": "even, prime, loop, large" if task_of(name) == "multilabel" else "label",
+        "target_columns": TASK_DEFAULTS[task_of(name)][0],
         "group_column": "",
         "train_images": "train_images/{image_id}.png",
         "test_images": "test_images/{image_id}.png",
@@ -148,7 +174,7 @@ def test_image_patterns_follow_the_id_column(renders: Renders) -> None:
 def test_our_environment_runs_every_variant(renders: Renders) -> None:
     ours = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
     needed: set[str] = set()
-    for engine, task in itertools.product(ENGINES, TASK_WORDS):
+    for engine, task in itertools.product(ENGINES, TASK_DEFAULTS):
         answers = {**VARIANTS["both-trackers"], "framework": engine, "task": task}
         rendered = tomllib.loads((renders.shared(answers) / "pyproject.toml").read_text())
         needed |= set(rendered["project"]["dependencies"])
@@ -202,7 +228,7 @@ def test_mypy(name: str, renders: Renders) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", TASK_WORDS)
+@pytest.mark.parametrize("task", TASK_DEFAULTS)
 def test_own_tests_of_a_render(task: str, renders: Renders, tmp_path: Path) -> None:
     project = renders.copy(tmp_path / "project", {"task": task})
     check(project, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
@@ -210,7 +236,7 @@ def test_own_tests_of_a_render(task: str, renders: Renders, tmp_path: Path) -> N
 
 def test_a_reader_finishes_in_an_evening(renders: Renders) -> None:
     """Long files and functions are where a house stops being readable."""
-    projects = [renders.shared({**VARIANTS["both-trackers"], "task": task}) for task in TASK_WORDS]
+    projects = [renders.shared({**VARIANTS["both-trackers"], "task": task}) for task in TASK_DEFAULTS]
     engines = [renders.shared({"framework": engine}) / "src/pipeline/engine/__init__.py" for engine in ENGINES]
     for path in [*(path for project in projects for path in project.rglob("src/pipeline/**/*.py")), *engines]:
         lines = path.read_text().splitlines()

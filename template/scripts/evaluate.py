@@ -1,6 +1,8 @@
 """Score an experiment on its out-of-fold rows: every fold, their mean and spread, and all rows at once.
 
-The line `constant` is what a prediction scores that never looked at an image.
+The line `constant` is what a prediction scores that never looked at an image. Where a metric needs decisions and heads
+make them by a threshold, `tuned` is the mean with thresholds from the other folds; where that gains more than luck,
+thresholds from all rows go into thresholds.json, and submissions decide by them.
 """
 
 import argparse

@@ -20,6 +20,7 @@ import pandas as pd
 from pipeline.competition import Competition
 from pipeline.data.command import create_folds
 from pipeline.experiments import load_experiment
+from pipeline.files import read_yaml
 from pipeline.inference.evaluation import evaluate_run
 from pipeline.inference.predict import predict_run
 from pipeline.inference.snapshot import run_competition
@@ -27,7 +28,7 @@ from pipeline.kaggle.command import submit
 from pipeline.project import Project
 from pipeline.training.fold import Setup, prepare, train
 
-SHAPES = ("circle", "cross", "square")
+NAMES: dict[str, str] = read_yaml(Path(__file__).with_name("shapes") / "shapes.yaml")["names"]
 SMALL = """\
 image: {size: 24}
 model: {encoder: tiny, pretrained: false, drop_rate: 0.1}
@@ -123,16 +124,17 @@ def draw_pictures(data: Path) -> None:
     """Pictures and tables as Kaggle would lay them out, and `answers.csv`: the truth of the test pictures."""
     random = np.random.default_rng(0)
     ids = [f"{number:04d}" for number in range(72)]
-    labels = [SHAPES[number // 2 % 3] for number in range(72)]  # a series has one shape
+    shapes = [list(NAMES)[number // 2 % 3] for number in range(72)]  # a series has one shape
     (data / "pictures").mkdir(parents=True)
-    for name, label in zip(ids, labels, strict=True):
-        cv2.imwrite(str(data / "pictures" / f"{name}.png"), draw(label, random))
+    for name, shape in zip(ids, shapes, strict=True):
+        cv2.imwrite(str(data / "pictures" / f"{name}.png"), draw(shape, random))
+    labels = [NAMES[shape] for shape in shapes]
     table = pd.DataFrame({"picture": ids, "shape": labels, "series": [f"s{number // 2}" for number in range(72)]})
     table[:60].to_csv(data / "train.csv", index=False)
     table.loc[60:, ["picture"]].to_csv(data / "test.csv", index=False)
     table.loc[60:, ["picture", "shape"]].to_csv(data / "answers.csv", index=False)
     sample = table.loc[60:, ["picture"]].sample(frac=1, random_state=0)  # another order than the test table's
-    sample.assign(shape=SHAPES[0]).to_csv(data / "sample_submission.csv", index=False)
+    sample.assign(shape=NAMES["circle"]).to_csv(data / "sample_submission.csv", index=False)
 
 
 def draw(shape: str, random: np.random.Generator) -> np.ndarray:

@@ -13,7 +13,7 @@ from pipeline.data.labels import labels_of
 from pipeline.errors import UserError
 from pipeline.keys import INPUT_ID, INPUT_IMAGE, INPUT_ROW, INPUT_WEIGHT
 from pipeline.tasks import Task
-from small_project import SmallProject
+from small_project import NAMES, SmallProject
 
 
 def read_folds(project: SmallProject) -> pd.DataFrame:
@@ -42,7 +42,7 @@ def test_a_batch_is_a_dict(project: SmallProject) -> None:
         INPUT_WEIGHT: (torch.float32, (4,)),
     }
     outputs = task.model(setup.config, setup.names, pretrained=False)(batch)
-    assert {key: tuple(value.shape) for key, value in outputs.items()} == {"output_shape": (4, 3)}
+    assert tuple(outputs["output_shape"].shape) == (4, 3)
     assert not set(outputs) & set(batch)
 
 
@@ -80,7 +80,7 @@ def test_rows_that_are_lost_or_new_are_refused(project: SmallProject) -> None:
     change_table(project, table[1:])
     with pytest.raises(UserError, match=r"made for other data: 1 of its rows are gone .*\(0000\)"):
         project.prepare("small")
-    new = pd.DataFrame({"picture": ["0060"], "shape": ["circle"], "series": ["s30"]})
+    new = pd.DataFrame({"picture": ["0060"], "shape": [NAMES["circle"]], "series": ["s30"]})
     change_table(project, pd.concat([table, new]))
     with pytest.raises(UserError, match=r"1 training rows are not in it \(0060\)"):
         project.prepare("small")
@@ -88,9 +88,9 @@ def test_rows_that_are_lost_or_new_are_refused(project: SmallProject) -> None:
 
 def test_a_corrected_label_is_a_warning(project: SmallProject) -> None:
     table = project.table("train.csv")
-    table.loc[0, "shape"] = "square"
+    table.loc[0, "shape"] = NAMES["square"]
     change_table(project, table)
-    assert "0000: circle -> square" in project.prepare("small").folds.warnings[0]
+    assert f"0000: {NAMES['circle']} -> {NAMES['square']}" in project.prepare("small").folds.warnings[0]
 
 
 def test_rows_of_another_source_train_and_are_never_scored(project: SmallProject) -> None:

@@ -28,6 +28,7 @@ class Head:
         decimals: how many digits a number has after its point in a submission, -1 for tens.
         thresholds: where a probability or a number becomes a decision; empty for the usual ones. Those that were tuned
             out of fold are put in when a run is read.
+        unknown: the answer for what training does not know, where there is one; it is none of the classes.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Head:
     limits: tuple[float, float] | None = None
     decimals: int | None = None
     thresholds: tuple[float, ...] = ()
+    unknown: str = ""
 
     @property
     def target_key(self) -> str:
@@ -54,7 +56,8 @@ class Metric:
         name: as it is logged.
         function: `(truth, predictions, heads) -> float`; both tables are indexed by id in the same order.
         greater_is_better: which way is up.
-        needs: whether it scores decided labels or probabilities; it decides what goes into a one-column submission.
+        needs: whether it scores what is decided (labels, grades), or what that is decided by (probabilities, numbers);
+            so goes into a one-column submission.
     """
 
     name: str
@@ -89,7 +92,9 @@ class Competition:
         for name, value in ((ROW_SOURCE, SOURCE_COMPETITION), (ROW_WEIGHT, 1.0)):
             if name not in rows:
                 rows[name] = value
-        return with_predictions(rows, self.settings.target_columns)
+        rows = with_predictions(rows, self.settings.target_columns)
+        labels = self.labels()
+        return labels.marked(rows) if hasattr(labels, "marked") else rows
 
     def test_rows(self, data: Path) -> "pd.DataFrame":
         """Rows to predict: `id` and `image`. An empty table is legal (a code competition hides them)."""

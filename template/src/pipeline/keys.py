@@ -41,6 +41,11 @@ def output_key(head: str) -> str:
     return OUTPUT_PREFIX + head
 
 
+def embedding_key(head: str) -> str:
+    """The key under which a model returns the embedding for `head`, where its kind has one."""
+    return f"{output_key(head)}@embedding"
+
+
 def mask_key(key: str, mask: int) -> str:
     """The key of the same logits under another dropout mask: they train, and are never decoded."""
     return f"{key}@{mask}"

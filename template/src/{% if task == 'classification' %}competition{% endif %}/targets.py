@@ -12,4 +12,5 @@ def heads(settings: Settings, classes: Mapping[str, Sequence[str]]) -> tuple[Hea
     for column in settings.target_columns:
         if column not in classes:
             raise UserError(f"folds/classes.json has no classes for '{column}'; run scripts/make_folds.py")
+    # "ordinal" in place of "multiclass", where classes are grades in order: learnt by CORN, all else stays the same.
     return tuple(Head(column, "multiclass", tuple(classes[column])) for column in settings.target_columns)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.competition import Competition
-from pipeline.data.faults import Fault, copy_faults, image_count_faults, image_faults, target_faults
+from pipeline.competition import Competition, Head
+from pipeline.data.faults import Fault, copy_faults, image_count_faults, image_faults, number_faults, target_faults
 from pipeline.data.folds import CLASSES, FOLDS, NO_FOLD, fold_path, is_scored, load_folds, read_contract
 from pipeline.data.labels import Labels, labels_of
 from pipeline.data.leaks import LeakReport, all_rows, find_leaks, print_leaks
@@ -48,6 +48,7 @@ def check_data(project: Project, competition: Competition, reader: Reader, folds
         faults += label_faults(train, labels, settings, classes)
         n_folds = int(train[ROW_FOLD].max()) + 1
         faults += target_faults(train, test, labels, n_folds if n_folds > 1 else FOLDS)
+        faults += number_faults(train, labels, _heads(competition, classes))
     faults += [*sample_faults(settings, data, by_prediction(test)), *image_count_faults(train, test)]
     rows = all_rows(train, test)
     looks = scan([data / path for path in rows[ROW_IMAGE]], reader)
@@ -105,6 +106,14 @@ def _with_folds(
     return found.rows, [Fault("folds", name, note, fatal=False) for note in found.warnings], classes
 
 
+def _heads(competition: Competition, classes: Mapping[str, Sequence[str]]) -> Sequence[Head]:
+    """What is predicted, as far as that can be told before there are classes."""
+    try:
+        return competition.heads(classes)
+    except UserError:
+        return ()
+
+
 def label_faults(
     rows: pd.DataFrame, labels: Labels, settings: Settings, classes: Mapping[str, Sequence[str]]
 ) -> Iterator[Fault]:
@@ -126,7 +135,7 @@ def label_faults(
         for name, label in zip(rows.loc[found.index, ROW_ID], found, strict=True):
             if column in classes and label not in classes[column]:
                 yield Fault("unknown label", str(name), f"'{label}' of '{column}' is not in folds/{CLASSES}")
-        distinct = pd.Series(found.unique())
+        distinct = pd.Series(found.unique() if column in labels.named else [], dtype="str")
         for _, alike in distinct.groupby(distinct.str.strip().str.lower()):
             if len(alike) > 1:
                 yield Fault(

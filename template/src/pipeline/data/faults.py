@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from pipeline.competition import Head
 from pipeline.data.folds import NO_FOLD, is_scored
 from pipeline.data.labels import Labels
 from pipeline.data.leaks import TEST
@@ -60,6 +61,23 @@ def target_faults(train: pd.DataFrame, test: pd.DataFrame, labels: Labels, n_fol
                     "row has and nothing can predict; find such rows, or leave the column out of test_rows in tables.py"
                 )
                 yield Fault("unseen labels", listed(unseen[ROW_ID]), detail, fatal=False)
+
+
+def number_faults(train: pd.DataFrame, labels: Labels, heads: Iterable[Head]) -> Iterator[Fault]:
+    """What is no number in a column of numbers, and numbers outside the limits of their head."""
+    limits = {head.name: head.limits for head in heads if head.limits is not None}
+    for column in [column for column in labels.targets if column in train]:
+        values = pd.to_numeric(train[column], errors="coerce")
+        if column not in labels.named:
+            strange = train[train[column].notna() & ~np.isfinite(values)]
+            for name, cell in zip(strange[ROW_ID], strange[column], strict=True):
+                yield Fault("no number", str(name), f"'{cell}' of '{column}' is no finite number")
+        if column in limits:
+            least, most = limits[column]
+            outside = (values < least) | (values > most)
+            for name, cell in zip(train.loc[outside, ROW_ID], train.loc[outside, column], strict=True):
+                detail = f"{cell} of '{column}' is outside its limits, {least:g} to {most:g}; correct the row, or them"
+                yield Fault("outside the limits", str(name), detail)
 
 
 def _by_label(rows: pd.DataFrame, labels: Labels, column: str) -> pd.DataFrame:

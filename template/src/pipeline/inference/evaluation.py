@@ -12,6 +12,8 @@ from pipeline.data.folds import load_folds, split
 from pipeline.errors import UserError, listed
 from pipeline.files import read_json, save_figure, write_json
 from pipeline.inference.predict import TrainedRun, write_predictions
+from pipeline.inference.thresholds import FILE as THRESHOLDS
+from pipeline.inference.thresholds import Tuned, task_of_run, tune, write_thresholds
 from pipeline.keys import ROW_FOLD, ROW_ID
 from pipeline.prediction_ids import by_prediction
 from pipeline.project import Project
@@ -31,6 +33,7 @@ class Evaluation:
         overall: metric -> score on all out-of-fold rows at once.
         constant: metric -> what a prediction scores that looks at no image; see `constant_scores`.
         truth, predictions: tables indexed by id, in the same order.
+        tuned: with thresholds that were tuned out of fold; none where nothing is decided by any.
     """
 
     metrics: Sequence[Metric]
@@ -39,6 +42,7 @@ class Evaluation:
     constant: dict[str, float]
     truth: "pd.DataFrame"
     predictions: "pd.DataFrame"
+    tuned: Tuned | None = None
 
     @property
     def metric(self) -> str:
@@ -48,6 +52,10 @@ class Evaluation:
     def as_json(self) -> dict[str, object]:
         """What `cv.json` holds."""
         scores = [scores[self.metric] for scores in self.folds.values()]
+        tuned = {}
+        if self.tuned is not None:
+            used, gain = self.tuned.helps, self.tuned.gain
+            tuned = {"tuned": {"used": used, "gain": gain, "folds": self.tuned.folds, **self.tuned.thresholds()}}
         return {
             "metric": self.metric,
             "score": self.overall[self.metric],
@@ -57,6 +65,7 @@ class Evaluation:
             "overall": self.overall,
             "folds": self.folds,
             "constant": self.constant,
+            **tuned,
         }
 
 
@@ -105,7 +114,9 @@ def evaluate(run: TrainedRun, rows: "pd.DataFrame", folds: Sequence[str]) -> Eva
         held_out = fold_of == fold
         by_fold[fold] = metric_values(metrics, truth[held_out], predictions[held_out], heads)
     overall = metric_values(metrics, truth, predictions, heads)
-    return Evaluation(metrics, by_fold, overall, constant_scores(run.task, rows, folds), truth, predictions)
+    constant = constant_scores(run.task, rows, folds)
+    tuned = tune(run.task, metrics, truth, predictions, fold_of, by_fold)
+    return Evaluation(metrics, by_fold, overall, constant, truth, predictions, tuned)
 
 
 def constant_scores(task: Task, rows: "pd.DataFrame", folds: Sequence[str]) -> dict[str, float]:
@@ -141,19 +152,26 @@ def evaluate_run(project: Project, competition: Competition, folder: Path, data:
     if fold is None:
         write_predictions(folder / "oof.parquet", read_oof(folder, folds).drop(columns=ROW_FOLD))
         write_json(folder / "cv.json", evaluation.as_json())
-        for name, figure in run.task.figures(evaluation.truth, evaluation.predictions).items():
+        write_thresholds(folder, evaluation.tuned)
+        for name, figure in task_of_run(folder, competition).figures(evaluation.truth, evaluation.predictions).items():
             save_figure(figure, folder / "figures" / f"{name}.png")
     print_scores(project, folder, evaluation)
 
 
 def print_scores(project: Project, folder: Path, evaluation: Evaluation) -> None:
-    """The scores of every fold, their mean and spread, of a constant prediction, and of all rows at once."""
+    """The scores of every fold, their mean and spread, of tuned thresholds, of a constant prediction, and of all rows.
+
+    The line `tuned` is a mean as well, each fold scored with thresholds from the others.
+    """
     names = [metric.name for metric in evaluation.metrics]
     rows = [(f"fold {fold}", *[scores[name] for name in names]) for fold, scores in evaluation.folds.items()]
     if len(rows) > 1:
         columns = [[float(scores[name]) for scores in evaluation.folds.values()] for name in names]
         rows.append(("mean", *[float(np.mean(column)) for column in columns]))
         rows.append(("spread", *[float(np.std(column)) for column in columns]))
+    if evaluation.tuned is not None:
+        tuned = evaluation.tuned.folds.values()
+        rows.append(("tuned", *[float(np.mean([scores[name] for scores in tuned])) for name in names]))
     rows.append(("constant", *[evaluation.constant[name] for name in names]))
     table(
         f"{folder.name}: {evaluation.metric} out of fold",
@@ -162,4 +180,13 @@ def print_scores(project: Project, folder: Path, evaluation: Evaluation) -> None
         footer=("all rows", *[evaluation.overall[name] for name in names]),
     )
     if (folder / "cv.json").is_file() and len(evaluation.folds) > 1:
+        if evaluation.tuned is not None:
+            print(_told(project.shown(folder / THRESHOLDS), evaluation.tuned, evaluation.metric))
         print(f"written: {project.shown(folder / 'oof.parquet')}, {project.shown(folder / 'cv.json')}, figures/")
+
+
+def _told(path: str, tuned: Tuned, metric: str) -> str:
+    """What came of tuning the thresholds, as a line."""
+    if tuned.helps:
+        return f"thresholds: tuned ones gain {tuned.gain:.4f} in {metric}; submissions use {path}"
+    return f"thresholds: tuned ones gain nothing for certain ({tuned.gain:+.4f} in {metric}); the usual ones stay"

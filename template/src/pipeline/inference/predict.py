@@ -1,12 +1,12 @@
 """Predictions for rows: each image is decoded once, whatever the number of models."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.config import Experiment, parse_experiment
 from pipeline.data import NAMES as DATA_NAMES
@@ -19,7 +19,7 @@ from pipeline.inference.weights import load_weights
 from pipeline.keys import INPUT_ID, ROW_FOLD, ROW_ID
 from pipeline.names import Names
 from pipeline.project import Project
-from pipeline.tasks import Task, task_for
+from pipeline.tasks import Decoder, Task, task_for
 from pipeline.terminal import progress
 
 if TYPE_CHECKING:
@@ -108,32 +108,52 @@ def predict_rows(
     stage: str,
     label: str,
     reader: "Reader | None" = None,
+    gallery: "pd.DataFrame | None" = None,
 ) -> "pd.DataFrame":
     """Mean prediction of the models for every row, indexed by id (of what is predicted) in the order of `rows`.
 
     Args:
         reader: what `open_cache` gave for these rows; none: every image is decoded.
+        gallery: what `Task.gallery` says for these rows.
     """
     import pandas as pd
 
+    decoders: list[Decoder] = [task.decode] * len(models)
+    if gallery is not None and len(rows):
+        seen = model_outputs(task, models, gallery, root, experiment, names, "test", f"{label}, gallery", reader)
+        decoders = task.decoders(gallery, (outputs for _, outputs in seen), gallery is rows)
+    parts = []
+    for ids, outputs in model_outputs(task, models, rows, root, experiment, names, stage, label, reader):
+        parts.append(task.average([decode(ids, each) for decode, each in zip(decoders, outputs, strict=True)]))
+    predictions = pd.concat(parts) if parts else task.no_predictions()
+    return task.per_prediction(rows, predictions, names.bind("aggregate", experiment.aggregate))
+
+
+def model_outputs(
+    task: Task,
+    models: Sequence[nn.Module],
+    rows: "pd.DataFrame",
+    root: Path,
+    experiment: Experiment,
+    names: Names,
+    stage: str,
+    label: str,
+    reader: "Reader | None",
+) -> Iterator[tuple[list[str], list[dict[str, Tensor]]]]:
+    """For each batch of the rows its ids, and the outputs of each model."""
     device = choose_device(experiment.machine.device)
     precision: Precision = choose_precision(experiment.training.precision, device)
     for model in models:
         model.to(device).eval()
     dataset = task.dataset(rows, root, experiment, names, stage, reader)
-    batch_size = experiment.machine.valid_batch_size or experiment.training.batch_size
-    batches = RowBatches(len(rows), batch_size)
-    parts = []
-    with (
-        EpochBatches(make_loader(dataset, batches, task.collate, experiment.machine.workers, device), device) as loader,
-        torch.inference_mode(),
-        autocast(device, precision),
-    ):
-        for batch in progress(loader, label):
+    batches = RowBatches(len(rows), experiment.machine.valid_batch_size or experiment.training.batch_size)
+    loader = make_loader(dataset, batches, task.collate, experiment.machine.workers, device)
+    with EpochBatches(loader, device) as epoch:
+        for batch in progress(epoch, label):
             moved = to_device(batch, device)
-            parts.append(task.average([task.decode(batch[INPUT_ID], model(moved)) for model in models]))
-    predictions = pd.concat(parts) if parts else task.no_predictions()
-    return task.per_prediction(rows, predictions, names.bind("aggregate", experiment.aggregate))
+            with torch.inference_mode(), autocast(device, precision):
+                outputs = [model(moved) for model in models]
+            yield batch[INPUT_ID], outputs
 
 
 def predict_run(
@@ -151,9 +171,10 @@ def predict_run(
     if rows.empty:
         print("note: there are no test rows here; the table will hold the columns only")
     models = [model for name in folds for model in run.load(name)]
-    predictions = predict_rows(
-        run.task, models, rows, data, run.experiment, run.names, "test", f"{folder.name}: {len(models)} models"
-    )
+    label = f"{folder.name}: {len(models)} models"
+    looked_up = run.task.has_gallery and not rows.empty  # what needs no training rows predicts where there are none
+    gallery = run.task.gallery(competition.train_rows(data)) if looked_up else None
+    predictions = predict_rows(run.task, models, rows, data, run.experiment, run.names, "test", label, gallery=gallery)
     write_predictions(folder / "test.parquet", predictions)
     seeds = f", {run.experiment.seeds} seeds each" if run.experiment.seeds > 1 else ""
     print(f"{len(predictions)} rows with folds {', '.join(folds)}{seeds}: {project.shown(folder / 'test.parquet')}")

@@ -11,9 +11,11 @@ from pipeline.competition import Competition, Metric
 from pipeline.data.folds import class_order
 from pipeline.data.labels import labels_of
 from pipeline.data.marker import DEMO_ANSWERS, is_demo
+from pipeline.data.tables import read_table
 from pipeline.errors import UserError, listed
 from pipeline.files import read_json, write_json
 from pipeline.inference.snapshot import CLASSES, CODE, run_competition
+from pipeline.inference.thresholds import task_of_run
 from pipeline.kaggle.check import UNREADABLE, check
 from pipeline.kaggle.submission import SUBMITTED, expected_rows, fill, read_sample, write_submission
 from pipeline.keys import ROW_ID
@@ -42,7 +44,7 @@ def submit(project: Project, name: str) -> Path:
     predictions = _read_predictions(run, name)
     with run_competition(run) as competition:
         settings = competition.settings
-        task = task_for(competition, competition.heads(read_json(run / CODE / CLASSES)))
+        task = task_of_run(run, competition)
         sample, test_rows = read_sample(settings, data), by_prediction(competition.test_rows(data))
         metric = competition.metrics()[0]
         table = competition.submission(sample, predictions, task.heads)
@@ -92,7 +94,7 @@ def _task(project: Project, name: str | None, competition: Competition) -> Itera
     run, classes = project.run(name) if name else None, project.folds / CLASSES
     if run is not None and (run / CODE / CLASSES).is_file():
         with run_competition(run) as trained:
-            yield task_for(trained, trained.heads(read_json(run / CODE / CLASSES)))
+            yield task_of_run(run, trained)
     elif classes.is_file():
         yield task_for(competition, competition.heads(read_json(classes)))
     else:  # a file can be checked before there are folds
@@ -111,7 +113,7 @@ def demo_score(
     """
     if not (is_demo(data) and (data / DEMO_ANSWERS).is_file()):
         return None
-    answers = pd.read_csv(data / DEMO_ANSWERS, dtype=str, keep_default_na=False)
+    answers = read_table(data / DEMO_ANSWERS)
     truth = task.truth(answers.rename(columns={task.competition.settings.id_column: ROW_ID}))
     told = task.read_submission(table.set_index(rules.id_column), rules, metric)
     scored = predictions if told is None else told
@@ -164,4 +166,4 @@ def _print_shares(run: Path, predictions: pd.DataFrame, task: Task) -> None:
         both = pd.DataFrame({"test": share, "oof": held_out[head]})
         furthest = (both["test"] - both["oof"]).abs().nlargest(10).index
         rows = [(str(name), float(row["test"]), float(row["oof"])) for name, row in both.iterrows() if name in furthest]
-        terminal.table(f"share of decided classes, '{head}'", ("class", "submission", "out of fold"), rows)
+        terminal.table(f"predictions of '{head}'", ("", "submission", "out of fold"), rows)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,13 +20,20 @@ from pipeline.names import Names, References, load
 from pipeline.rules import Rules
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     from matplotlib.figure import Figure
-    from torch import Tensor
+    from torch import Tensor, nn
     from torch.utils.data import Dataset
 
     from pipeline.data.scan import Reader
     from pipeline.seam import Batch, Criterion, PreparedModel
+
+
+# (predictions of images, the prediction id of each (N,)) -> a row for each id, in the order in which they come
+Aggregate = Callable[["pd.DataFrame", "np.ndarray"], "pd.DataFrame"]
+# (ids of a batch, outputs) -> predictions
+Decoder = Callable[[Sequence[str], Mapping[str, "Tensor"]], "pd.DataFrame"]
 
 
 class Task(ABC):
@@ -65,6 +72,10 @@ class Task(ABC):
         """`Prepare` and network as one module: batch dict in, output dict out."""
 
     @abstractmethod
+    def begin(self, network: nn.Module, rows: pd.DataFrame) -> None:
+        """Tell the layers of a new network, before its first step, what they have to know of the rows that train."""
+
+    @abstractmethod
     def default_losses(self) -> tuple[LossRow, ...]:
         """The usual loss of each head."""
 
@@ -76,6 +87,38 @@ class Task(ABC):
     def decode(self, ids: Sequence[str], outputs: Mapping[str, Tensor]) -> pd.DataFrame:
         """Logits of one batch as predictions, indexed by id. Several of them are averaged by `average`."""
 
+    @property
+    def has_gallery(self) -> bool:
+        """Whether rows are looked up among others to predict them."""
+        return False
+
+    def looks_among(self, rows: pd.DataFrame) -> bool:
+        """Whether held-out rows are looked up among themselves, since none that trains shows the same."""
+        return False
+
+    def gallery(self, rows: pd.DataFrame, held_out: pd.DataFrame | None = None) -> pd.DataFrame | None:
+        """The rows among whose images others are looked up to predict them; none where the outputs say all.
+
+        Args:
+            rows: those that train.
+            held_out: what is predicted; none: the test rows.
+
+        Raises:
+            UserError: there should be some, and are none.
+        """
+        return None
+
+    def decoders(
+        self, gallery: pd.DataFrame, outputs: Iterable[Sequence[Mapping[str, Tensor]]], own: bool
+    ) -> list[Decoder]:
+        """What decodes the outputs of each model, given what it says of the gallery.
+
+        Args:
+            outputs: for each batch of the gallery those of each model.
+            own: the gallery itself is predicted, each row by the others.
+        """
+        raise NotImplementedError
+
     @abstractmethod
     def no_predictions(self) -> pd.DataFrame:
         """What `decode` returns when there are no rows: the columns alone."""
@@ -85,17 +128,26 @@ class Task(ABC):
         """The best prediction that looks at no image, for these ids; `rows` are those that train."""
 
     @abstractmethod
+    def tuned(self, truth: pd.DataFrame, predictions: pd.DataFrame, metric: Metric) -> Task | None:
+        """This task with the thresholds that score best on these rows; none where it decides nothing by thresholds."""
+
+    @abstractmethod
+    def with_thresholds(self, thresholds: Mapping[str, Sequence[float]]) -> Task:
+        """This task with thresholds by name of head.
+
+        Raises:
+            UserError: there is no such head, or it has another number of thresholds.
+        """
+
+    @abstractmethod
     def average(self, tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
         """The mean of several models' predictions for the same ids in the same order."""
 
     @abstractmethod
-    def per_prediction(
-        self, rows: pd.DataFrame, predictions: pd.DataFrame, aggregate: Callable[..., pd.DataFrame]
-    ) -> pd.DataFrame:
+    def per_prediction(self, rows: pd.DataFrame, predictions: pd.DataFrame, aggregate: Aggregate) -> pd.DataFrame:
         """Predictions of rows, indexed by id, as those of their prediction ids, in the order of their first images.
 
-        Rows without prediction ids stand for themselves. `aggregate` is the experiment's: `(predictions, ids)` to a
-        row by id.
+        Rows without prediction ids stand for themselves. `aggregate` is the experiment's.
         """
 
     @abstractmethod
@@ -134,7 +186,8 @@ class Task(ABC):
 
     @abstractmethod
     def shares(self, predictions: pd.DataFrame) -> dict[str, pd.Series]:
-        """How often each class is decided for, per head: share of rows, indexed by class."""
+        """How often each class is decided for, per head: share of rows, indexed by class. Of numbers, their quartiles
+        by name."""
 
 
 def rooms() -> dict[str, type[Task]]:

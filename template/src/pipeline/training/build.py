@@ -55,6 +55,8 @@ def make_loop(
     state = processes.from_main(lambda: _last_state(folder, checkpoints))
     seed_everything(config.seed, fold_number(fold))
     model = make_model(setup, fold, device, fresh=state is None)
+    if state is None:
+        task.begin(model.network, train_rows)
     processes.copy_from_main(iter(model.state_dict().values()))
     precision = choose_precision(config.training.precision, device)
     fused = precision != "fp16" and device.type in ("cpu", "cuda")

@@ -40,9 +40,19 @@ def finish_fold(setup: Setup, loop: FoldLoop, valid_rows: "pd.DataFrame", second
     summary: dict[str, Any] = {"fold": loop.fold, "best_epoch": best.epoch + 1, "epochs": loop.epochs}
     summary["weights"] = chosen
     if not valid_rows.empty:
-        config, names, reader = setup.config, setup.names, loop.stages.reader
+        config, names, data = setup.config, setup.names, setup.project.data
+        gallery = setup.task.gallery(split(setup.folds.rows, loop.fold)[0], valid_rows)
         predictions = predict_rows(
-            setup.task, [loop.model], valid_rows, setup.project.data, config, names, "valid", "out of fold", reader
+            setup.task,
+            [loop.model],
+            valid_rows,
+            data,
+            config,
+            names,
+            "valid",
+            "out of fold",
+            loop.stages.reader,
+            gallery,
         )
         truth, metrics = score_rows(setup.task, loop.metrics, valid_rows, predictions)
         result = StageResult("valid", best.epoch, {}, metrics, truth, predictions, weights=chosen)

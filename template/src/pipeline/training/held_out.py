@@ -5,13 +5,14 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from pipeline.competition import Metric
-from pipeline.keys import INPUT_ID
+from pipeline.keys import INPUT_ID, ROW_ID
 from pipeline.seam import Batch, StageResult, StepResult
 from pipeline.tasks import Task, metric_values
 from pipeline.training.sums import LossSums
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import Tensor
 
 
 class HeldOut:
@@ -23,16 +24,26 @@ class HeldOut:
         self.task, self.metrics, self.rows, self.aggregate = task, metrics, rows, aggregate
         self.sums = LossSums()
         self.parts: list[pd.DataFrame] = []
+        self.among = task.looks_among(rows)
+        self.seen: list[tuple[list[str], dict[str, Tensor]]] = []  # what is decoded once all rows are there
 
     def add(self, batch: Batch, result: StepResult) -> None:
         """Keep what a batch came to."""
         self.sums.add(result, len(batch[INPUT_ID]))
-        self.parts.append(self.task.decode(batch[INPUT_ID], result["outputs"]))
+        if self.among:
+            self.seen.append((batch[INPUT_ID], result["outputs"]))
+        else:
+            self.parts.append(self.task.decode(batch[INPUT_ID], result["outputs"]))
 
     def result(self, epoch: int) -> StageResult:
         """Losses, metrics and predictions once all batches are in."""
         import pandas as pd
 
+        if self.among:
+            ids = [name for names, _ in self.seen for name in names]
+            gallery = self.rows.set_index(ROW_ID, drop=False).loc[ids]
+            [decode] = self.task.decoders(gallery, ([outputs] for _, outputs in self.seen), own=True)
+            self.parts = [decode(names, outputs) for names, outputs in self.seen]
         predictions = self.task.per_prediction(self.rows, pd.concat(self.parts), self.aggregate)
         truth, metrics = score_rows(self.task, self.metrics, self.rows, predictions)
         return StageResult("valid", epoch, self.sums.means(), metrics, truth, predictions)

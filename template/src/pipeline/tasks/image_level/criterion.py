@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,19 +15,27 @@ from pipeline.seam import Batch, LossResult
 from pipeline.tasks.image_level.class_weights import class_weights
 from pipeline.tasks.image_level.losses import probabilities
 
+Truths = Mapping[str, Callable[[], np.ndarray]]
+
 
 class Term:
     """One loss row: called with outputs and batch, it gives the loss and the weight of each sample, (B,) each.
 
     A loss of a head is called with (logits, target), once for each dropout mask; a loss without a head with
-    (outputs, batch). Either returns (B,).
+    (outputs, batch). Either returns (B,). A loss of a head that has a method `fit` sees the truth of the rows that
+    train by it first, (N, ...).
     """
 
-    def __init__(self, row: LossRow, head: Head | None, names: Names, counts: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, row: LossRow, head: Head | None, names: Names, counts: Mapping[str, Tensor], truths: Truths
+    ) -> None:
         if head is None and row.class_weights is not None:
             raise UserError(f"loss row '{row.term}' has class_weights and no head; name the head")
         self.row, self.head = row, head
         self.function: Callable[..., Tensor] = names.bind("loss", row.loss)(head)
+        fit = getattr(self.function, "fit", None)
+        if fit is not None and head is not None and head.name in truths:
+            fit(truths[head.name]())
         self.class_weights: Tensor | None = None
         if head is not None and row.class_weights is not None:
             if head.name not in counts:
@@ -38,7 +47,8 @@ class Term:
         if self.head is None:
             return self._checked(self.function(outputs, batch), weights), weights
         wiring = f"loss row '{self.row.term}' of head '{self.head.name}'"
-        target = take(batch, self.head.target_key, wiring, "the batch holds")
+        target, known = known_truth(take(batch, self.head.target_key, wiring, "the batch holds"))
+        weights = weights * known
         logits = [take(outputs, self.head.output_key, wiring, "the model returns")]
         while (key := mask_key(self.head.output_key, len(logits))) in outputs:
             logits.append(outputs[key])
@@ -47,7 +57,7 @@ class Term:
             self.class_weights = self.class_weights.to(target.device)
             truth = probabilities(target, len(self.class_weights))
             weights = weights * (truth * self.class_weights).sum(dim=1)  # not @, which autocast would round
-        return masks[0] if len(masks) == 1 else torch.stack(masks).mean(dim=0), weights
+        return (masks[0] if len(masks) == 1 else torch.stack(masks).mean(dim=0)) * known, weights
 
     def _checked(self, values: Tensor, weights: Tensor) -> Tensor:
         if values.shape != weights.shape:
@@ -67,6 +77,7 @@ class WeightedLosses(nn.Module):
 
     Args:
         counts: rows of each class that train, float (classes,) by name of head; only class weights need them.
+        truths: what makes the truth of the rows that train, by name of head.
     """
 
     def __init__(
@@ -75,6 +86,7 @@ class WeightedLosses(nn.Module):
         heads: Sequence[Head],
         names: Names,
         counts: Mapping[str, Tensor] | None = None,
+        truths: Truths | None = None,
     ) -> None:
         super().__init__()
         known = {head.name: head for head in heads}
@@ -84,7 +96,7 @@ class WeightedLosses(nn.Module):
         terms = [row.term for row in rows]
         if len(set(terms)) < len(terms):
             raise UserError(f"two loss rows share a name ({', '.join(terms)}); give them a 'name' of their own")
-        self.terms = [Term(row, known.get(row.head or ""), names, counts or {}) for row in rows]
+        self.terms = [Term(row, known.get(row.head or ""), names, counts or {}, truths or {}) for row in rows]
 
     def forward(self, outputs: Mapping[str, Tensor], batch: Batch) -> LossResult:
         sample_losses: dict[str, Tensor] = {}
@@ -111,6 +123,18 @@ def partner_truth(batch: Batch) -> Batch:
     partner: Tensor = batch[INPUT_PARTNER]
     own = [key for key in batch if key.startswith(TARGET_PREFIX) or key == INPUT_WEIGHT]
     return {**batch, **{key: batch[key][partner] for key in own}}
+
+
+def known_truth(target: Tensor) -> tuple[Tensor, Tensor]:
+    """A head's targets with zeros where a row has no truth (-1, or NaN throughout), and float32 (B,) 0 for these rows.
+
+    A row that has a part of its truth keeps the gaps: the losses of such truths leave them out.
+    """
+    if target.is_floating_point():
+        known = ~target.isnan().flatten(1).all(dim=1) if target.ndim > 1 else ~target.isnan()
+        shown = known.view(-1, *[1] * (target.ndim - 1))
+        return torch.where(shown, target, 0), known.float()
+    return target.clamp(min=0), (target >= 0).float()
 
 
 def hardest(values: Tensor, share: float) -> Tensor:

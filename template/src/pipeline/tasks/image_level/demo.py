@@ -5,31 +5,27 @@ Machine Learning Repository, 1998), 8 x 8 pixels each, and are enlarged smoothly
 paths follow `competition.yaml`, so that any answers have a demo that works.
 """
 
-import functools
 import io
 import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import pandas as pd
-from sklearn.datasets import load_digits
 
 from pipeline.data.marker import DEMO_ANSWERS, DEMO_MARKER, demo_files, digest, is_unchanged
 from pipeline.data.tables import FIELD, image_paths
 from pipeline.errors import UserError
 from pipeline.files import write_text
 from pipeline.settings import Settings
-from pipeline.tasks.image_level.kinds import kind_of_demo, part
+from pipeline.tasks.image_level import questions
+from pipeline.tasks.image_level.digits import SEED, TEST_ROWS, digits, order
 
-TEST_ROWS = 500
 SIZES = (40, 72)  # smallest and largest height and width
 WRITERS = 60  # invented groups
 PARTS = 4  # invented folders, for columns of an image pattern that the competition does not describe
-SEED = 1998
 
 
 def write_demo(settings: Settings, data: Path) -> str:
@@ -45,7 +41,7 @@ def write_demo(settings: Settings, data: Path) -> str:
             "train_images and test_images in competition.yaml give several rows the same path; "
             "name the id column in both patterns, so that the demo can write one image per row"
         )
-    contents |= {path: encoded(pixels, path) for path, pixels in zip(images, demo_images(), strict=True)}
+    contents |= {path: encoded(pixels, path) for path, pixels in zip(images, _images(), strict=True)}
     foreign = next(_foreign_files(data), None)
     if foreign is not None:
         raise UserError(
@@ -85,25 +81,19 @@ def _foreign_files(data: Path) -> Iterator[str]:
                 yield path
 
 
-@functools.cache
-def _digits() -> Any:
-    return load_digits()
-
-
-@functools.cache
-def _order() -> np.ndarray:
-    """int64 (1797,): the numbers of the digits, those to train on first, `TEST_ROWS` to predict last."""
-    count = len(_digits().target)
-    shuffled = np.random.default_rng(SEED).permutation(count)
-    return np.concatenate([np.sort(shuffled[TEST_ROWS:]), np.sort(shuffled[:TEST_ROWS])])
+def _images() -> Iterator[np.ndarray]:
+    """The images, changed where the questions say how: uint8 (H, W) or (H, W, 3)."""
+    paint = getattr(questions, "painted", None)
+    return demo_images() if paint is None else paint(demo_images(), order())
 
 
 def demo_tables(settings: Settings) -> tuple[dict[str, pd.DataFrame], list[str]]:
     """The tables by path, and the path of every image; training rows come first."""
-    order, targets = _order(), list(settings.target_columns)
-    kind = part(kind_of_demo(settings.task), "demo")
-    table = kind.truth(_digits(), settings).iloc[order].reset_index(drop=True)
-    table.insert(0, settings.id_column, [f"{number:05d}" for number in order])
+    targets = list(settings.target_columns)
+    if settings.task != questions.TASK:
+        raise UserError(f"the demo is one of {questions.TASK}, and task in competition.yaml is '{settings.task}'")
+    table = questions.truth(settings).iloc[order()].reset_index(drop=True)
+    table.insert(0, settings.id_column, [f"{number:05d}" for number in order()])
     first = len(table) - TEST_ROWS
     if settings.group_column:
         # Train and test have different writers, as competitions with groups do.
@@ -118,7 +108,7 @@ def demo_tables(settings: Settings) -> tuple[dict[str, pd.DataFrame], list[str]]
     tables = {
         settings.train_csv: train,
         settings.test_csv: test,
-        settings.sample_submission: answers[[settings.id_column]].join(kind.sample(answers, settings)),
+        settings.sample_submission: answers[[settings.id_column]].join(questions.sample(answers, settings)),
         DEMO_ANSWERS: answers,
     }
     return tables, images
@@ -145,9 +135,9 @@ def _image_files(table: pd.DataFrame, pattern: str) -> Sequence[str]:
 def demo_images() -> Iterator[np.ndarray]:
     """uint8 images (H, W), light on dark, of mixed sizes, in the order of the tables."""
     generator = np.random.default_rng(SEED)
-    for number in _order():
+    for number in order():
         height, width = generator.integers(SIZES[0], SIZES[1], 2, endpoint=True)
-        strokes = _digits().images[number].astype(np.float32) * (255 / 16)
+        strokes = digits().images[number].astype(np.float32) * (255 / 16)
         smooth = cv2.resize(strokes, (int(width), int(height)), interpolation=cv2.INTER_CUBIC)
         yield np.clip(np.rint(smooth), 0, 255).astype(np.uint8)
 

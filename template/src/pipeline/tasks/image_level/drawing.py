@@ -33,24 +33,39 @@ def sample_figure(
     Args:
         images: (N,) uint8 (H, W, 3); of many, only those that are shown are asked for.
         ids, truths, predictions: (N,) names.
-        probabilities: (N,) of the predicted class.
+        probabilities: (N,) of the predicted class; NaN for rows that are left out.
         most: how many to show.
     """
     chosen = worst_and_right(truths, predictions, probabilities, most)
-    wrong = sum(true != said for true, said in zip(truths, predictions, strict=True))
-    columns = min(4, max(1, len(chosen)))
-    rows = max(1, -(-len(chosen) // columns))
-    shown = [images[number] for number in chosen]
-    height = max((2.4 * image.shape[0] / image.shape[1] for image in shown), default=2.4)
+    told = np.isfinite(np.asarray(probabilities, dtype=float))
+    wrong = sum(
+        true != said for true, said in zip(np.asarray(truths)[told], np.asarray(predictions)[told], strict=True)
+    )
+    titles, colors = [], []
+    for true, said, sure in ((truths[number], predictions[number], probabilities[number]) for number in chosen):
+        titles.append(
+            f"{shortened(said, 20)} ({sure:.0%})" + ("" if true == said else f"\ntrue: {shortened(true, 20)}")
+        )
+        colors.append(RIGHT if true == said else WRONG)
+    title = f"{wrong:,} of {told.sum():,} wrong: the surest mistakes, then right ones"
+    return image_grid([images[number] for number in chosen], [ids[number] for number in chosen], titles, colors, title)
+
+
+def image_grid(
+    images: Sequence[np.ndarray], ids: Texts, titles: Sequence[str], colors: Sequence[str], heading: str
+) -> Figure:
+    """Images (N,), uint8 (H, W, 3), each with its id, a title, and a frame in its colour."""
+    columns = min(4, max(1, len(images)))
+    rows = max(1, -(-len(images) // columns))
+    height = max((2.4 * image.shape[0] / image.shape[1] for image in images), default=2.4)
     figure = Figure(figsize=(2.5 * columns + 0.3, (height + 0.75) * rows + 0.5), dpi=110)
     figure.set_layout_engine("constrained", w_pad=0.07, h_pad=0.07)
-    title = f"{wrong:,} of {len(truths):,} wrong: the surest mistakes, then right ones"
-    figure.suptitle(title, fontsize=11, fontweight="bold", x=0.02, ha="left")
+    figure.suptitle(heading, fontsize=11, fontweight="bold", x=0.02, ha="left")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in grid[len(chosen) :]:
+    for axes in grid[len(images) :]:
         axes.set_axis_off()
-    for axes, image, number in zip(grid, shown, chosen, strict=False):
-        _draw_sample(axes, image, ids[number], truths[number], predictions[number], probabilities[number])
+    for axes, image, name, title, color in zip(grid, images, ids, titles, colors, strict=False):
+        _draw_image(axes, image, name, title, color)
     return figure
 
 
@@ -58,7 +73,8 @@ def worst_and_right(
     truths: Texts, predictions: Texts, probabilities: Sequence[float] | np.ndarray, most: int
 ) -> list[int]:
     """Positions of the surest mistakes (two thirds), then of right predictions from unsure to sure."""
-    surest_first = np.argsort(-np.asarray(probabilities, dtype=float), kind="stable")
+    sure = np.asarray(probabilities, dtype=float)
+    surest_first = np.argsort(-sure, kind="stable")[: np.isfinite(sure).sum()]  # NaN is sorted last
     right = np.asarray(truths, dtype=object) == np.asarray(predictions, dtype=object)
     wrong_ones = [int(number) for number in surest_first if not right[number]]
     right_ones = [int(number) for number in surest_first[::-1] if right[number]]
@@ -67,13 +83,11 @@ def worst_and_right(
     return wrong_ones[:mistakes] + [right_ones[number] for number in spread]
 
 
-def _draw_sample(axes: "Axes", image: np.ndarray, name: str, true: str, said: str, probability: float) -> None:
-    color = RIGHT if true == said else WRONG
+def _draw_image(axes: "Axes", image: np.ndarray, name: str, title: str, color: str) -> None:
     small = max(image.shape[:2]) < 100  # blown up, its pixels are what the model saw
     axes.imshow(image, interpolation="nearest" if small else "antialiased")
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set(color=color, linewidth=3)
-    verdict = f"{shortened(said, 20)} ({probability:.0%})" + ("" if true == said else f"\ntrue: {shortened(true, 20)}")
-    axes.set_title(verdict, fontsize=9, color=color, fontweight="bold", parse_math=False)
+    axes.set_title(title, fontsize=9, color=color, fontweight="bold", parse_math=False)
     axes.set_xlabel(shortened(name, 30), fontsize=7.5, color="#666666", parse_math=False)

@@ -15,7 +15,7 @@ from pipeline.tasks.image_level.kinds import kind_of, trained_by
 class BinaryCrossEntropy(nn.Module):
     """Each class against the rest: `-t_c log s_c - (1 - t_c) log(1 - s_c)`, where s is the sigmoid of the logits.
 
-    As in "ResNet strikes back" (Wightman et al., arXiv:2110.00476).
+    As in "ResNet strikes back" (Wightman et al., arXiv:2110.00476). Classes whose truth is NaN are left out.
 
     Args:
         label_smoothing: s makes `(1 - s) t_c + s u` of t_c, where u is the probability for who knows nothing.
@@ -39,11 +39,13 @@ class BinaryCrossEntropy(nn.Module):
         self.sum_classes = sum_classes
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        truth = smooth(probabilities(target, logits.shape[1]), self.label_smoothing, self.unknown)
+        given = probabilities(target, logits.shape[1])
+        known = ~given.isnan()
+        truth = smooth(given.nan_to_num(), self.label_smoothing, self.unknown)
         if self.target_threshold is not None:
             truth = (truth > self.target_threshold).float()
-        values = functional.binary_cross_entropy_with_logits(logits.float(), truth, reduction="none")
-        return values.sum(dim=1) if self.sum_classes else values.mean(dim=1)
+        values = functional.binary_cross_entropy_with_logits(logits.float(), truth, reduction="none") * known
+        return values.sum(dim=1) if self.sum_classes else values.sum(dim=1) / known.sum(dim=1).clamp(min=1)
 
 
 def probabilities(target: Tensor, classes: int) -> Tensor:

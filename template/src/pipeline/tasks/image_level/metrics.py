@@ -1,10 +1,11 @@
-"""Metrics by name: the mean over the heads of what their kinds score under it.
+"""Metrics by name: the mean, over the heads of the kinds that know it, of what they score under it.
 
 A metric reads the truth and the predictions, both indexed by id in the same order. A score that is not defined is NaN,
 and a warning says why; it is never a number that looks like a score.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ import pandas as pd
 from pipeline.competition import Head, Metric
 from pipeline.errors import UserError, nearest
 from pipeline.tasks.image_level.kinds import KINDS, part
+from pipeline.tasks.image_level.predictions import has_truth
 from pipeline.tasks.image_level.scoring import Score
 
 
@@ -29,17 +31,54 @@ def find_metric(name: str) -> Metric:
     return METRICS[name]
 
 
-def _mean_over_heads(name: str, scores: Mapping[str, Score]) -> Metric:
-    """The plain mean; `scores` by kind of head."""
+def combined(name: str, parts: Mapping[str, tuple[str, float]]) -> Metric:
+    """A metric that combines heads: the weighted mean of a score of each.
+
+    Args:
+        parts: name of a head -> name of its metric, and weight.
+
+    Raises:
+        UserError: an unknown metric, metrics of which some want to be large and others small, or weights that are none.
+    """
+    found = {head: (find_metric(metric), weight) for head, (metric, weight) in parts.items()}
+    metrics = [metric for metric, _ in found.values()]
+    if len({metric.greater_is_better for metric in metrics}) != 1:
+        raise UserError(
+            f"the metric '{name}' combines metrics of which some are better when larger, others when smaller"
+        )
+    if min(weight for _, weight in found.values()) < 0 or not sum(weight for _, weight in found.values()):
+        raise UserError(f"the metric '{name}' needs weights of at least 0 that are not all 0")
 
     def function(truth: pd.DataFrame, predictions: pd.DataFrame, heads: Sequence[Head]) -> float:
-        for head in heads:
-            if head.kind not in scores:
-                raise UserError(
-                    f"the metric '{name}' does not score heads like '{head.name}' ({head.kind}); "
-                    "choose another in competition.yaml, or write one in src/competition/metric.py"
-                )
-        return float(np.mean([scores[head.kind].function(truth, predictions, head) for head in heads]))
+        known = {head.name: head for head in heads}
+        for head in found:
+            if head not in known:
+                raise UserError(f"the metric '{name}' scores the head '{head}'; {nearest(head, known)}")
+        scores = [metric.function(truth, predictions, [known[head]]) for head, (metric, _) in found.items()]
+        return float(np.average(scores, weights=[weight for _, weight in found.values()]))
+
+    needs: Literal["labels", "probabilities"] = (
+        "labels" if any(metric.needs == "labels" for metric in metrics) else "probabilities"
+    )
+    return Metric(name, function, metrics[0].greater_is_better, needs)
+
+
+def _mean_over_heads(name: str, scores: Mapping[str, Score]) -> Metric:
+    """The plain mean over the heads of the kinds in `scores`, each over the rows that have a truth for it."""
+
+    def function(truth: pd.DataFrame, predictions: pd.DataFrame, heads: Sequence[Head]) -> float:
+        scored = [head for head in heads if head.kind in scores]
+        if not scored:
+            raise UserError(
+                f"the metric '{name}' does not score heads like '{heads[0].name}' ({heads[0].kind}); "
+                "choose another in competition.yaml, or write one in src/competition/metric.py"
+            )
+        values = []
+        for head in scored:
+            known = has_truth(truth, head)
+            rows = (truth, predictions) if known.all() else (truth[known], predictions[known])
+            values.append(scores[head.kind].function(*rows, head))
+        return float(np.mean(values))
 
     one = next(iter(scores.values()))
     return Metric(name, function, one.greater_is_better, one.needs)

@@ -1,6 +1,6 @@
 """An encoder with one linear layer per head, and what happens to images before it. Batch dict in, output dict out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from pipeline.competition import Head
 from pipeline.config import Model
-from pipeline.errors import UserError
+from pipeline.errors import UserError, nearest
 from pipeline.keys import INPUT_IMAGE, INPUT_SIDE, mask_key
-from pipeline.names import Names
+from pipeline.names import Names, check_params
 from pipeline.seam import Batch
 from pipeline.tasks.image_level import pooling
 from pipeline.tasks.image_level.encoders import image_statistics, make_encoder, refuses_size
@@ -49,15 +49,26 @@ class Normalize(nn.Module):
 
 
 class EncoderHeads(nn.Module):
-    """An encoder, pooling, dropout, and one linear layer per head, which sees side columns too where there are any.
+    """An encoder, pooling, dropout, and the layer of each head, which is linear where its kind has no other.
 
-    Returns `{head.output_key: logits (B, width)}`. While training with `multi_sample_dropout: n` the logits under
-    n - 1 further dropout masks are there as well, as `mask_key(head.output_key, 1)` and so on; the criterion averages
-    the losses over all masks (Inoue, arXiv:1905.09788).
+    Where there are side columns, the heads see features of them beside the encoder's.
+
+    `head_params` are settings of the layers, by name of head.
+
+    Returns `{head.output_key: logits (B, width)}`, and what else a layer says. While training with
+    `multi_sample_dropout: n` the outputs under n - 1 further dropout masks are there as well, as
+    `mask_key(head.output_key, 1)` and so on; the criterion averages the losses over all masks (Inoue,
+    arXiv:1905.09788).
     """
 
     def __init__(
-        self, heads: Sequence[Head], settings: Model, names: Names, *, encoder_params: dict[str, Any] | None = None
+        self,
+        heads: Sequence[Head],
+        settings: Model,
+        names: Names,
+        *,
+        encoder_params: dict[str, Any] | None = None,
+        head_params: dict[str, dict[str, Any]] | None = None,
     ) -> None:
         super().__init__()
         if settings.multi_sample_dropout > 1 and not settings.drop_rate:
@@ -72,7 +83,7 @@ class EncoderHeads(nn.Module):
         features, inputs = pooling.width(self.encoder, self.pooling), len(settings.side_columns or ())
         self.side = SideFeatures(inputs, settings.side_width, settings.side_drop_rate) if inputs else None
         features += settings.side_width if inputs else 0
-        self.heads = nn.ModuleDict({head.output_key: kind_of(head).layer(features) for head in heads})
+        self.heads = nn.ModuleDict(_layers(heads, features, head_params or {}))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         image = batch[INPUT_IMAGE]
@@ -92,5 +103,21 @@ class EncoderHeads(nn.Module):
             if side:
                 dropped = torch.cat([dropped, *side], dim=1)
             for key, head in self.heads.items():
-                outputs[mask_key(key, mask) if mask else key] = head(dropped)
+                made = head(dropped)
+                for name, value in ({key: made} if isinstance(made, Tensor) else made).items():
+                    outputs[mask_key(name, mask) if mask else name] = value
         return outputs
+
+
+def _layers(heads: Sequence[Head], features: int, params: Mapping[str, Mapping[str, Any]]) -> dict[str, nn.Module]:
+    """The layer of each head, by its output key; `params` by name of head."""
+    known = [head.name for head in heads]
+    for name in params:
+        if name not in known:
+            raise UserError(f"model.params.head_params: there is no head '{name}'; {nearest(name, known)}")
+    layers = {}
+    for head in heads:
+        layer = kind_of(head).layer
+        settings = check_params(layer, params.get(head.name, {}), f"model.params.head_params.{head.name}")
+        layers[head.output_key] = layer(features, **settings)
+    return layers

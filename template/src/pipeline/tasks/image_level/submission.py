@@ -1,12 +1,14 @@
 """How predictions become the columns of a sample submission, which is recognised by its columns.
 
 One column per class (its probability), or one column per head, which may have any name where there is a single head.
-What such a column holds, its kind knows.
+Or one row per image and head, whose ids end in the name of the head. What a column or a row holds, its kind knows.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from pipeline.competition import Head, Metric
@@ -17,7 +19,8 @@ from pipeline.tasks.image_level.kinds import kind_of
 
 @dataclass(frozen=True)
 class Column:
-    """What one column of a sample holds: the probability of class `of`, or what is decided when that is none."""
+    """What one column of a sample holds: the probability of class `of`, or what is decided when that is none. The
+    number of a head without such columns is its `of`."""
 
     name: str
     head: Head
@@ -61,7 +64,7 @@ def _class_names(heads: Sequence[Head]) -> list[str]:
 
 def _class_columns(heads: Sequence[Head]) -> dict[str, tuple[Head, str]]:
     """Every name under which a sample may ask for the probability of a class."""
-    pairs = [(head, name) for head in heads for name in head.classes]
+    pairs = [(head, name) for head in heads for name in head.classes if f"{head.name}:{name}" in kind_of(head).columns]
     names = [name for _, name in pairs]
     known = {f"{head.name}{mark}{name}": (head, name) for head, name in pairs for mark in ":_"}
     return known | {name: (head, name) for head, name in pairs if names.count(name) == 1}
@@ -71,23 +74,54 @@ def _head_column(name: str, head: Head, metric: Metric) -> Column:
     return Column(name, head, kind_of(head).single_column(metric))
 
 
+def heads_of_rows(ids: pd.Series, heads: Sequence[Head]) -> pd.DataFrame | None:
+    """What the ids of a sample with a row for each image and head are made of (`Test_0_vowel`): the columns `mark`
+    (what stands before the head's name) and `head`. None where some id ends in no head, or there is one head only."""
+    if len(heads) < 2 or ids.empty:
+        return None
+    names = "|".join(re.escape(name) for name in sorted((head.name for head in heads), key=len, reverse=True))
+    found = ids.str.extract(rf"(?P<mark>[^0-9A-Za-z])(?P<head>{names})$")
+    return None if found.isna().to_numpy().any() else found
+
+
 def submission_table(
     sample: pd.DataFrame, predictions: pd.DataFrame, heads: Sequence[Head], metric: Metric, id_column: str
 ) -> pd.DataFrame:
-    """The sample's columns, one row per row of `predictions`: ids and labels as text, numbers as float64.
+    """The sample's columns, one row per row of `predictions`, or per row and head: ids and labels as text, numbers as
+    float64.
 
     Raises:
         UserError: the sample's columns are not recognised, or the predictions lack a column.
     """
     id_column = sample_id_column(list(sample.columns), id_column)
+    named = heads_of_rows(sample[id_column], heads) if len(sample.columns) == 2 else None
+    if named is not None:
+        asked = [(head, mark) for head in heads for mark in named["mark"][named["head"] == head.name].unique()]
+        parts = [_rows_of_head(sample, predictions, head, metric, id_column, mark) for head, mark in asked]
+        return pd.concat(parts, ignore_index=True)
     columns = recognise([name for name in sample.columns if name != id_column], heads, metric)
     filled: dict[str, object] = {id_column: predictions.index.to_numpy()}
     for head in {column.head.name: column.head for column in columns}.values():
-        missing = [name for name in kind_of(head).columns if name not in predictions]
-        if missing:
-            raise UserError(f"the predictions lack the column '{missing[0]}'; the classes have changed: predict again")
-        filled |= kind_of(head).fill(predictions, [column for column in columns if column.head is head], metric)
+        filled |= _filled(predictions, head, [column for column in columns if column.head is head], metric)
     return pd.DataFrame(filled)[list(sample.columns)]
+
+
+def _rows_of_head(
+    sample: pd.DataFrame, predictions: pd.DataFrame, head: Head, metric: Metric, id_column: str, mark: str
+) -> pd.DataFrame:
+    """The rows of one head, where a sample has a row for each image and head."""
+    [value] = [name for name in sample.columns if name != id_column]
+    values = _filled(predictions, head, [_head_column(value, head, metric)], metric)[value]
+    ids = predictions.index.astype(str) + mark + head.name
+    return pd.DataFrame({id_column: ids, value: values.astype(object)})[list(sample.columns)]
+
+
+def _filled(predictions: pd.DataFrame, head: Head, columns: Sequence[Column], metric: Metric) -> dict[str, np.ndarray]:
+    """The head's columns; a `UserError` where its predictions are not all there."""
+    missing = [name for name in kind_of(head).columns if name not in predictions]
+    if missing:
+        raise UserError(f"the predictions lack the column '{missing[0]}'; the classes have changed: predict again")
+    return kind_of(head).fill(predictions, columns, metric)
 
 
 def as_predictions(table: pd.DataFrame, columns: Sequence[Column], heads: Sequence[Head]) -> pd.DataFrame | None:

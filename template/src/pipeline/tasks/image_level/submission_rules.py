@@ -10,13 +10,16 @@ from pipeline.errors import UserError
 from pipeline.rules import Problem, sample_id_column
 from pipeline.tasks.image_level.cells import as_numbers, blank_problems
 from pipeline.tasks.image_level.kinds import kind_of
-from pipeline.tasks.image_level.submission import Column, recognise
+from pipeline.tasks.image_level.submission import Column, heads_of_rows, recognise
 
 
 def submission_rules(sample: pd.DataFrame, heads: Sequence[Head], metric: Metric, id_column: str) -> "SubmissionRules":
     """The rules for this sample. With columns of an unknown kind, they follow the sample's own values."""
     id_column = sample_id_column(list(sample.columns), id_column)
     names = [name for name in sample.columns if name != id_column]
+    if len(names) == 1 and heads_of_rows(sample[id_column], heads) is not None:
+        of_heads = tuple(Column(names[0], head, kind_of(head).single_column(metric)) for head in heads)
+        return SubmissionRules(id_column, of_heads, metric, heads[0], by_row=True)
     try:
         columns = recognise(names, heads, metric)
     except UserError:  # a format of the user's own
@@ -35,6 +38,7 @@ class SubmissionRules:
         metric: graders of different metrics refuse different things.
         first: the head whose kind judges numbers of an unknown format.
         numeric: columns that hold numbers in the sample; they stand in where `columns` is empty.
+        by_row: the one column beside the id holds what `columns` say, each in the rows of its head.
     """
 
     id_column: str
@@ -42,6 +46,7 @@ class SubmissionRules:
     metric: Metric
     first: Head
     numeric: tuple[str, ...] = ()
+    by_row: bool = False
 
     def described(self) -> list[str]:
         """What each column holds."""
@@ -50,12 +55,25 @@ class SubmissionRules:
     def problems(self, table: pd.DataFrame) -> list[Problem]:
         """What is wrong with the values of `table` (all text; columns may be missing)."""
         found: list[Problem] = []
+        if self.by_row:
+            return [problem for column in self.columns for problem in self._row_problems(table, column)]
         for name in [name for name in table.columns if name != self.id_column]:
             found += self._cell_problems(name, table[name])
         for head, names in self._numbers_by_head():
             if not found and set(names) <= set(table.columns):
                 found += kind_of(head).row_problems(table[names], self.metric)
         return found
+
+    def _row_problems(self, table: pd.DataFrame, column: Column) -> list[Problem]:
+        """What is wrong with the rows of a head, where each row is of one."""
+        heads = [column.head for column in self.columns]
+        named = (
+            heads_of_rows(table[self.id_column], heads) if set(table.columns) >= {self.id_column, column.name} else None
+        )
+        if named is None:  # the ids are judged elsewhere
+            return []
+        values = table[column.name][named["head"] == column.head.name]
+        return kind_of(column.head).cell_problems(column.name, values, column, self.metric)
 
     def _cell_problems(self, name: str, values: pd.Series) -> list[Problem]:
         column = next((column for column in self.columns if column.name == name), None)

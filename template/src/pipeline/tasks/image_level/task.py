@@ -1,6 +1,8 @@
 """The room's one door: what image-level tasks do with rows, batches and outputs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,12 +23,14 @@ from pipeline.keys import INPUT_ID, INPUT_IMAGE, INPUT_SIDE, ROW_ID, ROW_PREDICT
 from pipeline.names import Named, Names, References
 from pipeline.prediction_ids import by_prediction
 from pipeline.seam import Batch, Criterion, PreparedModel, StepContext, StepResult
-from pipeline.tasks import Task
+from pipeline.tasks import Aggregate, Decoder, Task
 from pipeline.tasks.image_level.criterion import WeightedLosses, take
 from pipeline.tasks.image_level.dataset import ImageDataset, collate
 from pipeline.tasks.image_level.kinds import KINDS, kind_of, losses
+from pipeline.tasks.image_level.predictions import has_truth
 from pipeline.tasks.image_level.submission import as_predictions
 from pipeline.tasks.image_level.submission_rules import SubmissionRules, submission_rules
+from pipeline.tasks.image_level.thresholds import coordinate_ascent
 
 ROOM = "pipeline.tasks.image_level"
 
@@ -82,7 +86,7 @@ class ImageLevelTask(Task):
         stage: str,
         reader: Reader | None = None,
     ) -> Dataset[dict[str, Any]]:
-        values = {} if stage == "test" else {head.target_key: kind.targets(rows) for head, kind in self.kinds}
+        values = {} if stage == "test" else self._targets(rows)
         side = chosen_columns(self.competition.settings.side_columns, experiment.model.side_columns)
         if side:
             values[INPUT_SIDE] = side_inputs(rows, side, stage == "test")
@@ -95,6 +99,18 @@ class ImageLevelTask(Task):
             values=values,
             seed=experiment.seed,
         )
+
+    def _targets(self, rows: pd.DataFrame) -> dict[str, np.ndarray]:
+        """The truth of all heads, a gap where a row has none for one. A row that has none at all is a `UserError`."""
+        targets = {head.target_key: kind.targets(rows) for head, kind in self.kinds}
+        gaps = [np.isnan(values) if values.dtype.kind == "f" else values < 0 for values in targets.values()]
+        nothing = np.all([gap.reshape(len(rows), -1).all(axis=1) for gap in gaps], axis=0)
+        if nothing.any():
+            raise UserError(
+                f"{int(nothing.sum())} rows (id {listed(rows.loc[nothing, ROW_ID])}) have no truth for any of "
+                f"{', '.join(head.name for head in self.heads)}; fill or drop them in src/competition/tables.py"
+            )
+        return targets
 
     def collate(self, samples: list[dict[str, Any]]) -> Batch:
         return collate(samples)
@@ -111,6 +127,10 @@ class ImageLevelTask(Task):
         std = getattr(network, "std", [1.0] * settings.in_chans)
         return PreparedModel(names.bind("prepare", experiment.image.prepare)(mean, std), network)
 
+    def begin(self, network: torch.nn.Module, rows: pd.DataFrame) -> None:
+        for _, kind in self.kinds:
+            kind.begin(network, rows)
+
     def default_losses(self) -> tuple[LossRow, ...]:
         return tuple(LossRow(head=head.name, loss=kind.default_loss) for head, kind in self.kinds)
 
@@ -119,47 +139,98 @@ class ImageLevelTask(Task):
         if any(row.class_weights for row in losses):
             found = {head.name: kind.class_counts(rows) for head, kind in self.kinds}
             counts = {name: count for name, count in found.items() if count is not None}
-        return WeightedLosses(losses, self.heads, names, counts)
+        truths = {head.name: partial(kind.targets, rows) for head, kind in self.kinds}
+        return WeightedLosses(losses, self.heads, names, counts, truths)
 
     def decode(self, ids: Sequence[str], outputs: Mapping[str, Tensor]) -> pd.DataFrame:
         columns: dict[str, np.ndarray] = {}
         for head, kind in self.kinds:
             logits = take(outputs, head.output_key, f"head '{head.name}'", "the model returns")
-            columns.update(zip(kind.columns, kind.decode(logits.cpu()).T, strict=True))
+            columns |= kind.as_columns(kind.decode(logits.cpu()))
         return pd.DataFrame(columns, index=pd.Index(list(ids), name=ROW_ID, dtype="str"))
+
+    @property
+    def has_gallery(self) -> bool:
+        return any(kind.has_gallery for _, kind in self.kinds)
+
+    def looks_among(self, rows: pd.DataFrame) -> bool:
+        return any(kind.looks_among(rows) for _, kind in self.kinds)
+
+    def gallery(self, rows: pd.DataFrame, held_out: pd.DataFrame | None = None) -> pd.DataFrame | None:
+        if held_out is not None and self.looks_among(held_out):
+            return held_out
+        masks = [mask for _, kind in self.kinds if (mask := kind.in_gallery(rows)) is not None]
+        if not masks:
+            return None
+        known = rows[np.any(masks, axis=0)].reset_index(drop=True)
+        if known.empty:
+            raise UserError(
+                "the gallery is empty: no training row has a label to look images up by; correct the labels in "
+                "src/competition/tables.py"
+            )
+        return known
+
+    def decoders(
+        self, gallery: pd.DataFrame, outputs: Iterable[Sequence[Mapping[str, Tensor]]], own: bool
+    ) -> list[Decoder]:
+        kept = [
+            [{name: value for _, kind in self.kinds for name, value in kind.remembered(each).items()} for each in batch]
+            for batch in outputs
+        ]
+        return [self._decoder(gallery, of_model, own) for of_model in zip(*kept, strict=True)]
+
+    def _decoder(self, gallery: pd.DataFrame, outputs: Sequence[Mapping[str, Tensor]], own: bool) -> Decoder:
+        memories = [kind.memory(gallery, outputs, own) for _, kind in self.kinds]
+
+        def decode(ids: Sequence[str], found: Mapping[str, Tensor]) -> pd.DataFrame:
+            looked_up = {name: value for memory in memories for name, value in memory(ids, found).items()}
+            return self.decode(ids, {**found, **looked_up})
+
+        return decode
 
     def no_predictions(self) -> pd.DataFrame:
         return self.decode([], {head.output_key: torch.empty(0, kind.width) for head, kind in self.kinds})
 
     def constant(self, rows: pd.DataFrame, ids: Sequence[str]) -> pd.DataFrame:
-        values = np.concatenate([kind.constant(rows) for _, kind in self.kinds])
-        columns = [column for _, kind in self.kinds for column in kind.columns]
-        index = pd.Index(list(ids), name=ROW_ID, dtype="str")
-        return pd.DataFrame(np.tile(values, (len(index), 1)), index=index, columns=columns)
+        metric = self.competition.metrics()[0]
+        columns: dict[str, np.ndarray] = {}
+        for _, kind in self.kinds:
+            columns |= kind.as_columns(np.tile(kind.constant(rows, metric), (len(ids), 1)))
+        return pd.DataFrame(columns, index=pd.Index(list(ids), name=ROW_ID, dtype="str"))
+
+    def tuned(self, truth: pd.DataFrame, predictions: pd.DataFrame, metric: Metric) -> Task | None:
+        if metric.needs != "labels" or not any(kind.usual_thresholds for _, kind in self.kinds):
+            return None
+        sign, heads = 1 if metric.greater_is_better else -1, list(self.heads)
+        for place, (head, kind) in enumerate(self.kinds):
+
+            def score(thresholds: tuple[float, ...], place: int = place, head: Head = head) -> float:
+                changed = replace(head, thresholds=thresholds)
+                return sign * metric.function(truth, predictions, [*heads[:place], changed, *heads[place + 1 :]])
+
+            if kind.usual_thresholds:
+                best = coordinate_ascent(score, kind.usual_thresholds, kind.candidates(predictions))
+                heads[place] = replace(head, thresholds=best)
+        return type(self)(self.competition, heads)
+
+    def with_thresholds(self, thresholds: Mapping[str, Sequence[float]]) -> Task:
+        known = {head.name: kind for head, kind in self.kinds}
+        for name, values in thresholds.items():
+            if name not in known or len(values) != len(known[name].usual_thresholds):
+                raise UserError(f"there are {len(values)} thresholds for the head '{name}', which has none or others")
+        heads = [replace(head, thresholds=tuple(thresholds.get(head.name, ()))) for head in self.heads]
+        return type(self)(self.competition, heads)
 
     def average(self, tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-        mean = np.mean([table.to_numpy(np.float64) for table in tables], axis=0).astype(np.float32)
-        return pd.DataFrame(mean, index=tables[0].index, columns=tables[0].columns)
+        return pd.concat([kind.average([table[kind.columns] for table in tables]) for _, kind in self.kinds], axis=1)
 
-    def per_prediction(
-        self, rows: pd.DataFrame, predictions: pd.DataFrame, aggregate: Callable[..., pd.DataFrame]
-    ) -> pd.DataFrame:
+    def per_prediction(self, rows: pd.DataFrame, predictions: pd.DataFrame, aggregate: Aggregate) -> pd.DataFrame:
         if ROW_PREDICTION not in rows:
             return predictions
         ids = rows.set_index(ROW_ID)[ROW_PREDICTION].loc[predictions.index].to_numpy(object)
-        expected = pd.Index(pd.unique(ids), name=ROW_ID, dtype="str")
-        found = aggregate(predictions.astype(np.float64), ids)
-        if list(found.index) != list(expected) or list(found) != list(predictions):
-            raise UserError(
-                f"the experiment's aggregate returned {len(found)} rows with the columns {listed(found)}; expected is "
-                f"one for each of {len(expected)} prediction ids, in their order, with {listed(predictions)}"
-            )
-        # pandas leaves NaN out of a mean, and a prediction that failed must not look like one that did not
-        failed = ids[predictions.isna().any(axis=1).to_numpy()]
-        found = found[~found.index.isin(failed)].reindex(found.index)
-        values = [kind.aggregated(found[kind.columns].to_numpy()) for _, kind in self.kinds]
-        columns = [column for _, kind in self.kinds for column in kind.columns]
-        return pd.DataFrame(np.concatenate(values, axis=1).astype(np.float32), index=expected, columns=columns)
+        index = pd.Index(pd.unique(ids), name=ROW_ID, dtype="str")
+        parts = [kind.aggregate(predictions[kind.columns], ids, aggregate) for _, kind in self.kinds]
+        return pd.concat(parts, axis=1).set_axis(index, axis=0)
 
     def truth(self, rows: pd.DataFrame) -> pd.DataFrame:
         by_id = by_prediction(rows).set_index(ROW_ID)
@@ -192,20 +263,23 @@ class ImageLevelTask(Task):
         return table
 
     def figures(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, Figure]:
-        return {name: figure for _, kind in self.kinds for name, figure in kind.figures(truth, predictions).items()}
+        figures: dict[str, Figure] = {}
+        for head, kind in self.kinds:
+            known = has_truth(truth, head)
+            if known.any():
+                figures |= kind.figures(truth[known], predictions[known])
+        return figures
 
     def sample_figure(self, rows: pd.DataFrame, images: Sequence[Any], predictions: pd.DataFrame) -> Figure:
-        from pipeline.tasks.image_level.drawing import sample_figure
-
         _, kind = self.kinds[0]
-        return sample_figure(images, list(rows[ROW_ID]), *kind.read_out(self.truth(rows), predictions))
+        return kind.sample_figure(images, list(rows[ROW_ID]), self.truth(rows), predictions)
 
     def submission_rules(self, sample: pd.DataFrame, metric: Metric) -> SubmissionRules:
         return submission_rules(sample, self.heads, metric, self.competition.settings.id_column)
 
     def read_submission(self, table: pd.DataFrame, rules: SubmissionRules, metric: Metric) -> pd.DataFrame | None:
         labels_only = any(column.of is None for column in rules.columns)
-        if labels_only and metric.needs == "probabilities":
+        if rules.by_row or (labels_only and metric.needs == "probabilities"):
             return None
         return as_predictions(table, rules.columns, self.heads)
 

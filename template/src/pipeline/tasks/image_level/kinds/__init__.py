@@ -4,10 +4,8 @@ A package in this folder is a kind, and its name is what `Head.kind` says. Nothi
 holds
 
 - `LOSSES`: the losses that train it, name -> "module:attribute";
-- `TASK`: the answer whose demo competition it makes;
 - `head.HEAD`: its `HeadKind`;
-- `metrics.SCORES`: the scores of one head, by the names that `competition.yaml` may hold;
-- `demo`: `truth(digits, settings)` and `sample(answers, settings)`, tables by column.
+- `metrics.SCORES`: the scores of one head, by the names that `competition.yaml` may hold.
 """
 
 from __future__ import annotations
@@ -15,8 +13,8 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.competition import Head, Metric
 from pipeline.errors import UserError, listed
@@ -30,13 +28,19 @@ if TYPE_CHECKING:
 
     from pipeline.names import Named
     from pipeline.rules import Problem
+    from pipeline.tasks import Aggregate
     from pipeline.tasks.image_level.submission import Column
+
+# (ids of a batch, outputs) -> what is decoded instead of the outputs by that name
+Memory = Callable[[Sequence[str], Mapping[str, "Tensor"]], dict[str, "Tensor"]]
 
 KINDS: tuple[str, ...] = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.ispkg))
 
 
 class HeadKind(ABC):
     """One head, as its kind sees it."""
+
+    has_gallery: ClassVar[bool] = False  # whether rows are looked up among others
 
     def __init__(self, head: Head) -> None:
         self.head = head
@@ -47,10 +51,16 @@ class HeadKind(ABC):
         """The number of logits."""
 
     def layer(self, features: int) -> nn.Module:
-        """What makes its logits (B, width) of pooled features (B, features)."""
+        """What makes its logits (B, width) of pooled features (B, features), or several outputs by their keys.
+
+        Keyword-only parameters are settings of an experiment: `model: {params: {head_params: {HEAD: {...}}}}`.
+        """
         from torch import nn
 
         return nn.Linear(features, self.width)
+
+    def begin(self, network: nn.Module, rows: pd.DataFrame) -> None:  # noqa: B027 - most layers have nothing to know
+        """Tell its layer in the network, before the first step, what it has to know of the rows that train."""
 
     @property
     @abstractmethod
@@ -91,17 +101,88 @@ class HeadKind(ABC):
     def decode(self, logits: Tensor) -> np.ndarray:
         """Logits (N, width) as predictions, float32 (N, columns)."""
 
-    def aggregated(self, values: np.ndarray) -> np.ndarray:
-        """What an aggregate made of the predictions of several images, float64 (N, columns), as predictions again."""
-        return values
+    def as_columns(self, values: np.ndarray) -> dict[str, np.ndarray]:
+        """What `decode` says, (N, columns), as columns (N,) of a table."""
+        return dict(zip(self.columns, values.T, strict=True))
+
+    def average(self, tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+        """Several models' predictions, its columns only, as one."""
+        import numpy as np
+        import pandas as pd
+
+        mean = np.mean([table.to_numpy(np.float64) for table in tables], axis=0).astype(np.float32)
+        return pd.DataFrame(mean, index=tables[0].index, columns=tables[0].columns)
+
+    def aggregate(self, predictions: pd.DataFrame, ids: np.ndarray, function: Aggregate) -> pd.DataFrame:
+        """Predictions of images, its columns only, as one for each of `ids` (N,), in the order in which these come.
+
+        Raises:
+            UserError: the experiment's aggregate, `function`, returned something else.
+        """
+        import numpy as np
+        import pandas as pd
+
+        index = pd.Index(pd.unique(ids))
+        found = function(predictions.astype(np.float64), ids)
+        if list(found.index) != list(index) or list(found) != list(predictions):
+            raise UserError(
+                f"the experiment's aggregate returned {len(found)} rows with the columns {listed(found)}; expected is "
+                f"one for each of {len(index)} prediction ids, in their order, with {listed(predictions)}"
+            )
+        # pandas leaves NaN out of a mean, and a prediction that failed must not look like one that did not
+        failed = ids[predictions.isna().any(axis=1).to_numpy()]
+        return found[~found.index.isin(failed)].reindex(index).astype(np.float32)
+
+    def in_gallery(self, rows: pd.DataFrame) -> np.ndarray | None:
+        """bool (N,): the rows whose images are remembered, to look others up among them; none where nothing is."""
+        return None
+
+    def looks_among(self, rows: pd.DataFrame) -> bool:
+        """Whether held-out rows are looked up among themselves, since none that trains shows the same."""
+        return False
+
+    def remembered(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The outputs that `memory` asks for."""
+        return {}
+
+    def memory(self, rows: pd.DataFrame, outputs: Sequence[Mapping[str, Tensor]], own: bool) -> Memory:
+        """What looks others up among rows.
+
+        Args:
+            outputs: what was `remembered` of each batch of the rows.
+            own: the rows are looked up among themselves, each among the others.
+        """
+        return lambda ids, outputs: {}
 
     @abstractmethod
-    def constant(self, rows: pd.DataFrame) -> np.ndarray:
-        """The best prediction that looks at no image, float32 (columns,), given the rows that train."""
+    def constant(self, rows: pd.DataFrame, metric: Metric) -> np.ndarray:
+        """The best prediction that looks at no image, float32 (columns,), given the rows that train; where metrics ask
+        for different ones, the best for `metric`."""
+
+    @property
+    def usual_thresholds(self) -> tuple[float, ...]:
+        """Where predictions become decisions as long as nothing was tuned; empty where there is nothing to tune."""
+        return ()
+
+    def candidates(self, predictions: pd.DataFrame) -> list[np.ndarray]:
+        """Values worth trying for each threshold."""
+        return []
 
     @abstractmethod
     def figures(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, Figure]:
         """Pictures of predictions against the truth, by name. Both tables are indexed by id, in the same order."""
+
+    def sample_figure(
+        self, images: Sequence[Any], ids: Sequence[str], truth: pd.DataFrame, predictions: pd.DataFrame
+    ) -> Figure:
+        """A few images (N,) with truth and prediction; both tables are in their order."""
+        import numpy as np
+
+        from pipeline.tasks.image_level.drawing import sample_figure
+        from pipeline.tasks.image_level.predictions import has_truth
+
+        true, said, sure = self.read_out(truth, predictions)
+        return sample_figure(images, ids, true, said, np.where(has_truth(truth, self.head), sure, np.nan))
 
     @abstractmethod
     def read_out(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -109,7 +190,8 @@ class HeadKind(ABC):
 
     @abstractmethod
     def shares(self, predictions: pd.DataFrame) -> pd.Series:
-        """How often each class is decided for: share of rows, indexed by class, in class order."""
+        """How often each class is decided for: share of rows, indexed by class, in class order. Of numbers, their
+        quartiles by name."""
 
     @abstractmethod
     def single_column(self, metric: Metric) -> str | None:
@@ -163,12 +245,3 @@ def losses() -> dict[str, str]:
 def trained_by(loss: str) -> list[str]:
     """The kinds that a loss of the room's trains."""
     return [kind for kind in KINDS if loss in part(kind).LOSSES]
-
-
-def kind_of_demo(task: str) -> str:
-    """The kind of heads of the demo competition of this answer."""
-    for kind in KINDS:
-        if task == part(kind).TASK:
-            return kind
-    known = listed(sorted(part(kind).TASK for kind in KINDS), 9)
-    raise UserError(f"there is no demo for the task '{task}' (competition.yaml); known: {known}")

@@ -1,0 +1,101 @@
+"""Thresholds of a run: tuned on its out-of-fold predictions, kept where that helps, used by its submissions."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.competition import Metric
+from pipeline.errors import UserError
+from pipeline.files import read_json, write_json
+from pipeline.inference.snapshot import CLASSES, CODE
+from pipeline.tasks import Task, metric_values, task_for
+from pipeline.terminal import progress
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pipeline.competition import Competition
+
+FILE = "thresholds.json"  # in a run's folder, where tuned thresholds are the better ones
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What tuning thresholds comes to.
+
+    Attributes:
+        task: with the thresholds that score best on all rows; a submission is decided by them.
+        folds: fold -> metric -> score with thresholds that were tuned on the other folds.
+        gain: by how much that is better than the usual thresholds in the leaderboard's metric, mean over the folds.
+        helps: whether the gain is larger than its standard error, and so more than luck.
+    """
+
+    task: Task
+    folds: dict[str, dict[str, float]]
+    gain: float
+    helps: bool
+
+    def thresholds(self) -> dict[str, list[float]]:
+        """By name of head."""
+        return {head.name: list(head.thresholds) for head in self.task.heads if head.thresholds}
+
+
+def tune(
+    task: Task,
+    metrics: Sequence[Metric],
+    truth: "pd.DataFrame",
+    predictions: "pd.DataFrame",
+    fold_of: "pd.Series",
+    usual: dict[str, dict[str, float]],
+) -> Tuned | None:
+    """Tune on all rows, and for an honest score on all folds but one, which is scored.
+
+    Args:
+        fold_of: the fold of each row.
+        usual: fold -> metric -> score with the usual thresholds.
+
+    Returns:
+        None where the metric or the heads need no thresholds, and where there is one fold only.
+    """
+    metric = metrics[0]
+    if len(usual) < 2 or (chosen := task.tuned(truth, predictions, metric)) is None:
+        return None
+    folds = {}
+    for fold in progress(list(usual), "tuning thresholds"):
+        held_out = fold_of == fold
+        others = task.tuned(truth[~held_out], predictions[~held_out], metric)
+        heads = task.heads if others is None else others.heads
+        folds[fold] = metric_values(metrics, truth[held_out], predictions[held_out], heads)
+    sign = 1 if metric.greater_is_better else -1
+    gains = np.array([sign * (folds[fold][metric.name] - usual[fold][metric.name]) for fold in usual])
+    helps = bool(gains.mean() > gains.std(ddof=1) / math.sqrt(len(gains)))
+    return Tuned(chosen, folds, float(gains.mean()), helps)
+
+
+def write_thresholds(run: Path, tuned: Tuned | None) -> None:
+    """Keep the thresholds that help; older ones go."""
+    if tuned is not None and tuned.helps:
+        write_json(run / FILE, tuned.thresholds())
+    else:
+        (run / FILE).unlink(missing_ok=True)
+
+
+def task_of_run(run: Path, competition: "Competition") -> Task:
+    """The task of a run's snapshot, which decides by the run's tuned thresholds where it has some.
+
+    Raises:
+        UserError: they do not fit the heads.
+    """
+    task = task_for(competition, competition.heads(read_json(run / CODE / CLASSES)))
+    if not (run / FILE).is_file():
+        return task
+    try:
+        return task.with_thresholds(read_json(run / FILE))
+    except (UserError, AttributeError, TypeError) as error:
+        raise UserError(
+            f"{run.name}/{FILE} does not fit the run; make it anew: scripts/evaluate.py {run.name}"
+        ) from error

@@ -1,5 +1,0 @@
-"""Several labels for each image, or none. Each is a question of its own."""
-
-TASK = "multilabel"
-LOSSES = {"bce": "pipeline.tasks.image_level.losses:BinaryCrossEntropy"}
-THRESHOLD = 0.5  # a label of at least this probability is decided for

@@ -1,0 +1,123 @@
+"""A head of this kind: logits of its classes, of which one is true."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pipeline.competition import Metric
+from pipeline.names import Named
+from pipeline.rules import Problem
+from pipeline.tasks import Aggregate
+from pipeline.tasks.image_level.kinds import HeadKind
+from pipeline.tasks.image_level.kinds.multiclass import submission
+from pipeline.tasks.image_level.kinds.multiclass.predictions import decided, decided_labels
+from pipeline.tasks.image_level.kinds.multiclass.targets import class_counts, targets
+from pipeline.tasks.image_level.predictions import probability_columns
+from pipeline.tasks.image_level.submission import Column
+from pipeline.tasks.image_level.thresholds import values_to_try
+
+
+class Multiclass(HeadKind):
+    """The truth is a class number int64 (B,), or a probability of each class float32 (B, classes)."""
+
+    @property
+    def width(self) -> int:
+        return len(self.head.classes)
+
+    @property
+    def columns(self) -> list[str]:
+        return probability_columns(self.head)
+
+    @property
+    def default_loss(self) -> Named:
+        return Named(name="cross_entropy")
+
+    @property
+    def unknown(self) -> float:
+        return 1 / len(self.head.classes)
+
+    def targets(self, rows: pd.DataFrame) -> np.ndarray:
+        return targets(rows, self.head)
+
+    def target_forms(self, size: int) -> Sequence[tuple[torch.dtype, tuple[int, ...]]]:
+        return (torch.int64, (size,)), (torch.float32, (size, len(self.head.classes)))
+
+    def class_counts(self, rows: pd.DataFrame) -> Tensor:
+        return class_counts(rows, self.head)
+
+    def truth(self, rows: pd.DataFrame) -> pd.DataFrame:
+        return rows[[self.head.name]]
+
+    def decode(self, logits: Tensor) -> np.ndarray:
+        probabilities: np.ndarray = torch.softmax(logits.double(), dim=1).float().numpy()
+        return probabilities
+
+    def aggregate(self, predictions: pd.DataFrame, ids: np.ndarray, function: Aggregate) -> pd.DataFrame:
+        """Probabilities that sum to 1. Of two classes, the second one's counts: it is what a metric asks for."""
+        found = super().aggregate(predictions, ids, function)
+        values = found.to_numpy(np.float64)
+        if self.width == 2:
+            values = np.column_stack([1 - values[:, 1], values[:, 1]])
+        else:
+            sums = values.sum(axis=1, keepdims=True)
+            values = np.divide(values, sums, out=np.full_like(values, self.unknown), where=sums != 0)
+        return pd.DataFrame(values.astype(np.float32), index=found.index, columns=found.columns)
+
+    def constant(self, rows: pd.DataFrame, metric: Metric) -> np.ndarray:
+        """The share of each class, whose largest is the most frequent one."""
+        counts = self.class_counts(rows)
+        shares: np.ndarray = (counts / counts.sum()).float().numpy()
+        return shares
+
+    @property
+    def usual_thresholds(self) -> tuple[float, ...]:
+        """Of two classes, the second one's probability decides."""
+        return (0.5,) if len(self.head.classes) == 2 else ()
+
+    def candidates(self, predictions: pd.DataFrame) -> list[np.ndarray]:
+        return [values_to_try(predictions[column].to_numpy(np.float64)) for column in self.columns[1:]]
+
+    def figures(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, Figure]:
+        from pipeline.tasks.image_level.kinds.multiclass.drawing import confusion_matrix_figure
+
+        head, predicted = self.head, decided_labels(predictions, self.head)
+        figure = confusion_matrix_figure(truth[head.name].to_numpy(), predicted, head.classes)
+        return {f"confusion_matrix/{head.name}": figure}
+
+    def read_out(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        probabilities = predictions[self.columns].to_numpy(np.float64)
+        sure = np.take_along_axis(probabilities, decided(probabilities, self.head)[:, None], axis=1)[:, 0]
+        return truth[self.head.name].to_numpy(), decided_labels(predictions, self.head), sure
+
+    def shares(self, predictions: pd.DataFrame) -> pd.Series:
+        labels = pd.Series(decided_labels(predictions, self.head))
+        return labels.value_counts(normalize=True).reindex(list(self.head.classes), fill_value=0.0)
+
+    def single_column(self, metric: Metric) -> str | None:
+        """The decided label; with a metric that needs probabilities and two classes, the second one's."""
+        second = metric.needs == "probabilities" and len(self.head.classes) == 2
+        return self.head.classes[1] if second else None
+
+    def described(self, column: Column) -> str:
+        if column.of is None:
+            return f"label of '{self.head.name}', one of {len(self.head.classes)}"
+        return f"probability of '{column.of}' in '{self.head.name}'"
+
+    def fill(self, predictions: pd.DataFrame, columns: Sequence[Column], metric: Metric) -> dict[str, np.ndarray]:
+        return submission.fill(predictions, self.head, columns, metric)
+
+    def read(self, columns: Mapping[str | None, pd.Series]) -> dict[str, np.ndarray] | None:
+        return submission.read(self.head, columns)
+
+    def cell_problems(self, name: str, values: pd.Series, column: Column | None, metric: Metric) -> list[Problem]:
+        return submission.cell_problems(name, values, self.head, column, metric)
+
+    def row_problems(self, table: pd.DataFrame, metric: Metric) -> list[Problem]:
+        return submission.sum_problems(table, metric)
+
+
+HEAD = Multiclass

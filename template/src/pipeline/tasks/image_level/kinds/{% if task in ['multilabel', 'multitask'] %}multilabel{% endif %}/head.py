@@ -1,0 +1,117 @@
+"""A head of this kind: a logit for each label."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pipeline.competition import Metric
+from pipeline.keys import ROW_ID
+from pipeline.names import Named
+from pipeline.rules import Problem
+from pipeline.tasks.image_level.kinds import HeadKind
+from pipeline.tasks.image_level.kinds.multilabel import submission
+from pipeline.tasks.image_level.kinds.multilabel.decisions import USUAL, decided, thresholds
+from pipeline.tasks.image_level.kinds.multilabel.targets import hard_targets, targets
+from pipeline.tasks.image_level.predictions import probability_columns
+from pipeline.tasks.image_level.submission import Column
+from pipeline.tasks.image_level.thresholds import values_to_try
+
+
+class Multilabel(HeadKind):
+    """The truth is float32 (B, labels), from 0 to 1."""
+
+    @property
+    def width(self) -> int:
+        return len(self.head.classes)
+
+    @property
+    def columns(self) -> list[str]:
+        return probability_columns(self.head)
+
+    @property
+    def default_loss(self) -> Named:
+        return Named(name="bce")
+
+    @property
+    def unknown(self) -> float:
+        return 0.5
+
+    def targets(self, rows: pd.DataFrame) -> np.ndarray:
+        return targets(rows, self.head)
+
+    def target_forms(self, size: int) -> Sequence[tuple[torch.dtype, tuple[int, ...]]]:
+        return ((torch.float32, (size, self.width)),)
+
+    def class_counts(self, rows: pd.DataFrame) -> None:
+        return None
+
+    def truth(self, rows: pd.DataFrame) -> pd.DataFrame:
+        given = hard_targets(rows.rename_axis(None).assign(**{ROW_ID: rows.index}), self.head)
+        held = np.where(np.isnan(given), np.nan, given >= 0.5)
+        return pd.DataFrame(held, index=rows.index, columns=self.columns)
+
+    def decode(self, logits: Tensor) -> np.ndarray:
+        probabilities: np.ndarray = torch.sigmoid(logits.double()).float().numpy()
+        return probabilities
+
+    def constant(self, rows: pd.DataFrame, metric: Metric) -> np.ndarray:
+        """The share of rows for which each label holds."""
+        shares: np.ndarray = np.nanmean(self.targets(rows), axis=0)
+        return shares
+
+    @property
+    def usual_thresholds(self) -> tuple[float, ...]:
+        return (USUAL,) * self.width
+
+    def candidates(self, predictions: pd.DataFrame) -> list[np.ndarray]:
+        return [values_to_try(predictions[column].to_numpy(np.float64)) for column in self.columns]
+
+    def figures(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, Figure]:
+        from pipeline.tasks.image_level.kinds.multilabel.drawing import labels_figure
+
+        held, said = truth[self.columns].to_numpy() >= 0.5, predictions[self.columns].to_numpy()
+        figure = labels_figure(held, said, self.head.classes, thresholds(self.head))
+        return {f"labels/{self.head.name}": figure}
+
+    def read_out(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Lists of labels; how sure: the probability of the whole list, the labels taken as independent."""
+        probabilities = predictions[self.columns].to_numpy()
+        held = decided(probabilities, self.head)
+        sure = np.where(held, probabilities, 1 - probabilities).prod(axis=1)
+        return self._lists(truth[self.columns].to_numpy() >= 0.5), self._lists(held), sure
+
+    def _lists(self, held: np.ndarray) -> np.ndarray:
+        names = np.array(self.head.classes, dtype=object)
+        return np.array([" ".join(names[row]) or "none" for row in held], dtype=object)
+
+    def shares(self, predictions: pd.DataFrame) -> pd.Series:
+        """How often each label is decided for."""
+        held = decided(predictions[self.columns].to_numpy(), self.head)
+        return pd.Series(held.mean(axis=0), index=list(self.head.classes))
+
+    def single_column(self, metric: Metric) -> str | None:
+        return None
+
+    def described(self, column: Column) -> str:
+        if column.of is None:
+            return f"labels of '{self.head.name}', out of {self.width}"
+        return f"whether '{column.of}' holds"
+
+    def fill(self, predictions: pd.DataFrame, columns: Sequence[Column], metric: Metric) -> dict[str, np.ndarray]:
+        return submission.fill(predictions, self.head, columns, metric)
+
+    def read(self, columns: Mapping[str | None, pd.Series]) -> dict[str, np.ndarray] | None:
+        return submission.read(self.head, columns)
+
+    def cell_problems(self, name: str, values: pd.Series, column: Column | None, metric: Metric) -> list[Problem]:
+        return submission.cell_problems(name, values, self.head, column, metric)
+
+    def row_problems(self, table: pd.DataFrame, metric: Metric) -> list[Problem]:
+        return []
+
+
+HEAD = Multilabel

@@ -1,0 +1,52 @@
+"""Target columns of several kinds at once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.data.labels import Labels
+from pipeline.tasks.image_level.kinds.multilabel.labels import LabelSets
+
+
+@dataclass(frozen=True)
+class MixedLabels:
+    """Each part reads its own columns. An empty cell is no fault: it is no answer.
+
+    Attributes:
+        parts: what reads one or more columns each.
+    """
+
+    parts: Sequence[Labels]
+
+    @property
+    def targets(self) -> Sequence[str]:
+        return [column for part in self.parts for column in part.targets]
+
+    @property
+    def named(self) -> Sequence[str]:
+        return [column for part in self.parts for column in part.named]
+
+    def cells(self, rows: pd.DataFrame, column: str) -> pd.Series:
+        [part] = [part for part in self.parts if column in part.targets]
+        return part.cells(rows, column).dropna()
+
+    def strata(self, rows: pd.DataFrame, n_folds: int) -> tuple[np.ndarray | None, list[str]]:
+        """int64 (N, strata): 1 for what holds of a row, as its parts have it; rows without an answer are a stratum."""
+        columns, notes = [], []
+        for part in self.parts:
+            known = rows[list(part.targets)].notna().all(axis=1).to_numpy()
+            found, noted = part.strata(rows[known], n_folds) if known.any() else (None, [])
+            notes += noted
+            if found is not None:
+                each = pd.get_dummies(found).to_numpy() if found.ndim == 1 else found
+                held = np.zeros((len(rows), each.shape[1]), np.int64)
+                held[known] = each
+                columns.append(np.column_stack([held, ~known]))
+        return (np.concatenate(columns, axis=1).astype(np.int64) if columns else None), notes
+
+    def splitter(self, n_folds: int, seed: int, grouped: bool) -> Any:
+        """Divides rows so that each stratum of each part is as frequent in every fold."""
+        return LabelSets(self.targets).splitter(n_folds, seed, grouped)

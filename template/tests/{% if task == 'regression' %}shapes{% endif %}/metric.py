@@ -1,0 +1,9 @@
+"""The metric of the answers counts, the error is watched."""
+
+from pipeline.competition import Metric
+from pipeline.settings import Settings
+from pipeline.tasks.image_level.metrics import find_metric
+
+
+def metrics(settings: Settings) -> tuple[Metric, ...]:
+    return find_metric(settings.metric), find_metric("rmse")
