@@ -311,12 +311,13 @@ def test_groups_stay_together_and_make_identities_stand_alone() -> None:
 def test_held_out_identities_are_scored_among_each_other() -> None:
     from pipeline.tasks.image_level.kinds.embedding.labels import Identities
     from pipeline.tasks.image_level.metrics import find_metric
+    from pipeline.tasks.image_level.aggregates import mean
     from pipeline.training.held_out import HeldOut
 
     generator = torch.Generator().manual_seed(3)
     rows = pd.DataFrame({"id": [f"r{row}" for row in range(30)], "whale": [WHALES[row // 3] for row in range(30)]})
     rows = Identities(("whale",), NEW, hold_out="identities").marked(rows)
-    seen = HeldOut(make_task(), [find_metric("recall_at_1")], rows)
+    seen = HeldOut(make_task(), [find_metric("recall_at_1")], rows, mean)
     embedding = functional.normalize(unit(10, generator).repeat_interleave(3, dim=0) + 1.2 * unit(30, generator))
     order = torch.randperm(30, generator=generator)
     for part in order.split(8):
