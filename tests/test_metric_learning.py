@@ -309,9 +309,9 @@ def test_groups_stay_together_and_make_identities_stand_alone() -> None:
 
 
 def test_held_out_identities_are_scored_among_each_other() -> None:
+    from pipeline.tasks.image_level.aggregates import mean
     from pipeline.tasks.image_level.kinds.embedding.labels import Identities
     from pipeline.tasks.image_level.metrics import find_metric
-    from pipeline.tasks.image_level.aggregates import mean
     from pipeline.training.held_out import HeldOut
 
     generator = torch.Generator().manual_seed(3)
