@@ -102,6 +102,25 @@ def test_an_own_aggregate_that_loses_ids_is_refused() -> None:
         make_task("0", "1").per_prediction(rows, predictions, lambda table, ids: table.iloc[:1])
 
 
+def test_ranked_labels_are_aggregated_label_by_label(renders: Renders) -> None:
+    """Worked by hand: an image that does not list a label gives it the score of its last one."""
+    with imported(renders.shared({"task": "metric_learning", "trackers": []})):
+        from pipeline.competition import Head
+        from pipeline.tasks.image_level.aggregates import maximum, mean
+        from pipeline.tasks.image_level.kinds import kind_of
+
+        kind = kind_of(Head("whale", "embedding", ("u", "v", "w")))
+        said = [["u", "v", "w", 0.9, 0.5, 0.1], ["w", "v", "u", 0.6, 0.2, 0.0], ["v", "u", "", 0.7, 0.6, -1.0]]
+        predictions = pd.DataFrame(said, index=["i0", "i1", "i2"], columns=kind.columns)
+        found = kind.aggregate(predictions, np.array(["b", "a", "b"], object), mean)
+        highest = kind.aggregate(predictions, np.array(["b", "a", "b"], object), maximum)
+    assert list(found.index) == ["b", "a"] and list(found) == kind.columns
+    assert found.loc["b"].tolist()[:3] == ["u", "v", "w"] and found.loc["a"].tolist()[:3] == ["w", "v", "u"]
+    np.testing.assert_allclose(found.loc["b"].tolist()[3:], [0.75, 0.6, -0.45], atol=1e-6)
+    np.testing.assert_allclose(found.loc["a"].tolist()[3:], [0.6, 0.2, 0.0], atol=1e-6)
+    np.testing.assert_allclose(highest.loc["b"].tolist()[3:], [0.9, 0.7, 0.1], atol=1e-6)
+
+
 def test_rows_that_only_train_stand_for_themselves_and_ids_are_groups() -> None:
     from pipeline.prediction_ids import by_prediction, with_predictions
 

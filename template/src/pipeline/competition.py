@@ -92,9 +92,9 @@ class Competition:
         for name, value in ((ROW_SOURCE, SOURCE_COMPETITION), (ROW_WEIGHT, 1.0)):
             if name not in rows:
                 rows[name] = value
+        rows = with_predictions(rows, self.settings.target_columns)
         labels = self.labels()
-        rows = labels.marked(rows) if hasattr(labels, "marked") else rows
-        return with_predictions(rows, self.settings.target_columns)
+        return labels.marked(rows) if hasattr(labels, "marked") else rows
 
     def test_rows(self, data: Path) -> "pd.DataFrame":
         """Rows to predict: `id` and `image`. An empty table is legal (a code competition hides them)."""

@@ -7,14 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline.competition import Competition, Head
-from pipeline.data.faults import (
-    Fault,
-    copy_faults,
-    image_count_faults,
-    image_faults,
-    number_faults,
-    target_faults,
-)
+from pipeline.data.faults import Fault, copy_faults, image_count_faults, image_faults, number_faults, target_faults
 from pipeline.data.folds import CLASSES, FOLDS, NO_FOLD, fold_path, is_scored, load_folds, read_contract
 from pipeline.data.labels import Labels, labels_of
 from pipeline.data.leaks import LeakReport, all_rows, find_leaks, print_leaks

@@ -20,6 +20,7 @@ from pipeline.names import Names, References, load
 from pipeline.rules import Rules
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     from matplotlib.figure import Figure
     from torch import Tensor, nn
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from pipeline.seam import Batch, Criterion, PreparedModel
 
 
+# (predictions of images, the prediction id of each (N,)) -> a row for each id, in the order in which they come
+Aggregate = Callable[["pd.DataFrame", "np.ndarray"], "pd.DataFrame"]
 # (ids of a batch, outputs) -> predictions
 Decoder = Callable[[Sequence[str], Mapping[str, "Tensor"]], "pd.DataFrame"]
 
@@ -141,13 +144,10 @@ class Task(ABC):
         """The mean of several models' predictions for the same ids in the same order."""
 
     @abstractmethod
-    def per_prediction(
-        self, rows: pd.DataFrame, predictions: pd.DataFrame, aggregate: Callable[..., pd.DataFrame]
-    ) -> pd.DataFrame:
+    def per_prediction(self, rows: pd.DataFrame, predictions: pd.DataFrame, aggregate: Aggregate) -> pd.DataFrame:
         """Predictions of rows, indexed by id, as those of their prediction ids, in the order of their first images.
 
-        Rows without prediction ids stand for themselves. `aggregate` is the experiment's: `(predictions, ids)` to a
-        row by id.
+        Rows without prediction ids stand for themselves. `aggregate` is the experiment's.
         """
 
     @abstractmethod

@@ -1,6 +1,6 @@
 """From outputs to tables of predictions, and from rows to tables of truth."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from pipeline.competition import Competition, Head, Metric
-from pipeline.errors import UserError, listed
+from pipeline.errors import UserError
 from pipeline.keys import ROW_ID, ROW_PREDICTION
 from pipeline.prediction_ids import by_prediction
-from pipeline.tasks import Decoder, Task
+from pipeline.tasks import Aggregate, Decoder, Task
 from pipeline.tasks.image_level.criterion import take
 from pipeline.tasks.image_level.kinds import kind_of
 from pipeline.tasks.image_level.thresholds import coordinate_ascent
@@ -107,31 +107,13 @@ class Decoding(Task):
     def average(self, tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
         return pd.concat([kind.average([table[kind.columns] for table in tables]) for _, kind in self.kinds], axis=1)
 
-    def per_prediction(
-        self, rows: pd.DataFrame, predictions: pd.DataFrame, aggregate: Callable[..., pd.DataFrame]
-    ) -> pd.DataFrame:
+    def per_prediction(self, rows: pd.DataFrame, predictions: pd.DataFrame, aggregate: Aggregate) -> pd.DataFrame:
         if ROW_PREDICTION not in rows:
             return predictions
-        ranking = [head.name for head, kind in self.kinds if kind.has_gallery]
-        if ranking:
-            raise UserError(
-                f"the rankings of several images are not combined (head '{ranking[0]}'); empty prediction_column in "
-                "competition.yaml"
-            )
         ids = rows.set_index(ROW_ID)[ROW_PREDICTION].loc[predictions.index].to_numpy(object)
-        expected = pd.Index(pd.unique(ids), name=ROW_ID, dtype="str")
-        found = aggregate(predictions.astype(np.float64), ids)
-        if list(found.index) != list(expected) or list(found) != list(predictions):
-            raise UserError(
-                f"the experiment's aggregate returned {len(found)} rows with the columns {listed(found)}; expected is "
-                f"one for each of {len(expected)} prediction ids, in their order, with {listed(predictions)}"
-            )
-        # pandas leaves NaN out of a mean, and a prediction that failed must not look like one that did not
-        failed = ids[predictions.isna().any(axis=1).to_numpy()]
-        found = found[~found.index.isin(failed)].reindex(found.index)
-        values = [kind.aggregated(found[kind.columns].to_numpy()) for _, kind in self.kinds]
-        columns = [column for _, kind in self.kinds for column in kind.columns]
-        return pd.DataFrame(np.concatenate(values, axis=1).astype(np.float32), index=expected, columns=columns)
+        index = pd.Index(pd.unique(ids), name=ROW_ID, dtype="str")
+        parts = [kind.aggregate(predictions[kind.columns], ids, aggregate) for _, kind in self.kinds]
+        return pd.concat(parts, axis=1).set_axis(index, axis=0)
 
     def truth(self, rows: pd.DataFrame) -> pd.DataFrame:
         by_id = by_prediction(rows).set_index(ROW_ID)

@@ -49,8 +49,9 @@ class Normalize(nn.Module):
 
 
 class EncoderHeads(nn.Module):
-    """An encoder, pooling, dropout, and the layer of each head, which is linear where its kind has no other, and which
-    sees side columns too where there are any.
+    """An encoder, pooling, dropout, and the layer of each head, which is linear where its kind has no other.
+
+    Where there are side columns, the heads see features of them beside the encoder's.
 
     `head_params` are settings of the layers, by name of head.
 

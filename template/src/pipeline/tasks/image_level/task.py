@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
@@ -17,11 +16,11 @@ from pipeline.config import Experiment, LossRow
 from pipeline.data.cache import reader_for
 from pipeline.data.scan import Reader
 from pipeline.data.side_columns import chosen_columns, input_names, side_inputs
-from pipeline.errors import UserError, listed
-from pipeline.keys import INPUT_ID, INPUT_IMAGE, INPUT_SIDE, ROW_ID
+from pipeline.keys import INPUT_SIDE, ROW_ID
 from pipeline.names import Named, Names, References
 from pipeline.seam import Batch, Criterion, PreparedModel, StepContext, StepResult
-from pipeline.tasks.image_level.criterion import WeightedLosses, take
+from pipeline.tasks.image_level.contract import all_targets, check_contract
+from pipeline.tasks.image_level.criterion import WeightedLosses
 from pipeline.tasks.image_level.dataset import ImageDataset, collate
 from pipeline.tasks.image_level.decoding import Decoding
 from pipeline.tasks.image_level.kinds import KINDS, losses
@@ -79,7 +78,7 @@ class ImageLevelTask(Decoding):
         stage: str,
         reader: Reader | None = None,
     ) -> Dataset[dict[str, Any]]:
-        values = {} if stage == "test" else self._targets(rows)
+        values = {} if stage == "test" else all_targets(rows, self.kinds)
         side = chosen_columns(self.competition.settings.side_columns, experiment.model.side_columns)
         if side:
             values[INPUT_SIDE] = side_inputs(rows, side, stage == "test")
@@ -92,21 +91,6 @@ class ImageLevelTask(Decoding):
             values=values,
             seed=experiment.seed,
         )
-
-    def _targets(self, rows: pd.DataFrame) -> dict[str, np.ndarray]:
-        """The truth of all heads, a gap where a row has none for one. A row that has none at all is a `UserError`."""
-        targets = {head.target_key: kind.targets(rows) for head, kind in self.kinds}
-        gaps = [np.isnan(values) if values.dtype.kind == "f" else values < 0 for values in targets.values()]
-        nothing = np.all([gap.all(axis=tuple(range(1, gap.ndim))) for gap in gaps], axis=0)
-        if nothing.any():  # a truth that trains nothing is one all the same
-            by_id = rows.set_index(ROW_ID)
-            nothing &= ~np.any([has_truth(kind.truth(by_id), head) for head, kind in self.kinds], axis=0)
-        if nothing.any():
-            raise UserError(
-                f"{int(nothing.sum())} rows (id {listed(rows.loc[nothing, ROW_ID])}) have no truth for any of "
-                f"{', '.join(head.name for head in self.heads)}; fill or drop them in src/competition/tables.py"
-            )
-        return targets
 
     def collate(self, samples: list[dict[str, Any]]) -> Batch:
         return collate(samples)
@@ -139,30 +123,7 @@ class ImageLevelTask(Decoding):
         return WeightedLosses(losses, self.heads, names, counts, truths)
 
     def check_contract(self, batch: Batch, outputs: Mapping[str, Tensor]) -> list[tuple[str, str, str, str]]:
-        size = len(batch[INPUT_ID])
-        table = []
-        for key, value in batch.items():
-            shape = str(tuple(value.shape)) if isinstance(value, Tensor) else f"{len(value)} strings"
-            table.append((key, str(getattr(value, "dtype", "str")).removeprefix("torch."), shape, "batch"))
-        image = batch[INPUT_IMAGE]
-        if image.ndim != 4 or image.dtype not in (torch.uint8, torch.float32):
-            raise UserError(
-                f"'{INPUT_IMAGE}' is {image.dtype} {tuple(image.shape)}; uint8 or float32 (B, H, W, C) is expected"
-            )
-        for head, kind in self.kinds:
-            target = take(batch, head.target_key, f"head '{head.name}'", "the batch holds")
-            output = take(outputs, head.output_key, f"head '{head.name}'", "the model returns")
-            expected, forms = (size, kind.width), kind.target_forms(size)
-            if tuple(output.shape) != expected or (target.dtype, tuple(target.shape)) not in forms:
-                targets = " or ".join(f"{dtype} {shape}".removeprefix("torch.") for dtype, shape in forms)
-                raise UserError(
-                    f"head '{head.name}': output {tuple(output.shape)} and target {target.dtype} "
-                    f"{tuple(target.shape)}; expected are {expected} and {targets}"
-                )
-        for key, output in outputs.items():
-            dtype = str(output.dtype).removeprefix("torch.")
-            table.append((key, dtype, str(tuple(output.shape)), "output"))
-        return table
+        return check_contract(batch, outputs, self.kinds)
 
     def figures(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, Figure]:
         figures: dict[str, Figure] = {}

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from pipeline.names import Named
     from pipeline.rules import Problem
+    from pipeline.tasks import Aggregate
     from pipeline.tasks.image_level.submission import Column
 
 # (ids of a batch, outputs) -> what is decoded instead of the outputs by that name
@@ -112,6 +113,26 @@ class HeadKind(ABC):
         mean = np.mean([table.to_numpy(np.float64) for table in tables], axis=0).astype(np.float32)
         return pd.DataFrame(mean, index=tables[0].index, columns=tables[0].columns)
 
+    def aggregate(self, predictions: pd.DataFrame, ids: np.ndarray, function: Aggregate) -> pd.DataFrame:
+        """Predictions of images, its columns only, as one for each of `ids` (N,), in the order in which these come.
+
+        Raises:
+            UserError: the experiment's aggregate, `function`, returned something else.
+        """
+        import numpy as np
+        import pandas as pd
+
+        index = pd.Index(pd.unique(ids))
+        found = function(predictions.astype(np.float64), ids)
+        if list(found.index) != list(index) or list(found) != list(predictions):
+            raise UserError(
+                f"the experiment's aggregate returned {len(found)} rows with the columns {listed(found)}; expected is "
+                f"one for each of {len(index)} prediction ids, in their order, with {listed(predictions)}"
+            )
+        # pandas leaves NaN out of a mean, and a prediction that failed must not look like one that did not
+        failed = ids[predictions.isna().any(axis=1).to_numpy()]
+        return found[~found.index.isin(failed)].reindex(index).astype(np.float32)
+
     def in_gallery(self, rows: pd.DataFrame) -> np.ndarray | None:
         """bool (N,): the rows whose images are remembered, to look others up among them; none where nothing is."""
         return None
@@ -132,10 +153,6 @@ class HeadKind(ABC):
             own: the rows are looked up among themselves, each among the others.
         """
         return lambda ids, outputs: {}
-
-    def aggregated(self, values: np.ndarray) -> np.ndarray:
-        """What an aggregate made of the predictions of several images, float64 (N, columns), as predictions again."""
-        return values
 
     @abstractmethod
     def constant(self, rows: pd.DataFrame, metric: Metric) -> np.ndarray:

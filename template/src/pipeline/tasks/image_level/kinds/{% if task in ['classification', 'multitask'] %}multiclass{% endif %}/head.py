@@ -11,6 +11,7 @@ from torch import Tensor
 from pipeline.competition import Metric
 from pipeline.names import Named
 from pipeline.rules import Problem
+from pipeline.tasks import Aggregate
 from pipeline.tasks.image_level.kinds import HeadKind
 from pipeline.tasks.image_level.kinds.multiclass import submission
 from pipeline.tasks.image_level.kinds.multiclass.predictions import decided, decided_labels
@@ -55,12 +56,16 @@ class Multiclass(HeadKind):
         probabilities: np.ndarray = torch.softmax(logits.double(), dim=1).float().numpy()
         return probabilities
 
-    def aggregated(self, values: np.ndarray) -> np.ndarray:
+    def aggregate(self, predictions: pd.DataFrame, ids: np.ndarray, function: Aggregate) -> pd.DataFrame:
         """Probabilities that sum to 1. Of two classes, the second one's counts: it is what a metric asks for."""
+        found = super().aggregate(predictions, ids, function)
+        values = found.to_numpy(np.float64)
         if self.width == 2:
-            return np.column_stack([1 - values[:, 1], values[:, 1]])
-        sums = values.sum(axis=1, keepdims=True)
-        return np.divide(values, sums, out=np.full_like(values, self.unknown), where=sums != 0)
+            values = np.column_stack([1 - values[:, 1], values[:, 1]])
+        else:
+            sums = values.sum(axis=1, keepdims=True)
+            values = np.divide(values, sums, out=np.full_like(values, self.unknown), where=sums != 0)
+        return pd.DataFrame(values.astype(np.float32), index=found.index, columns=found.columns)
 
     def constant(self, rows: pd.DataFrame, metric: Metric) -> np.ndarray:
         """The share of each class, whose largest is the most frequent one."""

@@ -12,6 +12,7 @@ from pipeline.competition import Metric
 from pipeline.keys import ROW_ID, embedding_key
 from pipeline.names import Named
 from pipeline.rules import Problem
+from pipeline.tasks import Aggregate
 from pipeline.tasks.image_level.kinds import HeadKind, Memory
 from pipeline.tasks.image_level.kinds.embedding import rankings, submission
 from pipeline.tasks.image_level.kinds.embedding.targets import apart_column, targets, truth
@@ -84,6 +85,9 @@ class Embedding(HeadKind):
 
     def average(self, tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
         return tables[0] if len(tables) == 1 else rankings.averaged(tables, self.head)
+
+    def aggregate(self, predictions: pd.DataFrame, ids: np.ndarray, function: Aggregate) -> pd.DataFrame:
+        return rankings.aggregated(predictions, ids, self.head, function)
 
     def in_gallery(self, rows: pd.DataFrame) -> np.ndarray:
         return self.targets(rows) >= 0

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.competition import Head
+from pipeline.tasks import Aggregate
 
 LISTED = 20  # labels in a row
 NOTHING, WORST = "", -1.0
@@ -76,11 +77,35 @@ def averaged(tables: Sequence[pd.DataFrame], head: Head) -> pd.DataFrame:
         }
     )
     summed = found[found["label"] != NOTHING].groupby(["row", "label"])["more"].sum().reset_index()
-    found = summed.sort_values(["row", "more"], ascending=[True, False], kind="stable")
+    return _best(summed.assign(score=floors[summed["row"]] + summed["more"]), head, tables[0].index)
+
+
+def aggregated(predictions: pd.DataFrame, ids: np.ndarray, head: Head, function: Aggregate) -> pd.DataFrame:
+    """The score of each label that any image of an id (N,) lists, as `function` makes it of its scores by image.
+
+    An image that does not list a label gives it the score of its last one, as in `averaged`.
+    """
+    labels, scores = listed_labels(predictions, head)
+    rows, index = pd.factorize(ids)
+    count, width = labels.shape
+    images = pd.DataFrame({"row": rows, "image": np.arange(count), "floor": scores[:, -1]})
+    said = pd.DataFrame({"image": np.repeat(np.arange(count), width), "label": labels.ravel(), "score": scores.ravel()})
+    said = said[said["label"] != NOTHING]
+    pairs = said.merge(images, on="image")[["row", "label"]].drop_duplicates()
+    whole = pairs.merge(images, on="row").merge(said, on=["image", "label"], how="left")
+    whole["score"] = whole["score"].fillna(whole["floor"])
+    made = function(whole[["score"]], whole.groupby(["row", "label"], sort=False).ngroup().to_numpy(object))
+    return _best(pairs.assign(score=made["score"].to_numpy()), head, pd.Index(index))
+
+
+def _best(found: pd.DataFrame, head: Head, index: pd.Index) -> pd.DataFrame:
+    """The best labels of each row as a table of predictions; `found` has the columns row, label and score."""
+    width = len(label_columns(head))
+    found = found.sort_values(["row", "score"], ascending=[True, False], kind="stable")
     place = found.groupby("row").cumcount().to_numpy()
     found, place = found[place < width], place[place < width]
-    labels, scores = np.full((count, width), NOTHING, object), np.full((count, width), WORST)
+    labels, scores = np.full((len(index), width), NOTHING, object), np.full((len(index), width), WORST)
     rows = found["row"].to_numpy()
     labels[rows, place] = found["label"].to_numpy(object)
-    scores[rows, place] = floors[rows] + found["more"].to_numpy()
-    return table_of(labels, scores, head, tables[0].index)
+    scores[rows, place] = found["score"].to_numpy()
+    return table_of(labels, scores, head, index)

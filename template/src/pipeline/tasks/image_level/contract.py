@@ -1,0 +1,62 @@
+"""What a batch and the outputs hold, as the heads expect it."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pipeline.competition import Head
+from pipeline.errors import UserError, listed
+from pipeline.keys import INPUT_ID, INPUT_IMAGE, ROW_ID
+from pipeline.seam import Batch
+from pipeline.tasks.image_level.criterion import take
+from pipeline.tasks.image_level.kinds import HeadKind
+from pipeline.tasks.image_level.predictions import has_truth
+
+Kinds = Sequence[tuple[Head, HeadKind]]
+
+
+def all_targets(rows: pd.DataFrame, kinds: Kinds) -> dict[str, np.ndarray]:
+    """The truth of all heads, a gap where a row has none for one. A row that has none at all is a `UserError`."""
+    targets = {head.target_key: kind.targets(rows) for head, kind in kinds}
+    gaps = [np.isnan(values) if values.dtype.kind == "f" else values < 0 for values in targets.values()]
+    nothing = np.all([gap.all(axis=tuple(range(1, gap.ndim))) for gap in gaps], axis=0)
+    if nothing.any():  # a truth that trains nothing is one all the same
+        by_id = rows.set_index(ROW_ID)
+        nothing &= ~np.any([has_truth(kind.truth(by_id), head) for head, kind in kinds], axis=0)
+    if nothing.any():
+        raise UserError(
+            f"{int(nothing.sum())} rows (id {listed(rows.loc[nothing, ROW_ID])}) have no truth for any of "
+            f"{', '.join(head.name for head, _ in kinds)}; fill or drop them in src/competition/tables.py"
+        )
+    return targets
+
+
+def check_contract(batch: Batch, outputs: Mapping[str, Tensor], kinds: Kinds) -> list[tuple[str, str, str, str]]:
+    """See `Task.check_contract`."""
+    size = len(batch[INPUT_ID])
+    table = []
+    for key, value in batch.items():
+        shape = str(tuple(value.shape)) if isinstance(value, Tensor) else f"{len(value)} strings"
+        table.append((key, str(getattr(value, "dtype", "str")).removeprefix("torch."), shape, "batch"))
+    image = batch[INPUT_IMAGE]
+    if image.ndim != 4 or image.dtype not in (torch.uint8, torch.float32):
+        raise UserError(
+            f"'{INPUT_IMAGE}' is {image.dtype} {tuple(image.shape)}; uint8 or float32 (B, H, W, C) is expected"
+        )
+    for head, kind in kinds:
+        target = take(batch, head.target_key, f"head '{head.name}'", "the batch holds")
+        output = take(outputs, head.output_key, f"head '{head.name}'", "the model returns")
+        expected, forms = (size, kind.width), kind.target_forms(size)
+        if tuple(output.shape) != expected or (target.dtype, tuple(target.shape)) not in forms:
+            targets = " or ".join(f"{dtype} {shape}".removeprefix("torch.") for dtype, shape in forms)
+            raise UserError(
+                f"head '{head.name}': output {tuple(output.shape)} and target {target.dtype} "
+                f"{tuple(target.shape)}; expected are {expected} and {targets}"
+            )
+    for key, output in outputs.items():
+        dtype = str(output.dtype).removeprefix("torch.")
+        table.append((key, dtype, str(tuple(output.shape)), "output"))
+    return table
