@@ -1,12 +1,13 @@
 """Cells of a submission, judged as text: names of classes, numbers, blanks."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 import pandas as pd
 
-from pipeline.errors import listed, nearest
+from pipeline.competition import Head, Metric
+from pipeline.errors import UserError, listed, nearest
 from pipeline.rules import Problem
 
 BLANK = frozenset({"", "nan", "na", "n/a", "null", "none", "<na>", "nat"})
@@ -67,6 +68,48 @@ def number_problems(name: str, values: pd.Series, probability: bool, whole: bool
         decimal = (numbers.notna() & ~infinite) & ~values.str.strip().str.fullmatch(INTEGER.pattern)
         add(decimal, "dtype", "are not whole numbers", "round to a grade and write it as an integer")
     return found
+
+
+def list_problems(name: str, values: pd.Series, labels: Collection[str], most: int | None = None) -> list[Problem]:
+    """Cells that list no label, one that is none of `labels`, one twice, or more than `most`; spaces separate them."""
+    found = blank_problems(name, values)
+    words = values[~lower_case(values).isin(BLANK - set(labels))].str.split()
+
+    def add(hit: pd.Series, what: str, remedy: str, examples: Iterable[object] | None = None) -> None:
+        if len(hit):
+            cells = values[hit.index]
+            shown = cells if examples is None else examples
+            found.append(Problem("label", cell_text(name, cells, len(values), what, shown, remedy)))
+
+    unknown = words.map(lambda row: next((word for word in row if word not in labels), None)).dropna()
+    if len(unknown):
+        hint = nearest(str(unknown.iloc[0]), list(labels))
+        add(
+            unknown,
+            "hold what is no label",
+            f"separate labels by spaces and write them exactly; {hint}",
+            unknown.unique(),
+        )
+    add(words[words.map(lambda row: len(set(row)) < len(row))], "name a label twice", "name it once")
+    if most is not None:
+        add(words[words.map(len) > most], f"hold more than {most} labels", "write the best ones, best first")
+    return found
+
+
+def listable(head: Head) -> None:
+    """Raise a `UserError` where a class cannot stand in a list that spaces divide."""
+    spaced = next((name for name in head.classes if name.split() != [name]), None)
+    if spaced is not None:
+        raise UserError(
+            f"the label '{spaced}' of '{head.name}' holds a space, and a cell lists labels by spaces; "
+            "build the column in src/competition/submission.py"
+        )
+
+
+def most_listed(metric: Metric) -> int:
+    """How many labels a cell may list for this metric: 5 for `map_at_5`, else one."""
+    found = re.search(r"_at_(\d+)$", metric.name)
+    return int(found.group(1)) if found else 1
 
 
 def as_numbers(values: pd.Series) -> pd.Series:

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.settings import Settings
+from pipeline.tasks.image_level.cells import most_listed
 from pipeline.tasks.image_level.digits import digits
 from pipeline.tasks.image_level.metrics import find_metric
 
@@ -24,10 +25,11 @@ def truth(settings: Settings) -> pd.DataFrame:
 
 def sample(answers: pd.DataFrame, settings: Settings) -> pd.DataFrame:
     """A constant prediction: labels, or the probability of every class where the metric needs probabilities."""
+    metric = find_metric(settings.metric)
     columns: dict[str, str | float] = {}
     for name in settings.target_columns:
         classes = sorted(answers[name].unique())
-        if find_metric(settings.metric).needs == "labels":
+        if metric.needs == "labels" or most_listed(metric) > 1:
             columns[name] = classes[0]
         elif len(settings.target_columns) == 1:
             columns |= dict.fromkeys(classes, 1 / len(classes))

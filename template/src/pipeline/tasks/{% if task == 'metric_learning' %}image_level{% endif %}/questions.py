@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from pipeline.settings import Settings
+from pipeline.tasks.image_level.cells import most_listed
 from pipeline.tasks.image_level.digits import SEED, TEST_ROWS, digits, order
-from pipeline.tasks.image_level.kinds.embedding.submission import most_labels
 from pipeline.tasks.image_level.metrics import find_metric
 
 TASK = "metric_learning"
@@ -52,6 +52,6 @@ def painted(images: Iterable[np.ndarray], numbers: np.ndarray) -> Iterator[np.nd
 def sample(answers: pd.DataFrame, settings: Settings) -> pd.DataFrame:
     """A constant prediction: as many labels as the metric looks at, or one and its score."""
     metric = find_metric(settings.metric)
-    names = pd.Index(answers[settings.target_columns[0]]).unique()[: most_labels(metric)]
+    names = pd.Index(answers[settings.target_columns[0]]).unique()[: most_listed(metric)]
     value = f"{names[0]} 0.5" if metric.name == "gap" else " ".join(names)
     return pd.DataFrame(dict.fromkeys(settings.target_columns, value), index=answers.index)

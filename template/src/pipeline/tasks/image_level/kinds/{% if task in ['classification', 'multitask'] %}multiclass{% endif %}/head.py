@@ -12,6 +12,7 @@ from pipeline.competition import Metric
 from pipeline.names import Named
 from pipeline.rules import Problem
 from pipeline.tasks import Aggregate
+from pipeline.tasks.image_level.cells import most_listed
 from pipeline.tasks.image_level.kinds import HeadKind
 from pipeline.tasks.image_level.kinds.multiclass import submission
 from pipeline.tasks.image_level.kinds.multiclass.predictions import decided, decided_labels
@@ -60,7 +61,7 @@ class Multiclass(HeadKind):
         """Probabilities that sum to 1. Of two classes, the second one's counts: it is what a metric asks for."""
         found = super().aggregate(predictions, ids, function)
         values = found.to_numpy(np.float64)
-        if self.width == 2:
+        if len(self.head.classes) == 2:
             values = np.column_stack([1 - values[:, 1], values[:, 1]])
         else:
             sums = values.sum(axis=1, keepdims=True)
@@ -99,7 +100,7 @@ class Multiclass(HeadKind):
 
     def single_column(self, metric: Metric) -> str | None:
         """The decided label; with a metric that needs probabilities and two classes, the second one's."""
-        second = metric.needs == "probabilities" and len(self.head.classes) == 2
+        second = metric.needs == "probabilities" and len(self.head.classes) == 2 and most_listed(metric) == 1
         return self.head.classes[1] if second else None
 
     def described(self, column: Column) -> str:

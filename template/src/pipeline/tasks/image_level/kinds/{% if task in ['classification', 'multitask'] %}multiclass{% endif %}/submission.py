@@ -1,4 +1,5 @@
-"""A head's columns in a submission: the most probable class as exact text, or probabilities.
+"""A head's columns in a submission: the most probable class as exact text, the best ones with spaces between, or
+probabilities.
 
 Everything that is judged is text, as the grader will read it.
 """
@@ -11,7 +12,14 @@ import pandas as pd
 from pipeline.competition import Head, Metric
 from pipeline.errors import listed
 from pipeline.rules import Problem
-from pipeline.tasks.image_level.cells import as_numbers, label_problems, number_problems
+from pipeline.tasks.image_level.cells import (
+    as_numbers,
+    label_problems,
+    list_problems,
+    listable,
+    most_listed,
+    number_problems,
+)
 from pipeline.tasks.image_level.kinds.multiclass.predictions import decided_labels, normalized
 from pipeline.tasks.image_level.predictions import probability_columns
 from pipeline.tasks.image_level.submission import Column
@@ -33,11 +41,20 @@ def fill(predictions: pd.DataFrame, head: Head, columns: Sequence[Column], metri
     if len(asked) > 1 and metric.name in SUM_TO_ONE:
         probabilities[:, asked] = normalized(probabilities[:, asked])
     return {
-        column.name: decided_labels(predictions, head)
+        column.name: _labels(predictions, head, most_listed(metric))
         if column.of is None
         else probabilities[:, head.classes.index(column.of)]
         for column in columns
     }
+
+
+def _labels(predictions: pd.DataFrame, head: Head, most: int) -> np.ndarray:
+    """The decided class of each row, or so many of the most probable ones, best first: (N,) of str."""
+    if most == 1:
+        return decided_labels(predictions, head)
+    listable(head)
+    best = np.argsort(-predictions[probability_columns(head)].to_numpy(), axis=1, kind="stable")[:, :most]
+    return np.array([" ".join(row) for row in np.asarray(head.classes, dtype=object)[best]], dtype=object)
 
 
 def read(head: Head, columns: Mapping[str | None, pd.Series]) -> dict[str, np.ndarray] | None:
@@ -58,7 +75,10 @@ def read(head: Head, columns: Mapping[str | None, pd.Series]) -> dict[str, np.nd
 def cell_problems(name: str, values: pd.Series, head: Head, column: Column | None, metric: Metric) -> list[Problem]:
     """What is wrong with the values of a column; where none is known, of numbers in a format of the user's own."""
     if column is not None and column.of is None:
-        return label_problems(name, values, head.classes)
+        most = most_listed(metric)
+        return (
+            list_problems(name, values, head.classes, most) if most > 1 else label_problems(name, values, head.classes)
+        )
     probability = column is not None or metric.needs == "probabilities"
     whole = not probability and metric.name == "quadratic_weighted_kappa"
     return number_problems(name, values, probability, whole)

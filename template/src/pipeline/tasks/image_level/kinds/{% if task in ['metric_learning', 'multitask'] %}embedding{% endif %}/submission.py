@@ -3,17 +3,23 @@
 For `gap` it is the best label and its score. Everything that is judged is text, as the grader will read it.
 """
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from pipeline.competition import Head, Metric
-from pipeline.errors import UserError, nearest
 from pipeline.rules import Problem
-from pipeline.tasks.image_level.cells import as_numbers, blank_problems, cell_text, number_problems
+from pipeline.tasks.image_level.cells import (
+    BLANK,
+    as_numbers,
+    cell_text,
+    list_problems,
+    listable,
+    lower_case,
+    most_listed,
+    number_problems,
+)
 from pipeline.tasks.image_level.kinds.embedding.rankings import (
     NOTHING,
     WORST,
@@ -27,30 +33,20 @@ from pipeline.tasks.image_level.submission import Column
 WITH_SCORE = ("gap",)
 
 
-def most_labels(metric: Metric) -> int:
-    """How many labels a cell may hold: 5 for `map_at_5`, else one."""
-    found = re.search(r"at_(\d+)", metric.name)
-    return int(found.group(1)) if found else 1
-
-
 def fill(predictions: pd.DataFrame, head: Head, columns: Sequence[Column], metric: Metric) -> dict[str, np.ndarray]:
     """The cells of each column, (N,) of str.
 
     Raises:
         UserError: a label holds a space, so that it cannot stand in a list.
     """
-    spaced = next((name for name in head.classes if name.split() != [name]), None)
-    if spaced is not None and (most_labels(metric) > 1 or metric.name in WITH_SCORE):
-        raise UserError(
-            f"the label '{spaced}' of '{head.name}' holds a space, and a cell lists labels by spaces; "
-            "build the column in src/competition/submission.py"
-        )
+    if most_listed(metric) > 1 or metric.name in WITH_SCORE:
+        listable(head)
     if metric.name in WITH_SCORE:
         labels, scores = listed_labels(predictions, head)
         pairs = zip(labels[:, 0], scores[:, 0], strict=True)
         cells = [f"{label} {score:.9g}" for label, score in pairs]
     else:
-        labels = ranked(predictions, head)[0][:, : most_labels(metric)]
+        labels = ranked(predictions, head)[0][:, : most_listed(metric)]
         cells = [" ".join(label for label in row if label != NOTHING) for row in labels]
     return {column.name: np.array(cells, dtype=object) for column in columns}
 
@@ -80,37 +76,18 @@ def cell_problems(name: str, values: pd.Series, head: Head, column: Column | Non
     """What is wrong with the values of a column; where none is known, of numbers in a format of the user's own."""
     if column is None:
         return number_problems(name, values, probability=False)
-    words: pd.Series[Any] = values[values.str.strip() != ""].str.split()
-    found = blank_problems(name, values)
-    if metric.name in WITH_SCORE:
-        broken = words[words.map(lambda row: len(row) != 2 or as_numbers(pd.Series(row[1:])).isna().any())]
-        found += _problem(name, values, broken, "are not a label and its score", "write both, with a space between")
-        words, most = words.drop(broken.index).str[:1], 1
-    else:
-        most = most_labels(metric)
-        long = words[words.str.len() > most]
-        found += _problem(name, values, long, f"hold more than {most} labels", f"{metric.name} looks at {most}")
-    known = _known(head)
-    unknown: pd.Series[Any] = words.map(lambda row: next((word for word in row if word not in known), None)).dropna()
-    unknown = unknown[~values[unknown.index].str.strip().str.lower().isin(["nan", "none", "null", "na"])]
-    if len(unknown):
-        remedy = f"write labels exactly, with spaces between them; {nearest(str(unknown.iloc[0]), list(head.classes))}"
-        found += _problem(name, values, unknown, "hold what is no label", remedy, unknown.unique())
-    twice = words[words.map(lambda row: len(set(row)) < len(row))]
-    return found + _problem(name, values, twice, "name a label twice", "name it once")
+    if metric.name not in WITH_SCORE:
+        return list_problems(name, values, _known(head), most_listed(metric))
+    words = values.str.split()
+    broken = words.map(lambda row: len(row) != 2 or bool(as_numbers(pd.Series(row[1:])).isna().any()))
+    broken &= ~lower_case(values).isin(BLANK)
+    found = list_problems(name, values.where(broken, words.str[0])[~broken], _known(head))
+    if broken.any():
+        hit = values[broken]
+        remedy = "write both, with a space between"
+        found.append(Problem("label", cell_text(name, hit, len(values), "are not a label and its score", hit, remedy)))
+    return found
 
 
-def _known(head: Head) -> set[str]:
-    return {*head.classes, *([head.unknown] if head.unknown else [])}
-
-
-def _problem(
-    name: str, values: pd.Series, hit: pd.Series, what: str, remedy: str, examples: Iterable[object] | None = None
-) -> list[Problem]:
-    """The rows of `hit`, as one problem; none where there are none."""
-    if hit.empty:
-        return []
-    cells = values[hit.index]
-    return [
-        Problem("label", cell_text(name, cells, len(values), what, cells if examples is None else examples, remedy))
-    ]
+def _known(head: Head) -> list[str]:
+    return [*head.classes, *([head.unknown] if head.unknown else [])]

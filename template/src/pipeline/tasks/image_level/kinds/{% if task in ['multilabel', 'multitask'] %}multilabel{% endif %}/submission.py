@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 
 from pipeline.competition import Head, Metric
-from pipeline.errors import nearest
 from pipeline.rules import Problem
-from pipeline.tasks.image_level.cells import blank_problems, cell_text, label_problems, number_problems
+from pipeline.tasks.image_level.cells import label_problems, list_problems, number_problems
 from pipeline.tasks.image_level.kinds.multilabel.decisions import decided
 from pipeline.tasks.image_level.predictions import probability_columns
 from pipeline.tasks.image_level.submission import Column
@@ -55,26 +54,7 @@ def read(head: Head, columns: Mapping[str | None, pd.Series]) -> dict[str, np.nd
 def cell_problems(name: str, values: pd.Series, head: Head, column: Column | None, metric: Metric) -> list[Problem]:
     """What is wrong with the values of a column; where none is known, of numbers in a format of the user's own."""
     if column is not None and column.of is None:
-        return list_problems(name, values, head)
+        return list_problems(name, values, head.classes)
     if column is not None and metric.needs == "labels":
         return label_problems(name, values, ("0", "1"))
     return number_problems(name, values, probability=column is not None or metric.needs == "probabilities")
-
-
-def list_problems(name: str, values: pd.Series, head: Head) -> list[Problem]:
-    """Cells that list no label, an unknown one, or one twice."""
-    found = blank_problems(name, values)
-    words = values.str.split()
-    unknown = words.map(lambda row: [word for word in row if word not in head.classes])
-    hit = unknown[(unknown.str.len() > 0) & ~values.isin([value for value in values if not value.strip()])]
-    if len(hit):
-        label = hit.iloc[0][0]
-        remedy = f"separate labels by spaces and write them exactly; {nearest(label, head.classes)}"
-        text = cell_text(
-            name, values[hit.index], len(values), "hold what is no label", {row[0]: 0 for row in hit}, remedy
-        )
-        found.append(Problem("label", text))
-    twice = values[words.map(lambda row: len(set(row)) < len(row))]
-    if len(twice):
-        found.append(Problem("label", cell_text(name, twice, len(values), "name a label twice", twice, "name it once")))
-    return found
