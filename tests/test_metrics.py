@@ -20,7 +20,8 @@ from pipeline.settings import Settings
 from pipeline.tasks.image_level.metrics import METRICS, find_metric
 
 NAMES = sorted(METRICS)
-OF_PROBABILITIES = {"log_loss", "roc_auc", "pr_auc", "probabilistic_f1", "map_at_3", "map_at_5"}
+DISTANCES = {"log_loss", "kl_divergence"}
+OF_PROBABILITIES = DISTANCES | {"roc_auc", "pr_auc", "probabilistic_f1", "map_at_3", "map_at_5"}
 
 
 def head(*classes: str, name: str = "label") -> Head:
@@ -50,9 +51,9 @@ def test_perfect_and_direction(name: str) -> None:
     metric = find_metric(name)
     perfect = score(name, of, truth, np.eye(3)[[of.classes.index(label) for label in truth]])
     worse = score(name, of, truth, decided(of, ["b", "c", "a", "b", "a", "c"]) / 1.1)
-    assert perfect == pytest.approx(0.0 if name == "log_loss" else 1.0, abs=1e-9)
+    assert perfect == pytest.approx(0.0 if name in DISTANCES else 1.0, abs=1e-9)
     assert metric.better(perfect, worse) and not metric.better(worse, perfect)
-    assert metric.greater_is_better == (name != "log_loss")
+    assert metric.greater_is_better == (name not in DISTANCES)
     assert metric.needs == ("probabilities" if name in OF_PROBABILITIES else "labels")
 
 

@@ -97,8 +97,8 @@ def accuracy(case: Case) -> float:
     return mean([float(true == said) for true, said in zip(case.true, case.said, strict=True)])
 
 
-def log_loss(case: Case) -> float:
-    return mean([-math.log(max(row[t], np.finfo(float).eps)) for t, row in zip(case.true, case.given, strict=True)])
+def log_loss(case: Case, smallest: float = np.finfo(float).eps) -> float:
+    return mean([-math.log(max(row[t], smallest)) for t, row in zip(case.true, case.given, strict=True)])
 
 
 def roc_auc(case: Case) -> float:
@@ -185,6 +185,7 @@ ORACLES: dict[str, Callable[[Case], float]] = {
     "f1_micro": f1_micro,
     "f1_weighted": f1_weighted,
     "log_loss": log_loss,
+    "kl_divergence": partial(log_loss, smallest=1e-15),  # of labels; of soft truths in test_metrics_oracles.py
     "roc_auc": roc_auc,
     "pr_auc": pr_auc,
     "quadratic_weighted_kappa": kappa,

@@ -4,6 +4,7 @@ import math
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.exceptions import UndefinedMetricWarning
 
@@ -104,3 +105,28 @@ def test_copier_asks_for_every_metric_with_its_meaning() -> None:
     choices = metric_choices("classification")
     assert [meaning.split(": ")[0] for meaning in choices] == list(choices.values())
     assert sorted(choices.values()) == sorted(METRICS)
+
+
+def test_kl_divergence_of_soft_truths_and_of_labels() -> None:
+    """Against torch; a row with a label alone is a distribution as well, and then the score is the log loss."""
+    import torch
+
+    generator, of = torch.Generator().manual_seed(0), head("a", "b", "c")
+    given = torch.rand(50, 3, generator=generator, dtype=torch.float64)
+    soft = torch.rand(50, 3, generator=generator, dtype=torch.float64)
+    soft[:10, 0] = 0  # a class that is impossible adds nothing
+    soft = soft / soft.sum(dim=1, keepdim=True)
+    columns = [f"{of.name}:{name}" for name in of.classes]
+    predictions = pd.DataFrame(given.numpy(), columns=columns)
+    labels = [of.classes[place] for place in soft.argmax(dim=1).tolist()]
+    truth = pd.DataFrame({of.name: labels}).join(pd.DataFrame(soft.numpy(), columns=columns))
+    normal = given / given.sum(dim=1, keepdim=True)
+    expected = torch.nn.functional.kl_div(normal.log(), soft, reduction="batchmean")
+    score = METRICS["kl_divergence"].function
+    assert score(truth, predictions, [of]) == pytest.approx(float(expected))
+    assert score(truth, truth[columns], [of]) == pytest.approx(0, abs=1e-12)
+    hard = METRICS["log_loss"].function(truth[[of.name]], predictions, [of])
+    assert score(truth[[of.name]], predictions, [of]) == pytest.approx(hard)
+    truth.loc[:24, columns] = np.nan
+    first, last = score(truth[:25], predictions[:25], [of]), score(truth[25:], predictions[25:], [of])
+    assert score(truth, predictions, [of]) == pytest.approx((first + last) / 2)

@@ -13,7 +13,8 @@ import pytest
 import torch
 from sklearn.dummy import DummyClassifier
 from sklearn.exceptions import UndefinedMetricWarning
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import fbeta_score, roc_auc_score
+from sklearn.metrics import log_loss as sk_log_loss
 from torch.nn import functional
 from torchmetrics.functional import classification as oracle
 
@@ -96,6 +97,28 @@ def test_every_metric_against_torchmetrics() -> None:
     assert tuple(expected) == NAMES
     for name, value in expected.items():
         assert score(name, truth, given) == pytest.approx(float(value), abs=1e-6), name
+
+
+def test_scores_with_settings_against_scikit_learn() -> None:
+    from pipeline.errors import UserError
+    from pipeline.tasks.image_level.kinds.multilabel.metrics import f_score, log_loss
+    from pipeline.tasks.image_level.metrics import over_heads
+
+    generator = np.random.default_rng(0)
+    columns = [f"labels:{label}" for label in LABELS]
+    truth = (generator.random((200, 3)) < [0.5, 0.3, 0.1]).astype(int)
+    given = np.clip(generator.random((200, 3)) + 0.3 * truth, 0.01, 0.99)
+    tables = [pd.DataFrame(values, columns=columns) for values in (truth, given)]
+    for average in ("micro", "macro", "samples"):
+        metric = over_heads("own", {"multilabel": f_score(2, average)})
+        expected = fbeta_score(truth, given >= 0.5, beta=2, average=average, zero_division=1)
+        assert metric.function(*tables, [make_head()]) == pytest.approx(expected), average
+    metric = over_heads("own", {"multilabel": log_loss({"bee": 3})})
+    each = [sk_log_loss(truth[:, label], given[:, label]) for label in range(3)]
+    assert metric.function(*tables, [make_head()]) == pytest.approx((each[0] + 3 * each[1] + each[2]) / 5)
+    assert not metric.greater_is_better and metric.needs == "probabilities"
+    with pytest.raises(UserError, match="'beee', no label of 'labels'; did you mean 'bee'"):
+        over_heads("own", {"multilabel": log_loss({"beee": 3})}).function(*tables, [make_head()])
 
 
 def test_copier_asks_for_every_metric_with_its_meaning() -> None:

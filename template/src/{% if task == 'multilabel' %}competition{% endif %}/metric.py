@@ -13,6 +13,14 @@ def metrics(settings: Settings) -> tuple[Metric, ...]:
     return tuple(find_metric(name) for name in names)
 
 
+# A score with settings of its own, such as F2 of the rows or a log loss whose labels count differently:
+#
+# from pipeline.tasks.image_level.kinds.multilabel.metrics import f_score, log_loss
+# from pipeline.tasks.image_level.metrics import over_heads
+#
+# own = over_heads("f2_samples", {"multilabel": f_score(2, "samples")})
+# own = over_heads("weighted_log_loss", {"multilabel": log_loss({"any": 2})})
+#
 # A metric of your own reads whole tables, indexed by id: the truth (0 or 1) and the predictions (probabilities), both
 # with a column for each head and label. For example, the share of rows of which every label is right:
 #

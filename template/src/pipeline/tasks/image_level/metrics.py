@@ -63,8 +63,8 @@ def combined(name: str, parts: Mapping[str, tuple[str, float]]) -> Metric:
     return Metric(name, function, metrics[0].greater_is_better, needs)
 
 
-def _mean_over_heads(name: str, scores: Mapping[str, Score]) -> Metric:
-    """The plain mean over the heads of the kinds in `scores`, each over the rows that have a truth for it."""
+def over_heads(name: str, scores: Mapping[str, Score]) -> Metric:
+    """The plain mean over the heads, each over the rows that have a truth for it; `scores` by kind of head."""
 
     def function(truth: pd.DataFrame, predictions: pd.DataFrame, heads: Sequence[Head]) -> float:
         scored = [head for head in heads if head.kind in scores]
@@ -89,7 +89,7 @@ def _metrics() -> dict[str, Metric]:
     for kind in KINDS:
         for score in part(kind, "metrics").SCORES:
             found.setdefault(score.name, {})[kind] = score
-    return {name: _mean_over_heads(name, scores) for name, scores in found.items()}
+    return {name: over_heads(name, scores) for name, scores in found.items()}
 
 
 METRICS = _metrics()

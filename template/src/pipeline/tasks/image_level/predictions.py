@@ -13,6 +13,7 @@ def probability_columns(head: Head) -> list[str]:
 
 def has_truth(truth: pd.DataFrame, head: Head) -> np.ndarray:
     """Which rows have a truth for `head`, bool (N,), given the truth of all heads."""
-    own = [column for column in truth if column == head.name or str(column).startswith(f"{head.name}:")]
+    columns = [column for column in truth if str(column).startswith(f"{head.name}:")]
+    own = [head.name] if head.name in truth else columns
     known: np.ndarray = truth[own].notna().all(axis=1).to_numpy(bool)
     return known

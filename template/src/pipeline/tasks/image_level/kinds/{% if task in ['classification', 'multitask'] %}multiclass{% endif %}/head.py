@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pipeline.competition import Metric
+from pipeline.keys import ROW_ID
 from pipeline.names import Named
 from pipeline.rules import Problem
 from pipeline.tasks import Aggregate
@@ -16,7 +17,7 @@ from pipeline.tasks.image_level.cells import most_listed
 from pipeline.tasks.image_level.kinds import HeadKind
 from pipeline.tasks.image_level.kinds.multiclass import submission
 from pipeline.tasks.image_level.kinds.multiclass.predictions import decided, decided_labels
-from pipeline.tasks.image_level.kinds.multiclass.targets import class_counts, targets
+from pipeline.tasks.image_level.kinds.multiclass.targets import class_counts, probabilities, targets
 from pipeline.tasks.image_level.predictions import probability_columns
 from pipeline.tasks.image_level.submission import Column
 from pipeline.tasks.image_level.thresholds import values_to_try
@@ -51,11 +52,14 @@ class Multiclass(HeadKind):
         return class_counts(rows, self.head)
 
     def truth(self, rows: pd.DataFrame) -> pd.DataFrame:
-        return rows[[self.head.name]]
+        """The label; where rows say how probable each class is, that as well, in the columns of the predictions."""
+        soft = probabilities(rows.rename_axis(None).assign(**{ROW_ID: rows.index}), self.head)
+        labels = rows[[self.head.name]]
+        return labels if soft is None else labels.join(pd.DataFrame(soft, index=rows.index, columns=self.columns))
 
     def decode(self, logits: Tensor) -> np.ndarray:
-        probabilities: np.ndarray = torch.softmax(logits.double(), dim=1).float().numpy()
-        return probabilities
+        shares: np.ndarray = torch.softmax(logits.double(), dim=1).float().numpy()
+        return shares
 
     def aggregate(self, predictions: pd.DataFrame, ids: np.ndarray, function: Aggregate) -> pd.DataFrame:
         """Probabilities that sum to 1. Of two classes, the second one's counts: it is what a metric asks for."""
@@ -90,8 +94,8 @@ class Multiclass(HeadKind):
         return {f"confusion_matrix/{head.name}": figure}
 
     def read_out(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        probabilities = predictions[self.columns].to_numpy(np.float64)
-        sure = np.take_along_axis(probabilities, decided(probabilities, self.head)[:, None], axis=1)[:, 0]
+        given = predictions[self.columns].to_numpy(np.float64)
+        sure = np.take_along_axis(given, decided(given, self.head)[:, None], axis=1)[:, 0]
         return truth[self.head.name].to_numpy(), decided_labels(predictions, self.head), sure
 
     def shares(self, predictions: pd.DataFrame) -> pd.Series:

@@ -154,7 +154,28 @@ def matthews_corrcoef(numbers: np.ndarray, probabilities: np.ndarray, head: Head
         return float(sk.matthews_corrcoef(numbers, decided(probabilities, head)))
 
 
+def kl_divergence(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head) -> float:
+    """Mean over the rows of `sum_c t_c log(t_c / p_c)` (Kullback and Leibler, Annals of Mathematical Statistics 22,
+    1951), where t are the probabilities that the truth gives, or 1 for its label. It is 0 at best.
+
+    p is clipped to 1e-15 from below, as in Kaggle's metric of that name.
+    """
+    columns = probability_columns(head)
+    given = finite_predictions(truth, predictions, head, [head.name], columns)
+    if given is None:
+        return float("nan")
+    if set(columns) <= set(truth.columns):
+        true = truth[columns].to_numpy(np.float64, copy=True)
+        known = ~np.isnan(true).any(axis=1)
+        true[~known] = np.eye(len(columns))[class_numbers(truth[~known], head)]
+    else:
+        true = np.eye(len(columns))[class_numbers(truth, head)]
+    said = np.clip(normalized(given), 1e-15, None)
+    return float((true * np.log(np.where(true > 0, true, said) / said)).sum(axis=1).mean())
+
+
 SCORES = (
+    Score("kl_divergence", kl_divergence, "probabilities", greater_is_better=False),
     _score(accuracy),
     _score(balanced_accuracy),
     _score(f1_macro),

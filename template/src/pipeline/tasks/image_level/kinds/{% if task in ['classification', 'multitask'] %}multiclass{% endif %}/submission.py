@@ -24,7 +24,9 @@ from pipeline.tasks.image_level.kinds.multiclass.predictions import decided_labe
 from pipeline.tasks.image_level.predictions import probability_columns
 from pipeline.tasks.image_level.submission import Column
 
-SUM_TO_ONE = frozenset({"log_loss"})  # metrics whose graders refuse rows of probabilities that do not sum to 1
+SUM_TO_ONE = frozenset(
+    {"log_loss", "kl_divergence"}
+)  # metrics whose graders refuse rows of probabilities that do not sum to 1
 TOLERANCE = 1e-5  # what they allow a row to miss 1 by
 
 

@@ -6,7 +6,7 @@ needs a decision takes the labels that reach their thresholds.
 The formulas are scikit-learn's: https://scikit-learn.org/stable/modules/model_evaluation.html
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import numpy as np
@@ -14,6 +14,7 @@ import pandas as pd
 from sklearn import metrics as sk
 
 from pipeline.competition import Head
+from pipeline.errors import UserError, nearest
 from pipeline.tasks.image_level.kinds.multilabel.decisions import decided
 from pipeline.tasks.image_level.predictions import probability_columns
 from pipeline.tasks.image_level.scoring import Score, finite_predictions, undefined
@@ -22,7 +23,7 @@ from pipeline.tasks.image_level.scoring import Score, finite_predictions, undefi
 Formula = Callable[[np.ndarray, np.ndarray, Head], float]
 
 
-def _score(formula: Formula, needs: Literal["labels", "probabilities"], greater: bool = True) -> Score:
+def _score(formula: Formula, needs: Literal["labels", "probabilities"], greater: bool = True, name: str = "") -> Score:
     def function(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head) -> float:
         columns = probability_columns(head)
         given = finite_predictions(truth, predictions, head, columns, columns)
@@ -30,7 +31,7 @@ def _score(formula: Formula, needs: Literal["labels", "probabilities"], greater:
             return float("nan")
         return formula(truth[columns].to_numpy() >= 0.5, given, head)
 
-    return Score(formula.__name__, function, needs, greater)
+    return Score(name or formula.__name__, function, needs, greater)
 
 
 def roc_auc(truth: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
@@ -44,29 +45,25 @@ def roc_auc(truth: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
     return float(np.mean([sk.roc_auc_score(truth[:, label], probabilities[:, label]) for label in mixed]))
 
 
-def f1_micro(truth: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
-    """F1 of all cells at once. NaN when no label is true and none is predicted."""
-    said = decided(probabilities, head)
-    if not (truth | said).any():
-        return undefined(head, "f1_micro needs a label that is true or predicted")
-    return float(2 * (truth & said).sum() / (truth.sum() + said.sum()))
+def f_score(beta: float, average: Literal["micro", "macro", "samples"]) -> Score:
+    """`(1 + beta^2) P R / (beta^2 P + R)`, P the precision and R the recall: of all cells at once (`micro`), the mean
+    over the labels that are true or predicted somewhere (`macro`), or the mean over the rows, where one without labels
+    that is given none counts 1 (`samples`). NaN when no label is true and none is predicted, but for `samples`.
+    """
+    axis = {"micro": None, "macro": 0, "samples": 1}[average]
 
+    def formula(truth: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
+        said = decided(probabilities, head)
+        hits = (1 + beta**2) * np.asarray((truth & said).sum(axis=axis))
+        total = np.asarray(beta**2 * truth.sum(axis=axis) + said.sum(axis=axis))
+        if average == "samples":
+            return float(np.where(total > 0, hits / np.maximum(total, 1), 1.0).mean())
+        used = total > 0
+        if not used.any():
+            return undefined(head, f"f{beta:g}_{average} needs a label that is true or predicted")
+        return float((hits[used] / total[used]).mean())
 
-def f1_macro(truth: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
-    """Mean F1 over the labels that are true or predicted somewhere; one that is never hit counts 0."""
-    said = decided(probabilities, head)
-    used = (truth | said).any(axis=0)
-    if not used.any():
-        return undefined(head, "f1_macro needs a label that is true or predicted")
-    both, either = 2 * (truth & said).sum(axis=0), truth.sum(axis=0) + said.sum(axis=0)
-    return float((both[used] / either[used]).mean())
-
-
-def f1_samples(truth: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
-    """Mean F1 over the rows; one without labels that is given none counts 1."""
-    said = decided(probabilities, head)
-    both, either = 2 * (truth & said).sum(axis=1), truth.sum(axis=1) + said.sum(axis=1)
-    return float(np.where(either > 0, both / np.maximum(either, 1), 1.0).mean())
+    return _score(formula, "labels", name=f"f{beta:g}_{average}")
 
 
 def label_ranking_ap(truth: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
@@ -77,19 +74,31 @@ def label_ranking_ap(truth: np.ndarray, probabilities: np.ndarray, head: Head) -
     return float(sk.label_ranking_average_precision_score(truth, probabilities))
 
 
-def log_loss(truth: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
-    """Mean over the labels of the binary log loss; probabilities are clipped to the float64 epsilon at both ends."""
-    each = [
-        sk.log_loss(truth[:, label], probabilities[:, label], labels=[False, True]) for label in range(truth.shape[1])
-    ]
-    return float(np.mean(each))
+def log_loss(weights: Mapping[str, float] | None = None) -> Score:
+    """Mean over the labels of the binary log loss; probabilities are clipped to the float64 epsilon at both ends.
+
+    Args:
+        weights: of some labels in that mean; 1 for the others.
+    """
+
+    def formula(truth: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
+        columns = range(truth.shape[1])
+        each = [sk.log_loss(truth[:, label], probabilities[:, label], labels=[False, True]) for label in columns]
+        for label in weights or {}:
+            if label not in head.classes:
+                raise UserError(
+                    f"log_loss weights '{label}', no label of '{head.name}'; {nearest(label, head.classes)}"
+                )
+        return float(np.average(each, weights=[(weights or {}).get(label, 1.0) for label in head.classes]))
+
+    return _score(formula, "probabilities", greater=False, name="log_loss")
 
 
 SCORES = (
     _score(roc_auc, "probabilities"),
-    _score(f1_micro, "labels"),
-    _score(f1_macro, "labels"),
-    _score(f1_samples, "labels"),
+    f_score(1, "micro"),
+    f_score(1, "macro"),
+    f_score(1, "samples"),
     _score(label_ranking_ap, "probabilities"),
-    _score(log_loss, "probabilities", greater=False),
+    log_loss(),
 )
