@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import recall_score
 
-from projects import Renders, imported, run_script
+from projects import Renders, imported, run_process, run_script
 from test_multilabel import EXPERIMENT
 from training import expect
 
@@ -132,6 +132,23 @@ def test_a_row_for_each_image_and_head(mark: str) -> None:
     assert submission_table(part, predictions, task.heads, metric, "id")["target"].tolist() == [3.25, 1.0]
 
 
+@pytest.mark.slow
+def test_a_head_without_a_loss_does_not_break_several_processes(renders: Renders, tmp_path: Path) -> None:
+    project = renders.copy(tmp_path / "project", ANSWERS)
+    rows = "losses: [{head: digit, loss: cross_entropy}]\n"
+    (project / "experiments/part.yaml").write_text(EXPERIMENT.replace("epochs: 2", "epochs: 1") + rows)
+    expect(run_script(project, "make_demo_data.py"))
+    expect(run_script(project, "make_folds.py", "--n-folds", "3"))
+    arguments = ("part", "--fold", "0", "machine.devices=2", "machine.device=cpu", "training.max_rows=64")
+    expect(run_process(project, "train.py", *arguments))
+    logged = pd.read_csv(project / "runs/part/fold_0/metrics.csv")
+    terms = [name for name in logged if name.startswith("train/") and "digit" in name]
+    assert terms and not [name for name in logged if "ink_" in name or "loop_" in name]
+    oof = pd.read_parquet(project / "runs/part/fold_0/oof.parquet")
+    assert oof[["digit:0", "loop:no", "ink"]].notna().all(axis=None)
+
+
+@pytest.mark.slow
 def test_the_whole_path(renders: Renders, tmp_path: Path) -> None:
     """Gaps in the demo's second column; a metric that combines heads of two kinds; rows per image and head."""
     project = renders.copy(tmp_path / "project", ANSWERS)

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from ruamel.yaml import YAML
 
 from engines import ENGINES
-from projects import ROOT, Renders, files
+from projects import ROOT, Renders, files, imported
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -265,3 +266,32 @@ def test_make_says_what_is_missing(project: Path) -> None:
     assert "there is no .venv/bin/python yet; run: make setup" in done.stderr
     help_text = subprocess.run(["make"], cwd=project, capture_output=True, text=True, check=True).stdout
     assert all(f"make {target}" in help_text for target in ("setup", "demo", "test", "update"))
+
+
+EXAMPLES = {  # of a head: kind, what the network says and the truth, for 5 samples
+    "classification": ("multiclass", (5, 3), torch.tensor([0, 2, 1, 1, 0])),
+    "multitask": ("multiclass", (5, 3), torch.tensor([0, 2, 1, 1, 0])),
+    "multilabel": ("multilabel", (5, 3), torch.eye(3)[[0, 2, 1, 1, 0]]),
+    "regression": ("regression", (5, 1), torch.arange(5.0)[:, None]),
+    "metric_learning": ("embedding", (5, 3), torch.tensor([0, 2, 1, 1, 0])),
+}
+
+
+@pytest.mark.parametrize("task", TASK_DEFAULTS)
+def test_the_loss_in_the_handbook_is_one(task: str, renders: Renders) -> None:
+    """One value per sample, with gradients; the smaller the nearer the truth."""
+    project = renders.shared({**VARIANTS["no-tracker"], "task": task})
+    readme = (project / "README.md").read_text()
+    [code] = re.findall(r"```python\n# src/competition/losses\.py\n(.*?)```", readme, flags=re.DOTALL)
+    kind, shape, target = EXAMPLES[task]
+    with imported(project):
+        from pipeline.competition import Head
+
+        namespace: dict[str, Any] = {}
+        exec(code, namespace)
+        loss = namespace["MyLoss"](Head("any", kind, ("a", "b", "c")), gamma=1.5)
+    said = torch.zeros(shape, requires_grad=True)
+    loss(said, target).sum().backward()
+    assert loss(said, target).shape == (5,) and said.grad is not None and said.grad.abs().sum() > 0
+    nearer = said - 0.1 * said.grad
+    assert loss(nearer, target).sum() < loss(said, target).sum()
