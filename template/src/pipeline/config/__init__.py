@@ -1,6 +1,7 @@
 """The typed experiment: every setting, its default, and what it may be."""
 
 from collections.abc import Iterator
+from os.path import commonprefix
 from typing import Any
 
 from pydantic import Field, ValidationError
@@ -121,12 +122,15 @@ def differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
         for key in old:
             yield from differences(old[key], new.get(key), f"{path}.{key}" if path else key)
     elif old != new:
-        yield f"{path}: {_short(old)} -> {_short(new)}"
+        before, now = repr(old), repr(new)
+        # Long values are shown from shortly before they differ.
+        start = max(0, len(commonprefix([before, now])) - 20) if max(len(before), len(now)) > 60 else 0
+        yield f"{path}: {_short(before, start)} -> {_short(now, start)}"
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _short(text: str, start: int) -> str:
+    rest = text[start:] if start == 0 else "..." + text[start:]
+    return rest if len(rest) <= 60 else rest[:57] + "..."
 
 
 def json_schema() -> dict[str, Any]:
