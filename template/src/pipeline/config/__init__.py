@@ -1,7 +1,6 @@
 """The typed experiment: every setting, its default, and what it may be."""
 
 from collections.abc import Iterator
-from os.path import commonprefix
 from typing import Any
 
 from pydantic import Field, ValidationError
@@ -124,7 +123,8 @@ def differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
     elif old != new:
         before, now = repr(old), repr(new)
         # Long values are shown from shortly before they differ.
-        start = max(0, len(commonprefix([before, now])) - 20) if max(len(before), len(now)) > 60 else 0
+        same = next((place for place, (a, b) in enumerate(zip(before, now, strict=False)) if a != b), 0)
+        start = max(0, same - 20) if max(len(before), len(now)) > 60 else 0
         yield f"{path}: {_short(before, start)} -> {_short(now, start)}"
 
 
