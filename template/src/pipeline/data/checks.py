@@ -203,8 +203,10 @@ def _report(project: Project, faults: list[Fault], leaks: LeakReport, train: int
     out.print(f"checked {train} training rows and {test} test rows in {project.shown(project.data)}")
     if fatal == 1:
         [only] = [fault for fault in faults if fault.fatal]
-        remedy = "mend it, or drop the row in src/competition/tables.py"
-        raise UserError(f"a fault in the data ({only.problem}): {only.row}: {only.detail}; {remedy}")
+        remedy = (
+            "" if "; " in only.detail else "; mend it, or drop the row in src/competition/tables.py"
+        )  # one is enough
+        raise UserError(f"a fault in the data ({only.problem}): {only.row}: {only.detail}{remedy}")
     if fatal:
         names = ", ".join(f"{len(members)} x {problem}" for (problem, is_fatal), members in sorts.items() if is_fatal)
         raise UserError(
