@@ -111,3 +111,15 @@ def test_settings_that_are_wrong(project: Path) -> None:
     ):
         path.write_text(bad)
         assert hint in expect(run_script(project, "train.py", "small", "--fold", "0"), 2).last_line
+
+
+def test_a_restart_that_trains_nothing_brings_the_old_run_back(project: Path) -> None:
+    kept = project / "runs/small/fold_0/metrics.csv"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("epoch\n1\n")
+    wrong = ("train.py", "small", "--fold", "0", "--restart", "model.encoder=resnet10tt")
+    assert "resnet10t" in expect(run_script(project, *wrong), 2).last_line
+    assert kept.read_text() == "epoch\n1\n" and not (project / "runs/set_aside/small.1").exists()
+    edit_csv(lambda table: table.assign(label=table["label"].where(table.index != 5, "ten")))(project)
+    assert "'ten'" in expect(run_script(project, "train.py", "small", "--fold", "0", "--restart"), 2).last_line
+    assert kept.is_file()

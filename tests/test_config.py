@@ -99,6 +99,30 @@ def test_as_writes_the_variation_down(project: Path) -> None:
     assert run_script(project, "train.py", "demo", "--as", "../x").status == 2
 
 
+def test_a_wrong_name_leaves_no_variation_behind(project: Path) -> None:
+    """What is only found wrong once names are looked up must not take the name of the mended experiment."""
+    command = ("train.py", "demo", "--as", "exp014", "--print-config")
+    wrong = expect(run_script(project, *command, "aggregate=maximum"), 2)
+    assert "did you mean 'max'" in wrong.last_line and not (project / "experiments/exp014.yaml").exists()
+    expect(run_script(project, *command, "aggregate=max"))
+    kept = (project / "experiments/exp014.yaml").read_text()
+    (project / "experiments/exp014.yaml").write_text(kept.replace("max", "maximum"))
+    expect(run_script(project, "train.py", "demo", "--as", "exp014", "--print-config", "aggregate=maximum"), 2)
+    assert (project / "experiments/exp014.yaml").is_file(), "a file that was there before stays"
+
+
+def test_long_values_are_shown_where_they_differ(project: Path) -> None:
+    with imported(project):
+        from pipeline.config import differences
+
+        old = {"losses": [{"loss": {"name": "cross_entropy", "params": {"label_smoothing": 0.0}}, "head": "label"}]}
+        new = {"losses": [{"loss": {"name": "cross_entropy", "params": {"label_smoothing": 0.0}}, "head": "lable"}]}
+        assert list(differences({"lr": 0.1}, {"lr": 0.2})) == ["lr: 0.1 -> 0.2"]
+        [line] = differences(old, new)
+    before, _, now = line.partition(" -> ")
+    assert "'label'" in before and "'lable'" in now and len(line) < 140
+
+
 def test_print_config_shows_every_setting_with_its_default(project: Path) -> None:
     out = run_script(project, "train.py", "demo", "--print-config").stdout
     for setting in ("weight_decay: 0.02", "save_minutes: 10.0", '"strength": 1.0', '"flip": false', "device:"):

@@ -14,11 +14,13 @@ from projects import Renders, run_script, source
 
 sys.path.insert(0, str(source()))
 
+from pipeline.data.checks import asked_columns
 from pipeline.data.faults import Fault, image_faults, target_faults
 from pipeline.data.images import array, image
 from pipeline.data.labels import ClassLabels
 from pipeline.data.leaks import TEST
 from pipeline.data.scan import Look, scan
+from pipeline.settings import Settings
 
 from training import expect
 
@@ -150,6 +152,22 @@ def test_a_package_that_is_missing_is_one_fault(tmp_path: Path, monkeypatch: pyt
     seen = scan([tmp_path / f"{number}.dcm" for number in range(30)], image)
     found = one(image_faults(table(fold=[0] * 30), seen), "missing package")
     assert found.row == "i0, i1, i2 and 27 more" and "'pydicom'" in found.detail and found.fatal
+
+
+def test_labels_that_the_sample_leaves_out_are_a_note() -> None:
+    """Eleven labels of which nine are asked for; other forms of a sample are none of this."""
+    labels = ("CVC - Normal", "ETT - Abnormal", "Swan Ganz Catheter Present")
+    paths = {"train_images": "train/{uid}.jpg", "test_images": "test/{uid}.jpg"}
+    settings = Settings(
+        competition="x", task="multilabel", metric="roc_auc", id_column="uid", target_columns=labels, **paths
+    )
+    [note] = asked_columns(settings, ["uid", labels[2], labels[0]])
+    assert not note.fatal and "does not ask for 1 of the 3 target columns (ETT - Abnormal)" in note.detail
+    assert "metric.py" in note.detail
+    [note] = asked_columns(settings, ["uid", labels[2], "CVC - Normale"])
+    assert not note.fatal and "'CVC - Normale' is no target column; did you mean 'CVC - Normal'?" in note.detail
+    assert list(asked_columns(settings, ["uid", *reversed(labels)])) == []
+    assert list(asked_columns(settings, ["uid", "labels"])) == []
 
 
 EXTERNAL = """

@@ -241,11 +241,20 @@ def by_image(project: Path, run: Path) -> pd.Series:
 def test_faults_are_one_line(renders: Renders, tmp_path: Path) -> None:
     project = breast_project(renders, tmp_path / "project", patients=12)
     data = project / "data/raw"
+    set_answer(project, "prediction_column: prediction_id", 'prediction_column: ""')
+    said = " ".join(expect(run_script(project, "check_data.py")).stdout.replace("│", " ").split())
+    assert "where 'prediction_id' stands for several images, name it as prediction_column in competition.yaml" in said
+    set_answer(project, 'prediction_column: ""', "prediction_column: breast")
+    said = expect(run_script(project, "check_data.py"), 2).stdout.replace("│", " ")
+    assert "build it in src/competition/tables.py before image_rows" in " ".join(said.split())
+    set_answer(project, "prediction_column: breast", "prediction_column: prediction_id")
     test, sample = pd.read_csv(data / "test.csv", dtype=str), pd.read_csv(data / "sample_submission.csv", dtype=str)
     lost = (test["patient_id"] + "_" + test["laterality"]) == sample["prediction_id"].iloc[0]
     test[~lost].to_csv(data / "test.csv", index=False)
     result = expect(run_script(project, "check_data.py"), 2)
-    assert "sample submission" in result.last_line and "no such test row" in " ".join(result.stdout.split())
+    name = sample["prediction_id"].iloc[0]
+    assert f"a fault in the data (sample submission): {name}: it asks for this id" in result.last_line
+    assert "no such test row" in result.last_line and "mend it" in result.last_line
     train = pd.read_csv(data / "train.csv", dtype=str)
     twice = train["patient_id"].map(train["patient_id"].value_counts()) > 2
     train.loc[train.index[twice][:1], "cancer"] = "1"

@@ -219,6 +219,15 @@ def test_shares_beside_the_out_of_fold_rows(build: Build) -> None:
     stdout = house.submit("one").stdout
     assert "out of fold" in stdout
     assert all(name in stdout for name in THREE["label"])
+    assert "that differ most" not in stdout
+
+
+def test_a_table_of_shares_says_that_it_is_cut(build: Build) -> None:
+    names = [f"kind_{number}_" for number in range(11)]
+    house = build("accuracy", {"label": names}, ["image_id", *names])
+    house.predict(IDS).to_parquet(house.run / "oof.parquet")
+    stdout = house.submit("one").stdout
+    assert "predictions of 'label', the 10 of 11 that differ most" in stdout
 
 
 def test_a_large_submission_is_checked_fast(build: Build) -> None:

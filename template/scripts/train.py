@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from contextlib import ExitStack
 
 from _project import ROOT
 from pipeline.errors import run_script
@@ -29,13 +30,19 @@ def main() -> None:
     parser.add_argument("--data", metavar="DIR", help="the data folder (default: data/raw, or DATA_DIR)")
     arguments = parser.parse_intermixed_args()
 
-    from pipeline.experiments import load_experiment, write_variation
+    with ExitStack() as stack:
+        run(arguments, stack)
+
+
+def run(arguments: argparse.Namespace, stack: ExitStack) -> None:
+    from pipeline.experiments import kept_with_a_run, load_experiment, write_variation
     from pipeline.project import Project
 
     project = Project.at(ROOT, arguments.data)
     name, overrides = arguments.experiment, arguments.overrides
     if arguments.name:
-        write_variation(project, name, arguments.name, overrides)
+        if write_variation(project, name, arguments.name, overrides):
+            stack.enter_context(kept_with_a_run(project, arguments.name))
         name, overrides = arguments.name, []
     config = load_experiment(project, name, overrides)
     from competition import competition

@@ -135,7 +135,8 @@ class Competition:
         return part
 
 
-def _checked(rows: "pd.DataFrame", table: str, settings: Settings) -> "pd.DataFrame":
+def require_row_columns(rows: "pd.DataFrame", table: str, settings: Settings) -> None:
+    """Raise a `UserError` for the first column that rows lack: id, image, side columns."""
     for column in (ROW_ID, ROW_IMAGE):
         if column not in rows:
             raise UserError(f"tables.py returned rows of {table} without the column '{column}'; add it")
@@ -145,6 +146,10 @@ def _checked(rows: "pd.DataFrame", table: str, settings: Settings) -> "pd.DataFr
                 f"the rows of {table} have no side column '{column}'; add it in src/competition/tables.py, "
                 "or take it out of side_columns in competition.yaml"
             )
+
+
+def _checked(rows: "pd.DataFrame", table: str, settings: Settings) -> "pd.DataFrame":
+    require_row_columns(rows, table, settings)
     twice = rows[ROW_ID][rows[ROW_ID].duplicated()]
     if len(twice):
         raise UserError(

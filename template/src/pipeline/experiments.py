@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from pydantic import BaseModel
@@ -29,8 +30,8 @@ def load_experiment(project: Project, name: str, overrides: Sequence[str] = ()) 
     return parse_experiment(values, where)
 
 
-def write_variation(project: Project, parent: str, name: str, overrides: Sequence[str]) -> None:
-    """Write `experiments/<name>.yaml`: `extends: <parent>` and what the overrides change.
+def write_variation(project: Project, parent: str, name: str, overrides: Sequence[str]) -> bool:
+    """Write `experiments/<name>.yaml`: `extends: <parent>` and what the overrides change. Says whether it is new.
 
     Raises:
         UserError: the name cannot be a file and folder name, or another experiment has it already.
@@ -44,8 +45,24 @@ def write_variation(project: Project, parent: str, name: str, overrides: Sequenc
     path = project.experiments / f"{name}.yaml"
     if path.is_file() and read_yaml(path) != values:
         raise UserError(f"{project.shown(path)} is there already and differs; choose another name after --as")
-    if not path.is_file():
+    is_new = not path.is_file()
+    if is_new:
         write_text(path, dump_yaml(values))
+    return is_new
+
+
+@contextmanager
+def kept_with_a_run(project: Project, name: str) -> Iterator[None]:
+    """Remove the new `experiments/<name>.yaml` where the command fails before there is a run.
+
+    A setting was wrong, and the name must be free for the mended one.
+    """
+    try:
+        yield
+    except (UserError, SystemExit):  # the latter: processes that were started have said what is wrong
+        if not project.run(name).exists():
+            (project.experiments / f"{name}.yaml").unlink(missing_ok=True)
+        raise
 
 
 def parse_override(text: str) -> dict[str, Any]:

@@ -121,12 +121,16 @@ def differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
         for key in old:
             yield from differences(old[key], new.get(key), f"{path}.{key}" if path else key)
     elif old != new:
-        yield f"{path}: {_short(old)} -> {_short(new)}"
+        before, now = repr(old), repr(new)
+        # Long values are shown from shortly before they differ.
+        same = next((place for place, (a, b) in enumerate(zip(before, now, strict=False)) if a != b), 0)
+        start = max(0, same - 20) if max(len(before), len(now)) > 60 else 0
+        yield f"{path}: {_short(before, start)} -> {_short(now, start)}"
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _short(text: str, start: int) -> str:
+    rest = text[start:] if start == 0 else "..." + text[start:]
+    return rest if len(rest) <= 60 else rest[:57] + "..."
 
 
 def json_schema() -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.competition import Competition, Head
+from pipeline.competition import Competition, Head, require_row_columns
 from pipeline.data.faults import Fault, copy_faults, image_count_faults, image_faults, number_faults, target_faults
 from pipeline.data.folds import CLASSES, FOLDS, NO_FOLD, fold_path, is_scored, load_folds, read_contract
 from pipeline.data.labels import Labels, labels_of
@@ -15,7 +15,7 @@ from pipeline.data.marker import is_demo
 from pipeline.data.scan import Reader, scan
 from pipeline.data.side_columns import side_inputs
 from pipeline.data.tables import read_table
-from pipeline.errors import UserError, listed
+from pipeline.errors import UserError, listed, nearest
 from pipeline.files import read_json
 from pipeline.keys import ROW_FOLD, ROW_GROUP, ROW_ID, ROW_IMAGE, ROW_SOURCE, SOURCE_COMPETITION
 from pipeline.prediction_ids import by_prediction, with_predictions
@@ -60,21 +60,18 @@ def check_data(project: Project, competition: Competition, reader: Reader, folds
 def _rows(competition: Competition, function: str, data: Path) -> tuple[pd.DataFrame, list[Fault]]:
     """The rows as far as they can be had; where an id stands twice, the first one."""
     empty = pd.DataFrame({ROW_ID: [], ROW_IMAGE: []}, dtype="str")
-    what, settings = function.replace("_", " "), competition.settings
+    what, settings, is_train = function.replace("_", " "), competition.settings, function == "train_rows"
     try:
         rows = getattr(importlib.import_module(f"{competition.package}.tables"), function)(settings, data)
+        require_row_columns(rows, settings.train_csv if is_train else settings.test_csv, settings)
     except UserError as error:
         return empty, [Fault("table", what, str(error))]
-    missing = [column for column in (ROW_ID, ROW_IMAGE, *settings.side_columns) if column not in rows]
-    if missing:
-        return empty, [Fault("table", what, f"tables.py returned no column '{missing[0]}'")]
-    if rows.empty and function == "train_rows":
+    if rows.empty and is_train:
         return empty, [Fault("table", what, "there are no training rows")]
     counts = rows[ROW_ID].value_counts()
     faults = [Fault("duplicate id", str(name), f"{count} {what}") for name, count in counts[counts > 1].items()]
     rows = rows.drop_duplicates(ROW_ID).reset_index(drop=True)
     rows = rows if ROW_SOURCE in rows else rows.assign(**{ROW_SOURCE: SOURCE_COMPETITION})
-    is_train = function == "train_rows"
     try:
         rows = with_predictions(rows, settings.target_columns if is_train else ())
     except UserError as error:
@@ -154,18 +151,42 @@ def sample_faults(settings: Settings, data: Path, test: pd.DataFrame) -> Iterato
     if len(sample.columns) < 2:
         yield Fault("sample submission", name, f"it has one column only ({sample.columns[0]}); download it again")
         return
-    ids = sample[sample_id_column(list(map(str, sample.columns)), settings.id_column)]
+    yield from asked_columns(settings, list(map(str, sample.columns)))
+    id_column = sample_id_column(list(map(str, sample.columns)), settings.id_column)
+    ids = sample[id_column]
     for repeated in ids[ids.duplicated()].unique():
         yield Fault("sample submission", str(repeated), "this id stands more than once in it", fatal=False)
     asked = ids.isin(test[ROW_ID])
     if len(test) and not asked.any():
         detail = f"none of its ids ({listed(ids)}) is a test row ({listed(test[ROW_ID])})"
+        if id_column != settings.id_column and not settings.prediction_column:
+            detail += (
+                f"; where '{id_column}' stands for several images, name it as prediction_column in competition.yaml"
+            )
         yield Fault("sample submission", name, detail, fatal=False)
     elif len(test):
         for extra in ids[~asked].unique():
             yield Fault("sample submission", str(extra), "it asks for this id, and there is no such test row")
         for left in test[ROW_ID][~test[ROW_ID].isin(ids)]:
             yield Fault("sample submission", str(left), "a test row that it does not ask for", fatal=False)
+
+
+def asked_columns(settings: Settings, columns: Sequence[str]) -> Iterator[Fault]:
+    """Target columns that a sample with some of them leaves out, and columns that it adds to them."""
+    targets, own = settings.target_columns, sample_id_column(columns, settings.id_column)
+    left_out = [name for name in targets if name not in columns]
+    strange = [name for name in columns if name not in (*targets, own)]
+    if len(left_out) == len(targets):  # it has another form: a column of labels, or one for each class
+        return
+    for name in strange:
+        detail = f"'{name}' is no target column; {nearest(name, targets)} (or fill it in src/competition/submission.py)"
+        yield Fault("sample submission", settings.sample_submission, detail, fatal=False)
+    if left_out and not strange:
+        detail = (
+            f"it does not ask for {len(left_out)} of the {len(targets)} target columns ({listed(left_out)}), which the "
+            "metric counts as well; for a score without them write one in src/competition/metric.py"
+        )
+        yield Fault("sample submission", settings.sample_submission, detail, fatal=False)
 
 
 def _report(project: Project, faults: list[Fault], leaks: LeakReport, train: int, test: int) -> None:
@@ -180,6 +201,12 @@ def _report(project: Project, faults: list[Fault], leaks: LeakReport, train: int
     print_leaks(leaks)
     fatal = sum(fault.fatal for fault in faults)
     out.print(f"checked {train} training rows and {test} test rows in {project.shown(project.data)}")
+    if fatal == 1:
+        [only] = [fault for fault in faults if fault.fatal]
+        remedy = (
+            "" if "; " in only.detail else "; mend it, or drop the row in src/competition/tables.py"
+        )  # one is enough
+        raise UserError(f"a fault in the data ({only.problem}): {only.row}: {only.detail}{remedy}")
     if fatal:
         names = ", ".join(f"{len(members)} x {problem}" for (problem, is_fatal), members in sorts.items() if is_fatal)
         raise UserError(

@@ -108,7 +108,12 @@ def image_rows(table: pd.DataFrame, settings: Settings, pattern: str | Sequence[
     if settings.group_column and settings.group_column in table:
         rows[ROW_GROUP] = table[settings.group_column]
     if settings.prediction_column:
-        require_columns(table, [settings.prediction_column], "the table")
+        if settings.prediction_column not in table:  # Kaggle often has it in the test table only
+            hint = nearest(settings.prediction_column, map(str, table.columns))
+            raise UserError(
+                f"the table has no column '{settings.prediction_column}', the prediction_column of competition.yaml; "
+                f"{hint} (or build it in src/competition/tables.py before image_rows is called)"
+            )
         require_cells(table, settings.prediction_column)
         rows[ROW_PREDICTION] = table[settings.prediction_column]
     return pd.concat([rows, table[[column for column in table if column not in RESERVED]]], axis=1)

@@ -30,6 +30,7 @@ CHECKS = {  # what the table of checks shows, and which problems belong to it
     "ids": ("ids", "order"),
     "values": ("blank", "dtype", "finite", "range", "label", "sum"),
 }
+MOST_SHARES = 10  # classes whose shares are shown
 
 
 def submit(project: Project, name: str) -> Path:
@@ -164,6 +165,7 @@ def _print_shares(run: Path, predictions: pd.DataFrame, task: Task) -> None:
     held_out = task.shares(oof)
     for head, share in task.shares(predictions).items():
         both = pd.DataFrame({"test": share, "oof": held_out[head]})
-        furthest = (both["test"] - both["oof"]).abs().nlargest(10).index
+        furthest = (both["test"] - both["oof"]).abs().nlargest(MOST_SHARES).index
+        which = f", the {MOST_SHARES} of {len(both)} that differ most" if len(both) > MOST_SHARES else ""
         rows = [(str(name), float(row["test"]), float(row["oof"])) for name, row in both.iterrows() if name in furthest]
-        terminal.table(f"predictions of '{head}'", ("", "submission", "out of fold"), rows)
+        terminal.table(f"predictions of '{head}'{which}", ("", "submission", "out of fold"), rows)

@@ -22,7 +22,7 @@ from pipeline.training.build import make_loop
 from pipeline.training.finish import average_seeds, finish_fold
 from pipeline.training.loop import FoldLoop
 from pipeline.training.optimizer import print_rates
-from pipeline.training.run_folder import open_run, the_only_trainer
+from pipeline.training.run_folder import open_run, set_aside, the_only_trainer
 from pipeline.training.setup import Setup, prepare
 
 __all__ = ["Setup", "make_loop", "prepare", "train"]
@@ -41,14 +41,17 @@ def train(setup: Setup, fold: str, restart: bool) -> None:
         choose_precision(setup.config.training.precision, device)
         if processes.size > 1:
             print(f"{processes.size} processes on {device.type} share each batch of {setup.config.training.batch_size}")
-        new = processes.is_main and begin(setup, chosen, restart)
+        is_new, old = begin(setup, chosen, restart) if processes.is_main else (False, None)
         processes.wait()  # the others look for the run, and for weights in the hub's cache, once both are there
         try:
             train_folds(setup, chosen, device, processes)
         except UserError:
             folder = setup.project.run(setup.name)
-            if new and not any(has_begun(path) for path in folder.glob("fold_*")):
+            if is_new and not any(has_begun(path) for path in folder.glob("fold_*")):
                 shutil.rmtree(folder)  # a setting was wrong: once it is mended, nothing must remember it
+                if old is not None:
+                    old.replace(folder)
+                    print(f"nothing was trained, so the old run is back in {setup.project.shown(folder)}")
             raise
     except RuntimeError as error:
         if processes.lost(error):
@@ -58,8 +61,8 @@ def train(setup: Setup, fold: str, restart: bool) -> None:
         end_processes()
 
 
-def begin(setup: Setup, chosen: Sequence[str], restart: bool) -> bool:
-    """Find the run unchanged, or make its folder; says whether it is new."""
+def begin(setup: Setup, chosen: Sequence[str], restart: bool) -> tuple[bool, Path | None]:
+    """Find the run unchanged, or make its folder; says whether it is new, and where the one before was set aside."""
     run, model = setup.project.run(setup.name), setup.config.model
     begins = restart or any(not has_begun(run / f"fold_{name}") for name in chosen)
     if begins and model.pretrained and model.weights is None:  # needs a network: fail before anything is written
@@ -68,9 +71,10 @@ def begin(setup: Setup, chosen: Sequence[str], restart: bool) -> bool:
     for note in setup.folds.warnings:
         print(f"warning: {note}")
     record = {"folds": setup.folds.hash, "n_folds": setup.folds.n_folds}
-    is_new = restart or not run.exists()
-    open_run(setup.project, setup.name, setup.config, record, restart, engine.NAME)
-    return is_new
+    old = set_aside(setup.project, setup.name) if restart else None
+    is_new = not run.exists()
+    open_run(setup.project, setup.name, setup.config, record, engine.NAME)
+    return is_new, old
 
 
 def train_folds(setup: Setup, chosen: Sequence[str], device: torch.device, processes: Processes) -> None:

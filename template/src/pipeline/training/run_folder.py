@@ -20,22 +20,17 @@ from pipeline.settings import FILE_NAME, parse_settings
 PATIENCE = 15.0  # seconds: loader processes of a killed trainer notice after a few that it is gone
 
 
-def open_run(
-    project: Project, name: str, config: Experiment, record: dict[str, Any], restart: bool, engine: str
-) -> Path:
+def open_run(project: Project, name: str, config: Experiment, record: dict[str, Any], engine: str) -> Path:
     """The run's folder: made anew, or found unchanged.
 
     Args:
         record: what else the run depends on: the hash of its folds.
-        restart: set a run that is there aside first.
         engine: what trains it. Another one goes on from the same state, so a change is said and no more.
 
     Raises:
         UserError: a run is there, and its config, `src/competition` or folds are no longer the same.
     """
     folder = project.run(name)
-    if restart and folder.exists():
-        _set_aside(project, folder)
     if (folder / "config.yaml").is_file():
         _refuse_changes(project, folder, config, record)
         before = read_json(folder / "run.json").get("engine", engine)
@@ -74,8 +69,11 @@ def the_only_trainer(run: Path, job: str) -> Iterator[None]:
         lock.release()
 
 
-def _set_aside(project: Project, folder: Path) -> None:
-    aside = project.runs / "set_aside"
+def set_aside(project: Project, name: str) -> Path | None:
+    """Move a run out of the way, if there is one; says where it lies now."""
+    folder, aside = project.run(name), project.runs / "set_aside"
+    if not folder.exists():
+        return None
     aside.mkdir(exist_ok=True)
     number = 1
     while (aside / f"{folder.name}.{number}").exists():
@@ -83,6 +81,7 @@ def _set_aside(project: Project, folder: Path) -> None:
     target = aside / f"{folder.name}.{number}"
     folder.replace(target)
     print(f"the old run is set aside in {project.shown(target)}")
+    return target
 
 
 def _refuse_changes(project: Project, folder: Path, config: Experiment, record: dict[str, Any]) -> None:
