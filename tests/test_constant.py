@@ -84,3 +84,22 @@ def test_a_metric_says_which_heads_it_does_not_score() -> None:
     table = pd.DataFrame({"size": ["1"]}, index=["a"])
     with pytest.raises(UserError, match=r"'accuracy' does not score heads like 'size' \(odd\)"):
         find_metric("accuracy").function(table, table, [Head("size", "odd")])
+
+
+def test_the_best_constant_of_pf1_is_certain() -> None:
+    """No other constant probability scores more."""
+    from pipeline.competition import Head
+    from pipeline.tasks.image_level.kinds import kind_of
+    from pipeline.tasks.image_level.metrics import find_metric
+
+    head, metric = Head("label", "multiclass", ("no", "yes")), find_metric("probabilistic_f1")
+    rows = pd.DataFrame({"id": [f"r{row}" for row in range(100)], "label": ["yes"] * 20 + ["no"] * 80})
+    truth = rows.set_index("id")[["label"]]
+
+    def score(second: float) -> float:
+        given = pd.DataFrame({"label:no": 1 - second, "label:yes": second}, index=truth.index)
+        return metric.function(truth, given, [head])
+
+    constant = kind_of(head).constant(rows, metric)
+    assert score(float(constant[1])) == max(score(second) for second in np.linspace(0.05, 1, 20))
+    assert score(float(constant[1])) > score(0.2) + 0.1

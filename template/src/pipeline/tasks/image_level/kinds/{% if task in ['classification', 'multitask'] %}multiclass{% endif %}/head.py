@@ -73,7 +73,10 @@ class Multiclass(HeadKind):
         return pd.DataFrame(values.astype(np.float32), index=found.index, columns=found.columns)
 
     def constant(self, rows: pd.DataFrame, metric: Metric) -> np.ndarray:
-        """The share of each class, whose largest is the most frequent one."""
+        """The share of each class, whose largest is the most frequent one; for pF1 of two classes the second one, since
+        that score grows with a constant probability."""
+        if metric.name == "probabilistic_f1" and len(self.head.classes) == 2:
+            return np.array([0, 1], np.float32)
         counts = self.class_counts(rows)
         shares: np.ndarray = (counts / counts.sum()).float().numpy()
         return shares
