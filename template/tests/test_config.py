@@ -57,6 +57,16 @@ def test_a_variation_is_written_down(project: SmallProject) -> None:
     assert varied.training == parent.training
 
 
+def test_a_variation_never_replaces_another(project: SmallProject) -> None:
+    write_variation(project.project, "small", "exp001", ["optimizer.lr=3e-4"])
+    write_variation(project.project, "small", "exp001", ["optimizer.lr=3e-4"])
+    with pytest.raises(UserError, match=r"is there already and differs.*delete this file: there is no run"):
+        write_variation(project.project, "small", "exp001", ["optimizer.lr=1e-4"])
+    (project.root / "runs" / "exp001").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"choose another name after --as$"):
+        write_variation(project.project, "small", "exp001", ["optimizer.lr=1e-4"])
+
+
 def test_defaults_of_ones_own_are_written_out(project: SmallProject) -> None:
     """So a default that changes in the code later is seen as a change of the run."""
     assert project.prepare("small").config.augmentations.params == {"brightness": 0.1}
