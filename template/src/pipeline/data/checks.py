@@ -9,7 +9,7 @@ import pandas as pd
 from pipeline.competition import Competition, Head
 from pipeline.data.faults import Fault, copy_faults, image_count_faults, image_faults, number_faults, target_faults
 from pipeline.data.folds import CLASSES, FOLDS, NO_FOLD, fold_path, is_scored, load_folds, read_contract
-from pipeline.data.labels import Labels, labels_of
+from pipeline.data.labels import Labels, check_folds, labels_of
 from pipeline.data.leaks import LeakReport, all_rows, find_leaks, print_leaks
 from pipeline.data.marker import is_demo
 from pipeline.data.scan import Reader, scan
@@ -41,7 +41,7 @@ def check_data(project: Project, competition: Competition, reader: Reader, folds
     train, faults = _rows(competition, "train_rows", data)
     test, more = _rows(competition, "test_rows", data)
     faults += more
-    train, more, classes = _with_folds(project, settings, train, folds)
+    train, more, classes = _with_folds(project, competition, train, folds)
     faults += more
     if not train.empty:
         labels = labels_of(competition)
@@ -88,7 +88,7 @@ def _rows(competition: Competition, function: str, data: Path) -> tuple[pd.DataF
 
 
 def _with_folds(
-    project: Project, settings: Settings, train: pd.DataFrame, name: str
+    project: Project, competition: Competition, train: pd.DataFrame, name: str
 ) -> tuple[pd.DataFrame, list[Fault], Mapping[str, Sequence[str]]]:
     """Training rows with their folds and classes; without a fold file that fits, all of them lie in fold 0."""
     unfolded = train.assign(**{ROW_FOLD: is_scored(train).map({True: 0, False: NO_FOLD}).astype("int64")})
@@ -99,7 +99,8 @@ def _with_folds(
         if read_contract(path).get("demo") and not is_demo(project.data):
             note = "these folds are the demo's; scripts/make_folds.py replaces them"
             return unfolded, [Fault("folds", name, note, fatal=False)], {}
-        found = load_folds(project, name, train, settings)
+        found = load_folds(project, name, train, competition.settings)
+        check_folds(labels_of(competition), found.rows, project.shown(path))
         classes = read_json(project.folds / CLASSES) if (project.folds / CLASSES).is_file() else {}
     except UserError as error:
         return unfolded, [Fault("folds", name, str(error))], {}
