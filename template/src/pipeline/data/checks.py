@@ -1,6 +1,7 @@
 """What is wrong with the data, all of it: tables, labels, images, sample submission, folds, copies."""
 
 import importlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -158,6 +159,7 @@ def sample_faults(settings: Settings, data: Path, test: pd.DataFrame) -> Iterato
     ids = sample[sample_id_column(list(map(str, sample.columns)), settings.id_column)]
     for repeated in ids[ids.duplicated()].unique():
         yield Fault("sample submission", str(repeated), "this id stands more than once in it", fatal=False)
+    ids = _without_heads(ids, settings.target_columns)
     asked = ids.isin(test[ROW_ID])
     if len(test) and not asked.any():
         detail = f"none of its ids ({listed(ids)}) is a test row ({listed(test[ROW_ID])})"
@@ -167,6 +169,14 @@ def sample_faults(settings: Settings, data: Path, test: pd.DataFrame) -> Iterato
             yield Fault("sample submission", str(extra), "it asks for this id, and there is no such test row")
         for left in test[ROW_ID][~test[ROW_ID].isin(ids)]:
             yield Fault("sample submission", str(left), "a test row that it does not ask for", fatal=False)
+
+
+def _without_heads(ids: pd.Series, targets: Sequence[str]) -> pd.Series:
+    """The ids of images, where a sample has a row for each image and target column (`Test_0_vowel`)."""
+    names = "|".join(re.escape(name) for name in sorted(targets, key=len, reverse=True))
+    ends = rf"[^0-9A-Za-z](?:{names})$"
+    by_head = len(targets) > 1 and ids.str.contains(ends).all()
+    return ids.str.replace(ends, "", regex=True) if by_head else ids
 
 
 def _report(project: Project, faults: list[Fault], leaks: LeakReport, train: int, test: int) -> None:
