@@ -1,11 +1,13 @@
 """Experiments: strict settings, variations, and params of one's own."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 import pipeline
+from pipeline.competition import Head, Metric
 from pipeline.config import json_schema
 from pipeline.errors import UserError
 from pipeline.experiments import load_experiment, write_variation
@@ -46,6 +48,16 @@ def test_params_of_ones_own_are_as_strict(project: SmallProject, override: str, 
 def test_an_unknown_experiment_names_the_nearest(project: SmallProject) -> None:
     with pytest.raises(UserError, match="there is no experiment 'smal'; did you mean 'small'"):
         load_experiment(project.project, "smal")
+
+
+def test_a_metric_is_asked_before_anything_is_trained(project: SmallProject, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(heads: Sequence[Head]) -> None:
+        raise UserError(f"it cannot score '{heads[0].name}'")
+
+    asked = Metric("mine", lambda truth, predictions, heads: 0.0, check_heads=refuse)
+    monkeypatch.setattr("competition.metric.metrics", lambda settings: (asked,))
+    with pytest.raises(UserError, match="it cannot score 'shape'"):
+        project.prepare("small")
 
 
 def test_a_variation_is_written_down(project: SmallProject) -> None:

@@ -44,6 +44,8 @@ def prepare(project: Project, competition: Competition, name: str, config: Exper
     check_folds(labels_of(competition), folds.rows, project.shown(fold_path(project, config.folds)))
     heads = competition.heads(read_classes(project))
     task = task_for(competition, heads)
+    for metric in competition.metrics():
+        metric.check_heads(heads)
     names = Names(DATA_NAMES, training.NAMES, CALLBACK_NAMES, task.NAMES, competition.all_names())
     if not config.losses:
         config = config.model_copy(update={"losses": task.default_losses()})
