@@ -84,6 +84,8 @@ def test_a_metric_says_which_heads_it_does_not_score() -> None:
     table = pd.DataFrame({"size": ["1"]}, index=["a"])
     with pytest.raises(UserError, match=r"'accuracy' does not score heads like 'size' \(odd\)"):
         find_metric("accuracy").function(table, table, [Head("size", "odd")])
+    with pytest.raises(UserError, match=r"'accuracy' does not score heads like 'size' \(odd\)"):
+        find_metric("accuracy").check_heads([Head("size", "odd")])
 
 
 def test_the_best_constant_of_pf1_is_certain() -> None:

@@ -14,7 +14,7 @@ from projects import Renders, run_script, source
 
 sys.path.insert(0, str(source()))
 
-from pipeline.data.checks import asked_columns
+from pipeline.data.checks import asked_columns, sample_faults
 from pipeline.data.faults import Fault, image_faults, target_faults
 from pipeline.data.images import array, image
 from pipeline.data.labels import ClassLabels
@@ -97,6 +97,32 @@ def test_equal_targets_and_unseen_labels() -> None:
 def looks(sizes: Iterable[tuple[int, int]]) -> tuple[pd.DataFrame, list[Look]]:
     seen = [Look("x", "", size, "uint8", 3) for size in sizes]
     return table(fold=[0] * len(seen)), seen
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (["a_root", "a_vowel", "b_1_root", "b_1_vowel"], []),
+        (["a_root", "a_vowel", "c_root"], ["c", "b_1"]),
+        (["a", "b_1"], []),
+        (["x_root", "y_mark"], ["sample_submission.csv"]),
+    ],
+)
+def test_a_sample_with_a_row_for_each_image_and_column_asks_for_test_rows(
+    tmp_path: Path, rows: list[str], said: list[str]
+) -> None:
+    text = "".join(f"{row},0\n" for row in rows)
+    (tmp_path / "sample_submission.csv").write_text(f"row_id,target\n{text}")
+    settings = Settings(
+        competition="graphemes",
+        task="multitask",
+        metric="accuracy",
+        target_columns=("root", "vowel"),
+        train_images="{image_id}",
+        test_images="{image_id}",
+    )
+    faults = sample_faults(settings, tmp_path, table(image=["a", "b"]).assign(id=["a", "b_1"]))
+    assert [fault.row for fault in faults] == said
 
 
 def test_sizes_that_stand_out() -> None:

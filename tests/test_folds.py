@@ -250,6 +250,13 @@ def test_unknown_names(project: Project) -> None:
         assert "cannot name" in refusal(project, rows, name)
 
 
+class NoLabels(ClassLabels):
+    """As where every identity is the unknown one."""
+
+    def cells(self, rows: pd.DataFrame, column: str) -> pd.Series:
+        return rows[column].iloc[:0]
+
+
 def test_class_order(project: Project) -> None:
     assert class_order(["10", "9", "0", "10"]) == ["0", "9", "10"]
     assert class_order(["b", "10", "9"]) == ["10", "9", "b"]
@@ -262,6 +269,8 @@ def test_class_order(project: Project) -> None:
     assert write_classes(project, rows[rows["label"] != "c2"], ClassLabels(["label"])) == {"label": ["c0", "c1", "c3"]}
     with pytest.raises(UserError, match="one class only"):
         write_classes(project, rows.assign(label="c0"), ClassLabels(["label"]))
+    with pytest.raises(UserError, match="'label' holds no class; there is nothing to learn"):
+        write_classes(project, rows, NoLabels(["label"]))
 
 
 def test_the_script_writes_once_and_demo_folds_step_aside(renders: Renders, tmp_path: Path) -> None:

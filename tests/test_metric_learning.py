@@ -272,7 +272,7 @@ def test_images_are_held_out_where_others_are_left_to_find_them_by() -> None:
     labels = Identities(("whale",), NEW)
     folds = make_folds(labels.marked(random_rows()), labels, 5)
     assert max(folds.sizes()) - min(folds.sizes()) <= 1
-    assert folds.warnings[0].startswith("6 of 31 identities have one row")
+    assert folds.warnings[0].startswith("6 of 30 identities have one row") and len(folds.warnings) == 1
     counts = folds.rows.groupby("whale")["fold"].agg(["size", "nunique"])
     assert (counts["nunique"] == counts["size"].clip(upper=5)).all()
     task = make_task()
@@ -301,6 +301,36 @@ def test_whole_identities_are_held_out() -> None:
         make_folds(labels.marked(random_rows(groups=True)), labels, 4)
     held_out = folds.rows[folds.rows["fold"] == 0]
     assert make_task().gallery(folds.rows, held_out) is held_out
+
+
+def test_an_answer_for_the_unknown_that_no_row_has_is_told() -> None:
+    from pipeline.data.folds import make_folds
+    from pipeline.tasks.image_level.kinds.embedding.labels import Identities
+
+    rows = random_rows()
+    told = [note for note in make_folds(rows, Identities(("whale",), "new_digit"), 5).warnings if "new_digit" in note]
+    assert len(told) == 1 and "no row is labelled 'new_digit'" in told[0] and "UNKNOWN" in told[0]
+    for unknown in (NEW, ""):
+        assert not [note for note in make_folds(rows, Identities(("whale",), unknown), 5).warnings if "label" in note]
+
+
+def test_folds_of_the_other_form_are_refused() -> None:
+    from pipeline.data.folds import make_folds
+    from pipeline.data.labels import check_folds
+    from pipeline.errors import UserError
+    from pipeline.tasks.image_level.kinds.embedding.labels import Identities
+
+    images, whole = Identities(("whale",), NEW), Identities(("whale",), NEW, hold_out="identities")
+    of_images, of_whole = (make_folds(random_rows(), labels, 4).rows for labels in (images, whole))
+    check_folds(images, of_images, "folds/folds.csv")
+    check_folds(whole, of_whole, "folds/folds.csv")
+    lost = "folds/folds.csv does not hold out identities, .*: 24 identities of 'whale' are in several folds .*--force"
+    with pytest.raises(UserError, match=lost):
+        check_folds(whole, of_images, "folds/folds.csv")
+    with pytest.raises(UserError, match=r"does not hold out images, .*: no identity of 'whale' is in several folds"):
+        check_folds(images, of_whole, "folds/folds.csv")
+    single = of_whole.drop_duplicates("whale")
+    check_folds(images, single, "folds/folds.csv")
 
 
 def test_groups_stay_together_and_make_identities_stand_alone() -> None:

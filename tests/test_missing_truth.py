@@ -148,6 +148,9 @@ def test_what_cannot_be_combined_is_refused() -> None:
     metric = combined("one", {"frist": ("accuracy", 1)})
     with pytest.raises(UserError, match="did you mean 'first'"):
         metric.function(task.truth(rows), task.constant(rows, list(rows["id"])), task.heads)
+    with pytest.raises(UserError, match="did you mean 'first'"):
+        metric.check_heads(task.heads)
+    combined("one", {"first": ("accuracy", 1)}).check_heads(task.heads)
 
 
 def test_a_row_without_any_truth_is_refused() -> None:

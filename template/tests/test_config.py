@@ -1,11 +1,13 @@
 """Experiments: strict settings, variations, and params of one's own."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 import pipeline
+from pipeline.competition import Head, Metric
 from pipeline.config import json_schema
 from pipeline.errors import UserError
 from pipeline.experiments import load_experiment, write_variation
@@ -48,6 +50,16 @@ def test_an_unknown_experiment_names_the_nearest(project: SmallProject) -> None:
         load_experiment(project.project, "smal")
 
 
+def test_a_metric_is_asked_before_anything_is_trained(project: SmallProject, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(heads: Sequence[Head]) -> None:
+        raise UserError(f"it cannot score '{heads[0].name}'")
+
+    asked = Metric("mine", lambda truth, predictions, heads: 0.0, check_heads=refuse)
+    monkeypatch.setattr("competition.metric.metrics", lambda settings: (asked,))
+    with pytest.raises(UserError, match="it cannot score 'shape'"):
+        project.prepare("small")
+
+
 def test_a_variation_is_written_down(project: SmallProject) -> None:
     write_variation(project.project, "small", "exp001", ["optimizer.lr=3e-4", "augmentations.params.brightness=0.3"])
     text = (project.root / "experiments" / "exp001.yaml").read_text()
@@ -55,6 +67,16 @@ def test_a_variation_is_written_down(project: SmallProject) -> None:
     varied, parent = (project.prepare(name).config for name in ("exp001", "small"))
     assert (varied.optimizer.lr, varied.augmentations.params) == (3e-4, {"brightness": 0.3})
     assert varied.training == parent.training
+
+
+def test_a_variation_never_replaces_another(project: SmallProject) -> None:
+    write_variation(project.project, "small", "exp001", ["optimizer.lr=3e-4"])
+    write_variation(project.project, "small", "exp001", ["optimizer.lr=3e-4"])
+    with pytest.raises(UserError, match=r"is there already and differs.*delete this file: there is no run"):
+        write_variation(project.project, "small", "exp001", ["optimizer.lr=1e-4"])
+    (project.root / "runs" / "exp001").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"choose another name after --as$"):
+        write_variation(project.project, "small", "exp001", ["optimizer.lr=1e-4"])
 
 
 def test_defaults_of_ones_own_are_written_out(project: SmallProject) -> None:

@@ -58,12 +58,14 @@ class Metric:
         greater_is_better: which way is up.
         needs: whether it scores what is decided (labels, grades), or what that is decided by (probabilities, numbers);
             so goes into a one-column submission.
+        check_heads: raises a `UserError` where it cannot score such heads; it is called before anything is trained.
     """
 
     name: str
     function: "Callable[[pd.DataFrame, pd.DataFrame, Sequence[Head]], float]"
     greater_is_better: bool = True
     needs: Literal["labels", "probabilities"] = "labels"
+    check_heads: "Callable[[Sequence[Head]], None]" = lambda heads: None
 
     def better(self, score: float, than: float) -> bool:
         """Whether `score` beats `than`."""

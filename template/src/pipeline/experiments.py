@@ -44,7 +44,8 @@ def write_variation(project: Project, parent: str, name: str, overrides: Sequenc
         values = merge(values, parse_override(override))
     path = project.experiments / f"{name}.yaml"
     if path.is_file() and read_yaml(path) != values:
-        raise UserError(f"{project.shown(path)} is there already and differs; choose another name after --as")
+        unused = "" if (project.runs / name).exists() else ", or delete this file: there is no run of it"
+        raise UserError(f"{project.shown(path)} is there already and differs; choose another name after --as{unused}")
     is_new = not path.is_file()
     if is_new:
         write_text(path, dump_yaml(values))

@@ -1,6 +1,7 @@
 """What is wrong with the data, all of it: tables, labels, images, sample submission, folds, copies."""
 
 import importlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pandas as pd
 from pipeline.competition import Competition, Head, require_row_columns
 from pipeline.data.faults import Fault, copy_faults, image_count_faults, image_faults, number_faults, target_faults
 from pipeline.data.folds import CLASSES, FOLDS, NO_FOLD, fold_path, is_scored, load_folds, read_contract
-from pipeline.data.labels import Labels, labels_of
+from pipeline.data.labels import Labels, check_folds, labels_of
 from pipeline.data.leaks import LeakReport, all_rows, find_leaks, print_leaks
 from pipeline.data.marker import is_demo
 from pipeline.data.scan import Reader, scan
@@ -41,7 +42,7 @@ def check_data(project: Project, competition: Competition, reader: Reader, folds
     train, faults = _rows(competition, "train_rows", data)
     test, more = _rows(competition, "test_rows", data)
     faults += more
-    train, more, classes = _with_folds(project, settings, train, folds)
+    train, more, classes = _with_folds(project, competition, train, folds)
     faults += more
     if not train.empty:
         labels = labels_of(competition)
@@ -85,7 +86,7 @@ def _rows(competition: Competition, function: str, data: Path) -> tuple[pd.DataF
 
 
 def _with_folds(
-    project: Project, settings: Settings, train: pd.DataFrame, name: str
+    project: Project, competition: Competition, train: pd.DataFrame, name: str
 ) -> tuple[pd.DataFrame, list[Fault], Mapping[str, Sequence[str]]]:
     """Training rows with their folds and classes; without a fold file that fits, all of them lie in fold 0."""
     unfolded = train.assign(**{ROW_FOLD: is_scored(train).map({True: 0, False: NO_FOLD}).astype("int64")})
@@ -96,7 +97,8 @@ def _with_folds(
         if read_contract(path).get("demo") and not is_demo(project.data):
             note = "these folds are the demo's; scripts/make_folds.py replaces them"
             return unfolded, [Fault("folds", name, note, fatal=False)], {}
-        found = load_folds(project, name, train, settings)
+        found = load_folds(project, name, train, competition.settings)
+        check_folds(labels_of(competition), found.rows, project.shown(path))
         classes = read_json(project.folds / CLASSES) if (project.folds / CLASSES).is_file() else {}
     except UserError as error:
         return unfolded, [Fault("folds", name, str(error))], {}
@@ -156,6 +158,7 @@ def sample_faults(settings: Settings, data: Path, test: pd.DataFrame) -> Iterato
     ids = sample[id_column]
     for repeated in ids[ids.duplicated()].unique():
         yield Fault("sample submission", str(repeated), "this id stands more than once in it", fatal=False)
+    ids = _without_heads(ids, settings.target_columns)
     asked = ids.isin(test[ROW_ID])
     if len(test) and not asked.any():
         detail = f"none of its ids ({listed(ids)}) is a test row ({listed(test[ROW_ID])})"
@@ -187,6 +190,14 @@ def asked_columns(settings: Settings, columns: Sequence[str]) -> Iterator[Fault]
             "metric counts as well; for a score without them write one in src/competition/metric.py"
         )
         yield Fault("sample submission", settings.sample_submission, detail, fatal=False)
+
+
+def _without_heads(ids: pd.Series, targets: Sequence[str]) -> pd.Series:
+    """The ids of images, where a sample has a row for each image and target column (`Test_0_vowel`)."""
+    names = "|".join(re.escape(name) for name in sorted(targets, key=len, reverse=True))
+    ends = rf"[^0-9A-Za-z](?:{names})$"
+    by_head = len(targets) > 1 and ids.str.contains(ends).all()
+    return ids.str.replace(ends, "", regex=True) if by_head else ids
 
 
 def _report(project: Project, faults: list[Fault], leaks: LeakReport, train: int, test: int) -> None:

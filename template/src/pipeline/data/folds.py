@@ -178,7 +178,7 @@ def write_classes(project: Project, rows: pd.DataFrame, labels: Labels) -> dict[
     """Write the classes of each target column that names some to `folds/classes.json`; an order edited by hand stays.
 
     Raises:
-        UserError: a target column holds one class only, or a label is missing.
+        UserError: a target column holds one class only or none, or a label is missing.
     """
     path = project.folds / CLASSES
     before = read_json(path) if path.is_file() else {}
@@ -188,7 +188,8 @@ def write_classes(project: Project, rows: pd.DataFrame, labels: Labels) -> dict[
     for column in labels.named:
         found = class_order(labels.cells(scored, column).astype(str))
         if len(found) < 2:
-            raise UserError(f"column '{column}' holds one class only ('{found[0]}'); there is nothing to learn from it")
+            what = f"one class only ('{found[0]}')" if found else "no class"
+            raise UserError(f"column '{column}' holds {what}; there is nothing to learn from it")
         kept = before.get(column)
         classes[column] = kept if isinstance(kept, list) and sorted(kept) == sorted(found) else found
     if classes != before or not path.is_file():

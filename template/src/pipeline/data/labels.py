@@ -77,6 +77,17 @@ def labels_of(competition: Competition) -> Labels:
     return ClassLabels(competition.settings.target_columns) if found is None else found
 
 
+def check_folds(labels: Labels, rows: pd.DataFrame, where: str) -> None:
+    """Refuse folds that rows of such labels cannot be scored on, where the labels know any (`check_folds`).
+
+    Args:
+        rows: with their folds.
+        where: the fold file, as errors name it.
+    """
+    if hasattr(labels, "check_folds"):
+        labels.check_folds(rows, where)
+
+
 def require_values(rows: pd.DataFrame, labels: Labels) -> None:
     """Raise a `UserError` that names rows where a label, or the group, is missing."""
     cells = {column: labels.cells(rows, column) for column in labels.targets}

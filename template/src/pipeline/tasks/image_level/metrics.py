@@ -49,39 +49,46 @@ def combined(name: str, parts: Mapping[str, tuple[str, float]]) -> Metric:
     if min(weight for _, weight in found.values()) < 0 or not sum(weight for _, weight in found.values()):
         raise UserError(f"the metric '{name}' needs weights of at least 0 that are not all 0")
 
-    def function(truth: pd.DataFrame, predictions: pd.DataFrame, heads: Sequence[Head]) -> float:
+    def check_heads(heads: Sequence[Head]) -> None:
         known = {head.name: head for head in heads}
-        for head in found:
+        for head, (metric, _) in found.items():
             if head not in known:
                 raise UserError(f"the metric '{name}' scores the head '{head}'; {nearest(head, known)}")
+            metric.check_heads([known[head]])
+
+    def function(truth: pd.DataFrame, predictions: pd.DataFrame, heads: Sequence[Head]) -> float:
+        check_heads(heads)
+        known = {head.name: head for head in heads}
         scores = [metric.function(truth, predictions, [known[head]]) for head, (metric, _) in found.items()]
         return float(np.average(scores, weights=[weight for _, weight in found.values()]))
 
     needs: Literal["labels", "probabilities"] = (
         "labels" if any(metric.needs == "labels" for metric in metrics) else "probabilities"
     )
-    return Metric(name, function, metrics[0].greater_is_better, needs)
+    return Metric(name, function, metrics[0].greater_is_better, needs, check_heads)
 
 
 def over_heads(name: str, scores: Mapping[str, Score]) -> Metric:
     """The plain mean over the heads, each over the rows that have a truth for it; `scores` by kind of head."""
 
-    def function(truth: pd.DataFrame, predictions: pd.DataFrame, heads: Sequence[Head]) -> float:
-        scored = [head for head in heads if head.kind in scores]
-        if not scored:
+    def check_heads(heads: Sequence[Head]) -> None:
+        if not any(head.kind in scores for head in heads):
             raise UserError(
                 f"the metric '{name}' does not score heads like '{heads[0].name}' ({heads[0].kind}); "
                 "choose another in competition.yaml, or write one in src/competition/metric.py"
             )
+
+    def function(truth: pd.DataFrame, predictions: pd.DataFrame, heads: Sequence[Head]) -> float:
+        check_heads(heads)
         values = []
-        for head in scored:
+        for head in [head for head in heads if head.kind in scores]:
             known = has_truth(truth, head)
             rows = (truth, predictions) if known.all() else (truth[known], predictions[known])
             values.append(scores[head.kind].function(*rows, head))
         return float(np.mean(values))
 
     one = next(iter(scores.values()))
-    return Metric(name, function, one.greater_is_better, one.needs)
+    return Metric(name, function, one.greater_is_better, one.needs, check_heads)
 
 
 def _metrics() -> dict[str, Metric]:

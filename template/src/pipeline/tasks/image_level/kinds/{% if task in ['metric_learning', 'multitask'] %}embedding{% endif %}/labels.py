@@ -9,7 +9,7 @@ import pandas as pd
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
 from pipeline.errors import UserError, listed
-from pipeline.keys import ROW_GROUP
+from pipeline.keys import ROW_FOLD, ROW_GROUP
 from pipeline.tasks.image_level.kinds.embedding.targets import alone_column, apart_column
 
 
@@ -58,8 +58,42 @@ class Identities:
         single = names[(np.bincount(numbers) == 1) & (names != self.unknown)]
         if self.hold_out == "identities" and self.unknown:  # nobody knows which of them belong together
             numbers = np.where(unknown, len(names) + np.arange(len(rows)), numbers)
-        note = f"{len(single)} of {len(names)} identities have one row ({listed(single)}): unknown where it is held out"
-        return numbers.astype(np.int64), [note] if len(single) else []
+        notes = []
+        if len(single):
+            count = len(names) - int(unknown.any())
+            notes.append(f"{len(single)} of {count} identities have one row ({listed(single)}): unknown where held out")
+        if self.unknown and not unknown.any():
+            notes.append(
+                f"no row is labelled '{self.unknown}', which is what src/competition/targets.py answers for the "
+                "unknown (UNKNOWN); write the competition's own word there"
+            )
+        return numbers.astype(np.int64), notes
+
+    def check_folds(self, rows: pd.DataFrame, where: str) -> None:
+        """Refuse folds of the other form: held-out rows would be looked for where they cannot be.
+
+        Args:
+            rows: with their folds.
+            where: the fold file, as errors name it.
+
+        Raises:
+            UserError: whole identities are to be held out and some are in several folds, or images and none is.
+        """
+        scored = rows[rows[ROW_FOLD] >= 0]
+        for column in self.targets:
+            cells = self.cells(scored, column).dropna()
+            found = scored.loc[cells.index, ROW_FOLD].groupby(cells)
+            spread, several = found.nunique() > 1, found.size() > 1
+            if self.hold_out == "identities" and spread.any():
+                what = f"{spread.sum()} identities of '{column}' are in several folds ({listed(spread.index[spread])})"
+            elif self.hold_out == "images" and several.any() and not spread.any():
+                what = f"no identity of '{column}' is in several folds"
+            else:
+                continue
+            raise UserError(
+                f"{where} does not hold out {self.hold_out}, as labels in src/competition/targets.py says: {what}; "
+                "make the folds anew (scripts/make_folds.py --force), or change hold_out back"
+            )
 
     def splitter(self, n_folds: int, seed: int, grouped: bool) -> Any:
         """Spreads the rows of each identity over the folds, or keeps them in one."""
