@@ -384,6 +384,18 @@ def names() -> Any:
 # Scores
 
 
+def test_an_empty_cell_is_no_answer() -> None:
+    """As beside other heads: the row trains nothing here, is no part of a gallery, and is not scored."""
+    from pipeline.tasks.image_level.kinds import kind_of
+    from pipeline.tasks.image_level.predictions import has_truth
+
+    head = make_head()
+    rows = pd.DataFrame({"id": ["a", "b", "c"], "whale": [WHALES[1], None, NEW]})
+    kind = kind_of(head)
+    assert kind.targets(rows).tolist() == [1, -1, -1] and kind.in_gallery(rows).tolist() == [True, False, False]
+    assert has_truth(kind.truth(rows.set_index("id")), head).tolist() == [True, False, True]
+
+
 def test_every_score_against_torchmetrics_and_scikit_learn() -> None:
     cosines, truth = random_cosines()
     limit = 0.4

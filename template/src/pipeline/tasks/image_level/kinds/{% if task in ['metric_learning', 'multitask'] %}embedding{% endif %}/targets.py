@@ -21,13 +21,14 @@ def apart_column(target: str) -> str:
 
 
 def targets(rows: pd.DataFrame, head: Head) -> np.ndarray:
-    """Class numbers int64 (N,), and -1 for the rows that are labelled as unknown.
+    """Class numbers int64 (N,), and -1 for the rows that are labelled as unknown, or not at all.
 
     Raises:
         UserError: a label that is no class; the rows are named by id.
     """
     numbers = pd.Index(head.classes).get_indexer(pd.Index(rows[head.name])).astype(np.int64)
-    wrong = rows[(numbers < 0) & ((rows[head.name] != head.unknown) | (not head.unknown)).to_numpy()]
+    labels = rows[head.name]
+    wrong = rows[(numbers < 0) & (labels.notna() & ((labels != head.unknown) | (not head.unknown))).to_numpy(bool)]
     if len(wrong):
         label = str(wrong[head.name].iloc[0])
         raise UserError(
@@ -43,7 +44,7 @@ def truth(rows: pd.DataFrame, head: Head) -> pd.Series:
     An identity that stands alone is in no other fold, so training cannot know it: the right answer is that for the
     unknown, where there is one. Without such an answer the row counts as a miss.
     """
-    labels = rows[head.name].astype(str)
+    labels: pd.Series = rows[head.name]
     alone = alone_column(head.name)
     if not head.unknown or alone not in rows:
         return labels
