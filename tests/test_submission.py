@@ -63,7 +63,9 @@ def test_probabilities_sum_to_one_after_reading_again(build: Build) -> None:
 def test_fewer_classes_than_trained(build: Build, metric: str) -> None:
     house = build(metric, THREE, ("image_id", "owl", "cat"))
     predictions = house.predict(IDS)
-    assert house.submit("one").status == 0
+    submitted = house.submit("one")
+    assert submitted.status == 0
+    assert "note: the sample asks for 2 of the 3 classes of 'label', and not for dog" in submitted.stdout
     values = house.written()[["owl", "cat"]].to_numpy(float)
     asked = predictions[["label:owl", "label:cat"]].to_numpy(np.float64)
     if metric == "log_loss":

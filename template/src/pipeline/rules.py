@@ -36,6 +36,10 @@ class Rules(Protocol):
         """What each column holds, in a few words; empty when that is not known."""
         ...
 
+    def notes(self) -> list[str]:
+        """What is worth knowing about the sample, one line each."""
+        ...
+
     def problems(self, table: "pd.DataFrame") -> list[Problem]:
         """What is wrong with the values. `table` is all text, as it stands in the file; columns may be missing."""
         ...

@@ -146,6 +146,8 @@ def _print_checks(title: str, rules: Rules, problems: Sequence[Problem], rows: s
         result = f"{serious} wrong" if serious else "warning" if mine else "not checked" if unread else "ok"
         lines.append((name, result, notes.get(name, "")))
     terminal.table(title, ("check", "result", ""), lines)
+    for note in rules.notes():
+        print(f"note: {note}")
     for problem in problems:
         print(f"{'warning, ' if problem.warning else ''}{problem}")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from pipeline.competition import Head, Metric
-from pipeline.errors import UserError
+from pipeline.errors import UserError, listed
 from pipeline.rules import Problem, sample_id_column
 from pipeline.tasks.image_level.cells import as_numbers, blank_problems
 from pipeline.tasks.image_level.kinds import kind_of
@@ -51,6 +51,17 @@ class SubmissionRules:
     def described(self) -> list[str]:
         """What each column holds."""
         return [f"{column.name}: {column}" for column in self.columns]
+
+    def notes(self) -> list[str]:
+        """Classes that were trained and that a sample with a column for each class does not ask for."""
+        found = []
+        for head, names in self._numbers_by_head():
+            asked = {column.of for column in self.columns if column.name in names}
+            left_out = [name for name in head.classes if name not in asked]
+            if len(asked) > 1 and left_out:
+                share = f"{len(asked)} of the {len(head.classes)} classes of '{head.name}'"
+                found.append(f"the sample asks for {share}, and not for {listed(left_out)}")
+        return found
 
     def problems(self, table: pd.DataFrame) -> list[Problem]:
         """What is wrong with the values of `table` (all text; columns may be missing)."""
