@@ -113,7 +113,7 @@ def run_variant(place: Workplace, variant: Variant, batch_size: int, pairs: int)
 def make_loop(place: Workplace, name: str, batch_size: int, variant: Variant) -> tuple[Any, Any]:
     """The loop of a fold that trains on everything, so that an epoch is nothing but steps; and the table of names."""
     from pipeline.training.fold import make_loop
-    from pipeline.training.run_folder import open_run
+    from pipeline.training.run_folder import open_run, set_aside
 
     # Many epochs, of which one is run: the schedule then stays away from its end, where the rate is zero.
     overrides = [
@@ -127,7 +127,8 @@ def make_loop(place: Workplace, name: str, batch_size: int, variant: Variant) ->
     ]
     (place.project / "experiments" / f"{name}.yaml").write_text("extends: demo\n", encoding="utf-8")
     setup = place.setup(name, overrides, variant.trackers)
-    folder = open_run(setup.project, name, setup.config, {}, True, "benchmark") / "fold_full"
+    set_aside(setup.project, name)
+    folder = open_run(setup.project, name, setup.config, {}, "benchmark") / "fold_full"
     loop, _ = make_loop(setup, "full", folder, torch.device("cpu"))
     return loop, setup.names
 
