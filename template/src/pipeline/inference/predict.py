@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from pipeline.terminal import progress
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch.utils.data import Dataset
 
     from pipeline.competition import Competition
     from pipeline.data.scan import Reader
@@ -120,33 +121,26 @@ def predict_rows(
 
     decoders: list[Decoder] = [task.decode] * len(models)
     if gallery is not None and len(rows):
-        seen = model_outputs(task, models, gallery, root, experiment, names, "test", f"{label}, gallery", reader)
+        images = task.dataset(gallery, root, experiment, names, "test", reader)
+        seen = model_outputs(task, models, images, len(gallery), experiment, f"{label}, gallery")
         decoders = task.decoders(gallery, (outputs for _, outputs in seen), gallery is rows)
     parts = []
-    for ids, outputs in model_outputs(task, models, rows, root, experiment, names, stage, label, reader):
+    dataset = task.dataset(rows, root, experiment, names, stage, reader)
+    for ids, outputs in model_outputs(task, models, dataset, len(rows), experiment, label):
         parts.append(task.average([decode(ids, each) for decode, each in zip(decoders, outputs, strict=True)]))
     predictions = pd.concat(parts) if parts else task.no_predictions()
     return task.per_prediction(rows, predictions, names.bind("aggregate", experiment.aggregate))
 
 
 def model_outputs(
-    task: Task,
-    models: Sequence[nn.Module],
-    rows: "pd.DataFrame",
-    root: Path,
-    experiment: Experiment,
-    names: Names,
-    stage: str,
-    label: str,
-    reader: "Reader | None",
+    task: Task, models: Sequence[nn.Module], dataset: "Dataset[Any]", count: int, experiment: Experiment, label: str
 ) -> Iterator[tuple[list[str], list[dict[str, Tensor]]]]:
-    """For each batch of the rows its ids, and the outputs of each model."""
+    """For each batch of the dataset's `count` samples their ids, and the outputs of each model."""
     device = choose_device(experiment.machine.device)
     precision: Precision = choose_precision(experiment.training.precision, device)
     for model in models:
         model.to(device).eval()
-    dataset = task.dataset(rows, root, experiment, names, stage, reader)
-    batches = RowBatches(len(rows), experiment.machine.valid_batch_size or experiment.training.batch_size)
+    batches = RowBatches(count, experiment.machine.valid_batch_size or experiment.training.batch_size)
     loader = make_loader(dataset, batches, task.collate, experiment.machine.workers, device)
     with EpochBatches(loader, device) as epoch:
         for batch in progress(epoch, label):

@@ -88,14 +88,15 @@ class Task(ABC):
         """Logits of one batch as predictions, indexed by id. Several of them are averaged by `average`."""
 
     @property
+    @abstractmethod
     def has_gallery(self) -> bool:
         """Whether rows are looked up among others to predict them."""
-        return False
 
+    @abstractmethod
     def looks_among(self, rows: pd.DataFrame) -> bool:
         """Whether held-out rows are looked up among themselves, since none that trains shows the same."""
-        return False
 
+    @abstractmethod
     def gallery(self, rows: pd.DataFrame, held_out: pd.DataFrame | None = None) -> pd.DataFrame | None:
         """The rows among whose images others are looked up to predict them; none where the outputs say all.
 
@@ -106,8 +107,8 @@ class Task(ABC):
         Raises:
             UserError: there should be some, and are none.
         """
-        return None
 
+    @abstractmethod
     def decoders(
         self, gallery: pd.DataFrame, outputs: Iterable[Sequence[Mapping[str, Tensor]]], own: bool
     ) -> list[Decoder]:
@@ -117,7 +118,6 @@ class Task(ABC):
             outputs: for each batch of the gallery those of each model.
             own: the gallery itself is predicted, each row by the others.
         """
-        raise NotImplementedError
 
     @abstractmethod
     def no_predictions(self) -> pd.DataFrame:

@@ -41,6 +41,7 @@ class HeadKind(ABC):
     """One head, as its kind sees it."""
 
     has_gallery: ClassVar[bool] = False  # whether rows are looked up among others
+    submission: ClassVar[Any]  # the module whose `fill`, `read` and `cell_problems` are those below, given the head
 
     def __init__(self, head: Head) -> None:
         self.head = head
@@ -89,9 +90,9 @@ class HeadKind(ABC):
     def target_forms(self, size: int) -> Sequence[tuple[torch.dtype, tuple[int, ...]]]:
         """What dtype and shape a batch of `size` targets may have."""
 
-    @abstractmethod
     def class_counts(self, rows: pd.DataFrame) -> Tensor | None:
         """How many of the rows are of each class, float64 (classes,); none where rows have no weights by class."""
+        return None
 
     @abstractmethod
     def truth(self, rows: pd.DataFrame) -> pd.DataFrame:
@@ -201,23 +202,26 @@ class HeadKind(ABC):
     def described(self, column: Column) -> str:
         """What a column of a sample holds, in a few words."""
 
-    @abstractmethod
     def fill(self, predictions: pd.DataFrame, columns: Sequence[Column], metric: Metric) -> dict[str, np.ndarray]:
         """The values (N,) of its columns in a submission, by name."""
+        filled: dict[str, np.ndarray] = self.submission.fill(predictions, self.head, columns, metric)
+        return filled
 
-    @abstractmethod
     def read(self, columns: Mapping[str | None, pd.Series]) -> dict[str, np.ndarray] | None:
         """The way back from `fill`: predictions by class, float32 (N,) each, from a submission's columns by what they
         hold. None where they do not tell them all."""
+        found: dict[str, np.ndarray] | None = self.submission.read(self.head, columns)
+        return found
 
-    @abstractmethod
     def cell_problems(self, name: str, values: pd.Series, column: Column | None, metric: Metric) -> list[Problem]:
         """What is wrong with the values (text) of a column; where none is known, of numbers in a format of the user's
         own."""
+        found: list[Problem] = self.submission.cell_problems(name, values, self.head, column, metric)
+        return found
 
-    @abstractmethod
     def row_problems(self, table: pd.DataFrame, metric: Metric) -> list[Problem]:
         """What is wrong with rows (text) of the numbers that stand for its classes."""
+        return []
 
 
 def kind_of(head: Head) -> HeadKind:

@@ -1,6 +1,7 @@
 """A head of this kind: logits of its classes, of which one is true."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,8 @@ from pipeline.tasks.image_level.thresholds import values_to_try
 
 class Multiclass(HeadKind):
     """The truth is a class number int64 (B,), or a probability of each class float32 (B, classes)."""
+
+    submission: ClassVar[Any] = submission
 
     @property
     def width(self) -> int:
@@ -114,15 +117,6 @@ class Multiclass(HeadKind):
         if column.of is None:
             return f"label of '{self.head.name}', one of {len(self.head.classes)}"
         return f"probability of '{column.of}' in '{self.head.name}'"
-
-    def fill(self, predictions: pd.DataFrame, columns: Sequence[Column], metric: Metric) -> dict[str, np.ndarray]:
-        return submission.fill(predictions, self.head, columns, metric)
-
-    def read(self, columns: Mapping[str | None, pd.Series]) -> dict[str, np.ndarray] | None:
-        return submission.read(self.head, columns)
-
-    def cell_problems(self, name: str, values: pd.Series, column: Column | None, metric: Metric) -> list[Problem]:
-        return submission.cell_problems(name, values, self.head, column, metric)
 
     def row_problems(self, table: pd.DataFrame, metric: Metric) -> list[Problem]:
         return submission.sum_problems(table, metric)

@@ -1,6 +1,7 @@
 """A head of this kind: an embedding, and its cosines to the classes."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,6 @@ from torch import Tensor, nn
 from pipeline.competition import Metric
 from pipeline.keys import ROW_ID, embedding_key
 from pipeline.names import Named
-from pipeline.rules import Problem
 from pipeline.tasks import Aggregate
 from pipeline.tasks.image_level.kinds import HeadKind, Memory
 from pipeline.tasks.image_level.kinds.embedding import rankings, submission
@@ -28,6 +28,7 @@ class Embedding(HeadKind):
     """
 
     has_gallery = True
+    submission: ClassVar[Any] = submission
 
     @property
     def width(self) -> int:
@@ -151,18 +152,6 @@ class Embedding(HeadKind):
 
     def described(self, column: Column) -> str:
         return f"labels of '{self.head.name}', the best first, out of {self.width}"
-
-    def fill(self, predictions: pd.DataFrame, columns: Sequence[Column], metric: Metric) -> dict[str, np.ndarray]:
-        return submission.fill(predictions, self.head, columns, metric)
-
-    def read(self, columns: Mapping[str | None, pd.Series]) -> dict[str, np.ndarray] | None:
-        return submission.read(self.head, columns)
-
-    def cell_problems(self, name: str, values: pd.Series, column: Column | None, metric: Metric) -> list[Problem]:
-        return submission.cell_problems(name, values, self.head, column, metric)
-
-    def row_problems(self, table: pd.DataFrame, metric: Metric) -> list[Problem]:
-        return []
 
 
 HEAD = Embedding

@@ -1,6 +1,7 @@
 """A head of this kind: a logit for each label."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,6 @@ from torch import Tensor
 from pipeline.competition import Metric
 from pipeline.keys import ROW_ID
 from pipeline.names import Named
-from pipeline.rules import Problem
 from pipeline.tasks.image_level.kinds import HeadKind
 from pipeline.tasks.image_level.kinds.multilabel import submission
 from pipeline.tasks.image_level.kinds.multilabel.decisions import USUAL, decided, thresholds
@@ -23,6 +23,8 @@ from pipeline.tasks.image_level.thresholds import values_to_try
 
 class Multilabel(HeadKind):
     """The truth is float32 (B, labels), from 0 to 1."""
+
+    submission: ClassVar[Any] = submission
 
     @property
     def width(self) -> int:
@@ -45,9 +47,6 @@ class Multilabel(HeadKind):
 
     def target_forms(self, size: int) -> Sequence[tuple[torch.dtype, tuple[int, ...]]]:
         return ((torch.float32, (size, self.width)),)
-
-    def class_counts(self, rows: pd.DataFrame) -> None:
-        return None
 
     def truth(self, rows: pd.DataFrame) -> pd.DataFrame:
         given = hard_targets(rows.rename_axis(None).assign(**{ROW_ID: rows.index}), self.head)
@@ -100,18 +99,6 @@ class Multilabel(HeadKind):
         if column.of is None:
             return f"labels of '{self.head.name}', out of {self.width}"
         return f"whether '{column.of}' holds"
-
-    def fill(self, predictions: pd.DataFrame, columns: Sequence[Column], metric: Metric) -> dict[str, np.ndarray]:
-        return submission.fill(predictions, self.head, columns, metric)
-
-    def read(self, columns: Mapping[str | None, pd.Series]) -> dict[str, np.ndarray] | None:
-        return submission.read(self.head, columns)
-
-    def cell_problems(self, name: str, values: pd.Series, column: Column | None, metric: Metric) -> list[Problem]:
-        return submission.cell_problems(name, values, self.head, column, metric)
-
-    def row_problems(self, table: pd.DataFrame, metric: Metric) -> list[Problem]:
-        return []
 
 
 HEAD = Multilabel

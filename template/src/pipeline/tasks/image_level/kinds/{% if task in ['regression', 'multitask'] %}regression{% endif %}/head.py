@@ -1,8 +1,8 @@
 """A head of this kind: one number."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from pipeline.competition import Metric
 from pipeline.keys import ROW_ID
 from pipeline.names import Named
-from pipeline.rules import Problem
 from pipeline.tasks.image_level.kinds import HeadKind
 from pipeline.tasks.image_level.kinds.regression import submission
 from pipeline.tasks.image_level.kinds.regression.layer import Standardized
@@ -24,6 +23,8 @@ from pipeline.tasks.image_level.thresholds import values_to_try
 
 class Regression(HeadKind):
     """The truth is float32 (B, 1), like the output, so that neither is broadcast; NaN where a row has none."""
+
+    submission: ClassVar[Any] = submission
 
     @property
     def width(self) -> int:
@@ -54,9 +55,6 @@ class Regression(HeadKind):
 
     def target_forms(self, size: int) -> Sequence[tuple[torch.dtype, tuple[int, ...]]]:
         return ((torch.float32, (size, 1)),)
-
-    def class_counts(self, rows: pd.DataFrame) -> None:
-        return None
 
     def truth(self, rows: pd.DataFrame) -> pd.DataFrame:
         column = self.head.name
@@ -124,18 +122,6 @@ class Regression(HeadKind):
             return f"grade of '{self.head.name}', one of {len(self.head.classes)}"
         inside = "" if self.head.limits is None else " from {:g} to {:g}".format(*self.head.limits)
         return f"number of '{self.head.name}'{inside}"
-
-    def fill(self, predictions: pd.DataFrame, columns: Sequence[Column], metric: Metric) -> dict[str, np.ndarray]:
-        return submission.fill(predictions, self.head, columns)
-
-    def read(self, columns: Mapping[str | None, pd.Series]) -> dict[str, np.ndarray] | None:
-        return submission.read(self.head, columns)
-
-    def cell_problems(self, name: str, values: pd.Series, column: Column | None, metric: Metric) -> list[Problem]:
-        return submission.cell_problems(name, values, self.head, column)
-
-    def row_problems(self, table: pd.DataFrame, metric: Metric) -> list[Problem]:
-        return []
 
 
 HEAD = Regression

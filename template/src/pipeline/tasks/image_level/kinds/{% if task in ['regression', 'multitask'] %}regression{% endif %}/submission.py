@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from pipeline.competition import Head
+from pipeline.competition import Head, Metric
 from pipeline.rules import Problem
 from pipeline.tasks.image_level.cells import as_numbers, cell_text, label_problems, number_problems
 from pipeline.tasks.image_level.kinds.regression.numbers import cut_points, grade_names, predicted
 from pipeline.tasks.image_level.submission import Column
 
 
-def fill(predictions: pd.DataFrame, head: Head, columns: Sequence[Column]) -> dict[str, np.ndarray]:
+def fill(predictions: pd.DataFrame, head: Head, columns: Sequence[Column], metric: Metric) -> dict[str, np.ndarray]:
     """Grades as text, numbers as float64, or as int64 where no digit stands after the point; (N,) by name of column."""
     values = predicted(predictions, head)
     written = rounded(values, head)
@@ -42,7 +42,7 @@ def read(head: Head, columns: Mapping[str | None, pd.Series]) -> dict[str, np.nd
     return None
 
 
-def cell_problems(name: str, values: pd.Series, head: Head, column: Column | None) -> list[Problem]:
+def cell_problems(name: str, values: pd.Series, head: Head, column: Column | None, metric: Metric) -> list[Problem]:
     """What is wrong with the values of a column; where none is known, of numbers in a format of the user's own."""
     if column is not None and column.of is None:
         return label_problems(name, values, head.classes)
