@@ -316,21 +316,20 @@ def test_an_answer_for_the_unknown_that_no_row_has_is_told() -> None:
 
 def test_folds_of_the_other_form_are_refused() -> None:
     from pipeline.data.folds import make_folds
-    from pipeline.data.labels import check_folds
     from pipeline.errors import UserError
     from pipeline.tasks.image_level.kinds.embedding.labels import Identities
 
     images, whole = Identities(("whale",), NEW), Identities(("whale",), NEW, hold_out="identities")
     of_images, of_whole = (make_folds(random_rows(), labels, 4).rows for labels in (images, whole))
-    check_folds(images, of_images, "folds/folds.csv")
-    check_folds(whole, of_whole, "folds/folds.csv")
+    images.check_folds(of_images, "folds/folds.csv")
+    whole.check_folds(of_whole, "folds/folds.csv")
     lost = "folds/folds.csv does not hold out identities, .*: 24 identities of 'whale' are in several folds .*--force"
     with pytest.raises(UserError, match=lost):
-        check_folds(whole, of_images, "folds/folds.csv")
+        whole.check_folds(of_images, "folds/folds.csv")
     with pytest.raises(UserError, match=r"does not hold out images, .*: no identity of 'whale' is in several folds"):
-        check_folds(images, of_whole, "folds/folds.csv")
+        images.check_folds(of_whole, "folds/folds.csv")
     single = of_whole.drop_duplicates("whale")
-    check_folds(images, single, "folds/folds.csv")
+    images.check_folds(single, "folds/folds.csv")
 
 
 def test_groups_stay_together_and_make_identities_stand_alone() -> None:

@@ -96,7 +96,7 @@ class Competition:
                 rows[name] = value
         rows = with_predictions(rows, self.settings.target_columns)
         labels = self.labels()
-        return labels.marked(rows) if hasattr(labels, "marked") else rows
+        return rows if labels is None else labels.marked(rows)
 
     def test_rows(self, data: Path) -> "pd.DataFrame":
         """Rows to predict: `id` and `image`. An empty table is legal (a code competition hides them)."""

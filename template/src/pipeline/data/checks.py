@@ -10,7 +10,7 @@ import pandas as pd
 from pipeline.competition import Competition, Head, require_row_columns
 from pipeline.data.faults import Fault, copy_faults, image_count_faults, image_faults, number_faults, target_faults
 from pipeline.data.folds import CLASSES, FOLDS, NO_FOLD, fold_path, is_scored, load_folds, read_contract
-from pipeline.data.labels import Labels, check_folds, labels_of
+from pipeline.data.labels import Labels, labels_of
 from pipeline.data.leaks import LeakReport, all_rows, find_leaks, print_leaks
 from pipeline.data.marker import is_demo
 from pipeline.data.scan import Reader, scan
@@ -98,7 +98,7 @@ def _with_folds(
             note = "these folds are the demo's; scripts/make_folds.py replaces them"
             return unfolded, [Fault("folds", name, note, fatal=False)], {}
         found = load_folds(project, name, train, competition.settings)
-        check_folds(labels_of(competition), found.rows, project.shown(path))
+        labels_of(competition).check_folds(found.rows, project.shown(path))
         classes = read_json(project.folds / CLASSES) if (project.folds / CLASSES).is_file() else {}
     except UserError as error:
         return unfolded, [Fault("folds", name, str(error))], {}

@@ -25,7 +25,7 @@ from pipeline.data.folds import (
     write_classes,
     write_folds,
 )
-from pipeline.data.labels import Labels, check_folds, labels_of
+from pipeline.data.labels import Labels, labels_of
 from pipeline.data.leaks import all_rows, find_leaks, print_leaks, write_leaks
 from pipeline.data.marker import is_demo
 from pipeline.data.scan import Reader, scan
@@ -175,7 +175,7 @@ def _existing(
         return None
     try:
         kept = load_folds(project, name, rows, competition.settings)
-        check_folds(labels_of(competition), kept.rows, project.shown(path))
+        labels_of(competition).check_folds(kept.rows, project.shown(path))
     except UserError:
         if of_demo:
             return None

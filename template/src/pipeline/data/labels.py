@@ -38,6 +38,19 @@ class Labels(Protocol):
         """Divides strata as scikit-learn's splitters do: `split(X, strata, groups)`."""
         ...
 
+    def marked(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """The training rows with what the truth of held-out ones depends on besides."""
+        ...
+
+    def check_folds(self, rows: pd.DataFrame, where: str) -> None:
+        """Refuse folds on which such rows cannot be scored.
+
+        Args:
+            rows: with their folds.
+            where: the fold file, as errors name it.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class ClassLabels:
@@ -70,22 +83,17 @@ class ClassLabels:
         made = StratifiedGroupKFold if grouped else StratifiedKFold
         return made(n_folds, shuffle=True, random_state=seed)
 
+    def marked(self, rows: pd.DataFrame) -> pd.DataFrame:
+        return rows
+
+    def check_folds(self, rows: pd.DataFrame, where: str) -> None:
+        """Any will do."""
+
 
 def labels_of(competition: Competition) -> Labels:
     """What `targets.labels` of the competition says; without it, each cell names one class."""
     found: Labels | None = competition.labels()
     return ClassLabels(competition.settings.target_columns) if found is None else found
-
-
-def check_folds(labels: Labels, rows: pd.DataFrame, where: str) -> None:
-    """Refuse folds that rows of such labels cannot be scored on, where the labels know any (`check_folds`).
-
-    Args:
-        rows: with their folds.
-        where: the fold file, as errors name it.
-    """
-    if hasattr(labels, "check_folds"):
-        labels.check_folds(rows, where)
 
 
 def require_values(rows: pd.DataFrame, labels: Labels) -> None:

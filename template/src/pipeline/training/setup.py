@@ -9,7 +9,7 @@ from pipeline.competition import Competition
 from pipeline.config import Experiment, resolve_names
 from pipeline.data import NAMES as DATA_NAMES
 from pipeline.data.folds import FoldTable, fold_path, load_folds, read_classes
-from pipeline.data.labels import check_folds, labels_of
+from pipeline.data.labels import labels_of
 from pipeline.names import Names
 from pipeline.project import Project
 from pipeline.tasks import Task, task_for
@@ -41,7 +41,7 @@ def prepare(project: Project, competition: Competition, name: str, config: Exper
     data = project.require_data()
     rows = competition.train_rows(data)
     folds = load_folds(project, config.folds, rows, competition.settings)
-    check_folds(labels_of(competition), folds.rows, project.shown(fold_path(project, config.folds)))
+    labels_of(competition).check_folds(folds.rows, project.shown(fold_path(project, config.folds)))
     heads = competition.heads(read_classes(project))
     task = task_for(competition, heads)
     for metric in competition.metrics():

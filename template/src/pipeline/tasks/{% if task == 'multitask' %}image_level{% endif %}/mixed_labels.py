@@ -50,3 +50,13 @@ class MixedLabels:
     def splitter(self, n_folds: int, seed: int, grouped: bool) -> Any:
         """Divides rows so that each stratum of each part is as frequent in every fold."""
         return LabelSets(self.targets).splitter(n_folds, seed, grouped)
+
+    def marked(self, rows: pd.DataFrame) -> pd.DataFrame:
+        for part in self.parts:
+            rows = part.marked(rows)
+        return rows
+
+    def check_folds(self, rows: pd.DataFrame, where: str) -> None:
+        """What any of the parts refuses."""
+        for part in self.parts:
+            part.check_folds(rows, where)

@@ -1,6 +1,6 @@
 """How a column of identities is divided into folds, and which identities it holds."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -8,13 +8,14 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
+from pipeline.data.labels import ClassLabels
 from pipeline.errors import UserError, listed
 from pipeline.keys import ROW_FOLD, ROW_GROUP
 from pipeline.tasks.image_level.kinds.embedding.targets import alone_column, apart_column
 
 
 @dataclass(frozen=True)
-class Identities:
+class Identities(ClassLabels):
     """A column that names who or what an image shows.
 
     An identity with several rows is in several folds, so that each held-out row has others to be found by. One with a
@@ -28,13 +29,8 @@ class Identities:
             looked for among the others.
     """
 
-    targets: Sequence[str]
     unknown: str = ""
     hold_out: Literal["images", "identities"] = "images"
-
-    @property
-    def named(self) -> Sequence[str]:
-        return self.targets
 
     def cells(self, rows: pd.DataFrame, column: str) -> pd.Series:
         """Every identity in a column with the index of its row; rows of the unknown are left out."""

@@ -9,19 +9,14 @@ import pandas as pd
 from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
 
 from pipeline.competition import Head
+from pipeline.data.labels import ClassLabels
 from pipeline.errors import listed
 from pipeline.tasks.image_level.kinds.multilabel.targets import hard_targets
 
 
 @dataclass(frozen=True)
-class LabelSets:
+class LabelSets(ClassLabels):
     """The target columns of rows with several labels each: one column per label, or a single one that lists them."""
-
-    targets: Sequence[str]
-
-    @property
-    def named(self) -> Sequence[str]:
-        return self.targets
 
     def cells(self, rows: pd.DataFrame, column: str) -> pd.Series:
         """Every label in a column, one entry each, with the index of its row; missing where a number is missing."""
