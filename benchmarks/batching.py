@@ -21,7 +21,7 @@ def measure(place: Workplace, effort: Effort) -> list[Row]:
     floats = [torch.from_numpy(image).permute(2, 0, 1).float().contiguous() for image in images]
     with place.pipeline():
         from pipeline.keys import INPUT_ID, INPUT_IMAGE, INPUT_ROW, INPUT_WEIGHT
-        from pipeline.tasks.image_level.dataset import collate
+        from pipeline.tasks.shared.collate import collate
 
         samples = [
             {INPUT_ID: str(number), INPUT_ROW: np.int64(number), INPUT_IMAGE: image, INPUT_WEIGHT: np.float32(1)}

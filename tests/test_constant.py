@@ -55,7 +55,7 @@ def test_a_constant_scores_as_the_dummy_of_each_fold(folds: list[str]) -> None:
                 "log_loss": log_loss(held_out["label"], said, labels=CLASSES),
             }
         )
-    found = constant_scores(task_for(competition, [Head("label", "multiclass", CLASSES)]), rows, folds)
+    found = constant_scores(task_for(competition, [Head("label", "multiclass", CLASSES)]), rows, folds)["constant"]
     assert found == pytest.approx(pd.DataFrame(expected).mean().to_dict(), abs=1e-6)
     assert found["roc_auc"] == 0.5
     assert len({row["accuracy"] for row in expected}) == len(folds), "the folds' constants differ"

@@ -191,8 +191,8 @@ def test_a_loss_says_which_heads_it_trains() -> None:
 )
 def test_class_weights_are_of_mean_one_over_the_rows(chosen: Any, expected: list[float]) -> None:
     """Four ants, two bees, a cat, and no dog: it is weighted like a single one."""
-    from pipeline.tasks.image_level.class_weights import class_weights
     from pipeline.tasks.image_level.kinds.multiclass.targets import class_counts
+    from pipeline.tasks.shared.class_weights import class_weights
 
     rows = table(*["ant"] * 4, *["bee"] * 2, "cat")
     counts = class_counts(rows, make_head())
@@ -225,7 +225,7 @@ def test_wrong_class_weights_are_one_line() -> None:
     from pipeline.config import LossRow
     from pipeline.errors import UserError
     from pipeline.names import Named, Names
-    from pipeline.tasks.image_level.criterion import WeightedLosses
+    from pipeline.tasks.shared.criterion import WeightedLosses
 
     with pytest.raises(UserError, match="no class 'beee'; did you mean 'bee'"):
         make_criterion(class_weights={"beee": 2.0})

@@ -18,7 +18,7 @@ OWN = '''"""Steps that get in the way."""
 import torch
 
 from pipeline.seam import Batch, StepContext, StepResult
-from pipeline.tasks.image_level.task import step
+from pipeline.tasks.shared.step import step
 
 
 def stopped(batch: Batch, model: torch.nn.Module, context: StepContext, *, after: int = 30) -> StepResult:

@@ -246,7 +246,7 @@ def test_models_look_up_in_galleries_of_their_own_and_an_empty_one_is_refused() 
     batches = [[{key: model[start : start + 4]} for model in models] for start in (0, 4, 8)]
     queries = [unit(2, generator), unit(2, generator)]
     for decode, model, query in zip(task.decoders(known, batches, own=False), models, queries, strict=True):
-        found = decode(["x", "y"], {key: query, "output_whale": torch.zeros(2, 30)})
+        found = decode({"input_id": ["x", "y"]}, {key: query, "output_whale": torch.zeros(2, 30)})
         nearest = (query @ model.T).argmax(dim=1)
         assert list(found["whale:label_1"]) == [known["whale"][int(row)] for row in nearest]
         assert (found["whale:label_7"] == "").all() and (found["whale:score_7"] == -1).all()
@@ -352,7 +352,9 @@ def test_held_out_identities_are_scored_among_each_other() -> None:
     generator = torch.Generator().manual_seed(3)
     rows = pd.DataFrame({"id": [f"r{row}" for row in range(30)], "whale": [WHALES[row // 3] for row in range(30)]})
     rows = Identities(("whale",), NEW, hold_out="identities").marked(rows)
-    seen = HeldOut(make_task(), [find_metric("recall_at_1")], rows, mean)
+    task = make_task()
+    decode = task.decoder(None, None)
+    seen = HeldOut(task, [find_metric("recall_at_1")], rows, decode, mean)
     embedding = functional.normalize(unit(10, generator).repeat_interleave(3, dim=0) + 1.2 * unit(30, generator))
     order = torch.randperm(30, generator=generator)
     for part in order.split(8):
@@ -487,9 +489,9 @@ def test_thresholds_are_tuned() -> None:
     lists = [[("w_00", value)] for value in np.linspace(0.1, 0.9, 30)]
     predictions = table(lists, head)
     truth = pd.DataFrame({"whale": [NEW] * 9 + ["w_00"] * 21}, index=predictions.index)
-    [found] = make_task(head).tuned(truth, predictions, find_metric("map_at_5")).heads
+    [found] = make_task(head).tuner(truth, predictions, find_metric("map_at_5"))(np.ones(len(truth), bool)).heads
     assert lists[8][0][1] < found.thresholds[0] <= lists[9][0][1]
-    assert make_task(make_head(unknown="")).tuned(truth, predictions, find_metric("map_at_5")) is None
+    assert make_task(make_head(unknown="")).tuner(truth, predictions, find_metric("map_at_5")) is None
 
 
 # Submissions

@@ -171,9 +171,9 @@ def test_losses_of_a_mixed_batch_by_hand() -> None:
     from pipeline.competition import Head
     from pipeline.config import LossRow
     from pipeline.names import Named, Names
-    from pipeline.tasks.image_level.class_weights import class_weights
-    from pipeline.tasks.image_level.criterion import WeightedLosses
     from pipeline.tasks.image_level.task import ImageLevelTask
+    from pipeline.tasks.shared.class_weights import class_weights
+    from pipeline.tasks.shared.criterion import WeightedLosses
 
     counts = {"label": torch.tensor([3.0, 1.0]), "other": torch.tensor([1.0, 1.0, 1.0])}
     rows = [
@@ -226,8 +226,8 @@ def test_it_equals_cross_entropy_of_mixed_targets() -> None:
     from pipeline.competition import Head
     from pipeline.config import LossRow
     from pipeline.names import Named, Names
-    from pipeline.tasks.image_level.criterion import WeightedLosses
     from pipeline.tasks.image_level.task import ImageLevelTask
+    from pipeline.tasks.shared.criterion import WeightedLosses
     from timm.data.mixup import mixup_target
 
     logits, target = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 2, 1, 1])
@@ -251,9 +251,11 @@ def test_a_training_with_it_still_learns(transform: str) -> None:
     from pipeline.config import LossRow, Model
     from pipeline.names import Named, Names
     from pipeline.seam import PreparedModel, StepContext
-    from pipeline.tasks.image_level.criterion import WeightedLosses
-    from pipeline.tasks.image_level.model import EncoderHeads, Normalize
-    from pipeline.tasks.image_level.task import ImageLevelTask, step
+    from pipeline.tasks.image_level.model import EncoderHeads
+    from pipeline.tasks.image_level.task import ImageLevelTask
+    from pipeline.tasks.shared.criterion import WeightedLosses
+    from pipeline.tasks.shared.normalize import Normalize
+    from pipeline.tasks.shared.step import step
     from pipeline.training.seeds import seed_everything
     from sklearn.datasets import load_digits
 

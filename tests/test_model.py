@@ -283,8 +283,8 @@ def test_multi_sample_dropout_has_a_mask_for_each_sample_of_logits() -> None:
     from pipeline.config import LossRow
     from pipeline.keys import mask_key
     from pipeline.names import Named, Names
-    from pipeline.tasks.image_level.criterion import WeightedLosses
     from pipeline.tasks.image_level.task import ImageLevelTask
+    from pipeline.tasks.shared.criterion import WeightedLosses
 
     model, given = network("test_resnet", drop_rate=0.5, multi_sample_dropout=3), batch(32, count=4)
     outputs = model(given)

@@ -238,7 +238,7 @@ def test_a_constant_scores_as_the_dummy_of_each_fold() -> None:
     truth = held_out[list(LABELS)].to_numpy(int)
     dummy = DummyClassifier(strategy="prior").fit(trains, trains[list(LABELS)].astype(int))
     said = np.column_stack([shares[:, 1] for shares in dummy.predict_proba(held_out)])
-    found = constant_scores(make_task(), rows, ["1"])
+    found = constant_scores(make_task(), rows, ["1"])["constant"]
     assert found["roc_auc"] == pytest.approx(np.mean([roc_auc_score(truth[:, i], said[:, i]) for i in range(3)])) == 0.5
     entropy = functional.binary_cross_entropy(torch.from_numpy(said), torch.from_numpy(truth).double())
     assert found["log_loss"] == pytest.approx(float(entropy), abs=1e-6)

@@ -181,11 +181,11 @@ def test_cut_points_are_tuned_out_of_fold() -> None:
     given = 2 + 0.5 * (true - 2) + generator.normal(0, 0.15, 600)
     truth, said = (pd.DataFrame({"age": values}, index=index) for values in (true.astype(float), given))
     task, metric = make_task(make_head(classes=GRADES)), find("quadratic_weighted_kappa")
-    tuned = task.tuned(truth, said, metric)
+    tuned = task.tuner(truth, said, metric)(np.ones(len(truth), bool))
     usual, better = (metric.function(truth, said, each.heads) for each in (task, tuned))
     best = cohen_kappa_score(true, np.digitize(given, [1.25, 1.75, 2.25, 2.75]), weights="quadratic")
     assert usual < best - 0.1 and better >= best - 0.005
-    assert make_task().tuned(truth, said, find("rmse")) is None, "numbers are no decisions"
+    assert make_task().tuner(truth, said, find("rmse")) is None, "numbers are no decisions"
 
 
 def test_targets_are_numbers_and_an_empty_cell_is_nan() -> None:
@@ -325,7 +325,7 @@ def test_a_constant_is_the_best_for_the_metric(metric: str, monkeypatch: pytest.
     found = make_task().constant(rows[rows["fold"] != 1], ["x", "y"])
     np.testing.assert_allclose(found["age"], [best] * 2, rtol=1e-4)
     expected = score(metric, held_out, np.full(len(held_out), best))
-    assert constant_scores(make_task(), rows, ["1"])[metric] == pytest.approx(expected, rel=1e-4)
+    assert constant_scores(make_task(), rows, ["1"])["constant"][metric] == pytest.approx(expected, rel=1e-4)
 
 
 def submitted(columns: tuple[str, ...], metric: str, **settings: Any) -> tuple[pd.DataFrame, Any]:

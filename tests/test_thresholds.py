@@ -90,13 +90,13 @@ def test_the_score_of_a_fold_knows_nothing_of_its_truth() -> None:
     """Another truth in a fold changes its score, but not the thresholds that it is scored with."""
     truth, predictions = tables(power=3)
     first = np.arange(len(truth)) % 5 == 0
-    others = make_task().tuned(truth[~first], predictions[~first], find("f1_macro"))
+    others = make_task().tuner(truth, predictions, find("f1_macro"))(~first)
     tuned = tune(truth, predictions)
     expected = find("f1_macro").function(truth[first], predictions[first], others.heads)
     assert tuned.folds["0"]["f1_macro"] == expected
     changed = truth.mask(pd.Series(first, index=truth.index), 1 - truth)
     assert tune(changed, predictions).folds["0"]["f1_macro"] != expected
-    assert make_task().tuned(changed[~first], predictions[~first], find("f1_macro")).heads == others.heads
+    assert make_task().tuner(changed, predictions, find("f1_macro"))(~first).heads == others.heads
 
 
 def test_noise_is_not_taken_for_a_gain() -> None:

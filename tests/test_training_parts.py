@@ -25,7 +25,7 @@ def rendered(renders: Renders) -> Iterator[Path]:
 @pytest.mark.parametrize("as_float", [False, True])
 def test_prepare_equals_torchvision_and_is_channels_last(as_float: bool) -> None:
     from pipeline.keys import INPUT_IMAGE
-    from pipeline.tasks.image_level.model import Normalize
+    from pipeline.tasks.shared.normalize import Normalize
 
     image = torch.randint(0, 256, (2, 5, 7, 3), dtype=torch.uint8)
     given = image / 255 if as_float else image
@@ -42,8 +42,8 @@ def test_weights_of_rows_and_of_loss_rows() -> None:
     from pipeline.competition import Head
     from pipeline.config import LossRow
     from pipeline.names import Named, Names
-    from pipeline.tasks.image_level.criterion import WeightedLosses
     from pipeline.tasks.image_level.task import ImageLevelTask
+    from pipeline.tasks.shared.criterion import WeightedLosses
 
     head = Head("label", "multiclass", ("a", "b", "c"))
     smooth = Named(name="cross_entropy", params={"label_smoothing": 0.2})
@@ -64,7 +64,7 @@ def test_weights_of_rows_and_of_loss_rows() -> None:
 
 def test_a_missing_key_names_the_wiring_and_the_keys_there_are() -> None:
     from pipeline.errors import UserError
-    from pipeline.tasks.image_level.criterion import take
+    from pipeline.tasks.shared.criterion import take
 
     with pytest.raises(UserError, match=r"loss row 'x' needs the key 'output_a', .* only: output_b, output_c"):
         take({"output_b": torch.ones(1), "output_c": torch.ones(1)}, "output_a", "loss row 'x'", "the model returns")

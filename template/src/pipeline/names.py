@@ -55,6 +55,10 @@ class Names:
         """Whether `name` is known as a `kind`."""
         return name in self.table.get(kind, {})
 
+    def knows(self, kind: str) -> bool:
+        """Whether there is any `kind`."""
+        return kind in self.table
+
     def find(self, kind: str, name: str) -> Callable[..., Any]:
         """Import what `name` stands for; an unknown name is a `UserError` with the nearest one."""
         known = self.table.get(kind, {})

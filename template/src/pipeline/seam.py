@@ -4,6 +4,7 @@ An engine owns the loop, device, precision, accumulation, distribution and the m
 run is behind `Loop`, so that every engine does the same work in the same order.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -12,12 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from pipeline.competition import Head, Metric
 from pipeline.config import Experiment
 from pipeline.processes import Processes
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
     from pipeline.tracking import Tracker
@@ -146,6 +149,18 @@ class Run(Protocol):
         caller differentiates `loss`, or switches gradients off.
         """
         ...
+
+
+class SampleDataset(Dataset[dict[str, Any]], ABC):
+    """Sample dicts, asked for by (epoch, position). Rows come in their order; one may have several samples."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """The number of samples."""
+
+    @abstractmethod
+    def picture(self, row: int) -> "np.ndarray":
+        """What the model sees of a row, or the whole of it where it sees parts: uint8 or float32 (H, W, C)."""
 
 
 @dataclass(frozen=True)

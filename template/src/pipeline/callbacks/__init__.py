@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.names import References
-from pipeline.seam import Batch, Run, Stage, StageResult, StepResult, Verdict
+from pipeline.seam import Batch, Run, SampleDataset, Stage, StageResult, StepResult, Verdict
 
 if TYPE_CHECKING:
     import pandas as pd
-    from torch.utils.data import Dataset
 
     from pipeline.tasks import Task
 
@@ -122,9 +121,7 @@ class CallbackList(Callback):
             callback.load_state_dict(state.get(key, {}))
 
 
-def default_callbacks(
-    task: "Task", valid_rows: "pd.DataFrame", valid_dataset: "Dataset[dict[str, Any]]"
-) -> list[Callback]:
+def default_callbacks(task: "Task", valid_rows: "pd.DataFrame", valid_dataset: SampleDataset) -> list[Callback]:
     """What every fold's run is watched by: numbers for the trackers, lines for the terminal, pictures at the end.
 
     Args:

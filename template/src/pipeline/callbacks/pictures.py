@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 import pandas as pd
@@ -10,14 +10,13 @@ import pandas as pd
 from pipeline.callbacks import Callback
 from pipeline.callbacks.curves import learning_curves_figure
 from pipeline.errors import Interrupted
-from pipeline.keys import INPUT_IMAGE, ROW_ID
+from pipeline.keys import ROW_ID
 from pipeline.prediction_ids import by_prediction
-from pipeline.seam import Run, StageResult
+from pipeline.seam import Run, SampleDataset, StageResult
 from pipeline.tracking.local import METRICS_FILE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from torch.utils.data import Dataset
 
     from pipeline.tasks import Task
 
@@ -32,7 +31,7 @@ class Pictures(Callback):
         dataset: their samples, asked for by (epoch, row).
     """
 
-    def __init__(self, task: "Task", rows: pd.DataFrame, dataset: "Dataset[dict[str, Any]]") -> None:
+    def __init__(self, task: "Task", rows: pd.DataFrame, dataset: SampleDataset) -> None:
         self.task = task
         self.rows = rows
         self.dataset = dataset
@@ -67,7 +66,7 @@ class Pictures(Callback):
 class RowImages(Sequence[np.ndarray]):
     """The images of some rows as a person can see them, uint8 (H, W, 3). Each is read when it is asked for."""
 
-    def __init__(self, dataset: "Dataset[dict[str, Any]]", positions: Sequence[int] | np.ndarray) -> None:
+    def __init__(self, dataset: SampleDataset, positions: Sequence[int] | np.ndarray) -> None:
         self.dataset = dataset
         self.positions = positions
 
@@ -81,7 +80,7 @@ class RowImages(Sequence[np.ndarray]):
     def __getitem__(self, index: int | slice) -> "np.ndarray | RowImages":
         if isinstance(index, slice):
             return RowImages(self.dataset, self.positions[index])
-        return visible(np.asarray(self.dataset[(0, int(self.positions[index]))][INPUT_IMAGE]))
+        return visible(self.dataset.picture(int(self.positions[index])))
 
 
 def visible(image: np.ndarray) -> np.ndarray:

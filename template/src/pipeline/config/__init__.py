@@ -50,6 +50,7 @@ class Experiment(Strict):
     seed: int = Field(default=0, ge=0, description="the same seed gives the same numbers")
     seeds: int = Field(default=1, ge=1, description="models a fold trains, from this seed on; they predict together")
     folds: str = Field(default="folds", description="the fold file: folds/NAME.csv")
+    task: Named = named("task", "default", "settings that only this kind of task has")
     image: Image = Image()
     augmentations: Named = named("augmentations", "default", "what happens to images of each stage, on the CPU")
     model: Model = Model()
@@ -106,13 +107,18 @@ def _resolve(group: Any, names: Names) -> Any:
             changed["params"] = resolved.params
         elif kind is not None:
             many = isinstance(value, tuple)
-            entries = tuple(names.resolve(str(kind), entry) for entry in (value if many else (value,)))
+            entries = tuple(_resolved(names, str(kind), entry, info.default) for entry in (value if many else (value,)))
             changed[name] = entries if many else entries[0]
         elif isinstance(value, Strict):
             changed[name] = _resolve(value, names)
         elif isinstance(value, tuple) and any(isinstance(item, Strict) for item in value):
             changed[name] = tuple(_resolve(item, names) for item in value)
     return group.model_copy(update=changed)
+
+
+def _resolved(names: Names, kind: str, entry: Named, default: Any) -> Named:
+    """The entry with all its parameters; a default stays as it is where the kind of task has nothing of this kind."""
+    return entry if entry == default and not names.knows(kind) else names.resolve(kind, entry)
 
 
 def differences(old: Any, new: Any, path: str = "") -> Iterator[str]:

@@ -68,8 +68,8 @@ class Image(Strict):
 
 class Model(Strict):
     name: str = Field(
-        default="encoder_heads",
-        description="a timm encoder with one linear layer per head, or a model of your own",
+        default="default",
+        description="the usual one of the kind of task, another by its name, or a model of your own",
         json_schema_extra={"kind": "model"},
     )
     encoder: str = Field(default="resnet34", description="any timm model name, or an encoder of your own")
@@ -101,6 +101,9 @@ class Model(Strict):
 class LossRow(Strict):
     loss: Named = Field(description="a loss by name", json_schema_extra={"kind": "loss"})
     head: str | None = Field(default=None, description="the head it trains; none: it gets all outputs and the batch")
+    output: str | None = Field(
+        default=None, description="another output of the head, where the model returns some; none: its logits"
+    )
     weight: float = Field(default=1.0, ge=0, description="its share in the sum")
     class_weights: Literal["balanced", "sqrt"] | dict[str, float] | None = Field(
         default=None, description="weights by class, of mean 1 over the rows: of 1 / count, of its root, or by name"
@@ -113,7 +116,8 @@ class LossRow(Strict):
     @property
     def term(self) -> str:
         """The name of this term in losses and logs."""
-        return self.name or (f"{self.head}_{self.loss.name}" if self.head else self.loss.name)
+        parts = (self.head, self.output, self.loss.name)
+        return self.name or "_".join(part for part in parts if part)
 
 
 class Training(Strict):

@@ -31,7 +31,7 @@ class Evaluation:
     Attributes:
         folds: fold -> metric -> score on the rows it held out.
         overall: metric -> score on all out-of-fold rows at once.
-        constant: metric -> what a prediction scores that looks at no image; see `constant_scores`.
+        constants: name -> metric -> what a prediction scores that looks at no image; see `constant_scores`.
         truth, predictions: tables indexed by id, in the same order.
         tuned: with thresholds that were tuned out of fold; none where nothing is decided by any.
     """
@@ -39,7 +39,7 @@ class Evaluation:
     metrics: Sequence[Metric]
     folds: dict[str, dict[str, float]]
     overall: dict[str, float]
-    constant: dict[str, float]
+    constants: dict[str, dict[str, float]]
     truth: "pd.DataFrame"
     predictions: "pd.DataFrame"
     tuned: Tuned | None = None
@@ -48,6 +48,14 @@ class Evaluation:
     def metric(self) -> str:
         """The leaderboard's metric."""
         return self.metrics[0].name
+
+    @property
+    def constant(self) -> dict[str, float]:
+        """The best of `constants` in that metric."""
+        best, *others = self.constants.values()
+        for other in others:
+            best = other if self.metrics[0].better(other[self.metric], best[self.metric]) else best
+        return best
 
     def as_json(self) -> dict[str, object]:
         """What `cv.json` holds."""
@@ -114,23 +122,28 @@ def evaluate(run: TrainedRun, rows: "pd.DataFrame", folds: Sequence[str]) -> Eva
         held_out = fold_of == fold
         by_fold[fold] = metric_values(metrics, truth[held_out], predictions[held_out], heads)
     overall = metric_values(metrics, truth, predictions, heads)
-    constant = constant_scores(run.task, rows, folds)
+    constants = constant_scores(run.task, rows, folds)
     tuned = tune(run.task, metrics, truth, predictions, fold_of, by_fold)
-    return Evaluation(metrics, by_fold, overall, constant, truth, predictions, tuned)
+    return Evaluation(metrics, by_fold, overall, constants, truth, predictions, tuned)
 
 
-def constant_scores(task: Task, rows: "pd.DataFrame", folds: Sequence[str]) -> dict[str, float]:
-    """What the best prediction scores that is the same for every row: mean over the folds, by metric.
+def constant_scores(task: Task, rows: "pd.DataFrame", folds: Sequence[str]) -> dict[str, dict[str, float]]:
+    """What predictions score that are the same for every row: mean over the folds, by name and metric.
 
-    It is made from the rows that train a fold and scored on those that it holds out. All rows at once would not do: the
-    folds' constants differ, and a ranking of rows would read the fold from them.
+    They are made from the rows that train a fold and scored on those that it holds out. All rows at once would not do:
+    the folds' constants differ, and a ranking of rows would read the fold from them.
     """
-    metrics, scores = task.competition.metrics(), []
+    metrics = task.competition.metrics()
+    scores: dict[str, list[dict[str, float]]] = {}
     for fold in folds:
         trains, held_out = split(rows, fold)
         truth = task.truth(held_out)
-        scores.append(metric_values(metrics, truth, task.constant(trains, list(truth.index)), task.heads))
-    return {metric.name: float(np.mean([values[metric.name] for values in scores])) for metric in metrics}
+        for name, constant in task.constants(trains, held_out).items():
+            scores.setdefault(name, []).append(metric_values(metrics, truth, constant.loc[truth.index], task.heads))
+    return {
+        name: {metric.name: float(np.mean([each[metric.name] for each in values])) for metric in metrics}
+        for name, values in scores.items()
+    }
 
 
 def evaluate_run(project: Project, competition: Competition, folder: Path, data: Path, fold: str | None) -> None:
@@ -172,7 +185,7 @@ def print_scores(project: Project, folder: Path, evaluation: Evaluation) -> None
     if evaluation.tuned is not None:
         tuned = evaluation.tuned.folds.values()
         rows.append(("tuned", *[float(np.mean([scores[name] for scores in tuned])) for name in names]))
-    rows.append(("constant", *[evaluation.constant[name] for name in names]))
+    rows += [(kind, *[scores[name] for name in names]) for kind, scores in evaluation.constants.items()]
     table(
         f"{folder.name}: {evaluation.metric} out of fold",
         ("", *names),

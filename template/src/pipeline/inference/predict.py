@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -16,15 +16,15 @@ from pipeline.files import atomic, read_json, read_yaml
 from pipeline.inference.device import Precision, autocast, choose_device, choose_precision
 from pipeline.inference.snapshot import CLASSES, CODE
 from pipeline.inference.weights import load_weights
-from pipeline.keys import INPUT_ID, ROW_FOLD, ROW_ID
+from pipeline.keys import ROW_FOLD, ROW_ID
 from pipeline.names import Names
 from pipeline.project import Project
+from pipeline.seam import Batch, SampleDataset
 from pipeline.tasks import Decoder, Task, task_for
 from pipeline.terminal import progress
 
 if TYPE_CHECKING:
     import pandas as pd
-    from torch.utils.data import Dataset
 
     from pipeline.competition import Competition
     from pipeline.data.scan import Reader
@@ -119,35 +119,36 @@ def predict_rows(
     """
     import pandas as pd
 
-    decoders: list[Decoder] = [task.decode] * len(models)
+    models = [task.predictor(model, experiment, names) for model in models]
+    decoders: list[Decoder] = [task.decoder(experiment, names) for _ in models]
     if gallery is not None and len(rows):
         images = task.dataset(gallery, root, experiment, names, "test", reader)
-        seen = model_outputs(task, models, images, len(gallery), experiment, f"{label}, gallery")
+        seen = model_outputs(task, models, images, experiment, f"{label}, gallery")
         decoders = task.decoders(gallery, (outputs for _, outputs in seen), gallery is rows)
     parts = []
     dataset = task.dataset(rows, root, experiment, names, stage, reader)
-    for ids, outputs in model_outputs(task, models, dataset, len(rows), experiment, label):
-        parts.append(task.average([decode(ids, each) for decode, each in zip(decoders, outputs, strict=True)]))
+    for batch, outputs in model_outputs(task, models, dataset, experiment, label):
+        parts.append(task.average([decode(batch, each) for decode, each in zip(decoders, outputs, strict=True)]))
     predictions = pd.concat(parts) if parts else task.no_predictions()
     return task.per_prediction(rows, predictions, names.bind("aggregate", experiment.aggregate))
 
 
 def model_outputs(
-    task: Task, models: Sequence[nn.Module], dataset: "Dataset[Any]", count: int, experiment: Experiment, label: str
-) -> Iterator[tuple[list[str], list[dict[str, Tensor]]]]:
-    """For each batch of the dataset's `count` samples their ids, and the outputs of each model."""
+    task: Task, models: Sequence[nn.Module], dataset: SampleDataset, experiment: Experiment, label: str
+) -> Iterator[tuple[Batch, list[dict[str, Tensor]]]]:
+    """The batches of the dataset's samples, each with the outputs of each model."""
     device = choose_device(experiment.machine.device)
     precision: Precision = choose_precision(experiment.training.precision, device)
     for model in models:
         model.to(device).eval()
-    batches = RowBatches(count, experiment.machine.valid_batch_size or experiment.training.batch_size)
+    batches = RowBatches(len(dataset), experiment.machine.valid_batch_size or experiment.training.batch_size)
     loader = make_loader(dataset, batches, task.collate, experiment.machine.workers, device)
     with EpochBatches(loader, device) as epoch:
         for batch in progress(epoch, label):
             moved = to_device(batch, device)
             with torch.inference_mode(), autocast(device, precision):
                 outputs = [model(moved) for model in models]
-            yield batch[INPUT_ID], outputs
+            yield batch, outputs
 
 
 def predict_run(

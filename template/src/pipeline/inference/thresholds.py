@@ -62,18 +62,17 @@ def tune(
         None where the metric or the heads need no thresholds, and where there is one fold only.
     """
     metric = metrics[0]
-    if len(usual) < 2 or (chosen := task.tuned(truth, predictions, metric)) is None:
+    if len(usual) < 2 or (tuner := task.tuner(truth, predictions, metric)) is None:
         return None
     folds = {}
     for fold in progress(list(usual), "tuning thresholds"):
-        held_out = fold_of == fold
-        others = task.tuned(truth[~held_out], predictions[~held_out], metric)
-        heads = task.heads if others is None else others.heads
+        held_out = (fold_of == fold).to_numpy()
+        heads = tuner(~held_out).heads
         folds[fold] = metric_values(metrics, truth[held_out], predictions[held_out], heads)
     sign = 1 if metric.greater_is_better else -1
     gains = np.array([sign * (folds[fold][metric.name] - usual[fold][metric.name]) for fold in usual])
     helps = bool(gains.mean() > gains.std(ddof=1) / math.sqrt(len(gains)))
-    return Tuned(chosen, folds, float(gains.mean()), helps)
+    return Tuned(tuner(np.ones(len(truth), bool)), folds, float(gains.mean()), helps)
 
 
 def write_thresholds(run: Path, tuned: Tuned | None) -> None:

@@ -24,16 +24,18 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
     from torch import Tensor, nn
-    from torch.utils.data import Dataset
 
     from pipeline.data.scan import Reader
-    from pipeline.seam import Batch, Criterion, PreparedModel
+    from pipeline.seam import Batch, Criterion, PreparedModel, SampleDataset
+    from pipeline.settings import Settings
 
 
 # (predictions of images, the prediction id of each (N,)) -> a row for each id, in the order in which they come
 Aggregate = Callable[["pd.DataFrame", "np.ndarray"], "pd.DataFrame"]
-# (ids of a batch, outputs) -> predictions
-Decoder = Callable[[Sequence[str], Mapping[str, "Tensor"]], "pd.DataFrame"]
+# (batch, outputs) -> predictions of what is complete after this batch, as batches come in their order
+Decoder = Callable[["Batch", Mapping[str, "Tensor"]], "pd.DataFrame"]
+# bool (N,), the rows of a table that count -> the task with the thresholds that score best on them
+Tuner = Callable[["np.ndarray"], "Task"]
 
 
 class Task(ABC):
@@ -55,7 +57,7 @@ class Task(ABC):
         names: Names,
         stage: str,
         reader: Reader | None = None,
-    ) -> Dataset[dict[str, Any]]:
+    ) -> SampleDataset:
         """Rows as sample dicts.
 
         Args:
@@ -84,8 +86,16 @@ class Task(ABC):
         """The weighted sum of the loss rows; `rows` are those that train, for what depends on how many there are."""
 
     @abstractmethod
-    def decode(self, ids: Sequence[str], outputs: Mapping[str, Tensor]) -> pd.DataFrame:
-        """Logits of one batch as predictions, indexed by id. Several of them are averaged by `average`."""
+    def predictor(self, model: nn.Module, experiment: Experiment, names: Names) -> nn.Module:
+        """The model as it predicts: batch dict in, output dict out."""
+
+    @abstractmethod
+    def decoder(self, experiment: Experiment, names: Names) -> Decoder:
+        """Makes predictions, indexed by id, of the logits of one model. Those of several are averaged by `average`."""
+
+    @abstractmethod
+    def kept(self, predictions: pd.DataFrame, experiment: Experiment, names: Names) -> pd.DataFrame:
+        """What of out-of-fold predictions goes into the file that is scored later."""
 
     @property
     @abstractmethod
@@ -121,15 +131,15 @@ class Task(ABC):
 
     @abstractmethod
     def no_predictions(self) -> pd.DataFrame:
-        """What `decode` returns when there are no rows: the columns alone."""
+        """The predictions of no rows: the columns alone."""
 
     @abstractmethod
-    def constant(self, rows: pd.DataFrame, ids: Sequence[str]) -> pd.DataFrame:
-        """The best prediction that looks at no image, for these ids; `rows` are those that train."""
+    def constants(self, rows: pd.DataFrame, held_out: pd.DataFrame) -> dict[str, pd.DataFrame]:
+        """Predictions that look at no image, for rows that are held out, by name; `rows` are those that train."""
 
     @abstractmethod
-    def tuned(self, truth: pd.DataFrame, predictions: pd.DataFrame, metric: Metric) -> Task | None:
-        """This task with the thresholds that score best on these rows; none where it decides nothing by thresholds."""
+    def tuner(self, truth: pd.DataFrame, predictions: pd.DataFrame, metric: Metric) -> Tuner | None:
+        """What tunes thresholds on some of these rows; none where nothing is decided by any."""
 
     @abstractmethod
     def with_thresholds(self, thresholds: Mapping[str, Sequence[float]]) -> Task:
@@ -193,11 +203,29 @@ class Task(ABC):
 def rooms() -> dict[str, type[Task]]:
     """Every room of this repository: kind of head -> its `Task`."""
     found: dict[str, type[Task]] = {}
-    for module in pkgutil.iter_modules(__path__):
-        room = importlib.import_module(f"{__name__}.{module.name}")
-        task: type[Task] = load(room.TASK, f"the room '{module.name}'")
+    for room in _rooms():
+        task: type[Task] = load(room.TASK, f"the room '{room.__name__}'")
         found.update(dict.fromkeys(task.KINDS, task))
     return found
+
+
+def _rooms() -> list[Any]:
+    """The packages that say which `Task` is theirs."""
+    found = [importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)]
+    return [module for module in found if hasattr(module, "TASK")]
+
+
+def write_demo(settings: Settings, data: Path) -> str:
+    """Write the demo competition of the task into the data folder; returns what was written, in words.
+
+    Raises:
+        UserError: the folder holds other files, or the demo cannot be written as `competition.yaml` says.
+    """
+    demos = {load(room.DEMO_TASK, "the demo"): room.DEMO for room in _rooms()}
+    if settings.task not in demos:
+        raise UserError(f"the demo is one of {listed(demos, 9)}, and task in competition.yaml is '{settings.task}'")
+    written: str = load(demos[settings.task], "the demo")(settings, data)
+    return written
 
 
 def task_for(competition: Competition, heads: Sequence[Head]) -> Task:

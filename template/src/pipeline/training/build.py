@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,9 +65,7 @@ def make_loop(
     train_batches = TrainBatches(train_rows, order, config.training.batch_size, config.seed, processes)
     reader = open_cache(setup.project, config, names, train_rows, valid_rows)
     valid_set = task.dataset(valid_rows, setup.project.data, config, names, "valid", reader)
-    valid_batches = RowBatches(
-        len(valid_rows), config.machine.valid_batch_size or config.training.batch_size, processes
-    )
+    valid_batches = RowBatches(len(valid_set), config.machine.valid_batch_size or config.training.batch_size, processes)
     valid_loader = make_loader(valid_set, valid_batches, task.collate, config.machine.workers, device)
     own = [names.bind("callback", entry)() for entry in config.callbacks]
     loop = FoldLoop(
@@ -85,6 +84,7 @@ def make_loop(
         step=names.bind("step", config.step),
         valid_loader=EpochBatches(valid_loader, device),
         valid_rows=valid_rows,
+        decoder=partial(task.decoder, config, names),
         aggregate=names.bind("aggregate", config.aggregate),
         callbacks=CallbackList([*own, *default_callbacks(task, valid_rows, valid_set)], processes.is_main),
         engine_callbacks=[engine_callback(names.bind("engine_callback", entry)) for entry in config.engine_callbacks],

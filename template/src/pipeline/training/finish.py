@@ -56,7 +56,7 @@ def finish_fold(setup: Setup, loop: FoldLoop, valid_rows: "pd.DataFrame", second
         )
         truth, metrics = score_rows(setup.task, loop.metrics, valid_rows, predictions)
         result = StageResult("valid", best.epoch, {}, metrics, truth, predictions, weights=chosen)
-        write_predictions(loop.folder / "oof.parquet", predictions, int(loop.fold))
+        write_predictions(loop.folder / "oof.parquet", setup.task.kept(predictions, config, names), int(loop.fold))
         summary["metrics"] = metrics
     save_weights(loop.model, loop.folder / BEST, {"weights": chosen})
     loop.checkpoints.keep_raw(loop.folder)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from pipeline.competition import Metric
 from pipeline.keys import INPUT_ID, ROW_ID
 from pipeline.seam import Batch, StageResult, StepResult
-from pipeline.tasks import Task, metric_values
+from pipeline.tasks import Decoder, Task, metric_values
 from pipeline.training.sums import LossSums
 
 if TYPE_CHECKING:
@@ -16,12 +16,23 @@ if TYPE_CHECKING:
 
 
 class HeldOut:
-    """Losses and predictions of the held-out rows, batch by batch; `aggregate` as in `Task.per_prediction`."""
+    """Losses and predictions of the held-out rows, batch by batch.
+
+    Args:
+        decode: what `Task.decoder` made, for these rows alone.
+        aggregate: as in `Task.per_prediction`.
+    """
 
     def __init__(
-        self, task: Task, metrics: Sequence[Metric], rows: "pd.DataFrame", aggregate: "Callable[..., pd.DataFrame]"
+        self,
+        task: Task,
+        metrics: Sequence[Metric],
+        rows: "pd.DataFrame",
+        decode: Decoder,
+        aggregate: "Callable[..., pd.DataFrame]",
     ) -> None:
         self.task, self.metrics, self.rows, self.aggregate = task, metrics, rows, aggregate
+        self.decode = decode
         self.sums = LossSums()
         self.parts: list[pd.DataFrame] = []
         self.among = task.looks_among(rows)
@@ -33,7 +44,7 @@ class HeldOut:
         if self.among:
             self.seen.append((batch[INPUT_ID], result["outputs"]))
         else:
-            self.parts.append(self.task.decode(batch[INPUT_ID], result["outputs"]))
+            self.parts.append(self.decode(batch, result["outputs"]))
 
     def result(self, epoch: int) -> StageResult:
         """Losses, metrics and predictions once all batches are in."""
@@ -43,7 +54,7 @@ class HeldOut:
             ids = [name for names, _ in self.seen for name in names]
             gallery = self.rows.set_index(ROW_ID, drop=False).loc[ids]
             [decode] = self.task.decoders(gallery, ([outputs] for _, outputs in self.seen), own=True)
-            self.parts = [decode(names, outputs) for names, outputs in self.seen]
+            self.parts = [decode({INPUT_ID: names}, outputs) for names, outputs in self.seen]
         predictions = self.task.per_prediction(self.rows, pd.concat(self.parts), self.aggregate)
         truth, metrics = score_rows(self.task, self.metrics, self.rows, predictions)
         return StageResult("valid", epoch, self.sums.means(), metrics, truth, predictions)

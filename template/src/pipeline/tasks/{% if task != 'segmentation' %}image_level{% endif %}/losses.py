@@ -10,6 +10,7 @@ from torch.nn import functional
 from pipeline.competition import Head
 from pipeline.errors import UserError, listed
 from pipeline.tasks.image_level.kinds import kind_of, trained_by
+from pipeline.tasks.shared.class_weights import probabilities
 
 
 class BinaryCrossEntropy(nn.Module):
@@ -46,11 +47,6 @@ class BinaryCrossEntropy(nn.Module):
             truth = (truth > self.target_threshold).float()
         values = functional.binary_cross_entropy_with_logits(logits.float(), truth, reduction="none") * known
         return values.sum(dim=1) if self.sum_classes else values.sum(dim=1) / known.sum(dim=1).clamp(min=1)
-
-
-def probabilities(target: Tensor, classes: int) -> Tensor:
-    """Class numbers int64 (B,) or probabilities (B, classes) as float32 (B, classes)."""
-    return target.float() if target.ndim == 2 else functional.one_hot(target, classes).float()
 
 
 def smooth(truth: Tensor, smoothing: float, towards: float) -> Tensor:

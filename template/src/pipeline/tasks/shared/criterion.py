@@ -12,8 +12,7 @@ from pipeline.errors import UserError, nearest
 from pipeline.keys import INPUT_PARTNER, INPUT_SHARE, INPUT_WEIGHT, TARGET_PREFIX, mask_key
 from pipeline.names import Names
 from pipeline.seam import Batch, LossResult
-from pipeline.tasks.image_level.class_weights import class_weights
-from pipeline.tasks.image_level.losses import probabilities
+from pipeline.tasks.shared.class_weights import class_weights, probabilities
 
 Truths = Mapping[str, Callable[[], np.ndarray]]
 
@@ -49,8 +48,9 @@ class Term:
         wiring = f"loss row '{self.row.term}' of head '{self.head.name}'"
         target, known = known_truth(take(batch, self.head.target_key, wiring, "the batch holds"))
         weights = weights * known
-        logits = [take(outputs, self.head.output_key, wiring, "the model returns")]
-        while (key := mask_key(self.head.output_key, len(logits))) in outputs:
+        output = f"{self.head.output_key}@{self.row.output}" if self.row.output else self.head.output_key
+        logits = [take(outputs, output, wiring, "the model returns")]
+        while (key := mask_key(output, len(logits))) in outputs:
             logits.append(outputs[key])
         masks = [self._checked(self.function(each, target), weights) for each in logits]
         if self.class_weights is not None:
@@ -134,7 +134,9 @@ def known_truth(target: Tensor) -> tuple[Tensor, Tensor]:
         known = ~target.isnan().flatten(1).all(dim=1) if target.ndim > 1 else ~target.isnan()
         shown = known.view(-1, *[1] * (target.ndim - 1))
         return torch.where(shown, target, 0), known.float()
-    return target.clamp(min=0), (target >= 0).float()
+    return target.clamp(min=0), (target >= 0).flatten(1).any(dim=1).float() if target.ndim > 1 else (
+        target >= 0
+    ).float()
 
 
 def hardest(values: Tensor, share: float) -> Tensor:

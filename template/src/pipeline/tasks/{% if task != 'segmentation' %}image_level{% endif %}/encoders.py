@@ -6,7 +6,6 @@ from typing import Any
 import timm
 from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError
-from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import get_pretrained_cfg
 
 from pipeline.config import Model
@@ -162,16 +161,3 @@ def refuses_size(encoder: Any, error: Exception) -> bool:
     """Whether a timm encoder failed at the size of its images: an assertion, or tensors that do not fit together."""
     ours = type(encoder).__module__.startswith("timm.")
     return ours and (isinstance(error, AssertionError) or any(text in str(error) for text in MISFITS))
-
-
-def image_statistics(encoder: Any, in_chans: int) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation per channel that the encoder's pretrained weights expect.
-
-    timm spreads RGB weights over other channel counts by repeating them, and sums them for one channel.
-    """
-    known = getattr(encoder, "pretrained_cfg", None) or {}
-    mean = known.get("mean") or IMAGENET_DEFAULT_MEAN
-    std = known.get("std") or IMAGENET_DEFAULT_STD
-    if in_chans == 1:
-        return [sum(mean) / len(mean)], [sum(std) / len(std)]
-    return [mean[i % len(mean)] for i in range(in_chans)], [std[i % len(std)] for i in range(in_chans)]

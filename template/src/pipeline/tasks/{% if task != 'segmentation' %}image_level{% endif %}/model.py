@@ -13,39 +13,10 @@ from pipeline.keys import INPUT_IMAGE, INPUT_SIDE, mask_key
 from pipeline.names import Names, check_params
 from pipeline.seam import Batch
 from pipeline.tasks.image_level import pooling
-from pipeline.tasks.image_level.encoders import image_statistics, make_encoder, refuses_size
+from pipeline.tasks.image_level.encoders import make_encoder, refuses_size
 from pipeline.tasks.image_level.kinds import kind_of
 from pipeline.tasks.image_level.side import SideFeatures
-
-
-class Normalize(nn.Module):
-    """`Prepare`: (B, H, W, C) uint8, or float32 in [0, 1], to normalised float32 (B, C, H, W) on the device.
-
-    The permuted view of a HWC batch is already in channels_last order, so nothing is copied for it.
-    """
-
-    scale: Tensor
-    shift: Tensor
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        self.register_buffer("scale", 1 / torch.tensor(std).view(1, -1, 1, 1))
-        self.register_buffer("shift", -torch.tensor(mean).view(1, -1, 1, 1) * self.scale)
-
-    def forward(self, batch: Batch) -> Batch:
-        image = batch[INPUT_IMAGE]
-        width, channels, expected = image.shape[2], image.shape[3], self.scale.shape[1]
-        if channels != expected:
-            raise UserError(
-                f"images have {channels} channels and model.in_chans is {expected}; "
-                "set model.in_chans, or the channels of image.reader"
-            )
-        scale = self.scale / 255 if image.dtype == torch.uint8 else self.scale
-        # Whole lines of W * C values: a CPU computes them several times faster than C values again and again.
-        lines = image.float().flatten(2)
-        own = lines if image.dtype == torch.uint8 else None  # the batch itself is not changed
-        normalised = torch.addcmul(self.shift.flatten().repeat(width), lines, scale.flatten().repeat(width), out=own)
-        return {**batch, INPUT_IMAGE: normalised.view(image.shape).permute(0, 3, 1, 2)}
+from pipeline.tasks.shared.normalize import image_statistics
 
 
 class EncoderHeads(nn.Module):

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from pipeline.errors import UserError, nearest
 
@@ -34,3 +35,8 @@ def class_weights(chosen: str | Mapping[str, float], classes: Sequence[str], cou
     if not total > 0:
         raise UserError("class_weights: every row that trains has the weight 0; give a class that has rows more")
     return (weights * counts.sum() / total).float()
+
+
+def probabilities(target: Tensor, classes: int) -> Tensor:
+    """Class numbers int64 (B,) or probabilities (B, classes) as float32 (B, classes)."""
+    return target.float() if target.ndim == 2 else functional.one_hot(target, classes).float()

@@ -11,9 +11,9 @@ from pipeline.competition import Head
 from pipeline.errors import UserError, listed
 from pipeline.keys import INPUT_ID, INPUT_IMAGE, ROW_ID
 from pipeline.seam import Batch
-from pipeline.tasks.image_level.criterion import take
 from pipeline.tasks.image_level.kinds import HeadKind
 from pipeline.tasks.image_level.predictions import has_truth
+from pipeline.tasks.shared.criterion import take
 
 Kinds = Sequence[tuple[Head, HeadKind]]
 

@@ -4,7 +4,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.competition import Head
-from pipeline.tasks.image_level.losses import check_head, probabilities
+from pipeline.tasks.image_level.losses import check_head
+from pipeline.tasks.shared.class_weights import probabilities
 
 
 class Corn(nn.Module):

@@ -10,7 +10,8 @@ from torch.nn import functional
 
 from pipeline.competition import Head
 from pipeline.errors import UserError
-from pipeline.tasks.image_level.losses import check_head, check_range, probabilities, smooth
+from pipeline.tasks.image_level.losses import check_head, check_range, smooth
+from pipeline.tasks.shared.class_weights import probabilities
 
 TINY = torch.finfo(torch.float32).tiny  # a power of 0 has no finite gradient below an exponent of 1
 

@@ -9,36 +9,31 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from pipeline.competition import Metric
 from pipeline.config import Experiment, LossRow
 from pipeline.data.cache import reader_for
 from pipeline.data.scan import Reader
 from pipeline.data.side_columns import chosen_columns, input_names, side_inputs
-from pipeline.keys import INPUT_SIDE, ROW_ID
+from pipeline.keys import INPUT_ID, INPUT_SIDE, ROW_ID
 from pipeline.names import Named, Names, References
-from pipeline.seam import Batch, Criterion, PreparedModel, StepContext, StepResult
+from pipeline.seam import Batch, Criterion, PreparedModel, SampleDataset
+from pipeline.tasks import Decoder
 from pipeline.tasks.image_level.contract import all_targets, check_contract
-from pipeline.tasks.image_level.criterion import WeightedLosses
-from pipeline.tasks.image_level.dataset import ImageDataset, collate
+from pipeline.tasks.image_level.dataset import ImageDataset
 from pipeline.tasks.image_level.decoding import Decoding
 from pipeline.tasks.image_level.kinds import KINDS, losses
 from pipeline.tasks.image_level.predictions import has_truth
 from pipeline.tasks.image_level.submission import as_predictions
 from pipeline.tasks.image_level.submission_rules import SubmissionRules, submission_rules
+from pipeline.tasks.shared.collate import collate
+from pipeline.tasks.shared.criterion import WeightedLosses
 
 ROOM = "pipeline.tasks.image_level"
 
 
-def step(batch: Batch, model: PreparedModel, context: StepContext) -> StepResult:
-    """The usual step: batch in, losses and detached outputs out."""
-    prepared = model.prepare(batch)
-    for transform in context.transforms:
-        prepared = transform(prepared)
-    outputs = model.network(prepared)
-    result = context.criterion(outputs, prepared)
-    return {**result, "outputs": {key: value.detach() for key, value in outputs.items()}}
+def no_settings() -> None:
+    """There are none that other kinds of tasks do not have."""
 
 
 class ImageLevelTask(Decoding):
@@ -47,8 +42,8 @@ class ImageLevelTask(Decoding):
     KINDS: ClassVar[frozenset[str]] = frozenset(KINDS)
     NAMES: ClassVar[References] = {
         "augmentations": {"resize": f"{ROOM}.dataset:resize"},
-        "prepare": {"normalize": f"{ROOM}.model:Normalize"},
-        "model": {"encoder_heads": f"{ROOM}.model:EncoderHeads"},
+        "prepare": {"normalize": "pipeline.tasks.shared.normalize:Normalize"},
+        "model": {"default": f"{ROOM}.model:EncoderHeads", "encoder_heads": f"{ROOM}.model:EncoderHeads"},
         "pooling": {
             "encoder": f"{ROOM}.pooling:EncoderPooling",
             "avg": f"{ROOM}.pooling:average",
@@ -61,7 +56,8 @@ class ImageLevelTask(Decoding):
             "mixup": f"{ROOM}.batch_transforms:Mixup",
             "cutmix": f"{ROOM}.batch_transforms:cutmix",
         },
-        "step": {"default": f"{ROOM}.task:step"},
+        "step": {"default": "pipeline.tasks.shared.step:step"},
+        "task": {"default": f"{ROOM}.task:no_settings"},
         "aggregate": {
             "mean": f"{ROOM}.aggregates:mean",
             "max": f"{ROOM}.aggregates:maximum",
@@ -77,7 +73,7 @@ class ImageLevelTask(Decoding):
         names: Names,
         stage: str,
         reader: Reader | None = None,
-    ) -> Dataset[dict[str, Any]]:
+    ) -> SampleDataset:
         values = {} if stage == "test" else all_targets(rows, self.kinds)
         side = chosen_columns(self.competition.settings.side_columns, experiment.model.side_columns)
         if side:
@@ -106,6 +102,15 @@ class ImageLevelTask(Decoding):
         mean = getattr(network, "mean", [0.0] * settings.in_chans)
         std = getattr(network, "std", [1.0] * settings.in_chans)
         return PreparedModel(names.bind("prepare", experiment.image.prepare)(mean, std), network)
+
+    def predictor(self, model: torch.nn.Module, experiment: Experiment, names: Names) -> torch.nn.Module:
+        return model
+
+    def decoder(self, experiment: Experiment, names: Names) -> Decoder:
+        return lambda batch, outputs: self.decode(batch[INPUT_ID], outputs)
+
+    def kept(self, predictions: pd.DataFrame, experiment: Experiment, names: Names) -> pd.DataFrame:
+        return predictions
 
     def begin(self, network: torch.nn.Module, rows: pd.DataFrame) -> None:
         for _, kind in self.kinds:

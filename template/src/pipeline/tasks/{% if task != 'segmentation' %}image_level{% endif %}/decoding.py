@@ -10,12 +10,13 @@ from torch import Tensor
 
 from pipeline.competition import Competition, Head, Metric
 from pipeline.errors import UserError
-from pipeline.keys import ROW_ID, ROW_PREDICTION
+from pipeline.keys import INPUT_ID, ROW_ID, ROW_PREDICTION
 from pipeline.prediction_ids import by_prediction
-from pipeline.tasks import Aggregate, Decoder, Task
-from pipeline.tasks.image_level.criterion import take
+from pipeline.seam import Batch
+from pipeline.tasks import Aggregate, Decoder, Task, Tuner
 from pipeline.tasks.image_level.kinds import kind_of
 from pipeline.tasks.image_level.thresholds import coordinate_ascent
+from pipeline.tasks.shared.criterion import take
 
 
 class Decoding(Task):
@@ -26,6 +27,7 @@ class Decoding(Task):
         self.kinds = [(head, kind_of(head)) for head in self.heads]
 
     def decode(self, ids: Sequence[str], outputs: Mapping[str, Tensor]) -> pd.DataFrame:
+        """Logits of one batch as predictions, indexed by id."""
         columns: dict[str, np.ndarray] = {}
         for head, kind in self.kinds:
             logits = take(outputs, head.output_key, f"head '{head.name}'", "the model returns")
@@ -65,7 +67,8 @@ class Decoding(Task):
     def _decoder(self, gallery: pd.DataFrame, outputs: Sequence[Mapping[str, Tensor]], own: bool) -> Decoder:
         memories = [kind.memory(gallery, outputs, own) for _, kind in self.kinds]
 
-        def decode(ids: Sequence[str], found: Mapping[str, Tensor]) -> pd.DataFrame:
+        def decode(batch: Batch, found: Mapping[str, Tensor]) -> pd.DataFrame:
+            ids = batch[INPUT_ID]
             looked_up = {name: value for memory in memories for name, value in memory(ids, found).items()}
             return self.decode(ids, {**found, **looked_up})
 
@@ -74,16 +77,23 @@ class Decoding(Task):
     def no_predictions(self) -> pd.DataFrame:
         return self.decode([], {head.output_key: torch.empty(0, kind.width) for head, kind in self.kinds})
 
+    def constants(self, rows: pd.DataFrame, held_out: pd.DataFrame) -> dict[str, pd.DataFrame]:
+        return {"constant": self.constant(rows, list(held_out[ROW_ID]))}
+
     def constant(self, rows: pd.DataFrame, ids: Sequence[str]) -> pd.DataFrame:
+        """The best prediction that looks at no image, for these ids; `rows` are those that train."""
         metric = self.competition.metrics()[0]
         columns: dict[str, np.ndarray] = {}
         for _, kind in self.kinds:
             columns |= kind.as_columns(np.tile(kind.constant(rows, metric), (len(ids), 1)))
         return pd.DataFrame(columns, index=pd.Index(list(ids), name=ROW_ID, dtype="str"))
 
-    def tuned(self, truth: pd.DataFrame, predictions: pd.DataFrame, metric: Metric) -> Task | None:
+    def tuner(self, truth: pd.DataFrame, predictions: pd.DataFrame, metric: Metric) -> Tuner | None:
         if metric.needs != "labels" or not any(kind.usual_thresholds for _, kind in self.kinds):
             return None
+        return lambda rows: self._tuned(truth[rows], predictions[rows], metric)
+
+    def _tuned(self, truth: pd.DataFrame, predictions: pd.DataFrame, metric: Metric) -> Task:
         sign, heads = 1 if metric.greater_is_better else -1, list(self.heads)
         for place, (head, kind) in enumerate(self.kinds):
 

@@ -9,18 +9,16 @@ import albumentations as A
 import cv2
 import numpy as np
 import pandas as pd
-import torch
-from torch.utils.data import Dataset
 
 from pipeline.errors import UserError
 from pipeline.keys import INPUT_ID, INPUT_IMAGE, INPUT_ROW, INPUT_WEIGHT, ROW_ID, ROW_IMAGE, ROW_WEIGHT
-from pipeline.seam import Batch
+from pipeline.seam import SampleDataset
 
 Reader = Callable[[Path, tuple[int, int]], np.ndarray]
 Sample = dict[str, Any]
 
 
-class ImageDataset(Dataset[Sample]):
+class ImageDataset(SampleDataset):
     """One dict per row.
 
     An item is asked for by (epoch, row). Its keys: `INPUT_ID` str, `INPUT_ROW` int64, `INPUT_IMAGE` uint8 (or float32
@@ -64,6 +62,10 @@ class ImageDataset(Dataset[Sample]):
             **{key: values[row] for key, values in self.values.items()},
         }
 
+    def picture(self, row: int) -> np.ndarray:
+        image: np.ndarray = self[(0, row)][INPUT_IMAGE]
+        return image
+
     def _image(self, epoch: int, row: int) -> np.ndarray:
         try:
             image = self.reader(self.root / self.images[row], self.size)
@@ -86,14 +88,3 @@ class ImageDataset(Dataset[Sample]):
 def resize(stage: str, size: tuple[int, int]) -> A.Compose:
     """No augmentation at all: images of (height, width) = `size` in every stage."""
     return A.Compose([A.Resize(*size, interpolation=cv2.INTER_AREA)])
-
-
-def collate(samples: list[Sample]) -> Batch:
-    """Stack arrays and numbers into tensors, keep strings as lists."""
-    return {key: _stack([sample[key] for sample in samples]) for key in samples[0]}
-
-
-def _stack(values: list[Any]) -> Any:
-    if isinstance(values[0], str):
-        return values
-    return torch.from_numpy(np.stack(values))

@@ -1,0 +1,1 @@
+"""What several rooms need. No room itself: it knows no kind of heads."""
