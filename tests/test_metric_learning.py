@@ -344,7 +344,6 @@ def test_groups_stay_together_and_make_identities_stand_alone() -> None:
 
 
 def test_held_out_identities_are_scored_among_each_other() -> None:
-    from pipeline.tasks.image_level.aggregates import mean
     from pipeline.tasks.image_level.kinds.embedding.labels import Identities
     from pipeline.tasks.image_level.metrics import find_metric
     from pipeline.training.held_out import HeldOut
@@ -354,7 +353,7 @@ def test_held_out_identities_are_scored_among_each_other() -> None:
     rows = Identities(("whale",), NEW, hold_out="identities").marked(rows)
     task = make_task()
     decode = task.decoder(None, None)
-    seen = HeldOut(task, [find_metric("recall_at_1")], rows, decode, mean)
+    seen = HeldOut(task, [find_metric("recall_at_1")], rows, decode, lambda rows, predictions: predictions)
     embedding = functional.normalize(unit(10, generator).repeat_interleave(3, dim=0) + 1.2 * unit(30, generator))
     order = torch.randperm(30, generator=generator)
     for part in order.split(8):

@@ -130,7 +130,7 @@ def predict_rows(
     for batch, outputs in model_outputs(task, models, dataset, experiment, label):
         parts.append(task.average([decode(batch, each) for decode, each in zip(decoders, outputs, strict=True)]))
     predictions = pd.concat(parts) if parts else task.no_predictions()
-    return task.per_prediction(rows, predictions, names.bind("aggregate", experiment.aggregate))
+    return task.finisher(experiment, names)(rows, predictions)
 
 
 def model_outputs(

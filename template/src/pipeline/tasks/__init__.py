@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from pipeline.settings import Settings
 
 
-# (predictions of images, the prediction id of each (N,)) -> a row for each id, in the order in which they come
-Aggregate = Callable[["pd.DataFrame", "np.ndarray"], "pd.DataFrame"]
 # (batch, outputs) -> predictions of what is complete after this batch, as batches come in their order
 Decoder = Callable[["Batch", Mapping[str, "Tensor"]], "pd.DataFrame"]
+# (rows, their predictions by id) -> predictions by the id of what is predicted
+Finisher = Callable[["pd.DataFrame", "pd.DataFrame"], "pd.DataFrame"]
 # bool (N,), the rows of a table that count -> the task with the thresholds that score best on them
 Tuner = Callable[["np.ndarray"], "Task"]
 
@@ -154,11 +154,8 @@ class Task(ABC):
         """The mean of several models' predictions for the same ids in the same order."""
 
     @abstractmethod
-    def per_prediction(self, rows: pd.DataFrame, predictions: pd.DataFrame, aggregate: Aggregate) -> pd.DataFrame:
-        """Predictions of rows, indexed by id, as those of their prediction ids, in the order of their first images.
-
-        Rows without prediction ids stand for themselves. `aggregate` is the experiment's.
-        """
+    def finisher(self, experiment: Experiment, names: Names) -> Finisher:
+        """Makes of the predictions of rows, indexed by id, what is scored and handed in."""
 
     @abstractmethod
     def truth(self, rows: pd.DataFrame) -> pd.DataFrame:

@@ -85,7 +85,7 @@ def make_loop(
         valid_loader=EpochBatches(valid_loader, device),
         valid_rows=valid_rows,
         decoder=partial(task.decoder, config, names),
-        aggregate=names.bind("aggregate", config.aggregate),
+        finish=task.finisher(config, names),
         callbacks=CallbackList([*own, *default_callbacks(task, valid_rows, valid_set)], processes.is_main),
         engine_callbacks=[engine_callback(names.bind("engine_callback", entry)) for entry in config.engine_callbacks],
         checkpoints=checkpoints,

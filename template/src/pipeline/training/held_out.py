@@ -1,13 +1,13 @@
 """What the held-out rows come to, batch by batch, and which result is the better one."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from pipeline.competition import Metric
 from pipeline.keys import INPUT_ID, ROW_ID
 from pipeline.seam import Batch, StageResult, StepResult
-from pipeline.tasks import Decoder, Task, metric_values
+from pipeline.tasks import Decoder, Finisher, Task, metric_values
 from pipeline.training.sums import LossSums
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ class HeldOut:
 
     Args:
         decode: what `Task.decoder` made, for these rows alone.
-        aggregate: as in `Task.per_prediction`.
+        finish: what `Task.finisher` made.
     """
 
     def __init__(
@@ -29,9 +29,9 @@ class HeldOut:
         metrics: Sequence[Metric],
         rows: "pd.DataFrame",
         decode: Decoder,
-        aggregate: "Callable[..., pd.DataFrame]",
+        finish: Finisher,
     ) -> None:
-        self.task, self.metrics, self.rows, self.aggregate = task, metrics, rows, aggregate
+        self.task, self.metrics, self.rows, self.finish = task, metrics, rows, finish
         self.decode = decode
         self.sums = LossSums()
         self.parts: list[pd.DataFrame] = []
@@ -55,7 +55,7 @@ class HeldOut:
             gallery = self.rows.set_index(ROW_ID, drop=False).loc[ids]
             [decode] = self.task.decoders(gallery, ([outputs] for _, outputs in self.seen), own=True)
             self.parts = [decode({INPUT_ID: names}, outputs) for names, outputs in self.seen]
-        predictions = self.task.per_prediction(self.rows, pd.concat(self.parts), self.aggregate)
+        predictions = self.finish(self.rows, pd.concat(self.parts))
         truth, metrics = score_rows(self.task, self.metrics, self.rows, predictions)
         return StageResult("valid", epoch, self.sums.means(), metrics, truth, predictions)
 

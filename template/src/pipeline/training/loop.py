@@ -30,7 +30,7 @@ from pipeline.seam import (
     StepResult,
     Verdict,
 )
-from pipeline.tasks import Decoder, Task
+from pipeline.tasks import Decoder, Finisher, Task
 from pipeline.training.averaging import WeightAverages
 from pipeline.training.checkpoints import CheckpointStore
 from pipeline.training.freezing import freeze
@@ -73,7 +73,7 @@ class FoldLoop:
         valid_loader: EpochBatches,
         valid_rows: "pd.DataFrame",
         decoder: Callable[[], Decoder],
-        aggregate: "Callable[..., pd.DataFrame]",
+        finish: Finisher,
         callbacks: CallbackList,
         engine_callbacks: Sequence[Any],
         checkpoints: CheckpointStore,
@@ -89,7 +89,7 @@ class FoldLoop:
         self.optimizer, self.factor = optimizer, factor
         self.stages, self.criterion, self.step = stages, criterion, step
         self.valid_loader, self.valid_rows = valid_loader, valid_rows
-        self.decoder, self.aggregate = decoder, aggregate
+        self.decoder, self.finish = decoder, finish
         self.callbacks, self.engine_callbacks, self.checkpoints = callbacks, engine_callbacks, checkpoints
         self.device, self.precision, self.processes = device, precision, processes
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
@@ -180,7 +180,7 @@ class FoldLoop:
 
     def held_out(self) -> HeldOut:
         """Room for what the held-out rows come to."""
-        return HeldOut(self.task, self.metrics, self.valid_rows, self.decoder(), self.aggregate)
+        return HeldOut(self.task, self.metrics, self.valid_rows, self.decoder(), self.finish)
 
     def epoch_end(self) -> None:
         results = self.processes.from_main(self._results)

@@ -13,8 +13,8 @@ from pipeline.errors import UserError
 from pipeline.keys import INPUT_ID, ROW_ID, ROW_PREDICTION
 from pipeline.prediction_ids import by_prediction
 from pipeline.seam import Batch
-from pipeline.tasks import Aggregate, Decoder, Task, Tuner
-from pipeline.tasks.image_level.kinds import kind_of
+from pipeline.tasks import Decoder, Task, Tuner
+from pipeline.tasks.image_level.kinds import Aggregate, kind_of
 from pipeline.tasks.image_level.thresholds import coordinate_ascent
 from pipeline.tasks.shared.criterion import take
 
@@ -118,6 +118,10 @@ class Decoding(Task):
         return pd.concat([kind.average([table[kind.columns] for table in tables]) for _, kind in self.kinds], axis=1)
 
     def per_prediction(self, rows: pd.DataFrame, predictions: pd.DataFrame, aggregate: Aggregate) -> pd.DataFrame:
+        """Predictions of rows, indexed by id, as those of their prediction ids, in the order of their first images.
+
+        Rows without prediction ids stand for themselves. `aggregate` is the experiment's.
+        """
         if ROW_PREDICTION not in rows:
             return predictions
         ids = rows.set_index(ROW_ID)[ROW_PREDICTION].loc[predictions.index].to_numpy(object)

@@ -18,7 +18,7 @@ from pipeline.data.side_columns import chosen_columns, input_names, side_inputs
 from pipeline.keys import INPUT_ID, INPUT_SIDE, ROW_ID
 from pipeline.names import Named, Names, References
 from pipeline.seam import Batch, Criterion, PreparedModel, SampleDataset
-from pipeline.tasks import Decoder
+from pipeline.tasks import Decoder, Finisher
 from pipeline.tasks.image_level.contract import all_targets, check_contract
 from pipeline.tasks.image_level.dataset import ImageDataset
 from pipeline.tasks.image_level.decoding import Decoding
@@ -108,6 +108,10 @@ class ImageLevelTask(Decoding):
 
     def decoder(self, experiment: Experiment, names: Names) -> Decoder:
         return lambda batch, outputs: self.decode(batch[INPUT_ID], outputs)
+
+    def finisher(self, experiment: Experiment, names: Names) -> Finisher:
+        aggregate = names.bind("aggregate", experiment.aggregate)
+        return lambda rows, predictions: self.per_prediction(rows, predictions, aggregate)
 
     def kept(self, predictions: pd.DataFrame, experiment: Experiment, names: Names) -> pd.DataFrame:
         return predictions

@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 
     from pipeline.names import Named
     from pipeline.rules import Problem
-    from pipeline.tasks import Aggregate
     from pipeline.tasks.image_level.submission import Column
 
+# (predictions of images, the prediction id of each (N,)) -> a row for each id, in the order in which they come
+Aggregate = Callable[["pd.DataFrame", "np.ndarray"], "pd.DataFrame"]
 # (ids of a batch, outputs) -> what is decoded instead of the outputs by that name
 Memory = Callable[[Sequence[str], Mapping[str, "Tensor"]], dict[str, "Tensor"]]
 

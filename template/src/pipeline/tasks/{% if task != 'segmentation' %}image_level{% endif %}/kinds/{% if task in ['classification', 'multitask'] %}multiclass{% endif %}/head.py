@@ -13,9 +13,8 @@ from pipeline.competition import Metric
 from pipeline.keys import ROW_ID
 from pipeline.names import Named
 from pipeline.rules import Problem
-from pipeline.tasks import Aggregate
 from pipeline.tasks.image_level.cells import most_listed
-from pipeline.tasks.image_level.kinds import HeadKind
+from pipeline.tasks.image_level.kinds import Aggregate, HeadKind
 from pipeline.tasks.image_level.kinds.multiclass import submission
 from pipeline.tasks.image_level.kinds.multiclass.predictions import decided, decided_labels
 from pipeline.tasks.image_level.kinds.multiclass.targets import class_counts, probabilities, targets

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from pipeline.competition import Metric
 from pipeline.keys import ROW_ID, embedding_key
 from pipeline.names import Named
-from pipeline.tasks import Aggregate
-from pipeline.tasks.image_level.kinds import HeadKind, Memory
+from pipeline.tasks.image_level.kinds import Aggregate, HeadKind, Memory
 from pipeline.tasks.image_level.kinds.embedding import rankings, submission
 from pipeline.tasks.image_level.kinds.embedding.targets import apart_column, targets, truth
 from pipeline.tasks.image_level.submission import Column

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.competition import Head
-from pipeline.tasks import Aggregate
+from pipeline.tasks.image_level.kinds import Aggregate
 
 LISTED = 20  # labels in a row
 NOTHING, WORST = "", -1.0
