@@ -262,15 +262,17 @@ def test_class_order(project: Project) -> None:
     assert class_order(["b", "10", "9"]) == ["10", "9", "b"]
     assert class_order(["nan", "1", "0"]) == ["0", "1", "nan"]
     rows = make_rows()
-    assert write_classes(project, rows, ClassLabels(["label"])) == {"label": ["c0", "c1", "c2", "c3"]}
+    assert write_classes(project, (rows, ClassLabels(["label"]))) == {"label": ["c0", "c1", "c2", "c3"]}
     by_hand = {"label": ["c2", "c0", "c1", "c3"]}
     (project.folds / "classes.json").write_text(json.dumps(by_hand))
-    assert write_classes(project, rows, ClassLabels(["label"])) == by_hand
-    assert write_classes(project, rows[rows["label"] != "c2"], ClassLabels(["label"])) == {"label": ["c0", "c1", "c3"]}
+    assert write_classes(project, (rows, ClassLabels(["label"]))) == by_hand
+    assert write_classes(project, (rows[rows["label"] != "c2"], ClassLabels(["label"]))) == {
+        "label": ["c0", "c1", "c3"]
+    }
     with pytest.raises(UserError, match="one class only"):
-        write_classes(project, rows.assign(label="c0"), ClassLabels(["label"]))
+        write_classes(project, (rows.assign(label="c0"), ClassLabels(["label"])))
     with pytest.raises(UserError, match="'label' holds no class; there is nothing to learn"):
-        write_classes(project, rows, NoLabels(["label"]))
+        write_classes(project, (rows, NoLabels(["label"])))
 
 
 def test_the_script_writes_once_and_demo_folds_step_aside(renders: Renders, tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_classes_are_listed_for_what_names_some(tmp_path: Path) -> None:
 
     project = Project(tmp_path, tmp_path / "data")
     (tmp_path / "folds").mkdir()
-    assert write_classes(project, make_rows(), make_labels()) == {
+    assert write_classes(project, (make_rows(), make_labels())) == {
         "type": ["cat", "dog", "owl"],
         "sex": ["f", "m"],
         "tags": ["old", "wild"],

@@ -2,11 +2,11 @@
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipeline.errors import UserError, listed
+from pipeline.errors import UserError, listed, nearest
 from pipeline.keys import ROW_ID, ROW_IMAGE, ROW_SOURCE, ROW_WEIGHT, SOURCE_COMPETITION, output_key, target_key
 from pipeline.names import References, load
 from pipeline.prediction_ids import with_predictions
@@ -79,11 +79,32 @@ class Competition:
     The package holds `tables` (`train_rows`, `test_rows`), `targets` (`heads`, and `labels` where a cell does not name
     one class), `augmentations`, `metric` (`metrics`) and `submission` (`submission`). `names` adds to whatever the
     pipeline builds by name: `{"loss": {"my_loss": "competition.losses:MyLoss"}}`.
+
+    `stages` are trained before it, each with a package of its own and the same rows in the same folds: `{"gate":
+    Competition(settings, "competition.gate")}`. An experiment names the stage it trains (`stage: gate`), and that of a
+    later stage the experiments whose predictions it reads (`inputs: {gate: gate_baseline}`).
     """
 
     settings: Settings
     package: str = "competition"
     names: References = field(default_factory=dict)
+    stages: "Mapping[str, Competition]" = field(default_factory=dict)
+
+    def stage(self, name: str) -> "Competition":
+        """One of the stages, which knows the names of the whole as well; with an empty name the competition itself.
+
+        Raises:
+            UserError: there is no such stage.
+        """
+        if not name:
+            return self
+        if name not in self.stages:
+            raise UserError(f"the competition has no stage '{name}'; {nearest(name, self.stages)}")
+        chosen = self.stages[name]
+        kinds = {*self.names, *chosen.names}
+        return replace(
+            chosen, names={kind: {**self.names.get(kind, {}), **chosen.names.get(kind, {})} for kind in kinds}
+        )
 
     def train_rows(self, data: Path) -> "pd.DataFrame":
         """Rows of the training table: `id` (str, unique), `image` (path below `data`), the truth, and where they exist

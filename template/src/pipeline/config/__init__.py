@@ -50,6 +50,11 @@ class Experiment(Strict):
     seed: int = Field(default=0, ge=0, description="the same seed gives the same numbers")
     seeds: int = Field(default=1, ge=1, description="models a fold trains, from this seed on; they predict together")
     folds: str = Field(default="folds", description="the fold file: folds/NAME.csv")
+    stage: str = Field(default="", description="the stage of the competition that it trains; empty: the last one")
+    inputs: dict[str, str] = Field(
+        default_factory=dict,
+        description="earlier stage -> the experiment whose predictions become columns STAGE:COLUMN of the rows",
+    )
     task: Named = named("task", "default", "settings that only this kind of task has")
     image: Image = Image()
     augmentations: Named = named("augmentations", "default", "what happens to images of each stage, on the CPU")

@@ -19,6 +19,7 @@ from pipeline.data.folds import (
     FOLDS,
     FoldTable,
     fold_path,
+    is_scored,
     load_folds,
     make_folds,
     read_contract,
@@ -68,15 +69,16 @@ def create_folds(
     data, labels = project.require_data(), labels_of(competition)
     demo = is_demo(data)
     rows = competition.train_rows(data)
+    of_stages = [(stage.train_rows(data), labels_of(stage)) for stage in competition.stages.values()]
     read = image_reader(project, competition, experiment)
     if path.is_file() and not force:
         asked = {"n_folds": n_folds, "seed": seed, "splitter": None if splitter == "auto" else splitter}
         kept = _existing(project, competition, name, rows, asked, demo)
         if kept is not None:
-            _keep(project, path, kept, labels)
+            _keep(project, path, kept, [(kept.rows, labels), *of_stages])
             return
     found = make_folds(rows, labels, FOLDS if n_folds is None else n_folds, seed or 0, splitter)
-    write_classes(project, rows, labels)
+    write_classes(project, (rows, labels), *of_stages)
     write_folds(project, name, replace(found, demo=demo), labels.targets)
     _print_folds(project, path, found)
     if leak_report:
@@ -195,15 +197,18 @@ def _existing(
     return kept
 
 
-def _keep(project: Project, path: Path, kept: FoldTable, labels: Labels) -> None:
+def _keep(project: Project, path: Path, kept: FoldTable, tables: Sequence[tuple[pd.DataFrame, Labels]]) -> None:
     out = console()
     for note in kept.warnings:
         out.print(f"warning: {note}", soft_wrap=True)
     classes = project.folds / CLASSES
     before = read_json(classes) if classes.is_file() else {}
-    scored = kept.rows[kept.rows[ROW_FOLD] >= 0]
-    if any(not set(labels.cells(scored, column).dropna()) <= set(before.get(column, ())) for column in labels.named):
-        write_classes(project, kept.rows, labels)
+    if any(
+        not set(labels.cells(rows[is_scored(rows)], column).dropna()) <= set(before.get(column, ()))
+        for rows, labels in tables
+        for column in labels.named
+    ):
+        write_classes(project, *tables)
         out.print(f"there are new classes: {project.shown(classes)} is written anew", soft_wrap=True)
     out.print(f"{project.shown(path)} is there already and still fits; nothing to do", soft_wrap=True)
 

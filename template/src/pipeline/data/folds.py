@@ -174,24 +174,28 @@ def class_order(labels: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: numbers[name]) if all(map(math.isfinite, numbers.values())) else names
 
 
-def write_classes(project: Project, rows: pd.DataFrame, labels: Labels) -> dict[str, list[str]]:
+def write_classes(project: Project, *tables: tuple[pd.DataFrame, Labels]) -> dict[str, list[str]]:
     """Write the classes of each target column that names some to `folds/classes.json`; an order edited by hand stays.
+
+    Args:
+        tables: the training rows, and those of each stage of the competition.
 
     Raises:
         UserError: a target column holds one class only or none, or a label is missing.
     """
     path = project.folds / CLASSES
     before = read_json(path) if path.is_file() else {}
-    scored = rows[is_scored(rows)]
-    require_values(scored, labels)
-    classes = {}
-    for column in labels.named:
-        found = class_order(labels.cells(scored, column).astype(str))
-        if len(found) < 2:
-            what = f"one class only ('{found[0]}')" if found else "no class"
-            raise UserError(f"column '{column}' holds {what}; there is nothing to learn from it")
-        kept = before.get(column)
-        classes[column] = kept if isinstance(kept, list) and sorted(kept) == sorted(found) else found
+    classes: dict[str, list[str]] = {}
+    for rows, labels in tables:
+        scored = rows[is_scored(rows)]
+        require_values(scored, labels)
+        for column in labels.named:
+            found = class_order(labels.cells(scored, column).astype(str))
+            if len(found) < labels.fewest_classes:
+                what = f"one class only ('{found[0]}')" if found else "no class"
+                raise UserError(f"column '{column}' holds {what}; there is nothing to learn from it")
+            kept = before.get(column)
+            classes[column] = kept if isinstance(kept, list) and sorted(kept) == sorted(found) else found
     if classes != before or not path.is_file():
         write_json(path, classes)
     return classes

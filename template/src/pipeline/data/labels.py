@@ -26,6 +26,11 @@ class Labels(Protocol):
         """Those whose cells name classes, which `folds/classes.json` lists; the others are measured."""
         ...
 
+    @property
+    def fewest_classes(self) -> int:
+        """With fewer classes in a column there is nothing to learn."""
+        ...
+
     def cells(self, rows: pd.DataFrame, column: str) -> pd.Series:
         """Every label in a column, with the index of its row; missing where a row lacks what it should have."""
         ...
@@ -61,6 +66,10 @@ class ClassLabels:
     @property
     def named(self) -> Sequence[str]:
         return self.targets
+
+    @property
+    def fewest_classes(self) -> int:
+        return 2
 
     def cells(self, rows: pd.DataFrame, column: str) -> pd.Series:
         return rows[column]

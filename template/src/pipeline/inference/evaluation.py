@@ -11,6 +11,7 @@ from pipeline.competition import Competition, Metric
 from pipeline.data.folds import load_folds, split
 from pipeline.errors import UserError, listed
 from pipeline.files import read_json, save_figure, write_json
+from pipeline.inference.earlier import HELD_OUT, with_earlier
 from pipeline.inference.predict import TrainedRun, write_predictions
 from pipeline.inference.thresholds import FILE as THRESHOLDS
 from pipeline.inference.thresholds import Tuned, task_of_run, tune, write_thresholds
@@ -154,7 +155,9 @@ def evaluate_run(project: Project, competition: Competition, folder: Path, data:
             f"'{folder.name}' trained and held out a few rows only (training.max_rows), for a first look; "
             "there is no score to be had from it"
         )
-    table_of_folds = load_folds(project, run.experiment.folds, competition.train_rows(data), competition.settings)
+    stage = run.task.competition
+    rows = with_earlier(project, run.experiment.inputs, stage.train_rows(data), HELD_OUT)
+    table_of_folds = load_folds(project, run.experiment.folds, rows, stage.settings)
     if table_of_folds.hash != read_json(folder / "run.json")["folds"]:
         raise UserError(
             f"folds/{run.experiment.folds}.csv is not the one '{folder.name}' was trained with; restore it from git, "

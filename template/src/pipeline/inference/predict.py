@@ -18,7 +18,6 @@ from pipeline.inference.snapshot import CLASSES, CODE
 from pipeline.inference.weights import load_weights
 from pipeline.keys import ROW_FOLD, ROW_ID
 from pipeline.names import Names
-from pipeline.project import Project
 from pipeline.seam import Batch, SampleDataset
 from pipeline.tasks import Decoder, Task, task_for
 from pipeline.terminal import progress
@@ -48,6 +47,7 @@ class TrainedRun:
         values = read_yaml(folder / "config.yaml")
         values["machine"] = {**values.get("machine", {}), **(overrides or {})}
         experiment = parse_experiment(values, f"{folder.name}/config.yaml")
+        competition = competition.stage(experiment.stage)
         task = task_for(competition, competition.heads(read_json(folder / CODE / CLASSES)))
         return cls(folder, experiment, task, Names(DATA_NAMES, task.NAMES, competition.all_names()))
 
@@ -149,30 +149,6 @@ def model_outputs(
             with torch.inference_mode(), autocast(device, precision):
                 outputs = [model(moved) for model in models]
             yield batch, outputs
-
-
-def predict_run(
-    project: Project,
-    competition: "Competition",
-    folder: Path,
-    data: Path,
-    fold: str | None,
-    machine: dict[str, object],
-) -> None:
-    """Predict the test rows with a run's folds and write `test.parquet` into its folder."""
-    run = TrainedRun.open(folder, competition, machine)
-    folds = run.choose_folds(fold, run.expected_folds())
-    rows = competition.test_rows(data)
-    if rows.empty:
-        print("note: there are no test rows here; the table will hold the columns only")
-    models = [model for name in folds for model in run.load(name)]
-    label = f"{folder.name}: {len(models)} models"
-    looked_up = run.task.has_gallery and not rows.empty  # what needs no training rows predicts where there are none
-    gallery = run.task.gallery(competition.train_rows(data)) if looked_up else None
-    predictions = predict_rows(run.task, models, rows, data, run.experiment, run.names, "test", label, gallery=gallery)
-    write_predictions(folder / "test.parquet", predictions)
-    seeds = f", {run.experiment.seeds} seeds each" if run.experiment.seeds > 1 else ""
-    print(f"{len(predictions)} rows with folds {', '.join(folds)}{seeds}: {project.shown(folder / 'test.parquet')}")
 
 
 def write_predictions(path: Path, predictions: "pd.DataFrame", fold: int | None = None) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.competition import Metric
 from pipeline.errors import UserError
-from pipeline.files import read_json, write_json
+from pipeline.files import read_json, read_yaml, write_json
 from pipeline.inference.snapshot import CLASSES, CODE
 from pipeline.tasks import Task, metric_values, task_for
 from pipeline.terminal import progress
@@ -89,6 +89,7 @@ def task_of_run(run: Path, competition: "Competition") -> Task:
     Raises:
         UserError: they do not fit the heads.
     """
+    competition = competition.stage(read_yaml(run / "config.yaml").get("stage", ""))
     task = task_for(competition, competition.heads(read_json(run / CODE / CLASSES)))
     if not (run / FILE).is_file():
         return task

@@ -11,7 +11,6 @@ from pipeline.competition import Competition, Metric
 from pipeline.data.folds import class_order
 from pipeline.data.labels import labels_of
 from pipeline.data.marker import DEMO_ANSWERS, is_demo
-from pipeline.data.tables import read_table
 from pipeline.errors import UserError, listed
 from pipeline.files import read_json, write_json
 from pipeline.inference.snapshot import CLASSES, CODE, run_competition
@@ -44,8 +43,9 @@ def submit(project: Project, name: str) -> Path:
     data, run = project.require_data(), project.require_run(name)
     predictions = _read_predictions(run, name)
     with run_competition(run) as competition:
-        settings = competition.settings
         task = task_of_run(run, competition)
+        competition = task.competition
+        settings = competition.settings
         sample, test_rows = read_sample(settings, data), by_prediction(competition.test_rows(data))
         metric = competition.metrics()[0]
         table = competition.submission(sample, predictions, task.heads)
@@ -114,8 +114,7 @@ def demo_score(
     """
     if not (is_demo(data) and (data / DEMO_ANSWERS).is_file()):
         return None
-    answers = read_table(data / DEMO_ANSWERS)
-    truth = task.truth(answers.rename(columns={task.competition.settings.id_column: ROW_ID}))
+    truth = task.answers(data, DEMO_ANSWERS)
     told = task.read_submission(table.set_index(rules.id_column), rules, metric)
     scored = predictions if told is None else told
     truth = truth[truth.index.isin(scored.index)]

@@ -10,6 +10,7 @@ from pipeline.config import Experiment, resolve_names
 from pipeline.data import NAMES as DATA_NAMES
 from pipeline.data.folds import FoldTable, fold_path, load_folds, read_classes
 from pipeline.data.labels import labels_of
+from pipeline.inference.earlier import HELD_OUT, require_same_folds, with_earlier
 from pipeline.names import Names
 from pipeline.project import Project
 from pipeline.tasks import Task, task_for
@@ -38,9 +39,10 @@ class Setup:
 
 def prepare(project: Project, competition: Competition, name: str, config: Experiment) -> Setup:
     """Read tables and folds and check every name in the config; nothing is written."""
-    data = project.require_data()
-    rows = competition.train_rows(data)
+    competition, data = competition.stage(config.stage), project.require_data()
+    rows = with_earlier(project, config.inputs, competition.train_rows(data), HELD_OUT)
     folds = load_folds(project, config.folds, rows, competition.settings)
+    require_same_folds(project, config.inputs, folds.hash)
     labels_of(competition).check_folds(folds.rows, project.shown(fold_path(project, config.folds)))
     heads = competition.heads(read_classes(project))
     task = task_for(competition, heads)

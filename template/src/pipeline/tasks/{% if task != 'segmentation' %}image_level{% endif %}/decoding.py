@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.competition import Competition, Head, Metric
+from pipeline.data.tables import read_table
 from pipeline.errors import UserError
 from pipeline.keys import INPUT_ID, ROW_ID, ROW_PREDICTION
 from pipeline.prediction_ids import by_prediction
@@ -128,6 +130,10 @@ class Decoding(Task):
         index = pd.Index(pd.unique(ids), name=ROW_ID, dtype="str")
         parts = [kind.aggregate(predictions[kind.columns], ids, aggregate) for _, kind in self.kinds]
         return pd.concat(parts, axis=1).set_axis(index, axis=0)
+
+    def answers(self, data: Path, name: str) -> pd.DataFrame:
+        answers = read_table(data / name)
+        return self.truth(answers.rename(columns={self.competition.settings.id_column: ROW_ID}))
 
     def truth(self, rows: pd.DataFrame) -> pd.DataFrame:
         by_id = by_prediction(rows).set_index(ROW_ID)
