@@ -29,6 +29,10 @@ class MixedLabels:
     def named(self) -> Sequence[str]:
         return [column for part in self.parts for column in part.named]
 
+    @property
+    def fewest_classes(self) -> int:
+        return min(part.fewest_classes for part in self.parts)
+
     def cells(self, rows: pd.DataFrame, column: str) -> pd.Series:
         [part] = [part for part in self.parts if column in part.targets]
         return part.cells(rows, column).dropna()
