@@ -16,14 +16,10 @@ def encode(mask: np.ndarray, order: Order = "column", first: int = 1) -> str:
     """The runs of a mask, bool (H, W), in ascending order; an empty text for an empty mask."""
     pixels = mask.astype(bool, copy=False).view(np.uint8)
     flat = (cv2.transpose(pixels) if order == "column" and pixels.size else pixels).ravel()
-    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    if flat.size and flat[0]:
-        edges = np.concatenate([[0], edges])
-    if len(edges) % 2:
-        edges = np.append(edges, flat.size)
-    runs = edges.reshape(-1, 2)
-    runs = np.stack([runs[:, 0] + first, runs[:, 1] - runs[:, 0]], axis=1)
-    return " ".join(map(str, runs.ravel().tolist()))
+    edges = _edges(flat)
+    lengths = edges[1::2] - edges[::2]
+    runs = np.stack([edges[::2] + first, lengths], axis=1).ravel()
+    return _text(runs)
 
 
 def decode(text: str, size: Size, order: Order = "column", first: int = 1) -> np.ndarray:
@@ -32,8 +28,7 @@ def decode(text: str, size: Size, order: Order = "column", first: int = 1) -> np
     Raises:
         UserError: the text cannot be read for an image of this size; see `fault`.
     """
-    runs = _checked(text, size, first)
-    flat = _filled(runs[:, 0], runs.sum(axis=1), size[0] * size[1])
+    flat = _filled(*_checked(text, size, first), size[0] * size[1])
     if order == "row" or not flat.size:
         return flat.reshape(size).astype(bool, copy=False)
     return cv2.transpose(flat.view(np.uint8).reshape(size[1], size[0])).view(bool)
@@ -58,10 +53,9 @@ def decode_window(
     columns = slice(max(left, 0), min(left + width, size[1]))
     if rows.start >= rows.stop or columns.start >= columns.stop:
         return out
-    runs = _remembered(text, size, first)
+    starts, ends = _remembered(text, size, first)
     begin, end = rows.start * size[1], rows.stop * size[1]
-    starts = np.clip(runs[:, 0], begin, end) - begin
-    ends = np.clip(runs.sum(axis=1), begin, end) - begin
+    starts, ends = np.clip(starts, begin, end) - begin, np.clip(ends, begin, end) - begin
     inside = ends > starts
     strip = _filled(starts[inside], ends[inside], end - begin).reshape(-1, size[1])
     place = (slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left))
@@ -73,10 +67,10 @@ def check(text: str, size: Size, first: int = 1) -> str:
     """What is wrong with a text, in words; empty if nothing. What `fault` does not say is no more than a warning."""
     if wrong := fault(text, size, first):
         return wrong
-    runs = _runs(text, first)
-    if (np.diff(runs[:, 0]) < 0).any():
+    starts, ends = _runs(text, first)
+    if (starts[1:] < starts[:-1]).any():
         return "its runs are not sorted by their start"
-    if (runs[1:, 0] < runs[:-1].sum(axis=1)).any():
+    if (starts[1:] < ends[:-1]).any():
         return "its runs overlap"
     return ""
 
@@ -89,44 +83,80 @@ def fault(text: str, size: Size, first: int = 1) -> str:
         return "it holds something that is no whole number"
     if count % 2:
         return f"it holds {count} numbers, an odd count; every run is a start and a length"
-    runs = _runs(text, first)
-    if len(runs) and runs[:, 1].min() <= 0:
-        return f"a run has the length {runs[:, 1].min()}"
-    if len(runs) and runs[:, 0].min() < 0:
-        return f"a run starts at {runs[:, 0].min() + first}, and the first pixel is number {first}"
-    pixels = size[0] * size[1]
-    if len(runs) and runs.sum(axis=1).max() > pixels:
-        return f"a run ends {runs.sum(axis=1).max() - pixels} pixels beyond the image of {size[0]} x {size[1]} pixels"
+    starts, ends = _runs(text, first)
+    if not count:
+        return ""
+    if (shortest := (ends - starts).min()) <= 0:
+        return f"a run has the length {shortest}"
+    if starts.min() < 0:
+        return f"a run starts at {starts.min() + first}, and the first pixel is number {first}"
+    if (beyond := ends.max() - size[0] * size[1]) > 0:
+        return f"a run ends {beyond} pixels beyond the image of {size[0]} x {size[1]} pixels"
     return ""
 
 
+def _edges(flat: np.ndarray) -> np.ndarray:
+    """Where runs start and end in turns, int64 (2 N,), of uint8 (length,) of 0 and 1."""
+    if not flat.size:
+        return np.zeros(0, np.int64)
+    changes = np.empty(-(-(flat.size + 1) // 8) * 8, np.uint8)
+    changes[0], changes[flat.size], changes[flat.size + 1 :] = flat[0], flat[-1], 0
+    np.bitwise_xor(flat[1:], flat[:-1], out=changes[1 : flat.size])
+    words = np.flatnonzero(changes.view(np.uint64) != 0)  # eight pixels at once, most of which do not change
+    places = np.flatnonzero(changes.reshape(-1, 8)[words].view(bool).ravel())
+    edges: np.ndarray = 8 * words[places >> 3] + (places & 7)
+    return edges
+
+
+def _text(numbers: np.ndarray) -> str:
+    """Whole numbers int64 (N,) of at least 0 with spaces between; a quarter of the time of `str` on each."""
+    if not len(numbers):
+        return ""
+    width = len(str(numbers.max()))
+    letters = np.full((width + 1, len(numbers)), ord(" "), np.uint8)
+    shown = np.ones(letters.shape, bool)
+    for place in range(width - 1, -1, -1):
+        if place < width - 1:
+            shown[place] = numbers > 0
+        numbers, digits = np.divmod(numbers, 10)
+        letters[place] = digits + ord("0")
+    return letters.T[shown.T].tobytes().decode()[:-1]
+
+
 def _numbers(text: str) -> np.ndarray:
-    return np.array(text.split(), dtype=np.int64)
+    """Raises ValueError or OverflowError for what is no whole number of 62 bits."""
+    letters = np.frombuffer(text.encode(), np.uint8)
+    plain = (((letters >= ord("0")) & (letters <= ord("9"))) | (letters == ord(" "))).all()
+    if not plain or not text.strip():  # `fromstring` is four times as fast, but lets anything else pass
+        return np.array(text.split(), dtype=np.int64)
+    numbers = np.fromstring(text, dtype=np.int64, sep=" ")
+    if numbers.max() > 2**62:
+        raise OverflowError
+    return numbers
 
 
-def _runs(text: str, first: int) -> np.ndarray:
-    """Start, counted from 0, and length of each run, int64 (N, 2)."""
-    runs = _numbers(text).reshape(-1, 2)
-    runs[:, 0] -= first
-    return runs
+def _runs(text: str, first: int) -> tuple[np.ndarray, np.ndarray]:
+    """Start, counted from 0, and end of each run, both int64 (N,)."""
+    numbers = _numbers(text)
+    if len(numbers) % 2:
+        raise ValueError
+    starts = numbers[::2] - first
+    return starts, starts + numbers[1::2]
 
 
-def _checked(text: str, size: Size, first: int) -> np.ndarray:
+def _checked(text: str, size: Size, first: int) -> tuple[np.ndarray, np.ndarray]:
     try:
-        runs = _runs(text, first)
+        starts, ends = _runs(text, first)
+        right = not len(starts) or (starts.min() >= 0 and (ends > starts).all() and ends.max() <= size[0] * size[1])
     except (ValueError, OverflowError):
-        runs = None
-    if runs is None or (len(runs) and (runs.min(axis=0) < (0, 1)).any()) or _end(runs) > size[0] * size[1]:
+        right = False
+    if not right:
         raise UserError(f"a mask cannot be read from its RLE: {fault(text, size, first)}")
-    return runs
+    return starts, ends
 
 
 # The windows of one image come one after the other, and a text may hold a million numbers.
 _remembered = lru_cache(maxsize=4)(_checked)
-
-
-def _end(runs: np.ndarray) -> int:
-    return int(runs.sum(axis=1).max()) if len(runs) else 0
 
 
 def _filled(starts: np.ndarray, ends: np.ndarray, length: int) -> np.ndarray:
