@@ -141,4 +141,4 @@ def _counted(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head, count: 
     for name, true, masks in zip(truth.index, truth[head.name], decoded(predictions, head), strict=True):
         require_size(name, true, masks.shape[1:])
         found.append(count_image(true, true.read(), masks, head.kind, count))
-    return np.stack(found) if found else np.zeros((0, len(head.classes), 1))
+    return np.stack(found) if found else np.zeros((0, len(head.classes), 5))
