@@ -122,7 +122,7 @@ def test_a_metric_of_ones_own_is_tuned_as_well() -> None:
         return 1 - DICE.function(truth, predictions, heads)
 
     found = tuned(*both, ONE, Metric("own", own, greater_is_better=False))
-    assert found[0] == 0.6 and found[1] >= 10
+    assert found[0] == pytest.approx(0.65, abs=0.06) and found[1] >= 10
     assert score(both, ONE, found) > score(both, ONE, ()) + 0.5
     assert len(calls) < 20
 
