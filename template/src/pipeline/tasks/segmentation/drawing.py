@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 # Green, red and yellow that also differ in lightness, for those who do not tell red from green.
 RIGHT, MISSED, WRONG = "#56c98b", "#a8121f", "#ffe14d"
 OUTCOMES = {"true positive": RIGHT, "false negative": MISSED, "false positive": WRONG}
+# None of them is near one of the three above.
+CLASSES = ("#4c9be8", "#f28e2b", "#b07aa1", "#7fe3e0", "#ff9da7", "#9c755f", "#6457c6", "#d7b5f0")
 IGNORED_COLOR, IGNORED = "#8a8a8a", 255
 DRAWN = 320  # pixels of the longer side in a picture
 NAMED = 10  # classes in a legend
@@ -29,8 +31,8 @@ def shortened(name: object, most: int = 24) -> str:
 
 def class_colors(count: int) -> list[tuple[float, float, float]]:
     """A colour per class, told apart as far as may be."""
-    if count <= 8:
-        return [mpl.colors.to_rgb(color) for color in mpl.colormaps["Set2"].colors[:count]]
+    if count <= len(CLASSES):
+        return [mpl.colors.to_rgb(color) for color in CLASSES[:count]]
     return [mpl.colors.to_rgb(mpl.colormaps["turbo"](place)) for place in np.linspace(0.05, 0.95, count)]
 
 
@@ -84,7 +86,8 @@ def sample_figure(
 def overlay(image: np.ndarray, truth: np.ndarray, masks: np.ndarray) -> np.ndarray:
     """The image, float32 (H, W, 3), where true positives are green, false negatives red and false positives yellow.
 
-    Of several classes red comes before yellow, and green is a pixel of which every class is right.
+    Of several classes red comes before yellow, and green is a pixel of which every class is right. What is ignored for
+    every class is grey.
 
     Args:
         image: uint8 (H, W, 3).
@@ -97,6 +100,7 @@ def overlay(image: np.ndarray, truth: np.ndarray, masks: np.ndarray) -> np.ndarr
     drawn = _dimmed(image)
     for where, color in ((wrong, WRONG), (missed, MISSED), (right, RIGHT)):
         drawn[where] = 0.25 * drawn[where] + 0.75 * np.array(mpl.colors.to_rgb(color))
+    drawn[~known.any(axis=0)] = mpl.colors.to_rgb(IGNORED_COLOR)
     return drawn
 
 
@@ -118,23 +122,22 @@ def _draw_row(
     probability: np.ndarray,
     colors: Sequence[tuple[float, float, float]],
 ) -> None:
-    ignored = shrunk((truth == IGNORED))
+    ignored = shrunk(truth == IGNORED)
     true, said = shrunk(truth == 1), shrunk(masks)
     size = (true.shape[2], true.shape[1])
-    small = cv2.resize(
-        image[..., :3] if image.ndim == 3 and image.shape[2] > 2 else image, size, interpolation=cv2.INTER_AREA
-    )
-    small = (
-        small
-        if small.ndim == 3 and small.shape[2] == 3
-        else np.repeat(small.reshape(*small.shape[:2], -1)[..., :1], 3, axis=2)
-    )
+    small = cv2.resize(_rgb(image), size, interpolation=cv2.INTER_AREA)
     planes = np.where(true, np.uint8(1), np.where(ignored, np.uint8(IGNORED), np.uint8(0)))
     axes[0].imshow(small)
-    axes[1].imshow(_painted(small, true, colors, ignored.all(axis=0)))
+    axes[1].imshow(_painted(small, true, colors, np.all(ignored, axis=0)))
     axes[2].imshow(_painted(small, said, colors))
     axes[3].imshow(overlay(small, planes, said))
     axes[4].imshow(shrunk(probability).max(axis=0), cmap="magma", vmin=0, vmax=255, extent=(0, *size, 0))
+
+
+def _rgb(image: np.ndarray) -> np.ndarray:
+    """The first three channels, or a grey image three times."""
+    planes = image.reshape(*image.shape[:2], -1)
+    return np.ascontiguousarray(planes[..., :3] if planes.shape[2] > 2 else planes[..., :1].repeat(3, axis=2))
 
 
 def _painted(

@@ -1,13 +1,13 @@
 """Pictures of the scores of a table of masks."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from pipeline.competition import Head
 from pipeline.tasks.segmentation import maps
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 BLUE, ORANGE = "#2b6cb0", "#dd7a1f"
 MOST_CLASSES = 30  # in a grid; of more classes the first ones are drawn
+COUNTED = ("images", "decided")  # columns of a table that hold numbers of images
 MOST_ROWS = 40  # of a table
 SAMPLED = 60  # images whose probabilities are looked at
 SAMPLED_PIXELS = 100_000_000  # of all their classes
@@ -63,10 +64,14 @@ def iou_figure(head: Head, found: np.ndarray) -> Figure:
         axes.hist(values, bins=np.linspace(0, 1, 21).tolist(), color=BLUE)
         if len(values):
             axes.axvline(float(np.median(values)), color=ORANGE, linewidth=1.5)
+        else:
+            axes.set_yticks([])
+            _note(axes, "in no image")
         axes.set_xlim(0, 1)
-        _note(axes, f"{len(values):,} images" if len(values) else "in no image")
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
 
-    return _grid(head, "IoU of the images that have the class; line: median", "IoU", draw)
+    title = "IoU: number of images that have the class in truth or prediction; line: median"
+    return _grid(head, title, "IoU", draw)
 
 
 def size_figure(head: Head, found: np.ndarray) -> Figure:
@@ -85,8 +90,10 @@ def size_figure(head: Head, found: np.ndarray) -> Figure:
     if there.any():
         axes.set_xscale("log")
         _median_line(axes, 100 * area[there] / known[there], each_dice(found)[there])
-        axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
     else:
+        axes.set_xticks([])
         _note(axes, "no image has a truth")
     axes.set_ylim(-0.03, 1.03)
     axes.set_xlabel("size of the truth, % of the image")
@@ -99,11 +106,15 @@ def class_figure(head: Head, scores: pd.DataFrame) -> Figure:
     ranked = scores.sort_values("dice_present", na_position="last", kind="stable")
     shown = ranked[:MOST_ROWS]
     left_out = f" ({len(ranked) - len(shown)} better ones left out)" if len(ranked) > len(shown) else ""
-    figure = _figure(f"Scores of each class{left_out}", (9, 0.27 * len(shown) + 1.2))
+    figure = _figure(f"Scores of each class{left_out}", (9, 0.205 * len(shown) + 0.8))
     axes = figure.subplots()
     axes.set_axis_off()
     cells = [
-        [_text(shortened(name, 30)), *[_number(row[column]) for column in shown]] for name, row in shown.iterrows()
+        [
+            _text(shortened(name, 30)),
+            *[_number(value, column in COUNTED) for value, column in zip(row, shown, strict=True)],
+        ]
+        for name, *row in shown.itertuples(name=None)
     ]
     table = axes.table(
         cellText=cells,
@@ -117,7 +128,6 @@ def class_figure(head: Head, scores: pd.DataFrame) -> Figure:
     for (row, column), cell in table.get_celld().items():
         cell.set(edgecolor="#dddddd", linewidth=0.6, facecolor="#f3f3f3" if row == 0 else "white")
         if column == 0:
-            cell.get_text().set_ha("left")
             cell.set_text_props(ha="left")
             cell.PAD = 0.03
     return figure
@@ -192,18 +202,23 @@ def _figure(title: str, size: tuple[float, float]) -> Figure:
 
 
 def _median_line(axes: "Axes", sizes: np.ndarray, scores: np.ndarray) -> None:
-    """The median score of eight groups of equally many objects."""
-    groups = np.array_split(np.argsort(sizes, kind="stable"), min(8, max(1, len(sizes) // 5)))
-    points = [(np.median(sizes[group]), np.median(scores[group])) for group in groups]
-    axes.plot(*zip(*points, strict=True), color="black", marker="o", markersize=4, linewidth=1.5, label="median")
+    """The median score of the objects of similar size, where there are at least three."""
+    group = np.round(2 * np.log10(sizes)).astype(int)
+    points = [
+        (np.median(sizes[group == each]), np.median(scores[group == each]))
+        for each in np.unique(group)
+        if (group == each).sum() >= 3
+    ]
+    if points:
+        axes.plot(*zip(*points, strict=True), color="black", marker="o", markersize=4, linewidth=1.5, label="median")
 
 
 def _note(axes: "Axes", text: str) -> None:
     axes.text(0.03, 0.95, text, transform=axes.transAxes, fontsize=7.5, color=GREY, va="top")
 
 
-def _number(value: float) -> str:
-    return "" if np.isnan(value) else f"{value:,.0f}" if value == int(value) and value > 1 else f"{value:.3f}"
+def _number(value: float, whole: bool) -> str:
+    return "" if np.isnan(value) else f"{value:,.0f}" if whole else f"{value:.3f}"
 
 
 def _text(name: str) -> str:

@@ -41,7 +41,7 @@ class MapWriter:
             return
         differences = rows - np.concatenate([self._above, rows[:-1]])
         self._above, self._rows = rows[-1:].copy(), self._rows + len(rows)
-        self._parts.append(self._packer.compress(differences))
+        self._parts.append(self._packer.compress(differences.tobytes()))
 
     def finish(self) -> bytes:
         """The cell."""
@@ -59,7 +59,7 @@ def encode(probability: np.ndarray, size: Size) -> bytes:
 
 def encode_mask(mask: np.ndarray) -> bytes:
     """A cell of a mask, bool (H, W)."""
-    return HEADER.pack(MASK, *mask.shape, *mask.shape) + zlib.compress(np.packbits(mask, axis=1), LEVEL)
+    return HEADER.pack(MASK, *mask.shape, *mask.shape) + zlib.compress(np.packbits(mask, axis=1).tobytes(), LEVEL)
 
 
 def size_of(cell: bytes) -> Size:

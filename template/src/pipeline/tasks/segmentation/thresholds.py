@@ -90,7 +90,10 @@ class Tuning:
     def _counted(self, count: Count) -> np.ndarray:
         """Counts (N, C, thresholds, areas, K), and behind the last area what an empty mask would be counted as."""
         tables = zip(
-            self.truth.index, self.truth[self.head.name], self.predictions[columns(self.head)].values, strict=True
+            self.truth.index,
+            self.truth[self.head.name],
+            self.predictions[columns(self.head)].itertuples(index=False, name=None),
+            strict=True,
         )
         found = []
         for name, true, cells in tables:
