@@ -64,14 +64,13 @@ def iou_figure(head: Head, found: np.ndarray) -> Figure:
         axes.hist(values, bins=np.linspace(0, 1, 21).tolist(), color=BLUE)
         if len(values):
             axes.axvline(float(np.median(values)), color=ORANGE, linewidth=1.5)
-        else:
-            axes.set_yticks([])
-            _note(axes, "in no image")
         axes.set_xlim(0, 1)
         axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
+        if not len(values):
+            axes.set_yticks([])
+            _note(axes, "in no image")
 
-    title = "IoU: number of images that have the class in truth or prediction; line: median"
-    return _grid(head, title, "IoU", draw)
+    return _grid(head, "Images by IoU; line: median", "IoU, without images empty in both", draw)
 
 
 def size_figure(head: Head, found: np.ndarray) -> Figure:
@@ -106,7 +105,7 @@ def class_figure(head: Head, scores: pd.DataFrame) -> Figure:
     ranked = scores.sort_values("dice_present", na_position="last", kind="stable")
     shown = ranked[:MOST_ROWS]
     left_out = f" ({len(ranked) - len(shown)} better ones left out)" if len(ranked) > len(shown) else ""
-    figure = _figure(f"Scores of each class{left_out}", (9, 0.205 * len(shown) + 0.8))
+    figure = _figure(f"Scores of each class{left_out}", (9, 0.205 * len(shown) + 1.0))
     axes = figure.subplots()
     axes.set_axis_off()
     cells = [
