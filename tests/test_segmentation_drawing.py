@@ -49,9 +49,9 @@ def case(classes: Sequence[str], images: int = 6, empty: bool = False) -> tuple[
     return head, *tables(head, truths, maps)
 
 
-@pytest.mark.parametrize("kind", ["one", "two", "thirty", "many", "empty"])
+@pytest.mark.parametrize("kind", ["one", "two", "many", "empty"])
 def test_every_figure_is_drawn(kind: str) -> None:
-    sizes = {"one": 1, "thirty": 30, "many": 45}
+    sizes = {"one": 1, "many": 32}
     names = [f"class {number}" for number in range(sizes[kind])] if kind in sizes else list(LONG)
     head, truth, predictions = case(names, empty=kind == "empty")
     drawn = figures(truth, predictions, head)
@@ -104,18 +104,18 @@ def test_small_things_of_huge_images_stay_visible_and_images_are_asked_for_one_b
     assert max(small.shape) <= 300 and small.sum() == 1 and small[0, -1, -1]
     assert shrunk(plane[:, :300, :300], 300).shape == (1, 300, 300)
 
-    class Lazy(list[int]):
-        asked: list[int] = []
+    asked = []
 
+    class Lazy(list[int]):
         def __getitem__(self, number: int) -> np.ndarray:  # type: ignore[override]
-            self.asked.append(number)
+            asked.append(number)
             return np.zeros((3001, 2000, 1), np.uint8)
 
     ids = [f"{number}" for number in range(9)]
     planes = [plane] * 9
     truths, maps = [plane.view(np.uint8)] * 9, [np.zeros((1, 30, 20), np.uint8)] * 9
     figure = sample_figure(Lazy(), ids, truths, planes, maps, most=2)
-    assert Lazy.asked == [0, 1]
+    assert asked == [0, 1]
     assert max(image.get_array().shape[0] for axes in figure.axes for image in axes.images) <= 320
 
 

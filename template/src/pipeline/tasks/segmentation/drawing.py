@@ -95,7 +95,8 @@ def overlay(image: np.ndarray, truth: np.ndarray, masks: np.ndarray) -> np.ndarr
         masks: bool (C, H, W).
     """
     true, known = truth == 1, truth != IGNORED
-    missed, wrong = (true & ~masks).any(axis=0), (masks & known & ~true).any(axis=0)
+    missed = (true & ~masks).any(axis=0)
+    wrong = (masks & known & ~true).any(axis=0) & ~missed
     right = (true & masks).any(axis=0) & ~missed & ~wrong
     drawn = _dimmed(image)
     for where, color in ((wrong, WRONG), (missed, MISSED), (right, RIGHT)):
