@@ -10,7 +10,7 @@ import pandas as pd
 
 from pipeline.competition import Head, Metric
 from pipeline.tasks.segmentation import maps
-from pipeline.tasks.segmentation.decoding import MULTICLASS, USUAL, above, cleaned, owners, presence_of
+from pipeline.tasks.segmentation.decoding import MULTICLASS, USUAL, above, cleanings, owners, presence_of
 from pipeline.tasks.segmentation.metrics import Scored
 from pipeline.tasks.segmentation.predictions import columns, has_presence, require_columns
 from pipeline.tasks.segmentation.scoring import Count, require_size
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Option = TypeVar("Option")
 
 MOST_IMAGES = 300
-MOST_PIXELS = 60_000_000  # of all images and classes that are looked at; a candidate takes some 10 ns a pixel
+MOST_PIXELS = 40_000_000  # of all images and classes that are looked at: some ten seconds
 FEWEST_IMAGES = 20
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 FEW = (0.3, 0.4, 0.5, 0.6, 0.7)  # thresholds tried for a metric that is called for each
@@ -124,11 +124,11 @@ class Tuning:
         table = np.empty((len(self.candidates.threshold), len(self.candidates.min_area) + 1, len(empty)), empty.dtype)
         table[:, -1] = empty
         for row, threshold in enumerate(self.candidates.threshold):
-            mask = before = above(probability, threshold, own)
-            for column, area in enumerate(self.candidates.min_area):
-                last, mask = mask, cleaned(before, area, free)
+            last = mask = above(probability, threshold, own)
+            for column, mask in enumerate(cleanings(mask, self.candidates.min_area, free)):
                 same = column and (mask is last or np.array_equal(mask, last))
                 table[row, column] = table[row, column - 1] if same else counted(mask)
+                last = mask
         return table
 
     def _best(self, found: np.ndarray, presence: np.ndarray) -> tuple[float, ...]:
