@@ -8,6 +8,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import cv2
@@ -39,7 +40,7 @@ def pixels(plane: np.ndarray, mask: np.ndarray, foreground: np.ndarray, instance
         plane: the truth, uint8 (H, W) of 0, 1, 255.
         mask: what is decided, bool (H, W).
         foreground: where any class is, bool (H, W).
-        instances: the true objects; not asked for.
+        instances: gives the true objects, see `instances_of`; not asked for here.
     """
     true, known = plane == 1, plane != IGNORED
     said = mask & known
@@ -61,11 +62,11 @@ def objects(plane: np.ndarray, mask: np.ndarray, foreground: np.ndarray, instanc
         return np.array([np.nan])
     found, labels = cv2.connectedComponents((mask & known).view(np.uint8), connectivity=8)
     areas = np.bincount(labels.ravel(), minlength=found)[1:]
-    true = [each for instance in instances() if (each := instance & known).any()]
+    true = instances()
     if not true or not len(areas):
         return np.array([float(not true and not len(areas))])
-    shared = np.stack([np.bincount(labels[instance], minlength=found)[1:] for instance in true])
-    union = np.array([np.count_nonzero(instance) for instance in true])[:, None] + areas - shared
+    shared = np.stack([np.bincount(labels.ravel()[instance], minlength=found)[1:] for instance in true])
+    union = np.array([len(instance) for instance in true])[:, None] + areas - shared
     scores = []
     for twentieths in range(10, 20):
         matched = 20 * shared > twentieths * union
@@ -111,10 +112,16 @@ def count_image(truth: "Truth", planes: np.ndarray, masks: np.ndarray, kind: str
     foreground = (planes == 1).any(axis=0) if kind == MULTICLASS else np.zeros(planes.shape[1:], bool)
     return np.stack(
         [
-            count(plane, mask, foreground, lambda number=number: truth.instances(number))  # type: ignore[misc]
+            count(plane, mask, foreground, partial(instances_of, truth, number, plane))
             for number, (plane, mask) in enumerate(zip(planes, masks, strict=True))
         ]
     )
+
+
+def instances_of(truth: "Truth", number: int, plane: np.ndarray) -> list[np.ndarray]:
+    """The flat positions, int64 (pixels,), of each object of a class that has pixels which are not ignored."""
+    known = plane != IGNORED
+    return [places for mask in truth.instances(number) if len(places := np.flatnonzero(mask & known))]
 
 
 def require_size(name: object, truth: "Truth", size: tuple[int, int]) -> None:

@@ -13,7 +13,7 @@ from pipeline.tasks.segmentation import maps
 from pipeline.tasks.segmentation.decoding import MULTICLASS, USUAL, above, cleanings, owners, presence_of
 from pipeline.tasks.segmentation.metrics import Scored
 from pipeline.tasks.segmentation.predictions import columns, has_presence, require_columns
-from pipeline.tasks.segmentation.scoring import Count, require_size
+from pipeline.tasks.segmentation.scoring import Count, instances_of, require_size
 
 if TYPE_CHECKING:
     from pipeline.tasks.segmentation.truth import Truth
@@ -113,7 +113,7 @@ class Tuning:
 
         def objects() -> list[np.ndarray]:
             nonlocal instances
-            instances = true.instances(number) if instances is None else instances
+            instances = instances_of(true, number, planes[number]) if instances is None else instances
             return instances
 
         def counted(mask: np.ndarray) -> np.ndarray:
