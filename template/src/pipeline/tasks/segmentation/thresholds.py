@@ -124,8 +124,8 @@ class Tuning:
         table = np.empty((len(self.candidates.threshold), len(self.candidates.min_area) + 1, len(empty)), empty.dtype)
         table[:, -1] = empty
         for row, threshold in enumerate(self.candidates.threshold):
-            last = mask = above(probability, threshold, own)
-            for column, mask in enumerate(cleanings(mask, self.candidates.min_area, free)):
+            last = raw = above(probability, threshold, own)
+            for column, mask in enumerate(cleanings(raw, self.candidates.min_area, free)):
                 same = column and (mask is last or np.array_equal(mask, last))
                 table[row, column] = table[row, column - 1] if same else counted(mask)
                 last = mask
