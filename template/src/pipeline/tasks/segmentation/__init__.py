@@ -1,0 +1,1 @@
+"""Tasks that say for every pixel what it belongs to."""

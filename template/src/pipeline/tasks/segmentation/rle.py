@@ -1,0 +1,171 @@
+"""Run-length encoding of masks as text: `start length start length ...`, starts counted from `first`."""
+
+from functools import lru_cache
+from typing import Literal
+
+import cv2
+import numpy as np
+
+from pipeline.errors import UserError
+
+Order = Literal["column", "row"]
+Size = tuple[int, int]
+
+
+def encode(mask: np.ndarray, order: Order = "column", first: int = 1) -> str:
+    """The runs of a mask, bool (H, W), in ascending order; an empty text for an empty mask."""
+    pixels = mask.astype(bool, copy=False).view(np.uint8)
+    flat = (cv2.transpose(pixels) if order == "column" and pixels.size else pixels).ravel()
+    edges = _edges(flat)
+    lengths = edges[1::2] - edges[::2]
+    runs = np.stack([edges[::2] + first, lengths], axis=1).ravel()
+    return _text(runs)
+
+
+def decode(text: str, size: Size, order: Order = "column", first: int = 1) -> np.ndarray:
+    """The mask, bool (H, W). Runs may stand in any order, and overlap.
+
+    Raises:
+        UserError: the text cannot be read for an image of this size; see `fault`.
+    """
+    flat = _filled(*_checked(text, size, first), size[0] * size[1])
+    if order == "row" or not flat.size:
+        return flat.reshape(size).astype(bool, copy=False)
+    return cv2.transpose(flat.view(np.uint8).reshape(size[1], size[0])).view(bool)
+
+
+def decode_window(
+    text: str, size: Size, window: tuple[int, int, int, int], order: Order = "column", first: int = 1
+) -> np.ndarray:
+    """A window (top, left, height, width) of the mask, bool (height, width), False beyond the image.
+
+    Only the columns (or rows) of the window are made, so that the image may be far larger than memory.
+
+    Raises:
+        UserError: as `decode`.
+    """
+    top, left, height, width = window
+    if order == "column":
+        transposed = decode_window(text, (size[1], size[0]), (left, top, width, height), "row", first)
+        return np.ascontiguousarray(transposed.T)
+    out = np.zeros((height, width), bool)
+    rows = slice(max(top, 0), min(top + height, size[0]))
+    columns = slice(max(left, 0), min(left + width, size[1]))
+    if rows.start >= rows.stop or columns.start >= columns.stop:
+        return out
+    starts, ends = _remembered(text, size, first)
+    begin, end = rows.start * size[1], rows.stop * size[1]
+    starts, ends = np.clip(starts, begin, end) - begin, np.clip(ends, begin, end) - begin
+    inside = ends > starts
+    strip = _filled(starts[inside], ends[inside], end - begin).reshape(-1, size[1])
+    place = (slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left))
+    out[place] = strip[:, columns]
+    return out
+
+
+def check(text: str, size: Size, first: int = 1) -> str:
+    """What is wrong with a text, in words; empty if nothing. What `fault` does not say is no more than a warning."""
+    if wrong := fault(text, size, first):
+        return wrong
+    starts, ends = _runs(text, first)
+    if (starts[1:] < starts[:-1]).any():
+        return "its runs are not sorted by their start"
+    if (starts[1:] < ends[:-1]).any():
+        return "its runs overlap"
+    return ""
+
+
+def fault(text: str, size: Size, first: int = 1) -> str:
+    """Why a text cannot be decoded for an image of this size, in words; empty if it can."""
+    try:
+        count = len(_numbers(text))
+    except (ValueError, OverflowError):
+        return "it holds something that is no whole number"
+    if count % 2:
+        return f"it holds {count} numbers, an odd count; every run is a start and a length"
+    starts, ends = _runs(text, first)
+    if not count:
+        return ""
+    if (shortest := (ends - starts).min()) <= 0:
+        return f"a run has the length {shortest}"
+    if starts.min() < 0:
+        return f"a run starts at {starts.min() + first}, and the first pixel is number {first}"
+    if (beyond := ends.max() - size[0] * size[1]) > 0:
+        return f"a run ends {beyond} pixels beyond the image of {size[0]} x {size[1]} pixels"
+    return ""
+
+
+def _edges(flat: np.ndarray) -> np.ndarray:
+    """Where runs start and end in turns, int64 (2 N,), of uint8 (length,) of 0 and 1."""
+    if not flat.size:
+        return np.zeros(0, np.int64)
+    changes = np.empty(-(-(flat.size + 1) // 8) * 8, np.uint8)
+    changes[0], changes[flat.size], changes[flat.size + 1 :] = flat[0], flat[-1], 0
+    np.bitwise_xor(flat[1:], flat[:-1], out=changes[1 : flat.size])
+    words = np.flatnonzero(changes.view(np.uint64) != 0)  # eight pixels at once, most of which do not change
+    places = np.flatnonzero(changes.reshape(-1, 8)[words].view(bool).ravel())
+    edges: np.ndarray = 8 * words[places >> 3] + (places & 7)
+    return edges
+
+
+def _text(numbers: np.ndarray) -> str:
+    """Whole numbers int64 (N,) of at least 0 with spaces between; a quarter of the time of `str` on each."""
+    if not len(numbers):
+        return ""
+    width = len(str(numbers.max()))
+    letters = np.full((width + 1, len(numbers)), ord(" "), np.uint8)
+    shown = np.ones(letters.shape, bool)
+    for place in range(width - 1, -1, -1):
+        if place < width - 1:
+            shown[place] = numbers > 0
+        numbers, digits = np.divmod(numbers, 10)
+        letters[place] = digits + ord("0")
+    return letters.T[shown.T].tobytes().decode()[:-1]
+
+
+def _numbers(text: str) -> np.ndarray:
+    """Raises ValueError or OverflowError for what is no whole number of 62 bits."""
+    letters = np.frombuffer(text.encode(), np.uint8)
+    plain = (((letters >= ord("0")) & (letters <= ord("9"))) | (letters == ord(" "))).all()
+    if not plain or not text.strip():  # `fromstring` is four times as fast, but lets anything else pass
+        return np.array(text.split(), dtype=np.int64)
+    numbers = np.fromstring(text, dtype=np.int64, sep=" ")
+    if numbers.max() > 2**62:
+        raise OverflowError
+    return numbers
+
+
+def _runs(text: str, first: int) -> tuple[np.ndarray, np.ndarray]:
+    """Start, counted from 0, and end of each run, both int64 (N,)."""
+    numbers = _numbers(text)
+    if len(numbers) % 2:
+        raise ValueError
+    starts = numbers[::2] - first
+    return starts, starts + numbers[1::2]
+
+
+def _checked(text: str, size: Size, first: int) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        starts, ends = _runs(text, first)
+        right = not len(starts) or (starts.min() >= 0 and (ends > starts).all() and ends.max() <= size[0] * size[1])
+    except (ValueError, OverflowError):
+        right = False
+    if not right:
+        raise UserError(f"a mask cannot be read from its RLE: {fault(text, size, first)}")
+    return starts, ends
+
+
+# The windows of one image come one after the other, and a text may hold a million numbers.
+_remembered = lru_cache(maxsize=4)(_checked)
+
+
+def _filled(starts: np.ndarray, ends: np.ndarray, length: int) -> np.ndarray:
+    """Bool (length,), True from each start to before its end."""
+    if (starts[1:] >= ends[:-1]).all():
+        edges = np.empty(2 * len(starts) + 2, np.int64)
+        edges[0], edges[-1] = 0, length
+        edges[1:-1:2], edges[2:-1:2] = starts, ends
+        return np.repeat(np.arange(len(edges) - 1) % 2 == 1, np.diff(edges))
+    steps = np.bincount(starts, minlength=length + 1) - np.bincount(ends, minlength=length + 1)
+    filled: np.ndarray = np.cumsum(steps[:length]) > 0
+    return filled

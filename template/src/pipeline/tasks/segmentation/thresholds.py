@@ -1,0 +1,199 @@
+"""Thresholds, smallest areas and presence thresholds that score best on given rows."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import pandas as pd
+
+from pipeline.competition import Head, Metric
+from pipeline.tasks.segmentation import maps
+from pipeline.tasks.segmentation.decoding import MULTICLASS, USUAL, above, cleaned, owners, presence_of
+from pipeline.tasks.segmentation.metrics import Scored
+from pipeline.tasks.segmentation.predictions import columns, has_presence, require_columns
+from pipeline.tasks.segmentation.scoring import Count, require_size
+
+if TYPE_CHECKING:
+    from pipeline.tasks.segmentation.truth import Truth
+
+Option = TypeVar("Option")
+
+MOST_IMAGES = 300
+MOST_PIXELS = 60_000_000  # of all images and classes that are looked at; a candidate takes some 10 ns a pixel
+FEWEST_IMAGES = 20
+THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+FEW = (0.3, 0.4, 0.5, 0.6, 0.7)  # thresholds tried for a metric that is called for each
+MOST_CALLED = 100  # images such a metric is called with
+AREA_SHARES = (0.0, 0.0001, 0.0005, 0.0025, 0.0125)  # of the middle image
+ROUNDS = 2
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Values to try, of every class the same, each ascending."""
+
+    threshold: tuple[float, ...]
+    min_area: tuple[float, ...]
+    presence: tuple[float, ...]
+
+
+def candidates(predictions: pd.DataFrame, head: Head) -> Candidates:
+    """Values worth trying for these predictions."""
+    sizes = [maps.size_of(cell) for cell in predictions[columns(head)[0]]]
+    middle = float(np.median([height * width for height, width in sizes])) if sizes else 0.0
+    areas = tuple(sorted({float(round(share * middle)) for share in AREA_SHARES}))
+    presence = (0.0, *THRESHOLDS) if has_presence(predictions, head) else (USUAL[2],)
+    return Candidates(THRESHOLDS, areas, presence)
+
+
+def tuned(
+    truth: pd.DataFrame, predictions: pd.DataFrame, head: Head, metric: Metric, heads: Sequence[Head] = ()
+) -> tuple[float, ...]:
+    """The head's thresholds that score best on all rows; see `Tuning`."""
+    return Tuning(truth, predictions, head, metric, heads).best(np.ones(len(truth), bool))
+
+
+class Tuning:
+    """What every candidate comes to in every image, counted once; then the best thresholds for any of the rows.
+
+    A fixed sample of at most `MOST_IMAGES` images is looked at, of large images fewer. A metric of this room is tuned
+    for each class, any other metric by few candidates that all classes share.
+
+    Args:
+        heads: those that the metric is called with, where it is none of this room's; `head` alone if not given.
+    """
+
+    def __init__(
+        self, truth: pd.DataFrame, predictions: pd.DataFrame, head: Head, metric: Metric, heads: Sequence[Head] = ()
+    ) -> None:
+        require_columns(truth, predictions, head)
+        self.head, self.metric, self.heads = head, metric, list(heads) or [head]
+        self.rows = len(truth)
+        self.candidates = candidates(predictions, head)
+        self.sample = _sample(predictions, head)
+        self.truth, self.predictions = truth.iloc[self.sample], predictions.iloc[self.sample]
+        self.presence = presence_of(self.predictions, head)
+        self._counts = self._counted(metric.function.score.count) if isinstance(metric.function, Scored) else None
+
+    def best(self, rows: np.ndarray) -> tuple[float, ...]:
+        """The best thresholds, three per class, for a subset of the rows, bool (N,). The usual ones stay where nothing
+        is better, and where no such row is in the sample."""
+        chosen = np.asarray(rows, bool)[self.sample]
+        if not chosen.any():
+            return USUAL * len(self.head.classes)
+        if self._counts is None:
+            return self._ascent(chosen)
+        return self._best(self._counts[chosen], self.presence[chosen])
+
+    def _counted(self, count: Count) -> np.ndarray:
+        """Counts (N, C, thresholds, areas, K), and behind the last area what an empty mask would be counted as."""
+        tables = zip(
+            self.truth.index,
+            self.truth[self.head.name],
+            self.predictions[columns(self.head)].itertuples(index=False, name=None),
+            strict=True,
+        )
+        found = []
+        for name, true, cells in tables:
+            require_size(name, true, maps.size_of(cells[0]))
+            planes = true.read()
+            owner = owners(cells) if self.head.kind == MULTICLASS else None
+            of_image = [self._of_class(true, planes, number, cell, owner, count) for number, cell in enumerate(cells)]
+            found.append(np.stack(of_image))
+        return np.stack(found) if found else np.zeros((0, len(self.head.classes), 1, 1, 1))
+
+    def _of_class(
+        self, true: "Truth", planes: np.ndarray, number: int, cell: bytes, owner: np.ndarray | None, count: Count
+    ) -> np.ndarray:
+        own, free = (None, None) if owner is None else (owner == number, (owner == number) | (owner < 0))
+        foreground = (planes == 1).any(axis=0) if owner is not None else np.zeros(planes.shape[1:], bool)
+        instances: list[np.ndarray] | None = None
+
+        def objects() -> list[np.ndarray]:
+            nonlocal instances
+            instances = true.instances(number) if instances is None else instances
+            return instances
+
+        def counted(mask: np.ndarray) -> np.ndarray:
+            return count(planes[number], mask, foreground, objects)
+
+        probability = maps.at_image_size(cell)
+        empty = counted(np.zeros(probability.shape, bool))
+        table = np.empty((len(self.candidates.threshold), len(self.candidates.min_area) + 1, len(empty)), empty.dtype)
+        table[:, -1] = empty
+        for row, threshold in enumerate(self.candidates.threshold):
+            mask = before = above(probability, threshold, own)
+            for column, area in enumerate(self.candidates.min_area):
+                last, mask = mask, cleaned(before, area, free)
+                same = column and (mask is last or np.array_equal(mask, last))
+                table[row, column] = table[row, column - 1] if same else counted(mask)
+        return table
+
+    def _best(self, found: np.ndarray, presence: np.ndarray) -> tuple[float, ...]:
+        """Coordinate ascent over the classes, each over the whole grid of its candidates."""
+        assert isinstance(self.metric.function, Scored)
+        reduce = self.metric.function.score.reduce
+        grid, usual = self.candidates, (THRESHOLDS.index(USUAL[0]), 0, USUAL[2])
+        chosen = [usual] * len(self.head.classes)
+
+        def counts(number: int, option: tuple[int, int, float]) -> np.ndarray:
+            row, column, at_least = option
+            gated = presence[:, number] < at_least
+            return np.where(gated[:, None], found[:, number, row, -1], found[:, number, row, column])
+
+        now = np.stack([counts(number, option) for number, option in enumerate(chosen)], axis=1)
+        options = list(itertools.product(range(len(grid.threshold)), range(len(grid.min_area)), grid.presence))
+        for _ in range(ROUNDS if len(chosen) > 1 else 1):
+            before = list(chosen)
+            for number in range(len(chosen)):
+
+                def score(option: tuple[int, int, float], number: int = number) -> float:
+                    now[:, number] = counts(number, option)
+                    return float(reduce(now, self.head.kind))
+
+                chosen[number] = _first_or_middle(chosen[number], options, score)
+                now[:, number] = counts(number, chosen[number])
+            if chosen == before:
+                break
+        values = [(grid.threshold[row], grid.min_area[column], presence) for row, column, presence in chosen]
+        return tuple(itertools.chain.from_iterable(values))
+
+    def _ascent(self, chosen: np.ndarray) -> tuple[float, ...]:
+        """One decision for all classes, one of its three values changed at a time."""
+        few = np.flatnonzero(chosen)[:MOST_CALLED]
+        truth, predictions = self.truth.iloc[few], self.predictions.iloc[few]
+        sign = 1 if self.metric.greater_is_better else -1
+
+        def score(decision: tuple[float, ...]) -> float:
+            head = replace(self.head, thresholds=decision * len(self.head.classes))
+            heads = [head if each.name == head.name else each for each in self.heads]
+            return sign * float(self.metric.function(truth, predictions, heads))
+
+        best: tuple[float, ...] = USUAL
+        for place, values in enumerate((FEW, self.candidates.min_area, self.candidates.presence[::2])):
+            options = [(*best[:place], value, *best[place + 1 :]) for value in values]
+            best = _first_or_middle(best, options, score)
+        return best * len(self.head.classes)
+
+
+def _first_or_middle(start: Option, options: Sequence[Option], score: Callable[[Option], float]) -> Option:
+    """The option of the best score; `start` where none is better, and of equal ones the middle one, which is the
+    furthest from where the score falls. NaN is worse than any number."""
+    scores = np.nan_to_num(np.array([score(option) for option in options]), nan=-np.inf)
+    reached = np.nan_to_num(score(start), nan=-np.inf)
+    if not len(scores) or scores.max() <= reached:
+        return start
+    equal = np.flatnonzero(scores == scores.max())
+    return options[int(equal[len(equal) // 2])]
+
+
+def _sample(predictions: pd.DataFrame, head: Head) -> np.ndarray:
+    """Positions of the images that are looked at, ascending; the same for the same table."""
+    sizes = [maps.size_of(cell) for cell in predictions[columns(head)[0]]]
+    pixels = float(np.mean([height * width for height, width in sizes])) if sizes else 1.0
+    most = int(np.clip(MOST_PIXELS / max(pixels * len(head.classes), 1), FEWEST_IMAGES, MOST_IMAGES))
+    if len(sizes) <= most:
+        return np.arange(len(sizes))
+    return np.sort(np.random.default_rng(0).choice(len(sizes), most, replace=False))
