@@ -63,7 +63,7 @@ def _rings(points: Any) -> tuple[np.ndarray, ...]:
         raise UserError("an object is given as RLE in json; turn it into a column of RLE in src/competition/tables.py")
     try:
         flat = np.asarray(points, dtype=np.float64)
-        return (flat.reshape(-1, 2),) if flat.ndim == 1 or flat.shape[-1] == 2 and flat.ndim == 2 else _each(points)
+        return (flat.reshape(-1, 2),) if flat.ndim == 1 or (flat.shape[-1] == 2 and flat.ndim == 2) else _each(points)
     except (TypeError, ValueError):
         return _each(points)
 

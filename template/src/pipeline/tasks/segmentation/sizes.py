@@ -24,7 +24,7 @@ def known_size(source: Size | Path) -> Size:
     return _size_of_file(source) if isinstance(source, Path) else source
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _size_of_file(path: Path) -> Size:
     suffix = path.suffix.lower()
     if suffix in (".tif", ".tiff"):

@@ -216,9 +216,9 @@ class PolygonTruth(Truth):
         (left, top), (right, bottom) = np.floor(points.min(axis=0)), np.ceil(points.max(axis=0))
         window = (int(top), int(left), int(bottom - top) + 1, int(right - left) + 1)
         places = np.argwhere(self._filled([rings], window))
-        row, column = places[generator.integers(len(places))] + window[:2]
+        row, column = (int(place) for place in places[generator.integers(len(places))] + window[:2])
         height, width = self.size
-        return min(max(int(row), 0), height - 1), min(max(int(column), 0), width - 1)
+        return min(max(row, 0), height - 1), min(max(column, 0), width - 1)
 
     @staticmethod
     def _filled(objects: list[tuple[np.ndarray, ...]], window: Window) -> np.ndarray:
