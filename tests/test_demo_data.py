@@ -20,7 +20,8 @@ from pipeline.data.marker import demo_files, is_demo
 from pipeline.data.tables import image_rows, read_table
 from pipeline.errors import UserError
 from pipeline.settings import Settings
-from pipeline.tasks.image_level.demo import remove_demo, write_demo
+from pipeline.tasks.image_level.demo import write_demo
+from pipeline.tasks.shared.demo_files import remove_demo
 
 USUAL: dict[str, Any] = {
     "competition": "digits-demo",

@@ -97,6 +97,7 @@ def test_classes_are_listed_for_what_names_some(tmp_path: Path) -> None:
 def test_a_row_for_each_image_and_head(mark: str) -> None:
     """As in Bengali graphemes: ids that end in the name of the head, in whatever order."""
     from pipeline.kaggle.submission import fill
+    from pipeline.rules import Keys
     from pipeline.tasks.image_level.metrics import find_metric
     from pipeline.tasks.image_level.submission import submission_table
 
@@ -113,7 +114,7 @@ def test_a_row_for_each_image_and_head(mark: str) -> None:
     names = [f"{row}{mark}{head}" for row in reversed(ids) for head in ("sex", "age", "type")]
     sample = pd.DataFrame({"row_id": names, "target": "0"})
     table = submission_table(sample, predictions, task.heads, metric, "id")
-    filled = fill(sample, table, pd.DataFrame({"id": ids}), "id")
+    filled = fill(sample, table, pd.DataFrame({"id": ids}), Keys(("row_id",)))
     assert filled["row_id"].tolist() == names
     assert filled["target"].tolist() == ["m", 1.0, "dog", "f", 3.25, "dog"]
     rules = task.submission_rules(sample, metric)

@@ -1,6 +1,6 @@
 """What a submission has to be, between the two who know: a room knows the values, `pipeline.kaggle` knows the file."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -26,11 +26,43 @@ class Problem:
         return f"{self.kind}: {self.text}"
 
 
+@dataclass(frozen=True)
+class Keys:
+    """What names a row of a submission.
+
+    Attributes:
+        columns: the id's first, then what else is needed.
+        repeats: a key may stand in several rows, as many as there are things to say.
+        rows: ids of what is predicted -> the rows they should have, of key columns alone; none: one row for each id.
+    """
+
+    columns: tuple[str, ...]
+    repeats: bool = False
+    rows: "Callable[[pd.Series], pd.DataFrame] | None" = None
+
+    def texts(self, table: "pd.DataFrame") -> "pd.Series":
+        """The key of each row as one text."""
+        first, *others = self.columns
+        keys: pd.Series = table[first].astype(str)
+        for column in others:
+            keys = keys + " / " + table[column].astype(str)
+        return keys
+
+    def expected(self, ids: "pd.Series", columns: Sequence[str]) -> "pd.DataFrame":
+        """The rows of a submission for these ids, with empty cells beside the keys."""
+        first = ids.reset_index(drop=True).to_frame(self.columns[0])
+        rows = first if self.rows is None else self.rows(ids)
+        return rows.reindex(columns=list(columns), fill_value="")
+
+
 class Rules(Protocol):
-    """What a room knows about a submission: which column is the id, and what may stand in the others."""
+    """What a room knows about a submission: what names its rows, and what may stand in the other columns."""
 
     @property
     def id_column(self) -> str: ...
+
+    @property
+    def keys(self) -> Keys: ...
 
     def described(self) -> list[str]:
         """What each column holds, in a few words; empty when that is not known."""

@@ -12,7 +12,7 @@ import pandas as pd
 from pipeline.errors import UserError, listed, nearest
 from pipeline.kaggle.ids import compare_ids
 from pipeline.kaggle.submission import as_text
-from pipeline.rules import Problem, Rules
+from pipeline.rules import Keys, Problem, Rules
 
 UNREADABLE = "unreadable"  # the kind of problem after which nothing else can be checked
 STRAY_INDEX = ("", "Unnamed: 0")  # what a DataFrame's index is called when it was written along
@@ -42,7 +42,7 @@ def check(source: Path | pd.DataFrame, sample: pd.DataFrame, rules: Rules) -> li
         return [*problems, Problem("ids", f"there is a header and no row; {len(sample)} rows are expected")]
     if rules.id_column in table:
         table = table.set_index(rules.id_column, drop=False)
-        problems += id_problems(table[rules.id_column].tolist(), sample[rules.id_column].tolist())
+        problems += key_problems(table, sample, rules.keys)
     return problems + rules.problems(table[[name for name in table.columns if name in sample.columns]])
 
 
@@ -121,6 +121,20 @@ def column_problems(found: list[str], expected: list[str]) -> list[Problem]:
             )
         )
     return problems
+
+
+def key_problems(found: pd.DataFrame, expected: pd.DataFrame, keys: Keys) -> list[Problem]:
+    """What is wrong with what names the rows. Where that takes more than an id, the ids come first."""
+    if not set(keys.columns) <= set(found.columns):
+        return []
+    names, wanted = (list(table[keys.columns[0]]) for table in (found, expected))
+    if keys.repeats:
+        return id_problems(list(dict.fromkeys(names)), list(dict.fromkeys(wanted)))
+    if len(keys.columns) > 1:
+        problems = id_problems(list(dict.fromkeys(names)), list(dict.fromkeys(wanted)))
+        if any(not problem.warning for problem in problems):
+            return problems
+    return id_problems(keys.texts(found).tolist(), keys.texts(expected).tolist())
 
 
 def id_problems(found: list[str], expected: list[str]) -> list[Problem]:

@@ -16,8 +16,8 @@ from pipeline.files import read_json, write_json
 from pipeline.inference.snapshot import CLASSES, CODE, run_competition
 from pipeline.inference.thresholds import task_of_run
 from pipeline.kaggle.check import UNREADABLE, check
-from pipeline.kaggle.submission import SUBMITTED, expected_rows, fill, read_sample, write_submission
-from pipeline.keys import ROW_ID
+from pipeline.kaggle.submission import SUBMITTED, expected_rows, fill, read_sample, require_keys, write_submission
+from pipeline.keys import ROW_ID, ROW_IMAGE
 from pipeline.prediction_ids import by_prediction
 from pipeline.project import Project
 from pipeline.rules import Problem, Rules
@@ -27,7 +27,7 @@ CHECKS = {  # what the table of checks shows, and which problems belong to it
     "file": ("file", UNREADABLE),
     "columns": ("columns",),
     "ids": ("ids", "order"),
-    "values": ("blank", "dtype", "finite", "range", "label", "sum"),
+    "values": ("blank", "dtype", "finite", "range", "label", "sum", "mask"),
 }
 MOST_SHARES = 10  # classes whose shares are shown
 
@@ -49,9 +49,10 @@ def submit(project: Project, name: str) -> Path:
         sample, test_rows = read_sample(settings, data), by_prediction(competition.test_rows(data))
         metric = competition.metrics()[0]
         table = competition.submission(sample, predictions, task.heads)
-        rules = task.submission_rules(sample, metric)
-        filled = fill(sample, table, test_rows, settings.id_column)
-        problems = check(filled, expected_rows(sample, test_rows, settings.id_column), rules)
+        rules = task.submission_rules(sample, metric, _images(test_rows, data))
+        require_keys(sample, rules.keys, settings.sample_submission)
+        filled = fill(sample, table, test_rows, rules.keys)
+        problems = check(filled, expected_rows(sample, test_rows, rules.keys), rules)
         _print_checks(f"submission of '{name}'", rules, problems, f"{len(filled)} rows")
         _refuse(problems, f"the submission of '{name}' is not written")
         path = write_submission(project, name, filled)
@@ -81,12 +82,19 @@ def check_file(project: Project, name: str | None, path: Path, competition: Comp
         chosen = task.competition
         settings = chosen.settings
         sample = read_sample(settings, data)
-        rules = task.submission_rules(sample, chosen.metrics()[0])
-        expected = expected_rows(sample, by_prediction(chosen.test_rows(data)), settings.id_column)
+        test_rows = by_prediction(chosen.test_rows(data))
+        rules = task.submission_rules(sample, chosen.metrics()[0], _images(test_rows, data))
+        require_keys(sample, rules.keys, settings.sample_submission)
+        expected = expected_rows(sample, test_rows, rules.keys)
         problems = check(path, expected, rules)
     _print_checks(f"check of {path}", rules, problems, f"{len(expected)} rows expected")
     _refuse(problems, f"{path} would be refused")
     print(f"{path} passes")
+
+
+def _images(test_rows: pd.DataFrame, data: Path) -> dict[str, Path]:
+    """The image of each test id."""
+    return {name: data / path for name, path in zip(test_rows[ROW_ID].astype(str), test_rows[ROW_IMAGE], strict=True)}
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from pipeline.files import atomic
 from pipeline.kaggle.ids import compare_ids
 from pipeline.keys import ROW_ID
 from pipeline.project import Project
-from pipeline.rules import sample_id_column
+from pipeline.rules import Keys
 from pipeline.settings import Settings
 
 SUBMITTED = "submission.json"  # in a run's folder: the file that was made from it
@@ -21,7 +21,7 @@ def read_sample(settings: Settings, data: Path) -> pd.DataFrame:
     """The sample submission, every cell as text, exactly as it stands in the file.
 
     Raises:
-        UserError: it is missing, empty, not a csv file in UTF-8, has one column only, or an id twice.
+        UserError: it is missing, empty, not a csv file in UTF-8, or has one column only.
     """
     path = data / settings.sample_submission
     sample = read_table(path).fillna("")
@@ -29,60 +29,69 @@ def read_sample(settings: Settings, data: Path) -> pd.DataFrame:
         raise UserError(
             f"{path.name} has the single column '{sample.columns[0]}'; an id and at least one more are needed"
         )
-    ids = sample[sample_id_column(list(sample.columns), settings.id_column)]
-    twice = ids[ids.duplicated()].unique()
-    if len(twice):
-        raise UserError(
-            f"{path.name}: {len(twice)} ids of column '{ids.name}' stand more than once ({listed(twice)}); "
-            "correct id_column in competition.yaml"
-        )
     return sample
 
 
-def expected_rows(sample: pd.DataFrame, test_rows: pd.DataFrame, id_column: str) -> pd.DataFrame:
+def require_keys(sample: pd.DataFrame, keys: Keys, name: str) -> None:
+    """Raise a `UserError` where two rows of the sample have the same key."""
+    texts = keys.texts(sample)
+    twice = texts[texts.duplicated()].unique()
+    if len(twice) and not keys.repeats:
+        raise UserError(
+            f"{name}: {len(twice)} ids of column '{' / '.join(keys.columns)}' stand more than once ({listed(twice)}); "
+            "correct id_column in competition.yaml"
+        )
+
+
+def expected_rows(sample: pd.DataFrame, test_rows: pd.DataFrame, keys: Keys) -> pd.DataFrame:
     """The sample with the rows that a submission must have.
 
     That is the sample itself. Where it holds but a few placeholders that are no test ids (a code competition), the
     test rows take their place, with empty cells. Where there are no test rows at all, none are left: the sample gives
     the columns only.
     """
-    id_column = sample_id_column(list(sample.columns), id_column)
-    ids = test_rows[ROW_ID].astype(str)
-    if ids.empty:
+    if test_rows.empty:
         return sample.iloc[:0]
-    if len(sample) > min(PLACEHOLDERS, len(ids)) or sample[id_column].isin(ids).any():
-        return sample
-    if compare_ids(ids, sample[id_column]).damaged:  # the same rows after all, so let it be said what happened to them
-        return sample
-    rows = pd.DataFrame({name: ids if name == id_column else "" for name in sample.columns})
-    return rows.reset_index(drop=True)
+    return _asked(sample, keys.expected(test_rows[ROW_ID].astype(str), list(sample.columns)), keys)
 
 
-def fill(sample: pd.DataFrame, table: pd.DataFrame, test_rows: pd.DataFrame, id_column: str) -> pd.DataFrame:
-    """Put the rows of `table` into the sample's order of rows and columns, by id and never by position.
+def _asked(sample: pd.DataFrame, rows: pd.DataFrame, keys: Keys) -> pd.DataFrame:
+    """The sample, or these rows where it holds but placeholders."""
+    wanted, shown = keys.texts(rows), keys.texts(sample)
+    if len(sample) > min(PLACEHOLDERS, len(rows)) or shown.isin(wanted).any():
+        return sample
+    if compare_ids(wanted, shown).damaged:  # the same rows after all, so let it be said what happened to them
+        return sample
+    return rows
+
+
+def fill(sample: pd.DataFrame, table: pd.DataFrame, test_rows: pd.DataFrame, keys: Keys) -> pd.DataFrame:
+    """Put the rows of `table` into the sample's order of rows and columns, by key and never by position.
 
     Rows that the sample does not ask for are left out. For which rows it asks: `expected_rows`.
 
     Raises:
-        UserError: a column is missing or too many, an id stands twice, or one that is asked for is not there.
+        UserError: a column is missing or too many, a key stands twice, or one that is asked for is not there.
     """
-    id_column = sample_id_column(list(sample.columns), id_column)
     if set(table.columns) != set(sample.columns):
         raise UserError(
             f"src/competition/submission.py returns the columns {listed(table.columns, 5)}; "
             f"the sample submission has {listed(sample.columns, 5)}"
         )
-    by_id = table.set_index(table[id_column].astype(str))
-    if not by_id.index.is_unique:
-        twice = by_id.index[by_id.index.duplicated()].unique()
+    by_key = table.set_index(keys.texts(table))
+    if not by_key.index.is_unique and not keys.repeats:
+        twice = by_key.index[by_key.index.duplicated()].unique()
         raise UserError(
             f"the submission has {len(twice)} ids more than once ({listed(twice)}); "
             "return one row per id in src/competition/submission.py"
         )
     if test_rows.empty:  # the predicted rows are all the test rows there are
-        test_rows = pd.DataFrame({ROW_ID: by_id.index})
-    wanted = expected_rows(sample, test_rows, id_column)[id_column]
-    difference = compare_ids(by_id.index, wanted)
+        rows = table[list(keys.columns)].astype(str).reindex(columns=list(sample.columns), fill_value="")
+    else:
+        rows = keys.expected(test_rows[ROW_ID].astype(str), list(sample.columns))
+    asked = _asked(sample, rows, keys)
+    wanted = keys.texts(asked).drop_duplicates()
+    difference = compare_ids(by_key.index, wanted)
     if difference.damaged:
         raise UserError(
             f"the ids of the predictions are not those of the sample submission: {difference.damage_texts()[0]}"
@@ -92,8 +101,9 @@ def fill(sample: pd.DataFrame, table: pd.DataFrame, test_rows: pd.DataFrame, id_
             f"{len(difference.missing)} of the {len(wanted)} ids of the sample submission have no prediction "
             f"({listed(difference.missing)}); predict again, or correct test_rows in src/competition/tables.py"
         )
-    filled = by_id.loc[wanted, list(sample.columns)].reset_index(drop=True)
-    filled[id_column] = wanted.to_numpy()
+    filled = by_key.loc[wanted, list(sample.columns)].reset_index(drop=True)
+    if not keys.repeats:
+        filled[list(keys.columns)] = asked.loc[wanted.index, list(keys.columns)].to_numpy()
     return filled
 
 

@@ -188,8 +188,12 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def submission_rules(self, sample: pd.DataFrame, metric: Metric) -> Rules:
-        """What may stand in the columns of this sample's submission."""
+    def submission_rules(self, sample: pd.DataFrame, metric: Metric, images: Mapping[str, Path] | None = None) -> Rules:
+        """What may stand in the columns of this sample's submission.
+
+        Args:
+            images: the image of each test id, as far as they are known.
+        """
 
     @abstractmethod
     def read_submission(self, table: pd.DataFrame, rules: Any, metric: Metric) -> pd.DataFrame | None:

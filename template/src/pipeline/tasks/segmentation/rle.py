@@ -63,6 +63,16 @@ def decode_window(
     return out
 
 
+def runs(text: str, size: Size, first: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Start, counted from 0, and end of each run along the image, both int64 (N,); those of the last few texts are
+    remembered.
+
+    Raises:
+        UserError: as `decode`.
+    """
+    return _remembered(text, size, first)
+
+
 def check(text: str, size: Size, first: int = 1) -> str:
     """What is wrong with a text, in words; empty if nothing. What `fault` does not say is no more than a warning."""
     if wrong := fault(text, size, first):

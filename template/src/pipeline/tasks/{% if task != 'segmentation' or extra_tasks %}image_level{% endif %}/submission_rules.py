@@ -7,7 +7,7 @@ import pandas as pd
 
 from pipeline.competition import Head, Metric
 from pipeline.errors import UserError, listed
-from pipeline.rules import Problem, sample_id_column
+from pipeline.rules import Keys, Problem, sample_id_column
 from pipeline.tasks.image_level.cells import as_numbers, blank_problems
 from pipeline.tasks.image_level.kinds import kind_of
 from pipeline.tasks.image_level.submission import Column, heads_of_rows, recognise
@@ -47,6 +47,10 @@ class SubmissionRules:
     first: Head
     numeric: tuple[str, ...] = ()
     by_row: bool = False
+
+    @property
+    def keys(self) -> Keys:
+        return Keys((self.id_column,))
 
     def described(self) -> list[str]:
         """What each column holds."""

@@ -146,7 +146,9 @@ class ImageLevelTask(Decoding):
         _, kind = self.kinds[0]
         return kind.sample_figure(images, list(rows[ROW_ID]), self.truth(rows), predictions)
 
-    def submission_rules(self, sample: pd.DataFrame, metric: Metric) -> SubmissionRules:
+    def submission_rules(
+        self, sample: pd.DataFrame, metric: Metric, images: Mapping[str, Path] | None = None
+    ) -> SubmissionRules:
         return submission_rules(sample, self.heads, metric, self.competition.settings.id_column)
 
     def read_submission(self, table: pd.DataFrame, rules: SubmissionRules, metric: Metric) -> pd.DataFrame | None:

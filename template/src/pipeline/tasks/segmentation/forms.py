@@ -1,0 +1,260 @@
+"""The forms in which competitions give masks; `src/competition/targets.py` names one."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+
+from pipeline.data.places import read_bytes, shown
+from pipeline.data.tables import image_paths, require_columns
+from pipeline.errors import UserError, listed, nearest
+from pipeline.keys import ROW_ID
+from pipeline.tasks.segmentation.mask_files import BACKGROUND, colour_code
+from pipeline.tasks.segmentation.rle import Order
+from pipeline.tasks.segmentation.sizes import Size
+from pipeline.tasks.segmentation.truth import IGNORED, FileTruth, PolygonTruth, RunTruth, Truth
+
+EMPTY = frozenset({"", "-", "-1", "nan", "none", "0 0", "1 0"})  # what stands for an empty mask
+Image = Size | Path
+
+
+class Form(Protocol):
+    """How masks are given."""
+
+    @property
+    def own_columns(self) -> Sequence[str]:
+        """Columns of the table that say something about a mask, not about an image."""
+        ...
+
+    def by_image(self, table: pd.DataFrame, id_column: str, classes: Sequence[str]) -> pd.DataFrame:
+        """The table with ids of images, still with all its rows."""
+        ...
+
+    def truths(
+        self, table: pd.DataFrame, rows: pd.DataFrame, images: Sequence[Image], classes: tuple[str, ...], data: Path
+    ) -> list[Truth]:
+        """The truth of each row.
+
+        Args:
+            table: of `by_image`, with the column `id`.
+            rows: one row per image.
+            images: their sizes, or their files.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class RunLengths:
+    """RLE in a column: one row per image, per image and class, or several rows per image, one for each object.
+
+    Attributes:
+        column: the column of the RLE. With `{class}` in it there is one for each class.
+        classes: the column that names the class of a row.
+        mark: what joins image and class where one column holds both: `_` in `0002cc93b.jpg_1`.
+        order: `column` (from top to bottom, then left to right) or `row`.
+        first: the number of the first pixel, 1 or 0.
+    """
+
+    column: str
+    classes: str = ""
+    mark: str = ""
+    order: Order = "column"
+    first: int = 1
+
+    @property
+    def own_columns(self) -> Sequence[str]:
+        return [self.column, *([self.classes] if self.classes else [])]
+
+    def by_image(self, table: pd.DataFrame, id_column: str, classes: Sequence[str]) -> pd.DataFrame:
+        if not self.mark:
+            return table
+        parts = table[id_column].str.rpartition(self.mark)
+        strange = table[id_column][~parts[2].isin(classes)]
+        if len(strange):
+            raise UserError(
+                f"{len(strange)} ids of '{id_column}' ({listed(strange)}) do not end in '{self.mark}' and a class "
+                f"({listed(classes, 5)}); correct CLASSES or mark in src/competition/targets.py"
+            )
+        return table.assign(**{id_column: parts[0], self._class_column: parts[2]})
+
+    @property
+    def _class_column(self) -> str:
+        return self.classes or "class of the row"
+
+    def truths(
+        self, table: pd.DataFrame, rows: pd.DataFrame, images: Sequence[Image], classes: tuple[str, ...], data: Path
+    ) -> list[Truth]:
+        found: dict[tuple[str, str], list[str]] = {}
+        for name, of_class, text in self._cells(table, classes):
+            if isinstance(text, str) and text.strip().lower() not in EMPTY:
+                found.setdefault((name, of_class), []).append(text.strip())
+        return [
+            RunTruth(
+                classes, image, tuple(tuple(found.get((name, each), ())) for each in classes), self.order, self.first
+            )
+            for name, image in zip(rows[ROW_ID], images, strict=True)
+        ]
+
+    def _cells(self, table: pd.DataFrame, classes: tuple[str, ...]) -> Iterator[tuple[str, str, Any]]:
+        """(id, class, text) of every cell."""
+        if "{class}" in self.column:
+            names = [self.column.replace("{class}", name) for name in classes]
+            require_columns(table, names, "the table")
+            for name, of_class in zip(names, classes, strict=True):
+                yield from ((row, of_class, text) for row, text in zip(table[ROW_ID], table[name], strict=True))
+            return
+        by_row = self.classes or self.mark
+        if not by_row and len(classes) > 1:
+            raise UserError(
+                f"the column '{self.column}' does not say which of {len(classes)} classes it is of; give RunLengths in "
+                "src/competition/targets.py the column of the class (classes) or what joins it to the id (mark)"
+            )
+        require_columns(table, [self.column, *([self._class_column] if by_row else [])], "the table")
+        of_rows = table[self._class_column] if by_row else pd.Series(classes[0], index=table.index)
+        strange = of_rows[~of_rows.isin(classes)].dropna()
+        if len(strange):
+            raise UserError(
+                f"{len(strange)} rows are of the class '{strange.iloc[0]}' (id {listed(table[ROW_ID][strange.index])}),"
+                f" which is not in CLASSES of src/competition/targets.py; {nearest(str(strange.iloc[0]), classes)}"
+            )
+        yield from zip(table[ROW_ID], of_rows, table[self.column], strict=True)
+
+
+@dataclass(frozen=True)
+class MaskFiles:
+    """Files of masks, 8 or 16 bit, with a palette, or in colours.
+
+    Attributes:
+        pattern: path below the data folder with columns in braces; with `{class}` there is a file for each class.
+        values: what the value of a pixel, or its colour, means: `{1: "cat", (255, 0, 0): "dog"}`. None: whatever is
+            above 0 is the class.
+        background, ignored: values or colours of no class, and of pixels that neither train nor score.
+        may_be_absent: an image without a file has no pixel of the class; else a missing file is an error.
+    """
+
+    pattern: str
+    values: Mapping[int | tuple[int, int, int], str] | None = None
+    background: Sequence[int | tuple[int, int, int]] = (0,)
+    ignored: Sequence[int | tuple[int, int, int]] = ()
+    may_be_absent: bool = False
+    own_columns: Sequence[str] = field(default=(), init=False)
+
+    def by_image(self, table: pd.DataFrame, id_column: str, classes: Sequence[str]) -> pd.DataFrame:
+        return table
+
+    def truths(
+        self, table: pd.DataFrame, rows: pd.DataFrame, images: Sequence[Image], classes: tuple[str, ...], data: Path
+    ) -> list[Truth]:
+        by_class = "{class}" in self.pattern
+        if not by_class and self.values is None and len(classes) > 1:
+            raise UserError(
+                f"one mask file holds {len(classes)} classes; say in src/competition/targets.py what its values mean: "
+                "MaskFiles(pattern, values={1: 'a class', ...})"
+            )
+        patterns = [self.pattern.replace("{class}", name) for name in classes] if by_class else [self.pattern]
+        files = zip(*(image_paths(rows, pattern, data) for pattern in patterns), strict=True)
+        codes = self._codes(classes)
+        return [
+            FileTruth(classes, image, tuple(self._file(data / path) for path in paths), codes)
+            for paths, image in zip(files, images, strict=True)
+        ]
+
+    def _file(self, path: Path) -> Path | None:
+        return None if self.may_be_absent and not path.exists() else path
+
+    def _codes(self, classes: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
+        if self.values is None:
+            return ()
+        strange = [name for name in self.values.values() if name not in classes]
+        if strange:
+            raise UserError(
+                f"values of MaskFiles in src/competition/targets.py names the class '{strange[0]}', which is not in "
+                f"CLASSES; {nearest(strange[0], classes)}"
+            )
+        found: dict[int, int] = {}
+        for key in self.background:
+            found |= dict.fromkeys(_codes_of(key), BACKGROUND)
+        for key in self.ignored:
+            found |= dict.fromkeys(_codes_of(key), IGNORED)
+        for key, name in self.values.items():
+            found |= dict.fromkeys(_codes_of(key), classes.index(name))
+        if any(not isinstance(key, int) for key in self.values):  # black is the background of colours, too
+            found = {colour_code(0, 0, 0): found.get(0, BACKGROUND)} | found
+        return tuple(found.items())
+
+
+def _codes_of(key: int | tuple[int, int, int]) -> list[int]:
+    """A value or colour as `codes_in` may give it; a file whose colours are all grey holds numbers."""
+    if isinstance(key, int):
+        return [key]
+    return [colour_code(*key), *([key[0]] if len(set(key)) == 1 else [])]
+
+
+@dataclass(frozen=True)
+class Polygons:
+    """Outlines in json: a file for each image, or one for all.
+
+    Known contents: a list of objects with `class` (or `label`, `category`) and `points` (or `polygon`,
+    `segmentation`), alone, under a key such as `shapes`, or by image id; and COCO (`images`, `annotations`,
+    `categories`).
+
+    Attributes:
+        path: below the data folder, with columns in braces where each image has a file.
+        names: class by the name in the file, where they differ.
+    """
+
+    path: str
+    names: Mapping[str, str] | None = None
+    own_columns: Sequence[str] = field(default=(), init=False)
+
+    def by_image(self, table: pd.DataFrame, id_column: str, classes: Sequence[str]) -> pd.DataFrame:
+        return table
+
+    def truths(
+        self, table: pd.DataFrame, rows: pd.DataFrame, images: Sequence[Image], classes: tuple[str, ...], data: Path
+    ) -> list[Truth]:
+        from pipeline.tasks.segmentation.outlines import objects_by_image, objects_of
+
+        if "{" in self.path:
+            lists = [objects_of(_read_json(data / path)) for path in image_paths(rows, self.path, data)]
+        else:
+            found = objects_by_image(_read_json(data / self.path))
+            lists = [found.get(name, found.get(Path(name).stem, [])) for name in rows[ROW_ID]]
+            if found and not any(lists):
+                raise UserError(
+                    f"{self.path} has objects of {listed(found)}, and none of them is an id ({listed(rows[ROW_ID])}); "
+                    "make the ids alike in src/competition/tables.py"
+                )
+        return [
+            PolygonTruth(classes, image, self._sorted(objects, classes, str(name)))
+            for objects, image, name in zip(lists, images, rows[ROW_ID], strict=True)
+        ]
+
+    def _sorted(
+        self, objects: Sequence[tuple[str, tuple[np.ndarray, ...]]], classes: tuple[str, ...], row: str
+    ) -> tuple[tuple[tuple[np.ndarray, ...], ...], ...]:
+        """The objects of an image by class. A single class needs no name."""
+        sorted_out: list[list[tuple[np.ndarray, ...]]] = [[] for _ in classes]
+        for name, rings in objects:
+            known = (self.names or {}).get(name, name)
+            if known not in classes and not (len(classes) == 1 and not name):
+                raise UserError(
+                    f"an object of '{row}' in {self.path} is of the class '{name}', which is not in CLASSES of "
+                    f"src/competition/targets.py; {nearest(name, classes)}"
+                )
+            sorted_out[classes.index(known) if known in classes else 0].append(rings)
+        return tuple(map(tuple, sorted_out))
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(read_bytes(path))
+    except ValueError as error:
+        raise UserError(f"{shown(path)} is not json ({error}); download it again") from error
+    except UserError as error:
+        raise UserError(re.sub("image", "file", str(error), count=1)) from error

@@ -1,0 +1,45 @@
+"""How masks are divided into folds: by the classes that are in an image."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from pipeline.data.labels import ClassLabels
+from pipeline.errors import UserError
+from pipeline.keys import ROW_ID
+from pipeline.tasks.segmentation.truth import Truth
+
+
+@dataclass(frozen=True)
+class MaskLabels(ClassLabels):
+    """Columns of `Truth`. Every fold has as many images with each set of classes, those with none among them."""
+
+    @property
+    def fewest_classes(self) -> int:
+        """One class: what is not of it is background."""
+        return 1
+
+    def cells(self, rows: pd.DataFrame, column: str) -> pd.Series:
+        """The names of the classes that are in each image, one entry each; no entry for an image with none."""
+        entries = [
+            (index, name) for index, truth in _truths(rows, column) for name in np.array(truth.classes)[truth.present()]
+        ]
+        return pd.Series([str(name) for _, name in entries], index=[index for index, _ in entries], dtype="str")
+
+    def strata(self, rows: pd.DataFrame, n_folds: int) -> tuple[np.ndarray | None, list[str]]:
+        sets = {column: [str(truth) for _, truth in _truths(rows, column)] for column in self.targets}
+        return super().strata(rows.assign(**sets), n_folds)
+
+
+def _truths(rows: pd.DataFrame, column: str) -> Sequence[tuple[object, Truth]]:
+    """The index and the truth of each row; a `UserError` where it is none."""
+    found = list(zip(rows.index, rows[column], strict=True))
+    strange = [index for index, truth in found if not isinstance(truth, Truth)]
+    if strange:
+        raise UserError(
+            f"the column '{column}' holds no mask in {len(strange)} training rows (id {rows[ROW_ID][strange[0]]}); "
+            "make it with mask_rows in src/competition/tables.py"
+        )
+    return found
