@@ -107,7 +107,7 @@ def test_encoders_that_do_not_fit_are_refused_with_some_that_do() -> None:
 def test_an_encoder_of_a_fixed_size_takes_the_images() -> None:
     settings = {"image_size": (70, 100)}
     network = made("upernet", "swin_tiny_patch4_window7_224", HEADS[:1], model=settings)
-    assert network({"input_image": torch.randn(1, 3, 70, 100)})["output_mask"].shape == (1, 1, 70, 100)
+    assert network({"input_image": torch.randn(2, 3, 70, 100)})["output_mask"].shape == (2, 1, 70, 100)
 
 
 def test_width_of_the_decoder_and_drop_path() -> None:
