@@ -1,4 +1,4 @@
-"""Tasks that say for every pixel what it belongs to."""
+"""Tasks that say something about every pixel: masks of classes, which may overlap or not."""
 
 # Imported when used: demo data need no torch.
 TASK = "pipeline.tasks.segmentation.task:SegmentationTask"

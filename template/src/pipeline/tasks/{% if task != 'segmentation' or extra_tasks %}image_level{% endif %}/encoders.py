@@ -1,18 +1,15 @@
 """Encoders: timm's by name or the competition's own, and whether their pretrained weights are within reach."""
 
-import logging
 from typing import Any
 
 import timm
-from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
-from huggingface_hub.errors import HfHubHTTPError
 from timm.models import get_pretrained_cfg
 
 from pipeline.config import Model
 from pipeline.errors import UserError, nearest
 from pipeline.names import Names
+from pipeline.tasks.shared.pretrained import HUB, cached_weights, no_weights, reason
 
-HUB = ("hf-hub:", "hf_hub:")
 WEIGHTS_FROM_ELSEWHERE = {"pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}  # arguments of timm.create_model
 
 MISFITS = ("must match", "broadcast", "is invalid for input of size")  # how torch says that shapes do not fit
@@ -79,16 +76,16 @@ def _timm_encoder(settings: Model, params: dict[str, Any]) -> Any:
         remedy = "correct model.params.encoder_params" + (
             ", or model.drop_path_rate" if settings.drop_path_rate else ""
         )
-        raise UserError(f"encoder '{name}' refused its settings ({_reason(error)}); {remedy}") from error
+        raise UserError(f"encoder '{name}' refused its settings ({reason(error)}); {remedy}") from error
     except AssertionError as error:
         raise UserError(
-            f"encoder '{name}' cannot be built for images of {settings.image_size} ({_reason(error)}); "
+            f"encoder '{name}' cannot be built for images of {settings.image_size} ({reason(error)}); "
             "choose another image.size"
         ) from error
     except Exception as error:
         if not settings.pretrained:
             raise
-        raise _no_weights(name, error) from error
+        raise no_weights(name, error) from error
 
 
 def _create(arguments: dict[str, Any], sizes: dict[str, Any]) -> Any:
@@ -110,51 +107,6 @@ def _size_arguments(settings: Model) -> dict[str, Any]:
     if settings.image_size is None or not fixed:
         return {}
     return {"img_size": settings.image_size, "dynamic_img_size": True}
-
-
-def cached_weights(name: str) -> str | None:
-    """The file in the hub's cache that holds the weights of timm's `name`; none where timm has to fetch them.
-
-    Before it has to, the hub is asked once whether it is there. Its own client asks for most of a minute before it says
-    that there is no network. How long it may take to answer is its own setting (`HF_HUB_ETAG_TIMEOUT`, 10 s), which is
-    enough for a slow line.
-
-    Raises:
-        UserError: the hub is needed and does not answer.
-    """
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every retry, and we of the outcome
-    config = None if name.startswith(HUB) else get_pretrained_cfg(name)
-    if name.startswith(HUB):
-        source, file = name.partition(":")[2], "config.json"
-    else:
-        source, file = (config and config.hf_hub_id) or "", (config and config.hf_hub_filename) or "pytorch_model.bin"
-    repository, _, version = source.partition("@")
-    if "/" not in repository:
-        return None  # from elsewhere, or there are none: timm says so at once
-    files = [file.replace("pytorch_model.bin", "model.safetensors"), file]  # in the order in which timm looks for them
-    found = [try_to_load_from_cache(repository, each, revision=version or None) for each in files]
-    cached = next((path for path in found if isinstance(path, str)), None)
-    if cached:
-        return None if config is None or config.custom_load else cached
-    try:
-        get_hf_file_metadata(hf_hub_url(repository, files[0], revision=version or None))
-    except HfHubHTTPError:
-        pass  # it answers; what it has is timm's business
-    except Exception as error:
-        raise _no_weights(name, error) from error
-    return None
-
-
-def _no_weights(name: str, error: Exception) -> UserError:
-    return UserError(
-        f"cannot fetch the pretrained weights of '{name}' ({_reason(error)}); "
-        "set model.pretrained: false to train from scratch, or connect to the hub"
-    )
-
-
-def _reason(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:120] if text else type(error).__name__
 
 
 def refuses_size(encoder: Any, error: Exception) -> bool:

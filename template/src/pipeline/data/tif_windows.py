@@ -1,0 +1,125 @@
+"""A part of a tif, by tifffile, for images that are larger than memory: only its tiles or strips are decoded."""
+
+import math
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.data.formats import require
+from pipeline.data.pixels import Size
+from pipeline.data.places import archive_at, read_bytes, shown
+from pipeline.errors import UserError
+
+JPEG = {6, 7, 34892, 33007}  # compressions whose segments share tables that stand elsewhere in the file
+Window = tuple[int, int, int, int]  # top, left, height, width
+
+
+class TifWindows:
+    """The first image of a tif; its channels are samples or pages.
+
+    Attributes:
+        size: height and width.
+
+    Raises:
+        UserError: it is missing, damaged or a stack of images, or tifffile is not installed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        tifffile = require("tifffile", "a tif that is read by window")
+        self.path = path
+        inside = archive_at(path) is not None or not path.is_file()
+        try:
+            self.file = tifffile.TiffFile(BytesIO(read_bytes(path)) if inside else path)
+            series = self.file.series[0]
+            self.pages, shape, axes = list(series.pages), series.shape, series.axes
+        except UserError:
+            raise
+        except Exception as error:  # tifffile raises whatever a broken file makes of it
+            raise self._unreadable(error) from error
+        if min(axes.find("Y"), axes.find("X")) < 0 or len(shape) > 3 or any(page is None for page in self.pages):
+            raise UserError(f"{shown(path)} is a tif of shape {shape} ({axes}); write a reader of your own")
+        self.size: Size = (shape[axes.find("Y")], shape[axes.find("X")])
+        self.channels = math.prod(shape) // math.prod(self.size)
+        self.bytes_per_pixel = self.channels * series.dtype.itemsize
+
+    def __enter__(self) -> "TifWindows":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def read(self, window: Window) -> np.ndarray:
+        """(height, width, C) of the file's dtype; the window lies within the image.
+
+        Raises:
+            UserError: what it is compressed by cannot be decoded here, or the file is damaged.
+        """
+        try:
+            parts = [self._page(page, window) for page in self.pages]
+        except Exception as error:
+            raise self._unreadable(error) from error
+        return parts[0] if len(parts) == 1 else np.dstack(parts)
+
+    def largest_segment(self) -> int:
+        """Bytes of what has to be decoded at once: a tile, or a strip."""
+        page = self.pages[0].keyframe
+        return 0 if page.is_memmappable else math.prod(page.chunks) * page.dtype.itemsize
+
+    def _page(self, page: Any, window: Window) -> np.ndarray:
+        top, left, height, width = window
+        frame = page.keyframe
+        samples = frame.samplesperpixel
+        if frame.is_memmappable and self.path.is_file():
+            shape = (frame.imagelength, frame.imagewidth, samples)
+            planar = samples > 1 and int(frame.planarconfig) == 2
+            mapped = np.memmap(
+                self.path,
+                dtype=frame.parent.byteorder + frame.dtype.char,
+                mode="r",
+                offset=page.dataoffsets[0],
+                shape=(samples, *shape[:2]) if planar else shape,
+            )
+            pixels = np.moveaxis(mapped, 0, 2) if planar else mapped
+            part = pixels[top : top + height, left : left + width]
+            return np.array(part, dtype=frame.dtype.newbyteorder("="))
+        found = np.zeros((height, width, samples), frame.dtype)
+        for segment, first, row, column in self._segments(page, window):
+            above, before = max(row, top), max(column, left)
+            below, behind = min(row + segment.shape[0], top + height), min(column + segment.shape[1], left + width)
+            if below > above and behind > before:
+                part = segment[above - row : below - row, before - column : behind - column]
+                found[above - top : below - top, before - left : behind - left, first : first + part.shape[2]] = part
+        return found
+
+    def _segments(self, page: Any, window: Window) -> Iterator[tuple[np.ndarray, int, int, int]]:
+        """The decoded tiles or strips that the window touches: pixels, first channel, row and column."""
+        top, left, height, width = window
+        frame = page.keyframe
+        tall, wide = (frame.tilelength, frame.tilewidth) if frame.is_tiled else (frame.rowsperstrip, frame.imagewidth)
+        tall = min(tall, frame.imagelength) if not frame.is_tiled else tall
+        down, across = -(-frame.imagelength // tall), -(-frame.imagewidth // wide)
+        planes = len(page.dataoffsets) // (down * across)
+        chosen = [
+            (plane * down + i) * across + j
+            for plane in range(planes)
+            for i in range(top // tall, -(-(top + height) // tall))
+            for j in range(left // wide, -(-(left + width) // wide))
+        ]
+        more: dict[str, Any] = {"_fullsize": frame.is_tiled}
+        if frame.compression in JPEG:
+            more |= {"jpegtables": page.jpegtables, "jpegheader": frame.jpegheader}
+        offsets, counts = [page.dataoffsets[k] for k in chosen], [page.databytecounts[k] for k in chosen]
+        for data, index in self.file.filehandle.read_segments(offsets, counts, indices=chosen):
+            pixels, (plane, _, row, column, _), _ = frame.decode(data, index, **more)
+            if pixels is not None:  # a segment that was left out is empty
+                yield pixels[0], plane, row, column
+
+    def _unreadable(self, error: Exception) -> UserError:
+        text = " ".join(str(error).split())
+        remedy = (
+            "download it again, or add what the reason says is missing to the group `competition` in pyproject.toml"
+        )
+        return UserError(f"cannot read {shown(self.path)} as tif ({text}); {remedy}")

@@ -1,0 +1,172 @@
+"""Outputs of windows, batch after batch, to a table of map cells by image."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pipeline.competition import Head
+from pipeline.keys import INPUT_ID, ROW_ID
+from pipeline.seam import Batch
+from pipeline.tasks.segmentation.kinds import kind_of
+from pipeline.tasks.segmentation.maps import MapWriter
+from pipeline.tasks.segmentation.predictions import columns, presence_columns
+from pipeline.tasks.segmentation.settings import SegmentationSettings
+from pipeline.tasks.segmentation.windows import INPUT_WINDOW, Window
+
+LEAST = 1e-6  # weight of a window at its edge, where another one knows better
+
+
+class Blender:
+    """Called with the batches of a dataset in their order and the outputs of one model, it gives the predictions of the
+    images that are complete after each batch.
+
+    A window counts fully in its middle, hardly at its edge, and linearly between: over the middle half of what
+    neighbours share at least. So a map depends on no edge that is farther from a pixel than the model sees. Rows of the
+    map that no later window touches are compressed at once: memory grows with the width of an image and the height of a
+    tile, never with its area.
+
+    A map is stored at the resolution of the outputs or of the image, whichever is less, times `store_scale`.
+    """
+
+    def __init__(self, heads: Sequence[Head], settings: SegmentationSettings) -> None:
+        self.heads, self.settings = tuple(heads), settings
+        self.open: _Open | None = None
+
+    def __call__(self, batch: Batch, outputs: Mapping[str, Tensor]) -> pd.DataFrame:
+        maps = {head.name: kind_of(head).foreground(_probabilities(head, outputs)) for head in self.heads}
+        presence = {
+            head.name: outputs[key].float().sigmoid().cpu().numpy()
+            for head in self.heads
+            if (key := f"{head.output_key}@presence") in outputs
+        }
+        ids, cells = [], []
+        for k, numbers in enumerate(batch[INPUT_WINDOW].tolist()):
+            window, name = Window.of(numbers), batch[INPUT_ID][k]
+            if window.number == 0:
+                self.open = _Open(name, window, maps, self.settings)
+            if self.open is None or (self.open.name, self.open.next) != (name, window.number):
+                raise ValueError(f"window {window.number} of '{name}' came out of order")
+            self.open.add(
+                window, {key: value[k] for key, value in maps.items()}, {h: v[k] for h, v in presence.items()}
+            )
+            if window.number == window.count - 1:
+                ids.append(name)
+                cells.append(self.open.finish(self.heads))
+                self.open = None
+        return self._table(ids, cells, presence)
+
+    def _table(self, ids: list[str], cells: list[dict[str, object]], presence: Mapping[str, object]) -> pd.DataFrame:
+        index = pd.Index(ids, dtype="str", name=ROW_ID)
+        table = {}
+        for head in self.heads:
+            for column in columns(head):
+                table[column] = pd.Series([found[column] for found in cells], index, dtype=object)
+        for head in self.heads:
+            for column in presence_columns(head) if head.name in presence else ():
+                table[column] = pd.Series([found[column] for found in cells], index, dtype=np.float32)
+        return pd.DataFrame(table, index=index)
+
+
+class _Open:
+    """The image whose windows are coming in: a band of sums for all classes, and the writers of the rows above it."""
+
+    def __init__(self, name: str, window: Window, maps: Mapping[str, Tensor], settings: SegmentationSettings) -> None:
+        self.name, self.size, self.settings, self.next = name, window.size, settings, 0
+        shape = next(iter(maps.values())).shape[-2:]
+        shares = (min(1.0, shape[0] / window.height), min(1.0, shape[1] / window.width))
+        self.stored = tuple(
+            max(1, round(side * share * settings.store_scale)) for side, share in zip(window.size, shares, strict=True)
+        )
+        count = sum(values.shape[1] for values in maps.values())
+        self.writers = [MapWriter(self.size, (self.stored[0], self.stored[1])) for _ in range(count)]
+        self.first = 0  # the stored row at which the band begins
+        self.sums = np.zeros((count, 0, self.stored[1]), np.float32)
+        self.weights = np.zeros((0, self.stored[1]), np.float32)
+        self.presence: dict[str, np.ndarray] = {}
+
+    def add(self, window: Window, maps: Mapping[str, Tensor], presence: Mapping[str, np.ndarray]) -> None:
+        """Blend in one window: probabilities (C, h, w) and presence (C,) by head."""
+        self.next += 1
+        top, rows = self._along(0, window.top, window.height)
+        left, across = self._along(1, window.left, window.width)
+        self._write(top)
+        sampled = torch.cat([sample(values, rows, across) for values in maps.values()]).cpu().numpy()
+        weights = np.outer(self._ramp(rows, window.height), self._ramp(across, window.width))
+        self._grow(top + len(rows))
+        place = (slice(top - self.first, top - self.first + len(rows)), slice(left, left + len(across)))
+        self.sums[(slice(None), *place)] += sampled * weights
+        self.weights[place] += weights
+        for key, values in presence.items():
+            self.presence[key] = np.maximum(self.presence.get(key, values), values)
+
+    def finish(self, heads: Sequence[Head]) -> dict[str, object]:
+        """Cells and presence by column."""
+        self._write(self.stored[0])
+        cells: dict[str, object] = {}
+        writers = iter(self.writers)
+        for head in heads:
+            cells |= {column: next(writers).finish() for column in columns(head)}
+            if head.name in self.presence:
+                cells |= dict(zip(presence_columns(head), self.presence[head.name].tolist(), strict=True))
+        return cells
+
+    def _along(self, axis: int, begin: int, length: int) -> tuple[int, np.ndarray]:
+        """The first stored row (or column) whose centre the window shows, and where the centres of it and its
+        successors lie in the window, as shares of it, float32."""
+        scale = self.stored[axis] / self.size[axis]
+        first = max(0, math.ceil(begin * scale - 0.5))
+        last = min(self.stored[axis], math.ceil((begin + length) * scale - 0.5))
+        centres = (np.arange(first, last) + 0.5) / scale
+        return first, ((centres - begin) / length).astype(np.float32)
+
+    def _ramp(self, shares: np.ndarray, length: int) -> np.ndarray:
+        """Weights of places in a window, float32."""
+        overlap = self.settings.overlap if self.settings.view == "crops" else 0.0
+        edge = np.minimum(shares, 1 - shares)
+        if overlap * length < 2:
+            return np.ones_like(edge)
+        weights: np.ndarray = np.clip((edge - overlap / 4) / (overlap / 2), LEAST, 1).astype(np.float32)
+        return weights
+
+    def _grow(self, end: int) -> None:
+        """Let the band reach to the stored row `end`."""
+        more = end - self.first - len(self.weights)
+        if more > 0:
+            self.sums = np.pad(self.sums, ((0, 0), (0, more), (0, 0)))
+            self.weights = np.pad(self.weights, ((0, more), (0, 0)))
+
+    def _write(self, end: int) -> None:
+        """Compress the rows above `end`, which nothing is added to any more."""
+        done = min(end - self.first, len(self.weights))
+        if done <= 0:
+            return
+        for sums, writer in zip(self.sums, self.writers, strict=True):
+            writer.add(np.rint(255 * np.clip(sums[:done] / self.weights[:done], 0, 1)).astype(np.uint8))
+        self.sums, self.weights, self.first = self.sums[:, done:].copy(), self.weights[done:].copy(), self.first + done
+
+
+def sample(values: Tensor, rows: np.ndarray, columns: np.ndarray) -> Tensor:
+    """Maps (C, h, w) at shares of their height and width: (C, len(rows), len(columns)), bilinear.
+
+    Where the maps are much denser than what is asked for, they are averaged first.
+    """
+    size = [
+        round(1 / float(shares[1] - shares[0])) if len(shares) > 1 else side
+        for shares, side in ((rows, values.shape[1]), (columns, values.shape[2]))
+    ]
+    if size[0] < 0.75 * values.shape[1] or size[1] < 0.75 * values.shape[2]:
+        size = [min(size[0], values.shape[1]), min(size[1], values.shape[2])]
+        values = functional.interpolate(values[None], size=size, mode="area")[0]
+    across, down = (torch.from_numpy(2 * shares - 1).to(values.device) for shares in (columns, rows))
+    grid = torch.stack([across.expand(len(rows), -1), down[:, None].expand(-1, len(columns))], dim=2)
+    sampled = functional.grid_sample(values[None], grid[None], padding_mode="border", align_corners=False)
+    return sampled[0]
+
+
+def _probabilities(head: Head, outputs: Mapping[str, Tensor]) -> Tensor:
+    return kind_of(head).probabilities(outputs[head.output_key])

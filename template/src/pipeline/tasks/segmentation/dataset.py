@@ -1,0 +1,162 @@
+"""Windows of images, with their masks, as sample dicts."""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import albumentations as A
+import cv2
+import numpy as np
+import pandas as pd
+from torch.utils.data import Dataset
+
+from pipeline.competition import Head
+from pipeline.data.scan import Reader
+from pipeline.errors import UserError
+from pipeline.keys import INPUT_ID, INPUT_IMAGE, INPUT_ROW, INPUT_WEIGHT, ROW_ID, ROW_IMAGE, ROW_WEIGHT
+from pipeline.tasks.segmentation.kinds import IGNORED, kind_of
+from pipeline.tasks.segmentation.settings import SegmentationSettings
+from pipeline.tasks.segmentation.sources import WindowReader, check_size, label_window
+from pipeline.tasks.segmentation.windows import INPUT_WINDOW, Size, Window, crop, windows
+
+Sample = dict[str, Any]
+
+
+class MaskDataset(Dataset[Sample]):
+    """One dict per row in training, and in the other stages one per window of each row.
+
+    An item is asked for by (epoch, position). Its keys: `INPUT_ID` str, `INPUT_ROW` int64 (of the table),
+    `INPUT_IMAGE` uint8 (or float32 in [0, 1]) of shape (H, W, C), `INPUT_WINDOW` int64 (8,), `INPUT_WEIGHT` float32,
+    and but for `test` the target of each head. Beyond its image a window shows it mirrored, and the target is 255; so
+    it is throughout where a row has no truth for a head.
+
+    The augmentations see image and masks in one call, and must keep their size. What they move in from outside is 0 in
+    image and masks; `fill_mask=255` makes it ignored.
+
+    Raises:
+        UserError: an image is missing, cannot be read or has another size than its mask; its row and id are named.
+    """
+
+    def __init__(
+        self,
+        rows: pd.DataFrame,
+        root: Path,
+        reader: Reader,
+        augmentations: A.Compose,
+        size: Size,
+        settings: SegmentationSettings,
+        heads: Sequence[Head],
+        stage: str,
+        seed: int,
+    ) -> None:
+        self.ids = rows[ROW_ID].to_numpy(dtype=object)
+        self.images = [root / image for image in rows[ROW_IMAGE]]
+        self.weights = rows[ROW_WEIGHT].to_numpy(np.float32) if ROW_WEIGHT in rows else np.ones(len(rows), np.float32)
+        self.heads = [] if stage == "test" else [(head, kind_of(head)) for head in heads]
+        self.truths = {head.name: _truths(rows, head) for head, _ in self.heads}
+        self.reader = WindowReader(reader, size)
+        self.augmentations, self.size, self.settings, self.seed = augmentations, size, settings, seed
+        self.train = stage == "train"
+        self.random = random.Random()
+        self.windows: list[tuple[int, Window]] = []
+        if not self.train:
+            sizes = [self._size(row) for row in range(len(rows))]
+            self.windows = [
+                (row, window) for row, image in enumerate(sizes) for window in windows(image, size, settings)
+            ]
+
+    def __len__(self) -> int:
+        return len(self.ids) if self.train else len(self.windows)
+
+    def __getitem__(self, index: tuple[int, int]) -> Sample:
+        epoch, position = index
+        draw = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, epoch, position])))
+        row, window = (position, None) if self.train else self.windows[position]
+        try:
+            if window is None:
+                window = self._training_window(row, draw)
+            image = self._image(row, window)
+            planes = [(head, self._planes(row, head, window)) for head, _ in self.heads]
+        except UserError as error:
+            raise UserError(f"row {row} (id {self.ids[row]}): {error}") from error
+        image, masks = self._augmented(image, [plane for _, found in planes for plane in found], draw)
+        targets, first = {}, 0
+        for (head, found), (_, kind) in zip(planes, self.heads, strict=True):
+            targets[head.target_key] = kind.target(np.stack(masks[first : first + len(found)]))
+            first += len(found)
+        return {
+            INPUT_ID: self.ids[row],
+            INPUT_ROW: np.int64(row),
+            INPUT_IMAGE: image,
+            INPUT_WINDOW: window.numbers,
+            INPUT_WEIGHT: self.weights[row],
+            **targets,
+        }
+
+    def _size(self, row: int) -> Size:
+        """Height and width of a row's image: as its truth says, else its file."""
+        for truths in self.truths.values():
+            if truths[row] is not None:
+                height, width = truths[row].size
+                return int(height), int(width)
+        try:
+            return self.reader.image_size(self.images[row])
+        except UserError as error:
+            raise UserError(f"row {row} (id {self.ids[row]}): {error}") from error
+
+    def _training_window(self, row: int, draw: np.random.Generator) -> Window:
+        image = self._size(row)
+        if self.settings.view == "whole":
+            return Window(image, 0, 0, *image)
+        truths = [truths[row] for truths in self.truths.values() if truths[row] is not None]
+        centre = None
+        if truths and draw.random() < self.settings.foreground:
+            centre = truths[int(draw.integers(len(truths)))].foreground(draw)
+        return crop(image, self.size, self.settings, draw, centre)
+
+    def _image(self, row: int, window: Window) -> np.ndarray:
+        if self.settings.view == "crops":
+            return self.reader.window(self.images[row], window)
+        image, _ = self.reader.whole(self.images[row], window.size)
+        return image
+
+    def _planes(self, row: int, head: Head, window: Window) -> np.ndarray:
+        """uint8 (C, H, W) at the size the model sees."""
+        truth = self.truths[head.name][row]
+        if truth is None:
+            return np.full((len(head.classes), *self.size), IGNORED, np.uint8)
+        check_size(window.size, truth.size)
+        planes: np.ndarray = truth.read(None if self.settings.view == "whole" else window.box)
+        if len(planes) != len(head.classes):
+            raise UserError(f"its mask has {len(planes)} planes, and head '{head.name}' {len(head.classes)} classes")
+        return label_window(planes, self.size)
+
+    def _augmented(
+        self, image: np.ndarray, masks: list[np.ndarray], draw: np.random.Generator
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        # Albumentations ignores the global seeds; this makes its draws a function of (seed, epoch, row) alone. One pair
+        # of generators serves all transforms: with `set_random_seed` each would draw what its neighbours draw.
+        self.random.seed(int(draw.integers(2**32)))
+        self.augmentations.set_random_state(draw, self.random)
+        given = self.augmentations(image=image, masks=masks) if masks else self.augmentations(image=image)
+        image, masks = given["image"], list(given.get("masks", []))
+        for name, shape in (("an image", image.shape[:2]), *(("a mask", mask.shape[:2]) for mask in masks)):
+            if shape != self.size:
+                raise UserError(
+                    f"the augmentations gave {name} of {shape[0]}x{shape[1]}, and image.size is "
+                    f"{self.size[0]}x{self.size[1]}; end every pipeline in augmentations.py with that size"
+                )
+        return np.ascontiguousarray(image), masks
+
+
+def resize(stage: str, size: Size) -> A.Compose:
+    """No augmentation at all: images of (height, width) = `size` in every stage."""
+    return A.Compose([A.Resize(*size, interpolation=cv2.INTER_AREA)])
+
+
+def _truths(rows: pd.DataFrame, head: Head) -> list[Any]:
+    """The truth of each row; none where there is none."""
+    if head.name not in rows:
+        raise UserError(f"the rows have no column '{head.name}'; put the masks into it in src/competition/tables.py")
+    return [truth if hasattr(truth, "read") else None for truth in rows[head.name]]

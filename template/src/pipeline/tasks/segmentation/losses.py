@@ -1,0 +1,298 @@
+"""Losses of an output: logits and the head's target to one value per sample, float32 (B,).
+
+Pixels of 255 count nowhere; a sample without any other has the loss 0. A loss computes in float32, and is finite, with
+finite gradients, on empty masks. Where logits are smaller than the target, the target is resized to them (nearest).
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline.competition import Head
+from pipeline.errors import UserError, listed
+from pipeline.tasks.segmentation.kinds import KINDS, kind_of
+
+BOTH = tuple(KINDS)
+
+
+class MaskLoss(nn.Module):
+    """What losses share: `values` gets float32 logits (B, K, h, w), the truth of each and where it is known."""
+
+    name, kinds = "", BOTH
+
+    def __init__(self, head: Head | None) -> None:
+        super().__init__()
+        if head is None:
+            raise UserError(f"loss '{self.name}' needs a head; add 'head: NAME' to its row in losses")
+        kind = kind_of(head)
+        if head.kind not in self.kinds:
+            raise UserError(
+                f"loss '{self.name}' trains heads of the kind {listed(self.kinds)}; '{head.name}' is {head.kind}"
+            )
+        self.head, self.kind = head, kind
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        width = self.kind.width(len(self.head.classes))
+        if logits.ndim != 4 or logits.shape[1] != width:
+            raise UserError(
+                f"loss '{self.name}' of head '{self.head.name}' needs logits (B, {width}, h, w) and got "
+                f"{tuple(logits.shape)}; correct 'output' in its row in losses"
+            )
+        with torch.autocast(logits.device.type, enabled=False):
+            truth, known = self.kind.planes(resized(target, logits.shape[-2:]), len(self.head.classes))
+            return self.values(logits.float(), truth, known.expand_as(truth))
+
+    def values(self, logits: Tensor, truth: Tensor, known: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def check(self, parameter: str, value: float, below: float = float("inf")) -> float:
+        """`value`, if it is in [0, below)."""
+        if not 0 <= value < below:
+            limit = "at least 0" if below == float("inf") else f"in [0, {below})"
+            raise UserError(f"loss '{self.name}': {parameter} must be {limit} (it is {value})")
+        return value
+
+
+class Overlap(MaskLoss):
+    """1 minus `(TP + s) / (TP + alpha FP + beta FN + s)` of soft counts, the mean over the foreground classes."""
+
+    def __init__(self, head: Head | None, alpha: float, beta: float, smooth: float, gamma: float = 1.0) -> None:
+        super().__init__(head)
+        self.alpha, self.beta = self.check("alpha", alpha), self.check("beta", beta)
+        self.gamma = gamma
+        if smooth <= 0:  # or an empty mask would be 0 / 0
+            raise UserError(f"loss '{self.name}': smooth must be more than 0 (it is {smooth})")
+        self.smooth = smooth
+
+    def values(self, logits: Tensor, truth: Tensor, known: Tensor) -> Tensor:
+        found = self.kind.foreground(self.kind.probabilities(logits) * known).flatten(2)
+        wanted = self.kind.foreground(truth * known).flatten(2)
+        hits = (found * wanted).sum(dim=2)
+        more, less = found.sum(dim=2) - hits, wanted.sum(dim=2) - hits
+        losses = 1 - (hits + self.smooth) / (hits + self.alpha * more + self.beta * less + self.smooth)
+        return mean_of(losses.clamp(min=1e-7) ** self.gamma if self.gamma != 1 else losses, self._some(known))
+
+    def _some(self, known: Tensor) -> Tensor:
+        """bool (B, C): whether anything is known of a class."""
+        return self.kind.foreground(known).flatten(2).any(dim=2)
+
+
+class Dice(Overlap):
+    """Soft Dice (Milletari et al., arXiv:1606.04797): `(TP + s) / ((P + T) / 2 + s)`."""
+
+    name = "dice"
+
+    def __init__(self, head: Head | None, *, smooth: float = 1.0) -> None:
+        super().__init__(head, 0.5, 0.5, smooth)
+
+
+class Jaccard(Overlap):
+    """Soft Jaccard: `(TP + s) / (union + s)`."""
+
+    name = "jaccard"
+
+    def __init__(self, head: Head | None, *, smooth: float = 1.0) -> None:
+        super().__init__(head, 1.0, 1.0, smooth)
+
+
+class Tversky(Overlap):
+    """Tversky (Salehi et al., arXiv:1706.05721); with `gamma` the focal one, `loss ** gamma` (arXiv:1810.07842).
+
+    Args:
+        alpha, beta: what a false positive and a false negative weigh.
+    """
+
+    name = "tversky"
+
+    def __init__(
+        self, head: Head | None, *, alpha: float = 0.3, beta: float = 0.7, gamma: float = 1.0, smooth: float = 1.0
+    ) -> None:
+        super().__init__(head, alpha, beta, smooth, gamma)
+        if gamma <= 0:
+            raise UserError(f"loss 'tversky': gamma must be more than 0 (it is {gamma})")
+
+
+class Lovasz(MaskLoss):
+    """The Lovász extension of the Jaccard loss, per image (Berman et al., arXiv:1705.08790).
+
+    `mask`: the hinge of each class; `multiclass_mask`: the softmax, over background and classes that are in the image.
+    """
+
+    name = "lovasz"
+
+    def values(self, logits: Tensor, truth: Tensor, known: Tensor) -> Tensor:
+        truth, known = (truth * known).flatten(2), known.flatten(2)
+        if self.head.kind == "mask":
+            # What is not known comes last in the order, where the hinge is 0.
+            errors = torch.where(known, 1 - logits.flatten(2) * (2 * truth - 1), torch.finfo(torch.float32).min)
+            counted = known.any(dim=2)
+        else:
+            errors = (truth - self.kind.probabilities(logits).flatten(2)).abs() * known
+            counted = truth.any(dim=2)
+        ordered, order = errors.sort(dim=2, descending=True)
+        wanted = truth.gather(2, order)
+        total = wanted.sum(dim=2, keepdim=True)
+        union = total + (1 - wanted).cumsum(dim=2)
+        jaccard = 1 - (total - wanted.cumsum(dim=2)) / union.clamp(min=1)
+        steps = torch.cat([jaccard[..., :1], jaccard[..., 1:] - jaccard[..., :-1]], dim=2)
+        return mean_of((ordered.relu() * steps).sum(dim=2), counted)
+
+
+class PixelLoss(MaskLoss):
+    """A loss of each pixel, (B, planes, h, w), and the mean over those that are known."""
+
+    def values(self, logits: Tensor, truth: Tensor, known: Tensor) -> Tensor:
+        losses = self.pixels(logits, truth)
+        return mean_of(losses.flatten(1), known[:, : losses.shape[1]].flatten(1))
+
+    def pixels(self, logits: Tensor, truth: Tensor) -> Tensor:
+        return pixel_entropy(self.head.kind, logits, truth)
+
+
+class BinaryCrossEntropy(PixelLoss):
+    """Each class against the rest.
+
+    Args:
+        label_smoothing: s makes `(1 - s) t + s / 2` of the truth t.
+        positive_weight: how much more a pixel of a class weighs than one that is not.
+    """
+
+    name, kinds = "bce", ("mask",)
+
+    def __init__(self, head: Head | None, *, label_smoothing: float = 0.0, positive_weight: float = 1.0) -> None:
+        super().__init__(head)
+        self.label_smoothing = self.check("label_smoothing", label_smoothing, below=1)
+        self.positive_weight = self.check("positive_weight", positive_weight)
+
+    def pixels(self, logits: Tensor, truth: Tensor) -> Tensor:
+        smoothed = (1 - self.label_smoothing) * truth + self.label_smoothing / 2
+        weight = torch.tensor(self.positive_weight, device=logits.device)
+        return functional.binary_cross_entropy_with_logits(logits, smoothed, reduction="none", pos_weight=weight)
+
+
+class CrossEntropy(PixelLoss):
+    """Cross entropy over background and classes.
+
+    Args:
+        label_smoothing: this share of the truth is spread evenly over all of them.
+    """
+
+    name, kinds = "cross_entropy", ("multiclass_mask",)
+
+    def __init__(self, head: Head | None, *, label_smoothing: float = 0.0) -> None:
+        super().__init__(head)
+        self.label_smoothing = self.check("label_smoothing", label_smoothing, below=1)
+
+    def pixels(self, logits: Tensor, truth: Tensor) -> Tensor:
+        smoothed = (1 - self.label_smoothing) * truth + self.label_smoothing / truth.shape[1]
+        return pixel_entropy(self.head.kind, logits, smoothed)
+
+
+class Focal(PixelLoss):
+    """Cross entropy of each pixel times `(1 - p_t) ** gamma`, p_t being what the truth gets (arXiv:1708.02002).
+
+    Args:
+        alpha: for `mask` alone: what a pixel of a class weighs, 1 - alpha the others; none: both weigh 1.
+    """
+
+    name = "focal"
+
+    def __init__(self, head: Head | None, *, gamma: float = 2.0, alpha: float | None = None) -> None:
+        super().__init__(head)
+        self.gamma = self.check("gamma", gamma)
+        if alpha is not None and (self.head.kind != "mask" or not 0 <= alpha <= 1):
+            raise UserError(f"loss 'focal': alpha is for heads of the kind mask, and in [0, 1] (it is {alpha})")
+        self.alpha = alpha
+
+    def pixels(self, logits: Tensor, truth: Tensor) -> Tensor:
+        entropy = pixel_entropy(self.head.kind, logits, truth)
+        # 1 - p_t, of which the gradient stays finite where p_t is 1
+        losses = (-torch.expm1(-entropy)).clamp(min=1e-7) ** self.gamma * entropy
+        return losses if self.alpha is None else losses * (self.alpha * truth + (1 - self.alpha) * (1 - truth))
+
+
+class Boundary(MaskLoss):
+    """Cross entropy that counts more near the borders of masks, as in F3Net (Wei et al., arXiv:1911.11445).
+
+    A pixel weighs `1 + factor d`, d being how far the mean of the mask around it is from the mask there.
+
+    Args:
+        width: how far the mean reaches, in pixels of the output.
+    """
+
+    name = "boundary"
+
+    def __init__(self, head: Head | None, *, width: int = 15, factor: float = 5.0) -> None:
+        super().__init__(head)
+        if width < 1:
+            raise UserError(f"loss 'boundary': width must be at least 1 (it is {width})")
+        self.width, self.factor = width, self.check("factor", factor)
+
+    def values(self, logits: Tensor, truth: Tensor, known: Tensor) -> Tensor:
+        losses = pixel_entropy(self.head.kind, logits, truth)
+        given = known.float()
+        side = 2 * self.width + 1
+        seen = functional.avg_pool2d(given, side, 1, self.width)
+        mean = functional.avg_pool2d(truth * given, side, 1, self.width) / seen.clamp(min=1e-6)
+        weights = 1 + self.factor * (mean - truth).abs()
+        if losses.shape[1] != truth.shape[1]:
+            weights = weights.amax(dim=1, keepdim=True)
+        weights = (weights * given[:, : losses.shape[1]]).flatten(1)
+        return (losses.flatten(1) * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1e-6)
+
+
+class Presence(nn.Module):
+    """Binary cross entropy of logits (B, C) against whether there is any pixel of the class (`output: presence`)."""
+
+    def __init__(self, head: Head | None) -> None:
+        super().__init__()
+        if head is None:
+            raise UserError("loss 'presence' needs a head; add 'head: NAME' to its row in losses")
+        self.kind, self.classes = kind_of(head), len(head.classes)
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        if logits.ndim != 2:
+            raise UserError(
+                f"loss 'presence' needs logits (B, {self.classes}) and got {tuple(logits.shape)}; "
+                "add 'output: presence' to its row in losses, and 'presence: true' to model.params"
+            )
+        truth, known = self.kind.planes(target, self.classes)
+        present = self.kind.foreground(truth * known).flatten(2).amax(dim=2)
+        counted = self.kind.foreground(known.expand_as(truth)).flatten(2).any(dim=2)
+        return mean_of(functional.binary_cross_entropy_with_logits(logits.float(), present, reduction="none"), counted)
+
+
+LOSSES: dict[str, Callable[..., nn.Module]] = {
+    "dice": Dice,
+    "jaccard": Jaccard,
+    "tversky": Tversky,
+    "lovasz": Lovasz,
+    "focal": Focal,
+    "bce": BinaryCrossEntropy,
+    "cross_entropy": CrossEntropy,
+    "boundary": Boundary,
+    "presence": Presence,
+}
+
+
+def pixel_entropy(kind: str, logits: Tensor, truth: Tensor) -> Tensor:
+    """Cross entropy of each pixel: (B, C, h, w) of planes, (B, 1, h, w) where classes share a pixel."""
+    if kind == "mask":
+        return functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+    return -(truth * logits.log_softmax(dim=1)).sum(dim=1, keepdim=True)
+
+
+def mean_of(values: Tensor, counted: Tensor) -> Tensor:
+    """The mean over (B, N) of those that count, 0 where none does."""
+    return (values * counted).sum(dim=1) / counted.sum(dim=1).clamp(min=1)
+
+
+def resized(target: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:
+    """A target (B, ..., H, W) at the size of the logits, by its nearest pixels."""
+    if target.shape[-2:] == size:
+        return target
+    planes = target[:, None] if target.ndim == 3 else target
+    smaller = functional.interpolate(planes.float(), size=tuple(size), mode="nearest-exact").to(target.dtype)
+    return smaller[:, 0] if target.ndim == 3 else smaller

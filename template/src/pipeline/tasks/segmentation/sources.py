@@ -1,0 +1,170 @@
+"""Where the pixels of a window come from: a file that is read whole, or a large tif of which only a part is."""
+
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from pipeline.data.cache import CachedImages, ResizedReader, resized
+from pipeline.data.images import image as read_image
+from pipeline.data.images import size_of
+from pipeline.data.pixels import scaled, with_channels
+from pipeline.data.places import archive_at, read_bytes
+from pipeline.data.scan import Reader
+from pipeline.data.tif_windows import TifWindows
+from pipeline.errors import UserError
+from pipeline.tasks.segmentation.windows import Size, Window
+
+HEADER = 1 << 18  # bytes of a file in which its size is looked for
+LARGE = 2048 * 2048  # pixels; a tif of more is read by window
+RASTER = (".tif", ".tiff")
+
+
+class WindowReader:
+    """Windows of image files at the size the model sees, uint8 or float32 (H, W, C).
+
+    Of what is read whole, the last image is kept: the tiles of an image come one after the other.
+
+    Args:
+        reader: the experiment's. A large tif is read by window where it is the pipeline's own, with the same params.
+        size: height and width the model sees.
+    """
+
+    def __init__(self, reader: Reader, size: Size) -> None:
+        self.reader, self.size = reader, size
+        self.resizes = isinstance(reader, CachedImages | ResizedReader)
+        self.last: tuple[Path, np.ndarray] | None = None
+
+    def image_size(self, path: Path) -> Size:
+        """Height and width of an image: from its header, else by reading it."""
+        return header_size(path) or self._whole(path).shape[:2]
+
+    def whole(self, path: Path, image: Size | None) -> tuple[np.ndarray, Size]:
+        """All of an image at the size the model sees, and its own size.
+
+        Args:
+            image: the size it must have; none: any.
+        """
+        size = header_size(path)
+        check_size(size or image, image)
+        if size is None and not self.resizes:
+            pixels = self._whole(path)
+            size = pixels.shape[:2]
+            check_size(size, image)
+        else:
+            if size is not None and path.suffix.lower() in RASTER:
+                check_memory(size[0] * size[1] * 3)
+            pixels = self.reader(path, self.size)
+        return resized(pixels, self.size), size or image or pixels.shape[:2]
+
+    def window(self, path: Path, window: Window) -> np.ndarray:
+        """A window at the size the model sees; beyond the image its pixels are mirrored.
+
+        Raises:
+            UserError: the image has another size than the window says, or it does not fit into memory.
+        """
+        if self.resizes:
+            raise UserError("windows are cut from whole images; set image.cache: false, or task.params.view: whole")
+        top, left, height, width = window.inside
+        params = window_params(self.reader)
+        size = header_size(path) if path.suffix.lower() in RASTER and params is not None else None
+        if size is not None and params is not None and size[0] * size[1] > LARGE:
+            check_size(size, window.size)
+            pixels = tif_part(path, window.inside, params)
+        else:
+            whole = self._whole(path)
+            check_size(whole.shape[:2], window.size)
+            pixels = whole[top : top + height, left : left + width]
+        return resized(padded(pixels, window), self.size)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "last": None}
+
+    def _whole(self, path: Path) -> np.ndarray:
+        if self.last is None or self.last[0] != path:
+            size = header_size(path)
+            if size is not None:
+                check_memory(size[0] * size[1] * 3)
+            self.last = (path, self.reader(path, None))
+        return self.last[1]
+
+
+def header_size(path: Path) -> Size | None:
+    """Height and width as the header says; none where that is not known, or where the image may be turned by it."""
+    if path.suffix.lower() in RASTER:
+        try:
+            with TifWindows(path) as tif:
+                return tif.size
+        except UserError:
+            return None  # the reader says what is wrong with it, or knows how to read it
+    if archive_at(path) is not None or not path.is_file():
+        data = read_bytes(path)
+    else:
+        with path.open("rb") as file:
+            data = file.read(HEADER)
+    return None if b"Exif\0\0" in data[:HEADER] else size_of(data)
+
+
+def window_params(reader: Reader) -> Mapping[str, Any] | None:
+    """What the pipeline's own reader was given; none for any other."""
+    function: Callable[..., Any] = reader.func if isinstance(reader, functools.partial) else reader
+    if function is not read_image:
+        return None
+    return reader.keywords if isinstance(reader, functools.partial) else {}
+
+
+def tif_part(path: Path, box: tuple[int, int, int, int], params: Mapping[str, Any]) -> np.ndarray:
+    """A part of a tif as the pipeline's reader would make it."""
+    with TifWindows(path) as tif:
+        check_memory(box[2] * box[3] * tif.bytes_per_pixel + tif.largest_segment())
+        pixels = with_channels(tif.read(box), params.get("channels", 3), path)
+    return scaled(pixels, params.get("low"), params.get("high"), params.get("as_float", False), path)
+
+
+def padded(pixels: np.ndarray, window: Window) -> np.ndarray:
+    """What lies in the image, (h, w, C), as the whole window, mirrored at the image's edges as often as needed."""
+    top, left, height, width = window.inside
+    above, before = top - window.top, left - window.left
+    below, behind = window.height - height - above, window.width - width - before
+    if not (above or before or below or behind):
+        return pixels
+    return np.pad(pixels, ((above, below), (before, behind), (0, 0)), mode="symmetric")
+
+
+def label_window(planes: np.ndarray, size: Size) -> np.ndarray:
+    """Planes uint8 (C, h, w) at another size, by their nearest pixels."""
+    if planes.shape[1:] == size:
+        return planes
+    return np.stack([cv2.resize(plane, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT) for plane in planes])
+
+
+def check_size(found: Size | None, wanted: Size | None) -> None:
+    """Raise a `UserError` where an image has not the size of its mask."""
+    if found is not None and wanted is not None and tuple(found) != tuple(wanted):
+        raise UserError(
+            f"the image has {found[0]}x{found[1]} pixels and its mask {wanted[0]}x{wanted[1]} (height x width); "
+            "correct the sizes in src/competition/tables.py, or drop the row"
+        )
+
+
+def check_memory(needed: int) -> None:
+    """Raise a `UserError` where reading takes more than half of the memory that is free."""
+    free = free_memory()
+    if free is not None and needed > free / 2:
+        raise UserError(
+            f"this part of the image takes {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB of memory are free; "
+            "choose a smaller image.size or a larger task.params.scale, or store the image as a tiled tif"
+        )
+
+
+def free_memory() -> int | None:
+    """Bytes that can be had without swapping; none where the system does not say."""
+    try:
+        text = Path("/proc/meminfo").read_text()
+    except OSError:
+        return None
+    found = [line.split()[1] for line in text.splitlines() if line.startswith("MemAvailable:")]
+    return int(found[0]) * 1024 if found else None

@@ -1,0 +1,215 @@
+"""Losses of masks: against segmentation_models_pytorch, torchvision, brute force, and where nothing is to be learned."""
+
+import itertools
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torchvision.ops import sigmoid_focal_loss
+
+from projects import source
+
+sys.path.insert(0, str(source()))
+
+from pipeline.competition import Head
+from pipeline.errors import UserError
+from pipeline.tasks.segmentation.losses import LOSSES
+
+PLANES = Head("mask", "mask", ("a", "b"))
+LABELS = Head("mask", "multiclass_mask", ("a", "b"))
+MAPS = [name for name in LOSSES if name != "presence"]
+
+
+def planes(batch: int = 3, size: int = 12) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(batch, 2, size, size, generator=generator)
+    return logits, torch.randint(0, 2, (batch, 2, size, size), generator=generator).to(torch.uint8)
+
+
+def labels(batch: int = 3, size: int = 12) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    logits = 2 * torch.randn(batch, 3, size, size, generator=generator)
+    return logits, torch.randint(0, 3, (batch, size, size), generator=generator).to(torch.uint8)
+
+
+def each(function: Callable[[Tensor, Tensor], Tensor], logits: Tensor, target: Tensor) -> Tensor:
+    """A loss over a whole batch, asked of one sample after the other."""
+    return torch.stack([function(logits[i : i + 1], target[i : i + 1]) for i in range(len(logits))])
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (LOSSES["dice"](PLANES, smooth=2.0), smp.losses.DiceLoss("multilabel", smooth=2.0)),
+        (LOSSES["jaccard"](PLANES, smooth=2.0), smp.losses.JaccardLoss("multilabel", smooth=2.0)),
+        (
+            LOSSES["tversky"](PLANES, alpha=0.2, beta=0.6, smooth=2.0),
+            smp.losses.TverskyLoss("multilabel", alpha=0.2, beta=0.6, smooth=2.0),
+        ),
+    ],
+)
+def test_overlap_of_planes_is_that_of_smp(ours: Any, theirs: Any) -> None:
+    logits, target = planes()
+    torch.testing.assert_close(ours(logits, target), each(theirs, logits, target.float()))
+
+
+def test_overlap_of_labels_is_that_of_smp_without_the_background() -> None:
+    logits, target = labels()
+    for name, theirs in (("dice", smp.losses.DiceLoss), ("jaccard", smp.losses.JaccardLoss)):
+        whole = theirs("multiclass", classes=[1, 2], smooth=2.0)
+        ours = LOSSES[name](LABELS, smooth=2.0)(logits, target)
+        torch.testing.assert_close(ours, each(whole, logits, target.long()))
+
+
+def test_lovasz_is_that_of_smp() -> None:
+    logits, target = planes()
+    hinge = smp.losses.LovaszLoss("binary", per_image=True)
+    wanted = (each(hinge, logits[:, 0], target[:, 0]) + each(hinge, logits[:, 1], target[:, 1])) / 2
+    torch.testing.assert_close(LOSSES["lovasz"](PLANES)(logits, target), wanted)
+    logits, target = labels()
+    target[0][target[0] == 2] = 0  # a class that the image lacks does not count
+    softmax = smp.losses.LovaszLoss("multiclass", per_image=True)
+    torch.testing.assert_close(LOSSES["lovasz"](LABELS)(logits, target), each(softmax, logits, target.long()))
+
+
+def test_lovasz_extends_the_jaccard_loss_of_every_set_of_errors() -> None:
+    """By brute force: the extension is `sum_k (e_k - e_k+1) J(the k worst pixels are wrong)`, ignored ones left out."""
+    head = Head("mask", "mask", ("a",))
+    generator = torch.Generator().manual_seed(2)
+    for known in itertools.product([True, False], repeat=4):
+        logits = torch.randn(1, 1, 1, 6, generator=generator)
+        truth = torch.tensor([1, 0, 1, 0, 1, 0])
+        keep = torch.tensor([*known, True, True])
+        target = torch.where(keep, truth, 255).to(torch.uint8).view(1, 1, 1, 6)
+        pairs = [
+            (1 - v * (2 * t - 1), t)
+            for v, t, k in zip(logits.flatten().tolist(), truth.tolist(), keep, strict=True)
+            if k
+        ]
+        pairs.sort(reverse=True)
+        errors = [max(0.0, error) for error, _ in pairs] + [0.0]
+        total = sum(t for _, t in pairs)
+        value = 0.0
+        for count in range(1, len(pairs) + 1):
+            missed = sum(t for _, t in pairs[:count])
+            jaccard = 1 - (total - missed) / max(1, total + count - missed)
+            value += (errors[count - 1] - errors[count]) * jaccard
+        assert LOSSES["lovasz"](head)(logits, target).item() == pytest.approx(value, abs=1e-5)
+
+
+def test_pixel_losses_are_those_of_torch_and_torchvision() -> None:
+    logits, target = planes()
+    smooth = target.float() * 0.8 + 0.1
+    wanted = functional.binary_cross_entropy_with_logits(logits, smooth, reduction="none").mean(dim=(1, 2, 3))
+    torch.testing.assert_close(LOSSES["bce"](PLANES, label_smoothing=0.2)(logits, target), wanted)
+    wanted = sigmoid_focal_loss(logits, target.float(), alpha=0.3, gamma=2).mean(dim=(1, 2, 3))
+    torch.testing.assert_close(LOSSES["focal"](PLANES, alpha=0.3)(logits, target), wanted)
+    logits, target = labels()
+    wanted = functional.cross_entropy(logits, target.long(), label_smoothing=0.2, reduction="none").mean(dim=(1, 2))
+    torch.testing.assert_close(LOSSES["cross_entropy"](LABELS, label_smoothing=0.2)(logits, target), wanted)
+    sure = logits.softmax(dim=1).gather(1, target[:, None].long())[:, 0]
+    torch.testing.assert_close(
+        LOSSES["focal"](LABELS)(logits, target), (-((1 - sure) ** 2) * sure.log()).mean(dim=(1, 2))
+    )
+
+
+def test_boundary_weighs_borders() -> None:
+    target = torch.zeros(1, 1, 9, 9, dtype=torch.uint8)
+    target[..., 3:6, 3:6] = 1
+    head = Head("mask", "mask", ("a",))
+    loss = LOSSES["boundary"](head, width=1, factor=4.0)
+
+    def wrong(row: int, column: int) -> float:
+        logits = 20 * (2.0 * target - 1)
+        logits[..., row, column] *= -1
+        return loss(logits, target).item()
+
+    around = torch.stack(
+        [functional.pad(target.double(), (1, 1, 1, 1))[0, 0, i : i + 9, j : j + 9] for i in range(3) for j in range(3)]
+    )
+    weights = 1 + 4 * (around.mean(dim=0) - target[0, 0].double()).abs()
+    assert wrong(3, 3) == pytest.approx(20 * (weights[3, 3] / weights.sum()).item(), rel=1e-4)
+    assert wrong(8, 8) == pytest.approx(20 * (1 / weights.sum()).item(), rel=1e-4)
+    assert wrong(3, 3) > 3 * wrong(4, 4)
+
+
+def test_presence_asks_for_any_known_pixel() -> None:
+    target = torch.full((3, 2, 4, 4), 255, dtype=torch.uint8)
+    target[0, 0], target[0, 1] = 0, 0
+    target[0, 1, 2, 2] = 1
+    target[1, 0, 0, 0] = 1
+    logits = torch.tensor([[1.0, -2.0], [0.5, 7.0], [3.0, 3.0]], requires_grad=True)
+    values = LOSSES["presence"](PLANES)(logits, target)
+    bce = functional.binary_cross_entropy_with_logits(logits[0], torch.tensor([0.0, 1.0]))
+    torch.testing.assert_close(values, torch.stack([bce, -functional.logsigmoid(logits[1, 0]), torch.tensor(0.0)]))
+    label = torch.zeros(1, 4, 4, dtype=torch.uint8)
+    label[0, 0, 0] = 2
+    values = LOSSES["presence"](LABELS)(torch.tensor([[9.0, 9.0]]), label)
+    assert values.item() == pytest.approx(4.5, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", MAPS)
+@pytest.mark.parametrize("head", [PLANES, LABELS], ids=lambda head: head.kind)
+@pytest.mark.parametrize("value", [0, 255, 1], ids=["empty", "ignored", "full"])
+def test_extremes_are_finite(name: str, head: Head, value: int) -> None:
+    if head.kind not in getattr(LOSSES[name], "kinds", ()):
+        with pytest.raises(UserError, match="trains heads of the kind"):
+            LOSSES[name](head)
+        return
+    made, target = planes() if head is PLANES else labels()
+    target = torch.full_like(target, value)
+    for scale in (1.0, 1e4):
+        logits = (made * scale).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            values = LOSSES[name](head)(logits, target)
+        assert values.shape == (3,)
+        assert values.dtype == torch.float32
+        values.sum().backward()
+        assert values.isfinite().all()
+        assert logits.grad.isfinite().all()
+        if value == 255:
+            assert not values.any()
+            assert not logits.grad.any()
+
+
+@pytest.mark.parametrize("name", MAPS)
+@pytest.mark.parametrize("head", [PLANES, LABELS], ids=lambda head: head.kind)
+def test_ignored_pixels_count_nowhere(name: str, head: Head) -> None:
+    """A strip that is ignored beside the image gives what the image alone gives."""
+    if head.kind not in getattr(LOSSES[name], "kinds", ()):
+        return
+    logits, target = planes() if head is PLANES else labels()
+    more = torch.cat([logits, 50 * torch.ones_like(logits)], dim=-1)
+    padded = torch.cat([target, torch.full_like(target, 255)], dim=-1)
+    loss = LOSSES[name](head, width=2) if name == "boundary" else LOSSES[name](head)
+    wanted, given = loss(logits, target), loss(more, padded)
+    if name == "boundary":  # the border of the image itself is no border of a mask: only there may it differ
+        wanted, given = loss(logits[:1] * 0, target[:1]), loss(more[:1] * 0, padded[:1])
+    torch.testing.assert_close(given, wanted)
+
+
+def test_small_outputs_get_a_small_target() -> None:
+    logits, target = planes()
+    large = target.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3)
+    torch.testing.assert_close(LOSSES["dice"](PLANES)(logits, large), LOSSES["dice"](PLANES)(logits, target))
+
+
+def test_the_wrong_output_is_named() -> None:
+    with pytest.raises(UserError, match="correct 'output'"):
+        LOSSES["dice"](PLANES)(torch.zeros(2, 2), planes(2)[1])
+    with pytest.raises(UserError, match="output: presence"):
+        LOSSES["presence"](PLANES)(*planes())
+    with pytest.raises(UserError, match="needs a head"):
+        LOSSES["dice"](None)
+
+
+def test_focal_tversky_raises_the_loss_of_each_class() -> None:
+    logits, target = planes(1)
+    head = Head("mask", "mask", ("a",))
+    single = [LOSSES["tversky"](head)(logits[:, [k]], target[:, [k]]) for k in range(2)]
+    torch.testing.assert_close(LOSSES["tversky"](PLANES, gamma=0.75)(logits, target), sum(v**0.75 for v in single) / 2)

@@ -1,0 +1,119 @@
+"""Decoders with encoders of several families: shapes, gradients, padding, more outputs, and what is refused."""
+
+import copy
+import sys
+from typing import Any
+
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+
+from projects import source
+
+sys.path.insert(0, str(source()))
+
+from pipeline.competition import Head
+from pipeline.config import Model
+from pipeline.errors import UserError
+from pipeline.names import Names, check_params
+from pipeline.tasks.segmentation.model import MODELS
+
+HEADS = [Head("mask", "mask", ("a",)), Head("kind", "multiclass_mask", ("a", "b"))]
+TRANSFORMERS = {"dpt": "test_vit", "unetplusplus": "convnext_atto", "deeplabv3plus": "mobilenetv3_small_050"}
+STRIDES = {
+    "unet": [2, 4, 16],
+    "unetplusplus": [4, 8],
+    "fpn": [4, 8, 32],
+    "deeplabv3plus": [4, 16],
+    "upernet": [4, 8, 16, 32],
+    "segformer": [4, 8],
+    "dpt": [4, 8],
+}
+
+
+def made(decoder: str, encoder: str, heads: list[Head] = HEADS, **params: Any) -> Any:
+    settings = Model(encoder=encoder, pretrained=False, in_chans=params.pop("in_chans", 3), **params.pop("model", {}))
+    given = check_params(MODELS[decoder], params, decoder)
+    return MODELS[decoder](heads, settings, Names(), **given)
+
+
+@pytest.mark.parametrize("decoder", MODELS)
+@pytest.mark.parametrize("in_chans", [1, 4])
+def test_outputs_have_the_images_size_and_all_that_trains_has_gradients(decoder: str, in_chans: int) -> None:
+    for encoder in ("resnet18", TRANSFORMERS.get(decoder, "pvt_v2_b0")):
+        network = made(decoder, encoder, in_chans=in_chans, presence=True, deep_supervision=STRIDES[decoder][:1])
+        assert len(network.mean) == len(network.std) == in_chans
+        outputs = network({"input_image": torch.randn(2, in_chans, 70, 45)})
+        stride = STRIDES[decoder][0]
+        smaller = (-(-70 // stride), -(-45 // stride))
+        assert {key: tuple(value.shape) for key, value in outputs.items()} == {
+            "output_mask": (2, 1, 70, 45),
+            "output_kind": (2, 3, 70, 45),
+            "output_mask@presence": (2, 1),
+            "output_kind@presence": (2, 2),
+            f"output_mask@stride{stride}": (2, 1, *smaller),
+            f"output_kind@stride{stride}": (2, 3, *smaller),
+        }
+        sum(value.square().sum() for value in outputs.values()).backward()
+        assert [name for name, value in network.named_parameters() if value.grad is None] == []
+
+
+def test_it_is_smps_network() -> None:
+    """With the weights of smp's own network, the same logits; and an odd size is the padded one, cut."""
+    torch.manual_seed(0)
+    theirs = smp.Unet("tu-resnet18", encoder_weights=None, classes=1).eval()
+    ours = made("unet", "resnet18", HEADS[:1]).eval()
+    state = theirs.state_dict()
+    for part in ("encoder", "decoder"):
+        own = {key.removeprefix(f"{part}."): value for key, value in state.items() if key.startswith(f"{part}.")}
+        getattr(ours, part).load_state_dict(own)
+    ours.heads["output_mask"].load_state_dict(theirs.segmentation_head.state_dict())
+    image = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(ours({"input_image": image})["output_mask"], theirs(image))
+        image = torch.randn(1, 3, 50, 70)
+        padded = torch.nn.functional.pad(image, (0, 26, 0, 14), mode="replicate")
+        torch.testing.assert_close(ours({"input_image": image})["output_mask"], theirs(padded)[..., :50, :70])
+
+
+@pytest.mark.parametrize("decoder", MODELS)
+def test_strides_of_deep_supervision(decoder: str) -> None:
+    encoder = "test_vit" if decoder == "dpt" else "resnet18"
+    network = made(decoder, encoder, HEADS[:1], deep_supervision=STRIDES[decoder])
+    copied = copy.deepcopy(network).eval()  # as a moving average of the weights is one
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        first, second = network.eval()({"input_image": image}), copied({"input_image": image})
+    for stride in STRIDES[decoder]:
+        assert first[f"output_mask@stride{stride}"].shape == (1, 1, 64 // stride, 64 // stride)
+        torch.testing.assert_close(first[f"output_mask@stride{stride}"], second[f"output_mask@stride{stride}"])
+    with pytest.raises(UserError, match=r"no features of stride 64; model.params.deep_supervision takes .*4"):
+        made(decoder, encoder, deep_supervision=[64])
+
+
+def test_encoders_that_do_not_fit_are_refused_with_some_that_do() -> None:
+    with pytest.raises(UserError, match=r"unet cannot take the encoder 'test_vit'.*resnet34"):
+        made("unet", "test_vit")
+    with pytest.raises(UserError, match=r"deeplabv3plus cannot take the encoder 'pvt_v2_b0'.*resnet34"):
+        made("deeplabv3plus", "pvt_v2_b0")
+    with pytest.raises(UserError, match="unknown encoder 'resnet19'; did you mean"):
+        made("unet", "resnet19")
+    with pytest.raises(UserError, match=r"or correct model\.params"):
+        made("unet", "resnet18", decoder_channels=[8, 8])
+    with pytest.raises(UserError, match="has 0 classes"):
+        made("unet", "resnet18", [Head("mask", "mask")])
+
+
+def test_an_encoder_of_a_fixed_size_takes_the_images() -> None:
+    settings = {"image_size": (70, 100)}
+    network = made("upernet", "swin_tiny_patch4_window7_224", HEADS[:1], model=settings)
+    assert network({"input_image": torch.randn(2, 3, 70, 100)})["output_mask"].shape == (2, 1, 70, 100)
+
+
+def test_width_of_the_decoder_and_drop_path() -> None:
+    small = made(
+        "unet", "resnet18", decoder_channels=[32, 16, 16, 8, 4], model={"drop_path_rate": 0.1, "drop_rate": 0.2}
+    )
+    assert small.heads["output_mask"][0].in_channels == 4
+    assert made("fpn", "resnet18", decoder_channels=64).heads["output_mask"][0].in_channels == 64
+    assert made("unet", "resnet18", decoder_params={"decoder_attention_type": "scse"}).decoder.blocks[0].attention1
