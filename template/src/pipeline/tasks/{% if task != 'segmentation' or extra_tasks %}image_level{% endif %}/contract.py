@@ -4,15 +4,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 
 from pipeline.competition import Head
 from pipeline.errors import UserError, listed
-from pipeline.keys import INPUT_ID, INPUT_IMAGE, ROW_ID
+from pipeline.keys import INPUT_ID, ROW_ID
 from pipeline.seam import Batch
 from pipeline.tasks.image_level.kinds import HeadKind
 from pipeline.tasks.image_level.predictions import has_truth
+from pipeline.tasks.shared.contract import contract_rows
 from pipeline.tasks.shared.criterion import take
 
 Kinds = Sequence[tuple[Head, HeadKind]]
@@ -36,16 +36,7 @@ def all_targets(rows: pd.DataFrame, kinds: Kinds) -> dict[str, np.ndarray]:
 
 def check_contract(batch: Batch, outputs: Mapping[str, Tensor], kinds: Kinds) -> list[tuple[str, str, str, str]]:
     """See `Task.check_contract`."""
-    size = len(batch[INPUT_ID])
-    table = []
-    for key, value in batch.items():
-        shape = str(tuple(value.shape)) if isinstance(value, Tensor) else f"{len(value)} strings"
-        table.append((key, str(getattr(value, "dtype", "str")).removeprefix("torch."), shape, "batch"))
-    image = batch[INPUT_IMAGE]
-    if image.ndim != 4 or image.dtype not in (torch.uint8, torch.float32):
-        raise UserError(
-            f"'{INPUT_IMAGE}' is {image.dtype} {tuple(image.shape)}; uint8 or float32 (B, H, W, C) is expected"
-        )
+    table, size = contract_rows(batch, outputs), len(batch[INPUT_ID])
     for head, kind in kinds:
         target = take(batch, head.target_key, f"head '{head.name}'", "the batch holds")
         output = take(outputs, head.output_key, f"head '{head.name}'", "the model returns")
@@ -56,7 +47,4 @@ def check_contract(batch: Batch, outputs: Mapping[str, Tensor], kinds: Kinds) ->
                 f"head '{head.name}': output {tuple(output.shape)} and target {target.dtype} "
                 f"{tuple(target.shape)}; expected are {expected} and {targets}"
             )
-    for key, output in outputs.items():
-        dtype = str(output.dtype).removeprefix("torch.")
-        table.append((key, dtype, str(tuple(output.shape)), "output"))
     return table

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 
 from pipeline.data.marker import DEMO_ANSWERS
-from pipeline.errors import UserError
 from pipeline.settings import Settings
 from pipeline.tasks.image_level import questions
 from pipeline.tasks.image_level.digits import SEED, TEST_ROWS, digits, order

@@ -9,12 +9,12 @@ import albumentations as A
 import cv2
 import numpy as np
 import pandas as pd
-from torch.utils.data import Dataset
 
 from pipeline.competition import Head
 from pipeline.data.scan import Reader
 from pipeline.errors import UserError
 from pipeline.keys import INPUT_ID, INPUT_IMAGE, INPUT_ROW, INPUT_WEIGHT, ROW_ID, ROW_IMAGE, ROW_WEIGHT
+from pipeline.seam import SampleDataset
 from pipeline.tasks.segmentation.kinds import IGNORED, kind_of
 from pipeline.tasks.segmentation.settings import SegmentationSettings
 from pipeline.tasks.segmentation.sources import WindowReader, check_size, label_window
@@ -23,7 +23,7 @@ from pipeline.tasks.segmentation.windows import INPUT_WINDOW, Size, Window, crop
 Sample = dict[str, Any]
 
 
-class MaskDataset(Dataset[Sample]):
+class MaskDataset(SampleDataset):
     """One dict per row in training, and in the other stages one per window of each row.
 
     An item is asked for by (epoch, position). Its keys: `INPUT_ID` str, `INPUT_ROW` int64 (of the table),
@@ -93,6 +93,13 @@ class MaskDataset(Dataset[Sample]):
             INPUT_WEIGHT: self.weights[row],
             **targets,
         }
+
+    def picture(self, row: int) -> np.ndarray:
+        """The whole image, at most about as large as it is drawn."""
+        try:
+            return self.reader.whole(self.images[row], None)[0]
+        except UserError as error:
+            raise UserError(f"row {row} (id {self.ids[row]}): {error}") from error
 
     def _size(self, row: int) -> Size:
         """Height and width of a row's image: as its truth says, else its file."""

@@ -1,0 +1,32 @@
+"""What an experiment sets that only this kind of task has: `task: {params: {view: whole}}`."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationSettings:
+    """How images are looked at, and what of the masks is kept.
+
+    Attributes:
+        view: `crops`: training on random windows, validation and prediction on overlapping tiles; `whole`: every image
+            is resized to `image.size`.
+        scale: images are scaled by this before they are cropped.
+        overlap: what neighbouring tiles share, over the size of a tile.
+        foreground: share of the training crops that lie around a pixel of some class.
+        tta: views that are averaged when a trained model predicts: hflip, vflip, rot90, rot180, rot270, scale:0.8.
+        store: what the files of out-of-fold predictions hold: `probabilities`, decided `masks`, or `none`.
+        store_scale: size of stored probabilities over that of the image.
+    """
+
+    view: Literal["crops", "whole"] = "crops"
+    scale: Annotated[float, Field(gt=0)] = 1.0
+    overlap: Annotated[float, Field(ge=0, le=0.9)] = 0.25
+    foreground: Share = 0.5
+    tta: tuple[str, ...] = ()
+    store: Literal["probabilities", "masks", "none"] = "probabilities"
+    store_scale: Annotated[float, Field(gt=0, le=1)] = 1.0

@@ -1,0 +1,245 @@
+"""The room's one door: what mask tasks do with rows, batches and outputs."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from pipeline.competition import Metric
+from pipeline.config import Experiment, LossRow
+from pipeline.data.cache import reader_for
+from pipeline.data.scan import Reader
+from pipeline.errors import UserError
+from pipeline.keys import ROW_ID
+from pipeline.names import Named, Names, References
+from pipeline.seam import Batch, Criterion, PreparedModel, SampleDataset
+from pipeline.tasks import Decoder, Finisher, Task, Tuner
+from pipeline.tasks.segmentation import maps
+from pipeline.tasks.segmentation.blending import Blender
+from pipeline.tasks.segmentation.contract import check_contract
+from pipeline.tasks.segmentation.dataset import MaskDataset
+from pipeline.tasks.segmentation.decoding import USUAL, decoded, kept
+from pipeline.tasks.segmentation.demo import answer_rows
+from pipeline.tasks.segmentation.drawing import sample_figure
+from pipeline.tasks.segmentation.figures import figures, worst_and_best
+from pipeline.tasks.segmentation.predictions import columns, has_presence, presence_columns
+from pipeline.tasks.segmentation.settings import SegmentationSettings
+from pipeline.tasks.segmentation.submission import as_predictions, form_of
+from pipeline.tasks.segmentation.submission_rules import MaskRules, submission_rules
+from pipeline.tasks.segmentation.thresholds import Tuning
+from pipeline.tasks.segmentation.tta import TTAModel
+from pipeline.tasks.shared.collate import collate
+from pipeline.tasks.shared.criterion import WeightedLosses
+
+ROOM = "pipeline.tasks.segmentation"
+MODELS = {
+    "default": "Unet",
+    "unet": "Unet",
+    "unetplusplus": "UnetPlusPlus",
+    "fpn": "FPN",
+    "deeplabv3plus": "DeepLabV3Plus",
+    "upernet": "UPerNet",
+    "segformer": "Segformer",
+    "dpt": "DPT",
+}
+LOSSES = {
+    "dice": "Dice",
+    "jaccard": "Jaccard",
+    "lovasz": "Lovasz",
+    "focal": "Focal",
+    "bce": "BinaryCrossEntropy",
+    "cross_entropy": "CrossEntropy",
+    "tversky": "Tversky",
+    "boundary": "Boundary",
+    "presence": "Presence",
+}
+
+
+class SegmentationTask(Task):
+    """Heads of masks on one decoder."""
+
+    KINDS: ClassVar[frozenset[str]] = frozenset({"mask", "multiclass_mask"})
+    NAMES: ClassVar[References] = {
+        "task": {"default": f"{ROOM}.settings:SegmentationSettings"},
+        "augmentations": {"resize": f"{ROOM}.dataset:resize"},
+        "prepare": {"normalize": "pipeline.tasks.shared.normalize:Normalize"},
+        "model": {name: f"{ROOM}.model:{made}" for name, made in MODELS.items()},
+        "loss": {name: f"{ROOM}.losses:{made}" for name, made in LOSSES.items()},
+        "step": {"default": "pipeline.tasks.shared.step:step"},
+    }
+
+    def dataset(
+        self,
+        rows: pd.DataFrame,
+        root: Path,
+        experiment: Experiment,
+        names: Names,
+        stage: str,
+        reader: Reader | None = None,
+    ) -> SampleDataset:
+        return MaskDataset(
+            rows,
+            root,
+            reader=reader or reader_for(experiment, names),
+            augmentations=names.bind("augmentations", experiment.augmentations)(stage, experiment.image.size),
+            size=experiment.image.size,
+            settings=room_settings(experiment, names),
+            heads=self.heads,
+            stage=stage,
+            seed=experiment.seed,
+        )
+
+    def collate(self, samples: list[dict[str, Any]]) -> Batch:
+        return collate(samples)
+
+    def model(self, experiment: Experiment, names: Names, pretrained: bool) -> PreparedModel:
+        size = experiment.model.image_size or experiment.image.size
+        settings = experiment.model.model_copy(update={"pretrained": pretrained, "image_size": size})
+        entry = Named(name=settings.name, params=settings.params)
+        network = names.bind("model", entry)(self.heads, settings, names)
+        mean = getattr(network, "mean", [0.0] * settings.in_chans)
+        std = getattr(network, "std", [1.0] * settings.in_chans)
+        return PreparedModel(names.bind("prepare", experiment.image.prepare)(mean, std), network)
+
+    def predictor(self, model: nn.Module, experiment: Experiment, names: Names) -> nn.Module:
+        views = room_settings(experiment, names).tta
+        return TTAModel(model, views, self.heads) if views else model
+
+    def decoder(self, experiment: Experiment, names: Names) -> Decoder:
+        return Blender(self.heads, room_settings(experiment, names))
+
+    def finisher(self, experiment: Experiment, names: Names) -> Finisher:
+        return lambda rows, predictions: predictions
+
+    def kept(self, predictions: pd.DataFrame, experiment: Experiment, names: Names) -> pd.DataFrame:
+        for head in self.heads:
+            predictions = kept(predictions, head, room_settings(experiment, names).store)
+        return predictions
+
+    def begin(self, network: nn.Module, rows: pd.DataFrame) -> None:
+        """The layers have nothing to know."""
+
+    def default_losses(self) -> tuple[LossRow, ...]:
+        usual = {"mask": "bce", "multiclass_mask": "cross_entropy"}
+        return tuple(
+            LossRow(head=head.name, loss=Named(name=loss)) for head in self.heads for loss in (usual[head.kind], "dice")
+        )
+
+    def criterion(self, losses: Sequence[LossRow], names: Names, rows: pd.DataFrame) -> Criterion:
+        return WeightedLosses(losses, self.heads, names)
+
+    @property
+    def has_gallery(self) -> bool:
+        return False
+
+    def looks_among(self, rows: pd.DataFrame) -> bool:
+        return False
+
+    def gallery(self, rows: pd.DataFrame, held_out: pd.DataFrame | None = None) -> pd.DataFrame | None:
+        return None
+
+    def decoders(
+        self, gallery: pd.DataFrame, outputs: Iterable[Sequence[Mapping[str, Tensor]]], own: bool
+    ) -> list[Decoder]:
+        return []
+
+    def no_predictions(self) -> pd.DataFrame:
+        names = [name for head in self.heads for name in columns(head)]
+        return pd.DataFrame(columns=names, index=pd.Index([], name=ROW_ID, dtype="str"), dtype=object)
+
+    def constants(self, rows: pd.DataFrame, held_out: pd.DataFrame) -> dict[str, pd.DataFrame]:
+        return {"all empty": self._constant(held_out, 0), "all full": self._constant(held_out, 255)}
+
+    def _constant(self, rows: pd.DataFrame, value: int) -> pd.DataFrame:
+        """The same probability everywhere, uint8."""
+        cells = {
+            name: [maps.encode(np.full((1, 1), value, np.uint8), truth.size) for truth in rows[head.name]]
+            for head in self.heads
+            for name in columns(head)
+        }
+        return pd.DataFrame(cells, index=pd.Index(rows[ROW_ID], name=ROW_ID, dtype="str"), dtype=object)
+
+    def tuner(self, truth: pd.DataFrame, predictions: pd.DataFrame, metric: Metric) -> Tuner | None:
+        if metric.needs != "labels":
+            return None
+        tunings = [Tuning(truth, predictions, head, metric) for head in self.heads]
+
+        def tuned(rows: np.ndarray) -> Task:
+            heads = [replace(head, thresholds=each.best(rows)) for head, each in zip(self.heads, tunings, strict=True)]
+            return type(self)(self.competition, heads)
+
+        return tuned
+
+    def with_thresholds(self, thresholds: Mapping[str, Sequence[float]]) -> Task:
+        known = {head.name: len(head.classes) * len(USUAL) for head in self.heads}
+        for name, values in thresholds.items():
+            if len(values) != known.get(name):
+                raise UserError(f"there are {len(values)} thresholds for the head '{name}', which has none or others")
+        heads = [replace(head, thresholds=tuple(thresholds.get(head.name, ()))) for head in self.heads]
+        return type(self)(self.competition, heads)
+
+    def average(self, tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+        if len(tables) == 1:
+            return tables[0]
+        merged = tables[0].copy()
+        for head in self.heads:
+            for name in columns(head):
+                cells = zip(*(table[name] for table in tables), strict=True)
+                merged[name] = pd.Series([maps.average(each) for each in cells], index=merged.index, dtype=object)
+            if has_presence(merged, head):
+                names = presence_columns(head)
+                merged[names] = np.mean([table[names].to_numpy() for table in tables], axis=0, dtype=np.float64)
+        return merged
+
+    def answers(self, data: Path, name: str) -> pd.DataFrame:
+        return self.truth(answer_rows(self.competition, data, name))
+
+    def truth(self, rows: pd.DataFrame) -> pd.DataFrame:
+        return rows.set_index(ROW_ID)[[head.name for head in self.heads]]
+
+    def check_contract(self, batch: Batch, outputs: Mapping[str, Tensor]) -> list[tuple[str, str, str, str]]:
+        return check_contract(batch, outputs, self.heads)
+
+    def figures(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, Figure]:
+        return {name: one for head in self.heads for name, one in figures(truth, predictions, head).items()}
+
+    def sample_figure(self, rows: pd.DataFrame, images: Sequence[Any], predictions: pd.DataFrame) -> Figure:
+        head, truth = self.heads[0], self.truth(rows)
+        chosen = worst_and_best(truth, predictions, head)
+        shown = predictions.iloc[chosen]
+        return sample_figure(
+            [images[position] for position in chosen],
+            list(shown.index),
+            [truth[head.name].iloc[position].read() for position in chosen],
+            list(decoded(shown, head)),
+            [np.stack([maps.probability(cell) for cell in cells]) for cells in shown[columns(head)].to_numpy()],
+            head.classes,
+        )
+
+    def submission_rules(
+        self, sample: pd.DataFrame, metric: Metric, images: Mapping[str, Path] | None = None
+    ) -> MaskRules:
+        form = form_of(self.competition)
+        return submission_rules(sample, self.heads, self.competition.settings.id_column, form, images)
+
+    def read_submission(self, table: pd.DataFrame, rules: MaskRules, metric: Metric) -> pd.DataFrame | None:
+        return as_predictions(table.reset_index(), rules.asked, rules.form, rules.head, rules.sizes)
+
+    def shares(self, predictions: pd.DataFrame) -> dict[str, pd.Series]:
+        found = {}
+        for head in self.heads:
+            seen = [planes.any(axis=(1, 2)) for planes in decoded(predictions, head)]
+            shares = np.mean(seen, axis=0) if seen else np.full(len(head.classes), np.nan)
+            found[head.name] = pd.Series(shares, index=list(head.classes))
+        return found
+
+
+def room_settings(experiment: Experiment, names: Names) -> SegmentationSettings:
+    """What the experiment sets of this room's own."""
+    settings: SegmentationSettings = names.bind("task", experiment.task)()
+    return settings
