@@ -12,6 +12,7 @@ from projects import source
 
 sys.path.insert(0, str(source()))
 
+from pipeline.data.marker import DEMO_ANSWERS
 from pipeline.data.tables import read_table
 from pipeline.errors import UserError
 from pipeline.settings import Settings
@@ -58,7 +59,7 @@ def test_tables_and_images(demo: Path) -> None:
 
 def test_light_is_lighter_and_dark_is_darker_than_what_is_around(demo: Path) -> None:
     answers = mask_rows(
-        read_table(demo / "answers.csv"), settings(train_images="test/{image_id}.png"), FORM, CLASSES, demo
+        read_table(demo / DEMO_ANSWERS), settings(train_images="test/{image_id}.png"), FORM, CLASSES, demo
     )
     for image, truth in zip(answers["image"], answers["mask"], strict=True):
         grey = cv2.imread(str(demo / image), cv2.IMREAD_GRAYSCALE).astype(float)
@@ -72,7 +73,7 @@ def test_light_is_lighter_and_dark_is_darker_than_what_is_around(demo: Path) -> 
 
 def test_it_is_the_same_each_time_and_never_overwrites(demo: Path, tmp_path: Path) -> None:
     write_demo(settings(group_column="writer"), tmp_path / "raw")
-    for path in ("train.csv", "answers.csv", "train/0000.png", "test/0299.png"):
+    for path in ("train.csv", DEMO_ANSWERS, "train/0000.png", "test/0299.png"):
         assert (tmp_path / "raw" / path).read_bytes() == (demo / path).read_bytes()
     (tmp_path / "raw" / "mine.csv").write_text("x")
     with pytest.raises(UserError, match=r"not the demo's \(mine.csv\)"):

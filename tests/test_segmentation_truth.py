@@ -217,7 +217,7 @@ def test_a_huge_slide_is_never_decoded_whole(tmp_path: Path) -> None:
 
 def test_unknown_classes_and_ids(tmp_path: Path) -> None:
     made(tmp_path)
-    with pytest.raises(UserError, match="of the class 'dgo'.* did you mean 'dog'"):
+    with pytest.raises(UserError, match=r"of the class 'dgo'.* did you mean 'dog'"):
         read(tmp_path, "image_id,class,rle\na,dgo,1 2\n", RunLengths("rle", classes="class"))
     with pytest.raises(UserError, match="do not end in '_' and a class"):
         read(tmp_path, "image_id,rle\na_cow,1 2\n", RunLengths("rle", mark="_"))

@@ -89,8 +89,8 @@ def _orientation(found: Sequence[tuple[str, Truth]]) -> Iterator[Fault]:
         yield Fault(
             "orientation",
             listed(name for name, _ in masks),
-            f"read as order='{order}' the outlines of these masks are {1 - lengths[1] / lengths[0]:.0%} shorter, so they "
-            "are written that way, or height and width are exchanged; correct TRUTH in src/competition/targets.py",
+            f"read as order='{order}' the outlines of these masks are {1 - lengths[1] / lengths[0]:.0%} shorter, so "
+            "they are written that way, or height and width are exchanged; correct TRUTH in src/competition/targets.py",
             fatal=False,
         )
 
@@ -103,7 +103,7 @@ def _outline(mask: np.ndarray) -> int:
 def _classes(rows: pd.DataFrame, truths: Sequence[Truth], column: str) -> Iterator[Fault]:
     """Classes that are in no image, and the share of empty images in each fold."""
     present = np.stack([truth.present() for truth in truths])
-    missing = [name for name, there in zip(truths[0].classes, present.any(axis=0), strict=True) if not there]
+    missing = [name for name, there in zip(truths[0].classes, present.T, strict=True) if not there.any()]
     if missing:
         detail = f"{listed(missing)} is in no image; correct CLASSES or TRUTH in src/competition/targets.py"
         yield Fault("missing class", column, detail, fatal=len(missing) == len(truths[0].classes))
