@@ -121,7 +121,7 @@ def test_a_sample_with_a_row_for_each_image_and_column_asks_for_test_rows(
         train_images="{image_id}",
         test_images="{image_id}",
     )
-    faults = sample_faults(settings, tmp_path, table(image=["a", "b"]).assign(id=["a", "b_1"]))
+    faults = sample_faults(settings, tmp_path, table(image=["a", "b"]).assign(id=["a", "b_1"]), ClassLabels(("label",)))
     assert [fault.row for fault in faults] == said
 
 

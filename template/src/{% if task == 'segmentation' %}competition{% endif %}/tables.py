@@ -16,7 +16,7 @@ import pandas as pd
 from competition.targets import CLASSES, TRUTH
 from pipeline.data.tables import read_table
 from pipeline.settings import Settings
-from pipeline.tasks.segmentation.tables import mask_rows, test_image_rows
+from pipeline.tasks.segmentation.tables import mask_rows, rows_to_predict
 
 
 def train_rows(settings: Settings, data: Path) -> pd.DataFrame:
@@ -33,4 +33,4 @@ def test_rows(settings: Settings, data: Path) -> pd.DataFrame:
     """
     path = data / settings.test_csv
     table = read_table(path if path.is_file() else data / settings.sample_submission)
-    return test_image_rows(table, settings, TRUTH, CLASSES, data)
+    return rows_to_predict(table, settings, TRUTH, CLASSES, data)

@@ -31,4 +31,4 @@ def heads(settings: Settings, classes: Mapping[str, Sequence[str]]) -> tuple[Hea
 
 def labels(settings: Settings) -> MaskLabels:
     """How masks are divided into folds: each set of classes, the empty one too, is equally frequent in every fold."""
-    return MaskLabels(settings.target_columns[:1])
+    return MaskLabels(settings.target_columns[:1], CLASSES)

@@ -45,17 +45,30 @@ def check_data(project: Project, competition: Competition, reader: Reader, folds
     train, more, classes = _with_folds(project, competition, train, folds)
     faults += more
     if not train.empty:
-        labels = labels_of(competition)
-        faults += label_faults(train, labels, settings, classes)
-        n_folds = int(train[ROW_FOLD].max()) + 1
-        faults += target_faults(train, test, labels, n_folds if n_folds > 1 else FOLDS)
-        faults += number_faults(train, labels, _heads(competition, classes))
-    faults += [*sample_faults(settings, data, by_prediction(test)), *image_count_faults(train, test)]
+        faults += _truth_faults(competition, train, test, classes)
+    faults += sample_faults(settings, data, by_prediction(test), labels_of(competition))
+    faults += image_count_faults(train, test)
     rows = all_rows(train, test)
     looks = scan([data / path for path in rows[ROW_IMAGE]], reader)
     faults += [*image_faults(rows, looks), *copy_faults(rows, looks, settings)]
     leaks = find_leaks(rows, looks, data, reader)
     _report(project, faults, leaks, len(train), len(test))
+
+
+def _truth_faults(
+    competition: Competition, train: pd.DataFrame, test: pd.DataFrame, classes: Mapping[str, Sequence[str]]
+) -> Iterator[Fault]:
+    """What is wrong with the target columns."""
+    labels, n_folds = labels_of(competition), int(train[ROW_FOLD].max()) + 1
+    own = list(labels.faults(train))
+    yield from own
+    unreadable = {fault.row for fault in own if fault.fatal}
+    train = train[~train[ROW_ID].astype(str).isin(unreadable)]  # what cannot be read cannot be counted
+    if train.empty:
+        return
+    yield from label_faults(train, labels, competition.settings, classes)
+    yield from target_faults(train, test, labels, n_folds if n_folds > 1 else FOLDS)
+    yield from number_faults(train, labels, _heads(competition, classes))
 
 
 def _rows(competition: Competition, function: str, data: Path) -> tuple[pd.DataFrame, list[Fault]]:
@@ -128,7 +141,7 @@ def label_faults(
         for name in rows[ROW_ID].loc[cells.index[cells.isna()]]:
             yield Fault("missing label", str(name), f"'{column}' is empty")
         found = cells.dropna().astype(str)
-        if found.nunique() == 1:
+        if 0 < found.nunique() < labels.fewest_classes:
             detail = f"all rows have the label '{found.iloc[0]}'; name another column in competition.yaml"
             yield Fault("labels", column, detail)
         for name, label in zip(rows.loc[found.index, ROW_ID], found, strict=True):
@@ -142,7 +155,7 @@ def label_faults(
                 )
 
 
-def sample_faults(settings: Settings, data: Path, test: pd.DataFrame) -> Iterator[Fault]:
+def sample_faults(settings: Settings, data: Path, test: pd.DataFrame, labels: Labels) -> Iterator[Fault]:
     """A sample submission that is missing, names an id twice, or asks for other ids than the test rows are."""
     name = settings.sample_submission
     try:
@@ -155,7 +168,7 @@ def sample_faults(settings: Settings, data: Path, test: pd.DataFrame) -> Iterato
         return
     yield from asked_columns(settings, list(map(str, sample.columns)))
     id_column = sample_id_column(list(map(str, sample.columns)), settings.id_column)
-    ids = sample[id_column]
+    ids = labels.asked(sample[id_column])
     for repeated in ids[ids.duplicated()].unique():
         yield Fault("sample submission", str(repeated), "this id stands more than once in it", fatal=False)
     ids = _without_heads(ids, settings.target_columns)

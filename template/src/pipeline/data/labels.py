@@ -1,8 +1,8 @@
 """What stands in the target columns, as those who divide, list and check rows have to know it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,9 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from pipeline.competition import Competition
 from pipeline.errors import UserError, listed
 from pipeline.keys import ROW_GROUP, ROW_ID
+
+if TYPE_CHECKING:
+    from pipeline.data.faults import Fault
 
 
 class Labels(Protocol):
@@ -45,6 +48,18 @@ class Labels(Protocol):
 
     def marked(self, rows: pd.DataFrame) -> pd.DataFrame:
         """The training rows with what the truth of held-out ones depends on besides."""
+        ...
+
+    def asked(self, ids: pd.Series) -> pd.Series:
+        """Of what stands in the id column of a sample submission, the ids of what is predicted."""
+        ...
+
+    def faults(self, rows: pd.DataFrame) -> "Iterable[Fault]":
+        """What is wrong with what stands in the target columns of training rows, besides what is true of any labels.
+
+        Args:
+            rows: with their folds.
+        """
         ...
 
     def check_folds(self, rows: pd.DataFrame, where: str) -> None:
@@ -94,6 +109,12 @@ class ClassLabels:
 
     def marked(self, rows: pd.DataFrame) -> pd.DataFrame:
         return rows
+
+    def asked(self, ids: pd.Series) -> pd.Series:
+        return ids
+
+    def faults(self, rows: pd.DataFrame) -> "Iterable[Fault]":
+        return ()
 
     def check_folds(self, rows: pd.DataFrame, where: str) -> None:
         """Any will do."""

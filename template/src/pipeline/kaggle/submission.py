@@ -50,13 +50,13 @@ def expected_rows(sample: pd.DataFrame, test_rows: pd.DataFrame, keys: Keys) -> 
     test rows take their place, with empty cells. Where there are no test rows at all, none are left: the sample gives
     the columns only.
     """
-    if test_rows.empty:
-        return sample.iloc[:0]
     return _asked(sample, keys.expected(test_rows[ROW_ID].astype(str), list(sample.columns)), keys)
 
 
 def _asked(sample: pd.DataFrame, rows: pd.DataFrame, keys: Keys) -> pd.DataFrame:
     """The sample, or these rows where it holds but placeholders."""
+    if rows.empty:
+        return sample.iloc[:0]
     wanted, shown = keys.texts(rows), keys.texts(sample)
     if len(sample) > min(PLACEHOLDERS, len(rows)) or shown.isin(wanted).any():
         return sample

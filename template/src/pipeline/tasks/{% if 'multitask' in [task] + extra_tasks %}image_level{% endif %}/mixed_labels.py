@@ -1,12 +1,13 @@
 """Target columns of several kinds at once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from pipeline.data.faults import Fault
 from pipeline.data.labels import Labels
 from pipeline.tasks.image_level.kinds.multilabel.labels import LabelSets
 
@@ -59,6 +60,14 @@ class MixedLabels:
         for part in self.parts:
             rows = part.marked(rows)
         return rows
+
+    def asked(self, ids: pd.Series) -> pd.Series:
+        return ids
+
+    def faults(self, rows: pd.DataFrame) -> Iterator[Fault]:
+        """What is wrong with any of the parts."""
+        for part in self.parts:
+            yield from part.faults(rows)
 
     def check_folds(self, rows: pd.DataFrame, where: str) -> None:
         """What any of the parts refuses."""

@@ -1,4 +1,4 @@
-"""The demo competition: handwritten digits painted lighter or darker on photographs, arranged as a download from Kaggle.
+"""The demo competition: handwritten digits painted lighter or darker on photographs, laid out as by Kaggle.
 
 Digits (`load_digits`) and photographs (`load_sample_images`) come with scikit-learn. Where are the light digits, and
 where the dark ones? There is a row of RLE per image and class; about a fifth of the images have none of a class. One

@@ -1,25 +1,43 @@
 """How masks are divided into folds: by the classes that are in an image."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
+from pipeline.data.faults import Fault
 from pipeline.data.labels import ClassLabels
 from pipeline.errors import UserError
 from pipeline.keys import ROW_ID
+from pipeline.tasks.segmentation.checks import mask_faults
+from pipeline.tasks.segmentation.submission import mark_of
 from pipeline.tasks.segmentation.truth import Truth
 
 
 @dataclass(frozen=True)
 class MaskLabels(ClassLabels):
-    """Columns of `Truth`. Every fold has as many images with each set of classes, those with none among them."""
+    """Columns of `Truth`. Every fold has as many images with each set of classes, those with none among them.
+
+    Attributes:
+        classes: as in the head.
+    """
+
+    classes: Sequence[str] = ()
 
     @property
     def fewest_classes(self) -> int:
         """One class: what is not of it is background."""
         return 1
+
+    def asked(self, ids: pd.Series) -> pd.Series:
+        """The ids of images, each once, where a sample has a row per image and class, or per object."""
+        mark = mark_of(ids, self.classes)
+        return (ids.str.rpartition(mark)[0] if mark else ids).drop_duplicates()
+
+    def faults(self, rows: pd.DataFrame) -> Iterator[Fault]:
+        for column in self.targets:
+            yield from mask_faults(rows, column)
 
     def cells(self, rows: pd.DataFrame, column: str) -> pd.Series:
         """The names of the classes that are in each image, one entry each; no entry for an image with none."""

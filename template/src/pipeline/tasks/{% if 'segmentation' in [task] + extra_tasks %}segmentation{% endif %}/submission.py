@@ -119,7 +119,7 @@ def layout(sample: pd.DataFrame, heads: Sequence[Head], id_column: str, form: Wr
     else:
         class_column = _class_column(sample, others, head.classes)
         cells = [name for name in others if name != class_column]
-        mark = "" if class_column else _mark(sample[id_column], head.classes)
+        mark = "" if class_column else mark_of(sample[id_column], head.classes)
         if len(cells) != 1:
             raise UserError(
                 f"the sample submission has the columns {listed(names, 5)}, and one column of RLE and one of the class "
@@ -148,10 +148,10 @@ def _class_column(sample: pd.DataFrame, others: Sequence[str], classes: Sequence
     return next((name for name in others if sample.empty and name.lower() in CLASS_COLUMNS), "")
 
 
-def _mark(ids: pd.Series, classes: Sequence[str]) -> str:
+def mark_of(ids: pd.Series, classes: Sequence[str]) -> str:
     """What stands in every id between the image and a class at its end; empty where ids are no such."""
     ends = "|".join(re.escape(name) for name in sorted(classes, key=len, reverse=True))
-    found = ids.str.extract(rf"([^0-9A-Za-z.])(?:{ends})$")[0] if len(ids) else pd.Series(dtype="str")
+    found = ids.str.extract(rf"([^0-9A-Za-z.])(?:{ends})$")[0] if len(ids) and ends else ids.iloc[:0]
     known = found.dropna().unique()
     if found.isna().any() or len(known) != 1:
         return ""

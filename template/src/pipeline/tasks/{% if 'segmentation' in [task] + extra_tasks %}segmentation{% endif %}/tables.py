@@ -27,8 +27,8 @@ def mask_rows(
     Args:
         table: of `read_table`; it may have a row per image, per image and class, or per object.
         form: how masks are given; see `forms`.
-        size: what says height and width where the image's file is not to be asked: two columns, or an expression with
-            the groups `height` and `width` that is searched in the path (`_(?P<width>\\d+)_(?P<height>\\d+)_`).
+        size: what says height and width where the image's file is not to be asked: two columns, or an expression
+            that is searched in the path and has these groups: `slice_\\d+_(?P<width>\\d+)_(?P<height>\\d+)_`.
 
     Raises:
         UserError: a column is missing, a class or a value is unknown, or a path has no size in it.
@@ -63,7 +63,7 @@ def with_truth(
     return rows.assign(**{settings.target_columns[0]: column})
 
 
-def test_image_rows(
+def rows_to_predict(
     table: pd.DataFrame, settings: Settings, form: Form, classes: Sequence[str], data: Path
 ) -> pd.DataFrame:
     """Test rows, one per image, of a test table or of a sample submission that has several rows per image."""

@@ -175,7 +175,7 @@ class FileTruth(Truth):
         known = 0
         for code, place in self.codes:
             hit = values == code
-            known += np.count_nonzero(hit)
+            known += int(np.count_nonzero(hit))
             if place == IGNORED:
                 planes[:, hit] = IGNORED
             elif place != BACKGROUND:
