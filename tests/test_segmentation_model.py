@@ -34,6 +34,9 @@ STRIDES = {
 
 def made(decoder: str, encoder: str, heads: list[Head] = HEADS, **params: Any) -> Any:
     settings = Model(encoder=encoder, pretrained=False, in_chans=params.pop("in_chans", 3), **params.pop("model", {}))
+    if decoder == "dpt":  # its usual width takes seconds
+        params.setdefault("decoder_params", {"decoder_intermediate_channels": [16, 16, 32, 32]})
+        params.setdefault("decoder_channels", 16)
     given = check_params(MODELS[decoder], params, decoder)
     return MODELS[decoder](heads, settings, Names(), **given)
 
