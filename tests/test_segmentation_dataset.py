@@ -1,5 +1,6 @@
 """Windows of images and masks, pixel by pixel."""
 
+import itertools
 import sys
 from functools import partial
 from pathlib import Path
@@ -117,7 +118,7 @@ def test_neighbours_share_the_overlap() -> None:
             found = starts(length, 16, overlap)
             assert found[0] == 0
             assert found[-1] == length - 16
-            assert max(b - a for a, b in zip(found, found[1:], strict=False)) <= 16 * (1 - overlap)
+            assert max(b - a for a, b in itertools.pairwise(found)) <= 16 * (1 - overlap)
     with pytest.raises(UserError, match="overlap"):
         starts(100, 16, 1.0)
 
@@ -210,7 +211,7 @@ def test_augmentations_move_image_and_masks_together(tmp_path: Path) -> None:
 
 
 def test_test_rows_need_no_truth(tmp_path: Path) -> None:
-    """Sizes come from the header of a png, from the pixels of a bmp, and from a jpg that is not turned by its header."""
+    """Sizes come from the header of a png, from the pixels of a bmp, and from that of a jpg."""
     data(tmp_path, (30, 20))
     for suffix in ("bmp", "jpg"):
         cv2.imwrite(str(tmp_path / f"0.{suffix}"), np.zeros((30, 20, 3), np.uint8))

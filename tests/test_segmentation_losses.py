@@ -1,4 +1,4 @@
-"""Losses of masks: against segmentation_models_pytorch, torchvision, brute force, and where nothing is to be learned."""
+"""Losses of masks: against segmentation_models_pytorch, torchvision, brute force, and at extremes."""
 
 import itertools
 import sys

@@ -16,6 +16,7 @@ from pipeline.competition import Head
 from pipeline.config import Model
 from pipeline.errors import UserError
 from pipeline.names import Names, check_params
+from pipeline.tasks.segmentation.contract import check_contract
 from pipeline.tasks.segmentation.model import MODELS
 
 HEADS = [Head("mask", "mask", ("a",)), Head("kind", "multiclass_mask", ("a", "b"))]
@@ -33,6 +34,9 @@ STRIDES = {
 
 def made(decoder: str, encoder: str, heads: list[Head] = HEADS, **params: Any) -> Any:
     settings = Model(encoder=encoder, pretrained=False, in_chans=params.pop("in_chans", 3), **params.pop("model", {}))
+    if decoder == "dpt":  # its usual width takes seconds
+        params.setdefault("decoder_params", {"decoder_intermediate_channels": [16, 16, 32, 32]})
+        params.setdefault("decoder_channels", 16)
     given = check_params(MODELS[decoder], params, decoder)
     return MODELS[decoder](heads, settings, Names(), **given)
 
@@ -117,3 +121,33 @@ def test_width_of_the_decoder_and_drop_path() -> None:
     assert small.heads["output_mask"][0].in_channels == 4
     assert made("fpn", "resnet18", decoder_channels=64).heads["output_mask"][0].in_channels == 64
     assert made("unet", "resnet18", decoder_params={"decoder_attention_type": "scse"}).decoder.blocks[0].attention1
+
+
+def test_the_contract_names_what_does_not_fit() -> None:
+    network = made("unet", "resnet18", presence=True).eval()
+    batch = {
+        "input_id": ["a", "b"],
+        "input_image": torch.zeros(2, 40, 32, 3, dtype=torch.uint8),
+        "input_window": torch.zeros(2, 8, dtype=torch.int64),
+        "target_mask": torch.zeros(2, 1, 40, 32, dtype=torch.uint8),
+        "target_kind": torch.zeros(2, 40, 32, dtype=torch.uint8),
+    }
+    with torch.no_grad():
+        outputs = network({"input_image": batch["input_image"].float().permute(0, 3, 1, 2)})
+    table = check_contract(batch, outputs, HEADS)
+    assert ("target_kind", "uint8", "(2, 40, 32)", "batch") in table
+    assert ("output_kind", "float32", "(2, 3, 40, 32)", "output") in table
+    wrong = {
+        "target_mask": batch["target_mask"].long(),
+        "target_kind": batch["target_kind"][:, None],
+        "input_window": batch["input_window"][:, :7],
+        "input_image": batch["input_image"].double(),
+    }
+    for key, value in wrong.items():
+        with pytest.raises(UserError, match=r"'input_|head '"):
+            check_contract({**batch, key: value}, outputs, HEADS)
+    for key in ("output_kind", "output_mask@presence"):
+        with pytest.raises(UserError, match="is expected"):
+            check_contract(batch, {**outputs, key: outputs[key][:, :0]}, HEADS)
+    with pytest.raises(UserError, match="output_kind"):
+        check_contract(batch, {"output_mask": outputs["output_mask"]}, HEADS)

@@ -36,6 +36,7 @@ class Blender:
     def __init__(self, heads: Sequence[Head], settings: SegmentationSettings) -> None:
         self.heads, self.settings = tuple(heads), settings
         self.open: _Open | None = None
+        self.nothing: pd.DataFrame | None = None
 
     def __call__(self, batch: Batch, outputs: Mapping[str, Tensor]) -> pd.DataFrame:
         maps = {head.name: kind_of(head).foreground(_probabilities(head, outputs)) for head in self.heads}
@@ -58,7 +59,13 @@ class Blender:
                 ids.append(name)
                 cells.append(self.open.finish(self.heads))
                 self.open = None
-        return self._table(ids, cells, presence)
+        if ids:
+            return self._table(ids, cells, presence)
+        # One table for all batches that complete no image: a new one for each, kept by the caller, would lie between
+        # the large arrays that come and go, and the C library could not reuse their memory (2 GiB for 8192 x 8192).
+        if self.nothing is None:
+            self.nothing = self._table([], [], presence)
+        return self.nothing
 
     def _table(self, ids: list[str], cells: list[dict[str, object]], presence: Mapping[str, object]) -> pd.DataFrame:
         index = pd.Index(ids, dtype="str", name=ROW_ID)

@@ -10,7 +10,7 @@ from pipeline.errors import UserError
 from pipeline.keys import INPUT_ID, INPUT_IMAGE
 from pipeline.seam import Batch
 from pipeline.tasks.segmentation.kinds import kind_of
-from pipeline.tasks.shared.contract import contract_rows
+from pipeline.tasks.segmentation.windows import INPUT_WINDOW
 from pipeline.tasks.shared.criterion import take
 
 
@@ -18,20 +18,39 @@ def check_contract(
     batch: Batch, outputs: Mapping[str, Tensor], heads: Sequence[Head]
 ) -> list[tuple[str, str, str, str]]:
     """See `Task.check_contract`."""
-    table, count, size = contract_rows(batch, outputs), len(batch[INPUT_ID]), tuple(batch[INPUT_IMAGE].shape[1:3])
+    count = len(batch[INPUT_ID])
+    image = batch[INPUT_IMAGE]
+    if image.ndim != 4 or image.dtype not in (torch.uint8, torch.float32):
+        raise UserError(f"'{INPUT_IMAGE}' is {form(image)}; uint8 or float32 (B, H, W, C) is expected")
+    window = take(batch, INPUT_WINDOW, "a room of masks", "the batch holds")
+    if (window.dtype, tuple(window.shape)) != (torch.int64, (count, 8)):
+        raise UserError(f"'{INPUT_WINDOW}' is {form(window)}; int64 {(count, 8)} is expected")
+    size = (image.shape[1], image.shape[2])
     for head in heads:
         kind, classes = kind_of(head), len(head.classes)
         target = take(batch, head.target_key, f"head '{head.name}'", "the batch holds")
         output = take(outputs, head.output_key, f"head '{head.name}'", "the model returns")
-        expected = (count, *kind.target_shape(classes, size))
-        width = (count, kind.width(classes))
-        if (
-            output.ndim != 4
-            or output.shape[:2] != width
-            or (target.dtype, tuple(target.shape)) != (torch.uint8, expected)
-        ):
+        wanted = (count, *kind.target_shape(classes, size))
+        if target.dtype != torch.uint8 or tuple(target.shape) != wanted:
+            raise UserError(f"head '{head.name}': the target is {form(target)}; uint8 {wanted} is expected")
+        if output.ndim != 4 or output.shape[:2] != (count, kind.width(classes)) or not output.is_floating_point():
             raise UserError(
-                f"head '{head.name}': output {tuple(output.shape)} and target {target.dtype} {tuple(target.shape)}; "
-                f"expected are {(*width, 'h', 'w')} and uint8 {expected}"
+                f"head '{head.name}': the output is {form(output)}; float ({count}, {kind.width(classes)}, h, w) is "
+                "expected"
             )
+        presence = outputs.get(f"{head.output_key}@presence")
+        if presence is not None and tuple(presence.shape) != (count, classes):
+            raise UserError(f"head '{head.name}': presence is {form(presence)}; float {(count, classes)} is expected")
+    table = []
+    for role, values in (("batch", batch), ("output", outputs)):
+        for key, value in values.items():
+            dtype, shape = ("str", f"{len(value)} strings")
+            if isinstance(value, Tensor):
+                dtype, shape = str(value.dtype).removeprefix("torch."), str(tuple(value.shape))
+            table.append((key, dtype, shape, role))
     return table
+
+
+def form(value: Tensor) -> str:
+    """`uint8 (4, 1, 64, 64)`."""
+    return f"{value.dtype} {tuple(value.shape)}".removeprefix("torch.")
