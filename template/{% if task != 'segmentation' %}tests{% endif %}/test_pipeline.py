@@ -8,10 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from drawn import NAMES
 from pipeline.errors import UserError
 from pipeline.files import read_json, read_yaml
 from pipeline.kaggle.command import check_file
-from small_project import NAMES, SmallProject
+from small_project import SmallProject
 
 
 def metrics_of(fold: Path) -> pd.DataFrame:

@@ -10,10 +10,11 @@ from pipeline.data.checks import check_data
 from pipeline.data.folds import load_folds, make_folds, split
 from pipeline.data.images import image
 from pipeline.data.labels import labels_of
+from drawn import NAMES
 from pipeline.errors import UserError
 from pipeline.keys import INPUT_ID, INPUT_IMAGE, INPUT_ROW, INPUT_WEIGHT
 from pipeline.tasks import Task
-from small_project import NAMES, SmallProject
+from small_project import SmallProject
 
 
 def read_folds(project: SmallProject) -> pd.DataFrame:
