@@ -32,6 +32,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "grades": {"task": "regression", "trackers": [], "metric": "quadratic_weighted_kappa"},
     "multitask": {"task": "multitask", "trackers": []},
     "metric-learning": {"task": "metric_learning", "trackers": []},
+    "segmentation": {"task": "segmentation", "trackers": []},
+    "two-rooms": {"task": "segmentation", "extra_tasks": ["classification"], "trackers": []},
     "odd-names": {
         "competition": "2024",
         "trackers": [],
@@ -60,6 +62,7 @@ TASK_WORDS = {  # word -> the tasks that may say it
     "arcface": ["metric_learning", "multitask"],
     "identities": ["metric_learning", "multitask"],
     "multitask": ["multitask"],
+    "segmentation": ["segmentation"],
 }
 TASK_DEFAULTS = {  # target_columns and metric
     "classification": ("label", "accuracy"),
@@ -67,6 +70,7 @@ TASK_DEFAULTS = {  # target_columns and metric
     "regression": ("ink", "rmse"),
     "metric_learning": ("identity", "map_at_5"),
     "multitask": ("digit, loop, ink", "balanced_accuracy"),
+    "segmentation": ("mask", "dice"),
 }
 
 
@@ -111,8 +115,8 @@ def test_no_residue_and_no_empty_file(name: str, renders: Renders) -> None:
 @variant
 def test_nothing_that_was_not_chosen(name: str, renders: Renders) -> None:
     chosen = VARIANTS[name].get("trackers", ["wandb"])
-    words = ["segmentation"]
-    words += [word for word, tasks in TASK_WORDS.items() if task_of(name) not in tasks]
+    asked = {task_of(name), *VARIANTS[name].get("extra_tasks", [])}
+    words = [word for word, tasks in TASK_WORDS.items() if not asked & set(tasks)]
     words += [engine for engine in ENGINES if engine != VARIANTS[name].get("framework", "lightning")]
     words += [] if "wandb" in chosen else ["wandb", "weights & biases", r"w&b"]
     words += [] if "tensorboard" in chosen else ["tensorboard"]
@@ -155,14 +159,15 @@ def test_answers_arrive_in_competition_yaml(name: str, renders: Renders) -> None
     assert {key: remembered[key] for key in answers} == answers
     with (project / "competition.yaml").open(encoding="utf-8") as file:
         read = YAML(typ="safe", pure=True).load(file)
-    del answers["framework"]  # which no code has to know
+    for key in ("framework", "extra_tasks"):  # which no code has to know
+        answers.pop(key, None)
+    several = {} if answers["task"] == "segmentation" else {"prediction_column": "", "side_columns": []}
     assert read == {
         **answers,
         "target_columns": [column.strip() for column in answers["target_columns"].split(",")],
         "test_csv": "test.csv",
         "sample_submission": "sample_submission.csv",
-        "prediction_column": "",
-        "side_columns": [],
+        **several,
     }
 
 
@@ -274,6 +279,11 @@ EXAMPLES = {  # of a head: kind, what the network says and the truth, for 5 samp
     "multilabel": ("multilabel", (5, 3), torch.eye(3)[[0, 2, 1, 1, 0]]),
     "regression": ("regression", (5, 1), torch.arange(5.0)[:, None]),
     "metric_learning": ("embedding", (5, 3), torch.tensor([0, 2, 1, 1, 0])),
+    "segmentation": (
+        "mask",
+        (5, 3, 4, 4),
+        torch.eye(3, dtype=torch.uint8)[[0, 2, 1, 1, 0]].view(5, 3, 1, 1).repeat(1, 1, 4, 4),
+    ),
 }
 
 

@@ -128,7 +128,9 @@ def predict_rows(
     parts = []
     dataset = task.dataset(rows, root, experiment, names, stage, reader)
     for batch, outputs in model_outputs(task, models, dataset, experiment, label):
-        parts.append(task.average([decode(batch, each) for decode, each in zip(decoders, outputs, strict=True)]))
+        found = [decode(batch, each) for decode, each in zip(decoders, outputs, strict=True)]
+        if len(found[0]):
+            parts.append(task.average(found))
     predictions = pd.concat(parts) if parts else task.no_predictions()
     return task.finisher(experiment, names)(rows, predictions)
 

@@ -44,7 +44,9 @@ class HeldOut:
         if self.among:
             self.seen.append((batch[INPUT_ID], result["outputs"]))
         else:
-            self.parts.append(self.decode(batch, result["outputs"]))
+            found = self.decode(batch, result["outputs"])
+            if len(found):
+                self.parts.append(found)
 
     def result(self, epoch: int) -> StageResult:
         """Losses, metrics and predictions once all batches are in."""
