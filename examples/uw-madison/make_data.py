@@ -1,7 +1,7 @@
 """Small data in the exact layout of UW-Madison GI Tract Image Segmentation: `python make_data.py DIR`.
 
-16-bit grey slices whose size stands in the file name, cases and days as folders, three rows of train.csv per slice, masks
-as run lengths that count row by row. Instead of scans there are drawn organs; every case has sizes, places and a
+16-bit grey slices whose size stands in the file name, cases and days as folders, three rows of train.csv per slice,
+masks as run lengths that count row by row. Instead of scans there are drawn organs; every case has sizes, places and a
 brightness of its own. What is to be predicted goes into hidden_answers.csv.
 """
 
