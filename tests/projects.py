@@ -66,10 +66,10 @@ def metric_choices(task: str) -> dict[str, str]:
 
 @functools.cache
 def source() -> Path:
-    """The `src` of a render with the default answers, for modules that import the pipeline in their first lines."""
+    """The `src` of a render with both rooms, for modules that import the pipeline in their first lines."""
     folder = Path(tempfile.mkdtemp(prefix="source-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return render(copy_template(folder / "template"), folder / "project") / "src"
+    return render(copy_template(folder / "template"), folder / "project", {"extra_tasks": ["segmentation"]}) / "src"
 
 
 class Renders:

@@ -6,11 +6,11 @@ import pandas as pd
 import pytest
 import torch
 
+from drawn import NAMES
 from pipeline.data.checks import check_data
 from pipeline.data.folds import load_folds, make_folds, split
 from pipeline.data.images import image
 from pipeline.data.labels import labels_of
-from drawn import NAMES
 from pipeline.errors import UserError
 from pipeline.keys import INPUT_ID, INPUT_IMAGE, INPUT_ROW, INPUT_WEIGHT
 from pipeline.tasks import Task

@@ -54,7 +54,7 @@ def write_demo(settings: Settings, data: Path) -> str:
     pictures = list(demo_pictures())
     tables, paths = demo_tables(settings, pictures)
     contents = {path: table.to_csv(index=False, lineterminator="\n").encode() for path, table in tables.items()}
-    write_files(data, contents, zip(paths, (picture.pixels for picture in pictures), strict=True))
+    write_files(data, contents, zip(paths, (picture.pixels[:, :, ::-1] for picture in pictures), strict=True))
     return f"the demo competition: {TRAIN_ROWS} pictures of digits to train on, {TEST_ROWS} to predict"
 
 
