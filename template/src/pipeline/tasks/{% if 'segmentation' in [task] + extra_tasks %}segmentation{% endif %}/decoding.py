@@ -15,7 +15,7 @@ from pipeline.tasks.segmentation import maps
 from pipeline.tasks.segmentation.predictions import columns, has_presence, presence_columns, require_columns
 
 USUAL = (0.5, 0.0, 0.5)
-MULTICLASS = "multiclass_mask"
+EXCLUSIVE = "multiclass_mask"
 
 Store = Literal["probabilities", "masks", "none"]
 
@@ -69,7 +69,7 @@ def presence_of(predictions: pd.DataFrame, head: Head) -> np.ndarray:
 
 def decided(cells: Sequence[bytes], presence: np.ndarray, chosen: Sequence[Decision], kind: str) -> np.ndarray:
     """The masks of one image, bool (C, H, W), from a map cell per class."""
-    owner = owners(cells) if kind == MULTICLASS else None
+    owner = owners(cells) if kind == EXCLUSIVE else None
     planes = np.zeros((len(cells), *maps.size_of(cells[0])), bool)
     for number, (cell, decision) in enumerate(zip(cells, chosen, strict=True)):
         if presence[number] >= decision.presence:

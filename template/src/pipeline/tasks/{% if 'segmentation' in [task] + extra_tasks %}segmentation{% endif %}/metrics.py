@@ -12,7 +12,7 @@ import pandas as pd
 
 from pipeline.competition import Head, Metric
 from pipeline.errors import UserError, nearest
-from pipeline.tasks.segmentation.decoding import MULTICLASS
+from pipeline.tasks.segmentation.decoding import EXCLUSIVE
 from pipeline.tasks.segmentation.scoring import (
     CROSSED,
     FN,
@@ -27,7 +27,7 @@ from pipeline.tasks.segmentation.scoring import (
     undefined,
 )
 
-KINDS = ("mask", MULTICLASS)
+KINDS = ("mask", EXCLUSIVE)
 Reduce = Callable[[np.ndarray, str], float]
 
 
@@ -143,7 +143,7 @@ def fbeta_pixels(beta: float) -> Reduce:
 def pixel_accuracy(found: np.ndarray, kind: str) -> float:
     """Share of right pixels of all images together; where classes may overlap, of the pixels of all classes."""
     wrong = (found[..., FP] + found[..., FN] - found[..., CROSSED]).sum()
-    known = found[:, 0, KNOWN].sum() if kind == MULTICLASS else found[..., KNOWN].sum()
+    known = found[:, 0, KNOWN].sum() if kind == EXCLUSIVE else found[..., KNOWN].sum()
     return float(1 - wrong / known) if known else float("nan")
 
 

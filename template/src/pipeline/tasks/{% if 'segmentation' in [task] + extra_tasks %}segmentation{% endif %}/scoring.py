@@ -18,7 +18,7 @@ from sklearn.exceptions import UndefinedMetricWarning
 
 from pipeline.competition import Head
 from pipeline.errors import UserError
-from pipeline.tasks.segmentation.decoding import MULTICLASS, decoded
+from pipeline.tasks.segmentation.decoding import EXCLUSIVE, decoded
 from pipeline.tasks.segmentation.predictions import require_columns
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def counts(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head, count: Co
 
 def count_image(truth: "Truth", planes: np.ndarray, masks: np.ndarray, kind: str, count: Count) -> np.ndarray:
     """Counts (C, K) of one image, given its truth, that truth's planes, and what is decided, both (C, H, W)."""
-    foreground = (planes == 1).any(axis=0) if kind == MULTICLASS else np.zeros(planes.shape[1:], bool)
+    foreground = (planes == 1).any(axis=0) if kind == EXCLUSIVE else np.zeros(planes.shape[1:], bool)
     return np.stack(
         [
             count(plane, mask, foreground, partial(instances_of, truth, number, plane))

@@ -10,7 +10,7 @@ import pandas as pd
 
 from pipeline.competition import Head, Metric
 from pipeline.tasks.segmentation import maps
-from pipeline.tasks.segmentation.decoding import MULTICLASS, USUAL, above, cleanings, owners, presence_of
+from pipeline.tasks.segmentation.decoding import EXCLUSIVE, USUAL, above, cleanings, owners, presence_of
 from pipeline.tasks.segmentation.metrics import Scored
 from pipeline.tasks.segmentation.predictions import columns, has_presence, require_columns
 from pipeline.tasks.segmentation.scoring import Count, instances_of, require_size
@@ -99,7 +99,7 @@ class Tuning:
         for name, true, cells in tables:
             require_size(name, true, maps.size_of(cells[0]))
             planes = true.read()
-            owner = owners(cells) if self.head.kind == MULTICLASS else None
+            owner = owners(cells) if self.head.kind == EXCLUSIVE else None
             of_image = [self._of_class(true, planes, number, cell, owner, count) for number, cell in enumerate(cells)]
             found.append(np.stack(of_image))
         return np.stack(found) if found else np.zeros((0, len(self.head.classes), 1, 1, 1))
