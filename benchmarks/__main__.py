@@ -58,6 +58,13 @@ def gather(place: Workplace, effort: Effort) -> list[Row]:
     return measure(place, effort)
 
 
+def rle(place: Workplace, effort: Effort) -> list[Row]:
+    """Run-length codes of masks over the usual NumPy form."""
+    from benchmarks.rle import measure
+
+    return measure(place, effort)
+
+
 def copy(place: Workplace, effort: Effort) -> list[Row]:
     """`copier copy` in process."""
     from benchmarks.rendering import measure
@@ -72,6 +79,7 @@ GROUPS: dict[str, Callable[[Workplace, Effort], list[Row]]] = {
     "collate": collate,
     "feed": feed,
     "gather": gather,
+    "rle": rle,
     "copy": copy,
 }
 

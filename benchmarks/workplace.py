@@ -72,7 +72,7 @@ class Workplace:
         return prepare(project, dataclasses.replace(competition, settings=settings), experiment, config)
 
     def _render(self) -> Path:
-        answers = {"framework": self.engine, "trackers": list(TRACKERS)}
+        answers = {"framework": self.engine, "trackers": list(TRACKERS), "extra_tasks": ["segmentation"]}
         return render(self.template, self.folder / f"project-{self.engine}", answers)
 
 

@@ -18,7 +18,7 @@ def test_quick_run_writes_a_table_and_json(tmp_path: Path, monkeypatch: pytest.M
         monkeypatch.setenv(name, "")
     from benchmarks.__main__ import main
 
-    groups = ["copy", "collate", "gather"]
+    groups = ["copy", "collate", "gather", "rle"]
     assert main(["--quick", *(f"--only={group}" for group in groups), "--output", str(tmp_path)]) == 0
     report = json.loads((tmp_path / "benchmarks.json").read_text(encoding="utf-8"))
     assert {"cores", "load", "torch_threads", "packages", "python"} <= set(report["machine"])
