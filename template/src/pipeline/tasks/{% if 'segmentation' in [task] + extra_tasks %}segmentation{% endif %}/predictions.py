@@ -1,10 +1,14 @@
 """How predictions of masks stand in a table: a map cell per class, and where a model says it, how likely a class is
 to be in the image at all."""
 
+from collections.abc import Sequence
+
+import numpy as np
 import pandas as pd
 
 from pipeline.competition import Head
-from pipeline.errors import UserError
+from pipeline.errors import UserError, nearest
+from pipeline.keys import ROW_ID
 
 
 def columns(head: Head) -> list[str]:
@@ -20,6 +24,30 @@ def presence_columns(head: Head) -> list[str]:
 def has_presence(predictions: pd.DataFrame, head: Head) -> bool:
     """Whether the table says how likely the classes of a head are in the image."""
     return all(column in predictions for column in presence_columns(head))
+
+
+def gated(rows: pd.DataFrame, predictions: pd.DataFrame, heads: Sequence[Head], gate: str) -> pd.DataFrame:
+    """Predictions whose presence is what an earlier stage says, times what the model says of it where it does.
+
+    Args:
+        rows: with a column for each class, by id.
+        gate: the name of that column, with `{class}` for the name of the class.
+
+    Raises:
+        UserError: the rows have no such column.
+    """
+    by_id = rows.set_index(ROW_ID)
+    added = {}
+    for head in heads:
+        for name, column in zip(head.classes, presence_columns(head), strict=True):
+            source = gate.replace("{class}", name)
+            if source not in by_id:
+                raise UserError(
+                    f"task.params.gate: no earlier stage predicts '{source}'; {nearest(source, map(str, by_id.columns))}"
+                )
+            said = by_id[source].reindex(predictions.index).astype(np.float32)
+            added[column] = said * predictions[column] if column in predictions else said
+    return predictions.assign(**added)
 
 
 def require_columns(truth: pd.DataFrame | None, predictions: pd.DataFrame, head: Head) -> None:

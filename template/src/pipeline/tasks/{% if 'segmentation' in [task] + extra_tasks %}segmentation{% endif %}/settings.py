@@ -18,6 +18,8 @@ class SegmentationSettings:
         scale: images are scaled by this before they are cropped.
         overlap: what neighbouring tiles share, over the size of a tile.
         foreground: share of the training crops that lie around a pixel of some class.
+        gate: the column of an earlier stage's predictions that says how likely a class is there at all, with `{class}` for
+            its name: `gate:present:{class}`, or one column for all, `gate:filled:yes`; empty: none.
         tta: views that are averaged when a trained model predicts: hflip, vflip, rot90, rot180, rot270, scale:0.8.
         store: what the files of out-of-fold predictions hold: `probabilities`, decided `masks`, or `none`.
         store_scale: size of stored probabilities over that of the image.
@@ -27,6 +29,7 @@ class SegmentationSettings:
     scale: Annotated[float, Field(gt=0)] = 1.0
     overlap: Annotated[float, Field(ge=0, le=0.9)] = 0.25
     foreground: Share = 0.5
+    gate: str = ""
     tta: tuple[str, ...] = ()
     store: Literal["probabilities", "masks", "none"] = "probabilities"
     store_scale: Annotated[float, Field(gt=0, le=1)] = 1.0

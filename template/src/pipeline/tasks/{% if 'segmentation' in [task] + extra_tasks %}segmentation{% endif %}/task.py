@@ -27,7 +27,7 @@ from pipeline.tasks.segmentation.decoding import USUAL, decoded, kept
 from pipeline.tasks.segmentation.demo import answer_rows
 from pipeline.tasks.segmentation.drawing import sample_figure
 from pipeline.tasks.segmentation.figures import figures, worst_and_best
-from pipeline.tasks.segmentation.predictions import columns, has_presence, presence_columns
+from pipeline.tasks.segmentation.predictions import columns, gated, has_presence, presence_columns
 from pipeline.tasks.segmentation.settings import SegmentationSettings
 from pipeline.tasks.segmentation.submission import as_predictions, form_of
 from pipeline.tasks.segmentation.submission_rules import MaskRules, submission_rules
@@ -114,7 +114,8 @@ class SegmentationTask(Task):
         return Blender(self.heads, room_settings(experiment, names))
 
     def finisher(self, experiment: Experiment, names: Names) -> Finisher:
-        return lambda rows, predictions: predictions
+        gate = room_settings(experiment, names).gate
+        return lambda rows, predictions: gated(rows, predictions, self.heads, gate) if gate else predictions
 
     def kept(self, predictions: pd.DataFrame, experiment: Experiment, names: Names) -> pd.DataFrame:
         for head in self.heads:
