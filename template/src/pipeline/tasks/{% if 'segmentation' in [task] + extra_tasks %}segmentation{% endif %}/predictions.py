@@ -42,9 +42,8 @@ def gated(rows: pd.DataFrame, predictions: pd.DataFrame, heads: Sequence[Head], 
         for name, column in zip(head.classes, presence_columns(head), strict=True):
             source = gate.replace("{class}", name)
             if source not in by_id:
-                raise UserError(
-                    f"task.params.gate: no earlier stage predicts '{source}'; {nearest(source, map(str, by_id.columns))}"
-                )
+                hint = nearest(source, map(str, by_id.columns))
+                raise UserError(f"task.params.gate: no earlier stage predicts '{source}'; {hint}")
             said = by_id[source].reindex(predictions.index).astype(np.float32)
             added[column] = said * predictions[column] if column in predictions else said
     return predictions.assign(**added)

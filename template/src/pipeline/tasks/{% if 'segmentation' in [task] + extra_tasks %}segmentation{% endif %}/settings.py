@@ -18,8 +18,8 @@ class SegmentationSettings:
         scale: images are scaled by this before they are cropped.
         overlap: what neighbouring tiles share, over the size of a tile.
         foreground: share of the training crops that lie around a pixel of some class.
-        gate: the column of an earlier stage's predictions that says how likely a class is there at all, with `{class}` for
-            its name: `gate:present:{class}`, or one column for all, `gate:filled:yes`; empty: none.
+        gate: the column of an earlier stage's predictions that says how likely a class is there at all, with `{class}`
+            for its name: `gate:present:{class}`, or one column for all, `gate:filled:yes`; empty: none.
         tta: views that are averaged when a trained model predicts: hflip, vflip, rot90, rot180, rot270, scale:0.8.
         store: what the files of out-of-fold predictions hold: `probabilities`, decided `masks`, or `none`.
         store_scale: size of stored probabilities over that of the image.
