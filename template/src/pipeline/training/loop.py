@@ -179,8 +179,9 @@ class FoldLoop:
         self.callbacks.on_batch_end(self, "valid", self._whole, whole, (batch, result))
 
     def held_out(self) -> HeldOut:
-        """Room for what the held-out rows come to."""
-        return HeldOut(self.task, self.metrics, self.valid_rows, self.decoder(), self.finish)
+        """Room for what the held-out rows come to. Only the main process sees whole rows, and decodes them."""
+        decode = self.decoder() if self.processes.is_main else lambda batch, outputs: self.task.no_predictions()
+        return HeldOut(self.task, self.metrics, self.valid_rows, decode, self.finish)
 
     def epoch_end(self) -> None:
         results = self.processes.from_main(self._results)
