@@ -21,8 +21,9 @@ def draw(renders: Renders) -> Iterator[SimpleNamespace]:
     """The drawing functions."""
     with imported(renders.shared()):
         from pipeline.callbacks.curves import learning_curves_figure
-        from pipeline.tasks.image_level.drawing import sample_figure, shortened, worst_and_right
+        from pipeline.tasks.image_level.drawing import sample_figure, worst_and_right
         from pipeline.tasks.image_level.kinds.multiclass.drawing import confusion_matrix_figure
+        from pipeline.tasks.shared.drawing import shortened
         from pipeline.tracking.images import pixels
 
         yield SimpleNamespace(

@@ -1,11 +1,13 @@
-"""Whether the pretrained weights of timm's encoders are within reach."""
+"""What timm's encoders can: weights within reach, images of one size, activations that are recomputed."""
 
 import logging
+from typing import Any
 
 from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError
 from timm.models import get_pretrained_cfg
 
+from pipeline.config import Model
 from pipeline.errors import UserError
 
 HUB = ("hf-hub:", "hf_hub:")
@@ -56,3 +58,19 @@ def reason(error: Exception) -> str:
     """The first line of an error, short enough for one of ours."""
     text = str(error).strip()
     return text.splitlines()[0][:120] if text else type(error).__name__
+
+
+def fixed_size(settings: Model) -> bool:
+    """Whether timm builds the encoder for images of one size; one from the hub is known only after it is fetched."""
+    config = None if ":" in settings.encoder else get_pretrained_cfg(settings.encoder)
+    return ":" in settings.encoder or (config is not None and config.fixed_input_size)
+
+
+def recompute(encoder: Any, name: str) -> None:
+    """Let an encoder recompute its activations."""
+    try:
+        encoder.set_grad_checkpointing(True)
+    except (AttributeError, AssertionError, NotImplementedError) as error:
+        raise UserError(
+            f"encoder '{name}' cannot recompute its activations; set model.grad_checkpointing: false"
+        ) from error

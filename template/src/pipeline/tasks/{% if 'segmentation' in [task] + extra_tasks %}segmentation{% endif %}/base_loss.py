@@ -1,5 +1,7 @@
 """What the losses of masks share: float32, what is known, and the size of the target."""
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -11,7 +13,7 @@ from pipeline.tasks.segmentation.kinds import KINDS, kind_of
 BOTH = tuple(KINDS)
 
 
-class MaskLoss(nn.Module):
+class MaskLoss(nn.Module, ABC):
     """What losses share: `values` gets float32 logits (B, K, h, w), the truth of each and where it is known."""
 
     name, kinds = "", BOTH
@@ -38,8 +40,9 @@ class MaskLoss(nn.Module):
             truth, known = self.kind.planes(resized(target, logits.shape[-2:]), len(self.head.classes))
             return self.values(logits.float(), truth, known.expand_as(truth))
 
+    @abstractmethod
     def values(self, logits: Tensor, truth: Tensor, known: Tensor) -> Tensor:
-        raise NotImplementedError
+        """float32 (B,): logits and truth (B, K, h, w), and bool of the same shape where the truth is known."""
 
     def check(self, parameter: str, value: float, below: float = float("inf")) -> float:
         """`value`, if it is in [0, below)."""

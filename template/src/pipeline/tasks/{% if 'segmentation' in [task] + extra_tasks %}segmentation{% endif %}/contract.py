@@ -11,6 +11,7 @@ from pipeline.keys import INPUT_ID, INPUT_IMAGE
 from pipeline.seam import Batch
 from pipeline.tasks.segmentation.kinds import kind_of
 from pipeline.tasks.segmentation.windows import INPUT_WINDOW
+from pipeline.tasks.shared.contract import contract_rows
 from pipeline.tasks.shared.criterion import take
 
 
@@ -18,10 +19,7 @@ def check_contract(
     batch: Batch, outputs: Mapping[str, Tensor], heads: Sequence[Head]
 ) -> list[tuple[str, str, str, str]]:
     """See `Task.check_contract`."""
-    count = len(batch[INPUT_ID])
-    image = batch[INPUT_IMAGE]
-    if image.ndim != 4 or image.dtype not in (torch.uint8, torch.float32):
-        raise UserError(f"'{INPUT_IMAGE}' is {form(image)}; uint8 or float32 (B, H, W, C) is expected")
+    table, count, image = contract_rows(batch, outputs), len(batch[INPUT_ID]), batch[INPUT_IMAGE]
     window = take(batch, INPUT_WINDOW, "a room of masks", "the batch holds")
     if (window.dtype, tuple(window.shape)) != (torch.int64, (count, 8)):
         raise UserError(f"'{INPUT_WINDOW}' is {form(window)}; int64 {(count, 8)} is expected")
@@ -41,13 +39,6 @@ def check_contract(
         presence = outputs.get(f"{head.output_key}@presence")
         if presence is not None and tuple(presence.shape) != (count, classes):
             raise UserError(f"head '{head.name}': presence is {form(presence)}; float {(count, classes)} is expected")
-    table = []
-    for role, values in (("batch", batch), ("output", outputs)):
-        for key, value in values.items():
-            dtype, shape = ("str", f"{len(value)} strings")
-            if isinstance(value, Tensor):
-                dtype, shape = str(value.dtype).removeprefix("torch."), str(tuple(value.shape))
-            table.append((key, dtype, shape, role))
     return table
 
 

@@ -9,6 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from pipeline.tasks.shared.drawing import shortened
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -21,12 +23,6 @@ IGNORED_COLOR, IGNORED = "#8a8a8a", 255
 DRAWN = 320  # pixels of the longer side in a picture
 NAMED = 10  # classes in a legend
 GREY = "#666666"
-
-
-def shortened(name: object, most: int = 24) -> str:
-    """A long name with its middle left out: names often differ at both ends."""
-    text = str(name)
-    return text if len(text) <= most else f"{text[: most // 2]}…{text[len(text) - (most - 1) // 2 :]}"
 
 
 def class_colors(count: int) -> list[tuple[float, float, float]]:

@@ -12,10 +12,11 @@ from matplotlib.ticker import MaxNLocator
 from pipeline.competition import Head
 from pipeline.tasks.segmentation import maps
 from pipeline.tasks.segmentation.decoding import decisions
-from pipeline.tasks.segmentation.drawing import GREY, class_colors, shortened
+from pipeline.tasks.segmentation.drawing import GREY, class_colors
 from pipeline.tasks.segmentation.metrics import each_dice, each_iou, per_class
 from pipeline.tasks.segmentation.predictions import columns
 from pipeline.tasks.segmentation.scoring import FN, FP, KNOWN, TP, counts, pixels
+from pipeline.tasks.shared.drawing import shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

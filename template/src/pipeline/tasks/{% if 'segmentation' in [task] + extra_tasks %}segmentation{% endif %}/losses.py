@@ -4,8 +4,6 @@ Pixels of 255 count nowhere; a sample without any other has the loss 0. A loss c
 finite gradients, on empty masks. Where logits are smaller than the target, the target is resized to them (nearest).
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -141,7 +139,7 @@ class Presence(nn.Module):
         return mean_of(functional.binary_cross_entropy_with_logits(logits.float(), present, reduction="none"), counted)
 
 
-LOSSES: dict[str, Callable[..., nn.Module]] = {
+LOSSES: dict[str, type[nn.Module]] = {
     "dice": Dice,
     "jaccard": Jaccard,
     "tversky": Tversky,

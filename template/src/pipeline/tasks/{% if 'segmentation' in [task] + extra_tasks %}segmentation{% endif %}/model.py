@@ -16,9 +16,9 @@ from pipeline.keys import INPUT_IMAGE
 from pipeline.names import Names
 from pipeline.seam import Batch
 from pipeline.tasks.segmentation.kinds import check_classes, kind_of
-from pipeline.tasks.segmentation.layers import KEPT, drop_unused, fixed_size, head_of, keep, recompute
+from pipeline.tasks.segmentation.layers import KEPT, drop_unused, head_of, keep
 from pipeline.tasks.shared.normalize import image_statistics
-from pipeline.tasks.shared.pretrained import HUB, cached_weights, reason
+from pipeline.tasks.shared.pretrained import HUB, cached_weights, fixed_size, reason, recompute
 
 STRIDE = 32  # of the last features of an encoder that has several
 

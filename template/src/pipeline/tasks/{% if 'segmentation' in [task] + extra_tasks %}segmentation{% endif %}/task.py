@@ -27,6 +27,7 @@ from pipeline.tasks.segmentation.decoding import USUAL, decoded, kept
 from pipeline.tasks.segmentation.demo import answer_rows
 from pipeline.tasks.segmentation.drawing import sample_figure
 from pipeline.tasks.segmentation.figures import figures, worst_and_best
+from pipeline.tasks.segmentation.losses import LOSSES
 from pipeline.tasks.segmentation.predictions import columns, gated, has_presence, presence_columns
 from pipeline.tasks.segmentation.settings import SegmentationSettings
 from pipeline.tasks.segmentation.submission import as_predictions, form_of
@@ -47,17 +48,6 @@ MODELS = {
     "segformer": "Segformer",
     "dpt": "DPT",
 }
-LOSSES = {
-    "dice": "Dice",
-    "jaccard": "Jaccard",
-    "lovasz": "Lovasz",
-    "focal": "Focal",
-    "bce": "BinaryCrossEntropy",
-    "cross_entropy": "CrossEntropy",
-    "tversky": "Tversky",
-    "boundary": "Boundary",
-    "presence": "Presence",
-}
 
 
 class SegmentationTask(Task):
@@ -69,7 +59,7 @@ class SegmentationTask(Task):
         "augmentations": {"resize": f"{ROOM}.dataset:resize"},
         "prepare": {"normalize": "pipeline.tasks.shared.normalize:Normalize"},
         "model": {name: f"{ROOM}.model:{made}" for name, made in MODELS.items()},
-        "loss": {name: f"{ROOM}.losses:{made}" for name, made in LOSSES.items()},
+        "loss": {name: f"{made.__module__}:{made.__name__}" for name, made in LOSSES.items()},
         "step": {"default": "pipeline.tasks.shared.step:step"},
     }
 

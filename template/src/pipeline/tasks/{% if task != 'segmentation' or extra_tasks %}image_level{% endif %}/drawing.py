@@ -6,18 +6,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
+from pipeline.tasks.shared.drawing import shortened
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Texts = Sequence[str] | np.ndarray
 
 RIGHT, WRONG = "#2a8a4a", "#c62f2f"
-
-
-def shortened(name: object, most: int = 24) -> str:
-    """A long name with its middle left out: names often differ at both ends."""
-    text = str(name)
-    return text if len(text) <= most else f"{text[: most // 2]}…{text[len(text) - (most - 1) // 2 :]}"
 
 
 def sample_figure(

@@ -3,12 +3,11 @@
 from typing import Any
 
 import timm
-from timm.models import get_pretrained_cfg
 
 from pipeline.config import Model
 from pipeline.errors import UserError, nearest
 from pipeline.names import Names
-from pipeline.tasks.shared.pretrained import HUB, cached_weights, no_weights, reason
+from pipeline.tasks.shared.pretrained import HUB, cached_weights, fixed_size, no_weights, reason, recompute
 
 WEIGHTS_FROM_ELSEWHERE = {"pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}  # arguments of timm.create_model
 
@@ -29,12 +28,7 @@ def make_encoder(settings: Model, names: Names, params: dict[str, Any]) -> Any:
     else:
         encoder = _timm_encoder(settings, params)
     if settings.grad_checkpointing:
-        try:
-            encoder.set_grad_checkpointing(True)
-        except (AttributeError, AssertionError, NotImplementedError) as error:
-            raise UserError(
-                f"encoder '{settings.encoder}' cannot recompute its activations; set model.grad_checkpointing: false"
-            ) from error
+        recompute(encoder, settings.encoder)
     return encoder
 
 
@@ -102,9 +96,7 @@ def _create(arguments: dict[str, Any], sizes: dict[str, Any]) -> Any:
 
 def _size_arguments(settings: Model) -> dict[str, Any]:
     """Nothing for an architecture that takes images of any size; one from the hub is known only after it is fetched."""
-    config = None if ":" in settings.encoder else get_pretrained_cfg(settings.encoder)
-    fixed = ":" in settings.encoder or (config is not None and config.fixed_input_size)
-    if settings.image_size is None or not fixed:
+    if settings.image_size is None or not fixed_size(settings):
         return {}
     return {"img_size": settings.image_size, "dynamic_img_size": True}
 

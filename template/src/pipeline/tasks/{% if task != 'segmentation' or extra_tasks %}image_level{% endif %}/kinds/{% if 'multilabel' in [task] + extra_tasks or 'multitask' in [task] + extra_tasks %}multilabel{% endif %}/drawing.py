@@ -6,7 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_auc_score
 
-from pipeline.tasks.image_level.drawing import RIGHT, WRONG, shortened
+from pipeline.tasks.image_level.drawing import RIGHT, WRONG
+from pipeline.tasks.shared.drawing import shortened
 
 TOO_MUCH = "#e0b020"
 MOST_LABELS = 40  # of more, the ones that are ranked worst are shown
