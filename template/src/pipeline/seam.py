@@ -136,17 +136,29 @@ class Run(Protocol):
     progress: Progress
     epochs: int
     batches_per_epoch: int
+    precision: Literal["fp32", "bf16", "fp16"]
+    processes: Processes  # those that train this fold together; the engine averages their gradients
 
     @property
     def best(self) -> "Best | None":
         """The best epoch so far; none before the first one has ended."""
         ...
 
-    def run_step(self, stage: Stage, batch: Batch) -> StepResult:
+    def run_step(
+        self,
+        stage: Stage,
+        batch: Batch,
+        model: PreparedModel | None = None,
+        precision: Literal["fp32", "bf16", "fp16"] | None = None,
+    ) -> StepResult:
         """The step once more, on a batch that is on the device, for what needs a second pass (SAM, AWP).
 
         A training step draws the same dropout and the same mixup again. Gradients flow as they do in training; the
         caller differentiates `loss`, or switches gradients off.
+
+        Args:
+            model: none: the one that trains.
+            precision: none: that of the run.
         """
         ...
 
@@ -191,9 +203,7 @@ class Loop(Run, Protocol):
     """
 
     device: torch.device
-    precision: Literal["fp32", "bf16", "fp16"]
     scaler: torch.amp.GradScaler  # the engine scales with it, and the loop saves it; for all but fp16 it scales nothing
-    processes: Processes  # those that train this fold together; the engine averages their gradients
     engine_callbacks: Sequence[Any]  # of the engine's own kind, in the order of the experiment
 
     @property

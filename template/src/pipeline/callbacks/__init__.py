@@ -28,6 +28,11 @@ class Callback:
 
     every_process = False
 
+    @property
+    def changes_gradients(self) -> bool:
+        """Whether gradients have to be averaged over the processes once more after it has seen them."""
+        return self.every_process
+
     def on_run_start(self, run: Run) -> None:
         """Before the first batch, also when a run continues (after `load_state_dict`)."""
 
@@ -72,7 +77,10 @@ class CallbackList(Callback):
         named = {_key(index, callback): callback for index, callback in enumerate(callbacks)}
         self.named = {key: callback for key, callback in named.items() if is_main or callback.every_process}
         self.callbacks = list(self.named.values())
-        self.every_process = any(callback.every_process for callback in self.callbacks)
+
+    @property
+    def changes_gradients(self) -> bool:
+        return any(callback.changes_gradients for callback in self.callbacks)
 
     def on_run_start(self, run: Run) -> None:
         for callback in self.callbacks:
@@ -128,11 +136,13 @@ def default_callbacks(task: "Task", valid_rows: "pd.DataFrame", valid_dataset: S
         valid_rows: the held-out rows; empty when training on everything.
         valid_dataset: their samples, asked for by (epoch, row) as a loader does.
     """
+    from pipeline.callbacks.non_finite import NonFinite
     from pipeline.callbacks.pictures import Pictures
     from pipeline.callbacks.scalars import LogScalars
     from pipeline.callbacks.table import EpochTable
 
-    return [LogScalars(), EpochTable(len(valid_rows)), Pictures(task, valid_rows, valid_dataset)]
+    pictures = Pictures(task, valid_rows, valid_dataset)
+    return [NonFinite(), LogScalars(), EpochTable(len(valid_rows)), pictures]
 
 
 def _key(index: int, callback: Callback) -> str:

@@ -18,6 +18,7 @@ from pipeline.config.groups import (
     Strict,
     Tracking,
     Training,
+    Watch,
     named,
 )
 from pipeline.errors import UserError
@@ -36,6 +37,7 @@ __all__ = [
     "Schedule",
     "Tracking",
     "Training",
+    "Watch",
     "differences",
     "json_schema",
     "parse_experiment",
@@ -79,6 +81,7 @@ class Experiment(Strict):
         json_schema_extra={"kind": "engine_callback"},
     )
     tracking: Tracking = Tracking()
+    watch: Watch = Watch()
     machine: Machine = Machine()
 
 

@@ -189,6 +189,16 @@ class Tracking(Strict):
     log_checkpoint: bool = Field(default=False, description="upload the best weights as an artifact where that exists")
 
 
+class Watch(Strict):
+    """What looks at the training. These settings never count as a change of the experiment."""
+
+    non_finite: Literal["stop", "skip"] = Field(
+        default="stop", description="after a loss or gradient that is not finite: stop, or leave the step out and go on"
+    )
+    max_skips: int = Field(default=10, ge=1, description="so many steps of a fold are left out before it stops")
+    anomaly: bool = Field(default=False, description="torch's anomaly detection throughout: slow, for debugging")
+
+
 class Machine(Strict):
     """Settings that never count as a change of the experiment."""
 

@@ -147,8 +147,10 @@ def train_unfinished(
                 with processes.alone():
                     finish_fold(setup, loop, valid_rows, time.monotonic() - began)
     except BaseException as error:
-        loop.callbacks.on_exception(loop, error)
-        loop.tracker.finish(succeeded=False)
+        try:
+            loop.callbacks.on_exception(loop, error)
+        finally:
+            loop.tracker.finish(succeeded=False)
         if loop.signals.leave and isinstance(error, RuntimeError):  # SIGTERM ended the loader's processes as well
             raise Interrupted("left at once; the same command goes on from the last saved state") from error
         raise

@@ -139,7 +139,7 @@ class FoldLoop:
 
     def gradients_ready(self) -> Verdict:
         verdict = self.callbacks.on_gradients_ready(self)
-        if self.callbacks.every_process:
+        if self.callbacks.changes_gradients:
             self.processes.average_gradients(self.model)
         verdict = Verdict(self.processes.highest(verdict))
         if verdict is Verdict.STOP:
@@ -208,19 +208,19 @@ class FoldLoop:
     def watch_signals(self) -> None:
         self.signals.watch()
 
-    def run_step(self, stage: Stage, batch: Batch, model: PreparedModel | None = None) -> StepResult:
-        """The step on a batch that is on the device, in the loop's precision; by default of the model that trains."""
+    def run_step(
+        self, stage: Stage, batch: Batch, model: PreparedModel | None = None, precision: Precision | None = None
+    ) -> StepResult:
         now = self.progress
         if stage == "train":
             others = (self.processes.rank,) if self.processes.rank else ()  # no two of them draw the same
             seed_everything(self.config.seed, now.epoch, now.batch, *others)
             current = self.stages.at(now.epoch)
-            context = StepContext(stage, now.epoch, now.batch, now.step, current.criterion, current.transforms)
-            step = current.step
+            step, criterion, transforms = current.step, current.criterion, current.transforms
         else:
-            context = StepContext(stage, now.epoch, now.batch, now.step, self.criterion)
-            step = self.step
-        with autocast(self.device, self.precision):
+            step, criterion, transforms = self.step, self.criterion, ()
+        context = StepContext(stage, now.epoch, now.batch, now.step, criterion, transforms)
+        with autocast(self.device, precision or self.precision):
             return step(batch, self.model if model is None else model, context)
 
     def _leave_if_asked(self) -> None:

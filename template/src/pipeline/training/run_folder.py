@@ -87,7 +87,8 @@ def set_aside(project: Project, name: str) -> Path | None:
 def _refuse_changes(project: Project, folder: Path, config: Experiment, record: dict[str, Any]) -> None:
     saved, asked = read_yaml(folder / "config.yaml"), config.model_dump(mode="json")
     for values in (saved, asked):
-        values.pop("machine", None)
+        for free in ("machine", "watch"):
+            values.pop(free, None)
     changes = list(differences(saved, asked))
     answers, answers_now = _answers(folder / CODE / FILE_NAME), _answers(project.root / FILE_NAME)
     changes += list(differences(answers, answers_now, FILE_NAME))
