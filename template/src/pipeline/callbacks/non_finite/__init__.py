@@ -1,7 +1,7 @@
 """NaN and Inf, caught before the optimiser steps: found, explained, kept for a second look.
 
-Losses, outputs and gradients are looked at in every step, with one number read back. When one of them is not finite, the
-step is run again on the same weights with the same random numbers, operation by operation (`finder`), and what was
+Losses, outputs and gradients are looked at in every step, with one number read back. When one of them is not finite,
+the step is run again on the same weights with the same random numbers, operation by operation (`finder`), and what was
 found is said in words (`causes`). A `dump` holds all of it; `scripts/replay.py` runs it alone.
 """
 
@@ -16,7 +16,7 @@ from pipeline.callbacks import Callback
 from pipeline.callbacks.non_finite.dump import Dump
 from pipeline.callbacks.non_finite.finder import is_finite
 from pipeline.callbacks.non_finite.replay import Finding, losses_of, replay
-from pipeline.errors import UserError
+from pipeline.errors import UserError, listed
 from pipeline.keys import INPUT_ID
 from pipeline.seam import Batch, Run, Stage, StepResult, Verdict
 
@@ -25,7 +25,7 @@ DETECTED = "returned nan values"  # what torch says under `watch.anomaly`
 
 
 class NonFinite(Callback):
-    """Stops a training, or skips the step, when a loss, an output or a gradient is not finite (`watch` in an experiment).
+    """Stops a training, or skips the step, when a loss, an output or a gradient is not finite: `watch` says which.
 
     With fp16, gradients that overflow under the loss scaling are no fault: the scaler lowers its scale and leaves the
     step out by itself. They are told apart by the same step in fp32.
@@ -98,10 +98,8 @@ class NonFinite(Callback):
 
     def on_epoch_end(self, run: Run, result: Any) -> None:
         if self.held_out and result.stage == "valid":
-            count, first = len(self.held_out), ", ".join(list(self.held_out)[:3])
-            _say(
-                f"{count} held-out samples of epoch {result.epoch + 1} have a loss or output that is not finite: {first}"
-            )
+            samples = f"{len(self.held_out)} held-out samples ({listed(self.held_out)})"
+            _say(f"epoch {result.epoch + 1}: {samples} have a loss or an output that is not finite")
             self.held_out = {}
 
     def on_exception(self, run: Run, error: BaseException) -> None:
@@ -165,7 +163,9 @@ class NonFinite(Callback):
         for value in (*result["sample_losses"].values(), *result["outputs"].values()):
             if value.is_floating_point() and value.ndim and len(value) == len(batch[INPUT_ID]):
                 wrong = ~torch.isfinite(value).reshape(len(value), -1).all(dim=1)
-                self.held_out.update({str(name): None for name, bad in zip(batch[INPUT_ID], wrong.tolist()) if bad})
+                self.held_out.update(
+                    {str(name): None for name, bad in zip(batch[INPUT_ID], wrong.tolist(), strict=True) if bad}
+                )
 
 
 def _copy(into: list[Tensor], source: list[Tensor]) -> None:

@@ -43,7 +43,7 @@ class Dump:
         """Write `step_<number>.pt`, and `.txt` for people; returns the first."""
         target = folder / FOLDER / f"step_{self.step:06d}.pt"
         with atomic(target) as path:
-            torch.save({name: value for name, value in vars(self).items()}, path)
+            torch.save(dict(vars(self)), path)
         write_text(target.with_suffix(".txt"), self.said)
         return target
 
