@@ -1,0 +1,1 @@
+"""Code that goes wrong on purpose, copied into rendered projects as `competition.planted`."""

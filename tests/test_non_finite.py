@@ -1,0 +1,121 @@
+"""Planted NaN and Inf: each is caught before the optimiser steps, its first cause is named, and its dump replays."""
+
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from planted.losses import CULPRIT, KINDS
+from projects import ROOT, Renders, run_script
+from training import demo_project, expect, register
+
+pytestmark = pytest.mark.slow
+
+LOSSES = "losses=[{loss: cross_entropy, head: label}, {loss: {name: fault, params: {kind: KIND}}, name: planted}]"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is planted, and what the message has to name.
+
+    Attributes:
+        settings: of the experiment.
+        names: patterns that the message holds: the operation, its line or module, and the cause in words.
+        sample: whether it lies in one sample, which then is named.
+    """
+
+    settings: tuple[str, ...]
+    names: tuple[str, ...]
+    sample: bool = False
+
+
+def in_loss(operation: str, words: str, code: str) -> Fault:
+    return Fault((LOSSES,), (rf"'{operation}' .*losses\.py:\d+: `[^`]*{re.escape(code)}", words), sample=True)
+
+
+def encoder(spoil: str, *names: str) -> Fault:
+    return Fault((f"model.encoder={{name: spoiled, params: {{spoil: {spoil}}}}}",), names)
+
+
+FAULTS = {
+    "log_of_negative": in_loss("log", "log of a negative number", "torch.log("),
+    "log_of_zero": in_loss("log", "log of zero", "torch.log("),
+    "raw_sigmoid": in_loss("log", "log of zero.*logits", "torch.log(1 - probability)"),
+    "log1p_of_minus_one": in_loss("log1p", "log of zero", "torch.log1p("),
+    "sqrt_of_negative": in_loss("sqrt", "root of a negative number", "torch.sqrt("),
+    "sqrt_at_zero": in_loss("sqrt", "gradient of a root at zero", "torch.sqrt("),
+    "rsqrt_of_zero": in_loss("rsqrt", "root of zero", "torch.rsqrt("),
+    "division_by_zero": in_loss("div", "division by zero", "return x / "),
+    "reciprocal_of_zero": in_loss("reciprocal", "division by zero", "torch.reciprocal("),
+    "masked_division": in_loss("div", "gradient of a division by zero", "x / below"),
+    "masked_log": in_loss("log", "gradient of log at zero", "torch.log(inside)"),
+    "exp_of_a_thousand": in_loss("exp", "exponential of 1e", "torch.exp("),
+    "fractional_power_of_negative": in_loss("pow", "negative number.* to a power", "** 1.5"),
+    "power_at_zero": in_loss("pow", "gradient of a root at zero", "** 0.5"),
+    "acos_beyond_one": in_loss("acos", "beyond -1 to 1", "torch.acos("),
+    "acos_at_one": in_loss("acos", "gradient of arc cosine at", "torch.acos("),
+    "arcface_at_one": in_loss("sqrt", "gradient of a root at zero", "torch.sqrt(1 - cosine * cosine)"),
+    "mean_of_nothing": in_loss("mean", "mean of nothing", "[culprit & ~culprit].mean()"),
+    "spread_of_one": in_loss("std", "spread of a single number", "[culprit].std()"),
+    "spread_of_equals": in_loss("std", "gradient of the spread of equal numbers", "pairs.std(dim=1)"),
+    "normalised_nothing": in_loss("div", "division by zero", "vectors / vectors.norm"),
+    "divergence_of_nothing": in_loss("log", "log of zero", "torch.log(share / x)"),
+    "everything_ignored": in_loss("nll_loss_forward", "mean of nothing", "functional.cross_entropy("),
+    "everything_masked": in_loss("masked_fill", "-?Inf", "masked_fill("),
+    "half_overflow": in_loss("_to_copy", "float16, which ends at 65504", ".half()"),
+    "sum_overflow": in_loss("sum", "overflowed on numbers up to 3e\\+38", ".sum(dim=1)"),
+    "infinite_pixel": Fault(("image.reader=infinite_pixel",), ("'input_image'", "Inf: look at the reader"), True),
+    "missing_pixel": Fault(("image.reader=missing_pixel",), ("'input_image'", "NaN: look at the reader"), True),
+    "nan_initialisation": encoder("nan", r"weights 'network\.encoder\.middle\.weight'", "before the first step.*initial"),
+    "huge_initialisation": encoder("huge", r"network\.encoder\.middle", "overflowed.*initialised"),
+    "norm_without_epsilon": encoder("norm", "native_batch_norm.*network.encoder.middle", "variance"),
+    "exploding_rate": Fault(("optimizer={name: sgd, lr: 1e12}",), (r"network\.", "lower the rate|learning rate")),
+    "infinite_rate": Fault(("schedule.name=infinite",), (r"weights 'network\.", "learning rate inf")),
+    "adam_without_epsilon": Fault(
+        ("optimizer.params={eps: 0}", "model.encoder={name: spoiled, params: {spoil: dead}}"),
+        (r"weights 'network\.encoder\.dead", "tiny `eps`"),
+    ),
+    "gradient_of_a_callback": Fault(("callbacks=[spoil_gradient]",), ("the gradient of network", "does not depend on")),
+}
+
+
+@pytest.fixture(scope="module")
+def project(renders: Renders, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo competition with code that goes wrong."""
+    project = demo_project(renders, tmp_path_factory.mktemp("planted") / "project")
+    shutil.copytree(ROOT / "tests/planted", project / "src/competition/planted")
+    names = {
+        "loss": {"fault": "losses:Fault"},
+        "reader": {"infinite_pixel": "parts:infinite_pixel", "missing_pixel": "parts:missing_pixel"},
+        "encoder": {"spoiled": "parts:Encoder"},
+        "schedule": {"infinite": "parts:infinite_rate"},
+        "callback": {"spoil_gradient": "parts:SpoilGradient"},
+    }
+    for kind, found in names.items():
+        register(project, kind, {name: f"competition.planted.{value}" for name, value in found.items()})
+    return project
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_named_and_replayed(project: Path, name: str) -> None:
+    fault = FAULTS[name]
+    settings = [setting.replace("KIND", name) for setting in fault.settings]
+    result = run_script(
+        project, "train.py", "small", "training.epochs=1", *settings, "--as", name.replace("_", "-"), "--fold", "0"
+    )
+    message = expect(result, status=2).last_line
+    for pattern in fault.names:
+        assert re.search(pattern, message), f"{pattern!r} is not in {message}"
+    assert re.match(r"error: step \d+ \(epoch 1, batch \d+\) of fold 0: ", message), message
+    assert (f"samples: {CULPRIT};" in message) == fault.sample, message
+    [dump] = (project / "runs" / name.replace("_", "-") / "fold_0/non_finite").glob("*.pt")
+    again = expect(run_script(project, "replay.py", str(dump))).stdout
+    then, now = (re.search(rf"{word}: +(.*)", again)[1] for word in ("then", "now"))  # type: ignore[index]
+    assert now in then, f"{then}\n{now}"
+
+
+def test_every_fault_is_tried() -> None:
+    assert KINDS.keys() <= FAULTS.keys()
