@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from pipeline import engine
+from pipeline.callbacks.non_finite.dump import FOLDER as DUMPS
 from pipeline.data.folds import FoldTable
 from pipeline.data.loaders import to_device
 from pipeline.errors import Interrupted, OthersFailed, UserError
@@ -47,7 +48,7 @@ def train(setup: Setup, fold: str, restart: bool) -> None:
             train_folds(setup, chosen, device, processes)
         except UserError:
             folder = setup.project.run(setup.name)
-            if is_new and not any(has_begun(path) for path in folder.glob("fold_*")):
+            if is_new and not any(has_begun(path) or has_dumps(path) for path in folder.glob("fold_*")):
                 shutil.rmtree(folder)  # a setting was wrong: once it is mended, nothing must remember it
                 if old is not None:
                     old.replace(folder)
@@ -94,6 +95,11 @@ def has_begun(folder: Path) -> bool:
     """Whether there is something to go on from in the folder of a fold."""
     states = (*folder.glob("checkpoints/state*.pt"), *folder.glob("seed_*/checkpoints/state*.pt"))
     return bool(states) or (folder / FINISHED).is_file() or any(folder.glob(f"seed_*/{FINISHED}"))
+
+
+def has_dumps(folder: Path) -> bool:
+    """Whether a step of this fold that was not finite is kept for a second look, with the code that it needs."""
+    return any(folder.rglob(f"{DUMPS}/*.pt"))
 
 
 def seed_folders(setup: Setup, folder: Path) -> dict[int, Path]:
