@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from planted.losses import CULPRIT, KINDS
 from projects import ROOT, Renders, run_script
@@ -32,12 +33,12 @@ class Fault:
     sample: bool = False
 
 
-def in_loss(operation: str, words: str, code: str) -> Fault:
-    return Fault((LOSSES,), (rf"'{operation}' .*losses\.py:\d+: `[^`]*{re.escape(code)}", words), sample=True)
+def in_loss(operation: str, words: str, code: str, sample: bool = True) -> Fault:
+    return Fault((LOSSES,), (rf"'{operation}' .*losses\.py:\d+: `[^`]*{re.escape(code)}", words), sample)
 
 
 def encoder(spoil: str, *names: str) -> Fault:
-    return Fault((f"model.encoder={{name: spoiled, params: {{spoil: {spoil}}}}}",), names)
+    return Fault((f"model.encoder=encoder_{spoil}",), names)
 
 
 FAULTS = {
@@ -58,24 +59,32 @@ FAULTS = {
     "acos_beyond_one": in_loss("acos", "beyond -1 to 1", "torch.acos("),
     "acos_at_one": in_loss("acos", "gradient of arc cosine at", "torch.acos("),
     "arcface_at_one": in_loss("sqrt", "gradient of a root at zero", "torch.sqrt(1 - cosine * cosine)"),
-    "mean_of_nothing": in_loss("mean", "mean of nothing", "[culprit & ~culprit].mean()"),
-    "spread_of_one": in_loss("std", "spread of a single number", "[culprit].std()"),
-    "spread_of_equals": in_loss("std", "gradient of the spread of equal numbers", "pairs.std(dim=1)"),
+    "mean_of_nothing": in_loss("mean", "mean of nothing", "[culprit & ~culprit].mean()", sample=False),
+    "spread_of_one": in_loss("std", "spread of a single number", "[culprit].std()", sample=False),
+    "spread_of_equals": in_loss("sqrt", "gradient of a root at zero", "torch.sqrt(pairs.var(dim=1))"),
     "normalised_nothing": in_loss("div", "division by zero", "vectors / vectors.norm"),
     "divergence_of_nothing": in_loss("log", "log of zero", "torch.log(share / x)"),
     "everything_ignored": in_loss("nll_loss_forward", "mean of nothing", "functional.cross_entropy("),
     "everything_masked": in_loss("masked_fill", "-?Inf", "masked_fill("),
     "half_overflow": in_loss("_to_copy", "float16, which ends at 65504", ".half()"),
     "sum_overflow": in_loss("sum", "overflowed on numbers up to 3e\\+38", ".sum(dim=1)"),
-    "infinite_pixel": Fault(("image.reader=infinite_pixel",), ("'input_image'", "Inf: look at the reader"), True),
+    "infinite_pixel": Fault(
+        ("training.batch_transforms=[infinite_pixel]",),
+        (r"parts\.py:\d+: `batch\[.input_image.\]\[row", "made .* Inf"),
+        sample=True,
+    ),
     "missing_pixel": Fault(("image.reader=missing_pixel",), ("'input_image'", "NaN: look at the reader"), True),
-    "nan_initialisation": encoder("nan", r"weights 'network\.encoder\.middle\.weight'", "before the first step.*initial"),
+    "nan_initialisation": encoder(
+        "nan", r"weights 'network\.encoder\.middle\.weight'", "before the first step.*initial"
+    ),
     "huge_initialisation": encoder("huge", r"network\.encoder\.middle", "overflowed.*initialised"),
-    "norm_without_epsilon": encoder("norm", "native_batch_norm.*network.encoder.middle", "variance"),
+    "norm_without_epsilon": encoder(
+        "norm", r"'div' in network\.encoder \(.*features\.std\(dim=0\)", "division by zero"
+    ),
     "exploding_rate": Fault(("optimizer={name: sgd, lr: 1e12}",), (r"network\.", "lower the rate|learning rate")),
     "infinite_rate": Fault(("schedule.name=infinite",), (r"weights 'network\.", "learning rate inf")),
     "adam_without_epsilon": Fault(
-        ("optimizer.params={eps: 0}", "model.encoder={name: spoiled, params: {spoil: dead}}"),
+        ("optimizer.params={eps: 0}", "model.encoder=encoder_dead"),
         (r"weights 'network\.encoder\.dead", "tiny `eps`"),
     ),
     "gradient_of_a_callback": Fault(("callbacks=[spoil_gradient]",), ("the gradient of network", "does not depend on")),
@@ -89,8 +98,9 @@ def project(renders: Renders, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ROOT / "tests/planted", project / "src/competition/planted")
     names = {
         "loss": {"fault": "losses:Fault"},
-        "reader": {"infinite_pixel": "parts:infinite_pixel", "missing_pixel": "parts:missing_pixel"},
-        "encoder": {"spoiled": "parts:Encoder"},
+        "reader": {"missing_pixel": "parts:missing_pixel"},
+        "batch_transform": {"infinite_pixel": "parts:infinite_pixel"},
+        "encoder": {f"encoder_{spoil}": f"parts:encoder_{spoil}" for spoil in ("nan", "huge", "norm", "dead")},
         "schedule": {"infinite": "parts:infinite_rate"},
         "callback": {"spoil_gradient": "parts:SpoilGradient"},
     }
@@ -119,3 +129,32 @@ def test_named_and_replayed(project: Path, name: str) -> None:
 
 def test_every_fault_is_tried() -> None:
     assert KINDS.keys() <= FAULTS.keys()
+
+
+def test_skipped_within_a_limit(project: Path) -> None:
+    settings = [LOSSES.replace("KIND", "log_of_zero"), "watch.non_finite=skip", "training.epochs=2"]
+    result = expect(run_script(project, "train.py", "small", *settings, "--as", "skips", "--fold", "0"))
+    warnings = re.findall(r"warning: step (\d+) \(epoch (\d), .*skipped, (\d) of at most 10", result.stderr)
+    assert [(epoch, count) for _, epoch, count in warnings] == [("1", "1"), ("2", "2")], result.stderr
+    weights = load_file(project / "runs/skips/fold_0/best.safetensors")
+    assert all(torch.isfinite(value).all() for value in weights.values()), "batch norm has seen no NaN either"
+    limit = [*settings, "watch.max_skips=1", "--as", "few-skips", "--fold", "0"]
+    message = expect(run_script(project, "train.py", "small", *limit), status=2).last_line
+    assert re.search(r"\(epoch 2, .*1 steps were skipped before it", message), message
+
+
+def test_accumulated_batches_and_anomaly_detection(project: Path) -> None:
+    settings = [LOSSES.replace("KIND", "arcface_at_one"), "training.accumulate=4", "training.batch_size=32"]
+    first = run_script(project, "train.py", "small", *settings, "--as", "window", "--fold", "0")
+    named = re.search(r"batch (\d+)\) .*'sqrt'.*samples: 00077", expect(first, status=2).last_line)
+    assert named, first.last_line
+    settings += ["watch.anomaly=true", "--as", "detected", "--fold", "0"]
+    second = expect(run_script(project, "train.py", "small", *settings), status=2).last_line
+    assert re.search(rf"batch {named[1]}\) .*'sqrt'.*samples: 00077", second), second
+    assert not torch.is_anomaly_enabled()
+
+
+def test_a_dump_that_is_none(project: Path, tmp_path: Path) -> None:
+    (tmp_path / "other.pt").write_text("nothing")
+    for path, words in ((tmp_path / "other.pt", "is no dump"), (tmp_path / "none.pt", "there is no dump")):
+        assert words in expect(run_script(project, "replay.py", str(path)), status=2).last_line

@@ -106,7 +106,7 @@ def spread_of_one(x: Tensor, culprit: Tensor) -> Tensor:
 
 def spread_of_equals(x: Tensor, culprit: Tensor) -> Tensor:
     pairs = torch.stack([x, torch.where(culprit, x, x + 1)], dim=1)
-    return pairs.std(dim=1)
+    return torch.sqrt(pairs.var(dim=1))
 
 
 def normalised_nothing(x: Tensor, culprit: Tensor) -> Tensor:

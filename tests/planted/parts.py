@@ -2,39 +2,41 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from competition.planted.losses import CULPRIT
-from torch import Tensor, nn
-
 from pipeline.callbacks import Callback
 from pipeline.seam import Run, Verdict
-
-
-def infinite_pixel(path: Path, size: int | None) -> np.ndarray:
-    """A reader that brings an Inf in one image."""
-    return _spoiled(path, np.inf)
+from torch import Tensor, nn
 
 
 def missing_pixel(path: Path, size: int | None) -> np.ndarray:
     """A reader that brings a NaN in one image."""
-    return _spoiled(path, np.nan)
-
-
-def _spoiled(path: Path, value: float) -> np.ndarray:
-    import cv2
-
-    image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)[..., None].astype(np.float32) / 255
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB).astype(np.float32) / 255
     if path.stem == CULPRIT:
-        image[10:20, 10:20] = value
+        image[10:20, 10:20] = np.nan
     return image
 
 
-class Encoder(nn.Module):
-    """A small encoder; `spoil` plants a fault in its layer `middle`."""
+def infinite_pixel() -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """A batch transform that brings an Inf into one image."""
 
-    def __init__(self, in_chans: int, pretrained: bool, *, spoil: str) -> None:
+    def spoil(batch: dict[str, Any]) -> dict[str, Any]:
+        for row, name in enumerate(batch["input_id"]):
+            if name == CULPRIT:
+                batch["input_image"][row, :, 3:5, 3:5] = torch.inf
+        return batch
+
+    return spoil
+
+
+class Encoder(nn.Module):
+    """A small encoder; `spoil` plants a fault in its layer `middle`, or in one that is never used."""
+
+    def __init__(self, in_chans: int, spoil: str) -> None:
         super().__init__()
         self.num_features = 8
         self.first = nn.Conv2d(in_chans, 8, 3, stride=4)
@@ -44,15 +46,32 @@ class Encoder(nn.Module):
             nn.init.constant_(self.middle.weight, torch.nan)
         if spoil == "huge":
             nn.init.constant_(self.middle.weight, 1e38)
-        if spoil == "norm":
-            nn.init.zeros_(self.first.weight)
-            self.middle = nn.BatchNorm2d(8, eps=0.0)
+        self.spoil = spoil
 
     def forward(self, image: Tensor) -> Tensor:
-        features = self.middle(self.first(image).relu()).relu()
+        features: Tensor = self.middle(self.first(image).relu()).mean(dim=(2, 3))
+        if self.spoil == "norm":
+            features = 0 * features
+            features = (features - features.mean(dim=0)) / features.std(dim=0)
         if self.dead is not None:
             features = features + 0 * self.dead.weight.sum()
         return features
+
+
+def encoder_nan(in_chans: int, pretrained: bool) -> Encoder:
+    return Encoder(in_chans, "nan")
+
+
+def encoder_huge(in_chans: int, pretrained: bool) -> Encoder:
+    return Encoder(in_chans, "huge")
+
+
+def encoder_norm(in_chans: int, pretrained: bool) -> Encoder:
+    return Encoder(in_chans, "norm")
+
+
+def encoder_dead(in_chans: int, pretrained: bool) -> Encoder:
+    return Encoder(in_chans, "dead")
 
 
 def infinite_rate(steps: int, warmup_steps: int) -> Callable[[int], float]:

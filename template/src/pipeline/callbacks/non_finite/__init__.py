@@ -7,6 +7,7 @@ found is said in words (`causes`). A `dump` holds all of it; `scripts/replay.py`
 
 import math
 import sys
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -121,6 +122,11 @@ class NonFinite(Callback):
             finding = replay(run, batch, position)
             if finding.wrong:
                 break
+        if not finding.wrong:
+            parameters = run.model.named_parameters()
+            seen = [name for name, one in parameters if one.grad is not None and not is_finite(one.grad)]
+            wrong = tuple(f"the gradient of {name}" for name in seen) or ("a loss or an output",)
+            finding = replace(finding, wrong=wrong)
         return finding, batch, position
 
     def _act(self, run: Run, finding: Finding, batch: Batch, position: int, stop: bool = False) -> Verdict:

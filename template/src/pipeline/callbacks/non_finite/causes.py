@@ -39,7 +39,7 @@ def _of_weights(origin: Origin, last_rate: float, has_trained: bool) -> str:
 
 def _overflow(origin: Origin, last_rate: float) -> str:
     """Why finite numbers became infinite: they were too large."""
-    largest = max((max(abs(one.low), abs(one.high)) for one in origin.inputs if not math.isnan(one.low)), default=0.0)
+    largest = _largest(origin)
     if any(one.dtype in NARROW for one in origin.outputs) and largest > 1.0:
         return (
             f"numbers up to {largest:.3g} met float16, which ends at {HALF:g}: train in bf16 or fp32, or compute this "
@@ -54,9 +54,14 @@ def _overflow(origin: Origin, last_rate: float) -> str:
     return ""
 
 
+def _largest(origin: Origin) -> float:
+    """The largest absolute value that the operation took."""
+    return max((max(abs(one.low), abs(one.high)) for one in origin.inputs if not math.isnan(one.low)), default=0.0)
+
+
 def _log(origin: Origin) -> str:
-    one = origin.inputs[0]
-    what = f"log of a negative number ({one.low:.3g})" if one.low < 0 else "log of zero" if one.smallest == 0 else ""
+    low = origin.inputs[0].low + (origin.operation == "log1p")
+    what = f"log of a negative number ({low:.3g})" if low < 0 else "log of zero" if low == 0 else ""
     return what and f"{what}: clamp what goes in, or use a form that works on logits (logsigmoid, log_softmax)"
 
 
@@ -88,8 +93,19 @@ def _angle(origin: Origin) -> str:
 
 
 def _averaged(origin: Origin) -> str:
-    empty = any(0 in one.shape for one in origin.inputs)
-    return "the mean of nothing: the tensor is empty, perhaps after a mask; leave such batches out" if empty else ""
+    if not any(0 in one.shape for one in origin.inputs):
+        return ""
+    return "the mean of nothing: the tensor is empty, perhaps after a mask; leave such batches out"
+
+
+def _ignored(origin: Origin) -> str:
+    return "the mean of nothing: every target is one that is ignored; sum instead, and divide by at least one"
+
+
+def _normed(origin: Origin) -> str:
+    if _largest(origin) > LARGE:
+        return ""
+    return "the variance is zero (equal numbers, or a single one) and `eps` too small: raise `eps`"
 
 
 def _spread(origin: Origin) -> str:
@@ -110,6 +126,8 @@ FORWARD: Rules = (
     (("acos", "asin", "atanh", "acosh"), _angle),
     (("mean",), _averaged),
     (("std", "var", "std_mean", "var_mean"), _spread),
+    (("nll_loss_forward", "nll_loss2d_forward"), _ignored),
+    (("native_batch_norm", "native_layer_norm", "native_group_norm", "cudnn_batch_norm"), _normed),
 )
 BACKWARD: Rules = (
     (("sqrt", "pow", "norm", "linalg_vector_norm"), _vanished("a root at zero", "add a small number inside the root")),

@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -140,9 +140,15 @@ class Finder(TorchDispatchMode):
         if bad and ranges is not None:
             self._add(self._origin(name, ranges, bad), bad)
         elif bad:
-            number = max(wrong)
-            self.traces.update({_place(tensor): number for tensor in bad if number >= 0})
+            self._follow(max(wrong), bad)
         return result
+
+    def _follow(self, number: int, bad: Sequence[Tensor]) -> None:
+        """What was wrong before has gone through one more operation, which may tell whose it is."""
+        if number >= 0:
+            self.traces.update({_place(tensor): number for tensor in bad})
+            if not self.origins[number].rows:
+                self.origins[number] = replace(self.origins[number], rows=_rows(bad[0], self.count))
 
     def _add(self, origin: Origin, tensors: Sequence[Tensor]) -> None:
         self.origins.append(origin)

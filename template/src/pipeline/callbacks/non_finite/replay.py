@@ -86,7 +86,7 @@ def _words(run: Run, wrong: tuple[str, ...], origin: Origin | None, fits_fp32: b
     if not wrong:
         return (
             "the same step, run again, is finite: what went wrong does not depend on the batch and the weights alone "
-            "(an operation that is not deterministic, or the share of another process)"
+            "(a callback that changes gradients, an operation that is not deterministic, the share of another process)"
         )
     if origin is None:
         return "where it came from cannot be told"
