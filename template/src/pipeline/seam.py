@@ -106,6 +106,7 @@ class StageResult:
         metrics: every metric of the competition; empty for the training stage.
         truth, predictions: tables indexed by id, in the same order; none for the training stage.
         seconds: wall time of the stage.
+        waited: seconds of it for which the model waited for training batches; the start of the loader is left out.
         raw: the same rows with the weights as they train, where the moving average of the weights is what is scored.
         weights: in the final prediction, which weights these are: `best epoch 7`, `mean of epochs 5, 6, 7`.
     """
@@ -117,6 +118,7 @@ class StageResult:
     truth: "pd.DataFrame | None" = None
     predictions: "pd.DataFrame | None" = None
     seconds: float = 0.0
+    waited: float = 0.0
     raw: "StageResult | None" = None
     weights: str = ""
 

@@ -136,13 +136,15 @@ def default_callbacks(task: "Task", valid_rows: "pd.DataFrame", valid_dataset: S
         valid_rows: the held-out rows; empty when training on everything.
         valid_dataset: their samples, asked for by (epoch, row) as a loader does.
     """
+    from pipeline.callbacks.gradients import Gradients
     from pipeline.callbacks.non_finite import NonFinite
     from pipeline.callbacks.pictures import Pictures
     from pipeline.callbacks.scalars import LogScalars
     from pipeline.callbacks.table import EpochTable
+    from pipeline.callbacks.timing import Timing
 
     pictures = Pictures(task, valid_rows, valid_dataset)
-    return [NonFinite(), LogScalars(), EpochTable(len(valid_rows)), pictures]
+    return [NonFinite(), LogScalars(), Timing(), Gradients(), EpochTable(len(valid_rows)), pictures]
 
 
 def _key(index: int, callback: Callback) -> str:

@@ -81,14 +81,14 @@ class EpochTable(Callback):
         """Names and widths."""
         valid = ["valid loss", run.metrics[0].name] if self.valid_count else []
         columns = [(name, max(10, len(name))) for name in ["train loss", *valid]]
-        return [("epoch", max(7, 2 * len(str(run.epochs)) + 1)), *columns, ("lr", 8), ("time", 6)]
+        return [("epoch", max(7, 2 * len(str(run.epochs)) + 1)), *columns, ("lr", 8), ("time", 6), ("data", 4)]
 
     def _print_row(self, run: Run, result: StageResult) -> None:
         seconds = result.seconds + (self.train.seconds if self.train and result is not self.train else 0.0)
         cells = [f"{result.epoch + 1}/{run.epochs}", _loss(self.train)]
         if self.valid_count:
             cells += [_loss(result), f"{result.metrics[run.metrics[0].name]:.4f}"]
-        cells += [f"{self.rate:.1e}", _duration(seconds)]
+        cells += [f"{self.rate:.1e}", _duration(seconds), _share(self.train)]
         row = Text("  ".join(cell.rjust(width) for cell, (_, width) in zip(cells, self._columns(run), strict=True)))
         if self.valid_count and self._improves(run, result):
             row.append(f"  {MARK} best", style="bold green")
@@ -116,6 +116,11 @@ class EpochTable(Callback):
 
 def _loss(result: StageResult | None) -> str:
     return "-" if result is None else f"{result.losses['loss']:.4f}"
+
+
+def _share(result: StageResult | None) -> str:
+    """How much of the training's time was spent waiting for batches."""
+    return "-" if result is None or not result.seconds else f"{result.waited / result.seconds:.0%}"
 
 
 def _duration(seconds: float) -> str:

@@ -196,6 +196,7 @@ class Watch(Strict):
         default="stop", description="after a loss or gradient that is not finite: stop, or leave the step out and go on"
     )
     max_skips: int = Field(default=10, ge=1, description="so many steps of a fold are left out before it stops")
+    gradient_steps: int = Field(default=50, ge=1, description="gradients of each block are looked at this often")
     anomaly: bool = Field(default=False, description="torch's anomaly detection throughout: slow, for debugging")
 
 

@@ -7,6 +7,7 @@ changes nothing, and an epoch can start at any batch.
 import itertools
 import os
 import signal
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -129,9 +130,15 @@ class EpochBatches:
         self.loader = loader
         self.device = device
         self.running: Generator[Batch, None, None] | None = None
+        self.waits: list[float] = []  # seconds for each batch of the running epoch
 
     def __len__(self) -> int:
         return len(self.loader)
+
+    @property
+    def waited(self) -> float:
+        """Seconds for which the model had nothing to do; without the first batch, which waits for the workers' start."""
+        return sum(self.waits[1:])
 
     def __iter__(self) -> Iterator[Batch]:
         self.running = self._batches()
@@ -147,7 +154,12 @@ class EpochBatches:
 
     def _batches(self) -> Generator[Batch, None, None]:
         try:
-            yield from prefetched(self.loader, self.device) if self.device.type == "cuda" else self.loader
+            batches = iter(prefetched(self.loader, self.device) if self.device.type == "cuda" else self.loader)
+            self.waits, began = [], time.perf_counter()
+            for batch in batches:
+                self.waits.append(time.perf_counter() - began)
+                yield batch
+                began = time.perf_counter()
         except UserError as error:
             # A worker's exception arrives with its whole traceback as text; the user needs its last line.
             raise UserError(str(error).rpartition("UserError: ")[2].strip()) from error

@@ -1,4 +1,4 @@
-"""The local files of a fold's run: `metrics.csv`, `figures/`, `summary.json`."""
+"""The local files of a fold's run: `metrics.csv`, `gradients.csv`, `figures/`, `summary.json`."""
 
 import csv
 import io
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 METRICS_FILE = "metrics.csv"
+GRADIENTS_FILE = "gradients.csv"  # a few columns for each block of the network, which would hide the metrics
+GRADIENTS = ("gradients/", "updates/")
 FIGURES_FOLDER = "figures"
 SUMMARY_FILE = "summary.json"
 STEP = "step"
@@ -27,11 +29,16 @@ class LocalTracker:
     def __init__(self, info: RunInfo) -> None:
         self.folder = info.folder
         self.metrics = MetricsTable(info.folder / METRICS_FILE, info.step)
+        self.gradients = MetricsTable(info.folder / GRADIENTS_FILE, info.step)
         self.final: dict[str, Any] = {}
 
     def scalars(self, values: dict[str, float], step: int) -> None:
         """Add to the row of this step."""
-        self.metrics.add(values, step)
+        of_blocks = {tag: value for tag, value in values.items() if tag.startswith(GRADIENTS)}
+        others = {tag: value for tag, value in values.items() if tag not in of_blocks}
+        for table, part in ((self.metrics, others), (self.gradients, of_blocks)):
+            if part:
+                table.add(part, step)
 
     def figure(self, name: str, figure: "Figure", step: int) -> None:
         """Write `figures/<name>.png`; the latest picture replaces the older one."""

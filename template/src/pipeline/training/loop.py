@@ -251,8 +251,8 @@ class FoldLoop:
         return [self._train_result()] if self.valid is None else [self._trained, self._valid_result(self.valid)]
 
     def _train_result(self) -> StageResult:
-        seconds = time.monotonic() - self._stage_began
-        return StageResult("train", self.progress.epoch, self.sums.means(), seconds=seconds)
+        seconds, waited = time.monotonic() - self._stage_began, self.stages.at(self.progress.epoch).loader.waited
+        return StageResult("train", self.progress.epoch, self.sums.means(), seconds=seconds, waited=waited)
 
     def _valid_result(self, seen: HeldOut) -> StageResult:
         raw = None if self.valid_raw is None else self.valid_raw.result(self.progress.epoch)

@@ -1,0 +1,203 @@
+"""Gradients block by block: how large, how many zeros, how much they move the weights, and what that means in words.
+
+At the cadence of `watch.gradient_steps`, for each block of the network: `gradients/<block>/min`, `/mean` and `/max` of |g|,
+`/zeros` (share) and `updates/<block>` (length of the optimiser's step over that of the weights). At the end of a run
+a picture, `gradients`, and a verdict where something is wrong.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from pipeline.callbacks import Callback
+from pipeline.errors import listed
+from pipeline.seam import Batch, Run, Stage, StageResult, Verdict
+from pipeline.terminal import console
+
+MOST_BLOCKS = 48  # in a picture that can still be read
+MOST_COLUMNS = 128  # steps that are remembered; beyond them, every second one goes
+SAMPLE = 4096  # weights of a parameter whose movement is measured
+VANISHED, EXPLODED = 1e-6, 1e4  # times the middle block; and of a gradient itself
+MEASURES = ("min", "mean", "max", "zeros", "update")
+
+
+class Gradients(Callback):
+    """Watches gradients and updates of each block of the network."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+        self.rows: list[Tensor] = []  # float32 (blocks, measures) of each of these steps
+        self.every = 1  # of the looks, one in so many is remembered
+        self.looks = 0
+        self.blocks: dict[str, list[str]] = {}
+        self.before: dict[str, Tensor] = {}  # a sample of the weights before the step that is looked at
+
+    def on_run_start(self, run: Run) -> None:
+        self.blocks = blocks(run.model.network)
+
+    def on_gradients_ready(self, run: Run) -> Verdict:
+        if run.progress.step % run.config.watch.gradient_steps == 0:
+            parameters = dict(run.model.network.named_parameters())
+            found = [measure([parameters[name].grad for name in names]) for names in self.blocks.values()]
+            self.steps.append(run.progress.step)
+            self.rows.append(torch.stack(found))
+            self.before = {name: _sample(value) for name, value in parameters.items() if value.grad is not None}
+        return Verdict.GO
+
+    def on_batch_start(self, run: Run, stage: Stage, batch: Batch) -> None:
+        self._after_step(run)
+
+    def on_epoch_end(self, run: Run, result: StageResult) -> None:
+        self._after_step(run)
+
+    def on_run_end(self, run: Run, result: StageResult | None) -> None:
+        if not self.rows:
+            return
+        table = torch.stack(self.rows).cpu().numpy()
+        run.tracker.figure("gradients", gradients_figure(list(self.blocks), self.steps, table), run.progress.step)
+        for line in verdicts(list(self.blocks), table, trained_blocks(run.model.network, self.blocks)):
+            console().print(f"gradients of fold {run.fold}: {line}", style="yellow", soft_wrap=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        rows = torch.stack(self.rows).cpu() if self.rows else torch.zeros(0)
+        looked = {"steps": list(self.steps), "rows": rows, "every": self.every, "looks": self.looks}
+        return {**looked, "before": self.before}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.steps, self.rows = list(state.get("steps", [])), list(state.get("rows", torch.zeros(0)))
+        self.every, self.looks = state.get("every", 1), state.get("looks", 0)
+        self.before = dict(state.get("before", {}))
+
+    def _after_step(self, run: Run) -> None:
+        """The optimiser has stepped since gradients were looked at: how far it went can be seen now."""
+        if not self.before:
+            return
+        parameters, moved = dict(run.model.network.named_parameters()), []
+        for names in self.blocks.values():
+            pairs = [(self.before[name], _sample(parameters[name])) for name in names if name in self.before]
+            length = sum((now - old).square().sum() for old, now in pairs) if pairs else torch.zeros(())
+            weights = sum(old.square().sum() for old, _ in pairs) if pairs else torch.zeros(())
+            moved.append((length / (weights + 1e-12)).sqrt())
+        self.before = {}
+        row = self.rows[-1]
+        row[:, MEASURES.index("update")] = torch.stack(moved).to(row)
+        values = row.tolist()
+        tags = {}
+        for block, measures in zip(self.blocks, values, strict=True):
+            named = dict(zip(MEASURES, measures, strict=True))
+            tags[f"updates/{block}"] = named.pop("update")
+            tags |= {f"gradients/{block}/{name}": value for name, value in named.items()}
+        run.tracker.scalars(tags, self.steps[-1])
+        self._thin_out()
+
+    def _thin_out(self) -> None:
+        """Remember no more than a picture can show."""
+        self.looks += 1
+        if (self.looks - 1) % self.every:
+            del self.steps[-1], self.rows[-1]
+        if len(self.rows) > MOST_COLUMNS:
+            self.steps, self.rows, self.every = self.steps[::2], self.rows[::2], 2 * self.every
+
+
+def blocks(network: nn.Module, most: int = MOST_BLOCKS) -> dict[str, list[str]]:
+    """Names of parameters by block, in the order of the network: as deep into the modules as stays readable."""
+    names = [name for name, _ in network.named_parameters()]
+    found: dict[str, list[str]] = {}
+    for depth in range(max((name.count(".") for name in names), default=0), 0, -1):
+        found = {}
+        for name in names:
+            found.setdefault(".".join(name.split(".")[:-1][:depth]) or name, []).append(name)
+        if len(found) <= most:
+            break
+    return found
+
+
+def measure(gradients: Sequence[Tensor | None]) -> Tensor:
+    """Least, mean and largest |g| of a block's finite gradients, the share of zeros, and room for the update: float32 (5,).
+
+    A parameter without a gradient counts as zeros.
+    """
+    there = [gradient.detach() for gradient in gradients if gradient is not None]
+    if not there:
+        return torch.tensor([0.0, 0.0, 0.0, 1.0, math.nan])
+    sizes = [gradient.numel() for gradient in there]
+    largest = torch.stack(torch._foreach_norm(there, torch.inf)).max()
+    total = torch.stack(torch._foreach_norm(there, 1)).sum()
+    zeros = sum(sizes) - torch.stack([torch.count_nonzero(gradient) for gradient in there]).sum()
+    least = torch.stack([gradient.abs().amin() for gradient in there]).min()
+    values = torch.stack([least, total / sum(sizes), largest, zeros / sum(sizes), torch.full_like(total, math.nan)])
+    return values.float()
+
+
+def trained_blocks(network: nn.Module, found: dict[str, list[str]]) -> np.ndarray:
+    """Bool (blocks,): whether anything of a block trains."""
+    trains = {name for name, value in network.named_parameters() if value.requires_grad}
+    return np.array([not trains.isdisjoint(names) for names in found.values()])
+
+
+def verdicts(names: Sequence[str], table: np.ndarray, trains: np.ndarray) -> list[str]:
+    """What is wrong with the gradients, in words; none where nothing is.
+
+    Args:
+        table: float32 (steps, blocks, measures).
+        trains: bool (blocks,).
+    """
+    said = []
+    means, largest = table[:, :, 1], table[:, :, 2]
+    dead = trains & (largest == 0).all(axis=0)
+    if dead.any():
+        said.append(f"no gradient ever reached {_named(names, dead)}: detached, unused, or behind a dead activation")
+    alive = trains & ~dead
+    if alive.sum() < 2:
+        return said
+    late = means[-max(1, len(means) // 4) :]
+    typical = np.nanmedian(late, axis=0)
+    middle = float(np.median(typical[alive]))
+    vanished = alive & (typical < VANISHED * middle)
+    if vanished.any():
+        said.append(
+            f"they vanish in {_named(names, vanished)}: less than {VANISHED:g} of the middle block's; look for a "
+            "saturated activation, a missing norm or skip connection, or a loss weight that is almost zero"
+        )
+    exploded = alive & (np.nanmax(largest, axis=0) > EXPLODED)
+    if exploded.any():
+        said.append(
+            f"they explode in {_named(names, exploded)}: up to {np.nanmax(largest[:, exploded]):.3g}; clip them "
+            "(training.clip_grad), lower the rate, or warm up longer"
+        )
+    return said
+
+
+def gradients_figure(names: Sequence[str], steps: Sequence[int], table: np.ndarray) -> Figure:
+    """Mean |g| and relative update of each block over the steps, as heat maps on a logarithmic scale.
+
+    Args:
+        table: float32 (steps, blocks, measures).
+    """
+    figure = Figure(figsize=(13, max(3.0, 1.2 + 0.2 * len(names))), dpi=110, layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True, squeeze=False)[0]
+    for axes, column, title in zip(panels, (1, 4), ("mean |gradient|", "|update| / |weights|"), strict=True):
+        values = table[:, :, column].T
+        shown = np.log10(np.where(values > 0, values, np.nan))
+        image = axes.imshow(shown, aspect="auto", interpolation="nearest", cmap="viridis")
+        axes.set_facecolor("#d9d9d9")  # zeros, and what was not seen
+        axes.set_title(f"{title}, log10; grey: none", fontsize=11, fontweight="bold", loc="left")
+        places = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), 7)).round().astype(int))
+        axes.set_xticks(places, [str(steps[place]) for place in places])
+        axes.set_xlabel("step")
+        figure.colorbar(image, ax=axes, pad=0.01)
+    panels[0].set_yticks(range(len(names)), list(names), fontsize=7.5)
+    return figure
+
+
+def _named(names: Sequence[str], chosen: np.ndarray) -> str:
+    return listed([name for name, is_one in zip(names, chosen, strict=True) if is_one], 4)
+
+
+def _sample(parameter: Tensor) -> Tensor:
+    return parameter.detach().flatten()[:SAMPLE].float().clone()
