@@ -1,4 +1,4 @@
-"""Gradients block by block: how large, how many zeros, how much they move the weights, and what that means in words.
+"""Gradients block by block: how large, how many zeros, how far they move the weights, and what that means in words.
 
 At the cadence of `watch.gradient_steps`, for each block of the network: `gradients/<block>/min`, `/mean` and `/max` of |g|,
 `/zeros` (share) and `updates/<block>` (length of the optimiser's step over that of the weights). At the end of a run
@@ -80,9 +80,7 @@ class Gradients(Callback):
         parameters, moved = dict(run.model.network.named_parameters()), []
         for names in self.blocks.values():
             pairs = [(self.before[name], _sample(parameters[name])) for name in names if name in self.before]
-            length = sum((now - old).square().sum() for old, now in pairs) if pairs else torch.zeros(())
-            weights = sum(old.square().sum() for old, _ in pairs) if pairs else torch.zeros(())
-            moved.append((length / (weights + 1e-12)).sqrt())
+            moved.append(movement(pairs))
         self.before = {}
         row = self.rows[-1]
         row[:, MEASURES.index("update")] = torch.stack(moved).to(row)
@@ -92,7 +90,7 @@ class Gradients(Callback):
             named = dict(zip(MEASURES, measures, strict=True))
             tags[f"updates/{block}"] = named.pop("update")
             tags |= {f"gradients/{block}/{name}": value for name, value in named.items()}
-        run.tracker.scalars(tags, self.steps[-1])
+        run.tracker.scalars({tag: value for tag, value in tags.items() if math.isfinite(value)}, self.steps[-1])
         self._thin_out()
 
     def _thin_out(self) -> None:
@@ -118,9 +116,9 @@ def blocks(network: nn.Module, most: int = MOST_BLOCKS) -> dict[str, list[str]]:
 
 
 def measure(gradients: Sequence[Tensor | None]) -> Tensor:
-    """Least, mean and largest |g| of a block's finite gradients, the share of zeros, and room for the update: float32 (5,).
+    """Least, mean and largest |g| of a block, the share of zeros, and NaN in the place of the update: float32 (5,).
 
-    A parameter without a gradient counts as zeros.
+    A parameter without a gradient is left out; a block without any counts as zeros.
     """
     there = [gradient.detach() for gradient in gradients if gradient is not None]
     if not there:
@@ -132,6 +130,15 @@ def measure(gradients: Sequence[Tensor | None]) -> Tensor:
     least = torch.stack([gradient.abs().amin() for gradient in there]).min()
     values = torch.stack([least, total / sum(sizes), largest, zeros / sum(sizes), torch.full_like(total, math.nan)])
     return values.float()
+
+
+def movement(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Length of the way from old to new weights over the length of the old ones; NaN where these are zero."""
+    if not pairs:
+        return torch.tensor(math.nan)
+    way = torch.stack([(new - old).square().sum() for old, new in pairs]).sum()
+    length = torch.stack([old.square().sum() for old, _ in pairs]).sum()
+    return torch.where(length > 0, way / length, math.nan).sqrt()
 
 
 def trained_blocks(network: nn.Module, found: dict[str, list[str]]) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Where the time goes: waiting for data, or in the model; and an alarm when it is the first.
 
-After every epoch: `time/data_share` (of the training stage), `time/images_per_second`, and on a GPU `memory/gpu_gib`, the
-most that was allocated.
+After every epoch: `time/data_share` (of the training stage), `time/images_per_second`, and on a GPU
+`memory/gpu_gib`, the most that was allocated.
 """
 
 import torch

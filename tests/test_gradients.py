@@ -1,0 +1,109 @@
+"""Gradients by block against NumPy, planted faults that a verdict names, and the alarm of a slow loader."""
+
+import importlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from projects import ROOT, Renders, imported, run_script
+from training import demo_project, expect, register
+
+DEAD = """import torch
+from torch import nn
+
+
+class Encoder(nn.Module):
+    '''Its first block is detached.'''
+
+    def __init__(self, in_chans, pretrained):
+        super().__init__()
+        self.num_features = 8
+        self.first = nn.Conv2d(in_chans, 8, 3, stride=4)
+        self.second = nn.Conv2d(8, 8, 3, stride=2)
+
+    def forward(self, image):
+        return self.second(self.first(image).relu().detach()).mean(dim=(2, 3))
+"""
+SLOW = """import time
+
+import cv2
+
+
+def slow(path, size):
+    time.sleep(0.01)
+    return cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+"""
+
+
+@pytest.fixture(scope="module")
+def gradients() -> Iterator[SimpleNamespace]:
+    with imported(ROOT / "template"):
+        yield importlib.import_module("pipeline.callbacks.gradients")
+
+
+def test_measures_equal_numpy(gradients: SimpleNamespace) -> None:
+    parts = [torch.randn(3, 4), torch.zeros(5), torch.randn(2)]
+    values = np.concatenate([np.abs(part.numpy()).ravel() for part in parts])
+    expected = [values.min(), values.mean(), values.max(), 5 / 19]
+    found = gradients.measure([parts[0], None, *parts[1:]])
+    np.testing.assert_allclose(found[:4].numpy(), expected, rtol=1e-6)
+    assert gradients.measure([None])[:4].tolist() == [0, 0, 0, 1]
+    old, new = torch.tensor([3.0, 4.0]), torch.tensor([3.0, 4.5])
+    assert float(gradients.movement([(old, new)])) == pytest.approx(0.1)
+    assert torch.isnan(gradients.movement([(torch.zeros(2), new)]))
+
+
+def test_blocks_stay_few(gradients: SimpleNamespace) -> None:
+    network = nn.Sequential(*[nn.Sequential(*[nn.Linear(2, 2) for _ in range(4)]) for _ in range(20)])
+    assert list(gradients.blocks(network)) == [str(number) for number in range(20)], "80 layers are too many to read"
+    assert len(gradients.blocks(network, most=100)) == 80
+    names = [name for found in gradients.blocks(network).values() for name in found]
+    assert names == [name for name, _ in network.named_parameters()], "each parameter once, in its order"
+
+
+def test_verdicts_name_the_block(gradients: SimpleNamespace) -> None:
+    names, trains = ["a", "b", "c", "d"], np.ones(4, bool)
+    healthy = np.tile(np.array([1e-5, 1e-3, 1e-2, 0.1, 1e-3], np.float32), (8, 4, 1))
+    assert gradients.verdicts(names, healthy, trains) == []
+    for block, column, value, words in ((0, [1, 2], 0.0, "no gradient ever reached a"), (1, [1], 1e-12, "vanish in b")):
+        table = healthy.copy()
+        table[:, block, column] = value
+        [said] = gradients.verdicts(names, table, trains)
+        assert words in said
+        if words.startswith("no gradient"):
+            assert gradients.verdicts(names, table, np.array([False, True, True, True])) == [], "it is frozen"
+    table = healthy.copy()
+    table[5, 3, 2] = 1e6
+    [said] = gradients.verdicts(names, table, trains)
+    assert "explode in d: up to 1e+06" in said
+
+
+@pytest.mark.slow
+def test_a_dead_block_and_a_slow_loader_are_said(renders: Renders, tmp_path: Path) -> None:
+    project = demo_project(renders, tmp_path / "project")
+    for name, code in (("dead", DEAD), ("slow", SLOW)):
+        (project / f"src/competition/{name}.py").write_text(code)
+    register(project, "encoder", {"dead": "competition.dead:Encoder"})
+    register(project, "reader", {"slow": "competition.slow:slow"})
+    settings = ["watch.gradient_steps=4", "image.reader=slow", "--as", "sick", "--fold", "0"]
+    said = expect(run_script(project, "train.py", "small", "model.encoder=dead", *settings)).stdout
+    assert re.search(r"no gradient ever reached encoder\.first", said), said
+    alarm = re.findall(r"the loader holds the training up: (\d+)% of epoch 1 .*machine.workers.*image.cache", said)
+    assert len(alarm) == 1, "said once, with what to try"
+    assert int(alarm[0]) > 60
+    folder = project / "runs/sick/fold_0"
+    table = pd.read_csv(folder / "gradients.csv")
+    assert table["step"].tolist() == list(range(0, 32, 4))
+    assert (table["gradients/encoder.first/zeros"] == 1).all()
+    assert (table["updates/encoder.second"] > 0).all()
+    assert (folder / "figures/gradients.png").is_file()
+    metrics = pd.read_csv(folder / "metrics.csv")
+    assert metrics["time/data_share"].dropna().between(0.3, 1).all()
+    assert metrics["momentum/group_0"].dropna().eq(0.9).all()
