@@ -29,7 +29,7 @@ USED = {
     "callbacks.table": ["EpochTable"],
     "competition": ["Metric"],
     "config": ["parse_experiment"],
-    "seam": ["Best", "Progress", "StageResult"],
+    "seam": ["Best", "PreparedModel", "Progress", "StageResult"],
     "tracking": ["RunInfo", "make_tracker"],
 }
 
@@ -96,8 +96,9 @@ class Fold:
         self.experiment, self.fold, self.heads = "baseline", "0", ()
         self.config = self.pipeline.parse_experiment(self.settings, "test")
         self.metrics = [self.pipeline.Metric("accuracy", lambda *_: 0.0)]
-        self.model = torch.nn.Linear(2, 2)
-        groups = [{"params": [self.model.weight], "lr": 1e-3}, {"params": [self.model.bias], "lr": 1e-4}]
+        layer = torch.nn.Linear(2, 2)
+        self.model = self.pipeline.PreparedModel(torch.nn.Identity(), layer)
+        groups = [{"params": [layer.weight], "lr": 1e-3}, {"params": [layer.bias], "lr": 1e-4}]
         self.optimizer = torch.optim.AdamW(groups)
         self.progress = self.pipeline.Progress()
         self.epochs, self.batches_per_epoch = EPOCHS, BATCHES
@@ -146,6 +147,10 @@ def test_scalars_at_their_cadence(pipeline: SimpleNamespace, tmp_path: Path) -> 
         "batch/label_cross_entropy": pytest.approx(1.0),
         "lr/group_0": 1e-3,
         "lr/group_1": 1e-4,
+        "momentum/group_0": 0.9,
+        "momentum/group_1": 0.9,
+        "weight_decay/group_0": 0.01,
+        "weight_decay/group_1": 0.01,
     }
     epochs = [(step, row) for step, row in log.rows if "batch/loss" not in row]
     assert epochs[:2] == [
@@ -202,10 +207,10 @@ def test_the_table_of_epochs_in_a_pipe(pipeline: SimpleNamespace, tmp_path: Path
     assert text.splitlines() == [
         "",
         "baseline / fold 0: 3 epochs of 4 batches, 3 rows held out",
-        "  epoch  train loss  valid loss    accuracy        lr    time",
-        "    1/3      1.0000      0.5000      0.5000   1.0e-03   1m03s  * best",
-        "    2/3      0.5000      0.6250      0.7500   1.0e-03   1m03s  * best",
-        "    3/3      0.3333      0.7500      0.6000   1.0e-03   1m03s",
+        "  epoch  train loss  valid loss    accuracy        lr    time  data",
+        "    1/3      1.0000      0.5000      0.5000   1.0e-03   1m03s    0%  * best",
+        "    2/3      0.5000      0.6250      0.7500   1.0e-03   1m03s    0%  * best",
+        "    3/3      0.3333      0.7500      0.6000   1.0e-03   1m03s    0%",
         "best epoch 2  on the held-out rows: accuracy 0.7500",
     ]
 
@@ -242,8 +247,8 @@ def test_nothing_held_out(pipeline: SimpleNamespace, tmp_path: Path) -> None:
     text, _ = printed(pipeline, Fold(pipeline, tmp_path, Log(), held_out=False), terminal=False, count=0)
     assert text.splitlines()[1:4] == [
         "baseline / fold 0: 3 epochs of 4 batches, nothing held out",
-        "  epoch  train loss        lr    time",
-        "    1/3      1.0000   1.0e-03   1m01s",
+        "  epoch  train loss        lr    time  data",
+        "    1/3      1.0000   1.0e-03   1m01s    0%",
     ]
 
 
@@ -292,4 +297,4 @@ def test_watching_draws_no_random_number_and_leaves_no_mode(pipeline: SimpleName
     assert (np.random.get_state()[1] == before[2]).all()  # type: ignore[index]
     assert fold.model.training
     assert torch.is_grad_enabled()
-    assert fold.model.weight.grad is None
+    assert fold.model.network.weight.grad is None
