@@ -201,8 +201,9 @@ def _dark(ids: np.ndarray, looks: Sequence[Look]) -> Iterator[Fault]:
     top = max((brightest for _, brightest in seen), default=1.0)
     if top < DARK:
         detail = (
-            f"the brightest pixel of all images is {top:.2%} of white, which is hardly seen; set image.reader.params.high "
-            f"to the value that becomes white ({top * 65535:.0f} where files have 16 bits and it was not set yet)"
+            f"the brightest pixel of all images is {top:.2%} of white, which is hardly seen; set "
+            f"image.reader.params.high to the value that becomes white ({top * 65535:.0f} where files have 16 bits and "
+            "it was not set yet)"
         )
         yield Fault("dark images", listed(name for name, _ in seen), detail, fatal=False)
 
