@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from pipeline.data.scan import Reader
-    from pipeline.seam import Batch, Criterion, PreparedModel, SampleDataset
+    from pipeline.seam import Batch, Criterion, Explained, PreparedModel, SampleDataset
     from pipeline.settings import Settings
 
 
@@ -185,6 +185,17 @@ class Task(ABC):
             rows: labelled rows, (N,).
             images: (N,) uint8 (H, W, 3); only those that are shown are asked for.
             predictions: (N,), in the order of `rows`.
+        """
+
+    @abstractmethod
+    def explained(self, batch: Batch, outputs: Mapping[str, Tensor], chosen: str | None = None) -> Explained:
+        """What of the outputs for a batch of one sample should be explained.
+
+        Args:
+            chosen: `HEAD` or `HEAD:CLASS`; none: what the first head says.
+
+        Raises:
+            UserError: there is no such head or class.
         """
 
     @abstractmethod

@@ -17,7 +17,7 @@ from pipeline.data.scan import Reader
 from pipeline.errors import UserError
 from pipeline.keys import ROW_ID
 from pipeline.names import Named, Names, References
-from pipeline.seam import Batch, Criterion, PreparedModel, SampleDataset
+from pipeline.seam import Batch, Criterion, Explained, PreparedModel, SampleDataset
 from pipeline.tasks import Decoder, Finisher, Task, Tuner
 from pipeline.tasks.segmentation import maps
 from pipeline.tasks.segmentation.blending import Blender
@@ -27,6 +27,7 @@ from pipeline.tasks.segmentation.decoding import USUAL, decoded, kept
 from pipeline.tasks.segmentation.demo import answer_rows
 from pipeline.tasks.segmentation.drawing import sample_figure
 from pipeline.tasks.segmentation.figures import figures, worst_and_best
+from pipeline.tasks.segmentation.kinds import kind_of
 from pipeline.tasks.segmentation.losses import LOSSES
 from pipeline.tasks.segmentation.predictions import columns, gated, has_presence, presence_columns
 from pipeline.tasks.segmentation.settings import SegmentationSettings
@@ -34,6 +35,7 @@ from pipeline.tasks.segmentation.submission import as_predictions, form_of, read
 from pipeline.tasks.segmentation.submission_rules import MaskRules, submission_rules
 from pipeline.tasks.segmentation.thresholds import Tuning
 from pipeline.tasks.segmentation.tta import TTAModel
+from pipeline.tasks.shared.chosen import chosen_class
 from pipeline.tasks.shared.collate import collate
 from pipeline.tasks.shared.criterion import WeightedLosses
 
@@ -211,6 +213,19 @@ class SegmentationTask(Task):
             [np.stack([maps.probability(cell) for cell in cells]) for cells in shown[columns(head)].to_numpy()],
             head.classes,
         )
+
+    def explained(self, batch: Batch, outputs: Mapping[str, Tensor], chosen: str | None = None) -> Explained:
+        """The mean logit of a class over the pixels that are predicted to be of it; the class of the largest area."""
+        head, number = chosen_class(self.heads, chosen)
+        kind = kind_of(head)
+        logits = kind.foreground(outputs[head.output_key].float())[0]
+        probable = kind.foreground(kind.probabilities(outputs[head.output_key]))[0]
+        areas = (probable > 0.5).sum(dim=(1, 2))
+        number = int(areas.argmax()) if number is None else number
+        there = probable[number] > 0.5
+        score = logits[number][there].mean() if bool(there.any()) else logits[number].max()
+        planes, _ = kind.planes(batch[head.target_key], len(head.classes))
+        return Explained(score, head.classes[number], kind.foreground(planes)[0, number] > 0.5)
 
     def submission_rules(
         self, sample: pd.DataFrame, metric: Metric, images: Mapping[str, Path] | None = None

@@ -17,7 +17,7 @@ from pipeline.data.scan import Reader
 from pipeline.data.side_columns import chosen_columns, input_names, side_inputs
 from pipeline.keys import INPUT_ID, INPUT_SIDE, ROW_ID
 from pipeline.names import Named, Names, References
-from pipeline.seam import Batch, Criterion, PreparedModel, SampleDataset
+from pipeline.seam import Batch, Criterion, Explained, PreparedModel, SampleDataset
 from pipeline.tasks import Decoder, Finisher
 from pipeline.tasks.image_level.contract import all_targets, check_contract
 from pipeline.tasks.image_level.dataset import ImageDataset
@@ -26,6 +26,7 @@ from pipeline.tasks.image_level.kinds import KINDS, losses
 from pipeline.tasks.image_level.predictions import has_truth
 from pipeline.tasks.image_level.submission import as_predictions
 from pipeline.tasks.image_level.submission_rules import SubmissionRules, submission_rules
+from pipeline.tasks.shared.chosen import chosen_class
 from pipeline.tasks.shared.collate import collate
 from pipeline.tasks.shared.criterion import WeightedLosses
 
@@ -145,6 +146,15 @@ class ImageLevelTask(Decoding):
     def sample_figure(self, rows: pd.DataFrame, images: Sequence[Any], predictions: pd.DataFrame) -> Figure:
         _, kind = self.kinds[0]
         return kind.sample_figure(images, list(rows[ROW_ID]), self.truth(rows), predictions)
+
+    def explained(self, batch: Batch, outputs: Mapping[str, Tensor], chosen: str | None = None) -> Explained:
+        """The highest logit, where a head has one for each class; otherwise their sum, which grows with the answer."""
+        head, number = chosen_class(self.heads, chosen)
+        logits = outputs[head.output_key][0].float()
+        if len(logits) != len(head.classes):
+            return Explained(logits.sum(), head.name)
+        number = int(logits.argmax()) if number is None else number
+        return Explained(logits[number], head.classes[number])
 
     def submission_rules(
         self, sample: pd.DataFrame, metric: Metric, images: Mapping[str, Path] | None = None
