@@ -52,8 +52,8 @@ class Heat:
 
 
 class GradCam(Callback):
-    """Pictures `grad_cam/fixed`, `grad_cam/random` and `grad_cam/worst` of held-out samples, drawn at `watch.figure_epochs`
-    and with the weights that are kept.
+    """Pictures `grad_cam/fixed`, `grad_cam/random` and `grad_cam/worst` of held-out samples, at `watch.figure_epochs` and
+    with the weights that are kept.
 
     Holds no more than a few samples, as they came.
     """
@@ -146,7 +146,7 @@ def _explained(model: PreparedModel, task: "Task", batch: Batch, chosen: str | N
 
 
 def class_activation(features: Sequence[Tensor], gradients: Sequence[Tensor | None], size: tuple[int, int]) -> Tensor:
-    """The heat, float32 (H, W) in [0, 1], of the last features that the score depends on.
+    """The heat, float32 (H, W) in [0, 1], of the last features that speak for the score; zeros where none does.
 
     Features are (1, C, h, w), (1, h, w, C), or tokens (1, n, C) of which the last h * w are the image; each channel
     counts by its mean gradient.
@@ -154,7 +154,7 @@ def class_activation(features: Sequence[Tensor], gradients: Sequence[Tensor | No
     Raises:
         ValueError: none of them has a height and a width.
     """
-    ratio = size[0] / size[1]
+    ratio, nothing = size[0] / size[1], None
     for feature, gradient in zip(reversed(features), reversed(gradients), strict=True):
         if gradient is None:
             continue
@@ -163,8 +163,13 @@ def class_activation(features: Sequence[Tensor], gradients: Sequence[Tensor | No
             continue
         weights = maps[1].mean(dim=(1, 2), keepdim=True)
         heat = (weights * maps[0]).sum(dim=0).relu()[None, None]
+        if not bool(heat.any()):
+            nothing = torch.zeros(size)
+            continue
         heat = functional.interpolate(heat, size=size, mode="bilinear", align_corners=False)[0, 0]
         return heat / heat.max().clamp(min=1e-12)
+    if nothing is not None:
+        return nothing
     raise ValueError("the encoder has no output with a height and a width that the decision depends on")
 
 
