@@ -52,8 +52,9 @@ class Heat:
 
 
 class GradCam(Callback):
-    """Pictures `grad_cam/fixed`, `grad_cam/random` and `grad_cam/worst` of held-out samples, at `watch.figure_epochs` and
-    with the weights that are kept.
+    """Pictures `grad_cam/fixed`, `grad_cam/random` and `grad_cam/worst` of held-out samples.
+
+    They are drawn at `watch.figure_epochs`, and at the end with the weights that are kept.
 
     Holds no more than a few samples, as they came.
     """
