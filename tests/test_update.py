@@ -178,6 +178,27 @@ def test_update_refuses_another_task(tmp_path: Path) -> None:
     copier.run_update(project, data={"task": "classification"}, defaults=True, overwrite=True, quiet=True)
 
 
+def test_a_second_room_can_come_and_not_go(template: Path, tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    copier.run_copy(str(template), project, data={"task": "segmentation"}, defaults=True, quiet=True)
+    commit(project, "copy the template")
+    edit_as_a_user(project)
+    mine, room = zone(project), project / "src/pipeline/tasks/image_level"
+    assert not room.exists()
+
+    done = copier_command("update", "--defaults", "-d", "extra_tasks=[classification]", str(project))
+
+    assert done.returncode == 0, done.stderr
+    assert_merged(project)
+    assert zone(project) == mine and room.is_dir()
+    commit(project, "a second room")
+    done = copier_command("update", "--defaults", "-d", "extra_tasks=[]", str(project))
+    assert done.returncode != 0
+    last = done.stderr.strip().splitlines()[-1]
+    assert "'extra_tasks': classification cannot go again, because stages and runs" in last
+    assert git(project, "status", "--porcelain") == "" and room.is_dir()
+
+
 def test_recopy_keeps_the_user_zone(template: Path, project: Path) -> None:
     edit_as_a_user(project)
     mine = zone(project)

@@ -122,6 +122,12 @@ class SegmentationTask(Task):
         )
 
     def criterion(self, losses: Sequence[LossRow], names: Names, rows: pd.DataFrame) -> Criterion:
+        weighted = next((row for row in losses if row.class_weights is not None), None)
+        if weighted is not None:
+            raise UserError(
+                f"loss row '{weighted.term}': class_weights are for rows, and a row of masks has pixels of several "
+                "classes; set them in the params of the loss: positive_weight of 'bce', weights of 'cross_entropy'"
+            )
         return WeightedLosses(losses, self.heads, names)
 
     @property
