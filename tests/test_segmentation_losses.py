@@ -145,7 +145,7 @@ def test_weights_of_classes_that_are_not_there() -> None:
         LOSSES["cross_entropy"](LABELS, weights={"background": -1.0})
     task = SegmentationTask(Competition(Settings.model_construct()), [PLANES])
     row = LossRow(head="mask", loss=Named(name="bce"), class_weights="balanced")
-    with pytest.raises(UserError, match="'mask_bce': class_weights are for rows.*positive_weight of 'bce'") as error:
+    with pytest.raises(UserError, match=r"'mask_bce': class_weights are for rows.*positive_weight of 'bce'") as error:
         task.criterion([row], Names(), pd.DataFrame())
     assert "\n" not in str(error.value)
 

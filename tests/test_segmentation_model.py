@@ -183,5 +183,5 @@ def test_rates_by_layer_are_timms_whatever_the_parameters_are_called(decoder: st
 
 def test_an_encoder_whose_layers_nobody_knows() -> None:
     network = made("unet", "caformer_s18", HEADS[:1])
-    with pytest.raises(UserError, match="whose layers timm knows, and 'caformer_s18' is none; set .*encoder_lr_factor"):
+    with pytest.raises(UserError, match=r"whose layers timm knows, and 'caformer_s18' is none; set .*encoder_lr_factor"):
         parameter_groups(nn.ModuleDict({"network": network}), Optimizer(layer_decay=0.5))
