@@ -16,12 +16,14 @@ from projects import source
 
 sys.path.insert(0, str(source()))
 
-from pipeline.competition import Head
-from pipeline.config import Model, Optimizer
+from pipeline.competition import Competition, Head
+from pipeline.config import Experiment, Model, Optimizer
 from pipeline.errors import UserError
-from pipeline.names import Names, check_params
+from pipeline.names import Named, Names, check_params
+from pipeline.settings import Settings
 from pipeline.tasks.segmentation.contract import check_contract
 from pipeline.tasks.segmentation.model import MODELS
+from pipeline.tasks.segmentation.task import SegmentationTask
 from pipeline.training.optimizer import parameter_groups
 
 HEADS = [Head("mask", "mask", ("a",)), Head("kind", "multiclass_mask", ("a", "b"))]
@@ -179,6 +181,15 @@ def test_rates_by_layer_are_timms_whatever_the_parameters_are_called(decoder: st
     known = {name: by_name[re.sub(r"^(model\.)+", "", name).replace(".", "_")] for name in found}
     assert found == known and min(found.values()) < 0.2
     assert {rates[id(parameter)] for parameter in [*network.decoder.parameters(), *network.heads.parameters()]} == {1.0}
+
+
+def test_crops_and_a_cache_are_refused_before_it_is_filled() -> None:
+    experiment = Experiment(image={"cache": True}, model={"encoder": "test_resnet", "pretrained": False})
+    task, names = SegmentationTask(Competition(Settings.model_construct()), HEADS), Names(SegmentationTask.NAMES)
+    with pytest.raises(UserError, match=r"^image\.cache holds whole images.* task\.params\.view: whole$"):
+        task.model(experiment, names, pretrained=False)
+    whole = experiment.model_copy(update={"task": Named(name="default", params={"view": "whole"})})
+    task.model(whole, names, pretrained=False)
 
 
 def test_an_encoder_whose_layers_nobody_knows() -> None:

@@ -88,6 +88,7 @@ class SegmentationTask(Task):
         return collate(samples)
 
     def model(self, experiment: Experiment, names: Names, pretrained: bool) -> PreparedModel:
+        room_settings(experiment, names)  # what is wrong with them is said before a cache is filled
         size = experiment.model.image_size or experiment.image.size
         settings = experiment.model.model_copy(update={"pretrained": pretrained, "image_size": size})
         entry = Named(name=settings.name, params=settings.params)
@@ -237,6 +238,15 @@ class SegmentationTask(Task):
 
 
 def room_settings(experiment: Experiment, names: Names) -> SegmentationSettings:
-    """What the experiment sets of this room's own."""
+    """What the experiment sets of this room's own.
+
+    Raises:
+        UserError: crops, which are cut from images as they are, and a cache of images of one size.
+    """
     settings: SegmentationSettings = names.bind("task", experiment.task)()
+    if experiment.image.cache and settings.view == "crops":
+        raise UserError(
+            "image.cache holds whole images of one size, and crops are cut from images as they are; "
+            "set image.cache: false, or task.params.view: whole"
+        )
     return settings
