@@ -99,7 +99,7 @@ def release(template: Path) -> None:
     tables.write_text("# rewritten\n" + tables.read_text())
     (root / "src" / "competition" / "example.py").write_text("NEW = 1\n")
     (root / f"{own}experiments{{% endif %}}" / "demo.yaml").unlink()
-    (root / "experiments" / "example.yaml").write_text("extends: baseline\n")
+    (root / f"{own}experiments{{% endif %}}" / "example.yaml").write_text("extends: baseline\n")
     (root / "folds" / "example.md").write_text("# New\n")
     (root / "folds" / "README.md").write_text("# Rewritten\n")
     commit(template, "second version", "v0.2.0")
