@@ -90,6 +90,7 @@ class SegmentationTask(Task):
         return collate(samples)
 
     def model(self, experiment: Experiment, names: Names, pretrained: bool) -> PreparedModel:
+        room_settings(experiment, names)  # what is wrong with them is said before a cache is filled
         size = experiment.model.image_size or experiment.image.size
         settings = experiment.model.model_copy(update={"pretrained": pretrained, "image_size": size})
         entry = Named(name=settings.name, params=settings.params)
@@ -124,6 +125,12 @@ class SegmentationTask(Task):
         )
 
     def criterion(self, losses: Sequence[LossRow], names: Names, rows: pd.DataFrame) -> Criterion:
+        weighted = next((row for row in losses if row.class_weights is not None), None)
+        if weighted is not None:
+            raise UserError(
+                f"loss row '{weighted.term}': class_weights are for rows, and a row of masks has pixels of several "
+                "classes; set them in the params of the loss: positive_weight of 'bce', weights of 'cross_entropy'"
+            )
         return WeightedLosses(losses, self.heads, names)
 
     @property
@@ -246,6 +253,15 @@ class SegmentationTask(Task):
 
 
 def room_settings(experiment: Experiment, names: Names) -> SegmentationSettings:
-    """What the experiment sets of this room's own."""
+    """What the experiment sets of this room's own.
+
+    Raises:
+        UserError: crops, which are cut from images as they are, and a cache of images of one size.
+    """
     settings: SegmentationSettings = names.bind("task", experiment.task)()
+    if experiment.image.cache and settings.view == "crops":
+        raise UserError(
+            "image.cache holds whole images of one size, and crops are cut from images as they are; "
+            "set image.cache: false, or task.params.view: whole"
+        )
     return settings
