@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 SHOWN = 4  # samples of each sort
 CANDIDATES = 32  # of the encoder's last outputs
+FEWEST_CELLS = 4  # of height and width of features, if there are such: two by two say little
 
 
 @dataclass(frozen=True)
@@ -155,22 +156,19 @@ def class_activation(features: Sequence[Tensor], gradients: Sequence[Tensor | No
     Raises:
         ValueError: none of them has a height and a width.
     """
-    ratio, nothing = size[0] / size[1], None
-    for feature, gradient in zip(reversed(features), reversed(gradients), strict=True):
-        if gradient is None:
-            continue
-        maps = [_as_map(value.detach().float(), ratio) for value in (feature, gradient)]
-        if maps[0] is None or maps[1] is None or not bool(maps[1].any()):
-            continue
-        weights = maps[1].mean(dim=(1, 2), keepdim=True)
-        heat = (weights * maps[0]).sum(dim=0).relu()[None, None]
-        if not bool(heat.any()):
-            nothing = torch.zeros(size)
-            continue
-        heat = functional.interpolate(heat, size=size, mode="bilinear", align_corners=False)[0, 0]
-        return heat / heat.max().clamp(min=1e-12)
-    if nothing is not None:
-        return nothing
+    ratio, found = size[0] / size[1], [torch.zeros(size)]
+    pairs = [(feature, gradient) for feature, gradient in zip(features, gradients, strict=True) if gradient is not None]
+    maps = [(_as_map(feature, ratio), _as_map(gradient, ratio)) for feature, gradient in reversed(pairs)]
+    for least in (FEWEST_CELLS, 2):
+        for feature, gradient in maps:
+            if feature is None or gradient is None or min(feature.shape[1:]) < least or not bool(gradient.any()):
+                continue
+            heat = (gradient.mean(dim=(1, 2), keepdim=True) * feature).sum(dim=0).relu()[None, None]
+            found.append(functional.interpolate(heat, size=size, mode="bilinear", align_corners=False)[0, 0])
+            if bool(heat.any()):
+                return found[-1] / found[-1].max()
+    if len(found) > 1:
+        return found[-1]
     raise ValueError("the encoder has no output with a height and a width that the decision depends on")
 
 
@@ -178,7 +176,9 @@ def grad_cam_figure(heats: Sequence[Heat]) -> Figure:
     """Each image beside what was looked at."""
     columns = min(len(heats), SHOWN)
     figure = Figure(figsize=(2.6 * columns + 0.3, 5.6), dpi=110, layout="constrained")
-    figure.suptitle("where the decision was made (Grad-CAM)", fontsize=11, fontweight="bold", x=0.02, ha="left")
+    figure.suptitle(
+        "where the decision was made (Grad-CAM of what stands below)", fontsize=11, fontweight="bold", x=0.02, ha="left"
+    )
     grid = figure.subplots(2, columns, squeeze=False)
     for axes in grid.ravel():
         axes.set_axis_off()
@@ -229,13 +229,13 @@ class _Outputs:
 def _as_map(values: Tensor, ratio: float) -> Tensor | None:
     """Features of one sample as (C, h, w); none where they have no height and width."""
     if values.ndim == 4:
-        one = values[0]
+        one = values[0].detach().float()
         if one.shape[0] == one.shape[1] != one.shape[2] or (
             one.shape[2] > 4 * one.shape[0] and one.shape[2] > one.shape[1]
         ):
             one = one.permute(2, 0, 1)  # channels last, as Swin has them
         return one if min(one.shape[1:]) > 1 else None
-    return _tokens(values[0], ratio)
+    return _tokens(values[0].detach().float(), ratio)
 
 
 def _tokens(tokens: Tensor, ratio: float) -> Tensor | None:
