@@ -36,6 +36,7 @@ from pipeline.tasks.segmentation.thresholds import Tuning
 from pipeline.tasks.segmentation.tta import TTAModel
 from pipeline.tasks.shared.collate import collate
 from pipeline.tasks.shared.criterion import WeightedLosses
+from pipeline.tasks.shared.model import prepared_model
 
 ROOM = "pipeline.tasks.segmentation"
 MODELS = {
@@ -56,7 +57,7 @@ class SegmentationTask(Task):
     KINDS: ClassVar[frozenset[str]] = frozenset({"mask", "multiclass_mask"})
     NAMES: ClassVar[References] = {
         "task": {"default": f"{ROOM}.settings:SegmentationSettings"},
-        "augmentations": {"resize": f"{ROOM}.dataset:resize"},
+        "augmentations": {"resize": "pipeline.tasks.shared.augmenting:resize"},
         "prepare": {"normalize": "pipeline.tasks.shared.normalize:Normalize"},
         "model": {name: f"{ROOM}.model:{made}" for name, made in MODELS.items()},
         "loss": {name: f"{made.__module__}:{made.__name__}" for name, made in LOSSES.items()},
@@ -89,13 +90,7 @@ class SegmentationTask(Task):
 
     def model(self, experiment: Experiment, names: Names, pretrained: bool) -> PreparedModel:
         room_settings(experiment, names)  # what is wrong with them is said before a cache is filled
-        size = experiment.model.image_size or experiment.image.size
-        settings = experiment.model.model_copy(update={"pretrained": pretrained, "image_size": size})
-        entry = Named(name=settings.name, params=settings.params)
-        network = names.bind("model", entry)(self.heads, settings, names)
-        mean = getattr(network, "mean", [0.0] * settings.in_chans)
-        std = getattr(network, "std", [1.0] * settings.in_chans)
-        return PreparedModel(names.bind("prepare", experiment.image.prepare)(mean, std), network)
+        return prepared_model(self.heads, experiment, names, pretrained)
 
     def predictor(self, model: nn.Module, experiment: Experiment, names: Names) -> nn.Module:
         views = room_settings(experiment, names).tta
