@@ -1,6 +1,6 @@
 """The room's one door: what mask tasks do with rows, batches and outputs."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -125,21 +125,6 @@ class SegmentationTask(Task):
                 "classes; set them in the params of the loss: positive_weight of 'bce', weights of 'cross_entropy'"
             )
         return WeightedLosses(losses, self.heads, names)
-
-    @property
-    def has_gallery(self) -> bool:
-        return False
-
-    def looks_among(self, rows: pd.DataFrame) -> bool:
-        return False
-
-    def gallery(self, rows: pd.DataFrame, held_out: pd.DataFrame | None = None) -> pd.DataFrame | None:
-        return None
-
-    def decoders(
-        self, gallery: pd.DataFrame, outputs: Iterable[Sequence[Mapping[str, Tensor]]], own: bool
-    ) -> list[Decoder]:
-        return []
 
     def no_predictions(self) -> pd.DataFrame:
         names = [name for head in self.heads for name in columns(head)]
