@@ -13,7 +13,7 @@ from pipeline.tasks.segmentation import maps
 from pipeline.tasks.segmentation.decoding import EXCLUSIVE, USUAL, above, cleanings, owners, presence_of
 from pipeline.tasks.segmentation.metrics import Scored
 from pipeline.tasks.segmentation.predictions import columns, has_presence, require_columns
-from pipeline.tasks.segmentation.scoring import Count, instances_of, require_size
+from pipeline.tasks.segmentation.scoring import Count, foreground_of, instances_of, require_size
 
 if TYPE_CHECKING:
     from pipeline.tasks.segmentation.truth import Truth
@@ -108,7 +108,7 @@ class Tuning:
         self, true: "Truth", planes: np.ndarray, number: int, cell: bytes, owner: np.ndarray | None, count: Count
     ) -> np.ndarray:
         own, free = (None, None) if owner is None else (owner == number, (owner == number) | (owner < 0))
-        foreground = (planes == 1).any(axis=0) if owner is not None else np.zeros(planes.shape[1:], bool)
+        foreground = foreground_of(planes, self.head.kind)
         instances: list[np.ndarray] | None = None
 
         def objects() -> list[np.ndarray]:
@@ -120,7 +120,7 @@ class Tuning:
             return count(planes[number], mask, foreground, objects)
 
         probability = maps.at_image_size(cell)
-        empty = counted(np.zeros(probability.shape, bool))
+        empty = counted(np.broadcast_to(np.False_, probability.shape))
         table = np.empty((len(self.candidates.threshold), len(self.candidates.min_area) + 1, len(empty)), empty.dtype)
         table[:, -1] = empty
         for row, threshold in enumerate(self.candidates.threshold):
