@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from pipeline.errors import UserError
+from pipeline.tasks.segmentation.maps import strips
 
 Order = Literal["column", "row"]
 Size = tuple[int, int]
@@ -15,8 +16,14 @@ Size = tuple[int, int]
 def encode(mask: np.ndarray, order: Order = "column", first: int = 1) -> str:
     """The runs of a mask, bool (H, W), in ascending order; an empty text for an empty mask."""
     pixels = mask.astype(bool, copy=False).view(np.uint8)
-    flat = (cv2.transpose(pixels) if order == "column" and pixels.size else pixels).ravel()
-    starts, ends = edges(flat).reshape(-1, 2).T
+    lines, length = mask.shape if order == "row" else mask.shape[::-1]
+    found = [np.zeros(0, np.int64)]
+    for part in strips((lines, length)) if mask.size else ():
+        flat = pixels[part] if order == "row" else cv2.transpose(pixels[:, part])
+        found.append(edges(flat.ravel()) + part.start * length)
+    places = np.concatenate(found)
+    through = np.flatnonzero(places[1:] == places[:-1])  # runs that go on in the next strip
+    starts, ends = np.delete(places, [*through, *(through + 1)]).reshape(-1, 2).T
     return _text(np.stack([starts + first, ends - starts], axis=1).ravel())
 
 
@@ -26,10 +33,14 @@ def decode(text: str, size: Size, order: Order = "column", first: int = 1) -> np
     Raises:
         UserError: the text cannot be read for an image of this size; see `fault`.
     """
-    flat = filled(*_checked(text, size, first), size[0] * size[1])
-    if order == "row" or not flat.size:
-        return flat.reshape(size).astype(bool, copy=False)
-    return cv2.transpose(flat.view(np.uint8).reshape(size[1], size[0])).view(bool)
+    starts, ends = _checked(text, size, first)
+    if order == "row":
+        return filled(starts, ends, size[0] * size[1]).reshape(size)
+    mask = np.empty(size, bool)
+    for part in strips((size[1], size[0])) if mask.size else ():
+        flat = _between(starts, ends, part.start * size[0], part.stop * size[0])
+        mask.view(np.uint8)[:, part] = cv2.transpose(flat.view(np.uint8).reshape(-1, size[0]))
+    return mask
 
 
 def decode_window(
@@ -52,10 +63,7 @@ def decode_window(
     if rows.start >= rows.stop or columns.start >= columns.stop:
         return out
     starts, ends = _remembered(text, size, first)
-    begin, end = rows.start * size[1], rows.stop * size[1]
-    starts, ends = np.clip(starts, begin, end) - begin, np.clip(ends, begin, end) - begin
-    inside = ends > starts
-    strip = filled(starts[inside], ends[inside], end - begin).reshape(-1, size[1])
+    strip = _between(starts, ends, rows.start * size[1], rows.stop * size[1]).reshape(-1, size[1])
     place = (slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left))
     out[place] = strip[:, columns]
     return out
@@ -165,6 +173,13 @@ def _checked(text: str, size: Size, first: int) -> tuple[np.ndarray, np.ndarray]
 
 # The windows of one image come one after the other, and a text may hold a million numbers.
 _remembered = lru_cache(maxsize=4)(_checked)
+
+
+def _between(starts: np.ndarray, ends: np.ndarray, begin: int, end: int) -> np.ndarray:
+    """What `filled` gives from `begin` to before `end`."""
+    starts, ends = np.clip(starts, begin, end) - begin, np.clip(ends, begin, end) - begin
+    inside = ends > starts
+    return filled(starts[inside], ends[inside], end - begin)
 
 
 def filled(starts: np.ndarray, ends: np.ndarray, length: int) -> np.ndarray:
