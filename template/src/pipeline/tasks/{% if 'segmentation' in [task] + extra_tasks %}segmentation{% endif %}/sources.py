@@ -54,8 +54,6 @@ class WindowReader:
             size = pixels.shape[:2]
             check_size(size, image)
         else:
-            if size is not None and path.suffix.lower() in TIF_SUFFIXES:
-                check_memory(size[0] * size[1] * 3)
             pixels = self.reader(path, self.size)
         return resized(pixels, self.size), size or image or pixels.shape[:2]
 
