@@ -74,13 +74,10 @@ def decided(cells: Sequence[bytes], presence: np.ndarray, chosen: Sequence[Decis
     for number, (cell, decision) in enumerate(zip(cells, chosen, strict=True)):
         if presence[number] < decision.presence:
             continue
-        plane = planes[number]
-        for rows, band in zip(maps.strips(size), maps.bands(cell, size), strict=True):
-            plane[rows] = above(band, decision.threshold, None if owner is None else owner[rows] == number)
-        if decision.min_area > 1:
-            plane[:] = cleaned(plane, decision.min_area, None if owner is None else (owner == number) | (owner < 0))
+        own, free = (None, None) if owner is None else (owner == number, (owner == number) | (owner < 0))
+        planes[number] = cleaned(above(cell, decision.threshold, own), decision.min_area, free)
         if owner is not None:
-            plane &= ~planes[:number].any(axis=0)
+            planes[number] &= ~planes[:number].any(axis=0)
     return planes
 
 
@@ -100,10 +97,15 @@ def owners(cells: Sequence[bytes]) -> np.ndarray:
     return owner
 
 
-def above(probability: np.ndarray, threshold: float, own: np.ndarray | None = None) -> np.ndarray:
-    """Where uint8 (H, W) exceeds a threshold, bool; only among its `own` pixels, where given."""
-    mask: np.ndarray = probability > math.floor(threshold * 255)
-    return mask if own is None else mask & own
+def above(cell: bytes, threshold: float, own: np.ndarray | None = None) -> np.ndarray:
+    """Where a map exceeds a threshold, bool at the size of the image (H, W); only among its `own` pixels, where given."""
+    size, least = maps.size_of(cell), math.floor(threshold * 255)
+    mask = np.empty(size, bool)
+    for rows, band in zip(maps.strips(size), maps.bands(cell, size), strict=True):
+        np.greater(band, least, out=mask[rows])
+    if own is not None:
+        mask &= own
+    return mask
 
 
 def cleaned(mask: np.ndarray, min_area: float, free: np.ndarray | None = None) -> np.ndarray:
@@ -116,9 +118,10 @@ def cleaned(mask: np.ndarray, min_area: float, free: np.ndarray | None = None) -
 
 
 def cleanings(mask: np.ndarray, areas: Sequence[float], free: np.ndarray | None = None) -> Iterator[np.ndarray]:
-    """The mask as each of the areas cleans it, in turn; what they share is looked for once. See `cleaned`."""
+    """The mask as each of the areas cleans it, ascending; what they share is looked for once, and the same array comes
+    again where nothing changes. See `cleaned`."""
     components: Components | None = None
-    kept, without, holes = -1, mask, None
+    kept, closed, without, filled, holes = -1, 0, mask, mask, None
     for area in areas:
         if area <= 1 or not mask.any():
             yield mask
@@ -126,20 +129,19 @@ def cleanings(mask: np.ndarray, areas: Sequence[float], free: np.ndarray | None 
         components = components or Components.of(mask, 8)
         keep = components.areas >= area
         if keep.sum() != kept:
-            kept, holes = int(keep.sum()), None
-            without = mask if keep.all() else components.mask(keep)
+            kept, closed, holes = int(keep.sum()), 0, None
+            filled = without = mask if keep.all() else components.mask(keep)
         if not kept:
             yield without
             continue
         holes = holes or Components.of(without, 4, value=False)
         small = (holes.areas < area) & ~holes.at_border()
-        if not small.any():
-            yield without
-            continue
-        filled = holes.mask(small)
-        if free is not None:
-            filled &= free
-        filled |= without
+        if small.sum() != closed:
+            closed = int(small.sum())
+            filled = holes.mask(small)
+            if free is not None:
+                filled &= free
+            filled |= without
         yield filled
 
 

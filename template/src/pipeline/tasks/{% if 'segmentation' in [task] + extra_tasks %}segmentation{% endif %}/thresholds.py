@@ -119,15 +119,13 @@ class Tuning:
         def counted(mask: np.ndarray) -> np.ndarray:
             return count(planes[number], mask, foreground, objects)
 
-        probability = maps.at_image_size(cell)
-        empty = counted(np.broadcast_to(np.False_, probability.shape))
+        empty = counted(np.broadcast_to(np.False_, true.size))
         table = np.empty((len(self.candidates.threshold), len(self.candidates.min_area) + 1, len(empty)), empty.dtype)
         table[:, -1] = empty
         for row, threshold in enumerate(self.candidates.threshold):
-            last = raw = above(probability, threshold, own)
-            for column, mask in enumerate(cleanings(raw, self.candidates.min_area, free)):
-                same = column and (mask is last or np.array_equal(mask, last))
-                table[row, column] = table[row, column - 1] if same else counted(mask)
+            last = None
+            for column, mask in enumerate(cleanings(above(cell, threshold, own), self.candidates.min_area, free)):
+                table[row, column] = table[row, column - 1] if mask is last else counted(mask)
                 last = mask
         return table
 
