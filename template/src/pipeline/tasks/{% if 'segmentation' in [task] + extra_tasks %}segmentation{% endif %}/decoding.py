@@ -147,11 +147,11 @@ def cleanings(mask: np.ndarray, areas: Sequence[float], free: np.ndarray | None 
 
 def kept(predictions: pd.DataFrame, head: Head, store: Store) -> pd.DataFrame:
     """The table as it is stored out of fold: with its probabilities, with masks as the usual thresholds decide them, or
-    without maps. Other columns stay."""
+    none. Other columns stay."""
     if store == "probabilities":
         return predictions
     if store == "none":
-        return predictions.drop(columns=columns(head))
+        return predictions.drop(columns=[*columns(head), *presence_columns(head)], errors="ignore")
     cells = [
         [maps.encode_mask(plane) for plane in planes] for planes in decoded(predictions, replace(head, thresholds=()))
     ]

@@ -65,6 +65,7 @@ class WindowReader:
         """
         if self.resizes:
             raise UserError("windows are cut from whole images; set image.cache: false, or task.params.view: whole")
+        check_memory(window.height * window.width * 3)
         top, left, height, width = window.inside
         params = window_params(self.reader)
         size = header_size(path) if path.suffix.lower() in TIF_SUFFIXES and params is not None else None
