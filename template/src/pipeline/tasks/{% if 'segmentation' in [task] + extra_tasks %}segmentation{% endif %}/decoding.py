@@ -75,7 +75,8 @@ def decided(cells: Sequence[bytes], presence: np.ndarray, chosen: Sequence[Decis
         if presence[number] < decision.presence:
             continue
         own, free = (None, None) if owner is None else (owner == number, (owner == number) | (owner < 0))
-        planes[number] = cleaned(above(cell, decision.threshold, own), decision.min_area, free)
+        planes[number] = above(cell, decision.threshold, own)
+        planes[number] = cleaned(planes[number], decision.min_area, free)
         if owner is not None:
             planes[number] &= ~planes[:number].any(axis=0)
     return planes
