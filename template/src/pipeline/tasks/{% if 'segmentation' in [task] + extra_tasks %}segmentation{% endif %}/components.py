@@ -58,6 +58,16 @@ class Components:
         found[self.labels[touches]] = True
         return found
 
+    def counted(self, places: np.ndarray) -> np.ndarray:
+        """How many of these flat positions, int64 (P,), lie in each component, int64 (N,)."""
+        run = np.searchsorted(self.starts, places, side="right") - 1
+        inside = (run >= 0) & (places < self.ends[run])
+        return np.bincount(self.labels[run[inside]], minlength=len(self.areas))
+
+    def masks(self) -> Iterator[np.ndarray]:
+        """The mask of each component alone, bool (H, W)."""
+        return (self.mask(np.arange(len(self.areas)) == number) for number in range(len(self.areas)))
+
     def mask(self, chosen: np.ndarray) -> np.ndarray:
         """The mask, bool (H, W), of the components that are chosen, bool (N,)."""
         runs = chosen[self.labels]

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 import pandas as pd
 from sklearn.exceptions import UndefinedMetricWarning
 
 from pipeline.competition import Head
 from pipeline.errors import UserError
+from pipeline.tasks.segmentation.components import Components
 from pipeline.tasks.segmentation.decoding import EXCLUSIVE, decoded
 from pipeline.tasks.segmentation.maps import strips
 from pipeline.tasks.segmentation.predictions import require_columns
@@ -63,12 +63,11 @@ def objects(plane: np.ndarray, mask: np.ndarray, foreground: np.ndarray, instanc
     known = plane != IGNORED
     if not known.any():
         return np.array([np.nan])
-    found, labels = cv2.connectedComponents((mask & known).view(np.uint8), connectivity=8)
-    areas = np.bincount(labels.ravel(), minlength=found)[1:]
-    true = instances()
+    found, true = Components.of(mask & known, 8), instances()
+    areas = found.areas
     if not true or not len(areas):
         return np.array([float(not true and not len(areas))])
-    shared = np.stack([np.bincount(labels.ravel()[instance], minlength=found)[1:] for instance in true])
+    shared = np.stack([found.counted(instance) for instance in true])
     union = np.array([len(instance) for instance in true])[:, None] + areas - shared
     scores = []
     for twentieths in range(10, 20):

@@ -12,6 +12,7 @@ import numpy as np
 
 from pipeline.errors import UserError, listed
 from pipeline.tasks.segmentation import rle
+from pipeline.tasks.segmentation.components import Components
 from pipeline.tasks.segmentation.maps import strips
 from pipeline.tasks.segmentation.mask_files import BACKGROUND, codes_in
 from pipeline.tasks.segmentation.sizes import Size, known_size
@@ -70,9 +71,7 @@ class Truth(ABC):
 
     def instances(self, class_index: int) -> Iterator[np.ndarray]:
         """The objects of a class, bool (H, W) each: as they are told apart, or else connected components."""
-        mask = (self.read()[class_index] == 1).view(np.uint8)
-        count, labels = cv2.connectedComponents(mask, connectivity=8)
-        return (labels == number for number in range(1, count))
+        return Components.of(self.read()[class_index] == 1, 8).masks()
 
     def foreground(self, generator: np.random.Generator) -> tuple[int, int] | None:
         """Row and column of a pixel of some class; the class is drawn first. None in an empty image."""
