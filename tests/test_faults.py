@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -150,6 +151,22 @@ def test_sizes_are_those_of_the_files(tmp_path: Path) -> None:
     assert [seen.size for seen in scan([tmp_path / name for name in names], image)] == [(500, 900)] * 4
 
 
+def test_values_that_are_hardly_seen_are_a_note(tmp_path: Path) -> None:
+    """Of 12 bits in files of 16; the remedy that the note names makes it go away."""
+    values = np.random.default_rng(0).integers(0, 4096, (3, 40, 40), dtype=np.uint16)
+    values[1, 0, 0] = 4095
+    paths = [tmp_path / f"{number}.png" for number in range(3)]
+    for path, pixels in zip(paths, values, strict=True):
+        assert cv2.imwrite(str(path), pixels)
+    rows = table(fold=[0] * 3)
+    found = one(image_faults(rows, scan(paths, image)), "dark images")
+    assert not found.fatal and found.row == "i0, i1, i2"
+    assert "6.25% of white" in found.detail and "image.reader.params.high" in found.detail and "(4095 " in found.detail
+    assert not list(image_faults(rows, scan(paths, partial(image, high=4095))))
+    assert cv2.imwrite(str(paths[2]), (values[2] // 16).astype(np.uint8))
+    assert not [fault for fault in image_faults(rows, scan(paths, image)) if fault.problem == "dark images"]
+
+
 def test_channels_that_cannot_be_stacked(tmp_path: Path) -> None:
     for number in range(5):
         np.save(tmp_path / f"{number}.npy", np.full((9, 9, 4 if number == 3 else 5), number, np.uint8))
@@ -219,6 +236,17 @@ def competition(project: Path, labels: list[str], **columns: list[str]) -> Path:
     sample = pd.DataFrame({"image_id": [f"te{n}" for n in range(4)], "label": "cat"})
     sample.to_csv(data / "sample_submission.csv", index=False)
     return data
+
+
+def test_groups_that_tables_forgets_are_refused(renders: Renders, tmp_path: Path) -> None:
+    """Folds without them would leak."""
+    project = renders.copy(tmp_path / "project", {"group_column": "site"})
+    competition(project, ["cat", "dog"] * 4)
+    tables = project / "src/competition/tables.py"
+    tables.write_text(tables.read_text().replace(", *groups]", "]"))
+    for script in ("check_data.py", "make_folds.py"):
+        said = expect(run_script(project, script), 2).last_line
+        assert "no column 'group'" in said and "'site' as group_column" in said and "tables.py" in said
 
 
 def test_external_rows_that_leak_are_reported(renders: Renders, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -10,9 +11,11 @@ from scipy import ndimage
 from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.metrics import accuracy_score, f1_score, fbeta_score, jaccard_score
 
+from projects import ROOT
+
 from segmentation_tables import Planes, blob, tables  # isort: skip
 
-from pipeline.competition import Head
+from pipeline.competition import Head, Metric
 from pipeline.errors import UserError
 from pipeline.tasks.segmentation import scoring
 from pipeline.tasks.segmentation.decoding import decoded
@@ -226,3 +229,18 @@ def test_what_cannot_be_scored_is_said() -> None:
     shifted = (both[0].iloc[[0, 1]].set_index(both[0].index[:2]), both[1].iloc[[1, 0]].set_index(both[1].index[:2]))
     with pytest.raises(UserError, match="0000: the truth is 16 x 20 pixels, the prediction 24 x 9"):
         score("dice", MASK, shifted)
+
+
+def test_the_commented_example_of_an_own_metric_works() -> None:
+    """Right in the first and in the last of three images: the second has a class too many."""
+    text = (ROOT / "template/src/{% if task == 'segmentation' %}competition{% endif %}/metric.py").read_text()
+    start = text.index("# def classes_right")
+    example = "\n".join(line.removeprefix("#").removeprefix(" ") for line in text[start:].splitlines())
+    known = {"pd": pd, "np": np, "Sequence": Sequence, "Head": Head, "Metric": Metric, "decoded": decoded}
+    namespace: dict[str, object] = known
+    exec(f"{text[:start]}\n{example}", namespace)
+    own: Metric = namespace["metrics"](None)[0]  # type: ignore[operator]
+    there, nothing = np.ones((1, 6, 7), np.uint8), np.zeros((1, 6, 7), np.uint8)
+    truths = [np.concatenate(each) for each in ((there, nothing), (nothing, there), (nothing, nothing))]
+    maps = [200 * truths[0], 200 * np.ones_like(truths[1]), 200 * truths[2]]
+    assert own.function(*tables(MASK, truths, maps), [MASK]) == pytest.approx(2 / 3)

@@ -18,6 +18,7 @@ from pipeline.errors import UserError
 from pipeline.kaggle.check import check
 from pipeline.kaggle.submission import expected_rows, fill, require_keys
 from pipeline.tasks.segmentation import maps
+from pipeline.tasks.segmentation.forms import RunLengths
 from pipeline.tasks.segmentation.predictions import columns
 from pipeline.tasks.segmentation.submission import Written, as_predictions, submission_table
 from pipeline.tasks.segmentation.submission_rules import MaskRules, submission_rules
@@ -99,6 +100,13 @@ def test_each_sample_is_filled_in_its_order_and_read_back(kind: str, form: Writt
         for column, mask in zip(columns(HEAD), masks[name], strict=True):
             same = maps.at_image_size(back.loc[name, column]) > 127
             assert (same == mask).all() or form.size is not None
+
+
+@pytest.mark.parametrize(("written", "said"), [(Written("row"), True), (Written(first=0), True), (Written(), False)])
+def test_masks_that_are_written_as_they_are_not_read_are_a_note(written: Written, said: bool) -> None:
+    """A grader would take them for other masks, and nothing else shows it."""
+    rules = submission_rules(SAMPLES["wide"], [HEAD], "image_id", written, read=RunLengths("rle", classes="class"))
+    assert [("TRUTH" in note and "FORM" in note) for note in rules.notes()] == [True] * said
 
 
 def test_a_row_for_each_object(tmp_path: Path) -> None:

@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.errors import UserError, listed, nearest
-from pipeline.keys import ROW_ID, ROW_IMAGE, ROW_SOURCE, ROW_WEIGHT, SOURCE_COMPETITION, output_key, target_key
+from pipeline.keys import (
+    ROW_GROUP,
+    ROW_ID,
+    ROW_IMAGE,
+    ROW_SOURCE,
+    ROW_WEIGHT,
+    SOURCE_COMPETITION,
+    output_key,
+    target_key,
+)
 from pipeline.names import References, load
 from pipeline.prediction_ids import with_predictions
 from pipeline.settings import Settings
@@ -112,6 +121,7 @@ class Competition:
         rows = _checked(self._part("tables", "train_rows")(self.settings, data), self.settings.train_csv, self.settings)
         if rows.empty:
             raise UserError(f"{self.settings.train_csv} has no rows; download the data again")
+        require_groups(rows, self.settings)
         for name, value in ((ROW_SOURCE, SOURCE_COMPETITION), (ROW_WEIGHT, 1.0)):
             if name not in rows:
                 rows[name] = value
@@ -169,6 +179,16 @@ def require_row_columns(rows: "pd.DataFrame", table: str, settings: Settings) ->
                 f"the rows of {table} have no side column '{column}'; add it in src/competition/tables.py, "
                 "or take it out of side_columns in competition.yaml"
             )
+
+
+def require_groups(rows: "pd.DataFrame", settings: Settings) -> None:
+    """Raise a `UserError` where training rows lack the groups that competition.yaml names: folds would leak."""
+    if settings.group_column and ROW_GROUP not in rows:
+        raise UserError(
+            f"the rows of {settings.train_csv} have no column '{ROW_GROUP}', and competition.yaml names "
+            f"'{settings.group_column}' as group_column; make that column in src/competition/tables.py before its "
+            "rows are made, or empty group_column"
+        )
 
 
 def _checked(rows: "pd.DataFrame", table: str, settings: Settings) -> "pd.DataFrame":

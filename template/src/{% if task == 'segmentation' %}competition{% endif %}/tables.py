@@ -6,7 +6,8 @@ run it trains).
 
 A table may have a row per image, per image and class, or per object. Where an image without objects has no row,
 `every_image(table, settings, settings.train_images, data)` adds those of the folder. Where there is no table at all,
-`pipeline.data.folders.rows_from_folders(data, "train/{case}/*.png")` makes rows, and `with_truth` adds the masks.
+`pipeline.data.folders.rows_from_folders(data, "train/{case}/*.png")` makes rows, and `with_truth` adds the masks. What
+only the names of folders and files say, it gives as columns, to be merged into the table.
 """
 
 from pathlib import Path

@@ -19,6 +19,8 @@ from pipeline.settings import Settings
 DEVIATIONS = 3.5  # modified z-score beyond which a value is an outlier (Iglewicz and Hoaglin, 1993)
 SIDE, SHAPE = 4.0, 3.0  # and how many times the median side, and ratio of sides, it must be at least
 
+DARK = 0.25  # where even the brightest pixel is darker, images are hardly seen
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -127,6 +129,7 @@ def image_faults(rows: pd.DataFrame, looks: Sequence[Look]) -> Iterator[Fault]:
             remedy = "all are read alike, as image.reader.params say; drop rows in tables.py that are mistakes"
             yield Fault("kinds of images", listed(names), f"{len(names)} are {form}; {remedy}", fatal=False)
     yield from _odd_sizes(ids, looks)
+    yield from _dark(ids, looks)
 
 
 def image_count_faults(train: pd.DataFrame, test: pd.DataFrame) -> Iterator[Fault]:
@@ -190,6 +193,19 @@ def _odd_sizes(ids: np.ndarray, looks: Sequence[Look]) -> Iterator[Fault]:
             f"{height:.0f}x{width:.0f}; look at them, and drop their rows in tables.py where they are mistakes"
         )
         yield Fault("odd sizes", listed(ids[seen[odd]]), detail, fatal=False)
+
+
+def _dark(ids: np.ndarray, looks: Sequence[Look]) -> Iterator[Fault]:
+    """Images that are nearly black, all of them: values of 10 or 12 bits in files of 16, above all."""
+    seen = [(name, look.brightest) for name, look in zip(ids, looks, strict=True) if look.dtype]
+    top = max((brightest for _, brightest in seen), default=1.0)
+    if top < DARK:
+        detail = (
+            f"the brightest pixel of all images is {top:.2%} of white, which is hardly seen; set "
+            f"image.reader.params.high to the value that becomes white ({top * 65535:.0f} where files have 16 bits and "
+            "it was not set yet)"
+        )
+        yield Fault("dark images", listed(name for name, _ in seen), detail, fatal=False)
 
 
 def _outlying(values: np.ndarray, least: float) -> np.ndarray:

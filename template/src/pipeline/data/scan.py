@@ -33,6 +33,7 @@ class Look:
         size: height and width of the file, as its header or the reader says; (0, 0) if it cannot be read.
         dtype, channels: what the reader made of it; empty and 0 if it cannot be read.
         thumbnail: float32 (256,), grey, of mean 0 and norm 1; zeros for an image without contrast.
+        brightest: the largest value, over what is white.
         fault: why it cannot be read; empty if it can.
     """
 
@@ -42,6 +43,7 @@ class Look:
     dtype: str = ""
     channels: int = 0
     thumbnail: np.ndarray = field(default_factory=lambda: np.zeros(SIDE * SIDE, np.float32))
+    brightest: float = 1.0
     fault: str = ""
 
 
@@ -65,7 +67,9 @@ def look(path: Path, reader: Reader) -> Look:
     form, size = describe(data), size_of(data)
     try:
         pixels = reader(path, (DECODE, DECODE))
-        return Look(seen, form, size or pixels.shape[:2], str(pixels.dtype), pixels.shape[2], thumbnail(grey(pixels)))
+        brightest = float(pixels.max()) / (255 if pixels.dtype == np.uint8 else 1)
+        looks = str(pixels.dtype), pixels.shape[2], thumbnail(grey(pixels)), brightest
+        return Look(seen, form, size or pixels.shape[:2], *looks)
     except UserError as error:
         return Look(seen, form, fault=str(error))
     except Exception as error:

@@ -19,7 +19,7 @@ from pipeline.rules import Keys, sample_id_column
 from pipeline.tasks.segmentation import maps, rle
 from pipeline.tasks.segmentation.components import Components
 from pipeline.tasks.segmentation.decoding import decoded
-from pipeline.tasks.segmentation.forms import EMPTY
+from pipeline.tasks.segmentation.forms import EMPTY, RunLengths
 from pipeline.tasks.segmentation.predictions import columns
 from pipeline.tasks.segmentation.sizes import Size
 
@@ -50,6 +50,12 @@ def form_of(competition: Competition) -> Written:
     if not isinstance(found, Written):
         raise UserError("FORM in src/competition/submission.py is no Written(...); correct it")
     return found
+
+
+def read_as(competition: Competition) -> RunLengths | None:
+    """`TRUTH` of the competition's `targets`, where it is RLE."""
+    found = getattr(importlib.import_module(f"{competition.package}.targets"), "TRUTH", None)
+    return found if isinstance(found, RunLengths) else None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pipeline.competition import Head
 from pipeline.errors import UserError, listed
 from pipeline.rules import Keys, Problem
 from pipeline.tasks.segmentation import rle
-from pipeline.tasks.segmentation.forms import EMPTY
+from pipeline.tasks.segmentation.forms import EMPTY, RunLengths
 from pipeline.tasks.segmentation.sizes import Size, known_size
 from pipeline.tasks.segmentation.submission import Layout, Written, layout
 
@@ -30,12 +30,14 @@ class MaskRules:
         form: how masks are written.
         head: what is predicted.
         sizes: of the test images, by id, as far as they are known.
+        read: how training masks are read, where they are RLE.
     """
 
     asked: Layout
     form: Written
     head: Head
     sizes: Mapping[str, Size] = field(default_factory=dict)
+    read: RunLengths | None = None
 
     @property
     def id_column(self) -> str:
@@ -48,14 +50,19 @@ class MaskRules:
     def described(self) -> list[str]:
         """What each column holds."""
         size = "the image's size" if self.form.size is None else "{} x {} pixels".format(*self.form.size)
-        way = "down the columns" if self.form.order == "column" else "along the rows"
-        what = f"RLE at {size}, {way}, first pixel {self.form.first}"
+        what = f"RLE at {size}, {_way(self.form)}"
         rows = ", a row for each object" if self.asked.objects else ""
         return [f"{name}: {what}{rows}" for name in self.asked.cells]
 
     def notes(self) -> list[str]:
-        """What stands for an empty mask, where it is something."""
-        return [f"an empty mask is written '{self.asked.empty}'"] if self.asked.empty else []
+        """What stands for an empty mask, where it is something, and that masks are written as they are not read."""
+        notes = [f"an empty mask is written '{self.asked.empty}'"] if self.asked.empty else []
+        if self.read is not None and _way(self.read) != _way(self.form):
+            notes.append(
+                f"RLE is read {_way(self.read)} (TRUTH in src/competition/targets.py) and written {_way(self.form)} "
+                "(FORM in submission.py); competitions seldom mean that"
+            )
+        return notes
 
     def problems(self, table: pd.DataFrame) -> list[Problem]:
         """What is wrong with the masks of `table` (all text; columns may be missing)."""
@@ -111,6 +118,10 @@ class MaskRules:
             )
 
 
+def _way(form: Written | RunLengths) -> str:
+    return f"{'down the columns' if form.order == 'column' else 'along the rows'}, first pixel {form.first}"
+
+
 def _overlap(texts: Sequence[str], first: int) -> bool:
     """Whether a pixel is in two of the masks, each of which is right by itself."""
     runs = [rle.runs(text, ANY_SIZE, first) for text in texts]
@@ -125,17 +136,19 @@ def submission_rules(
     id_column: str,
     form: Written | None = None,
     images: Mapping[str, Path] | None = None,
+    read: RunLengths | None = None,
 ) -> MaskRules:
     """The rules for this sample.
 
     Args:
         images: the image of each test id; one that is missing or unreadable has no size.
+        read: how training masks are read, where they are RLE.
 
     Raises:
         UserError: the sample is not recognised.
     """
     form = form or Written()
-    return MaskRules(layout(sample, heads, id_column, form), form, heads[0], _sizes(images or {}))
+    return MaskRules(layout(sample, heads, id_column, form), form, heads[0], _sizes(images or {}), read)
 
 
 def _sizes(images: Mapping[str, Path]) -> dict[str, Size]:

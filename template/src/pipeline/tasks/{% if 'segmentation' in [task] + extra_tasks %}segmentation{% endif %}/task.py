@@ -30,7 +30,7 @@ from pipeline.tasks.segmentation.figures import figures, worst_and_best
 from pipeline.tasks.segmentation.losses import LOSSES
 from pipeline.tasks.segmentation.predictions import columns, gated, has_presence, presence_columns
 from pipeline.tasks.segmentation.settings import SegmentationSettings
-from pipeline.tasks.segmentation.submission import as_predictions, form_of
+from pipeline.tasks.segmentation.submission import as_predictions, form_of, read_as
 from pipeline.tasks.segmentation.submission_rules import MaskRules, submission_rules
 from pipeline.tasks.segmentation.thresholds import Tuning
 from pipeline.tasks.segmentation.tta import TTAModel
@@ -215,8 +215,8 @@ class SegmentationTask(Task):
     def submission_rules(
         self, sample: pd.DataFrame, metric: Metric, images: Mapping[str, Path] | None = None
     ) -> MaskRules:
-        form = form_of(self.competition)
-        return submission_rules(sample, self.heads, self.competition.settings.id_column, form, images)
+        form, read = form_of(self.competition), read_as(self.competition)
+        return submission_rules(sample, self.heads, self.competition.settings.id_column, form, images, read)
 
     def read_submission(self, table: pd.DataFrame, rules: MaskRules, metric: Metric) -> pd.DataFrame | None:
         return as_predictions(table.reset_index(), rules.asked, rules.form, rules.head, rules.sizes)
