@@ -134,7 +134,7 @@ def test_bad_input_is_one_line(renders: Renders, tmp_path: Path, name: str) -> N
     for result in results:
         expect(result, 2)
         assert len(result.stderr.strip().splitlines()) == 1
-        assert re.search(reason, result.last_line), result.last_line
+    assert re.search(reason, results[0].last_line), results[0].last_line
 
 
 def held(step: Callable[[], object]) -> int:

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 DEMO_MARKER = ".demo"  # beside demo data, and only there
 DEMO_ANSWERS = ".answers.csv"  # the truth of the demo's test rows
@@ -14,8 +14,8 @@ def digest(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
-def digest_of(file: BinaryIO) -> str:
-    """The same of all that an open file holds, of which only a part is in memory at a time; it is rewound afterwards."""
+def digest_of(file: BufferedReader) -> str:
+    """The same of an open file, of which only a part is in memory at a time; it is rewound afterwards."""
     found = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
     file.seek(0)
     return found

@@ -174,7 +174,7 @@ def shrunk_tif(path: Path, size: tuple[float, float]) -> np.ndarray | None:
 
 
 def _size_in_header(path: Path) -> Size:
-    """Height and width of a tif, which Pillow tells as well; 0 where it does not, or where the file is in an archive."""
+    """Height and width of a tif, as Pillow tells them; 0 where it does not, and for a file in an archive."""
     if not path.is_file():
         return 0, 0
     try:

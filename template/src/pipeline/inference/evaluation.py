@@ -203,8 +203,8 @@ def print_scores(project: Project, folder: Path, evaluation: Evaluation) -> None
     )
     if not evaluation.overall:
         print(
-            f"the folds' scores are those of their training: '{folder.name}' kept nothing of its out-of-fold predictions "
-            "(task.params.store: none), so no thresholds are tuned and no pictures drawn; `masks` keeps enough to score"
+            f"these are the scores of the training, since '{folder.name}' kept no out-of-fold predictions "
+            "(task.params.store: none): no thresholds are tuned, and no pictures drawn; `masks` keeps enough to score"
         )
         return
     if (folder / "cv.json").is_file() and len(evaluation.folds) > 1:

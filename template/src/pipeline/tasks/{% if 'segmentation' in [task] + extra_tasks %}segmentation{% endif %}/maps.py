@@ -86,8 +86,8 @@ def bands(cell: bytes, size: Size | None = None) -> Iterator[np.ndarray]:
     """Probabilities uint8 (k, w) of the rows of `strips`, one after the other; of a mask 0 and 255.
 
     Args:
-        size: height and width that are wanted, bilinear; none: as they are stored. Only a map that is stored so is never
-            whole in memory.
+        size: height and width that are wanted, bilinear; none: as they are stored. A map that is stored otherwise is
+            whole in memory meanwhile.
     """
     stored = stored_size(cell)
     if size is not None and size != stored:
@@ -129,7 +129,7 @@ def average(cells: Sequence[bytes]) -> bytes:
     size = max(stored_size(cell) for cell in cells)
     writer = MapWriter(size_of(cells[0]), size)
     for parts in zip(*(bands(cell, size) for cell in cells), strict=True):
-        total = np.sum(parts, axis=0, dtype=np.uint32)
+        total: np.ndarray = np.sum(parts, axis=0, dtype=np.uint32)
         writer.add(((total + len(parts) // 2) // len(parts)).astype(np.uint8))
     return writer.finish()
 
