@@ -99,7 +99,7 @@ def owners(cells: Sequence[bytes]) -> np.ndarray:
 
 
 def above(cell: bytes, threshold: float, own: np.ndarray | None = None) -> np.ndarray:
-    """Where a map exceeds a threshold, bool (H, W) at the size of the image; only among its `own` pixels, where given."""
+    """Where a map exceeds a threshold, bool (H, W) at the size of the image; only among its `own` pixels, if given."""
     size, least = maps.size_of(cell), math.floor(threshold * 255)
     mask = np.empty(size, bool)
     for rows, band in zip(maps.strips(size), maps.bands(cell, size), strict=True):

@@ -129,7 +129,7 @@ def average(cells: Sequence[bytes]) -> bytes:
     size = max(stored_size(cell) for cell in cells)
     writer = MapWriter(size_of(cells[0]), size)
     for parts in zip(*(bands(cell, size) for cell in cells), strict=True):
-        total: np.ndarray = np.sum(parts, axis=0, dtype=np.uint32)
+        total = np.stack(parts).sum(axis=0, dtype=np.uint32)
         writer.add(((total + len(parts) // 2) // len(parts)).astype(np.uint8))
     return writer.finish()
 
