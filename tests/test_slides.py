@@ -20,8 +20,8 @@ from training import expect
 sys.path.insert(0, str(source()))
 
 from pipeline.competition import Head
+from pipeline.data import tif_windows
 from pipeline.data.images import image
-from pipeline.data.tif_windows import shrunk_tif
 from pipeline.errors import UserError
 from pipeline.tasks.segmentation import maps, rle
 from pipeline.tasks.segmentation.components import Components
@@ -35,7 +35,7 @@ image: {size: 96}
 task: {params: {scale: 0.2, foreground: 0.7}}
 augmentations: {name: default, params: {turn: true}}
 model: {encoder: test_resnet, params: {decoder_channels: [24, 16, 16, 8, 8]}}
-training: {epochs: 6, batch_size: 8, sampler: {name: shuffle, params: {times: 30}}}
+training: {epochs: 4, batch_size: 8, sampler: {name: shuffle, params: {times: 24}}}
 optimizer: {lr: 5e-3}
 machine: {workers: 0}
 """
@@ -162,8 +162,8 @@ def test_a_large_tif_is_shrunk_by_parts_to_the_means_of_its_pixels(
     assert small.shape == (-(-LARGE[0] // 23), LARGE[1] // 23, 3)
     assert np.abs(small[: len(blocks)] - blocks).max() <= 0.51
     assert np.array_equal(image(tmp_path / "a.tiff", None), pixels)
-    assert shrunk_tif(tmp_path / "a.tiff", (2000, 2000)) is None
-    monkeypatch.setattr("pipeline.data.tif_windows.ROWS", 256)
+    assert tif_windows.shrunk_tif(tmp_path / "a.tiff", (2000, 2000)) is None
+    monkeypatch.setattr(tif_windows, "ROWS", 256)
     assert np.array_equal(image(tmp_path / "a.tiff", (100, 100)), small)
     assert held(lambda: image(tmp_path / "a.tiff", (100, 100))) < 0.6 * pixels.nbytes
 
@@ -174,7 +174,7 @@ def test_a_slide_without_tifffile_is_refused(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(UserError, match=r"needs the package 'tifffile'; add it to the group `competition`"):
         header_size(tmp_path / "a.tiff")
     assert image(tmp_path / "a.tiff", (100, 100)).shape == (*LARGE, 3)
-    monkeypatch.setattr("pipeline.data.tif_windows.GIANT", 1000)
+    monkeypatch.setattr(tif_windows, "GIANT", 1000)
     with pytest.raises(UserError, match="needs the package 'tifffile'"):
         image(tmp_path / "a.tiff", (100, 100))
 
