@@ -16,6 +16,7 @@ from projects import source
 
 sys.path.insert(0, str(source()))
 
+from pipeline.data.samplers import balanced
 from pipeline.data.tables import read_table
 from pipeline.errors import UserError
 from pipeline.settings import Settings
@@ -23,6 +24,7 @@ from pipeline.tasks.segmentation.forms import Form, MaskFiles, Polygons, RunLeng
 from pipeline.tasks.segmentation.labels import MaskLabels
 from pipeline.tasks.segmentation.sizes import known_size
 from pipeline.tasks.segmentation.tables import every_image, mask_rows, rows_to_predict, with_truth
+from pipeline.tasks.segmentation.truth import RunTruth
 
 CLASSES = ("cat", "dog")
 SIZES = {"a": (20, 31), "b": (33, 18), "c": (12, 12)}  # c has no mask
@@ -249,3 +251,12 @@ def test_test_rows_and_folds(tmp_path: Path) -> None:
     folds = [rows["id"].iloc[held].tolist() for _, held in labels.splitter(5, 0, False).split(rows, strata)]
     assert all(held.count("c") == 2 for held in folds)
     assert set(labels.cells(rows, "mask")) == set(CLASSES)
+
+
+def test_rows_are_balanced_by_the_classes_in_them() -> None:
+    truths = [
+        RunTruth(CLASSES, (4, 4), runs) for runs in [((), ())] * 6 + [(("1 2",), ())] * 2 + [(("1 2",), ("5 1",))]
+    ]
+    rows = pd.DataFrame({"id": list("abcdefghi"), "mask": truths})
+    drawn = balanced(rows, np.random.default_rng(0), column="mask", length=4.0)
+    assert rows["mask"].map(str)[drawn].value_counts().to_dict() == {"nothing": 12, "cat": 12, "cat, dog": 12}

@@ -1,6 +1,6 @@
 """The room's one door: what mask tasks do with rows, batches and outputs."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -36,6 +36,7 @@ from pipeline.tasks.segmentation.thresholds import Tuning
 from pipeline.tasks.segmentation.tta import TTAModel
 from pipeline.tasks.shared.collate import collate
 from pipeline.tasks.shared.criterion import WeightedLosses
+from pipeline.tasks.shared.model import prepared_model
 
 ROOM = "pipeline.tasks.segmentation"
 MODELS = {
@@ -56,7 +57,7 @@ class SegmentationTask(Task):
     KINDS: ClassVar[frozenset[str]] = frozenset({"mask", "multiclass_mask"})
     NAMES: ClassVar[References] = {
         "task": {"default": f"{ROOM}.settings:SegmentationSettings"},
-        "augmentations": {"resize": f"{ROOM}.dataset:resize"},
+        "augmentations": {"resize": "pipeline.tasks.shared.augmenting:resize"},
         "prepare": {"normalize": "pipeline.tasks.shared.normalize:Normalize"},
         "model": {name: f"{ROOM}.model:{made}" for name, made in MODELS.items()},
         "loss": {name: f"{made.__module__}:{made.__name__}" for name, made in LOSSES.items()},
@@ -88,13 +89,8 @@ class SegmentationTask(Task):
         return collate(samples)
 
     def model(self, experiment: Experiment, names: Names, pretrained: bool) -> PreparedModel:
-        size = experiment.model.image_size or experiment.image.size
-        settings = experiment.model.model_copy(update={"pretrained": pretrained, "image_size": size})
-        entry = Named(name=settings.name, params=settings.params)
-        network = names.bind("model", entry)(self.heads, settings, names)
-        mean = getattr(network, "mean", [0.0] * settings.in_chans)
-        std = getattr(network, "std", [1.0] * settings.in_chans)
-        return PreparedModel(names.bind("prepare", experiment.image.prepare)(mean, std), network)
+        room_settings(experiment, names)  # what is wrong with them is said before a cache is filled
+        return prepared_model(self.heads, experiment, names, pretrained)
 
     def predictor(self, model: nn.Module, experiment: Experiment, names: Names) -> nn.Module:
         views = room_settings(experiment, names).tta
@@ -122,22 +118,13 @@ class SegmentationTask(Task):
         )
 
     def criterion(self, losses: Sequence[LossRow], names: Names, rows: pd.DataFrame) -> Criterion:
+        weighted = next((row for row in losses if row.class_weights is not None), None)
+        if weighted is not None:
+            raise UserError(
+                f"loss row '{weighted.term}': class_weights are for rows, and a row of masks has pixels of several "
+                "classes; set them in the params of the loss: positive_weight of 'bce', weights of 'cross_entropy'"
+            )
         return WeightedLosses(losses, self.heads, names)
-
-    @property
-    def has_gallery(self) -> bool:
-        return False
-
-    def looks_among(self, rows: pd.DataFrame) -> bool:
-        return False
-
-    def gallery(self, rows: pd.DataFrame, held_out: pd.DataFrame | None = None) -> pd.DataFrame | None:
-        return None
-
-    def decoders(
-        self, gallery: pd.DataFrame, outputs: Iterable[Sequence[Mapping[str, Tensor]]], own: bool
-    ) -> list[Decoder]:
-        return []
 
     def no_predictions(self) -> pd.DataFrame:
         names = [name for head in self.heads for name in columns(head)]
@@ -231,6 +218,15 @@ class SegmentationTask(Task):
 
 
 def room_settings(experiment: Experiment, names: Names) -> SegmentationSettings:
-    """What the experiment sets of this room's own."""
+    """What the experiment sets of this room's own.
+
+    Raises:
+        UserError: crops, which are cut from images as they are, and a cache of images of one size.
+    """
     settings: SegmentationSettings = names.bind("task", experiment.task)()
+    if experiment.image.cache and settings.view == "crops":
+        raise UserError(
+            "image.cache holds whole images of one size, and crops are cut from images as they are; "
+            "set image.cache: false, or task.params.view: whole"
+        )
     return settings
