@@ -76,10 +76,10 @@ class TifWindows:
         return 0 if page.is_memmappable else math.prod(page.chunks) * page.dtype.itemsize
 
     def can_shrink(self) -> bool:
-        """Whether the values are colours or greys that can be averaged as they stand."""
+        """Whether it is one page, of colours or greys that can be averaged as they stand."""
         page = self.pages[0].keyframe
         plain = page.photometric in PLAIN or page.compression in JPEG
-        return plain and self.channels <= 4 and page.dtype in (np.uint8, np.uint16, np.float32)
+        return plain and len(self.pages) == 1 and self.channels <= 4 and page.dtype in (np.uint8, np.uint16, np.float32)
 
     def shrunk(self, factor: int) -> np.ndarray:
         """All of it, each pixel the mean of `factor` x `factor`, (height, width, C) of the file's dtype, rounded up;
