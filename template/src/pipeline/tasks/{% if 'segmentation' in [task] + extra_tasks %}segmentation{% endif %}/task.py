@@ -25,7 +25,7 @@ from pipeline.tasks.segmentation.contract import check_contract
 from pipeline.tasks.segmentation.dataset import MaskDataset
 from pipeline.tasks.segmentation.decoding import USUAL, decoded, kept
 from pipeline.tasks.segmentation.demo import answer_rows
-from pipeline.tasks.segmentation.drawing import sample_figure
+from pipeline.tasks.segmentation.drawing import sample_figure, shrunk, shrunk_truth
 from pipeline.tasks.segmentation.figures import figures, worst_and_best
 from pipeline.tasks.segmentation.kinds import kind_of
 from pipeline.tasks.segmentation.losses import LOSSES
@@ -195,9 +195,9 @@ class SegmentationTask(Task):
         return sample_figure(
             [images[position] for position in chosen],
             list(shown.index),
-            [truth[head.name].iloc[position].read() for position in chosen],
-            list(decoded(shown, head)),
-            [np.stack([maps.probability(cell) for cell in cells]) for cells in shown[columns(head)].to_numpy()],
+            [shrunk_truth(truth[head.name].iloc[position].read()) for position in chosen],
+            [shrunk(planes) for planes in decoded(shown, head)],
+            [shrunk(np.stack([maps.probability(cell) for cell in cells])) for cells in shown[columns(head)].to_numpy()],
             head.classes,
         )
 
