@@ -1,7 +1,7 @@
 """What trackers show by means of their own: histograms of predictions, and embeddings in a projector.
 
-At `watch.figure_epochs` `predictions/<column>`, how the held-out predictions are spread. At the end of a run, where a head
-has an embedding, `embedding/<head>`: points for projectors, and a picture of them in two dimensions.
+At `watch.figure_epochs` `predictions/<column>`, how the held-out predictions are spread. At the end of a run, where a
+head has an embedding, `embedding/<head>`: points for projectors, and a picture of them in two dimensions.
 """
 
 from typing import TYPE_CHECKING
@@ -76,16 +76,17 @@ def embedding_figure(points: Points) -> Figure:
     labels = pd.Series(list(points.labels), dtype="str")
     named = labels[labels != UNKNOWN].value_counts().index[:MOST_NAMED]
     figure = Figure(figsize=(8.5, 6.5), dpi=110, layout="constrained")
-    axes: Axes = figure.subplots()
+    axes: "Axes" = figure.subplots()
     axes.set_title(f"{len(labels):,} embeddings", fontsize=11, fontweight="bold", loc="left")
     if len(labels) < 3:
         return figure
     plane = PCA(2, random_state=0).fit(points.vectors)
     places = plane.transform(points.vectors)
     others = ~labels.isin(named).to_numpy()
-    axes.scatter(*places[others].T, s=9, color="#c4c4c4", label="others" if others.any() else None)
+    axes.scatter(places[others, 0], places[others, 1], s=9, color="#c4c4c4", label="others" if others.any() else None)
     for name in named:
-        axes.scatter(*places[(labels == name).to_numpy()].T, s=16, label=name[:30].replace("$", r"\$"))
+        of_class = places[(labels == name).to_numpy()]
+        axes.scatter(of_class[:, 0], of_class[:, 1], s=16, label=name[:30].replace("$", r"\$"))
     first, second = plane.explained_variance_ratio_
     axes.set_xlabel(f"first component, {first:.0%} of the variance")
     axes.set_ylabel(f"second component, {second:.0%}")

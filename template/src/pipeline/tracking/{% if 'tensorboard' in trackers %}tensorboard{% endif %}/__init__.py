@@ -1,7 +1,6 @@
 """TensorBoard: `tensorboard --logdir runs` shows every experiment and fold on this machine."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import numpy as np
+import pandas as pd
 
 from pipeline.tracking import Overlay, Points, RunInfo, Tracker, say_once
 from pipeline.tracking.images import pixels
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.figure import Figure
 
 MOST_POINTS = 200  # of a curve
@@ -92,19 +92,18 @@ class WandbTracker(Tracker):
 
         precision, recall, _ = precision_recall_curve(truth, scores)
         shown = np.unique(np.linspace(0, len(recall) - 1, MOST_POINTS).round().astype(int))
-        table = wandb.Table(["recall", "precision"], np.stack([recall[shown], precision[shown]], axis=1).tolist())
+        curve = pd.DataFrame({"recall": recall[shown], "precision": precision[shown]})
+        table = wandb.Table(dataframe=curve)
         self._add({name: wandb.plot.line(table, "recall", "precision", title=name)}, step)
 
-    def table(self, name: str, table: "pd.DataFrame", images: "Sequence[np.ndarray]", step: int) -> None:
+    def table(self, name: str, table: pd.DataFrame, images: "Sequence[np.ndarray]", step: int) -> None:
         """A table, with images in a column of their own."""
         import wandb
 
-        rows = table.astype(object).values.tolist()
-        columns = [str(column) for column in table.columns]
+        shown = table.copy()
         if len(images):
-            rows = [[wandb.Image(image), *row] for image, row in zip(images, rows, strict=True)]
-            columns = ["image", *columns]
-        self._add({name: wandb.Table(columns, rows)}, step)
+            shown.insert(0, "image", [wandb.Image(image) for image in images])
+        self._add({name: wandb.Table(dataframe=shown)}, step)
 
     def overlay(self, name: str, overlay: Overlay, step: int) -> None:
         """An image whose masks W&B switches on and off."""
@@ -118,9 +117,9 @@ class WandbTracker(Tracker):
         """A table with a column of vectors, which W&B can project."""
         import wandb
 
-        rows = [[label, *vector] for label, vector in zip(points.labels, points.vectors.tolist(), strict=True)]
-        columns = ["label", *(f"dimension_{number}" for number in range(points.vectors.shape[1]))]
-        self._add({name: wandb.Table(columns, rows)}, step)
+        shown = pd.DataFrame(points.vectors).add_prefix("dimension_")
+        shown.insert(0, "label", list(points.labels))
+        self._add({name: wandb.Table(dataframe=shown)}, step)
 
     def summary(self, values: dict[str, Any]) -> None:
         """The final values, in the table of runs."""
