@@ -76,7 +76,7 @@ def embedding_figure(points: Points) -> Figure:
     labels = pd.Series(list(points.labels), dtype="str")
     named = labels[labels != UNKNOWN].value_counts().index[:MOST_NAMED]
     figure = Figure(figsize=(8.5, 6.5), dpi=110, layout="constrained")
-    axes: "Axes" = figure.subplots()
+    axes: Axes = figure.subplots()
     axes.set_title(f"{len(labels):,} embeddings", fontsize=11, fontweight="bold", loc="left")
     if len(labels) < 3:
         return figure

@@ -85,7 +85,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
 
 
 def _markdown(table: "pd.DataFrame") -> str:
-    lines = [table.columns, ["---"] * len(table.columns), *table.itertuples(index=False, name=None)]
+    lines = [list(table.columns), ["---"] * len(table.columns), *table.to_numpy(dtype=object).tolist()]
     return "\n".join(f"| {' | '.join(str(cell).replace('|', '/') for cell in line)} |" for line in lines)
 
 

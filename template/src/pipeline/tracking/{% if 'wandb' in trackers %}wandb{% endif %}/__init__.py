@@ -83,7 +83,7 @@ class WandbTracker(Tracker):
         """A histogram in the row of its step."""
         import wandb
 
-        self._add({name: wandb.Histogram(values)}, step)
+        self._add({name: wandb.Histogram(np_histogram=np.histogram(values, bins=64))}, step)
 
     def pr_curve(self, name: str, truth: "np.ndarray", scores: "np.ndarray", step: int) -> None:
         """A line of precision over recall, of a table with both."""
