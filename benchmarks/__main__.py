@@ -65,6 +65,13 @@ def rle(place: Workplace, effort: Effort) -> list[Row]:
     return measure(place, effort)
 
 
+def watch(place: Workplace, effort: Effort) -> list[Row]:
+    """A watched training over an unwatched one."""
+    from benchmarks.watching import measure
+
+    return measure(place, effort)
+
+
 def copy(place: Workplace, effort: Effort) -> list[Row]:
     """`copier copy` in process."""
     from benchmarks.rendering import measure
@@ -80,6 +87,7 @@ GROUPS: dict[str, Callable[[Workplace, Effort], list[Row]]] = {
     "feed": feed,
     "gather": gather,
     "rle": rle,
+    "watch": watch,
     "copy": copy,
 }
 

@@ -16,11 +16,14 @@ class Effort:
     collate_rounds: int = 40
     gather_rounds: int = 40
     copy_rounds: int = 7
+    watch_rounds: int = 3
 
     @classmethod
     def quick(cls) -> "Effort":
         """Enough to see that every row can be measured."""
-        return cls(step_pairs=3, image_rounds=2, images=32, collate_rounds=5, gather_rounds=5, copy_rounds=2)
+        return cls(
+            step_pairs=3, image_rounds=2, images=32, collate_rounds=5, gather_rounds=5, copy_rounds=2, watch_rounds=1
+        )
 
 
 @dataclass(frozen=True)
