@@ -129,13 +129,17 @@ class CallbackList(Callback):
             callback.load_state_dict(state.get(key, {}))
 
 
-def default_callbacks(task: "Task", valid_rows: "pd.DataFrame", valid_dataset: SampleDataset) -> list[Callback]:
-    """What every fold's run is watched by: numbers for the trackers, lines for the terminal, pictures at the end.
+def default_callbacks(
+    task: "Task", train_rows: "pd.DataFrame", valid_rows: "pd.DataFrame", valid_dataset: SampleDataset
+) -> list[Callback]:
+    """What every fold's run is watched by: numbers for the trackers, lines for the terminal, pictures.
 
     Args:
+        train_rows: those that train.
         valid_rows: the held-out rows; empty when training on everything.
         valid_dataset: their samples, asked for by (epoch, row) as a loader does.
     """
+    from pipeline.callbacks.extremes import Extremes
     from pipeline.callbacks.gradients import Gradients
     from pipeline.callbacks.non_finite import NonFinite
     from pipeline.callbacks.pictures import Pictures
@@ -143,8 +147,8 @@ def default_callbacks(task: "Task", valid_rows: "pd.DataFrame", valid_dataset: S
     from pipeline.callbacks.table import EpochTable
     from pipeline.callbacks.timing import Timing
 
-    pictures = Pictures(task, valid_rows, valid_dataset)
-    return [NonFinite(), LogScalars(), Timing(), Gradients(), EpochTable(len(valid_rows)), pictures]
+    extremes, pictures = Extremes(task, train_rows, valid_rows), Pictures(task, valid_rows, valid_dataset)
+    return [NonFinite(), LogScalars(), Timing(), Gradients(), EpochTable(len(valid_rows)), extremes, pictures]
 
 
 def _key(index: int, callback: Callback) -> str:

@@ -197,6 +197,10 @@ class Watch(Strict):
     )
     max_skips: int = Field(default=10, ge=1, description="so many steps of a fold are left out before it stops")
     gradient_steps: int = Field(default=50, ge=1, description="gradients of each block are looked at this often")
+    figure_epochs: int = Field(
+        default=5, ge=0, description="best and worst batches and samples are drawn this often, first and last; 0: never"
+    )
+    extremes_by: str = Field(default="loss", description="what these are ranked by: the loss, or the name of a term")
     anomaly: bool = Field(default=False, description="torch's anomaly detection throughout: slow, for debugging")
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pipeline.data.scan import Reader
     from pipeline.seam import Batch, Criterion, PreparedModel, SampleDataset
     from pipeline.settings import Settings
+    from pipeline.tasks.shared.seen import SeenSample
 
 
 # (batch, outputs) -> predictions of what is complete after this batch, as batches come in their order
@@ -179,13 +180,23 @@ class Task(ABC):
 
     @abstractmethod
     def sample_figure(self, rows: pd.DataFrame, images: Sequence[Any], predictions: pd.DataFrame) -> Figure:
-        """A few images with truth and prediction.
+        """A few of the labelled rows (N,) with truth and prediction (N,); of the images (N,), uint8 (H, W, 3), only those
+        that are shown are asked for."""
 
-        Args:
-            rows: labelled rows, (N,).
-            images: (N,) uint8 (H, W, 3); only those that are shown are asked for.
-            predictions: (N,), in the order of `rows`.
-        """
+    @abstractmethod
+    def draw_samples(self, rows: pd.DataFrame, samples: Sequence[SeenSample], heading: str) -> Figure:
+        """Samples (N,) as the model saw them, with truth, prediction and loss; `rows` are their labelled rows, (N,)."""
+
+    @abstractmethod
+    def suspects(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
+        """Rows whose labels out-of-fold predictions speak against, the most suspicious first of each head: columns id,
+        head, given, suggested, score, and the model's probability of what is suggested (NaN where it says none)."""
+
+    @abstractmethod
+    def suspects_figure(
+        self, found: pd.DataFrame, images: Sequence[Any], truth: pd.DataFrame, predictions: pd.DataFrame
+    ) -> Figure:
+        """A picture of some `suspects` (N,), with their images (N,), uint8 (H, W, 3), truth and predictions (N,)."""
 
     @abstractmethod
     def submission_rules(self, sample: pd.DataFrame, metric: Metric, images: Mapping[str, Path] | None = None) -> Rules:
@@ -247,10 +258,3 @@ def task_for(competition: Competition, heads: Sequence[Head]) -> Task:
     if len(chosen) != 1:
         raise UserError(f"{competition.package}.targets must name at least one head, all of them for one room")
     return chosen.pop()(competition, heads)
-
-
-def metric_values(
-    metrics: Sequence[Metric], truth: pd.DataFrame, predictions: pd.DataFrame, heads: Sequence[Head]
-) -> dict[str, float]:
-    """Every metric by name; both tables are aligned by id."""
-    return {metric.name: float(metric.function(truth, predictions, heads)) for metric in metrics}

@@ -29,13 +29,16 @@ from pipeline.tasks.segmentation.drawing import sample_figure
 from pipeline.tasks.segmentation.figures import figures, worst_and_best
 from pipeline.tasks.segmentation.losses import LOSSES
 from pipeline.tasks.segmentation.predictions import columns, gated, has_presence, presence_columns
+from pipeline.tasks.segmentation.seen import seen_figure
 from pipeline.tasks.segmentation.settings import SegmentationSettings
 from pipeline.tasks.segmentation.submission import as_predictions, form_of, read_as
 from pipeline.tasks.segmentation.submission_rules import MaskRules, submission_rules
+from pipeline.tasks.segmentation.suspects import suspects, suspects_figure
 from pipeline.tasks.segmentation.thresholds import Tuning
 from pipeline.tasks.segmentation.tta import TTAModel
 from pipeline.tasks.shared.collate import collate
 from pipeline.tasks.shared.criterion import WeightedLosses
+from pipeline.tasks.shared.seen import SeenSample
 
 ROOM = "pipeline.tasks.segmentation"
 MODELS = {
@@ -211,6 +214,17 @@ class SegmentationTask(Task):
             [np.stack([maps.probability(cell) for cell in cells]) for cells in shown[columns(head)].to_numpy()],
             head.classes,
         )
+
+    def draw_samples(self, rows: pd.DataFrame, samples: Sequence[SeenSample], heading: str) -> Figure:
+        return seen_figure(samples, self.heads[0], heading)
+
+    def suspects(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
+        return pd.concat([suspects(truth, predictions, head) for head in self.heads], ignore_index=True)
+
+    def suspects_figure(
+        self, found: pd.DataFrame, images: Sequence[Any], truth: pd.DataFrame, predictions: pd.DataFrame
+    ) -> Figure:
+        return suspects_figure(found, images, truth, predictions, {head.name: head for head in self.heads})
 
     def submission_rules(
         self, sample: pd.DataFrame, metric: Metric, images: Mapping[str, Path] | None = None
