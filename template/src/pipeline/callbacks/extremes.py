@@ -143,7 +143,8 @@ class Seen:
             "worst_samples": (f"Worst {len(self.worst)} of {self.samples:,} samples by {by} ({when})", self.worst),
             "non_finite_samples": (f"Samples whose loss is not finite ({when})", self.not_finite),
         }
-        for name, one in (("Best", self.best_batch), ("Worst", self.worst_batch)):
+        batches: dict[str, SeenBatch | None] = {"Best": self.best_batch, "Worst": self.worst_batch}
+        for name, one in batches.items():
             if one is not None:
                 shown = "" if len(one.samples) == one.size else f"; {name.lower()} {len(one.samples)} of its {one.size}"
                 heading = (

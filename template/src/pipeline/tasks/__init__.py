@@ -180,8 +180,8 @@ class Task(ABC):
 
     @abstractmethod
     def sample_figure(self, rows: pd.DataFrame, images: Sequence[Any], predictions: pd.DataFrame) -> Figure:
-        """A few of the labelled rows (N,) with truth and prediction (N,); of the images (N,), uint8 (H, W, 3), only those
-        that are shown are asked for."""
+        """A few of the labelled rows (N,) with truth and prediction, (N,) as well. Of the images (N,), uint8 (H, W, 3),
+        only those that are shown are asked for."""
 
     @abstractmethod
     def draw_samples(self, rows: pd.DataFrame, samples: Sequence[SeenSample], heading: str) -> Figure:

@@ -11,7 +11,12 @@ def step(batch: Batch, model: PreparedModel, context: StepContext) -> StepResult
         prepared = transform(prepared)
     outputs = model.network(prepared)
     result = context.criterion(outputs, prepared)
-    found: StepResult = {**result, "outputs": {key: value.detach() for key, value in outputs.items()}}
+    found: StepResult = {
+        "loss": result["loss"],
+        "losses": result["losses"],
+        "sample_losses": result["sample_losses"],
+        "outputs": {key: value.detach() for key, value in outputs.items()},
+    }
     if INPUT_PARTNER in prepared:
         # By row: a position in the batch would mean nothing once the shares of several processes are joined.
         found["mixed"] = {

@@ -144,7 +144,7 @@ def _draw_row(
 ) -> None:
     small, planes, said = _small(image, truth, masks)
     axes[0].imshow(small)
-    axes[1].imshow(_painted(small, planes == 1, colors, shrunk(truth == IGNORED).all(axis=0)))
+    axes[1].imshow(_painted(small, planes == 1, colors, np.asarray(shrunk(truth == IGNORED).all(axis=0))))
     axes[2].imshow(_painted(small, said, colors))
     axes[3].imshow(overlay(small, planes, said))
     axes[4].imshow(shrunk(probability).max(axis=0), cmap="magma", vmin=0, vmax=255, extent=(0, *small.shape[1::-1], 0))

@@ -22,8 +22,8 @@ LEAST = 0.5  # of the area that either side names
 def suspects(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head) -> pd.DataFrame:
     """Images where truth and confident pixels of the prediction disagree in more than half of the area of both.
 
-    The score is that share, over all classes; pixels of which the model is unsure say nothing. Without maps in the table
-    (`store: none`) there are no suspects.
+    The score is that share, over all classes; pixels of which the model is unsure say nothing. Without maps
+    in the table (`store: none`) there are no suspects.
     """
     if not set(columns(head)) <= set(predictions):
         predictions = predictions[:0].reindex(columns=columns(head))
@@ -73,7 +73,8 @@ def suspects_figure(
     heads: Mapping[str, Head],
 ) -> Figure:
     """See `Task.suspects_figure`."""
-    truths, masks = [], []
+    truths: list[np.ndarray] = []
+    masks: list[np.ndarray] = []
     for place, name in enumerate(found["head"]):
         truths.append(truth[name].iloc[place].read())
         masks += decoded(predictions.iloc[[place]], heads[name])
