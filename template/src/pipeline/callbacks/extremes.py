@@ -1,7 +1,8 @@
 """The best and the worst of an epoch: batches and single samples, drawn as the model saw them.
 
 In the first, the last and every `watch.figure_epochs`-th epoch, for training and validation each: `best_batch/<stage>`,
-`worst_batch/<stage>`, `best_samples/<stage>`, `worst_samples/<stage>`, and `non_finite_samples/<stage>` where there are any.
+`worst_batch/<stage>`, `best_samples/<stage>`, `worst_samples/<stage>`, and `non_finite_samples/<stage>` where there
+are any.
 A wrong label is a bad sample in every epoch, an augmentation that goes too far is one in training only.
 """
 
@@ -116,15 +117,13 @@ class Seen:
         tensors = _tensors(batch, result)
         self.most = self.most or _affordable(tensors.values())
         finite = np.isfinite(values)
-        lowest = np.argsort(np.where(finite, values, np.inf), kind="stable")[: min(self.most, finite.sum())]
-        highest = np.argsort(np.where(finite, -values, np.inf), kind="stable")[: min(self.most, finite.sum())]
+        lowest, highest = (_first(np.where(finite, each, np.inf), finite, self.most) for each in (values, -values))
         better = [k for k in lowest if len(self.best) < self.most or values[k] < self.best[-1].loss]
         worse = [k for k in highest if len(self.worst) < self.most or values[k] > self.worst[-1].loss]
-        broken = np.flatnonzero(~finite)[: self.most - len(self.not_finite)]
+        broken = np.flatnonzero(~finite)[: self.most - len(self.not_finite)].tolist()
         is_best = math.isfinite(loss) and (self.best_batch is None or loss < self.best_batch.loss)
         is_worst = math.isfinite(loss) and (self.worst_batch is None or loss > self.worst_batch.loss)
-        of_batch = [lowest if is_best else lowest[:0], highest if is_worst else highest[:0]]
-        kept = sorted({int(k) for part in (better, worse, broken, *of_batch) for k in part})
+        kept = sorted({*better, *worse, *broken, *(lowest if is_best else []), *(highest if is_worst else [])})
         taken = dict(zip(kept, self._take(batch, tensors, kept, values), strict=True))
         self.best = sorted([*self.best, *(taken[k] for k in better)], key=lambda one: one.loss)[: self.most]
         self.worst = sorted([*self.worst, *(taken[k] for k in worse)], key=lambda one: -one.loss)[: self.most]
@@ -190,6 +189,12 @@ def ranked_by(result: StepResult, config: Experiment) -> tuple[np.ndarray, float
         loss = result["loss"]
     *samples, batch = torch.cat([values.detach().float(), loss.detach().float().reshape(1)]).tolist()
     return np.array(samples, np.float32), batch
+
+
+def _first(values: np.ndarray, counted: np.ndarray, most: int) -> list[int]:
+    """Positions of the lowest values that are counted, the earlier one of two equal ones first."""
+    found: list[int] = np.argsort(values, kind="stable")[: min(most, int(counted.sum()))].tolist()
+    return found
 
 
 def _tensors(batch: Batch, result: StepResult) -> dict[str, Tensor]:
