@@ -203,7 +203,7 @@ def _checked(rows: "pd.DataFrame", table: str, settings: Settings) -> "pd.DataFr
 
 
 def metric_values(
-    metrics: Sequence[Metric], truth: pd.DataFrame, predictions: pd.DataFrame, heads: Sequence[Head]
+    metrics: Sequence[Metric], truth: "pd.DataFrame", predictions: "pd.DataFrame", heads: Sequence[Head]
 ) -> dict[str, float]:
     """Every metric by name; both tables are aligned by id."""
     return {metric.name: float(metric.function(truth, predictions, heads)) for metric in metrics}
