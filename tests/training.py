@@ -19,6 +19,7 @@ SMALL = """extends: demo
 model: {encoder: test_resnet}
 training: {epochs: 2, batch_size: 64}
 machine: {workers: 0}
+watch: {figure_epochs: 0}
 """
 
 

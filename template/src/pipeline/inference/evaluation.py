@@ -13,6 +13,7 @@ from pipeline.errors import UserError, listed
 from pipeline.files import read_json, save_figure, write_json
 from pipeline.inference.earlier import HELD_OUT, with_earlier
 from pipeline.inference.predict import TrainedRun, write_predictions
+from pipeline.inference.suspects import FILE as SUSPECTS
 from pipeline.inference.suspects import write_suspects
 from pipeline.inference.thresholds import FILE as THRESHOLDS
 from pipeline.inference.thresholds import Tuned, task_of_run, tune, write_thresholds
@@ -174,7 +175,8 @@ def evaluate_run(project: Project, competition: Competition, folder: Path, data:
             save_figure(figure, folder / "figures" / f"{name}.png")
     print_scores(project, folder, evaluation)
     if fold is None:
-        print(write_suspects(run, table_of_folds.rows, evaluation.truth, evaluation.predictions, data))
+        said = write_suspects(run, table_of_folds.rows, evaluation.truth, evaluation.predictions, data)
+        print(f"{said} in {project.shown(folder / SUSPECTS)}")
 
 
 def print_scores(project: Project, folder: Path, evaluation: Evaluation) -> None:

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import listed
 from pipeline.files import atomic, save_figure
 from pipeline.inference.predict import TrainedRun
 from pipeline.keys import ROW_ID
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 
 FILE = "suspects.csv"
 COLUMNS = [ROW_ID, "head", "given", "suggested", "score", "fold", "probability"]
-DRAWN = 16
+DRAWN, FIRST = 16, 5
 
 
 def write_suspects(
@@ -36,12 +35,10 @@ def write_suspects(
     picture = run.folder / "figures" / "suspects.png"
     if found.empty:
         picture.unlink(missing_ok=True)
-        return f"suspected label errors: none ({FILE})"
+        return "suspected label errors: none"
     shown = found[:DRAWN]
     ids = list(shown[ROW_ID])
     dataset = run.task.dataset(rows.loc[ids].reset_index(drop=True), data, run.experiment, run.names, "valid")
     images = RowImages(dataset, range(len(ids)))
     save_figure(run.task.suspects_figure(shown, images, truth.loc[ids], predictions.loc[ids]), picture)
-    return (
-        f"suspected label errors: {len(found):,} of {len(truth):,} rows ({listed(ids, 5)}), the worst first in {FILE}"
-    )
+    return f"suspected label errors, the worst first: {', '.join(ids[:FIRST])}; {len(found):,} of {len(truth):,} rows"

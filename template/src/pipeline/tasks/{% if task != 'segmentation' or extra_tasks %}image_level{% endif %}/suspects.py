@@ -10,9 +10,9 @@ def confident_disagreements(given: np.ndarray, probabilities: np.ndarray) -> tup
     """Confident learning: C. Northcutt, L. Jiang and I. Chuang, "Confident Learning: Estimating Uncertainty in Dataset
     Labels", JAIR 70, 2021, arXiv:1911.00068.
 
-    A row is confidently of a class if its probability reaches the mean probability of that class over the rows with
-    this label. Rows that are so of another class than the given one are suspects; the score is how far the suggested
-    class exceeds its threshold, less how far the given one does. So a class that is hard throughout is not suspicious.
+    The threshold of a class is its mean probability over the rows with this label, and a class's margin in a row is its
+    probability less the threshold: so a class that is hard throughout is not suspicious. Suspects are rows in which
+    another class has a larger margin than the given one; the score is by how much.
 
     Args:
         given: class numbers, int64 (N,).
@@ -25,12 +25,10 @@ def confident_disagreements(given: np.ndarray, probabilities: np.ndarray) -> tup
     sums = np.bincount(given, probabilities[rows, given], minlength=count)
     counts = np.bincount(given, minlength=count)
     thresholds = np.divide(sums, counts, out=np.full(count, np.inf), where=counts > 0)
-    confident = probabilities >= thresholds
-    suggested = np.where(confident, probabilities, -1.0).argmax(axis=1)
-    margins = probabilities - np.where(counts > 0, thresholds, 0.0)
+    margins = probabilities - thresholds
+    suggested = margins.argmax(axis=1)
     scores = margins[rows, suggested] - margins[rows, given]
-    found = rows[confident.any(axis=1) & (suggested != given) & (scores > 0)]
-    found = found[np.argsort(-scores[found], kind="stable")]
+    found = rows[np.argsort(-scores, kind="stable")][: int((scores > 0).sum())]
     return found, suggested[found], scores[found]
 
 
