@@ -124,7 +124,7 @@ def test_memory_is_bounded(pipeline: SimpleNamespace, monkeypatch: pytest.Monkey
     held = [*seen.best, *seen.worst, *seen.best_batch.samples, *seen.worst_batch.samples]
     assert len(held) == 32
     for sample in held:
-        assert sample.image.base.nbytes if isinstance(sample.image.base, np.ndarray) else sample.image.nbytes == 48
+        assert getattr(sample.image.base, "nbytes", 48) == 48
         assert sample.outputs["output_label"].untyped_storage().nbytes() == 4, "no view of the samples beside it"
     monkeypatch.setattr(pipeline.extremes, "MOST_BYTES", 5 * 3 * (48 + 8 + 8 + 4 + 8 + 4))
     assert len(fed(pipeline, batches).best) == 3, "of huge samples fewer are kept"
@@ -200,9 +200,8 @@ def test_masks_are_drawn_in_three_colours(pipeline: SimpleNamespace, kind: str) 
     overlay = 0.75 * np.array([to_rgb(color) for color in ("#56c98b", "#a8121f", "#ffe14d")]) + 0.25 * 0.6 * 200 / 255
     areas = [int((np.abs(drawn / 255 - color).max(axis=2) < 0.02).sum()) for color in overlay]
     assert min(areas) > 2000 and max(areas) < 1.2 * min(areas), "three bands of the same area"
-    broken = pipeline.SeenSample(
-        "x", 0, image, targets, {"output_mask": torch.full_like(outputs["output_mask"], torch.nan)}, torch.nan
-    )
+    nothing = {"output_mask": torch.full_like(outputs["output_mask"], torch.nan)}
+    broken = pipeline.SeenSample("x", 0, image, targets, nothing, torch.nan)
     assert pipeline.pixels(pipeline.seen_figure([broken], head, "heading")).std() > 10
 
 
