@@ -17,7 +17,7 @@ from projects import Renders, imported, run_script, source
 from training import assert_same_outcome, demo_project, expect, outcome
 
 USED = {
-    "callbacks.extremes": ["MOST", "Extremes", "Seen", "is_drawn"],
+    "callbacks.extremes": ["MOST", "Extremes", "Seen"],
     "competition": ["Head"],
     "config": ["parse_experiment"],
     "errors": ["UserError"],
@@ -133,9 +133,10 @@ def test_memory_is_bounded(pipeline: SimpleNamespace, monkeypatch: pytest.Monkey
 
 
 def test_both_stages_are_drawn_at_the_cadence(pipeline: SimpleNamespace) -> None:
-    drawn = [epoch for epoch in range(12) if pipeline.is_drawn(epoch, 12, 5)]
-    assert drawn == [0, 4, 9, 11]
-    assert not any(pipeline.is_drawn(epoch, 12, 0) for epoch in range(12))
+    watch = pipeline.parse_experiment({}, "test").watch
+    assert [epoch for epoch in range(12) if watch.draws(epoch, 12)] == [0, 4, 9, 11]
+    never = watch.model_copy(update={"figure_epochs": 0})
+    assert not any(never.draws(epoch, 12) for epoch in range(12))
 
     calls: list[tuple[list[str], str]] = []
     pictures: list[str] = []

@@ -15,7 +15,7 @@ import pytest
 
 from engines import BARE, ENGINES, bare_engine
 from projects import Renders, imported, run_process
-from training import add_callbacks, assert_same_outcome, demo_project, expect, killed, outcome
+from training import add_callbacks, assert_close_maps, assert_same_outcome, demo_project, expect, killed, outcome
 
 pytestmark = pytest.mark.slow
 
@@ -89,6 +89,12 @@ callbacks: [Witness]
 checkpoints: {save_minutes: 0.0001}
 machine: {workers: 0, valid_batch_size: 32}
 """
+MASKS = """extends: small
+model: {encoder: test_convnext, params: {decoder_channels: [16, 8, 8, 8, 8], decoder_params: {decoder_use_norm: false}}}
+training: {epochs: 2, batch_size: 16}
+optimizer: {name: sgd, lr: 0.02, params: {momentum: 0.9}}
+machine: {workers: 1, valid_batch_size: 10}
+"""
 
 
 def write(project: Path, text: str, *names: str) -> None:
@@ -155,6 +161,16 @@ def test_two_processes_come_to_what_one_comes_to(engine: str, renders: Renders, 
     said = killed(project, 2, "cut", processes=2)
     assert "going on at" in said
     assert_same_outcome(outcome(project, "two"), outcome(project, "cut"))
+
+
+def test_crops_and_tiles_are_shared(renders: Renders, tmp_path: Path) -> None:
+    """The tiles of an image lie in two shares, and are put together as one process would do it."""
+    project = demo_project(renders, tmp_path / "project", task="segmentation")
+    write(project, MASKS, "one", "two")
+    killed(project, 0, "one")
+    killed(project, 0, "two", processes=2)
+    (table, *_), (other, *_) = (outcome(project, name) for name in ("one", "two"))
+    assert_close_maps(project, table, other)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -145,6 +145,22 @@ def test_fifteen_kills_change_nothing(base: Path) -> None:
     assert not list(folders[1].rglob(".*")), "temporary files of killed writers are cleaned up"
 
 
+@pytest.mark.parametrize("foreground", [0, 0.8])
+def test_kills_change_no_crop(foreground: float, renders: Renders, tmp_path: Path) -> None:
+    """Where windows of images lie is a matter of epoch and row, wherever and however often a run was cut off."""
+    project = demo_project(renders, tmp_path / "project", task="segmentation")
+    text = (
+        "extends: small\ncheckpoints: {save_minutes: 0.0001}\nmachine: {workers: 1}\n"
+        f"task: {{params: {{foreground: {foreground}}}}}\n"
+    )
+    for name in ("whole", "killed"):
+        (project / f"experiments/{name}.yaml").write_text(text)
+    killed(project, 0, "whole")
+    said = killed(project, 3, "killed")
+    assert said.count("going on at") >= 2
+    assert_same_outcome(outcome(project, "whole"), outcome(project, "killed"))
+
+
 @pytest.mark.parametrize("number", ["2", "15"])
 def test_a_signal_saves_and_leaves(base: Path, number: str) -> None:
     name = f"signal{number}"

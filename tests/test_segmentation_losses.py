@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import pandas as pd
 import pytest
 import segmentation_models_pytorch as smp
 import torch
@@ -16,9 +17,13 @@ from projects import source
 
 sys.path.insert(0, str(source()))
 
-from pipeline.competition import Head
+from pipeline.competition import Competition, Head
+from pipeline.config import LossRow
 from pipeline.errors import UserError
+from pipeline.names import Named, Names
+from pipeline.settings import Settings
 from pipeline.tasks.segmentation.losses import LOSSES
+from pipeline.tasks.segmentation.task import SegmentationTask
 
 PLANES = Head("mask", "mask", ("a", "b"))
 LABELS = Head("mask", "multiclass_mask", ("a", "b"))
@@ -116,6 +121,33 @@ def test_pixel_losses_are_those_of_torch_and_torchvision() -> None:
     torch.testing.assert_close(
         LOSSES["focal"](LABELS)(logits, target), (-((1 - sure) ** 2) * sure.log()).mean(dim=(1, 2))
     )
+
+
+def test_weights_of_classes_are_torchs() -> None:
+    logits, target = planes()
+    weights = torch.tensor([2.0, 0.5]).view(2, 1, 1)
+    wanted = functional.binary_cross_entropy_with_logits(logits, target.float(), reduction="none", pos_weight=weights)
+    ours = LOSSES["bce"](PLANES, positive_weight={"a": 2.0, "b": 0.5})
+    torch.testing.assert_close(ours(logits, target), wanted.mean(dim=(1, 2, 3)))
+    same = [LOSSES["bce"](PLANES, positive_weight=given)(logits, target) for given in (3.0, {"a": 3.0, "b": 3.0})]
+    torch.testing.assert_close(*same)
+    logits, target = labels()
+    target[:, :3] = 255
+    theirs = torch.nn.CrossEntropyLoss(torch.tensor([0.2, 1.0, 3.0]), ignore_index=255, label_smoothing=0.1)
+    ours = LOSSES["cross_entropy"](LABELS, label_smoothing=0.1, weights={"background": 0.2, "b": 3.0})
+    torch.testing.assert_close(ours(logits, target), each(theirs, logits, target.long()))
+
+
+def test_weights_of_classes_that_are_not_there() -> None:
+    with pytest.raises(UserError, match="'bce': positive_weight names the class 'aa'; did you mean 'a'"):
+        LOSSES["bce"](PLANES, positive_weight={"aa": 2.0})
+    with pytest.raises(UserError, match="'cross_entropy': weights must be at least 0"):
+        LOSSES["cross_entropy"](LABELS, weights={"background": -1.0})
+    task = SegmentationTask(Competition(Settings.model_construct()), [PLANES])
+    row = LossRow(head="mask", loss=Named(name="bce"), class_weights="balanced")
+    with pytest.raises(UserError, match=r"'mask_bce': class_weights are for rows.*positive_weight of 'bce'") as error:
+        task.criterion([row], Names(), pd.DataFrame())
+    assert "\n" not in str(error.value)
 
 
 def test_boundary_weighs_borders() -> None:

@@ -1,23 +1,29 @@
 """Decoders with encoders of several families: shapes, gradients, padding, more outputs, and what is refused."""
 
 import copy
+import re
 import sys
 from typing import Any
 
 import pytest
 import segmentation_models_pytorch as smp
+import timm
 import torch
+from timm.optim import param_groups_layer_decay
+from torch import nn
 
 from projects import source
 
 sys.path.insert(0, str(source()))
 
-from pipeline.competition import Head
-from pipeline.config import Model
+from pipeline.competition import Competition, Head
+from pipeline.config import Experiment, Model, Optimizer
 from pipeline.errors import UserError
-from pipeline.names import Names, check_params
+from pipeline.names import Named, Names, check_params
+from pipeline.settings import Settings
 from pipeline.tasks.segmentation.contract import check_contract
-from pipeline.tasks.segmentation.model import MODELS
+from pipeline.tasks.segmentation.task import SegmentationTask
+from pipeline.training.optimizer import parameter_groups
 
 HEADS = [Head("mask", "mask", ("a",)), Head("kind", "multiclass_mask", ("a", "b"))]
 TRANSFORMERS = {"dpt": "test_vit", "unetplusplus": "convnext_atto", "deeplabv3plus": "mobilenetv3_small_050"}
@@ -37,11 +43,11 @@ def made(decoder: str, encoder: str, heads: list[Head] = HEADS, **params: Any) -
     if decoder == "dpt":  # its usual width takes seconds
         params.setdefault("decoder_params", {"decoder_intermediate_channels": [16, 16, 32, 32]})
         params.setdefault("decoder_channels", 16)
-    given = check_params(MODELS[decoder], params, decoder)
-    return MODELS[decoder](heads, settings, Names(), **given)
+    network = Names(SegmentationTask.NAMES).find("model", decoder)
+    return network(heads, settings, Names(), **check_params(network, params, decoder))
 
 
-@pytest.mark.parametrize("decoder", MODELS)
+@pytest.mark.parametrize("decoder", STRIDES)
 @pytest.mark.parametrize("in_chans", [1, 4])
 def test_outputs_have_the_images_size_and_all_that_trains_has_gradients(decoder: str, in_chans: int) -> None:
     for encoder in ("resnet18", TRANSFORMERS.get(decoder, "pvt_v2_b0")):
@@ -80,7 +86,7 @@ def test_it_is_smps_network() -> None:
         torch.testing.assert_close(ours({"input_image": image})["output_mask"], theirs(padded)[..., :50, :70])
 
 
-@pytest.mark.parametrize("decoder", MODELS)
+@pytest.mark.parametrize("decoder", STRIDES)
 def test_strides_of_deep_supervision(decoder: str) -> None:
     encoder = "test_vit" if decoder == "dpt" else "resnet18"
     network = made(decoder, encoder, HEADS[:1], deep_supervision=STRIDES[decoder])
@@ -151,3 +157,41 @@ def test_the_contract_names_what_does_not_fit() -> None:
             check_contract(batch, {**outputs, key: outputs[key][:, :0]}, HEADS)
     with pytest.raises(UserError, match="output_kind"):
         check_contract(batch, {"output_mask": outputs["output_mask"]}, HEADS)
+
+
+LAYERED = {
+    "unet": ("resnet18", "test_convnext", "efficientnet_b0", "regnety_004", "maxvit_pico_rw_256"),
+    "upernet": ("swin_tiny_patch4_window7_224",),
+    "fpn": ("hiera_tiny_224",),
+    "dpt": ("test_vit",),
+}
+
+
+@pytest.mark.parametrize(("decoder", "encoder"), [(name, each) for name, found in LAYERED.items() for each in found])
+def test_rates_by_layer_are_timms_whatever_the_parameters_are_called(decoder: str, encoder: str) -> None:
+    network, whole = made(decoder, encoder, HEADS[:1]), timm.create_model(encoder)
+    groups = parameter_groups(nn.ModuleDict({"network": network}), Optimizer(lr=1.0, layer_decay=0.5))
+    rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    assert rates.keys() == {id(parameter) for parameter in network.parameters()}
+    theirs = param_groups_layer_decay(whole, layer_decay=0.5)
+    scales = {id(parameter): group["lr_scale"] for group in theirs for parameter in group["params"]}
+    by_name = {name.replace(".", "_"): scales[id(parameter)] for name, parameter in whole.named_parameters()}
+    found = {name: rates[id(parameter)] for name, parameter in network.encoder.named_parameters()}
+    known = {name: by_name[re.sub(r"^(model\.)+", "", name).replace(".", "_")] for name in found}
+    assert found == known and min(found.values()) < 0.2
+    assert {rates[id(parameter)] for parameter in [*network.decoder.parameters(), *network.heads.parameters()]} == {1.0}
+
+
+def test_crops_and_a_cache_are_refused_before_it_is_filled() -> None:
+    experiment = Experiment(image={"cache": True}, model={"encoder": "test_resnet", "pretrained": False})
+    task, names = SegmentationTask(Competition(Settings.model_construct()), HEADS), Names(SegmentationTask.NAMES)
+    with pytest.raises(UserError, match=r"^image\.cache holds whole images.* task\.params\.view: whole$"):
+        task.model(experiment, names, pretrained=False)
+    whole = experiment.model_copy(update={"task": Named(name="default", params={"view": "whole"})})
+    task.model(whole, names, pretrained=False)
+
+
+def test_an_encoder_whose_layers_nobody_knows() -> None:
+    network = made("unet", "caformer_s18", HEADS[:1])
+    with pytest.raises(UserError, match=r"layers timm knows, and 'caformer_s18' is none; set .*encoder_lr_factor"):
+        parameter_groups(nn.ModuleDict({"network": network}), Optimizer(layer_decay=0.5))

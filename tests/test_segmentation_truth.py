@@ -16,6 +16,7 @@ from projects import source
 
 sys.path.insert(0, str(source()))
 
+from pipeline.data.samplers import balanced
 from pipeline.data.tables import read_table
 from pipeline.errors import UserError
 from pipeline.settings import Settings
@@ -23,6 +24,7 @@ from pipeline.tasks.segmentation.forms import Form, MaskFiles, Polygons, RunLeng
 from pipeline.tasks.segmentation.labels import MaskLabels
 from pipeline.tasks.segmentation.sizes import known_size
 from pipeline.tasks.segmentation.tables import every_image, mask_rows, rows_to_predict, with_truth
+from pipeline.tasks.segmentation.truth import RunTruth
 
 CLASSES = ("cat", "dog")
 SIZES = {"a": (20, 31), "b": (33, 18), "c": (12, 12)}  # c has no mask
@@ -76,7 +78,7 @@ def agrees(rows: pd.DataFrame, masks: dict[str, np.ndarray]) -> None:
             drawn = truth.foreground(np.random.default_rng(draw))
             assert mask[:, drawn[0], drawn[1]].any() if drawn else not mask.any()
         if mask[0].any():
-            objects = truth.instances(0)
+            objects = list(truth.instances(0))
             assert (np.any(objects, axis=0) == mask[0]).all()
 
 
@@ -116,7 +118,7 @@ def test_rows_per_object_and_images_without_any(tmp_path: Path) -> None:
     rows = mask_rows(table, settings(), RunLengths("rle"), ("cat",), tmp_path)
     agrees(rows, masks)
     for truth, expected in zip(rows["mask"], objects.values(), strict=True):
-        found = truth.instances(0)
+        found = list(truth.instances(0))
         assert len(found) == len(expected) and all(
             (one == other).all() for one, other in zip(found, expected, strict=True)
         )
@@ -249,3 +251,12 @@ def test_test_rows_and_folds(tmp_path: Path) -> None:
     folds = [rows["id"].iloc[held].tolist() for _, held in labels.splitter(5, 0, False).split(rows, strata)]
     assert all(held.count("c") == 2 for held in folds)
     assert set(labels.cells(rows, "mask")) == set(CLASSES)
+
+
+def test_rows_are_balanced_by_the_classes_in_them() -> None:
+    truths = [
+        RunTruth(CLASSES, (4, 4), runs) for runs in [((), ())] * 6 + [(("1 2",), ())] * 2 + [(("1 2",), ("5 1",))]
+    ]
+    rows = pd.DataFrame({"id": list("abcdefghi"), "mask": truths})
+    drawn = balanced(rows, np.random.default_rng(0), column="mask", length=4.0)
+    assert rows["mask"].map(str)[drawn].value_counts().to_dict() == {"nothing": 12, "cat": 12, "cat, dog": 12}

@@ -99,7 +99,7 @@ def release(template: Path) -> None:
     tables.write_text("# rewritten\n" + tables.read_text())
     (root / "src" / "competition" / "example.py").write_text("NEW = 1\n")
     (root / f"{own}experiments{{% endif %}}" / "demo.yaml").unlink()
-    (root / "experiments" / "example.yaml").write_text("extends: baseline\n")
+    (root / f"{own}experiments{{% endif %}}" / "example.yaml").write_text("extends: baseline\n")
     (root / "folds" / "example.md").write_text("# New\n")
     (root / "folds" / "README.md").write_text("# Rewritten\n")
     commit(template, "second version", "v0.2.0")
@@ -176,6 +176,27 @@ def test_update_refuses_another_task(tmp_path: Path) -> None:
     assert "copy a new project with task=multilabel" in last
     assert git(project, "status", "--porcelain") == ""
     copier.run_update(project, data={"task": "classification"}, defaults=True, overwrite=True, quiet=True)
+
+
+def test_a_second_room_can_come_and_not_go(template: Path, tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    copier.run_copy(str(template), project, data={"task": "segmentation"}, defaults=True, quiet=True)
+    commit(project, "copy the template")
+    edit_as_a_user(project)
+    mine, room = zone(project), project / "src/pipeline/tasks/image_level"
+    assert not room.exists()
+
+    done = copier_command("update", "--defaults", "-d", "extra_tasks=[classification]", str(project))
+
+    assert done.returncode == 0, done.stderr
+    assert_merged(project)
+    assert zone(project) == mine and room.is_dir()
+    commit(project, "a second room")
+    done = copier_command("update", "--defaults", "-d", "extra_tasks=[]", str(project))
+    assert done.returncode != 0
+    last = done.stderr.strip().splitlines()[-1]
+    assert "'extra_tasks': classification cannot go again, because stages and runs" in last
+    assert git(project, "status", "--porcelain") == "" and room.is_dir()
 
 
 def test_recopy_keeps_the_user_zone(template: Path, project: Path) -> None:

@@ -10,10 +10,11 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from safetensors.torch import load_file
 
-from projects import Renders, Result, run_script
+from projects import Renders, Result, imported, run_script
 
 SMALL = """extends: demo
 model: {encoder: test_resnet}
@@ -21,14 +22,20 @@ training: {epochs: 2, batch_size: 64}
 machine: {workers: 0}
 watch: {figure_epochs: 0}
 """
+SMALL_MASKS = """extends: demo
+image: {size: 64}
+model: {encoder: test_resnet, params: {decoder_channels: [16, 16, 16, 8, 8]}}
+training: {epochs: 2}
+machine: {workers: 0}
+"""
 
 
-def demo_project(renders: Renders, target: Path, framework: str = "lightning") -> Path:
+def demo_project(renders: Renders, target: Path, framework: str = "lightning", task: str = "classification") -> Path:
     """A project with demo data, folds, and the experiment `small` (two epochs of a tiny encoder)."""
-    made = renders.folder / f"with-demo-{framework}"
+    made = renders.folder / f"with-demo-{framework}-{task}"
     if not made.exists():
-        renders.copy(made, {"trackers": [], "framework": framework})
-        (made / "experiments" / "small.yaml").write_text(SMALL)
+        renders.copy(made, {"trackers": [], "framework": framework, "task": task})
+        (made / "experiments" / "small.yaml").write_text(SMALL_MASKS if task == "segmentation" else SMALL)
         for script in ("make_demo_data.py", "make_folds.py"):
             expect(run_script(made, script))
     return Path(shutil.copytree(made, target))
@@ -101,3 +108,16 @@ def assert_same_outcome(first: tuple, second: tuple) -> None:
     pd.testing.assert_frame_equal(first[0], second[0], check_exact=True)
     assert first[1] == second[1], "the weights differ"
     assert first[2] == second[2], "metrics.csv differs"
+
+
+def assert_close_maps(project: Path, first: pd.DataFrame, second: pd.DataFrame) -> None:
+    """Tables of masks hold the same, and probabilities that differ by 1/255 at most."""
+    maps = [name for name in first if isinstance(first[name].iloc[0], bytes)]
+    assert maps
+    pd.testing.assert_frame_equal(first.drop(columns=maps), second.drop(columns=maps))
+    with imported(project):
+        from pipeline.tasks.segmentation.maps import probability
+
+        for name in maps:
+            for one, other in zip(map(probability, first[name]), map(probability, second[name]), strict=True):
+                np.testing.assert_allclose(one.astype(int), other.astype(int), rtol=0, atol=1, err_msg=name)

@@ -48,6 +48,21 @@ class PreparedModel(nn.Module):
         return outputs
 
 
+@dataclass(frozen=True)
+class Explained:
+    """What of the outputs for one sample is explained by where the model looked.
+
+    Attributes:
+        score: a number with its graph, which is differentiated.
+        name: of what is explained, such as a class.
+        region: bool (H, W), where the truth lies in the image; none where it has no place.
+    """
+
+    score: Tensor
+    name: str
+    region: Tensor | None = None
+
+
 class LossResult(TypedDict):
     """What a criterion returns: the scalar that trains, each term, and each term per sample."""
 

@@ -139,7 +139,9 @@ def default_callbacks(
         valid_rows: the held-out rows; empty when training on everything.
         valid_dataset: their samples, asked for by (epoch, row) as a loader does.
     """
+    from pipeline.callbacks.exports import Exports
     from pipeline.callbacks.extremes import Extremes
+    from pipeline.callbacks.grad_cam import GradCam
     from pipeline.callbacks.gradients import Gradients
     from pipeline.callbacks.non_finite import NonFinite
     from pipeline.callbacks.pictures import Pictures
@@ -147,8 +149,9 @@ def default_callbacks(
     from pipeline.callbacks.table import EpochTable
     from pipeline.callbacks.timing import Timing
 
+    numbers = [NonFinite(), LogScalars(), Timing(), Gradients(), EpochTable(len(valid_rows))]
     extremes, pictures = Extremes(task, train_rows, valid_rows), Pictures(task, valid_rows, valid_dataset)
-    return [NonFinite(), LogScalars(), Timing(), Gradients(), EpochTable(len(valid_rows)), extremes, pictures]
+    return [*numbers, Exports(), extremes, GradCam(task), pictures]
 
 
 def _key(index: int, callback: Callback) -> str:

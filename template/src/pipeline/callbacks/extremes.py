@@ -62,7 +62,7 @@ class Extremes(Callback):
             )
 
     def on_epoch_start(self, run: Run, stage: Stage) -> None:
-        if is_drawn(run.progress.epoch, run.epochs, run.config.watch.figure_epochs):
+        if run.config.watch.draws(run.progress.epoch, run.epochs):
             self.seen[stage] = Seen(self.tables[stage], run.config)
 
     def on_batch_end(self, run: Run, stage: Stage, batch: Batch, result: StepResult) -> None:
@@ -79,11 +79,6 @@ class Extremes(Callback):
     def _drawn(self, name: str, heading: str, samples: "Sequence[SeenSample]") -> "Mapping[str, Figure]":
         rows = self.tables["train" if name.endswith("/train") else "valid"].iloc[[sample.row for sample in samples]]
         return {name: self.task.draw_samples(rows, samples, heading)}
-
-
-def is_drawn(epoch: int, epochs: int, every: int) -> bool:
-    """Whether an epoch, counted from 0, has pictures."""
-    return every > 0 and (epoch in (0, epochs - 1) or (epoch + 1) % every == 0)
 
 
 @dataclass(frozen=True, eq=False)

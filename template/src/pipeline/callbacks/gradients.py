@@ -1,8 +1,8 @@
-"""Gradients block by block: how large, how many zeros, how far they move the weights, and what that means in words.
+"""Gradients block by block: how large, how many zeros, how far they move the weights, and what that means.
 
-At the cadence of `watch.gradient_steps`, for each block of the network: `gradients/<block>/min`, `/mean` and `/max` of |g|,
-`/zeros` (share) and `updates/<block>` (length of the optimiser's step over that of the weights). At the end of a run
-a picture, `gradients`, and a verdict where something is wrong.
+At the cadence of `watch.gradient_steps`, for each block of the network: `gradients/<block>/min`, `/mean` and `/max` of
+|g|, `/zeros` (share) and `updates/<block>` (length of the optimiser's step over that of the weights). At the end of a
+run a picture, `gradients`, and a verdict where something is wrong.
 """
 
 import math

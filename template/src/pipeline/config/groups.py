@@ -189,21 +189,6 @@ class Tracking(Strict):
     log_checkpoint: bool = Field(default=False, description="upload the best weights as an artifact where that exists")
 
 
-class Watch(Strict):
-    """What looks at the training. These settings never count as a change of the experiment."""
-
-    non_finite: Literal["stop", "skip"] = Field(
-        default="stop", description="after a loss or gradient that is not finite: stop, or leave the step out and go on"
-    )
-    max_skips: int = Field(default=10, ge=1, description="so many steps of a fold are left out before it stops")
-    gradient_steps: int = Field(default=50, ge=1, description="gradients of each block are looked at this often")
-    figure_epochs: int = Field(
-        default=5, ge=0, description="best and worst batches and samples are drawn this often, first and last; 0: never"
-    )
-    extremes_by: str = Field(default="loss", description="what these are ranked by: the loss, or the name of a term")
-    anomaly: bool = Field(default=False, description="torch's anomaly detection throughout: slow, for debugging")
-
-
 class Machine(Strict):
     """Settings that never count as a change of the experiment."""
 

@@ -137,7 +137,7 @@ class EpochBatches:
 
     @property
     def waited(self) -> float:
-        """Seconds for which the model had nothing to do; without the first batch, which waits for the workers' start."""
+        """Seconds for which the model had nothing to do; the first batch, for which the workers start, is left out."""
         return sum(self.waits[1:])
 
     def __iter__(self) -> Iterator[Batch]:

@@ -37,7 +37,9 @@ def balanced(
     Raises:
         UserError: no such column, a row without a value in it, or a length that leaves no row.
     """
-    codes, values = pd.factorize(_filled(rows, column, "balanced"), sort=True)
+    filled = _filled(rows, column, "balanced")
+    # What has no order, such as a mask, is what it says of itself.
+    codes, values = pd.factorize(filled.map(str) if filled.dtype == object else filled, sort=True)
     shares = np.bincount(codes, minlength=len(values)) ** (1 - power)
     counts = _counts(shares / shares.sum(), _total(rows, length, "balanced"), generator)
     drawn = [_repeated(np.flatnonzero(codes == code), count, generator) for code, count in enumerate(counts)]

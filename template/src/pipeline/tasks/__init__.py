@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from pipeline.data.scan import Reader
-    from pipeline.seam import Batch, Criterion, PreparedModel, SampleDataset
-    from pipeline.settings import Settings
+    from pipeline.seam import Batch, Criterion, Explained, PreparedModel, SampleDataset
     from pipeline.tasks.shared.seen import SeenSample
 
 
@@ -99,15 +98,14 @@ class Task(ABC):
         """What of out-of-fold predictions goes into the file that is scored later."""
 
     @property
-    @abstractmethod
     def has_gallery(self) -> bool:
         """Whether rows are looked up among others to predict them."""
+        return False
 
-    @abstractmethod
     def looks_among(self, rows: pd.DataFrame) -> bool:
         """Whether held-out rows are looked up among themselves, since none that trains shows the same."""
+        return False
 
-    @abstractmethod
     def gallery(self, rows: pd.DataFrame, held_out: pd.DataFrame | None = None) -> pd.DataFrame | None:
         """The rows among whose images others are looked up to predict them; none where the outputs say all.
 
@@ -118,8 +116,8 @@ class Task(ABC):
         Raises:
             UserError: there should be some, and are none.
         """
+        return None
 
-    @abstractmethod
     def decoders(
         self, gallery: pd.DataFrame, outputs: Iterable[Sequence[Mapping[str, Tensor]]], own: bool
     ) -> list[Decoder]:
@@ -129,6 +127,7 @@ class Task(ABC):
             outputs: for each batch of the gallery those of each model.
             own: the gallery itself is predicted, each row by the others.
         """
+        return []
 
     @abstractmethod
     def no_predictions(self) -> pd.DataFrame:
@@ -199,6 +198,17 @@ class Task(ABC):
         """A picture of some `suspects` (N,), with their images (N,), uint8 (H, W, 3), truth and predictions (N,)."""
 
     @abstractmethod
+    def explained(self, batch: Batch, outputs: Mapping[str, Tensor], chosen: str | None = None) -> Explained:
+        """What of the outputs for a batch of one sample should be explained.
+
+        Args:
+            chosen: `HEAD` or `HEAD:CLASS`; none: what the first head says.
+
+        Raises:
+            UserError: there is no such head or class.
+        """
+
+    @abstractmethod
     def submission_rules(self, sample: pd.DataFrame, metric: Metric, images: Mapping[str, Path] | None = None) -> Rules:
         """What may stand in the columns of this sample's submission.
 
@@ -219,29 +229,16 @@ class Task(ABC):
 def rooms() -> dict[str, type[Task]]:
     """Every room of this repository: kind of head -> its `Task`."""
     found: dict[str, type[Task]] = {}
-    for room in _rooms():
+    for room in room_packages():
         task: type[Task] = load(room.TASK, f"the room '{room.__name__}'")
         found.update(dict.fromkeys(task.KINDS, task))
     return found
 
 
-def _rooms() -> list[Any]:
+def room_packages() -> list[Any]:
     """The packages that say which `Task` is theirs."""
     found = [importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)]
     return [module for module in found if hasattr(module, "TASK")]
-
-
-def write_demo(settings: Settings, data: Path) -> str:
-    """Write the demo competition of the task into the data folder; returns what was written, in words.
-
-    Raises:
-        UserError: the folder holds other files, or the demo cannot be written as `competition.yaml` says.
-    """
-    demos = {load(room.DEMO_TASK, "the demo"): room.DEMO for room in _rooms()}
-    if settings.task not in demos:
-        raise UserError(f"the demo is one of {listed(demos, 9)}, and task in competition.yaml is '{settings.task}'")
-    written: str = load(demos[settings.task], "the demo")(settings, data)
-    return written
 
 
 def task_for(competition: Competition, heads: Sequence[Head]) -> Task:

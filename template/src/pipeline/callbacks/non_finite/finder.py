@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -163,9 +163,9 @@ class Finder(TorchDispatchMode):
             line, code = _shown(frames)
             module = self.modules[-1] if self.modules else ""
             return Origin("forward", name, module, line, code, inputs, outputs, rows, _written(frames))
-        made = "".join(node.metadata.get(TRACEBACK) or ())
+        made = "".join(notes(node).get(TRACEBACK) or ())
         line, code = _shown([(match["file"], int(match["line"])) for match in FRAME.finditer(made)])
-        module = str(node.metadata.get(MODULE, ""))
+        module = str(notes(node).get(MODULE, ""))
         return Origin("backward", _differentiated(node), module, line, code, inputs, outputs, rows, made)
 
     def _enters(self, module: nn.Module, args: Any) -> None:
@@ -175,12 +175,18 @@ class Finder(TorchDispatchMode):
         name = self.modules.pop() if self.modules else ""
         before = {leaf.grad_fn for leaf in tree_leaves(args) if isinstance(leaf, Tensor)}
         for node in _made(output, before):
-            node.metadata[MODULE] = name
+            notes(node)[MODULE] = name
 
 
 def is_finite(tensor: Tensor) -> bool:
     """Whether every value is; what holds no floats always is."""
     return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
+
+
+def notes(node: Node) -> dict[str, Any]:
+    """What may be written to a node of the graph; torch declares it as a method, and it is none."""
+    found: dict[str, Any] = cast("dict[str, Any]", node.metadata)
+    return found
 
 
 def _made(output: Any, before: set[Node | None]) -> Iterator[Node]:
@@ -192,7 +198,7 @@ def _made(output: Any, before: set[Node | None]) -> Iterator[Node]:
         if node is None or node in seen:
             continue
         seen.add(node)
-        if MODULE not in node.metadata:
+        if MODULE not in notes(node):
             yield node
         waiting += [following for following, _ in node.next_functions]
 

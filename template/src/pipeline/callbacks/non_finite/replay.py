@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pipeline.callbacks.non_finite.causes import cause
 from pipeline.callbacks.non_finite.finder import Finder, Origin, is_finite
 from pipeline.errors import listed
-from pipeline.keys import INPUT_ID, LOSS
+from pipeline.keys import INPUT_ID
 from pipeline.seam import Batch, Run, StepResult
 
 
@@ -63,8 +63,8 @@ def replay(run: Run, batch: Batch, position: int) -> Finding:
     with _at(run, position), _own_gradients(run.model):
         with finder:
             result = run.run_step("train", batch)
-            if result[LOSS].requires_grad:
-                result[LOSS].backward()
+            if result["loss"].requires_grad:
+                result["loss"].backward()
         gradients = _gradients(run.model)
         losses, outputs = losses_of(result), result["outputs"]
         found = {**losses, **outputs, **gradients}
@@ -79,7 +79,7 @@ def replay(run: Run, batch: Batch, position: int) -> Finding:
 def losses_of(result: StepResult) -> dict[str, Tensor]:
     """The terms and their sum, by names that a person reads."""
     terms = {f"loss term '{term}'": value for term, value in result["losses"].items()}
-    return {**terms, "the loss": result[LOSS].detach()}
+    return {**terms, "the loss": result["loss"].detach()}
 
 
 def _words(run: Run, wrong: tuple[str, ...], origin: Origin | None, fits_fp32: bool | None) -> str:
@@ -99,7 +99,7 @@ def _words(run: Run, wrong: tuple[str, ...], origin: Origin | None, fits_fp32: b
 
 def _fits_fp32(run: Run, batch: Batch) -> bool:
     result = run.run_step("train", batch, precision="fp32")
-    result[LOSS].backward()
+    result["loss"].backward()
     found: Mapping[str, Tensor] = {**losses_of(result), **result["outputs"], **_gradients(run.model)}
     return all(is_finite(value) for value in found.values())
 

@@ -1,13 +1,14 @@
 """What the losses of masks share: float32, what is known, and the size of the target."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.competition import Head
-from pipeline.errors import UserError, listed
+from pipeline.errors import UserError, listed, nearest
 from pipeline.tasks.segmentation.kinds import KINDS, kind_of
 
 BOTH = tuple(KINDS)
@@ -43,6 +44,15 @@ class MaskLoss(nn.Module, ABC):
     @abstractmethod
     def values(self, logits: Tensor, truth: Tensor, known: Tensor) -> Tensor:
         """float32 (B,): logits and truth (B, K, h, w), and bool of the same shape where the truth is known."""
+
+    def by_class(self, parameter: str, given: float | Mapping[str, float], classes: Sequence[str]) -> Tensor:
+        """float32 (classes, 1, 1): one number for all, or those that are given by name and 1 for the others."""
+        if not isinstance(given, Mapping):
+            given = dict.fromkeys(classes, given)
+        for name in given:
+            if name not in classes:
+                raise UserError(f"loss '{self.name}': {parameter} names the class '{name}'; {nearest(name, classes)}")
+        return torch.tensor([self.check(parameter, given.get(name, 1.0)) for name in classes]).view(-1, 1, 1)
 
     def check(self, parameter: str, value: float, below: float = float("inf")) -> float:
         """`value`, if it is in [0, below)."""

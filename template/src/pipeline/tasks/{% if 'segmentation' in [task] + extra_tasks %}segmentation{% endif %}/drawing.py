@@ -134,6 +134,12 @@ def shrunk(planes: np.ndarray, most: int = DRAWN) -> np.ndarray:
     return np.stack([np.maximum.reduceat(np.maximum.reduceat(plane, rows), columns, axis=1) for plane in planes])
 
 
+def shrunk_truth(planes: np.ndarray) -> np.ndarray:
+    """`shrunk` of a truth, uint8 (C, H, W) of 0, 1, 255; what is true comes before what is ignored."""
+    true, ignored = shrunk(planes == 1), shrunk(planes == IGNORED)
+    return np.where(true, np.uint8(1), np.where(ignored, np.uint8(IGNORED), np.uint8(0)))
+
+
 def _draw_row(
     axes: "Sequence[Axes]",
     image: np.ndarray,
@@ -144,7 +150,7 @@ def _draw_row(
 ) -> None:
     small, planes, said = _small(image, truth, masks)
     axes[0].imshow(small)
-    axes[1].imshow(_painted(small, planes == 1, colors, np.asarray(shrunk(truth == IGNORED).all(axis=0))))
+    axes[1].imshow(_painted(small, planes == 1, colors, np.all(planes == IGNORED, axis=0)))
     axes[2].imshow(_painted(small, said, colors))
     axes[3].imshow(overlay(small, planes, said))
     axes[4].imshow(shrunk(probability).max(axis=0), cmap="magma", vmin=0, vmax=255, extent=(0, *small.shape[1::-1], 0))
@@ -153,9 +159,8 @@ def _draw_row(
 def _small(image: np.ndarray, truth: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Image (h, w, 3), truth and masks (C, h, w) at the size at which they are drawn; of true and ignored pixels that
     fall together the true one counts."""
-    ignored, true, said = shrunk(truth == IGNORED), shrunk(truth == 1), shrunk(masks)
-    small = cv2.resize(_rgb(image), true.shape[:0:-1], interpolation=cv2.INTER_AREA)
-    return small, np.where(true, np.uint8(1), np.where(ignored, np.uint8(IGNORED), np.uint8(0))), said
+    planes = shrunk_truth(truth)
+    return cv2.resize(_rgb(image), planes.shape[:0:-1], interpolation=cv2.INTER_AREA), planes, shrunk(masks)
 
 
 def _rgb(image: np.ndarray) -> np.ndarray:

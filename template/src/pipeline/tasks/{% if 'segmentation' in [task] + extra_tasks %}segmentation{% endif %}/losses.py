@@ -31,38 +31,51 @@ class BinaryCrossEntropy(PixelLoss):
 
     Args:
         label_smoothing: s makes `(1 - s) t + s / 2` of the truth t.
-        positive_weight: how much more a pixel of a class weighs than one that is not.
+        positive_weight: how much more a pixel of a class weighs than one that is not; one number, or some by class.
     """
 
     name, kinds = "bce", ("mask",)
 
-    def __init__(self, head: Head | None, *, label_smoothing: float = 0.0, positive_weight: float = 1.0) -> None:
+    def __init__(
+        self,
+        head: Head | None,
+        *,
+        label_smoothing: float = 0.0,
+        positive_weight: float | dict[str, float] = 1.0,
+    ) -> None:
         super().__init__(head)
         self.label_smoothing = self.check("label_smoothing", label_smoothing, below=1)
-        self.positive_weight = self.check("positive_weight", positive_weight)
+        self.positive_weight = self.by_class("positive_weight", positive_weight, self.head.classes)
 
     def pixels(self, logits: Tensor, truth: Tensor) -> Tensor:
         smoothed = (1 - self.label_smoothing) * truth + self.label_smoothing / 2
-        weight = torch.tensor(self.positive_weight, device=logits.device)
+        weight = self.positive_weight.to(logits.device)
         return functional.binary_cross_entropy_with_logits(logits, smoothed, reduction="none", pos_weight=weight)
 
 
-class CrossEntropy(PixelLoss):
+class CrossEntropy(MaskLoss):
     """Cross entropy over background and classes.
 
     Args:
         label_smoothing: this share of the truth is spread evenly over all of them.
+        weights: what a pixel weighs, by its class or `background`; 1 where it is not said.
     """
 
     name, kinds = "cross_entropy", ("multiclass_mask",)
 
-    def __init__(self, head: Head | None, *, label_smoothing: float = 0.0) -> None:
+    def __init__(
+        self, head: Head | None, *, label_smoothing: float = 0.0, weights: dict[str, float] | None = None
+    ) -> None:
         super().__init__(head)
         self.label_smoothing = self.check("label_smoothing", label_smoothing, below=1)
+        self.weights = self.by_class("weights", weights or {}, ("background", *self.head.classes))
 
-    def pixels(self, logits: Tensor, truth: Tensor) -> Tensor:
+    def values(self, logits: Tensor, truth: Tensor, known: Tensor) -> Tensor:
+        weights = self.weights.to(logits.device)
         smoothed = (1 - self.label_smoothing) * truth + self.label_smoothing / truth.shape[1]
-        return pixel_entropy(self.head.kind, logits, smoothed)
+        losses = pixel_entropy(self.head.kind, logits, weights * smoothed) * known[:, :1]
+        total = (weights * truth * known).flatten(1).sum(dim=1)
+        return losses.flatten(1).sum(dim=1) / total.clamp(min=1e-6)
 
 
 class Focal(PixelLoss):

@@ -1,6 +1,7 @@
 """Encoders of timm with the decoders of segmentation_models_pytorch. Batch dict in, output dict out."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import segmentation_models_pytorch as smp
@@ -16,7 +17,7 @@ from pipeline.keys import INPUT_IMAGE
 from pipeline.names import Names
 from pipeline.seam import Batch
 from pipeline.tasks.segmentation.kinds import check_classes, kind_of
-from pipeline.tasks.segmentation.layers import KEPT, drop_unused, head_of, keep
+from pipeline.tasks.segmentation.layers import KEPT, drop_unused, group_matcher, head_of, keep
 from pipeline.tasks.shared.normalize import image_statistics
 from pipeline.tasks.shared.pretrained import HUB, cached_weights, fixed_size, reason, recompute
 
@@ -62,6 +63,7 @@ class MaskNetwork(nn.Module):
             arguments[self.channels] = decoder_channels
         made = self._made(settings, arguments)
         self.encoder, self.decoder = made.encoder, made.decoder
+        self.encoder.group_matcher = partial(group_matcher, settings.encoder)
         if settings.grad_checkpointing:
             recompute(self.encoder.model, settings.encoder)
         self.mean, self.std = image_statistics(self.encoder.model, settings.in_chans)
@@ -240,14 +242,3 @@ class DPT(MaskNetwork):
 
     def _size_arguments(self, settings: Model) -> dict[str, Any]:
         return {"dynamic_img_size": True}
-
-
-MODELS = {
-    "unet": Unet,
-    "unetplusplus": UnetPlusPlus,
-    "fpn": FPN,
-    "deeplabv3plus": DeepLabV3Plus,
-    "upernet": UPerNet,
-    "segformer": Segformer,
-    "dpt": DPT,
-}

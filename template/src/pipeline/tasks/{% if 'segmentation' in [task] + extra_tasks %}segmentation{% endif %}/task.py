@@ -1,6 +1,6 @@
 """The room's one door: what mask tasks do with rows, batches and outputs."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,7 +17,7 @@ from pipeline.data.scan import Reader
 from pipeline.errors import UserError
 from pipeline.keys import ROW_ID
 from pipeline.names import Named, Names, References
-from pipeline.seam import Batch, Criterion, PreparedModel, SampleDataset
+from pipeline.seam import Batch, Criterion, Explained, PreparedModel, SampleDataset
 from pipeline.tasks import Decoder, Finisher, Task, Tuner
 from pipeline.tasks.segmentation import maps
 from pipeline.tasks.segmentation.blending import Blender
@@ -25,8 +25,9 @@ from pipeline.tasks.segmentation.contract import check_contract
 from pipeline.tasks.segmentation.dataset import MaskDataset
 from pipeline.tasks.segmentation.decoding import USUAL, decoded, kept
 from pipeline.tasks.segmentation.demo import answer_rows
-from pipeline.tasks.segmentation.drawing import sample_figure
+from pipeline.tasks.segmentation.drawing import sample_figure, shrunk, shrunk_truth
 from pipeline.tasks.segmentation.figures import figures, worst_and_best
+from pipeline.tasks.segmentation.kinds import kind_of
 from pipeline.tasks.segmentation.losses import LOSSES
 from pipeline.tasks.segmentation.predictions import columns, gated, has_presence, presence_columns
 from pipeline.tasks.segmentation.seen import seen_figure
@@ -36,8 +37,10 @@ from pipeline.tasks.segmentation.submission_rules import MaskRules, submission_r
 from pipeline.tasks.segmentation.suspects import suspects, suspects_figure
 from pipeline.tasks.segmentation.thresholds import Tuning
 from pipeline.tasks.segmentation.tta import TTAModel
+from pipeline.tasks.shared.chosen import chosen_class
 from pipeline.tasks.shared.collate import collate
 from pipeline.tasks.shared.criterion import WeightedLosses
+from pipeline.tasks.shared.model import prepared_model
 from pipeline.tasks.shared.seen import SeenSample
 
 ROOM = "pipeline.tasks.segmentation"
@@ -59,7 +62,7 @@ class SegmentationTask(Task):
     KINDS: ClassVar[frozenset[str]] = frozenset({"mask", "multiclass_mask"})
     NAMES: ClassVar[References] = {
         "task": {"default": f"{ROOM}.settings:SegmentationSettings"},
-        "augmentations": {"resize": f"{ROOM}.dataset:resize"},
+        "augmentations": {"resize": "pipeline.tasks.shared.augmenting:resize"},
         "prepare": {"normalize": "pipeline.tasks.shared.normalize:Normalize"},
         "model": {name: f"{ROOM}.model:{made}" for name, made in MODELS.items()},
         "loss": {name: f"{made.__module__}:{made.__name__}" for name, made in LOSSES.items()},
@@ -91,13 +94,8 @@ class SegmentationTask(Task):
         return collate(samples)
 
     def model(self, experiment: Experiment, names: Names, pretrained: bool) -> PreparedModel:
-        size = experiment.model.image_size or experiment.image.size
-        settings = experiment.model.model_copy(update={"pretrained": pretrained, "image_size": size})
-        entry = Named(name=settings.name, params=settings.params)
-        network = names.bind("model", entry)(self.heads, settings, names)
-        mean = getattr(network, "mean", [0.0] * settings.in_chans)
-        std = getattr(network, "std", [1.0] * settings.in_chans)
-        return PreparedModel(names.bind("prepare", experiment.image.prepare)(mean, std), network)
+        room_settings(experiment, names)  # what is wrong with them is said before a cache is filled
+        return prepared_model(self.heads, experiment, names, pretrained)
 
     def predictor(self, model: nn.Module, experiment: Experiment, names: Names) -> nn.Module:
         views = room_settings(experiment, names).tta
@@ -125,22 +123,13 @@ class SegmentationTask(Task):
         )
 
     def criterion(self, losses: Sequence[LossRow], names: Names, rows: pd.DataFrame) -> Criterion:
+        weighted = next((row for row in losses if row.class_weights is not None), None)
+        if weighted is not None:
+            raise UserError(
+                f"loss row '{weighted.term}': class_weights are for rows, and a row of masks has pixels of several "
+                "classes; set them in the params of the loss: positive_weight of 'bce', weights of 'cross_entropy'"
+            )
         return WeightedLosses(losses, self.heads, names)
-
-    @property
-    def has_gallery(self) -> bool:
-        return False
-
-    def looks_among(self, rows: pd.DataFrame) -> bool:
-        return False
-
-    def gallery(self, rows: pd.DataFrame, held_out: pd.DataFrame | None = None) -> pd.DataFrame | None:
-        return None
-
-    def decoders(
-        self, gallery: pd.DataFrame, outputs: Iterable[Sequence[Mapping[str, Tensor]]], own: bool
-    ) -> list[Decoder]:
-        return []
 
     def no_predictions(self) -> pd.DataFrame:
         names = [name for head in self.heads for name in columns(head)]
@@ -209,9 +198,9 @@ class SegmentationTask(Task):
         return sample_figure(
             [images[position] for position in chosen],
             list(shown.index),
-            [truth[head.name].iloc[position].read() for position in chosen],
-            list(decoded(shown, head)),
-            [np.stack([maps.probability(cell) for cell in cells]) for cells in shown[columns(head)].to_numpy()],
+            [shrunk_truth(truth[head.name].iloc[position].read()) for position in chosen],
+            [shrunk(planes) for planes in decoded(shown, head)],
+            [shrunk(np.stack([maps.probability(cell) for cell in cells])) for cells in shown[columns(head)].to_numpy()],
             head.classes,
         )
 
@@ -225,6 +214,18 @@ class SegmentationTask(Task):
         self, found: pd.DataFrame, images: Sequence[Any], truth: pd.DataFrame, predictions: pd.DataFrame
     ) -> Figure:
         return suspects_figure(found, images, truth, predictions, {head.name: head for head in self.heads})
+
+    def explained(self, batch: Batch, outputs: Mapping[str, Tensor], chosen: str | None = None) -> Explained:
+        """The mean logit of a class over the pixels that are predicted to be of it; the class of the largest area."""
+        head, number = chosen_class(self.heads, chosen)
+        kind = kind_of(head)
+        logits = kind.foreground(outputs[head.output_key].float())[0]
+        probable = kind.foreground(kind.probabilities(outputs[head.output_key]))[0] > 0.5
+        number = int(probable.sum(dim=(1, 2)).argmax()) if number is None else number
+        there = probable[number]
+        score = logits[number][there].mean() if bool(there.any()) else logits[number].max()
+        planes, _ = kind.planes(batch[head.target_key], len(head.classes))
+        return Explained(score, head.classes[number], kind.foreground(planes)[0, number] > 0.5)
 
     def submission_rules(
         self, sample: pd.DataFrame, metric: Metric, images: Mapping[str, Path] | None = None
@@ -245,6 +246,15 @@ class SegmentationTask(Task):
 
 
 def room_settings(experiment: Experiment, names: Names) -> SegmentationSettings:
-    """What the experiment sets of this room's own."""
+    """What the experiment sets of this room's own.
+
+    Raises:
+        UserError: crops, which are cut from images as they are, and a cache of images of one size.
+    """
     settings: SegmentationSettings = names.bind("task", experiment.task)()
+    if experiment.image.cache and settings.view == "crops":
+        raise UserError(
+            "image.cache holds whole images of one size, and crops are cut from images as they are; "
+            "set image.cache: false, or task.params.view: whole"
+        )
     return settings

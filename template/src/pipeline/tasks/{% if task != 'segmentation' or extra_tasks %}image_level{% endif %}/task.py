@@ -16,8 +16,8 @@ from pipeline.data.cache import reader_for
 from pipeline.data.scan import Reader
 from pipeline.data.side_columns import chosen_columns, input_names, side_inputs
 from pipeline.keys import INPUT_ID, INPUT_SIDE, ROW_ID
-from pipeline.names import Named, Names, References
-from pipeline.seam import Batch, Criterion, PreparedModel, SampleDataset
+from pipeline.names import Names, References
+from pipeline.seam import Batch, Criterion, Explained, PreparedModel, SampleDataset
 from pipeline.tasks import Decoder, Finisher
 from pipeline.tasks.image_level.contract import all_targets, check_contract
 from pipeline.tasks.image_level.dataset import ImageDataset
@@ -27,8 +27,10 @@ from pipeline.tasks.image_level.kinds import KINDS, losses
 from pipeline.tasks.image_level.predictions import has_truth
 from pipeline.tasks.image_level.submission import as_predictions
 from pipeline.tasks.image_level.submission_rules import SubmissionRules, submission_rules
+from pipeline.tasks.shared.chosen import chosen_class
 from pipeline.tasks.shared.collate import collate
 from pipeline.tasks.shared.criterion import WeightedLosses
+from pipeline.tasks.shared.model import prepared_model
 from pipeline.tasks.shared.seen import SeenSample
 
 ROOM = "pipeline.tasks.image_level"
@@ -43,7 +45,7 @@ class ImageLevelTask(Decoding):
 
     KINDS: ClassVar[frozenset[str]] = frozenset(KINDS)
     NAMES: ClassVar[References] = {
-        "augmentations": {"resize": f"{ROOM}.dataset:resize"},
+        "augmentations": {"resize": "pipeline.tasks.shared.augmenting:resize"},
         "prepare": {"normalize": "pipeline.tasks.shared.normalize:Normalize"},
         "model": {"default": f"{ROOM}.model:EncoderHeads", "encoder_heads": f"{ROOM}.model:EncoderHeads"},
         "pooling": {
@@ -94,16 +96,8 @@ class ImageLevelTask(Decoding):
         return collate(samples)
 
     def model(self, experiment: Experiment, names: Names, pretrained: bool) -> PreparedModel:
-        size = experiment.model.image_size or experiment.image.size
         side = input_names(chosen_columns(self.competition.settings.side_columns, experiment.model.side_columns))
-        settings = experiment.model.model_copy(
-            update={"pretrained": pretrained, "image_size": size, "side_columns": side}
-        )
-        entry = Named(name=settings.name, params=settings.params)
-        network = names.bind("model", entry)(self.heads, settings, names)
-        mean = getattr(network, "mean", [0.0] * settings.in_chans)
-        std = getattr(network, "std", [1.0] * settings.in_chans)
-        return PreparedModel(names.bind("prepare", experiment.image.prepare)(mean, std), network)
+        return prepared_model(self.heads, experiment, names, pretrained, side)
 
     def predictor(self, model: torch.nn.Module, experiment: Experiment, names: Names) -> torch.nn.Module:
         return model
@@ -168,6 +162,15 @@ class ImageLevelTask(Decoding):
         self, found: pd.DataFrame, images: Sequence[Any], truth: pd.DataFrame, predictions: pd.DataFrame
     ) -> Figure:
         return suspects_figure(found, images)
+
+    def explained(self, batch: Batch, outputs: Mapping[str, Tensor], chosen: str | None = None) -> Explained:
+        """The highest logit, where a head has one for each class; otherwise their sum, which grows with the answer."""
+        head, number = chosen_class(self.heads, chosen)
+        logits = outputs[head.output_key][0].float()
+        if len(logits) != len(head.classes):
+            return Explained(logits.sum(), head.name)
+        number = int(logits.argmax()) if number is None else number
+        return Explained(logits[number], head.classes[number])
 
     def submission_rules(
         self, sample: pd.DataFrame, metric: Metric, images: Mapping[str, Path] | None = None
