@@ -1,6 +1,6 @@
 """The best and the worst of an epoch: batches and single samples, drawn as the model saw them.
 
-In the first, the last and every `watch.figure_epochs`-th epoch, for training and validation each: `best_batch/<stage>`,
+In every `watch.figure_epochs`-th epoch and the last, for training and validation each: `best_batch/<stage>`,
 `worst_batch/<stage>`, `best_samples/<stage>`, `worst_samples/<stage>`, and `non_finite_samples/<stage>` where there
 are any.
 A wrong label is a bad sample in every epoch, an augmentation that goes too far is one in training only.

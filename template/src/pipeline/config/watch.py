@@ -16,7 +16,7 @@ class Watch(Strict):
     max_skips: int = Field(default=10, ge=1, description="so many steps of a fold are left out before it stops")
     gradient_steps: int = Field(default=50, ge=1, description="gradients of each block are looked at this often")
     figure_epochs: int = Field(
-        default=5, ge=0, description="pictures of the first, the last and every so-many-th epoch; 0: of none"
+        default=10, ge=0, description="pictures of every so-many-th epoch, and of the last; 0: of none"
     )
     extremes_by: str = Field(
         default="loss", description="what best and worst samples are ranked by: the loss, or the name of a term"
@@ -29,4 +29,4 @@ class Watch(Strict):
     def draws(self, epoch: int, epochs: int) -> bool:
         """Whether pictures are drawn at the end of an epoch, counted from 0 of `epochs`."""
         every = self.figure_epochs
-        return every > 0 and (epoch in (0, epochs - 1) or (epoch + 1) % every == 0)
+        return every > 0 and (epoch == epochs - 1 or (epoch + 1) % every == 0)
