@@ -24,12 +24,13 @@ IDS = ["a1", "b2", "c3"]
 
 USED = {
     "callbacks": ["CallbackList", "default_callbacks"],
-    "callbacks.pictures": ["Pictures", "visible"],
+    "callbacks.pictures": ["Pictures"],
     "callbacks.scalars": ["LogScalars"],
     "callbacks.table": ["EpochTable"],
     "competition": ["Metric"],
     "config": ["parse_experiment"],
     "seam": ["Best", "PreparedModel", "Progress", "StageResult"],
+    "tasks.shared.drawing": ["visible"],
     "tracking": ["RunInfo", "make_tracker"],
 }
 
@@ -256,7 +257,7 @@ def test_pictures_when_the_run_ends(pipeline: SimpleNamespace, tmp_path: Path) -
     task, rows = Task(), pd.DataFrame({"id": IDS})
     info = pipeline.RunInfo("demo", "baseline", "0", tmp_path, {}, (), "id", 0)
     fold = Fold(pipeline, tmp_path, pipeline.make_tracker(info, []))
-    callbacks = pipeline.CallbackList(pipeline.default_callbacks(task, rows, Samples()))
+    callbacks = pipeline.CallbackList(pipeline.default_callbacks(task, rows, rows, Samples()))
     callbacks.on_run_start(fold)
     fold.run(callbacks)
     callbacks.on_run_end(fold, fold.final())
@@ -288,7 +289,8 @@ def test_watching_draws_no_random_number_and_leaves_no_mode(pipeline: SimpleName
     fold = Fold(pipeline, tmp_path, pipeline.make_tracker(info, []))
     fold.model.train()
     before = (torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy())  # type: ignore[index]
-    callbacks = pipeline.CallbackList(pipeline.default_callbacks(Task(), pd.DataFrame({"id": IDS}), Samples()))
+    rows = pd.DataFrame({"id": IDS})
+    callbacks = pipeline.CallbackList(pipeline.default_callbacks(Task(), rows, rows, Samples()))
     callbacks.on_run_start(fold)
     fold.run(callbacks)
     callbacks.on_run_end(fold, fold.final())

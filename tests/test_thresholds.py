@@ -37,8 +37,8 @@ def find(name: str) -> Any:
 
 
 def tune(truth: pd.DataFrame, predictions: pd.DataFrame, name: Any = "f1_macro") -> Any:
+    from pipeline.competition import metric_values
     from pipeline.inference.thresholds import tune
-    from pipeline.tasks import metric_values
 
     task, metrics = make_task(), [find(name) if isinstance(name, str) else name]
     folds = pd.Series(np.arange(len(truth)) % 5, index=truth.index).astype(str)

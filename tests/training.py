@@ -20,6 +20,7 @@ SMALL = """extends: demo
 model: {encoder: test_resnet}
 training: {epochs: 2, batch_size: 64}
 machine: {workers: 0}
+watch: {figure_epochs: 0}
 """
 SMALL_MASKS = """extends: demo
 image: {size: 64}

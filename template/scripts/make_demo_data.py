@@ -22,7 +22,7 @@ def main() -> None:
 
     from competition import competition
     from pipeline.project import Project
-    from pipeline.tasks import write_demo
+    from pipeline.tasks.shared.demo_files import write_demo
 
     project = Project.at(ROOT, arguments.data)
     summary = write_demo(competition.settings, project.data)

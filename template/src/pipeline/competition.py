@@ -200,3 +200,10 @@ def _checked(rows: "pd.DataFrame", table: str, settings: Settings) -> "pd.DataFr
             "an id must name one row: choose another id_column in competition.yaml, or drop the copies in tables.py"
         )
     return rows.reset_index(drop=True)
+
+
+def metric_values(
+    metrics: Sequence[Metric], truth: "pd.DataFrame", predictions: "pd.DataFrame", heads: Sequence[Head]
+) -> dict[str, float]:
+    """Every metric by name; both tables are aligned by id."""
+    return {metric.name: float(metric.function(truth, predictions, heads)) for metric in metrics}

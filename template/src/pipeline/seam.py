@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, Protocol, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -72,9 +72,11 @@ class LossResult(TypedDict):
 
 
 class StepResult(LossResult):
-    """What a step returns: the losses and the model's outputs, detached outside `loss`."""
+    """What a step returns: the losses and the model's outputs, detached outside `loss`. Of a mixed batch also who was
+    mixed with whom: `INPUT_PARTNER`, here the `INPUT_ROW` of the partner, and `INPUT_SHARE`."""
 
     outputs: dict[str, Tensor]
+    mixed: NotRequired[dict[str, Tensor]]
 
 
 @dataclass(frozen=True)

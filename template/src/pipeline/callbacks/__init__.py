@@ -129,14 +129,18 @@ class CallbackList(Callback):
             callback.load_state_dict(state.get(key, {}))
 
 
-def default_callbacks(task: "Task", valid_rows: "pd.DataFrame", valid_dataset: SampleDataset) -> list[Callback]:
-    """What every fold's run is watched by: numbers for the trackers, lines for the terminal, pictures at the end.
+def default_callbacks(
+    task: "Task", train_rows: "pd.DataFrame", valid_rows: "pd.DataFrame", valid_dataset: SampleDataset
+) -> list[Callback]:
+    """What every fold's run is watched by: numbers for the trackers, lines for the terminal, pictures.
 
     Args:
+        train_rows: those that train.
         valid_rows: the held-out rows; empty when training on everything.
         valid_dataset: their samples, asked for by (epoch, row) as a loader does.
     """
     from pipeline.callbacks.exports import Exports
+    from pipeline.callbacks.extremes import Extremes
     from pipeline.callbacks.grad_cam import GradCam
     from pipeline.callbacks.gradients import Gradients
     from pipeline.callbacks.non_finite import NonFinite
@@ -146,7 +150,8 @@ def default_callbacks(task: "Task", valid_rows: "pd.DataFrame", valid_dataset: S
     from pipeline.callbacks.timing import Timing
 
     numbers = [NonFinite(), LogScalars(), Timing(), Gradients(), EpochTable(len(valid_rows))]
-    return [*numbers, Exports(), GradCam(task), Pictures(task, valid_rows, valid_dataset)]
+    extremes, pictures = Extremes(task, train_rows, valid_rows), Pictures(task, valid_rows, valid_dataset)
+    return [*numbers, Exports(), extremes, GradCam(task), pictures]
 
 
 def _key(index: int, callback: Callback) -> str:

@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pipeline.callbacks import Callback
-from pipeline.callbacks.pictures import visible
 from pipeline.competition import Head
 from pipeline.keys import INPUT_IMAGE, embedding_key
 from pipeline.seam import Batch, Run, Stage, StageResult, StepResult
+from pipeline.tasks.shared.drawing import visible
 from pipeline.tracking import Points
 
 if TYPE_CHECKING:

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.callbacks import Callback
-from pipeline.callbacks.pictures import visible
 from pipeline.errors import Interrupted
 from pipeline.keys import INPUT_ID, INPUT_IMAGE
 from pipeline.seam import Batch, PreparedModel, Run, Stage, StageResult, StepResult
 from pipeline.tasks.shared.chosen import chosen_class
+from pipeline.tasks.shared.drawing import visible
 from pipeline.tracking import say_once
 
 if TYPE_CHECKING:

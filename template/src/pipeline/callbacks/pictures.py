@@ -1,10 +1,9 @@
 """Pictures of a finished run: where it is wrong, and how it learned."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, overload
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
 from pipeline.callbacks import Callback
@@ -13,6 +12,7 @@ from pipeline.errors import Interrupted
 from pipeline.keys import ROW_ID
 from pipeline.prediction_ids import by_prediction
 from pipeline.seam import Run, SampleDataset, StageResult
+from pipeline.tasks.shared.drawing import RowImages
 from pipeline.tracking.local import METRICS_FILE
 
 if TYPE_CHECKING:
@@ -39,18 +39,9 @@ class Pictures(Callback):
     def on_run_end(self, run: Run, result: StageResult | None) -> None:
         if result is not None and result.truth is not None and result.predictions is not None:
             truth, predictions = result.truth, result.predictions
-            self._draw(run, lambda: self.task.figures(truth, predictions))
-            self._draw(run, lambda: {"samples": self._sample(predictions)})
-        self._draw(run, lambda: {"learning_curves": self._curves(run)})
-
-    def _draw(self, run: Run, draw: "Callable[[], Mapping[str, Figure]]") -> None:
-        try:
-            for name, figure in draw().items():
-                run.tracker.figure(name, figure, run.progress.step)
-        except Interrupted:
-            raise
-        except Exception as error:
-            print(f"note: a picture of fold {run.fold} was left out: {error}", file=sys.stderr, flush=True)
+            draw_figures(run, lambda: self.task.figures(truth, predictions))
+            draw_figures(run, lambda: {"samples": self._sample(predictions)})
+        draw_figures(run, lambda: {"learning_curves": self._curves(run)})
 
     def _sample(self, predictions: pd.DataFrame) -> "Figure":
         rows = by_prediction(self.rows.reset_index(drop=True))
@@ -63,29 +54,12 @@ class Pictures(Callback):
         return learning_curves_figure(pd.read_csv(run.folder / METRICS_FILE), metrics, best_epoch)
 
 
-class RowImages(Sequence[np.ndarray]):
-    """The images of some rows as a person can see them, uint8 (H, W, 3). Each is read when it is asked for."""
-
-    def __init__(self, dataset: SampleDataset, positions: Sequence[int] | np.ndarray) -> None:
-        self.dataset = dataset
-        self.positions = positions
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    @overload
-    def __getitem__(self, index: int) -> np.ndarray: ...
-    @overload
-    def __getitem__(self, index: slice) -> "RowImages": ...
-    def __getitem__(self, index: int | slice) -> "np.ndarray | RowImages":
-        if isinstance(index, slice):
-            return RowImages(self.dataset, self.positions[index])
-        return visible(self.dataset.picture(int(self.positions[index])))
-
-
-def visible(image: np.ndarray) -> np.ndarray:
-    """Any sample's image (H, W, C), uint8 or float in [0, 1], as uint8 (H, W, 3): grey from one or two channels."""
-    if image.dtype != np.uint8:
-        image = (np.clip(np.nan_to_num(image), 0, 1) * 255).round().astype(np.uint8)
-    channels = [0, 1, 2] if image.shape[2] >= 3 else [0, 0, 0]
-    return image[..., channels]
+def draw_figures(run: Run, draw: "Callable[[], Mapping[str, Figure]]") -> None:
+    """Draw and log figures by name. One that fails is said and left out: no picture is worth a training."""
+    try:
+        for name, figure in draw().items():
+            run.tracker.figure(name, figure, run.progress.step)
+    except Interrupted:
+        raise
+    except Exception as error:
+        print(f"note: a picture of fold {run.fold} was left out: {error}", file=sys.stderr, flush=True)

@@ -18,9 +18,9 @@ from pipeline.config.groups import (
     Strict,
     Tracking,
     Training,
-    Watch,
     named,
 )
+from pipeline.config.watch import Watch
 from pipeline.errors import UserError
 from pipeline.names import Named, Names, explain
 

@@ -189,25 +189,6 @@ class Tracking(Strict):
     log_checkpoint: bool = Field(default=False, description="upload the best weights as an artifact where that exists")
 
 
-class Watch(Strict):
-    """What looks at the training. These settings never count as a change of the experiment."""
-
-    non_finite: Literal["stop", "skip"] = Field(
-        default="stop", description="after a loss or gradient that is not finite: stop, or leave the step out and go on"
-    )
-    max_skips: int = Field(default=10, ge=1, description="so many steps of a fold are left out before it stops")
-    gradient_steps: int = Field(default=50, ge=1, description="gradients of each block are looked at this often")
-    figure_epochs: int = Field(default=10, ge=1, description="pictures of every so-many-th epoch, and of the last")
-    explain: str | None = Field(
-        default=None, description="what Grad-CAM explains: HEAD or HEAD:CLASS; none: what the first head says"
-    )
-    anomaly: bool = Field(default=False, description="torch's anomaly detection throughout: slow, for debugging")
-
-    def draws(self, epoch: int, epochs: int) -> bool:
-        """Whether pictures are drawn at the end of an epoch, counted from 0 of `epochs`."""
-        return epoch == epochs - 1 or (epoch + 1) % self.figure_epochs == 0
-
-
 class Machine(Strict):
     """Settings that never count as a change of the experiment."""
 

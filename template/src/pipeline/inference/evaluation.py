@@ -7,18 +7,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.competition import Competition, Metric
+from pipeline.competition import Competition, Metric, metric_values
 from pipeline.data.folds import load_folds, split
 from pipeline.errors import UserError, listed
 from pipeline.files import read_json, save_figure, write_json
 from pipeline.inference.earlier import HELD_OUT, with_earlier
 from pipeline.inference.predict import FINISHED, TrainedRun, write_predictions
+from pipeline.inference.suspects import FILE as SUSPECTS
+from pipeline.inference.suspects import write_suspects
 from pipeline.inference.thresholds import FILE as THRESHOLDS
 from pipeline.inference.thresholds import Tuned, task_of_run, tune, write_thresholds
 from pipeline.keys import ROW_FOLD, ROW_ID
 from pipeline.prediction_ids import by_prediction
 from pipeline.project import Project
-from pipeline.tasks import Task, metric_values
+from pipeline.tasks import Task
 from pipeline.terminal import table
 
 if TYPE_CHECKING:
@@ -178,6 +180,9 @@ def evaluate_run(project: Project, competition: Competition, folder: Path, data:
         for name, figure in task_of_run(folder, competition).figures(evaluation.truth, evaluation.predictions).items():
             save_figure(figure, folder / "figures" / f"{name}.png")
     print_scores(project, folder, evaluation)
+    if fold is None:
+        said = write_suspects(run, table_of_folds.rows, evaluation.truth, evaluation.predictions, data)
+        print(f"{said} in {project.shown(folder / SUSPECTS)}")
 
 
 def print_scores(project: Project, folder: Path, evaluation: Evaluation) -> None:

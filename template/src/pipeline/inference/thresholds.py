@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.competition import Metric
+from pipeline.competition import Metric, metric_values
 from pipeline.errors import UserError
 from pipeline.files import read_json, read_yaml, write_json
 from pipeline.inference.snapshot import CLASSES, CODE
-from pipeline.tasks import Task, metric_values, task_for
+from pipeline.tasks import Task, task_for
 from pipeline.terminal import progress
 
 if TYPE_CHECKING:

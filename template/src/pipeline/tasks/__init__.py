@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from pipeline.data.scan import Reader
     from pipeline.seam import Batch, Criterion, Explained, PreparedModel, SampleDataset
-    from pipeline.settings import Settings
+    from pipeline.tasks.shared.seen import SeenSample
 
 
 # (batch, outputs) -> predictions of what is complete after this batch, as batches come in their order
@@ -179,13 +179,23 @@ class Task(ABC):
 
     @abstractmethod
     def sample_figure(self, rows: pd.DataFrame, images: Sequence[Any], predictions: pd.DataFrame) -> Figure:
-        """A few images with truth and prediction.
+        """A few of the labelled rows (N,) with truth and prediction, (N,) as well. Of the images (N,), uint8 (H, W, 3),
+        only those that are shown are asked for."""
 
-        Args:
-            rows: labelled rows, (N,).
-            images: (N,) uint8 (H, W, 3); only those that are shown are asked for.
-            predictions: (N,), in the order of `rows`.
-        """
+    @abstractmethod
+    def draw_samples(self, rows: pd.DataFrame, samples: Sequence[SeenSample], heading: str) -> Figure:
+        """Samples (N,) as the model saw them, with truth, prediction and loss; `rows` are their labelled rows, (N,)."""
+
+    @abstractmethod
+    def suspects(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
+        """Rows whose labels out-of-fold predictions speak against, the most suspicious first of each head: columns id,
+        head, given, suggested, score, and the model's probability of what is suggested (NaN where it says none)."""
+
+    @abstractmethod
+    def suspects_figure(
+        self, found: pd.DataFrame, images: Sequence[Any], truth: pd.DataFrame, predictions: pd.DataFrame
+    ) -> Figure:
+        """A picture of some `suspects` (N,), with their images (N,), uint8 (H, W, 3), truth and predictions (N,)."""
 
     @abstractmethod
     def explained(self, batch: Batch, outputs: Mapping[str, Tensor], chosen: str | None = None) -> Explained:
@@ -219,29 +229,16 @@ class Task(ABC):
 def rooms() -> dict[str, type[Task]]:
     """Every room of this repository: kind of head -> its `Task`."""
     found: dict[str, type[Task]] = {}
-    for room in _rooms():
+    for room in room_packages():
         task: type[Task] = load(room.TASK, f"the room '{room.__name__}'")
         found.update(dict.fromkeys(task.KINDS, task))
     return found
 
 
-def _rooms() -> list[Any]:
+def room_packages() -> list[Any]:
     """The packages that say which `Task` is theirs."""
     found = [importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)]
     return [module for module in found if hasattr(module, "TASK")]
-
-
-def write_demo(settings: Settings, data: Path) -> str:
-    """Write the demo competition of the task into the data folder; returns what was written, in words.
-
-    Raises:
-        UserError: the folder holds other files, or the demo cannot be written as `competition.yaml` says.
-    """
-    demos = {load(room.DEMO_TASK, "the demo"): room.DEMO for room in _rooms()}
-    if settings.task not in demos:
-        raise UserError(f"the demo is one of {listed(demos, 9)}, and task in competition.yaml is '{settings.task}'")
-    written: str = load(demos[settings.task], "the demo")(settings, data)
-    return written
 
 
 def task_for(competition: Competition, heads: Sequence[Head]) -> Task:
@@ -258,10 +255,3 @@ def task_for(competition: Competition, heads: Sequence[Head]) -> Task:
     if len(chosen) != 1:
         raise UserError(f"{competition.package}.targets must name at least one head, all of them for one room")
     return chosen.pop()(competition, heads)
-
-
-def metric_values(
-    metrics: Sequence[Metric], truth: pd.DataFrame, predictions: pd.DataFrame, heads: Sequence[Head]
-) -> dict[str, float]:
-    """Every metric by name; both tables are aligned by id."""
-    return {metric.name: float(metric.function(truth, predictions, heads)) for metric in metrics}

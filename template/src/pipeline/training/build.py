@@ -86,7 +86,7 @@ def make_loop(
         valid_rows=valid_rows,
         decoder=partial(task.decoder, config, names),
         finish=task.finisher(config, names),
-        callbacks=CallbackList([*own, *default_callbacks(task, valid_rows, valid_set)], processes.is_main),
+        callbacks=CallbackList([*own, *default_callbacks(task, train_rows, valid_rows, valid_set)], processes.is_main),
         engine_callbacks=[engine_callback(names.bind("engine_callback", entry)) for entry in config.engine_callbacks],
         checkpoints=checkpoints,
         device=device,

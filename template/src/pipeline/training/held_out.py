@@ -4,10 +4,10 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from pipeline.competition import Metric
+from pipeline.competition import Metric, metric_values
 from pipeline.keys import INPUT_ID, ROW_ID
 from pipeline.seam import Batch, StageResult, StepResult
-from pipeline.tasks import Decoder, Finisher, Task, metric_values
+from pipeline.tasks import Decoder, Finisher, Task
 from pipeline.training.sums import LossSums
 
 if TYPE_CHECKING:

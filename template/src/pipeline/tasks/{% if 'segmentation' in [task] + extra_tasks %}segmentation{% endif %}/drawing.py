@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from pipeline.tasks.shared.drawing import shortened
+from pipeline.tasks.shared.drawing import image_grid, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -79,6 +79,29 @@ def sample_figure(
     return figure
 
 
+def masks_figure(
+    images: Sequence[np.ndarray],
+    ids: Sequence[str],
+    truths: Sequence[np.ndarray],
+    decided: Sequence[np.ndarray],
+    titles: Sequence[str],
+    heading: str,
+) -> Figure:
+    """Images (N,), each beside the overlay of its truth and its prediction, with a title; arguments as above."""
+    tiles = [_tile(*each) for each in zip(images, truths, decided, strict=True)]
+    figure = image_grid(tiles, ids, titles, [GREY] * len(tiles), heading, columns=2, width=5.0)
+    patches = [Patch(color=color, label=name) for name, color in OUTCOMES.items()]
+    figure.legend(handles=patches, loc="outside lower left", ncols=3, fontsize=8, frameon=False)
+    return figure
+
+
+def _tile(image: np.ndarray, truth: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """The image and its overlay side by side, float32 (h, 2 w + gap, 3)."""
+    small, planes, said = _small(image, truth, masks)
+    gap = np.ones((len(small), max(1, small.shape[1] // 40), 3), np.float32)
+    return np.concatenate([small.astype(np.float32) / 255, gap, overlay(small, planes, said)], axis=1)
+
+
 def overlay(image: np.ndarray, truth: np.ndarray, masks: np.ndarray) -> np.ndarray:
     """The image, float32 (H, W, 3), where true positives are green, false negatives red and false positives yellow.
 
@@ -125,15 +148,19 @@ def _draw_row(
     probability: np.ndarray,
     colors: Sequence[tuple[float, float, float]],
 ) -> None:
-    planes, said = shrunk_truth(truth), shrunk(masks)
-    true = planes == 1
-    size = (true.shape[2], true.shape[1])
-    small = cv2.resize(_rgb(image), size, interpolation=cv2.INTER_AREA)
+    small, planes, said = _small(image, truth, masks)
     axes[0].imshow(small)
-    axes[1].imshow(_painted(small, true, colors, np.all(planes == IGNORED, axis=0)))
+    axes[1].imshow(_painted(small, planes == 1, colors, np.all(planes == IGNORED, axis=0)))
     axes[2].imshow(_painted(small, said, colors))
     axes[3].imshow(overlay(small, planes, said))
-    axes[4].imshow(shrunk(probability).max(axis=0), cmap="magma", vmin=0, vmax=255, extent=(0, *size, 0))
+    axes[4].imshow(shrunk(probability).max(axis=0), cmap="magma", vmin=0, vmax=255, extent=(0, *small.shape[1::-1], 0))
+
+
+def _small(image: np.ndarray, truth: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Image (h, w, 3), truth and masks (C, h, w) at the size at which they are drawn; of true and ignored pixels that
+    fall together the true one counts."""
+    planes = shrunk_truth(truth)
+    return cv2.resize(_rgb(image), planes.shape[:0:-1], interpolation=cv2.INTER_AREA), planes, shrunk(masks)
 
 
 def _rgb(image: np.ndarray) -> np.ndarray:

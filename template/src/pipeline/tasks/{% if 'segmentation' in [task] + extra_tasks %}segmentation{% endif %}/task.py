@@ -30,15 +30,18 @@ from pipeline.tasks.segmentation.figures import figures, worst_and_best
 from pipeline.tasks.segmentation.kinds import kind_of
 from pipeline.tasks.segmentation.losses import LOSSES
 from pipeline.tasks.segmentation.predictions import columns, gated, has_presence, presence_columns
+from pipeline.tasks.segmentation.seen import seen_figure
 from pipeline.tasks.segmentation.settings import SegmentationSettings
 from pipeline.tasks.segmentation.submission import as_predictions, form_of, read_as
 from pipeline.tasks.segmentation.submission_rules import MaskRules, submission_rules
+from pipeline.tasks.segmentation.suspects import suspects, suspects_figure
 from pipeline.tasks.segmentation.thresholds import Tuning
 from pipeline.tasks.segmentation.tta import TTAModel
 from pipeline.tasks.shared.chosen import chosen_class
 from pipeline.tasks.shared.collate import collate
 from pipeline.tasks.shared.criterion import WeightedLosses
 from pipeline.tasks.shared.model import prepared_model
+from pipeline.tasks.shared.seen import SeenSample
 
 ROOM = "pipeline.tasks.segmentation"
 MODELS = {
@@ -201,15 +204,25 @@ class SegmentationTask(Task):
             head.classes,
         )
 
+    def draw_samples(self, rows: pd.DataFrame, samples: Sequence[SeenSample], heading: str) -> Figure:
+        return seen_figure(samples, self.heads[0], heading)
+
+    def suspects(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
+        return pd.concat([suspects(truth, predictions, head) for head in self.heads], ignore_index=True)
+
+    def suspects_figure(
+        self, found: pd.DataFrame, images: Sequence[Any], truth: pd.DataFrame, predictions: pd.DataFrame
+    ) -> Figure:
+        return suspects_figure(found, images, truth, predictions, {head.name: head for head in self.heads})
+
     def explained(self, batch: Batch, outputs: Mapping[str, Tensor], chosen: str | None = None) -> Explained:
         """The mean logit of a class over the pixels that are predicted to be of it; the class of the largest area."""
         head, number = chosen_class(self.heads, chosen)
         kind = kind_of(head)
         logits = kind.foreground(outputs[head.output_key].float())[0]
-        probable = kind.foreground(kind.probabilities(outputs[head.output_key]))[0]
-        areas = (probable > 0.5).sum(dim=(1, 2))
-        number = int(areas.argmax()) if number is None else number
-        there = probable[number] > 0.5
+        probable = kind.foreground(kind.probabilities(outputs[head.output_key]))[0] > 0.5
+        number = int(probable.sum(dim=(1, 2)).argmax()) if number is None else number
+        there = probable[number]
         score = logits[number][there].mean() if bool(there.any()) else logits[number].max()
         planes, _ = kind.planes(batch[head.target_key], len(head.classes))
         return Explained(score, head.classes[number], kind.foreground(planes)[0, number] > 0.5)

@@ -4,16 +4,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
-from pipeline.tasks.shared.drawing import shortened
+from pipeline.tasks.shared.drawing import Texts, image_grid, shortened, visible
+from pipeline.tasks.shared.seen import SeenSample
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from pipeline.tasks.image_level.kinds import HeadKind
 
-Texts = Sequence[str] | np.ndarray
-
-RIGHT, WRONG = "#2a8a4a", "#c62f2f"
+RIGHT, WRONG, NEUTRAL = "#2a8a4a", "#c62f2f", "#4a78b0"
+MOST_HEADS = 3  # whose answers are written at an image
 
 
 def sample_figure(
@@ -47,22 +48,44 @@ def sample_figure(
     return image_grid([images[number] for number in chosen], [ids[number] for number in chosen], titles, colors, title)
 
 
-def image_grid(
-    images: Sequence[np.ndarray], ids: Texts, titles: Sequence[str], colors: Sequence[str], heading: str
+def seen_figure(
+    samples: Sequence[SeenSample],
+    heads: Sequence[str],
+    read: "Sequence[tuple[HeadKind, np.ndarray, np.ndarray, np.ndarray, np.ndarray]]",
+    heading: str,
 ) -> Figure:
-    """Images (N,), uint8 (H, W, 3), each with its id, a title, and a frame in its colour."""
-    columns = min(4, max(1, len(images)))
-    rows = max(1, -(-len(images) // columns))
-    height = max((2.4 * image.shape[0] / image.shape[1] for image in images), default=2.4)
-    figure = Figure(figsize=(2.5 * columns + 0.3, (height + 0.75) * rows + 0.5), dpi=110)
-    figure.set_layout_engine("constrained", w_pad=0.07, h_pad=0.07)
-    figure.suptitle(heading, fontsize=11, fontweight="bold", x=0.02, ha="left")
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in grid[len(images) :]:
-        axes.set_axis_off()
-    for axes, image, name, title, color in zip(grid, images, ids, titles, colors, strict=False):
-        _draw_image(axes, image, name, title, color)
-    return figure
+    """Samples (N,) as the model saw them, with their losses, and predictions and truths of the first heads.
+
+    Args:
+        heads: their names.
+        read: for each head its kind, which samples have a truth (N,), and its `read_out`: truth, prediction, how sure.
+    """
+    titles, colors = [], []
+    for place, sample in enumerate(samples):
+        lines, wrong, judged = [sample.told()], False, False
+        for name, (kind, known, true, said, sure) in list(zip(heads, read, strict=True))[:MOST_HEADS]:
+            label = f"{shortened(name, 10)}: " if len(heads) > 1 else ""
+            lines.append(label + kind.told(shortened(said[place], 16), float(sure[place])))
+            if not known[place]:
+                lines[-1] += ", no truth"
+            elif true[place] != said[place]:
+                lines[-1] += f"\ntrue: {shortened(true[place], 20)}"
+            if known[place] and kind.head.classes:
+                wrong, judged = wrong or true[place] != said[place], True
+        titles.append("\n".join(lines))
+        colors.append(WRONG if wrong else RIGHT if judged else NEUTRAL)
+    images = [visible(sample.image) for sample in samples]
+    return image_grid(images, [sample.id for sample in samples], titles, colors, heading)
+
+
+def suspects_figure(found: pd.DataFrame, images: Sequence[np.ndarray]) -> Figure:
+    """Labels that are suspected to be wrong, with what is suggested; `found` as `Task.suspects` gives it."""
+    titles = []
+    for given, suggested, sure in zip(found["given"], found["suggested"], found["probability"], strict=True):
+        probability = f" ({sure:.0%})" if np.isfinite(sure) else ""
+        titles.append(f"given: {shortened(given, 20)}\nsuggested: {shortened(suggested, 16)}{probability}")
+    shown = [images[place] for place in range(len(found))]
+    return image_grid(shown, list(found["id"]), titles, [WRONG] * len(found), "Labels to look at, the worst first")
 
 
 def worst_and_right(
@@ -77,13 +100,3 @@ def worst_and_right(
     mistakes = min(len(wrong_ones), max(2 * most // 3, most - len(right_ones)))
     spread = np.linspace(0, len(right_ones) - 1, min(len(right_ones), most - mistakes)).round().astype(int)
     return wrong_ones[:mistakes] + [right_ones[number] for number in spread]
-
-
-def _draw_image(axes: "Axes", image: np.ndarray, name: str, title: str, color: str) -> None:
-    small = max(image.shape[:2]) < 100  # blown up, its pixels are what the model saw
-    axes.imshow(image, interpolation="nearest" if small else "antialiased")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.spines[:].set(color=color, linewidth=3)
-    axes.set_title(title, fontsize=9, color=color, fontweight="bold", parse_math=False)
-    axes.set_xlabel(shortened(name, 30), fontsize=7.5, color="#666666", parse_math=False)

@@ -22,6 +22,7 @@ from pipeline.tasks import Decoder, Finisher
 from pipeline.tasks.image_level.contract import all_targets, check_contract
 from pipeline.tasks.image_level.dataset import ImageDataset
 from pipeline.tasks.image_level.decoding import Decoding
+from pipeline.tasks.image_level.drawing import seen_figure, suspects_figure
 from pipeline.tasks.image_level.kinds import KINDS, losses
 from pipeline.tasks.image_level.predictions import has_truth
 from pipeline.tasks.image_level.submission import as_predictions
@@ -30,6 +31,7 @@ from pipeline.tasks.shared.chosen import chosen_class
 from pipeline.tasks.shared.collate import collate
 from pipeline.tasks.shared.criterion import WeightedLosses
 from pipeline.tasks.shared.model import prepared_model
+from pipeline.tasks.shared.seen import SeenSample
 
 ROOM = "pipeline.tasks.image_level"
 
@@ -139,6 +141,27 @@ class ImageLevelTask(Decoding):
     def sample_figure(self, rows: pd.DataFrame, images: Sequence[Any], predictions: pd.DataFrame) -> Figure:
         _, kind = self.kinds[0]
         return kind.sample_figure(images, list(rows[ROW_ID]), self.truth(rows), predictions)
+
+    def draw_samples(self, rows: pd.DataFrame, samples: Sequence[SeenSample], heading: str) -> Figure:
+        by_id = rows.set_index(ROW_ID)
+        truth = pd.concat([kind.truth(by_id) for _, kind in self.kinds], axis=1)
+        outputs = {key: torch.stack([sample.outputs[key] for sample in samples]) for key in samples[0].outputs}
+        predictions = self.decode(list(rows[ROW_ID]), outputs)
+        read = [(kind, has_truth(truth, head), *kind.read_out(truth, predictions)) for head, kind in self.kinds]
+        return seen_figure(samples, [head.name for head in self.heads], read, heading)
+
+    def suspects(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
+        parts = []
+        for head, kind in self.kinds:
+            known = has_truth(truth, head)
+            found = kind.suspects(truth[known], predictions[known])
+            parts.append(found.rename_axis(ROW_ID).reset_index().assign(head=head.name))
+        return pd.concat(parts, ignore_index=True)
+
+    def suspects_figure(
+        self, found: pd.DataFrame, images: Sequence[Any], truth: pd.DataFrame, predictions: pd.DataFrame
+    ) -> Figure:
+        return suspects_figure(found, images)
 
     def explained(self, batch: Batch, outputs: Mapping[str, Tensor], chosen: str | None = None) -> Explained:
         """The highest logit, where a head has one for each class; otherwise their sum, which grows with the answer."""

@@ -190,6 +190,14 @@ class HeadKind(ABC):
     def read_out(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Truth and prediction of each row as a person reads them, (N,) of str, and how sure it is, float (N,)."""
 
+    def told(self, said: str, sure: float) -> str:
+        """A prediction of `read_out` in a few words."""
+        return f"{said} ({sure:.0%})"
+
+    @abstractmethod
+    def suspects(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
+        """See `Task.suspects`: given, suggested, score and probability, indexed by id; every row has a truth."""
+
     @abstractmethod
     def shares(self, predictions: pd.DataFrame) -> pd.Series:
         """How often each class is decided for: share of rows, indexed by class, in class order. Of numbers, their
@@ -209,8 +217,7 @@ class HeadKind(ABC):
         return filled
 
     def read(self, columns: Mapping[str | None, pd.Series]) -> dict[str, np.ndarray] | None:
-        """The way back from `fill`: predictions by class, float32 (N,) each, from a submission's columns by what they
-        hold. None where they do not tell them all."""
+        """The way back from `fill`: predictions by class, float32 (N,) each. None where it does not tell them all."""
         found: dict[str, np.ndarray] | None = self.submission.read(self.head, columns)
         return found
 

@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
-from pipeline.tasks.image_level.drawing import WRONG, Texts
-from pipeline.tasks.shared.drawing import shortened
+from pipeline.tasks.image_level.drawing import WRONG
+from pipeline.tasks.shared.drawing import Texts, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

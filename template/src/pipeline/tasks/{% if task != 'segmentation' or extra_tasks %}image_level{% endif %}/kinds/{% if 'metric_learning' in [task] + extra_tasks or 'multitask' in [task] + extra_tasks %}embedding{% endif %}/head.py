@@ -16,6 +16,7 @@ from pipeline.tasks.image_level.kinds import Aggregate, HeadKind, Memory
 from pipeline.tasks.image_level.kinds.embedding import rankings, submission
 from pipeline.tasks.image_level.kinds.embedding.targets import apart_column, targets, truth
 from pipeline.tasks.image_level.submission import Column
+from pipeline.tasks.image_level.suspects import suspect_table
 from pipeline.tasks.image_level.thresholds import values_to_try
 
 
@@ -140,6 +141,17 @@ class Embedding(HeadKind):
         """The best answer and its cosine."""
         labels, scores = rankings.ranked(predictions, self.head)
         return truth[self.head.name].to_numpy(object), labels[:, 0], scores[:, 0].clip(min=0)
+
+    def suspects(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
+        """Rows whose nearest image has another label, by how much nearer it is than the nearest of the given one."""
+        given, suggested, sure = self.read_out(truth, predictions)
+        labels, cosines = rankings.ranked(predictions, self.head)
+        is_given = labels == given[:, None]
+        own = np.where(is_given.any(axis=1), np.where(is_given, cosines, rankings.WORST).max(axis=1), cosines[:, -1])
+        scores = cosines[:, 0] - own
+        found = np.flatnonzero(given != suggested)
+        found = found[np.argsort(-scores[found], kind="stable")]
+        return suspect_table(truth.index[found], given[found], suggested[found], scores[found], sure[found])
 
     def shares(self, predictions: pd.DataFrame) -> pd.Series:
         names = [*self.head.classes, *([self.head.unknown] if self.head.unknown else [])]

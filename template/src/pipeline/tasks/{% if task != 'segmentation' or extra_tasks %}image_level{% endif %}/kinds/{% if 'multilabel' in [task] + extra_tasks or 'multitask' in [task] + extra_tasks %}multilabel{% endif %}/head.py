@@ -18,6 +18,7 @@ from pipeline.tasks.image_level.kinds.multilabel.decisions import USUAL, decided
 from pipeline.tasks.image_level.kinds.multilabel.targets import hard_targets, targets
 from pipeline.tasks.image_level.predictions import probability_columns
 from pipeline.tasks.image_level.submission import Column
+from pipeline.tasks.image_level.suspects import confident_disagreements, suspect_table
 from pipeline.tasks.image_level.thresholds import values_to_try
 
 
@@ -86,6 +87,18 @@ class Multilabel(HeadKind):
     def _lists(self, held: np.ndarray) -> np.ndarray:
         names = np.array(self.head.classes, dtype=object)
         return np.array([" ".join(names[row]) or "none" for row in held], dtype=object)
+
+    def suspects(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
+        """By confident learning, label by label: `cat` is given and `not cat` suggested, or the other way round."""
+        parts = []
+        for name, column in zip(self.head.classes, self.columns, strict=True):
+            held, sure = truth[column].to_numpy() >= 0.5, predictions[column].to_numpy(np.float64)
+            both = np.column_stack([1 - sure, sure])
+            found, suggested, scores = confident_disagreements(held.astype(np.int64), both)
+            words = np.array([f"not {name}", name], dtype=object)
+            given = words[1 - suggested]
+            parts.append(suspect_table(truth.index[found], given, words[suggested], scores, both[found, suggested]))
+        return pd.concat(parts).sort_values("score", ascending=False, kind="stable")
 
     def shares(self, predictions: pd.DataFrame) -> pd.Series:
         """How often each label is decided for."""

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
-from pipeline.tasks.image_level.drawing import RIGHT, WRONG, Texts, image_grid
+from pipeline.tasks.image_level.drawing import RIGHT, WRONG
+from pipeline.tasks.shared.drawing import Texts, image_grid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -18,6 +18,7 @@ from pipeline.tasks.image_level.kinds.regression import submission
 from pipeline.tasks.image_level.kinds.regression.layer import Standardized
 from pipeline.tasks.image_level.kinds.regression.numbers import clipped, cut_points, grade_names, numbers, predicted
 from pipeline.tasks.image_level.submission import Column
+from pipeline.tasks.image_level.suspects import outlying, suspect_table
 from pipeline.tasks.image_level.thresholds import values_to_try
 
 
@@ -103,6 +104,15 @@ class Regression(HeadKind):
         true, said = truth[self.head.name].to_numpy(), predicted(predictions, self.head)
         texts = (np.array([f"{value:.4g}" for value in values], dtype=object) for values in (true, said))
         return *texts, -np.abs(said - true)
+
+    def told(self, said: str, sure: float) -> str:
+        return said
+
+    def suspects(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
+        """Residuals that lie far outside of the others."""
+        true, said, _ = self.read_out(truth, predictions)
+        found, scores = outlying(predicted(predictions, self.head) - truth[self.head.name].to_numpy(np.float64))
+        return suspect_table(truth.index[found], true[found], said[found], scores, np.full(len(found), np.nan))
 
     def shares(self, predictions: pd.DataFrame) -> pd.Series:
         """How often each grade is decided for; without grades, the quartiles."""

@@ -1,0 +1,38 @@
+"""A sample as the model saw it, which callbacks keep and rooms draw."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from pipeline.tasks.shared.drawing import shortened
+
+
+@dataclass(frozen=True, eq=False)
+class SeenSample:
+    """One sample of a batch, on the CPU.
+
+    Attributes:
+        id: of its row.
+        row: position of its row in the table.
+        image: (H, W, C), augmented and not yet prepared: uint8, or float32 in [0, 1].
+        targets, outputs: by key, as in a batch and what the model returned, without the dimension of the batch.
+        loss: the weighted sum of its losses, or the term that it is ranked by.
+        mixed: where it was mixed, the id of its partner and the share that is left of the sample itself.
+    """
+
+    id: str
+    row: int
+    image: np.ndarray
+    targets: Mapping[str, Tensor]
+    outputs: Mapping[str, Tensor]
+    loss: float
+    mixed: tuple[str, float] | None = None
+
+    def told(self) -> str:
+        """`loss 1.23`, and whom it is mixed with."""
+        if self.mixed is None:
+            return f"loss {self.loss:.3g}"
+        partner, share = self.mixed
+        return f"loss {self.loss:.3g}\nmixed: {share:.0%}, rest {shortened(partner, 14)}"

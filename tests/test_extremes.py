@@ -1,0 +1,300 @@
+"""Best and worst batches and samples, and suspected label errors, against planted ones."""
+
+import importlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.colors import to_rgb
+from PIL import Image
+
+from projects import Renders, imported, run_script, source
+from training import assert_same_outcome, demo_project, expect, outcome
+
+USED = {
+    "callbacks.extremes": ["MOST", "Extremes", "Seen"],
+    "competition": ["Head"],
+    "config": ["parse_experiment"],
+    "errors": ["UserError"],
+    "seam": ["Progress", "StageResult"],
+    "tasks.image_level.drawing": ["RIGHT", "WRONG"],
+    "tasks.image_level.suspects": ["confident_disagreements", "outlying"],
+    "tasks.segmentation.seen": ["dice", "masks_of", "planes_of", "seen_figure"],
+    "tasks.segmentation.suspects": ["suspects"],
+    "tasks.shared.seen": ["SeenSample"],
+    "tracking.images": ["pixels"],
+}
+LOSSES = [{"loss": "a", "name": "one"}, {"loss": "b", "name": "two", "weight": 2.0}]
+KINDS = ("best_batch", "worst_batch", "best_samples", "worst_samples")
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Iterator[SimpleNamespace]:
+    """What the tests use of the pipeline, in a render with both rooms."""
+    with imported(source().parent):
+        modules = {module: importlib.import_module(f"pipeline.{module}") for module in USED}
+        yield SimpleNamespace(
+            extremes=modules["callbacks.extremes"],
+            **{name: getattr(modules[module], name) for module in USED for name in USED[module]},
+        )
+
+
+def fed(pipeline: SimpleNamespace, batches: Sequence[Sequence[float]], **watch: Any) -> Any:
+    """A stage that has seen batches whose samples have these losses by the first term, and half of each by the second;
+    the image of row k is k throughout."""
+    count = sum(map(len, batches))
+    rows = pd.DataFrame({"id": [f"id {row}" for row in range(count)]})
+    seen = pipeline.Seen(rows, pipeline.parse_experiment({"losses": LOSSES, "watch": watch}, "test"))
+    start = 0
+    for losses in batches:
+        numbers = torch.arange(start, start + len(losses))
+        start += len(losses)
+        terms = {"one": torch.tensor(losses), "two": torch.tensor(losses) / -4}
+        batch = {
+            "input_id": [f"id {row}" for row in numbers.tolist()],
+            "input_row": numbers,
+            "input_image": numbers.byte().view(-1, 1, 1, 1).expand(-1, 4, 4, 3).contiguous(),
+            "target_label": numbers,
+        }
+        mixed = {"input_partner": numbers.flip(0), "input_share": torch.linspace(0.5, 1, len(losses))}
+        means = {term: value.mean() for term, value in terms.items()}
+        outputs = {"output_label": numbers[:, None].float(), "output_label@1": torch.zeros(len(losses), 1000)}
+        loss = (means["one"] + 2 * means["two"]).requires_grad_()
+        result = {"loss": loss, "losses": means, "sample_losses": terms, "outputs": outputs, "mixed": mixed}
+        seen.add(batch, result)
+    return seen
+
+
+def numbers(samples: Sequence[Any]) -> list[int]:
+    return [sample.row for sample in samples]
+
+
+def test_the_kept_samples_are_those_of_a_sort(pipeline: SimpleNamespace) -> None:
+    generator = np.random.default_rng(0)
+    batches = [generator.integers(0, 40, 16).astype(np.float32).tolist() for _ in range(12)]  # many are equal
+    losses = np.concatenate(batches)
+    seen = fed(pipeline, batches)
+    assert numbers(seen.best) == np.argsort(losses, kind="stable")[:8].tolist(), "of equal ones the earlier comes first"
+    assert numbers(seen.worst) == np.argsort(-losses, kind="stable")[:8].tolist()
+    np.testing.assert_allclose([one.loss for one in seen.worst], losses[numbers(seen.worst)] / 2)
+    means = [np.mean(batch) for batch in batches]
+    for kept, place, sign in ((seen.best_batch, np.argmin(means), 1), (seen.worst_batch, np.argmax(means), -1)):
+        assert (kept.number, kept.size) == (place + 1, 16)
+        assert kept.loss == pytest.approx(means[place] / 2)
+        order = np.argsort(sign * np.array(batches[place]), kind="stable")[:8]
+        assert numbers(kept.samples) == (16 * place + order).tolist()
+    for sample in [*seen.best, *seen.worst]:
+        assert sample.id == f"id {sample.row}"
+        assert (sample.image == sample.row).all() and sample.image.dtype == np.uint8
+        assert list(sample.targets) == ["target_label"] and list(sample.outputs) == ["output_label"]
+        assert int(sample.targets["target_label"]) == int(sample.outputs["output_label"]) == sample.row
+        first = sample.row // 16 * 16
+        partner = f"id {2 * first + 15 - sample.row}"
+        own = sample.row % 16 == 15
+        assert sample.mixed is None if own else sample.mixed[0] == partner, "a share of 1 is not mixed"
+
+
+def test_a_term_ranks_where_it_is_asked_for(pipeline: SimpleNamespace) -> None:
+    seen = fed(pipeline, [[1.0, 4.0], [3.0, 2.0]], extremes_by="two")
+    assert numbers(seen.best) == [1, 2, 3, 0], "the second term falls where the first one grows"
+    assert seen.best_batch.loss == pytest.approx(-0.625)
+    heading, _ = seen.pictures("train, epoch 1")["best_batch"]
+    assert "by" not in heading and "two -0.625" in heading
+
+
+def test_what_is_not_finite_wins_nothing_and_is_kept_apart(pipeline: SimpleNamespace) -> None:
+    nan, inf = float("nan"), float("inf")
+    seen = fed(pipeline, [[1.0, nan, 3.0], [inf, -inf, nan], [2.0, 5.0, 0.0], [nan] * 9])
+    assert numbers(seen.best) == [8, 0, 6, 2, 7]
+    assert numbers(seen.worst) == [7, 2, 6, 0, 8]
+    assert numbers(seen.not_finite) == [1, 3, 4, 5, 9, 10, 11, 12], "the first eight"
+    assert seen.best_batch.number == seen.worst_batch.number == 3
+    only = fed(pipeline, [[nan, nan]])
+    assert list(only.pictures("valid, epoch 1")) == ["non_finite_samples"]
+
+
+def test_memory_is_bounded(pipeline: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = [[float(100 - batch)] * 64 for batch in range(50)]  # each batch is the best one so far
+    seen = fed(pipeline, batches)
+    held = [*seen.best, *seen.worst, *seen.best_batch.samples, *seen.worst_batch.samples]
+    assert len(held) == 32
+    for sample in held:
+        assert getattr(sample.image.base, "nbytes", 48) == 48
+        assert sample.outputs["output_label"].untyped_storage().nbytes() == 4, "no view of the samples beside it"
+    monkeypatch.setattr(pipeline.extremes, "MOST_BYTES", 5 * 3 * (48 + 8 + 8 + 4 + 8 + 4))
+    assert len(fed(pipeline, batches).best) == 3, "of huge samples fewer are kept"
+    monkeypatch.setattr(pipeline.extremes, "MOST_BYTES", 1)
+    assert len(fed(pipeline, batches).worst) == 1
+
+
+def test_both_stages_are_drawn_at_the_cadence(pipeline: SimpleNamespace) -> None:
+    watch = pipeline.parse_experiment({}, "test").watch
+    assert [epoch for epoch in range(12) if watch.draws(epoch, 12)] == [9, 11]
+    never = watch.model_copy(update={"figure_epochs": 0})
+    assert not any(never.draws(epoch, 12) for epoch in range(12))
+
+    calls: list[tuple[list[str], str]] = []
+    pictures: list[str] = []
+
+    def draw(rows: pd.DataFrame, samples: Sequence[Any], heading: str) -> str:
+        assert rows["id"].tolist() == [sample.id for sample in samples]
+        calls.append((rows["id"].tolist(), heading))
+        return heading
+
+    tables = [pd.DataFrame({"id": ["t0", "t1"]}), pd.DataFrame({"id": ["v0", "v1"]})]
+    callback = pipeline.Extremes(SimpleNamespace(draw_samples=draw), *tables)
+    config = pipeline.parse_experiment({"losses": LOSSES, "watch": {"figure_epochs": 3}}, "test")
+    log: Callable[..., None] = lambda name, figure, step: pictures.append(name)  # noqa: E731
+    run = SimpleNamespace(config=config, progress=pipeline.Progress(), epochs=4, fold="0")
+    run.tracker = SimpleNamespace(figure=log)
+    callback.on_run_start(run)
+    for epoch in range(4):
+        run.progress.epoch = epoch
+        for stage in ("train", "valid"):
+            callback.on_epoch_start(run, stage)
+            ids = [f"{stage[0]}0", f"{stage[0]}1"]
+            batch = {"input_id": ids, "input_row": torch.arange(2), "input_image": torch.zeros(2, 2, 2, 3)}
+            terms = {"one": torch.tensor([2.0, 1.0]), "two": torch.zeros(2)}
+            result = {"loss": torch.tensor(1.5), "losses": {}, "sample_losses": terms, "outputs": {}}
+            callback.on_batch_end(run, stage, batch, result)
+        for stage in ("train", "valid"):
+            callback.on_epoch_end(run, pipeline.StageResult(stage, epoch, {}))
+        assert callback.seen == {}, "nothing is held once it is drawn"
+    one_epoch = [f"{kind}/{stage}" for stage in ("train", "valid") for kind in KINDS]
+    assert sorted(pictures) == sorted(2 * one_epoch)
+    assert calls[0] == (["t1", "t0"], "Best 2 of 2 samples by loss (train, epoch 3)")
+
+    run.config = pipeline.parse_experiment({"losses": LOSSES, "watch": {"extremes_by": "tow"}}, "test")
+    with pytest.raises(pipeline.UserError, match=r"watch\.extremes_by names 'tow'.*'two'"):
+        callback.on_run_start(run)
+
+
+def near(image: np.ndarray, color: str, tolerance: float = 0.02) -> int:
+    """How many pixels have a colour."""
+    return int((np.abs(image / 255 - np.array(to_rgb(color))).max(axis=2) < tolerance).sum())
+
+
+@pytest.mark.parametrize("kind", ["mask", "multiclass_mask"])
+def test_masks_are_drawn_in_three_colours(pipeline: SimpleNamespace, kind: str) -> None:
+    head = pipeline.Head("mask", kind, ("a", "b"))
+    truth, said = np.zeros((2, 40, 40), np.uint8), np.zeros((2, 40, 40), bool)
+    truth[0, :20], said[0, 10:30] = 1, True
+    truth[:, :, 36:] = 255
+    if kind == "mask":
+        target, logits = truth, np.where(said, 9.0, -9.0)
+    else:
+        target = np.where(truth[0] == 255, 255, truth[0]).astype(np.uint8)
+        logits = np.concatenate([np.where(said.any(axis=0), -9.0, 9.0)[None], np.where(said, 9.0, -9.0)])
+    image = np.full((40, 40, 3), 200, np.uint8)
+    targets = {"target_mask": torch.from_numpy(target)}
+    outputs = {"output_mask": torch.from_numpy(logits).float()}
+    sample = pipeline.SeenSample("x" * 90, 0, image, targets, outputs, 0.5, ("partner", 0.3))
+    assert (pipeline.planes_of(head, targets["target_mask"]) == truth).all()
+    assert (pipeline.masks_of(head, sample) == said).all()
+    assert pipeline.dice(truth, said) == pytest.approx(2 * 360 / (720 + 720))
+    drawn = pipeline.pixels(pipeline.seen_figure([sample, sample], head, "heading"))
+    overlay = 0.75 * np.array([to_rgb(color) for color in ("#56c98b", "#a8121f", "#ffe14d")]) + 0.25 * 0.6 * 200 / 255
+    areas = [int((np.abs(drawn / 255 - color).max(axis=2) < 0.02).sum()) for color in overlay]
+    assert min(areas) > 2000 and max(areas) < 1.2 * min(areas), "three bands of the same area"
+    nothing = {"output_mask": torch.full_like(outputs["output_mask"], torch.nan)}
+    broken = pipeline.SeenSample("x", 0, image, targets, nothing, torch.nan)
+    assert pipeline.pixels(pipeline.seen_figure([broken], head, "heading")).std() > 10
+
+
+def noisy(generator: np.random.Generator, flips: int, rows: int = 1000, classes: int = 10) -> tuple[np.ndarray, ...]:
+    """True classes, given ones of which some are flipped, and probabilities of a model that is right in about 93 %."""
+    true = generator.integers(0, classes, rows)
+    logits = generator.normal(0, 1.2, (rows, classes))
+    logits[np.arange(rows), true] += 4
+    given, flipped = true.copy(), generator.choice(rows, flips, replace=False)
+    given[flipped] = (given[flipped] + generator.integers(1, classes, flips)) % classes
+    shares = np.exp(logits)
+    return flipped, given, shares / shares.sum(axis=1, keepdims=True)
+
+
+def test_flipped_labels_are_the_first_suspects(pipeline: SimpleNamespace) -> None:
+    for seed in range(5):
+        flipped, given, probabilities = noisy(np.random.default_rng(seed), 20)
+        found, suggested, scores = pipeline.confident_disagreements(given, probabilities)
+        assert len(set(found[:40]) & set(flipped)) >= 17, seed
+        assert (np.diff(scores) <= 0).all() and (scores > 0).all()
+        assert (suggested != given[found]).all()
+    found, _, _ = pipeline.confident_disagreements(np.zeros(3, np.int64), np.array([[0.9, 0.1]] * 3))
+    assert len(found) == 0, "a class that nothing is labelled with is never suggested"
+
+
+def test_outlying_residuals(pipeline: SimpleNamespace) -> None:
+    residuals = np.random.default_rng(0).normal(3, 1, 500)
+    residuals[[7, 400]] = 30, -20
+    found, scores = pipeline.outlying(residuals)
+    assert found[:2].tolist() == [7, 400] and len(found) < 6
+    assert scores[0] == pytest.approx(27, rel=0.15), "in standard deviations"
+    assert len(pipeline.outlying(np.ones(5))[0]) == 0
+
+
+def test_masks_that_disagree_confidently(pipeline: SimpleNamespace) -> None:
+    from segmentation_tables import tables
+
+    truth = np.zeros((1, 20, 20), np.uint8)
+    truth[0, :10] = 1
+    sure = np.where(truth == 1, 250, 5).astype(np.uint8)
+    maps = [sure, 255 - sure, np.full_like(sure, 128), np.full_like(sure, 3)]
+    head = pipeline.Head("mask", "mask", ("cell",))
+    found = pipeline.suspects(*tables(head, [truth] * 4, maps), head)
+    assert sorted(found["score"]) == [1, 1], "right, and unsure, are not suspicious"
+    assert found["given"].tolist() == ["cell 50%"] * 2
+    assert set(found["suggested"]) == {"cell 50%", "nothing"}
+    given, predictions = tables(head, [truth], [sure])
+    assert pipeline.suspects(given, predictions.drop(columns="mask_cell"), head).empty
+
+
+@pytest.mark.slow
+def test_watching_changes_no_weight_and_a_flipped_label_is_found(renders: Renders, tmp_path: Path) -> None:
+    project = demo_project(renders, tmp_path / "project")
+    table = project / "data/raw/train.csv"
+    labels = pd.read_csv(table, dtype=str)
+    flipped = np.random.default_rng(0).choice(len(labels), 20, replace=False)
+    labels.loc[flipped, "label"] = [str((int(label) + 3) % 10) for label in labels.loc[flipped, "label"]]
+    labels.to_csv(table, index=False)
+    (project / "folds/folds.csv").unlink()
+    expect(run_script(project, "make_folds.py"))
+    mixup = "training.batch_transforms=[{name: mixup, params: {prob: 0.5}}]"
+    for name, every in (("blind", 0), ("watched", 1)):
+        settings = [mixup, f"watch.figure_epochs={every}", "training.epochs=2"]
+        expect(run_script(project, "train.py", "small", *settings, "--as", name, "--fold", "0"))
+    assert_same_outcome(outcome(project, "blind"), outcome(project, "watched"))
+    assert not (project / "runs/blind/fold_0/figures/best_samples").exists()
+    figures = project / "runs/watched/fold_0/figures"
+    for name in (f"{kind}/{stage}" for kind in KINDS for stage in ("train", "valid")):
+        drawn = np.asarray(Image.open(figures / f"{name}.png").convert("RGB"))
+        frames = near(drawn, "#2a8a4a") if name.startswith("best") else near(drawn, "#c62f2f")
+        assert frames > 1000, name
+    expect(run_script(project, "train.py", "small", "training.epochs=5", "--as", "doubted", "--fold", "all"))
+    said = expect(run_script(project, "evaluate.py", "doubted")).stdout
+    suspects = pd.read_csv(project / "runs/doubted/suspects.csv", dtype={"id": str})
+    assert list(suspects) == ["id", "head", "given", "suggested", "score", "fold", "probability"]
+    wrong = set(labels["image_id"].iloc[flipped])
+    assert suspects["id"][:40].isin(wrong).sum() >= 15
+    assert suspects["score"].is_monotonic_decreasing
+    assert f"the worst first: {', '.join(suspects['id'][:5])}; " in said and "runs/doubted/suspects.csv" in said
+    assert near(np.asarray(Image.open(project / "runs/doubted/figures/suspects.png").convert("RGB")), "#c62f2f") > 5000
+
+
+@pytest.mark.slow
+def test_masks_are_watched_in_a_training(renders: Renders, tmp_path: Path) -> None:
+    project = renders.copy(tmp_path / "project", {"task": "segmentation", "trackers": []})
+    for script in ("make_demo_data.py", "make_folds.py"):
+        expect(run_script(project, script))
+    small = "extends: demo\nmodel: {encoder: test_resnet}\ntraining: {epochs: 1, max_rows: 32}\nmachine: {workers: 0}\n"
+    (project / "experiments/small.yaml").write_text(small)
+    for name, every in (("blind", 0), ("watched", 1)):
+        expect(run_script(project, "train.py", "small", f"watch.figure_epochs={every}", "--as", name, "--fold", "0"))
+    assert_same_outcome(outcome(project, "blind"), outcome(project, "watched"))
+    for name in (f"{kind}/{stage}" for kind in KINDS for stage in ("train", "valid")):
+        drawn = Image.open(project / f"runs/watched/fold_0/figures/{name}.png")
+        assert np.asarray(drawn.convert("RGB")).std() > 20, name
