@@ -76,7 +76,7 @@ def curves_figure(ranked: Sequence[Ranking], classes: Sequence[str]) -> Figure:
     handles: list[Line2D] = []
     if len(drawn) > 1:
         roc, pr = _mean_curves(list(drawn.values()))
-        label = f"{_areas(list(drawn.values()))}  mean of {len(drawn)}"
+        label = f"{_areas(list(drawn.values()))}  mean of {len(drawn)} classes"
         right.plot(*pr, color=DARK, linewidth=2.6)
         handles += left.plot(*roc, color=DARK, linewidth=2.6, label=label)
     faint = [place for place in drawn if place not in labels and len(drawn) <= FAINT_CURVES]
@@ -95,7 +95,8 @@ def curves_figure(ranked: Sequence[Ranking], classes: Sequence[str]) -> Figure:
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02), aspect="equal")
         axes.spines[["top", "right"]].set_visible(False)
     some = f": of {len(drawn)} the {len(named)} with the smallest ROC AUC" if len(named) < len(drawn) else ""
-    _title(figure, f"each class against all others{some}{_without(ranked, classes)}")
+    what = "each class" if len(classes) != 1 else shortened(classes[0])
+    _title(figure, f"{what} against all others{some}{_without(ranked, classes)}")
     _legend(figure, handles)
     return figure
 
@@ -119,10 +120,13 @@ def calibration_figure(held: np.ndarray, probabilities: np.ndarray, of: str) -> 
     lower.hist(np.clip(probabilities, 0, 1), bins=np.linspace(0, 1, BINS + 1).tolist(), color=BLUE)
     lower.set(xlabel=of, ylabel="count", xlim=(-0.02, 1.02))
     if len(held):
-        marks = {"mean": (float(probabilities.mean()), BLUE, "-"), "so": (float(held.mean()), DARK, "--")}
-        for name, (value, color, style) in marks.items():
-            lower.axvline(value, color=color, linestyle=style, linewidth=1.2, label=f"{name} {value:.3f}")
-        lower.legend(frameon=False, fontsize=8.5, loc="upper center", ncols=2)
+        marks = {
+            "said on average": (float(probabilities.mean()), BLUE, "-"),
+            "so on average": (float(held.mean()), DARK, "--"),
+        }
+        lines = [lower.axvline(value, color=color, linestyle=style) for value, color, style in marks.values()]
+        names = [f"{name} {value:.3f}" for name, (value, _, _) in marks.items()]
+        upper.legend(lines, names, frameon=False, fontsize=9, loc="lower right")
     for axes in (upper, lower):
         axes.spines[["top", "right"]].set_visible(False)
     _title(figure, f"calibration: expected error (ECE) {error:.4f}, {len(held):,} probabilities")
@@ -148,7 +152,7 @@ def probabilities_figure(
     columns = min(4, max(1, len(shown)))
     lines = max(1, -(-len(shown) // columns))
     figure = Figure(figsize=(max(7.5, 3.6 * columns), 2.5 * lines + 1.2), dpi=110, layout="constrained")
-    grid = figure.subplots(lines, columns, squeeze=False, sharex=True).ravel()
+    grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
     for axes in grid[len(shown) :]:
         axes.set_axis_off()
     for axes, place in zip(grid, shown, strict=False):
@@ -157,7 +161,7 @@ def probabilities_figure(
         _draw_probabilities(axes, truth[there, place] >= 0.5, probabilities[there, place], decided[there, place], limit)
         axes.set_title(shortened(table.index[place]), fontsize=10, loc="left", parse_math=False)
     some = f", the {len(shown)} of {len(table)} with the lowest F1" if len(shown) < len(table) else ""
-    _title(figure, f"the probability of each class, as shares of its rows and of all others{some}")
+    _title(figure, f"the probability of each class, as shares of its rows and of all others, on a root scale{some}")
     handles = [Line2D([], [], color=color, linewidth=6) for color in (RIGHT, WRONG)]
     handles.append(Line2D([], [], color=DARK, linewidth=1.2))
     names = ["its rows, found", "its rows, missed", "other rows"]
@@ -179,7 +183,7 @@ def table_figure(table: pd.DataFrame, most: int = MOST_ROWS) -> Figure:
     axes = figure.subplots()
     scores = part.to_numpy(np.float64)
     shade = np.ma.masked_invalid(np.where(np.isin(part.columns, ["rows", "decided", "ECE"]), np.nan, scores))
-    axes.imshow(shade, cmap="RdYlBu", vmin=0, vmax=1, aspect="auto", alpha=0.55, interpolation="nearest")
+    axes.imshow(shade, cmap="RdYlBu", vmin=0, vmax=1, aspect="auto", alpha=0.45, interpolation="nearest")
     axes.set_xticks(range(len(part.columns)), list(part.columns), fontsize=9, fontweight="bold")
     axes.set_yticks(range(len(part)), names, fontsize=9, parse_math=False)
     axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
@@ -214,13 +218,13 @@ def _without(ranked: Sequence[Ranking], classes: Sequence[str]) -> str:
     told = ""
     for reason, count in (("no positives", "positives"), ("no negatives", "negatives")):
         names = [shortened(name) for each, name in zip(ranked, classes, strict=True) if not getattr(each, count)]
-        told += f"; {reason}: {listed(names)}" if names else ""
+        told += f"\n{reason}: {listed(names)}" if names else ""
     return told
 
 
 def _legend(figure: Figure, handles: Sequence[Line2D]) -> None:
     legend = figure.legend(
-        handles, [str(handle.get_label()) for handle in handles], loc="outside right upper", frameon=False
+        handles, [str(handle.get_label()) for handle in handles], loc="outside right center", frameon=False
     )
     legend.set_title("ROC AUC, PR AUC", prop={"size": 9, "weight": "bold"})
     legend.set_alignment("left")
@@ -245,10 +249,12 @@ def _draw_probabilities(
         best = best_threshold(held, given)
         if np.isfinite(best):
             axes.axvline(best, color=BLUE, linestyle=":", linewidth=2)
-    text = f"{held.sum():,} of {len(held):,} rows" if held.any() else "no positives"
-    axes.text(0.5, 0.95, text, transform=axes.transAxes, ha="center", va="top", fontsize=8.5, color=GREY)
-    axes.set(xlim=(-0.01, 1.01))
-    axes.tick_params(labelsize=8)
+    count = f"{held.sum():,} rows" if held.any() else "no positives"
+    axes.set_title(count, fontsize=8.5, loc="right", color=GREY)
+    # most of the others are near 0: a root scale lets the few mistakes be seen
+    axes.set_yscale("function", functions=(lambda value: np.sqrt(np.maximum(value, 0)), np.square))
+    axes.set(xlim=(-0.01, 1.01), ylim=(0, 1), yticks=[0, 0.01, 0.1, 0.3, 1])
+    axes.tick_params(labelsize=8, labelbottom=True)
     axes.spines[["top", "right"]].set_visible(False)
 
 

@@ -91,7 +91,9 @@ def labels_figure(table: pd.DataFrame, pairs: pd.Series) -> Figure:
 
 def _draw_pairs(axes: "Axes", pairs: pd.Series, slots: int) -> None:
     texts = [f"{shortened(missed, 18)} missed, {shortened(said, 18)} said" for missed, said in pairs.index]
-    axes.set_title("mistakes in the same row" if texts else "no row misses one label for another", fontsize=10, loc="left")
+    axes.set_title(
+        "mistakes in the same row" if texts else "no row misses one label for another", fontsize=10, loc="left"
+    )
     axes.set_yticks(range(len(texts)), texts, fontsize=9, parse_math=False)
     axes.set_ylim(slots - 0.4, -0.6)
     axes.set_xticks([])
