@@ -77,13 +77,13 @@ def curves_figure(ranked: Sequence[Ranking], classes: Sequence[str]) -> Figure:
     if len(drawn) > 1:
         roc, pr = _mean_curves(list(drawn.values()))
         label = f"{_areas(list(drawn.values()))}  mean of {len(drawn)} classes"
-        right.plot(*pr, color=DARK, linewidth=2.6)
-        handles += left.plot(*roc, color=DARK, linewidth=2.6, label=label)
+        right.plot(*pr, color=DARK, linewidth=2.6, zorder=3)
+        handles += left.plot(*roc, color=DARK, linewidth=2.6, zorder=3, label=label)
     faint = [place for place in drawn if place not in labels and len(drawn) <= FAINT_CURVES]
     for place, color in [*((place, FAINT) for place in faint), *zip(named, COLORS, strict=False)]:
-        width = 1.4 if place in labels else 0.7
-        right.plot(*drawn[place].pr, color=color, linewidth=width, drawstyle="steps-post")
-        lines = left.plot(*drawn[place].roc, color=color, linewidth=width, label=labels.get(place, ""))
+        style = {"color": color, "linewidth": 1.4 if place in labels else 0.7}
+        right.plot(*drawn[place].pr, drawstyle="steps-post", **style)
+        lines = left.plot(*drawn[place].roc, label=labels.get(place, ""), **style)
         handles += lines if place in labels else []
     if len(drawn) == 1:
         [one] = drawn.values()
@@ -97,7 +97,8 @@ def curves_figure(ranked: Sequence[Ranking], classes: Sequence[str]) -> Figure:
     some = f": of {len(drawn)} the {len(named)} with the smallest ROC AUC" if len(named) < len(drawn) else ""
     what = "each class" if len(classes) != 1 else shortened(classes[0])
     _title(figure, f"{what} against all others{some}{_without(ranked, classes)}")
-    _legend(figure, handles)
+    if handles:
+        _legend(figure, handles)
     return figure
 
 
@@ -115,7 +116,8 @@ def calibration_figure(held: np.ndarray, probabilities: np.ndarray, of: str) -> 
     figure = Figure(figsize=(6, 6.4), dpi=110, layout="constrained")
     upper, lower = figure.subplots(2, 1, height_ratios=[3, 1], sharex=True)
     upper.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1)
-    upper.plot(table["said"], table["so"], color=BLUE, marker="o", markersize=4.5, linewidth=1.6)
+    upper.plot(table["said"], table["so"], color=BLUE, linewidth=1.6)
+    upper.scatter(table["said"], table["so"], s=8 + 90 * table["rows"] / max(1, len(held)), color=BLUE)
     upper.set(ylabel="how often it is so", ylim=(-0.02, 1.02))
     lower.hist(np.clip(probabilities, 0, 1), bins=np.linspace(0, 1, BINS + 1).tolist(), color=BLUE)
     lower.set(xlabel=of, ylabel="count", xlim=(-0.02, 1.02))

@@ -97,7 +97,7 @@ def class_table(
 
 
 def worst_first(table: pd.DataFrame) -> np.ndarray:
-    """Positions in a `class_table` from the lowest F1 to the highest, int64 (C,); of equal ones the class with more rows
+    """Positions in a `class_table` from the lowest F1 to the highest, int64 (C,); of equal ones the one with more rows
     comes first, and classes without any come last."""
     scores = np.where(table["rows"] > 0, table["F1"], np.inf)
     return np.lexsort((-table["rows"], scores))

@@ -56,7 +56,7 @@ def neighbours_figure(true_scores: np.ndarray, wrong_scores: np.ndarray) -> Figu
     """How near rows are to their own label and to the nearest wrong one, and by how much the one leads the other.
 
     Args:
-        true_scores, wrong_scores: cosines (N,) of the rows that show a known identity; NaN where no such label is listed.
+        true_scores, wrong_scores: cosines (N,) of rows of known identities; NaN where no such label is listed.
     """
     figure = Figure(figsize=(11, 4), dpi=110, layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -66,7 +66,7 @@ def neighbours_figure(true_scores: np.ndarray, wrong_scores: np.ndarray) -> Figu
         bins = np.linspace(min(0.0, float(listed.min(initial=0.0))), 1.0, BINS).tolist()
         left.hist(listed, bins=bins, color=color, alpha=0.6, label=f"{name} ({len(listed):,})")
     left.set(title="cosine", ylabel="rows")
-    left.legend(frameon=False, loc="upper left")
+    figure.legend(loc="outside lower left", ncols=2, frameon=False)
     lead = true_scores - wrong_scores
     lead = lead[np.isfinite(lead)]
     # an edge at 0, so that no bar holds right and wrong rows

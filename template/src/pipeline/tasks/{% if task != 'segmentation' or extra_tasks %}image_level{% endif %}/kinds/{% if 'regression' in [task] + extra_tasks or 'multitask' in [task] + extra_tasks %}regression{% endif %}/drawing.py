@@ -29,14 +29,17 @@ def scatter_figure(truth: np.ndarray, predicted: np.ndarray, name: str) -> Figur
     residuals = predicted - truth
     figure = Figure(figsize=(13, 4.4), dpi=110, layout="constrained")
     left, middle, right = figure.subplots(1, 3, width_ratios=[1, 1, 0.6])
-    root = float(np.sqrt(np.mean(residuals**2))) if len(residuals) else float("nan")
-    title = f"{name}: {len(truth):,} rows, root mean squared error {root:.4g}, mean error {np.mean(residuals):+.4g}"
+    title = f"{name}: {len(truth):,} rows"
+    if len(truth):
+        root = float(np.sqrt(np.mean(residuals**2)))
+        title += f", root mean squared error {root:.4g}, mean error {np.mean(residuals):+.4g}"
     if len(truth) > 1 and np.ptp(truth) > 0:
         title += f", R² {r2_score(truth, predicted):.3f}"
     figure.suptitle(title, fontsize=12, fontweight="bold", x=0.01, ha="left", parse_math=False)
     drawn = np.sort(np.random.default_rng(0).permutation(len(truth))[:MOST_POINTS])
     _scatter(left, truth[drawn], predicted[drawn])
-    left.axline((float(truth.mean()), float(truth.mean())), slope=1, color=LINE, linewidth=1)
+    middle_of = float(truth.mean()) if len(truth) else 0.0
+    left.axline((middle_of, middle_of), slope=1, color=LINE, linewidth=1)
     left.set(xlabel="truth", ylabel="prediction", title="on the line it is right")
     _scatter(middle, predicted[drawn], residuals[drawn])
     middle.axhline(0, color=LINE, linewidth=1)
@@ -50,7 +53,7 @@ def scatter_figure(truth: np.ndarray, predicted: np.ndarray, name: str) -> Figur
 
 
 def by_truth_figure(truth: np.ndarray, predicted: np.ndarray, name: str) -> Figure:
-    """Errors against the truth, and by parts of the rows that are equally large, from the smallest truth to the largest.
+    """Errors against the truth, and by parts of the rows that are equally large, in the order of their truth.
 
     Args:
         truth, predicted: (N,) numbers; rows without a truth or a finite prediction are left out.
@@ -86,7 +89,7 @@ def errors_by_truth(truth: np.ndarray, predicted: np.ndarray, parts: int = PARTS
         truth, predicted: (N,) finite numbers.
     """
     part = pd.Series(
-        pd.qcut(truth, parts, labels=False, duplicates="drop") if np.ptp(truth) > 0 else np.zeros(len(truth))
+        pd.qcut(truth, parts, labels=False, duplicates="drop") if len(np.unique(truth)) > 1 else np.zeros(len(truth))
     )
     frame = pd.DataFrame({"truth": truth, "error": predicted - truth, "size": np.abs(predicted - truth)})
     return frame.groupby(part.to_numpy()).agg(
