@@ -120,14 +120,12 @@ def calibration_figure(held: np.ndarray, probabilities: np.ndarray, of: str) -> 
     upper.scatter(table["said"], table["so"], s=8 + 90 * table["rows"] / max(1, len(held)), color=BLUE)
     upper.set(ylabel="how often it is so", ylim=(-0.02, 1.02))
     lower.hist(np.clip(probabilities, 0, 1), bins=np.linspace(0, 1, BINS + 1).tolist(), color=BLUE)
-    lower.set(xlabel=of, ylabel="count", xlim=(-0.02, 1.02))
+    lower.set(ylabel="count", xlim=(-0.02, 1.02))
+    lower.set_xlabel(of, parse_math=False)
     if len(held):
-        marks = {
-            "said on average": (float(probabilities.mean()), BLUE, "-"),
-            "so on average": (float(held.mean()), DARK, "--"),
-        }
-        lines = [lower.axvline(value, color=color, linestyle=style) for value, color, style in marks.values()]
-        names = [f"{name} {value:.3f}" for name, (value, _, _) in marks.items()]
+        said, so = float(probabilities.mean()), float(held.mean())
+        lines = [lower.axvline(said, color=BLUE), lower.axvline(so, color=DARK, linestyle="--")]
+        names = [f"said on average {said:.3f}", f"so on average {so:.3f}"]
         upper.legend(lines, names, frameon=False, fontsize=9, loc="lower right")
     for axes in (upper, lower):
         axes.spines[["top", "right"]].set_visible(False)
@@ -178,10 +176,8 @@ def table_figure(table: pd.DataFrame, most: int = MOST_ROWS) -> Figure:
     """What `class_table` says, as a picture; of many classes, the first ones."""
     part = table.iloc[worst_first(table)[:most]]
     names = [shortened(name, 40) for name in part.index]
-    height = 0.27 * max(1, len(part))
-    figure = Figure(
-        figsize=(9.5 + 0.075 * max(map(len, names), default=0), height + 1.2), dpi=110, layout="constrained"
-    )
+    width, height = 9.5 + 0.075 * max(map(len, names), default=0), 1.2 + 0.27 * max(1, len(part))
+    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
     axes = figure.subplots()
     scores = part.to_numpy(np.float64)
     shade = np.ma.masked_invalid(np.where(np.isin(part.columns, ["rows", "decided", "ECE"]), np.nan, scores))
@@ -225,9 +221,8 @@ def _without(ranked: Sequence[Ranking], classes: Sequence[str]) -> str:
 
 
 def _legend(figure: Figure, handles: Sequence[Line2D]) -> None:
-    legend = figure.legend(
-        handles, [str(handle.get_label()) for handle in handles], loc="outside right center", frameon=False
-    )
+    labels = [str(handle.get_label()) for handle in handles]
+    legend = figure.legend(handles, labels, loc="outside right center", frameon=False)
     legend.set_title("ROC AUC, PR AUC", prop={"size": 9, "weight": "bold"})
     legend.set_alignment("left")
     for text in legend.get_texts():
