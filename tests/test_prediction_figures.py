@@ -1,5 +1,6 @@
 """The pictures of predictions show scikit-learn's numbers, whatever classes there are."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -142,7 +143,7 @@ def test_the_table_is_scikit_learns_worst_first(kind: str) -> None:
 def ece(held: np.ndarray, given: np.ndarray) -> float:
     """Expected calibration error of ten bins, one after the other."""
     error, edges = 0.0, np.linspace(0, 1, 11)
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in itertools.pairwise(edges):
         inside = (given > low) & (given <= high) | (low == 0) & (given == 0)
         if inside.any():
             error += inside.mean() * abs(held[inside].mean() - given[inside].mean())
@@ -191,9 +192,9 @@ def test_five_hundred_classes() -> None:
     assert len(legend(figures["curves"])) == 6 and "the 5 with the smallest" in figures["curves"].get_suptitle()
     assert "12 of 500" in figures["probabilities"].get_suptitle()
     assert "40 of 500" in figures["classes"].get_suptitle() and len(cells(figures["classes"])) == 40
-    held = np.random.default_rng(0).random((500, 500)) < 0.05
-    figures = multilabel(held.astype(float), given, names_of(500))
-    assert "40 of 500" in figures["labels"].axes[0].get_title("left")
+    held = np.random.default_rng(0).random((500, 50)) < 0.05
+    figures = multilabel(held.astype(float), given[:, :50], names_of(50))
+    assert "40 of 50 labels" in figures["labels"].axes[0].get_title("left")
 
 
 def test_long_names_with_signs_of_mathematics() -> None:

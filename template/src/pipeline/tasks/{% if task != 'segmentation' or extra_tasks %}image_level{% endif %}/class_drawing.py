@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 
 from pipeline.errors import listed
@@ -129,7 +130,7 @@ def calibration_figure(held: np.ndarray, probabilities: np.ndarray, of: str) -> 
         upper.legend(lines, names, frameon=False, fontsize=9, loc="lower right")
     for axes in (upper, lower):
         axes.spines[["top", "right"]].set_visible(False)
-    _title(figure, f"calibration: expected error (ECE) {error:.4f}, {len(held):,} probabilities")
+    _title(figure, f"calibration: ECE {error:.4f}, {len(held):,} probabilities")
     return figure
 
 
@@ -151,7 +152,7 @@ def probabilities_figure(
     shown = np.sort(worst_first(table)[:MOST_PANELS])
     columns = min(4, max(1, len(shown)))
     lines = max(1, -(-len(shown) // columns))
-    figure = Figure(figsize=(max(7.5, 3.6 * columns), 2.5 * lines + 1.2), dpi=110, layout="constrained")
+    figure = Figure(figsize=(max(9.2, 3.6 * columns), 2.5 * lines + 1.2), dpi=110, layout="constrained")
     grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
     for axes in grid[len(shown) :]:
         axes.set_axis_off()
@@ -223,7 +224,7 @@ def _without(ranked: Sequence[Ranking], classes: Sequence[str]) -> str:
 def _legend(figure: Figure, handles: Sequence[Line2D]) -> None:
     labels = [str(handle.get_label()) for handle in handles]
     legend = figure.legend(handles, labels, loc="outside right center", frameon=False)
-    legend.set_title("ROC AUC, PR AUC", prop={"size": 9, "weight": "bold"})
+    legend.set_title("ROC AUC, PR AUC", prop=FontProperties(size=9, weight="bold"))
     legend.set_alignment("left")
     for text in legend.get_texts():
         text.set(parse_math=False, fontsize=9, fontfamily="monospace")

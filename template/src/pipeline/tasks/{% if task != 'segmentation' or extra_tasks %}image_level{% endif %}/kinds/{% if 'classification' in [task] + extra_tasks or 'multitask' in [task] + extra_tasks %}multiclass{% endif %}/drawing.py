@@ -31,10 +31,10 @@ def multiclass_figures(truth: Texts, probabilities: np.ndarray, head: Head) -> d
         probabilities: (N, C); rows that are not finite are left out.
     """
     there = np.isfinite(probabilities).all(axis=1)
-    truth, probabilities = np.asarray(truth, dtype=object)[there], probabilities[there]
+    labels, probabilities = np.asarray(truth, dtype=object)[there], probabilities[there]
     names, said = np.array(head.classes, dtype=object), decided(probabilities, head)
-    true = truth[:, None] == names
-    figures = {f"confusion_matrix/{head.name}": confusion_matrix_figure(truth, names[said], head.classes)}
+    true = labels[:, None] == names
+    figures = {f"confusion_matrix/{head.name}": confusion_matrix_figure(labels, names[said], head.classes)}
     chosen, shown, thresholds = said[:, None] == np.arange(len(names)), slice(None), None
     if len(names) == 2:  # the second one's probability says all
         shown, thresholds = slice(1, None), np.array(head.thresholds or [0.5])
