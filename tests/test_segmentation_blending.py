@@ -22,9 +22,10 @@ from pipeline.competition import Head
 from pipeline.data.images import image as read_image
 from pipeline.tasks.segmentation import maps
 from pipeline.tasks.segmentation.blending import Blender
-from pipeline.tasks.segmentation.dataset import MaskDataset, resize
+from pipeline.tasks.segmentation.dataset import MaskDataset
 from pipeline.tasks.segmentation.settings import SegmentationSettings
 from pipeline.tasks.segmentation.windows import windows
+from pipeline.tasks.shared.augmenting import resize
 from pipeline.tasks.shared.collate import collate
 
 PLANES, LABELS = Head("mask", "mask", ("a", "b")), Head("kind", "multiclass_mask", ("x", "y"))

@@ -21,9 +21,10 @@ from pipeline.competition import Head
 from pipeline.data.images import image as read_image
 from pipeline.errors import UserError
 from pipeline.tasks.segmentation import sources
-from pipeline.tasks.segmentation.dataset import MaskDataset, resize
+from pipeline.tasks.segmentation.dataset import MaskDataset
 from pipeline.tasks.segmentation.settings import SegmentationSettings
 from pipeline.tasks.segmentation.windows import Window, starts, windows
+from pipeline.tasks.shared.augmenting import resize
 
 HEAD = Head("mask", "mask", ("a", "b"))
 

@@ -153,7 +153,7 @@ def test_f2_of_objects_follows_the_text_of_airbus() -> None:
     expected = []
     for true, masks in zip(both[0]["mask"], decoded(both[1], ONE), strict=True):
         labels, count = ndimage.label(masks[0], np.ones((3, 3)))
-        expected.append(airbus(true.instances(0), [labels == label for label in range(1, count + 1)]))
+        expected.append(airbus(list(true.instances(0)), [labels == label for label in range(1, count + 1)]))
     assert len(set(expected)) > 4
     assert score("f2_objects", ONE, both) == pytest.approx(np.mean(expected), abs=1e-12)
 

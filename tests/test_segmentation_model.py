@@ -22,7 +22,6 @@ from pipeline.errors import UserError
 from pipeline.names import Named, Names, check_params
 from pipeline.settings import Settings
 from pipeline.tasks.segmentation.contract import check_contract
-from pipeline.tasks.segmentation.model import MODELS
 from pipeline.tasks.segmentation.task import SegmentationTask
 from pipeline.training.optimizer import parameter_groups
 
@@ -44,11 +43,11 @@ def made(decoder: str, encoder: str, heads: list[Head] = HEADS, **params: Any) -
     if decoder == "dpt":  # its usual width takes seconds
         params.setdefault("decoder_params", {"decoder_intermediate_channels": [16, 16, 32, 32]})
         params.setdefault("decoder_channels", 16)
-    given = check_params(MODELS[decoder], params, decoder)
-    return MODELS[decoder](heads, settings, Names(), **given)
+    network = Names(SegmentationTask.NAMES).find("model", decoder)
+    return network(heads, settings, Names(), **check_params(network, params, decoder))
 
 
-@pytest.mark.parametrize("decoder", MODELS)
+@pytest.mark.parametrize("decoder", STRIDES)
 @pytest.mark.parametrize("in_chans", [1, 4])
 def test_outputs_have_the_images_size_and_all_that_trains_has_gradients(decoder: str, in_chans: int) -> None:
     for encoder in ("resnet18", TRANSFORMERS.get(decoder, "pvt_v2_b0")):
@@ -87,7 +86,7 @@ def test_it_is_smps_network() -> None:
         torch.testing.assert_close(ours({"input_image": image})["output_mask"], theirs(padded)[..., :50, :70])
 
 
-@pytest.mark.parametrize("decoder", MODELS)
+@pytest.mark.parametrize("decoder", STRIDES)
 def test_strides_of_deep_supervision(decoder: str) -> None:
     encoder = "test_vit" if decoder == "dpt" else "resnet18"
     network = made(decoder, encoder, HEADS[:1], deep_supervision=STRIDES[decoder])

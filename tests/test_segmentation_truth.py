@@ -78,7 +78,7 @@ def agrees(rows: pd.DataFrame, masks: dict[str, np.ndarray]) -> None:
             drawn = truth.foreground(np.random.default_rng(draw))
             assert mask[:, drawn[0], drawn[1]].any() if drawn else not mask.any()
         if mask[0].any():
-            objects = truth.instances(0)
+            objects = list(truth.instances(0))
             assert (np.any(objects, axis=0) == mask[0]).all()
 
 
@@ -118,7 +118,7 @@ def test_rows_per_object_and_images_without_any(tmp_path: Path) -> None:
     rows = mask_rows(table, settings(), RunLengths("rle"), ("cat",), tmp_path)
     agrees(rows, masks)
     for truth, expected in zip(rows["mask"], objects.values(), strict=True):
-        found = truth.instances(0)
+        found = list(truth.instances(0))
         assert len(found) == len(expected) and all(
             (one == other).all() for one, other in zip(found, expected, strict=True)
         )

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from projects import Renders, imported
@@ -29,9 +30,17 @@ EVENTS = [  # in the order of a run: batches at their steps, then both stages of
 DRIVER = """
 import sys
 from pathlib import Path
+import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
-from pipeline.tracking import RunInfo, make_tracker
+from pipeline.tracking import Overlay, Points, RunInfo, make_tracker
 {before}
+generator = np.random.default_rng(0)
+images = list(generator.integers(0, 256, (3, 16, 16, 3), dtype=np.uint8))
+scores = generator.random(50)
+worst = pd.DataFrame({{"id": ["a", "b|", "c"], "loss": [3.0, 2.0, 1.5]}})
+overlay = Overlay(images[0], {{"truth": np.eye(16, dtype=np.uint8)}}, {{1: "cat"}})
+points = Points(generator.random((3, 4)).astype(np.float32), ["cat", "dog", "?"], images)
 for fold in "01":
     folder, config = Path("runs/baseline/fold_" + fold), {{"seed": 7, "optimizer": {{"lr": 0.001}}}}
     info = RunInfo("digits-demo", "baseline", fold, folder, config, ("first", "try"), "id" + fold, 0)
@@ -42,6 +51,11 @@ for fold in "01":
     figure = Figure(figsize=(2, 1))
     figure.subplots().plot([1, 2])
     tracker.figure("confusion_matrix/label", figure, 8)
+    tracker.histogram("predictions/label:cat", scores, 8)
+    tracker.pr_curve("pr/label:cat", scores > 0.6, scores, 8)
+    tracker.table("worst_samples", worst, images, 8)
+    tracker.overlay("masks/worst", overlay, 8)
+    tracker.embedding("embedding/label", points, 8)
     tracker.summary({{"best_epoch": 2, "accuracy": 0.75}})
     Path("weights.safetensors").write_bytes(b"weights")
     tracker.checkpoint(Path("weights.safetensors"))
@@ -156,7 +170,7 @@ def test_wandb_holds_the_run(logged: tuple[Path, subprocess.CompletedProcess[str
     assert (summary["best_epoch"], summary["accuracy"]) == (2, 0.75)
     artifacts = [record.request.log_artifact.artifact for record in records if record.HasField("request")]
     artifacts += [record.artifact for record in records if record.HasField("artifact")]
-    assert [(artifact.name, artifact.type) for artifact in artifacts if artifact.name] == [("baseline-fold_0", "model")]
+    assert [artifact.name for artifact in artifacts if artifact.type == "model"] == ["baseline-fold_0"]
     [exit_record] = [record.exit for record in records if record.HasField("exit")]
     assert exit_record.exit_code == 0
 
@@ -190,7 +204,43 @@ def test_every_tracker_has_the_same_tags_and_values(
     board = {(tag, event.step): event.value for tag in events.Tags()["scalars"] for event in events.Scalars(tag)}
     assert board == pytest.approx(expected | {(tag, 8): value for tag, value in final.items()}, rel=1e-6)
     assert events.Tags()["images"] == ["confusion_matrix/label"]
-    assert [path.name for path in (folder / "tensorboard").iterdir() if path.is_dir()] == []
+    folders = [path.name for path in (folder / "tensorboard").iterdir() if path.is_dir()]
+    assert folders == ["00008"], "the embedding's; hyper-parameters open no second run"
+
+
+def test_each_tracker_shows_more_by_its_own_means(logged: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.util.tensor_util import make_ndarray
+
+    folder = fold_0(logged[0])
+    events = EventAccumulator(str(folder / "tensorboard"), {"histograms": 0, "tensors": 0})
+    events.Reload()
+    [spread] = events.Histograms("predictions/label:cat")
+    assert (spread.step, spread.histogram_value.num) == (8, 50)
+    [curve] = events.Tensors("pr/label:cat")
+    hits, false_alarms = make_ndarray(curve.tensor_proto)[:2, 0]  # at the threshold 0 everything is positive
+    assert hits + false_alarms == 50
+    assert 0 < hits < 50
+    [text] = events.Tensors("worst_samples/text_summary")
+    assert b"| b/ | 2.0 |" in make_ndarray(text.tensor_proto).tolist()[0]
+    projector = (folder / "tensorboard/projector_config.pbtxt").read_text()
+    assert "embedding/label" in projector
+    assert len((folder / "tensorboard/00008").rglob("tensors.tsv").__next__().read_text().splitlines()) == 3
+
+    history = wandb_history(wandb_records(folder))[8]
+    assert history["predictions/label:cat:_type"] == "histogram"
+    assert history["worst_samples:_type"] == "table-file"
+    assert (history["worst_samples:nrows"], history["worst_samples:ncols"]) == (3, 3)
+    assert history["masks/worst:_type"] == "image-file"
+    assert history["masks/worst:masks:truth:_type"] == "mask"
+    assert history["embedding/label:ncols"] == 5
+    [path] = folder.rglob("media/table/worst_samples_*.table.json")
+    assert json.loads(path.read_text())["data"][1][1:] == ["b|", 2.0]
+
+    assert (folder / "tables/worst_samples.csv").read_text().splitlines()[1] == "a,3.0"
+    with np.load(folder / "tables/embedding/label.npz") as saved:
+        assert saved["vectors"].shape == (3, 4)
+        assert saved["labels"].tolist() == ["cat", "dog", "?"]
 
 
 def test_tensorboard_holds_the_hyper_parameters(logged: tuple[Path, subprocess.CompletedProcess[str]]) -> None:

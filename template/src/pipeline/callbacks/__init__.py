@@ -136,6 +136,7 @@ def default_callbacks(task: "Task", valid_rows: "pd.DataFrame", valid_dataset: S
         valid_rows: the held-out rows; empty when training on everything.
         valid_dataset: their samples, asked for by (epoch, row) as a loader does.
     """
+    from pipeline.callbacks.exports import Exports
     from pipeline.callbacks.grad_cam import GradCam
     from pipeline.callbacks.gradients import Gradients
     from pipeline.callbacks.non_finite import NonFinite
@@ -145,7 +146,7 @@ def default_callbacks(task: "Task", valid_rows: "pd.DataFrame", valid_dataset: S
     from pipeline.callbacks.timing import Timing
 
     numbers = [NonFinite(), LogScalars(), Timing(), Gradients(), EpochTable(len(valid_rows))]
-    return [*numbers, GradCam(task), Pictures(task, valid_rows, valid_dataset)]
+    return [*numbers, Exports(), GradCam(task), Pictures(task, valid_rows, valid_dataset)]
 
 
 def _key(index: int, callback: Callback) -> str:

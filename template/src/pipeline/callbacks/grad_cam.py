@@ -80,7 +80,8 @@ class GradCam(Callback):
             return
         losses = torch.stack(list(result["sample_losses"].values())).sum(dim=0).tolist()
         for row, loss in enumerate(losses):
-            if len(self.fixed) < SHOWN:
+            seen = {sample[INPUT_ID][0] for sample in self.fixed}  # an image may be several samples
+            if len(self.fixed) < SHOWN and batch[INPUT_ID][row] not in seen:
                 self.fixed.append(_sample(batch, row))
             if math.isfinite(loss):
                 _offer(self.worst, loss, batch, row)

@@ -13,6 +13,7 @@ import numpy as np
 from pipeline.data.formats import dicom, tif
 from pipeline.data.pixels import Size, scaled, with_channels
 from pipeline.data.places import read_bytes, shown
+from pipeline.data.tif_windows import shrunk_tif
 from pipeline.errors import UserError
 
 WHOLE = {1: cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH, 3: cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH}
@@ -22,6 +23,7 @@ REDUCED = {
 }
 JPEG, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 TIF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+TIF_SUFFIXES = (".tif", ".tiff")
 PNG = b"\x89PNG\r\n\x1a\n"
 PNG_COLOURS = {0: "grey", 2: "colour", 3: "palette", 4: "grey with alpha", 6: "colour with alpha"}
 
@@ -42,7 +44,8 @@ def image(
     Args:
         path: the file.
         size: height and width that are wanted. A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is still at
-            least as large in both directions, which takes a fraction of the time; none: full size.
+            least as large in both directions, which takes a fraction of the time, and a large tif is shrunk by parts,
+            which takes a fraction of the memory; none: full size.
         channels: 1 grey, 3 RGB (grey is repeated, alpha is dropped), 4 RGBA; another number must be the file's. With
             4 and more, a tif is read by tifffile, and its pages may be the channels.
         oversize: how many times `size` is left at least by the reduced decoding; more than 1 for random crops.
@@ -61,6 +64,10 @@ def image(
         return array(path, size, channels=channels, low=low, high=high, as_float=as_float)
     if suffix == ".dcm":
         return dicom(path, size, channels=channels, low=low, high=high)
+    if suffix in TIF_SUFFIXES and size is not None:
+        shrunk = shrunk_tif(path, (size[0] * oversize, size[1] * oversize))
+        if shrunk is not None:
+            return scaled(with_channels(shrunk, channels, path), low, high, as_float, path)
     data = read_bytes(path)
     if channels not in WHOLE and data.startswith(TIF):  # OpenCV reads one page of a tif, and four channels at most
         return scaled(with_channels(tif(data, path), channels, path), low, high, as_float, path)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from io import BufferedReader
 from pathlib import Path
 
 DEMO_MARKER = ".demo"  # beside demo data, and only there
@@ -11,6 +12,13 @@ DEMO_ANSWERS = ".answers.csv"  # the truth of the demo's test rows
 def digest(content: bytes) -> str:
     """A short fingerprint of a file's content."""
     return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def digest_of(file: BufferedReader) -> str:
+    """The same of an open file, of which only a part is in memory at a time; it is rewound afterwards."""
+    found = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    file.seek(0)
+    return found
 
 
 def demo_files(data: Path) -> dict[str, str]:

@@ -10,15 +10,16 @@ import cv2
 import numpy as np
 
 from pipeline.data.images import describe, size_of
-from pipeline.data.marker import digest
+from pipeline.data.marker import digest, digest_of
 from pipeline.data.pixels import Size
-from pipeline.data.places import read_bytes
+from pipeline.data.places import archive_at, read_bytes
 from pipeline.errors import UserError
 from pipeline.terminal import console, progress_bar
 
 Reader = Callable[[Path, Size | None], np.ndarray]
 
 DECODE = 64  # images are decoded at no less than this height and width
+LARGE_FILE = 1 << 26  # bytes; of a larger one the header is looked for in as many
 SIDE = 16  # height and width of a thumbnail
 
 
@@ -60,10 +61,10 @@ def scan(paths: Sequence[Path], reader: Reader, label: str = "reading images") -
 def look(path: Path, reader: Reader) -> Look:
     """Look at one image. Whatever is wrong with it becomes `fault`, also an error in a reader of the user's own."""
     try:
-        data = read_bytes(path)
+        seen, data = _fingerprint(path)
     except UserError as error:
         return Look(fault=str(error))
-    seen, form, size = digest(data), describe(data), size_of(data)
+    form, size = describe(data), size_of(data)
     try:
         pixels = reader(path, (DECODE, DECODE))
         brightest = float(pixels.max()) / (255 if pixels.dtype == np.uint8 else 1)
@@ -73,6 +74,19 @@ def look(path: Path, reader: Reader) -> Look:
         return Look(seen, form, fault=str(error))
     except Exception as error:
         return Look(seen, form, fault=f"the reader failed on {path.name}: {type(error).__name__}: {error}")
+
+
+def _fingerprint(path: Path) -> tuple[str, bytes]:
+    """The digest of a file, and its bytes; of a large file only the first ones.
+
+    Raises:
+        UserError: it is missing or empty.
+    """
+    if archive_at(path) is None and path.is_file() and path.stat().st_size > LARGE_FILE:
+        with path.open("rb") as file:
+            return digest_of(file), file.read(LARGE_FILE)
+    data = read_bytes(path)
+    return digest(data), data
 
 
 def grey(pixels: np.ndarray) -> np.ndarray:

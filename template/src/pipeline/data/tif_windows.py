@@ -1,4 +1,5 @@
-"""A part of a tif, by tifffile, for images that are larger than memory: only its tiles or strips are decoded."""
+"""A part of a tif, or all of it shrunk, by tifffile, for images that are larger than memory: only tiles or strips are
+decoded."""
 
 import math
 from collections.abc import Iterator
@@ -6,7 +7,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
+from PIL.TiffImagePlugin import TiffImageFile
 
 from pipeline.data.formats import require
 from pipeline.data.pixels import Size
@@ -14,6 +17,10 @@ from pipeline.data.places import archive_at, read_bytes, shown
 from pipeline.errors import UserError
 
 JPEG = {6, 7, 34892, 33007}  # compressions whose segments share tables that stand elsewhere in the file
+PLAIN = {1, 2}  # photometric interpretations that need no conversion: grey whose 0 is black, RGB
+LARGE = 2048 * 2048  # pixels; a tif of more is read by parts
+GIANT = 1 << 26  # pixels; a tif of more is never decoded whole
+ROWS = 512  # of a large tif that are shrunk together
 Window = tuple[int, int, int, int]  # top, left, height, width
 
 
@@ -67,6 +74,28 @@ class TifWindows:
         """Bytes of what has to be decoded at once: a tile, or a strip."""
         page = self.pages[0].keyframe
         return 0 if page.is_memmappable else math.prod(page.chunks) * page.dtype.itemsize
+
+    def can_shrink(self) -> bool:
+        """Whether it is one page, of colours or greys that can be averaged as they stand."""
+        page = self.pages[0].keyframe
+        plain = page.photometric in PLAIN or page.compression in JPEG
+        return plain and len(self.pages) == 1 and self.channels <= 4 and page.dtype in (np.uint8, np.uint16, np.float32)
+
+    def shrunk(self, factor: int) -> np.ndarray:
+        """All of it, each pixel the mean of `factor` x `factor`, (height, width, C) of the file's dtype, rounded up;
+        only some rows of the file are in memory at a time.
+
+        Raises:
+            UserError: as `read`.
+        """
+        parts = []
+        for top in range(0, self.size[0], max(1, ROWS // factor) * factor):
+            rows = self.read((top, 0, min(max(1, ROWS // factor) * factor, self.size[0] - top), self.size[1]))
+            below, right = -rows.shape[0] % factor, -rows.shape[1] % factor
+            rows = cv2.copyMakeBorder(rows, 0, below, 0, right, cv2.BORDER_REPLICATE)
+            size = (rows.shape[1] // factor, rows.shape[0] // factor)
+            parts.append(cv2.resize(rows, size, interpolation=cv2.INTER_AREA).reshape(*size[::-1], self.channels))
+        return np.concatenate(parts)
 
     def _page(self, page: Any, window: Window) -> np.ndarray:
         top, left, height, width = window
@@ -123,3 +152,33 @@ class TifWindows:
             "download it again, or add what the reason says is missing to the group `competition` in pyproject.toml"
         )
         return UserError(f"cannot read {shown(self.path)} as tif ({text}); {remedy}")
+
+
+def shrunk_tif(path: Path, size: tuple[float, float]) -> np.ndarray | None:
+    """A large tif at no less than this height and width, (h, w, C); none where it is to be decoded whole.
+
+    Raises:
+        UserError: it cannot be read by parts, and is too large to be decoded whole.
+    """
+    pixels = math.prod(_size_in_header(path))
+    if pixels <= LARGE:
+        return None
+    try:
+        with TifWindows(path) as tif:
+            factor = int(min(tif.size[0] // size[0], tif.size[1] // size[1]))
+            return tif.shrunk(factor) if factor > 1 and tif.can_shrink() else None
+    except UserError:
+        if pixels > GIANT:
+            raise
+        return None
+
+
+def _size_in_header(path: Path) -> Size:
+    """Height and width of a tif, as Pillow tells them; 0 where it does not, and for a file in an archive."""
+    if not path.is_file():
+        return 0, 0
+    try:
+        with TiffImageFile(path) as file:
+            return file.height, file.width
+    except Exception:  # whatever Pillow stumbles over; the reader says what is wrong
+        return 0, 0

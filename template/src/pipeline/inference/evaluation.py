@@ -12,7 +12,7 @@ from pipeline.data.folds import load_folds, split
 from pipeline.errors import UserError, listed
 from pipeline.files import read_json, save_figure, write_json
 from pipeline.inference.earlier import HELD_OUT, with_earlier
-from pipeline.inference.predict import TrainedRun, write_predictions
+from pipeline.inference.predict import FINISHED, TrainedRun, write_predictions
 from pipeline.inference.thresholds import FILE as THRESHOLDS
 from pipeline.inference.thresholds import Tuned, task_of_run, tune, write_thresholds
 from pipeline.keys import ROW_FOLD, ROW_ID
@@ -31,7 +31,7 @@ class Evaluation:
 
     Attributes:
         folds: fold -> metric -> score on the rows it held out.
-        overall: metric -> score on all out-of-fold rows at once.
+        overall: metric -> score on all out-of-fold rows at once; empty where nothing of their predictions was kept.
         constants: name -> metric -> what a prediction scores that looks at no image; see `constant_scores`.
         truth, predictions: tables indexed by id, in the same order.
         tuned: with thresholds that were tuned out of fold; none where nothing is decided by any.
@@ -67,7 +67,7 @@ class Evaluation:
             tuned = {"tuned": {"used": used, "gain": gain, "folds": self.tuned.folds, **self.tuned.thresholds()}}
         return {
             "metric": self.metric,
-            "score": self.overall[self.metric],
+            "score": self.overall.get(self.metric, float(np.mean(scores))),
             "mean": float(np.mean(scores)),
             "std": float(np.std(scores)),
             "rows": len(self.predictions),
@@ -101,6 +101,8 @@ def read_oof(run: Path, folds: Sequence[str]) -> "pd.DataFrame":
 def evaluate(run: TrainedRun, rows: "pd.DataFrame", folds: Sequence[str]) -> Evaluation:
     """Score the out-of-fold predictions of `folds` against the labelled `rows` (with their `fold`).
 
+    Where nothing of the predictions was kept, the scores are those that the folds had when they were trained.
+
     Raises:
         UserError: a row was predicted twice, or not at all, or is none of these folds' rows.
     """
@@ -118,12 +120,15 @@ def evaluate(run: TrainedRun, rows: "pd.DataFrame", folds: Sequence[str]) -> Eva
     fold_of, predictions = oof[ROW_FOLD].astype(str), oof.drop(columns=ROW_FOLD)
     truth = run.task.truth(expected).loc[predictions.index]
     metrics, heads = run.task.competition.metrics(), run.task.heads
+    constants = constant_scores(run.task, rows, folds)
+    if predictions.columns.empty:
+        trained = {fold: read_json(run.folder / f"fold_{fold}" / FINISHED)["metrics"] for fold in folds}
+        return Evaluation(metrics, trained, {}, constants, truth, predictions)
     by_fold = {}
     for fold in folds:
         held_out = fold_of == fold
         by_fold[fold] = metric_values(metrics, truth[held_out], predictions[held_out], heads)
     overall = metric_values(metrics, truth, predictions, heads)
-    constants = constant_scores(run.task, rows, folds)
     tuned = tune(run.task, metrics, truth, predictions, fold_of, by_fold)
     return Evaluation(metrics, by_fold, overall, constants, truth, predictions, tuned)
 
@@ -166,9 +171,10 @@ def evaluate_run(project: Project, competition: Competition, folder: Path, data:
     folds = [fold] if fold is not None else run.expected_folds()
     evaluation = evaluate(run, table_of_folds.rows, folds)
     if fold is None:
-        write_predictions(folder / "oof.parquet", read_oof(folder, folds).drop(columns=ROW_FOLD))
         write_json(folder / "cv.json", evaluation.as_json())
         write_thresholds(folder, evaluation.tuned)
+    if fold is None and evaluation.overall:
+        write_predictions(folder / "oof.parquet", read_oof(folder, folds).drop(columns=ROW_FOLD))
         for name, figure in task_of_run(folder, competition).figures(evaluation.truth, evaluation.predictions).items():
             save_figure(figure, folder / "figures" / f"{name}.png")
     print_scores(project, folder, evaluation)
@@ -193,8 +199,14 @@ def print_scores(project: Project, folder: Path, evaluation: Evaluation) -> None
         f"{folder.name}: {evaluation.metric} out of fold",
         ("", *names),
         rows,
-        footer=("all rows", *[evaluation.overall[name] for name in names]),
+        footer=("all rows", *[evaluation.overall[name] for name in names]) if evaluation.overall else (),
     )
+    if not evaluation.overall:
+        print(
+            f"these are the scores of the training, since '{folder.name}' kept no out-of-fold predictions "
+            "(task.params.store: none): no thresholds are tuned, and no pictures drawn; `masks` keeps enough to score"
+        )
+        return
     if (folder / "cv.json").is_file() and len(evaluation.folds) > 1:
         if evaluation.tuned is not None:
             print(_told(project.shown(folder / THRESHOLDS), evaluation.tuned, evaluation.metric))

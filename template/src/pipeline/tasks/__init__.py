@@ -98,15 +98,14 @@ class Task(ABC):
         """What of out-of-fold predictions goes into the file that is scored later."""
 
     @property
-    @abstractmethod
     def has_gallery(self) -> bool:
         """Whether rows are looked up among others to predict them."""
+        return False
 
-    @abstractmethod
     def looks_among(self, rows: pd.DataFrame) -> bool:
         """Whether held-out rows are looked up among themselves, since none that trains shows the same."""
+        return False
 
-    @abstractmethod
     def gallery(self, rows: pd.DataFrame, held_out: pd.DataFrame | None = None) -> pd.DataFrame | None:
         """The rows among whose images others are looked up to predict them; none where the outputs say all.
 
@@ -117,8 +116,8 @@ class Task(ABC):
         Raises:
             UserError: there should be some, and are none.
         """
+        return None
 
-    @abstractmethod
     def decoders(
         self, gallery: pd.DataFrame, outputs: Iterable[Sequence[Mapping[str, Tensor]]], own: bool
     ) -> list[Decoder]:
@@ -128,6 +127,7 @@ class Task(ABC):
             outputs: for each batch of the gallery those of each model.
             own: the gallery itself is predicted, each row by the others.
         """
+        return []
 
     @abstractmethod
     def no_predictions(self) -> pd.DataFrame:

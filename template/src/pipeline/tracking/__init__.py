@@ -8,14 +8,17 @@ import contextlib
 import importlib
 import pkgutil
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import Interrupted, UserError, listed
 
 if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
     from matplotlib.figure import Figure
 
 
@@ -33,54 +36,99 @@ class RunInfo:
     step: int  # optimiser steps done: what was logged after it is logged again
 
 
-class Tracker(Protocol):
-    """Where a fold's run is logged. Tags are the same everywhere: `train/loss`, `valid/accuracy`, `lr/group_0`."""
+class Tracker(ABC):
+    """Where a fold's run is logged. Tags are the same everywhere: `train/loss`, `valid/accuracy`, `lr/group_0`.
 
+    Numbers, pictures and final values are every tracker's; what it has no place for otherwise, it leaves out.
+    """
+
+    @abstractmethod
     def scalars(self, values: dict[str, float], step: int) -> None:
         """Log numbers at an optimiser step. Several calls at one step add up."""
-        ...
 
+    @abstractmethod
     def figure(self, name: str, figure: "Figure", step: int) -> None:
         """Log a picture; the caller closes the figure."""
-        ...
 
+    @abstractmethod
     def summary(self, values: dict[str, Any]) -> None:
         """The final values of the run."""
-        ...
 
-    def checkpoint(self, path: Path) -> None:
-        """Keep the best weights where the tracker can."""
-        ...
-
+    @abstractmethod
     def finish(self, succeeded: bool) -> None:
         """Flush and close."""
-        ...
+
+    def checkpoint(self, path: Path) -> None:  # noqa: B027
+        """Keep the best weights where the tracker can."""
+
+    def histogram(self, name: str, values: "np.ndarray", step: int) -> None:  # noqa: B027
+        """Log how values are spread, float (N,)."""
+
+    def pr_curve(self, name: str, truth: "np.ndarray", scores: "np.ndarray", step: int) -> None:  # noqa: B027
+        """Log precision against recall, of a truth, bool (N,), and scores in [0, 1], (N,)."""
+
+    def table(self, name: str, table: "pd.DataFrame", images: "Sequence[np.ndarray]", step: int) -> None:  # noqa: B027
+        """Log a table, and an image of each row where there are any, uint8 (H, W, 3)."""
+
+    def overlay(self, name: str, overlay: "Overlay", step: int) -> None:  # noqa: B027
+        """Log an image with masks that can be switched on and off."""
+
+    def embedding(self, name: str, points: "Points", step: int) -> None:  # noqa: B027
+        """Log vectors that a projector can show."""
 
 
-class Trackers:
+@dataclass(frozen=True)
+class Overlay:
+    """An image, uint8 (H, W, 3), under masks, each (H, W) of class numbers, by name; 0 is no class."""
+
+    image: "np.ndarray"
+    masks: "Mapping[str, np.ndarray]"
+    classes: "Mapping[int, str]"
+
+
+@dataclass(frozen=True)
+class Points:
+    """Vectors, float32 (N, D), with a label each, and images, uint8 (H, W, 3) of one size, or none."""
+
+    vectors: "np.ndarray"
+    labels: Sequence[str]
+    images: "Sequence[np.ndarray]"
+
+
+class Trackers(Tracker):
     """Several trackers as one. What fails in one never stops a training: it is said once and goes on without it."""
 
     def __init__(self, trackers: Mapping[str, Tracker]) -> None:
         self.trackers = dict(trackers)
 
     def scalars(self, values: dict[str, float], step: int) -> None:
-        """Log numbers at an optimiser step."""
         self._each(lambda tracker: tracker.scalars(values, step))
 
     def figure(self, name: str, figure: "Figure", step: int) -> None:
-        """Log a picture."""
         self._each(lambda tracker: tracker.figure(name, figure, step))
 
     def summary(self, values: dict[str, Any]) -> None:
-        """The final values of the run."""
         self._each(lambda tracker: tracker.summary(values))
 
     def checkpoint(self, path: Path) -> None:
-        """Keep the best weights where a tracker can."""
         self._each(lambda tracker: tracker.checkpoint(path))
 
+    def histogram(self, name: str, values: "np.ndarray", step: int) -> None:
+        self._each(lambda tracker: tracker.histogram(name, values, step))
+
+    def pr_curve(self, name: str, truth: "np.ndarray", scores: "np.ndarray", step: int) -> None:
+        self._each(lambda tracker: tracker.pr_curve(name, truth, scores, step))
+
+    def table(self, name: str, table: "pd.DataFrame", images: "Sequence[np.ndarray]", step: int) -> None:
+        self._each(lambda tracker: tracker.table(name, table, images, step))
+
+    def overlay(self, name: str, overlay: Overlay, step: int) -> None:
+        self._each(lambda tracker: tracker.overlay(name, overlay, step))
+
+    def embedding(self, name: str, points: Points, step: int) -> None:
+        self._each(lambda tracker: tracker.embedding(name, points, step))
+
     def finish(self, succeeded: bool) -> None:
-        """Flush and close all of them."""
         self._each(lambda tracker: tracker.finish(succeeded))
 
     def _each(self, call: Callable[[Tracker], None]) -> None:

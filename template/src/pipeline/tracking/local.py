@@ -1,29 +1,33 @@
-"""The local files of a fold's run: `metrics.csv`, `gradients.csv`, `figures/`, `summary.json`."""
+"""The local files of a fold's run: `metrics.csv`, `gradients.csv`, `figures/`, `tables/`, `summary.json`."""
 
 import csv
 import io
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from PIL import Image
 
 from pipeline.files import atomic, write_json
-from pipeline.tracking import RunInfo
+from pipeline.tracking import Points, RunInfo, Tracker
 from pipeline.tracking.images import pixels
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 METRICS_FILE = "metrics.csv"
 GRADIENTS_FILE = "gradients.csv"  # a few columns for each block of the network, which would hide the metrics
 GRADIENTS = ("gradients/", "updates/")
 FIGURES_FOLDER = "figures"
+TABLES_FOLDER = "tables"
 SUMMARY_FILE = "summary.json"
 STEP = "step"
 
 
-class LocalTracker:
+class LocalTracker(Tracker):
     """Everything that is logged, as files in the run's folder that any program can open."""
 
     def __init__(self, info: RunInfo) -> None:
@@ -42,9 +46,8 @@ class LocalTracker:
 
     def figure(self, name: str, figure: "Figure", step: int) -> None:
         """Write `figures/<name>.png`; the latest picture replaces the older one."""
-        safe = re.sub(r'[\\:*?"<>|]', "_", name)  # a head is named by a column, and not every system takes such a file
         image = Image.fromarray(pixels(figure))
-        with atomic(self.folder / FIGURES_FOLDER / f"{safe}.png") as path:
+        with atomic(self.folder / FIGURES_FOLDER / f"{_safe(name)}.png") as path:
             image.save(path, format="png")
 
     def summary(self, values: dict[str, Any]) -> None:
@@ -52,8 +55,15 @@ class LocalTracker:
         self.final.update(values)
         write_json(self.folder / SUMMARY_FILE, self.final)
 
-    def checkpoint(self, path: Path) -> None:
-        """The weights already lie in the run's folder."""
+    def table(self, name: str, table: "pd.DataFrame", images: "Sequence[np.ndarray]", step: int) -> None:
+        """Write `tables/<name>.csv`; its images are in the figures."""
+        with atomic(self.folder / TABLES_FOLDER / f"{_safe(name)}.csv") as path:
+            table.to_csv(path, index=False)
+
+    def embedding(self, name: str, points: Points, step: int) -> None:
+        """Write `tables/<name>.npz`, with `vectors` and `labels`."""
+        with atomic(self.folder / TABLES_FOLDER / f"{_safe(name)}.npz") as path, path.open("wb") as file:
+            np.savez_compressed(file, vectors=points.vectors, labels=np.asarray(points.labels, dtype=str))
 
     def finish(self, succeeded: bool) -> None:
         """Every row is in its file already."""
@@ -107,6 +117,11 @@ class MetricsTable:
         text = io.StringIO()
         csv.DictWriter(text, self.columns, restval="", extrasaction="ignore", lineterminator="\n").writerows(rows)
         return text.getvalue().encode()
+
+
+def _safe(name: str) -> str:
+    """A head is named by a column, and not every system takes such a file."""
+    return re.sub(r'[\\:*?"<>|]', "_", name)
 
 
 def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:

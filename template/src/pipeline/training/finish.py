@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
@@ -12,7 +13,7 @@ from torch.optim.swa_utils import update_bn
 from pipeline.data.folds import split
 from pipeline.data.loaders import to_device
 from pipeline.errors import UserError
-from pipeline.files import write_json
+from pipeline.files import read_json, write_json
 from pipeline.inference.device import autocast
 from pipeline.inference.predict import BEST, FINISHED, predict_rows, read_predictions, write_predictions
 from pipeline.inference.weights import load_weights, save_weights
@@ -162,10 +163,15 @@ def average_seeds(setup: Setup, fold: str, folder: Path, parts: list[Path]) -> N
     """The mean of what a fold's models of several seeds predict for the rows it held out."""
     summary: dict[str, Any] = {"fold": fold, "seeds": [part.name for part in parts]}
     if fold != "full":
-        predictions = setup.task.average([read_predictions(part / "oof.parquet") for part in parts])
+        tables = [read_predictions(part / "oof.parquet") for part in parts]
+        if tables[0].columns.empty:  # nothing of them was kept
+            predictions, alone = tables[0], [read_json(part / FINISHED)["metrics"] for part in parts]
+            summary["metrics"] = {name: float(np.mean([each[name] for each in alone])) for name in alone[0]}
+        else:
+            predictions = setup.task.average(tables)
+            _, valid_rows = split(setup.folds.rows, fold)
+            summary["metrics"] = score_rows(setup.task, setup.competition.metrics(), valid_rows, predictions)[1]
         write_predictions(folder / "oof.parquet", predictions, int(fold))
-        _, valid_rows = split(setup.folds.rows, fold)
-        summary["metrics"] = score_rows(setup.task, setup.competition.metrics(), valid_rows, predictions)[1]
         scores = ", ".join(f"{name} {value:.4f}" for name, value in summary["metrics"].items())
         print(f"fold {fold}, mean of {len(parts)} seeds  on the held-out rows: {scores}")
     write_json(folder / FINISHED, summary)

@@ -167,8 +167,8 @@ def train_unfinished(
 
 def print_contract(setup: Setup, loop: FoldLoop) -> None:
     """Check keys, dtypes and shapes on the first rows, before the first step."""
-    dataset = loop.stages.at(loop.progress.epoch).loader.loader.dataset
-    count = min(loop.stages.batches.batch_size, 4)
+    dataset, batches = loop.stages.at(loop.progress.epoch).loader.loader.dataset, loop.stages.batches
+    count = min(batches.batch_size, len(batches.rows), 4)
     batch: dict[str, Any] = setup.task.collate([dataset[(0, row)] for row in range(count)])
     loop.model.eval()
     with torch.no_grad():

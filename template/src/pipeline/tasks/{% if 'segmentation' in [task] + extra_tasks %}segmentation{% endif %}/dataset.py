@@ -1,12 +1,10 @@
 """Windows of images, with their masks, as sample dicts."""
 
-import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import albumentations as A
-import cv2
 import numpy as np
 import pandas as pd
 
@@ -19,6 +17,7 @@ from pipeline.tasks.segmentation.kinds import IGNORED, kind_of
 from pipeline.tasks.segmentation.settings import SegmentationSettings
 from pipeline.tasks.segmentation.sources import WindowReader, check_size, label_window
 from pipeline.tasks.segmentation.windows import INPUT_WINDOW, Size, Window, crop, windows
+from pipeline.tasks.shared.augmenting import Augmenting
 
 Sample = dict[str, Any]
 
@@ -56,9 +55,9 @@ class MaskDataset(SampleDataset):
         self.heads = [] if stage == "test" else [(head, kind_of(head)) for head in heads]
         self.truths = {head.name: _truths(rows, head) for head, _ in self.heads}
         self.reader = WindowReader(reader, size)
-        self.augmentations, self.size, self.settings, self.seed = augmentations, size, settings, seed
+        self.augmentations = Augmenting(augmentations, size)
+        self.size, self.settings, self.seed = size, settings, seed
         self.train = stage == "train"
-        self.random = random.Random()
         self.windows: list[tuple[int, Window]] = []
         if not self.train:
             sizes = [self._size(row) for row in range(len(rows))]
@@ -71,7 +70,8 @@ class MaskDataset(SampleDataset):
 
     def __getitem__(self, index: tuple[int, int]) -> Sample:
         epoch, position = index
-        draw = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, epoch, position])))
+        seeds = np.random.SeedSequence([self.seed, epoch, position])
+        draw = np.random.Generator(np.random.PCG64(seeds))
         row, window = (position, None) if self.train else self.windows[position]
         try:
             if window is None:
@@ -80,7 +80,8 @@ class MaskDataset(SampleDataset):
             planes = [(head, self._planes(row, head, window)) for head, _ in self.heads]
         except UserError as error:
             raise UserError(f"row {row} (id {self.ids[row]}): {error}") from error
-        image, masks = self._augmented(image, [plane for _, found in planes for plane in found], draw)
+        masks = [plane for _, found in planes for plane in found]
+        image, masks = self.augmentations(image, seeds, masks, draw)
         targets, first = {}, 0
         for (head, found), (_, kind) in zip(planes, self.heads, strict=True):
             targets[head.target_key] = kind.target(np.stack(masks[first : first + len(found)]))
@@ -138,28 +139,6 @@ class MaskDataset(SampleDataset):
         if len(planes) != len(head.classes):
             raise UserError(f"its mask has {len(planes)} planes, and head '{head.name}' {len(head.classes)} classes")
         return label_window(planes, self.size)
-
-    def _augmented(
-        self, image: np.ndarray, masks: list[np.ndarray], draw: np.random.Generator
-    ) -> tuple[np.ndarray, list[np.ndarray]]:
-        # Albumentations ignores the global seeds; this makes its draws a function of (seed, epoch, row) alone. One pair
-        # of generators serves all transforms: with `set_random_seed` each would draw what its neighbours draw.
-        self.random.seed(int(draw.integers(2**32)))
-        self.augmentations.set_random_state(draw, self.random)
-        given = self.augmentations(image=image, masks=masks) if masks else self.augmentations(image=image)
-        image, masks = given["image"], list(given.get("masks", []))
-        for name, shape in (("an image", image.shape[:2]), *(("a mask", mask.shape[:2]) for mask in masks)):
-            if shape != self.size:
-                raise UserError(
-                    f"the augmentations gave {name} of {shape[0]}x{shape[1]}, and image.size is "
-                    f"{self.size[0]}x{self.size[1]}; end every pipeline in augmentations.py with that size"
-                )
-        return np.ascontiguousarray(image), masks
-
-
-def resize(stage: str, size: Size) -> A.Compose:
-    """No augmentation at all: images of (height, width) = `size` in every stage."""
-    return A.Compose([A.Resize(*size, interpolation=cv2.INTER_AREA)])
 
 
 def _truths(rows: pd.DataFrame, head: Head) -> list[Any]:

@@ -5,13 +5,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import cv2
 import numpy as np
 import pandas as pd
 
 from pipeline.competition import Head
 from pipeline.errors import UserError
 from pipeline.tasks.segmentation import maps
+from pipeline.tasks.segmentation.components import Components
 from pipeline.tasks.segmentation.predictions import columns, has_presence, presence_columns, require_columns
 
 USUAL = (0.5, 0.0, 0.5)
@@ -69,13 +69,16 @@ def presence_of(predictions: pd.DataFrame, head: Head) -> np.ndarray:
 
 def decided(cells: Sequence[bytes], presence: np.ndarray, chosen: Sequence[Decision], kind: str) -> np.ndarray:
     """The masks of one image, bool (C, H, W), from a map cell per class."""
-    owner = owners(cells) if kind == EXCLUSIVE else None
-    planes = np.zeros((len(cells), *maps.size_of(cells[0])), bool)
+    owner, size = owners(cells) if kind == EXCLUSIVE else None, maps.size_of(cells[0])
+    planes = np.zeros((len(cells), *size), bool)
     for number, (cell, decision) in enumerate(zip(cells, chosen, strict=True)):
-        if presence[number] >= decision.presence:
-            own, free = (None, None) if owner is None else (owner == number, (owner == number) | (owner < 0))
-            mask = cleaned(above(maps.at_image_size(cell), decision.threshold, own), decision.min_area, free)
-            planes[number] = mask if owner is None else mask & ~planes[:number].any(axis=0)
+        if presence[number] < decision.presence:
+            continue
+        own, free = (None, None) if owner is None else (owner == number, (owner == number) | (owner < 0))
+        planes[number] = above(cell, decision.threshold, own)
+        planes[number] = cleaned(planes[number], decision.min_area, free)
+        if owner is not None:
+            planes[number] &= ~planes[:number].any(axis=0)
     return planes
 
 
@@ -91,14 +94,19 @@ def owners(cells: Sequence[bytes]) -> np.ndarray:
         owner[probability > best] = number
         np.maximum(best, probability, out=best)
         total += probability
-    owner[best <= 255 - total.astype(np.int32)] = -1
+    owner[best + total <= 255] = -1
     return owner
 
 
-def above(probability: np.ndarray, threshold: float, own: np.ndarray | None = None) -> np.ndarray:
-    """Where uint8 (H, W) exceeds a threshold, bool; only among its `own` pixels, where given."""
-    mask: np.ndarray = probability > math.floor(threshold * 255)
-    return mask if own is None else mask & own
+def above(cell: bytes, threshold: float, own: np.ndarray | None = None) -> np.ndarray:
+    """Where a map exceeds a threshold, bool (H, W) at the size of the image; only among its `own` pixels, if given."""
+    size, least = maps.size_of(cell), math.floor(threshold * 255)
+    mask = np.empty(size, bool)
+    for rows, band in zip(maps.strips(size), maps.bands(cell, size), strict=True):
+        np.greater(band, least, out=mask[rows])
+    if own is not None:
+        mask &= own
+    return mask
 
 
 def cleaned(mask: np.ndarray, min_area: float, free: np.ndarray | None = None) -> np.ndarray:
@@ -111,56 +119,40 @@ def cleaned(mask: np.ndarray, min_area: float, free: np.ndarray | None = None) -
 
 
 def cleanings(mask: np.ndarray, areas: Sequence[float], free: np.ndarray | None = None) -> Iterator[np.ndarray]:
-    """The mask as each of the areas cleans it, in turn; what they share is looked for once. See `cleaned`."""
+    """The mask as each of the areas cleans it, ascending; what they share is looked for once, and the same array comes
+    again where nothing changes. See `cleaned`."""
     components: Components | None = None
-    kept, without, holes = -1, mask, None
+    kept, closed, without, filled, holes = -1, 0, mask, mask, None
     for area in areas:
         if area <= 1 or not mask.any():
             yield mask
             continue
         components = components or Components.of(mask, 8)
         keep = components.areas >= area
-        keep[0] = False
         if keep.sum() != kept:
-            kept, holes = int(keep.sum()), None
-            without = mask if keep[1:].all() else keep[components.labels]
+            kept, closed, holes = int(keep.sum()), 0, None
+            filled = without = mask if keep.all() else components.mask(keep)
         if not kept:
             yield without
             continue
-        holes = holes or Components.of(~without, 4)
-        small = holes.areas < area
-        small[holes.at_border] = False
-        small[0] = False
-        if not small.any():
-            yield without
-        else:
-            filled = small[holes.labels]
-            yield without | (filled if free is None else filled & free)
-
-
-@dataclass(frozen=True, eq=False)
-class Components:
-    """Connected components: labels int32 (H, W) from 1 on, areas int64 (N + 1,), and the labels at the border."""
-
-    labels: np.ndarray
-    areas: np.ndarray
-    at_border: np.ndarray
-
-    @classmethod
-    def of(cls, mask: np.ndarray, neighbours: int) -> "Components":
-        # `connectedComponentsWithStats` takes three times as long.
-        count, labels = cv2.connectedComponents(mask.view(np.uint8), connectivity=neighbours)
-        border = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
-        return cls(labels, np.bincount(labels.ravel(), minlength=count), border)
+        holes = holes or Components.of(without, 4, value=False)
+        small = (holes.areas < area) & ~holes.at_border()
+        if small.sum() != closed:
+            closed = int(small.sum())
+            filled = holes.mask(small)
+            if free is not None:
+                filled &= free
+            filled |= without
+        yield filled
 
 
 def kept(predictions: pd.DataFrame, head: Head, store: Store) -> pd.DataFrame:
     """The table as it is stored out of fold: with its probabilities, with masks as the usual thresholds decide them, or
-    without maps. Other columns stay."""
+    none. Other columns stay."""
     if store == "probabilities":
         return predictions
     if store == "none":
-        return predictions.drop(columns=columns(head))
+        return predictions.drop(columns=[*columns(head), *presence_columns(head)], errors="ignore")
     cells = [
         [maps.encode_mask(plane) for plane in planes] for planes in decoded(predictions, replace(head, thresholds=()))
     ]

@@ -111,6 +111,12 @@ def shrunk(planes: np.ndarray, most: int = DRAWN) -> np.ndarray:
     return np.stack([np.maximum.reduceat(np.maximum.reduceat(plane, rows), columns, axis=1) for plane in planes])
 
 
+def shrunk_truth(planes: np.ndarray) -> np.ndarray:
+    """`shrunk` of a truth, uint8 (C, H, W) of 0, 1, 255; what is true comes before what is ignored."""
+    true, ignored = shrunk(planes == 1), shrunk(planes == IGNORED)
+    return np.where(true, np.uint8(1), np.where(ignored, np.uint8(IGNORED), np.uint8(0)))
+
+
 def _draw_row(
     axes: "Sequence[Axes]",
     image: np.ndarray,
@@ -119,13 +125,12 @@ def _draw_row(
     probability: np.ndarray,
     colors: Sequence[tuple[float, float, float]],
 ) -> None:
-    ignored = shrunk(truth == IGNORED)
-    true, said = shrunk(truth == 1), shrunk(masks)
+    planes, said = shrunk_truth(truth), shrunk(masks)
+    true = planes == 1
     size = (true.shape[2], true.shape[1])
     small = cv2.resize(_rgb(image), size, interpolation=cv2.INTER_AREA)
-    planes = np.where(true, np.uint8(1), np.where(ignored, np.uint8(IGNORED), np.uint8(0)))
     axes[0].imshow(small)
-    axes[1].imshow(_painted(small, true, colors, np.all(ignored, axis=0)))
+    axes[1].imshow(_painted(small, true, colors, np.all(planes == IGNORED, axis=0)))
     axes[2].imshow(_painted(small, said, colors))
     axes[3].imshow(overlay(small, planes, said))
     axes[4].imshow(shrunk(probability).max(axis=0), cmap="magma", vmin=0, vmax=255, extent=(0, *size, 0))

@@ -143,12 +143,12 @@ def probability_counts(truth: pd.DataFrame, predictions: pd.DataFrame, head: Hea
     for number in order:
         planes = truth[head.name].iloc[number].read()
         for index, cell in enumerate(predictions[columns(head)].iloc[number]):
-            probability = maps.probability(cell)
-            plane = planes[index]
-            if plane.shape != probability.shape:
-                plane = cv2.resize(plane, probability.shape[::-1], interpolation=cv2.INTER_NEAREST)
-            for side in (0, 1):
-                counted[index, side] += np.bincount(probability[plane == side], minlength=256)
+            size, plane = maps.stored_size(cell), planes[index]
+            if plane.shape != size:
+                plane = cv2.resize(plane, size[::-1], interpolation=cv2.INTER_NEAREST)
+            for rows, band in zip(maps.strips(size), maps.bands(cell), strict=True):
+                for side in (0, 1):
+                    counted[index, side] += np.bincount(band[plane[rows] == side], minlength=256)
         looked_at += planes.size
         if looked_at > SAMPLED_PIXELS:
             break

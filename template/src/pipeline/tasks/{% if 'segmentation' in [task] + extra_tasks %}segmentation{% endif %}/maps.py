@@ -7,7 +7,7 @@ smooth maps. A mask is stored as bits.
 
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -15,6 +15,8 @@ import numpy as np
 HEADER = struct.Struct("<B4I")
 PROBABILITY, MASK = 1, 2
 LEVEL = 1
+STRIP = 1 << 22  # pixels of a map, or of what is made of it, that are looked at together
+PIECE = 1 << 16  # bytes that are decompressed at once
 Size = tuple[int, int]
 
 
@@ -68,13 +70,51 @@ def size_of(cell: bytes) -> Size:
     return height, width
 
 
+def stored_size(cell: bytes) -> Size:
+    """Height and width of the map."""
+    _, _, _, height, width = HEADER.unpack_from(cell)
+    return height, width
+
+
+def strips(size: Size) -> Iterator[slice]:
+    """The rows of a map or mask, a few million pixels at a time."""
+    rows = max(1, STRIP // max(size[1], 1))
+    return (slice(top, min(top + rows, size[0])) for top in range(0, size[0], rows))
+
+
+def bands(cell: bytes, size: Size | None = None) -> Iterator[np.ndarray]:
+    """Probabilities uint8 (k, w) of the rows of `strips`, one after the other; of a mask 0 and 255.
+
+    Args:
+        size: height and width that are wanted, bilinear; none: as they are stored. A map that is stored otherwise is
+            whole in memory meanwhile.
+    """
+    stored = stored_size(cell)
+    if size is not None and size != stored:
+        whole = _resized(probability(cell), size)
+        yield from (whole[rows] for rows in strips(size))
+        return
+    is_mask = cell[0] == MASK
+    width = -(-stored[1] // 8) if is_mask else stored[1]
+    above = np.zeros(width, np.uint8)
+    sizes = [(rows.stop - rows.start) * width for rows in strips(stored)]
+    for data in _unpacked(memoryview(cell)[HEADER.size :], sizes):
+        raw = np.frombuffer(data, np.uint8).reshape(-1, width)
+        if is_mask:
+            yield np.unpackbits(raw, axis=1, count=stored[1]) * np.uint8(255)
+            continue
+        band = np.cumsum(raw, axis=0, dtype=np.uint8)
+        band += above
+        above = band[-1].copy()
+        yield band
+
+
 def probability(cell: bytes) -> np.ndarray:
     """Probabilities as they are stored, uint8 (h, w); of a mask 0 and 255."""
-    kind, _, _, height, width = HEADER.unpack_from(cell)
-    raw = np.frombuffer(zlib.decompress(memoryview(cell)[HEADER.size :]), np.uint8).reshape(height, -1)
-    if kind == MASK:
-        return np.unpackbits(raw, axis=1, count=width) * np.uint8(255)
-    return np.cumsum(raw, axis=0, dtype=np.uint8)
+    whole = np.empty(stored_size(cell), np.uint8)
+    for rows, band in zip(strips(whole.shape), bands(cell), strict=True):
+        whole[rows] = band
+    return whole
 
 
 def at_image_size(cell: bytes) -> np.ndarray:
@@ -86,12 +126,28 @@ def average(cells: Sequence[bytes]) -> bytes:
     """The mean of cells of one image, at the size of the largest of them."""
     if len(cells) == 1:
         return cells[0]
-    maps = [probability(cell) for cell in cells]
-    stored = max(each.shape for each in maps)
-    total = np.zeros(stored, np.uint16 if len(maps) < 256 else np.uint32)
-    for each in maps:
-        total += _resized(each, (stored[0], stored[1]))
-    return encode(((total + len(maps) // 2) // len(maps)).astype(np.uint8), size_of(cells[0]))
+    size = max(stored_size(cell) for cell in cells)
+    writer = MapWriter(size_of(cells[0]), size)
+    for parts in zip(*(bands(cell, size) for cell in cells), strict=True):
+        total = np.stack(parts).sum(axis=0, dtype=np.uint32)
+        writer.add(((total + len(parts) // 2) // len(parts)).astype(np.uint8))
+    return writer.finish()
+
+
+def _unpacked(data: memoryview, sizes: Sequence[int]) -> Iterator[bytearray]:
+    """What was compressed, in parts of these numbers of bytes."""
+    unpacker, rest, position = zlib.decompressobj(), b"", 0
+    for size in sizes:
+        part = bytearray()
+        while len(part) < size:
+            if not rest:
+                rest, position = bytes(data[position : position + PIECE]), position + PIECE
+            more = unpacker.decompress(rest, size - len(part))
+            if not more and not rest:
+                raise ValueError("a map cell ends before its last row")
+            part += more
+            rest = unpacker.unconsumed_tail
+        yield part
 
 
 def _resized(pixels: np.ndarray, size: Size) -> np.ndarray:

@@ -23,8 +23,8 @@ def colour_code(red: int, green: int, blue: int) -> int:
 
 @functools.lru_cache(maxsize=2)  # the windows of an image come one after the other
 def codes_in(path: Path) -> np.ndarray:
-    """What stands in each pixel of a mask file, int32 (H, W): its value, also an index into a palette; where the file
-    has colours that differ from grey, `colour_code`.
+    """What stands in each pixel of a mask file, (H, W) of a type of whole numbers: its value, also an index into a
+    palette; where the file has colours that differ from grey, `colour_code`.
 
     Raises:
         UserError: the file is missing or no image.
@@ -34,10 +34,10 @@ def codes_in(path: Path) -> np.ndarray:
     except UserError as error:
         raise UserError(str(error).replace("there is no image", "there is no mask", 1)) from error
     pixels = _decoded(data, path)
-    if pixels.ndim == 3 and (pixels.shape[2] < 3 or (pixels[..., :1] == pixels[..., :3]).all()):
+    if pixels.ndim == 3 and (pixels.shape[2] < 3 or all((pixels[..., 0] == pixels[..., k]).all() for k in (1, 2))):
         pixels = pixels[..., 0]
-    if pixels.ndim == 2:
-        return pixels.astype(np.int32)
+    if pixels.ndim == 2:  # as narrow as it is stored: a mask may be larger than its image
+        return pixels if pixels.dtype.kind in "iu" else pixels.astype(np.int32)
     red, green, blue = (pixels[..., channel].astype(np.int32) for channel in range(3))
     return COLOUR | red << 16 | green << 8 | blue
 

@@ -242,14 +242,3 @@ class DPT(MaskNetwork):
 
     def _size_arguments(self, settings: Model) -> dict[str, Any]:
         return {"dynamic_img_size": True}
-
-
-MODELS = {
-    "unet": Unet,
-    "unetplusplus": UnetPlusPlus,
-    "fpn": FPN,
-    "deeplabv3plus": DeepLabV3Plus,
-    "upernet": UPerNet,
-    "segformer": Segformer,
-    "dpt": DPT,
-}

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from pipeline.errors import UserError
+from pipeline.tasks.segmentation.maps import strips
 
 Order = Literal["column", "row"]
 Size = tuple[int, int]
@@ -15,11 +16,15 @@ Size = tuple[int, int]
 def encode(mask: np.ndarray, order: Order = "column", first: int = 1) -> str:
     """The runs of a mask, bool (H, W), in ascending order; an empty text for an empty mask."""
     pixels = mask.astype(bool, copy=False).view(np.uint8)
-    flat = (cv2.transpose(pixels) if order == "column" and pixels.size else pixels).ravel()
-    edges = _edges(flat)
-    lengths = edges[1::2] - edges[::2]
-    runs = np.stack([edges[::2] + first, lengths], axis=1).ravel()
-    return _text(runs)
+    lines, length = mask.shape if order == "row" else mask.shape[::-1]
+    found = [np.zeros(0, np.int64)]
+    for part in strips((lines, length)) if mask.size else ():
+        flat = pixels[part] if order == "row" else cv2.transpose(pixels[:, part])
+        found.append(edges(flat.ravel()) + part.start * length)
+    places = np.concatenate(found)
+    through = np.flatnonzero(places[1:] == places[:-1])  # runs that go on in the next strip
+    starts, ends = np.delete(places, [*through, *(through + 1)]).reshape(-1, 2).T
+    return _text(np.stack([starts + first, ends - starts], axis=1).ravel())
 
 
 def decode(text: str, size: Size, order: Order = "column", first: int = 1) -> np.ndarray:
@@ -28,10 +33,14 @@ def decode(text: str, size: Size, order: Order = "column", first: int = 1) -> np
     Raises:
         UserError: the text cannot be read for an image of this size; see `fault`.
     """
-    flat = _filled(*_checked(text, size, first), size[0] * size[1])
-    if order == "row" or not flat.size:
-        return flat.reshape(size).astype(bool, copy=False)
-    return cv2.transpose(flat.view(np.uint8).reshape(size[1], size[0])).view(bool)
+    starts, ends = _checked(text, size, first)
+    if order == "row":
+        return filled(starts, ends, size[0] * size[1]).reshape(size)
+    mask = np.empty(size, bool)
+    for part in strips((size[1], size[0])) if mask.size else ():
+        flat = _between(starts, ends, part.start * size[0], part.stop * size[0])
+        mask.view(np.uint8)[:, part] = cv2.transpose(flat.view(np.uint8).reshape(-1, size[0]))
+    return mask
 
 
 def decode_window(
@@ -54,10 +63,7 @@ def decode_window(
     if rows.start >= rows.stop or columns.start >= columns.stop:
         return out
     starts, ends = _remembered(text, size, first)
-    begin, end = rows.start * size[1], rows.stop * size[1]
-    starts, ends = np.clip(starts, begin, end) - begin, np.clip(ends, begin, end) - begin
-    inside = ends > starts
-    strip = _filled(starts[inside], ends[inside], end - begin).reshape(-1, size[1])
+    strip = _between(starts, ends, rows.start * size[1], rows.stop * size[1]).reshape(-1, size[1])
     place = (slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left))
     out[place] = strip[:, columns]
     return out
@@ -105,7 +111,7 @@ def fault(text: str, size: Size, first: int = 1) -> str:
     return ""
 
 
-def _edges(flat: np.ndarray) -> np.ndarray:
+def edges(flat: np.ndarray) -> np.ndarray:
     """Where runs start and end in turns, int64 (2 N,), of uint8 (length,) of 0 and 1."""
     if not flat.size:
         return np.zeros(0, np.int64)
@@ -114,8 +120,8 @@ def _edges(flat: np.ndarray) -> np.ndarray:
     np.bitwise_xor(flat[1:], flat[:-1], out=changes[1 : flat.size])
     words = np.flatnonzero(changes.view(np.uint64) != 0)  # eight pixels at once, most of which do not change
     places = np.flatnonzero(changes.reshape(-1, 8)[words].view(bool).ravel())
-    edges: np.ndarray = 8 * words[places >> 3] + (places & 7)
-    return edges
+    found: np.ndarray = 8 * words[places >> 3] + (places & 7)
+    return found
 
 
 def _text(numbers: np.ndarray) -> str:
@@ -169,13 +175,21 @@ def _checked(text: str, size: Size, first: int) -> tuple[np.ndarray, np.ndarray]
 _remembered = lru_cache(maxsize=4)(_checked)
 
 
-def _filled(starts: np.ndarray, ends: np.ndarray, length: int) -> np.ndarray:
-    """Bool (length,), True from each start to before its end."""
-    if (starts[1:] >= ends[:-1]).all():
-        edges = np.empty(2 * len(starts) + 2, np.int64)
-        edges[0], edges[-1] = 0, length
-        edges[1:-1:2], edges[2:-1:2] = starts, ends
-        return np.repeat(np.arange(len(edges) - 1) % 2 == 1, np.diff(edges))
-    steps = np.bincount(starts, minlength=length + 1) - np.bincount(ends, minlength=length + 1)
-    filled: np.ndarray = np.cumsum(steps[:length]) > 0
-    return filled
+def _between(starts: np.ndarray, ends: np.ndarray, begin: int, end: int) -> np.ndarray:
+    """What `filled` gives from `begin` to before `end`."""
+    starts, ends = np.clip(starts, begin, end) - begin, np.clip(ends, begin, end) - begin
+    inside = ends > starts
+    return filled(starts[inside], ends[inside], end - begin)
+
+
+def filled(starts: np.ndarray, ends: np.ndarray, length: int) -> np.ndarray:
+    """Bool (length,), True from each start to before its end; the runs may stand in any order, and overlap."""
+    if (starts[1:] < ends[:-1]).any():
+        order = np.argsort(starts, kind="stable")
+        starts, ends = starts[order], np.maximum.accumulate(ends[order])
+        apart = starts[1:] > ends[:-1]
+        starts, ends = starts[np.append(True, apart)], ends[np.append(apart, True)]
+    places = np.empty(2 * len(starts) + 2, np.int64)
+    places[0], places[-1] = 0, length
+    places[1:-1:2], places[2:-1:2] = starts, ends
+    return np.repeat(np.arange(len(places) - 1) % 2 == 1, np.diff(places))

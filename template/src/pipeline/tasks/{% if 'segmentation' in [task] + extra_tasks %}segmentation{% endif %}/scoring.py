@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 import pandas as pd
 from sklearn.exceptions import UndefinedMetricWarning
 
 from pipeline.competition import Head
 from pipeline.errors import UserError
+from pipeline.tasks.segmentation.components import Components
 from pipeline.tasks.segmentation.decoding import EXCLUSIVE, decoded
+from pipeline.tasks.segmentation.maps import strips
 from pipeline.tasks.segmentation.predictions import require_columns
 
 if TYPE_CHECKING:
@@ -42,12 +43,14 @@ def pixels(plane: np.ndarray, mask: np.ndarray, foreground: np.ndarray, instance
         foreground: where any class is, bool (H, W).
         instances: gives the true objects, see `instances_of`; not asked for here.
     """
-    true, known = plane == 1, plane != IGNORED
-    said = mask & known
-    hit = np.count_nonzero(true & said)
-    crossed = np.count_nonzero(said & foreground & ~true)
-    counts = [hit, np.count_nonzero(said) - hit, np.count_nonzero(true) - hit, np.count_nonzero(known), crossed]
-    return np.array(counts, np.int64)
+    counts = np.zeros(5, np.int64)
+    for rows in strips((plane.shape[0], plane.shape[1])):
+        true, known = plane[rows] == 1, plane[rows] != IGNORED
+        said = mask[rows] & known
+        hit = np.count_nonzero(true & said)
+        crossed = np.count_nonzero(said & foreground[rows] & ~true)
+        counts += hit, np.count_nonzero(said) - hit, np.count_nonzero(true) - hit, np.count_nonzero(known), crossed
+    return counts
 
 
 def objects(plane: np.ndarray, mask: np.ndarray, foreground: np.ndarray, instances: Instances) -> np.ndarray:
@@ -60,12 +63,11 @@ def objects(plane: np.ndarray, mask: np.ndarray, foreground: np.ndarray, instanc
     known = plane != IGNORED
     if not known.any():
         return np.array([np.nan])
-    found, labels = cv2.connectedComponents((mask & known).view(np.uint8), connectivity=8)
-    areas = np.bincount(labels.ravel(), minlength=found)[1:]
-    true = instances()
+    found, true = Components.of(mask & known, 8), instances()
+    areas = found.areas
     if not true or not len(areas):
         return np.array([float(not true and not len(areas))])
-    shared = np.stack([np.bincount(labels.ravel()[instance], minlength=found)[1:] for instance in true])
+    shared = np.stack([found.counted(instance) for instance in true])
     union = np.array([len(instance) for instance in true])[:, None] + areas - shared
     scores = []
     for twentieths in range(10, 20):
@@ -109,13 +111,21 @@ def counts(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head, count: Co
 
 def count_image(truth: "Truth", planes: np.ndarray, masks: np.ndarray, kind: str, count: Count) -> np.ndarray:
     """Counts (C, K) of one image, given its truth, that truth's planes, and what is decided, both (C, H, W)."""
-    foreground = (planes == 1).any(axis=0) if kind == EXCLUSIVE else np.zeros(planes.shape[1:], bool)
+    foreground = foreground_of(planes, kind)
     return np.stack(
         [
             count(plane, mask, foreground, partial(instances_of, truth, number, plane))
             for number, (plane, mask) in enumerate(zip(planes, masks, strict=True))
         ]
     )
+
+
+def foreground_of(planes: np.ndarray, kind: str) -> np.ndarray:
+    """Where any class is, bool (H, W), if every pixel has one class; else nowhere."""
+    if kind != EXCLUSIVE:
+        return np.broadcast_to(np.False_, planes.shape[1:])
+    found: np.ndarray = (planes == 1).any(axis=0)
+    return found
 
 
 def instances_of(truth: "Truth", number: int, plane: np.ndarray) -> list[np.ndarray]:

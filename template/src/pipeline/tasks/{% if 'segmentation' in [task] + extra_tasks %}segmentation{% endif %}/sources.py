@@ -9,18 +9,17 @@ import cv2
 import numpy as np
 
 from pipeline.data.cache import CachedImages, ResizedReader, resized
+from pipeline.data.formats import require
+from pipeline.data.images import TIF_SUFFIXES, size_of
 from pipeline.data.images import image as read_image
-from pipeline.data.images import size_of
 from pipeline.data.pixels import scaled, with_channels
 from pipeline.data.places import archive_at, read_bytes
 from pipeline.data.scan import Reader
-from pipeline.data.tif_windows import TifWindows
+from pipeline.data.tif_windows import LARGE, TifWindows
 from pipeline.errors import UserError
 from pipeline.tasks.segmentation.windows import Size, Window
 
 HEADER = 1 << 18  # bytes of a file in which its size is looked for
-LARGE = 2048 * 2048  # pixels; a tif of more is read by window
-RASTER = (".tif", ".tiff")
 
 
 class WindowReader:
@@ -55,8 +54,6 @@ class WindowReader:
             size = pixels.shape[:2]
             check_size(size, image)
         else:
-            if size is not None and path.suffix.lower() in RASTER:
-                check_memory(size[0] * size[1] * 3)
             pixels = self.reader(path, self.size)
         return resized(pixels, self.size), size or image or pixels.shape[:2]
 
@@ -68,9 +65,10 @@ class WindowReader:
         """
         if self.resizes:
             raise UserError("windows are cut from whole images; set image.cache: false, or task.params.view: whole")
+        check_memory(window.height * window.width * 3)
         top, left, height, width = window.inside
         params = window_params(self.reader)
-        size = header_size(path) if path.suffix.lower() in RASTER and params is not None else None
+        size = header_size(path) if path.suffix.lower() in TIF_SUFFIXES and params is not None else None
         if size is not None and params is not None and size[0] * size[1] > LARGE:
             check_size(size, window.size)
             pixels = tif_part(path, window.inside, params)
@@ -93,8 +91,13 @@ class WindowReader:
 
 
 def header_size(path: Path) -> Size | None:
-    """Height and width as the header says; none where that is not known, or where the image may be turned by it."""
-    if path.suffix.lower() in RASTER:
+    """Height and width as the header says; none where that is not known, or where the image may be turned by it.
+
+    Raises:
+        UserError: it is a tif, and tifffile is not installed, without which a slide would be decoded for each window.
+    """
+    if path.suffix.lower() in TIF_SUFFIXES:
+        require("tifffile", "a tif that is read by window")
         try:
             with TifWindows(path) as tif:
                 return tif.size

@@ -17,6 +17,7 @@ from pipeline.competition import Competition, Head
 from pipeline.errors import UserError, listed
 from pipeline.rules import Keys, sample_id_column
 from pipeline.tasks.segmentation import maps, rle
+from pipeline.tasks.segmentation.components import Components
 from pipeline.tasks.segmentation.decoding import decoded
 from pipeline.tasks.segmentation.forms import EMPTY, RunLengths
 from pipeline.tasks.segmentation.predictions import columns
@@ -210,8 +211,7 @@ def _texts(mask: np.ndarray, form: Written, asked: Layout) -> list[str]:
         return [asked.empty]
     if not asked.objects:
         return [rle.encode(mask, form.order, form.first)]
-    count, labels = cv2.connectedComponents(mask.view(np.uint8), connectivity=8)
-    return [rle.encode(labels == number, form.order, form.first) for number in range(1, count)]
+    return [rle.encode(one, form.order, form.first) for one in Components.of(mask, 8).masks()]
 
 
 def as_predictions(

@@ -1,6 +1,6 @@
 """The room's one door: what mask tasks do with rows, batches and outputs."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,7 +25,7 @@ from pipeline.tasks.segmentation.contract import check_contract
 from pipeline.tasks.segmentation.dataset import MaskDataset
 from pipeline.tasks.segmentation.decoding import USUAL, decoded, kept
 from pipeline.tasks.segmentation.demo import answer_rows
-from pipeline.tasks.segmentation.drawing import sample_figure
+from pipeline.tasks.segmentation.drawing import sample_figure, shrunk, shrunk_truth
 from pipeline.tasks.segmentation.figures import figures, worst_and_best
 from pipeline.tasks.segmentation.kinds import kind_of
 from pipeline.tasks.segmentation.losses import LOSSES
@@ -38,6 +38,7 @@ from pipeline.tasks.segmentation.tta import TTAModel
 from pipeline.tasks.shared.chosen import chosen_class
 from pipeline.tasks.shared.collate import collate
 from pipeline.tasks.shared.criterion import WeightedLosses
+from pipeline.tasks.shared.model import prepared_model
 
 ROOM = "pipeline.tasks.segmentation"
 MODELS = {
@@ -58,7 +59,7 @@ class SegmentationTask(Task):
     KINDS: ClassVar[frozenset[str]] = frozenset({"mask", "multiclass_mask"})
     NAMES: ClassVar[References] = {
         "task": {"default": f"{ROOM}.settings:SegmentationSettings"},
-        "augmentations": {"resize": f"{ROOM}.dataset:resize"},
+        "augmentations": {"resize": "pipeline.tasks.shared.augmenting:resize"},
         "prepare": {"normalize": "pipeline.tasks.shared.normalize:Normalize"},
         "model": {name: f"{ROOM}.model:{made}" for name, made in MODELS.items()},
         "loss": {name: f"{made.__module__}:{made.__name__}" for name, made in LOSSES.items()},
@@ -91,13 +92,7 @@ class SegmentationTask(Task):
 
     def model(self, experiment: Experiment, names: Names, pretrained: bool) -> PreparedModel:
         room_settings(experiment, names)  # what is wrong with them is said before a cache is filled
-        size = experiment.model.image_size or experiment.image.size
-        settings = experiment.model.model_copy(update={"pretrained": pretrained, "image_size": size})
-        entry = Named(name=settings.name, params=settings.params)
-        network = names.bind("model", entry)(self.heads, settings, names)
-        mean = getattr(network, "mean", [0.0] * settings.in_chans)
-        std = getattr(network, "std", [1.0] * settings.in_chans)
-        return PreparedModel(names.bind("prepare", experiment.image.prepare)(mean, std), network)
+        return prepared_model(self.heads, experiment, names, pretrained)
 
     def predictor(self, model: nn.Module, experiment: Experiment, names: Names) -> nn.Module:
         views = room_settings(experiment, names).tta
@@ -132,21 +127,6 @@ class SegmentationTask(Task):
                 "classes; set them in the params of the loss: positive_weight of 'bce', weights of 'cross_entropy'"
             )
         return WeightedLosses(losses, self.heads, names)
-
-    @property
-    def has_gallery(self) -> bool:
-        return False
-
-    def looks_among(self, rows: pd.DataFrame) -> bool:
-        return False
-
-    def gallery(self, rows: pd.DataFrame, held_out: pd.DataFrame | None = None) -> pd.DataFrame | None:
-        return None
-
-    def decoders(
-        self, gallery: pd.DataFrame, outputs: Iterable[Sequence[Mapping[str, Tensor]]], own: bool
-    ) -> list[Decoder]:
-        return []
 
     def no_predictions(self) -> pd.DataFrame:
         names = [name for head in self.heads for name in columns(head)]
@@ -215,9 +195,9 @@ class SegmentationTask(Task):
         return sample_figure(
             [images[position] for position in chosen],
             list(shown.index),
-            [truth[head.name].iloc[position].read() for position in chosen],
-            list(decoded(shown, head)),
-            [np.stack([maps.probability(cell) for cell in cells]) for cells in shown[columns(head)].to_numpy()],
+            [shrunk_truth(truth[head.name].iloc[position].read()) for position in chosen],
+            [shrunk(planes) for planes in decoded(shown, head)],
+            [shrunk(np.stack([maps.probability(cell) for cell in cells])) for cells in shown[columns(head)].to_numpy()],
             head.classes,
         )
 

@@ -13,7 +13,7 @@ from pipeline.tasks.segmentation import maps
 from pipeline.tasks.segmentation.decoding import EXCLUSIVE, USUAL, above, cleanings, owners, presence_of
 from pipeline.tasks.segmentation.metrics import Scored
 from pipeline.tasks.segmentation.predictions import columns, has_presence, require_columns
-from pipeline.tasks.segmentation.scoring import Count, instances_of, require_size
+from pipeline.tasks.segmentation.scoring import Count, foreground_of, instances_of, require_size
 
 if TYPE_CHECKING:
     from pipeline.tasks.segmentation.truth import Truth
@@ -108,7 +108,7 @@ class Tuning:
         self, true: "Truth", planes: np.ndarray, number: int, cell: bytes, owner: np.ndarray | None, count: Count
     ) -> np.ndarray:
         own, free = (None, None) if owner is None else (owner == number, (owner == number) | (owner < 0))
-        foreground = (planes == 1).any(axis=0) if owner is not None else np.zeros(planes.shape[1:], bool)
+        foreground = foreground_of(planes, self.head.kind)
         instances: list[np.ndarray] | None = None
 
         def objects() -> list[np.ndarray]:
@@ -119,15 +119,13 @@ class Tuning:
         def counted(mask: np.ndarray) -> np.ndarray:
             return count(planes[number], mask, foreground, objects)
 
-        probability = maps.at_image_size(cell)
-        empty = counted(np.zeros(probability.shape, bool))
+        empty = counted(np.broadcast_to(np.False_, true.size))
         table = np.empty((len(self.candidates.threshold), len(self.candidates.min_area) + 1, len(empty)), empty.dtype)
         table[:, -1] = empty
         for row, threshold in enumerate(self.candidates.threshold):
-            last = raw = above(probability, threshold, own)
-            for column, mask in enumerate(cleanings(raw, self.candidates.min_area, free)):
-                same = column and (mask is last or np.array_equal(mask, last))
-                table[row, column] = table[row, column - 1] if same else counted(mask)
+            last = None
+            for column, mask in enumerate(cleanings(above(cell, threshold, own), self.candidates.min_area, free)):
+                table[row, column] = table[row, column - 1] if mask is last else counted(mask)
                 last = mask
         return table
 

@@ -2,7 +2,9 @@
 
 import functools
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -10,6 +12,8 @@ import numpy as np
 
 from pipeline.errors import UserError, listed
 from pipeline.tasks.segmentation import rle
+from pipeline.tasks.segmentation.components import Components
+from pipeline.tasks.segmentation.maps import strips
 from pipeline.tasks.segmentation.mask_files import BACKGROUND, codes_in
 from pipeline.tasks.segmentation.sizes import Size, known_size
 
@@ -63,14 +67,11 @@ class Truth(ABC):
 
     @functools.cached_property
     def _present(self) -> np.ndarray:
-        found: np.ndarray = (self.read() == 1).any(axis=(1, 2))
-        return found
+        return np.array([any((plane[rows] == 1).any() for rows in strips(self.size)) for plane in self.read()], bool)
 
-    def instances(self, class_index: int) -> list[np.ndarray]:
+    def instances(self, class_index: int) -> Iterator[np.ndarray]:
         """The objects of a class, bool (H, W) each: as they are told apart, or else connected components."""
-        mask = (self.read()[class_index] == 1).view(np.uint8)
-        count, labels = cv2.connectedComponents(mask, connectivity=8)
-        return [labels == number for number in range(1, count)]
+        return Components.of(self.read()[class_index] == 1, 8).masks()
 
     def foreground(self, generator: np.random.Generator) -> tuple[int, int] | None:
         """Row and column of a pixel of some class; the class is drawn first. None in an empty image."""
@@ -80,9 +81,12 @@ class Truth(ABC):
     def _pixel(self, class_index: int, generator: np.random.Generator) -> tuple[int, int]:
         """A pixel of a class that is present."""
         plane = self.read()[class_index]
-        places = np.flatnonzero(plane == 1)
-        row, column = divmod(int(places[generator.integers(len(places))]), plane.shape[1])
-        return row, column
+        counted = np.cumsum([np.count_nonzero(plane[rows] == 1) for rows in strips(self.size)])
+        drawn = int(generator.integers(counted[-1]))
+        number = int(np.searchsorted(counted, drawn, side="right"))
+        rows = next(islice(strips(self.size), number, None))
+        place = np.flatnonzero(plane[rows] == 1)[drawn - counted[number]]  # counted from the end of the strip
+        return rows.start + int(place) // plane.shape[1], int(place) % plane.shape[1]
 
     @abstractmethod
     def _planes(self, window: Window) -> np.ndarray:
@@ -121,11 +125,11 @@ class RunTruth(Truth):
     def _present(self) -> np.ndarray:
         return np.array([bool(texts) for texts in self.runs], bool)
 
-    def instances(self, class_index: int) -> list[np.ndarray]:
+    def instances(self, class_index: int) -> Iterator[np.ndarray]:
         texts = self.runs[class_index]
         if len(texts) < 2:  # one text for the whole mask, which may hold several objects
             return super().instances(class_index)
-        return [rle.decode(text, self.size, self.order, self.first) for text in texts]
+        return (rle.decode(text, self.size, self.order, self.first) for text in texts)
 
     def _pixel(self, class_index: int, generator: np.random.Generator) -> tuple[int, int]:
         starts, ends = rle.runs(" ".join(self.runs[class_index]), self.size, self.first)
@@ -205,10 +209,10 @@ class PolygonTruth(Truth):
     def _present(self) -> np.ndarray:
         return np.array([bool(of_class) for of_class in self.objects], bool)
 
-    def instances(self, class_index: int) -> list[np.ndarray]:
+    def instances(self, class_index: int) -> Iterator[np.ndarray]:
         whole = (0, 0, *self.size)
-        drawn = [self._filled([rings], whole).astype(bool) for rings in self.objects[class_index]]
-        return [mask for mask in drawn if mask.any()]
+        drawn = (self._filled([rings], whole).view(bool) for rings in self.objects[class_index])
+        return (mask for mask in drawn if mask.any())
 
     def _pixel(self, class_index: int, generator: np.random.Generator) -> tuple[int, int]:
         rings = self.objects[class_index][generator.integers(len(self.objects[class_index]))]

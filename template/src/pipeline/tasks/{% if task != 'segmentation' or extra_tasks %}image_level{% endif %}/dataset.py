@@ -1,18 +1,17 @@
 """Rows as sample dicts, samples as batch dicts."""
 
-import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import albumentations as A
-import cv2
 import numpy as np
 import pandas as pd
 
 from pipeline.errors import UserError
 from pipeline.keys import INPUT_ID, INPUT_IMAGE, INPUT_ROW, INPUT_WEIGHT, ROW_ID, ROW_IMAGE, ROW_WEIGHT
 from pipeline.seam import SampleDataset
+from pipeline.tasks.shared.augmenting import Augmenting
 
 Reader = Callable[[Path, tuple[int, int]], np.ndarray]
 Sample = dict[str, Any]
@@ -43,11 +42,10 @@ class ImageDataset(SampleDataset):
         self.weights = rows[ROW_WEIGHT].to_numpy(np.float32) if ROW_WEIGHT in rows else np.ones(len(rows), np.float32)
         self.root = root
         self.reader = reader
-        self.augmentations = augmentations
+        self.augmentations = Augmenting(augmentations, size)
         self.size = size
         self.values = values
         self.seed = seed
-        self.random = random.Random()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -71,20 +69,4 @@ class ImageDataset(SampleDataset):
             image = self.reader(self.root / self.images[row], self.size)
         except UserError as error:
             raise UserError(f"row {row} (id {self.ids[row]}): {error}") from error
-        # Albumentations ignores the global seeds; this makes its draws a function of (seed, epoch, row) alone. One pair
-        # of generators serves all transforms: with `set_random_seed` each would draw what its neighbours draw.
-        sequence = np.random.SeedSequence([self.seed, epoch, row])
-        self.random.seed(int(sequence.generate_state(1)[0]))
-        self.augmentations.set_random_state(np.random.Generator(np.random.PCG64(sequence)), self.random)
-        image = self.augmentations(image=image)["image"]
-        if image.shape[:2] != self.size:
-            raise UserError(
-                f"the augmentations gave an image of {image.shape[0]}x{image.shape[1]}, and image.size is "
-                f"{self.size[0]}x{self.size[1]}; end every pipeline in augmentations.py with that size"
-            )
-        return np.ascontiguousarray(image)
-
-
-def resize(stage: str, size: tuple[int, int]) -> A.Compose:
-    """No augmentation at all: images of (height, width) = `size` in every stage."""
-    return A.Compose([A.Resize(*size, interpolation=cv2.INTER_AREA)])
+        return self.augmentations(image, np.random.SeedSequence([self.seed, epoch, row]))[0]

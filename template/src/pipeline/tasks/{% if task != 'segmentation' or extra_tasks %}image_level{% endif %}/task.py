@@ -16,7 +16,7 @@ from pipeline.data.cache import reader_for
 from pipeline.data.scan import Reader
 from pipeline.data.side_columns import chosen_columns, input_names, side_inputs
 from pipeline.keys import INPUT_ID, INPUT_SIDE, ROW_ID
-from pipeline.names import Named, Names, References
+from pipeline.names import Names, References
 from pipeline.seam import Batch, Criterion, Explained, PreparedModel, SampleDataset
 from pipeline.tasks import Decoder, Finisher
 from pipeline.tasks.image_level.contract import all_targets, check_contract
@@ -29,6 +29,7 @@ from pipeline.tasks.image_level.submission_rules import SubmissionRules, submiss
 from pipeline.tasks.shared.chosen import chosen_class
 from pipeline.tasks.shared.collate import collate
 from pipeline.tasks.shared.criterion import WeightedLosses
+from pipeline.tasks.shared.model import prepared_model
 
 ROOM = "pipeline.tasks.image_level"
 
@@ -42,7 +43,7 @@ class ImageLevelTask(Decoding):
 
     KINDS: ClassVar[frozenset[str]] = frozenset(KINDS)
     NAMES: ClassVar[References] = {
-        "augmentations": {"resize": f"{ROOM}.dataset:resize"},
+        "augmentations": {"resize": "pipeline.tasks.shared.augmenting:resize"},
         "prepare": {"normalize": "pipeline.tasks.shared.normalize:Normalize"},
         "model": {"default": f"{ROOM}.model:EncoderHeads", "encoder_heads": f"{ROOM}.model:EncoderHeads"},
         "pooling": {
@@ -93,16 +94,8 @@ class ImageLevelTask(Decoding):
         return collate(samples)
 
     def model(self, experiment: Experiment, names: Names, pretrained: bool) -> PreparedModel:
-        size = experiment.model.image_size or experiment.image.size
         side = input_names(chosen_columns(self.competition.settings.side_columns, experiment.model.side_columns))
-        settings = experiment.model.model_copy(
-            update={"pretrained": pretrained, "image_size": size, "side_columns": side}
-        )
-        entry = Named(name=settings.name, params=settings.params)
-        network = names.bind("model", entry)(self.heads, settings, names)
-        mean = getattr(network, "mean", [0.0] * settings.in_chans)
-        std = getattr(network, "std", [1.0] * settings.in_chans)
-        return PreparedModel(names.bind("prepare", experiment.image.prepare)(mean, std), network)
+        return prepared_model(self.heads, experiment, names, pretrained, side)
 
     def predictor(self, model: torch.nn.Module, experiment: Experiment, names: Names) -> torch.nn.Module:
         return model

@@ -1,19 +1,23 @@
 """TensorBoard: `tensorboard --logdir runs` shows every experiment and fold on this machine."""
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline.tracking import RunInfo
+import numpy as np
+import torch
+
+from pipeline.tracking import Points, RunInfo, Tracker
 from pipeline.tracking.images import pixels
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 FOLDER = "tensorboard"
+MOST_ROWS = 50  # of a table
 
 
-class TensorBoardTracker:
+class TensorBoardTracker(Tracker):
     """Event files in the run's folder."""
 
     def __init__(self, info: RunInfo) -> None:
@@ -47,8 +51,24 @@ class TensorBoardTracker:
             self.writer.file_writer.add_summary(event)
         self.scalars(final, self.step)
 
-    def checkpoint(self, path: Path) -> None:
-        """TensorBoard keeps no files."""
+    def histogram(self, name: str, values: "np.ndarray", step: int) -> None:
+        """Under Histograms and Distributions."""
+        self.writer.add_histogram(name, values, step)
+
+    def pr_curve(self, name: str, truth: "np.ndarray", scores: "np.ndarray", step: int) -> None:
+        """Under PR Curves."""
+        self.writer.add_pr_curve(name, truth, scores, step)
+
+    def table(self, name: str, table: "pd.DataFrame", images: "Sequence[np.ndarray]", step: int) -> None:
+        """Its first rows as text."""
+        self.writer.add_text(name, _markdown(table.head(MOST_ROWS)), step)
+
+    def embedding(self, name: str, points: Points, step: int) -> None:
+        """In the Projector, each point with its label and image."""
+        pictures = None
+        if len(points.images):
+            pictures = torch.from_numpy(np.stack(points.images)).permute(0, 3, 1, 2).float() / 255
+        self.writer.add_embedding(points.vectors, list(points.labels), pictures, step, name)
 
     def finish(self, succeeded: bool) -> None:
         """Flush and close."""
@@ -62,6 +82,11 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value if isinstance(value, (bool, int, float, str)) else str(value)
+
+
+def _markdown(table: "pd.DataFrame") -> str:
+    lines = [list(table.columns), ["---"] * len(table.columns), *table.to_numpy(dtype=object).tolist()]
+    return "\n".join(f"| {' | '.join(str(cell).replace('|', '/') for cell in line)} |" for line in lines)
 
 
 TRACKER = TensorBoardTracker

@@ -4,22 +4,27 @@ import netrc
 import os
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from pipeline.tracking import RunInfo, say_once
+import numpy as np
+import pandas as pd
+
+from pipeline.tracking import Overlay, Points, RunInfo, Tracker, say_once
 from pipeline.tracking.images import pixels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+MOST_POINTS = 200  # of a curve
 INIT_SECONDS = 15  # how long a server may take to answer before the run goes on offline
 FINISH_SECONDS = 300  # how long the last upload may take; `wandb sync` sends what is left
 HOSTED = "api.wandb.ai"  # what .netrc calls the hosted server, whatever address stands before it
 
 
-class WandbTracker:
+class WandbTracker(Tracker):
     """One W&B run; its files lie in the run's folder."""
 
     def __init__(self, info: RunInfo) -> None:
@@ -73,6 +78,48 @@ class WandbTracker:
         import wandb
 
         self._add({name: wandb.Image(pixels(figure))}, step)
+
+    def histogram(self, name: str, values: "np.ndarray", step: int) -> None:
+        """A histogram in the row of its step."""
+        import wandb
+
+        self._add({name: wandb.Histogram(np_histogram=np.histogram(values, bins=64))}, step)
+
+    def pr_curve(self, name: str, truth: "np.ndarray", scores: "np.ndarray", step: int) -> None:
+        """A line of precision over recall, of a table with both."""
+        import wandb
+        from sklearn.metrics import precision_recall_curve
+
+        precision, recall, _ = precision_recall_curve(truth, scores)
+        shown = np.unique(np.linspace(0, len(recall) - 1, MOST_POINTS).round().astype(int))
+        curve = pd.DataFrame({"recall": recall[shown], "precision": precision[shown]})
+        table = wandb.Table(dataframe=curve)
+        self._add({name: wandb.plot.line(table, "recall", "precision", title=name)}, step)
+
+    def table(self, name: str, table: pd.DataFrame, images: "Sequence[np.ndarray]", step: int) -> None:
+        """A table, with images in a column of their own."""
+        import wandb
+
+        shown = table.copy()
+        if len(images):
+            shown.insert(0, "image", [wandb.Image(image) for image in images])
+        self._add({name: wandb.Table(dataframe=shown)}, step)
+
+    def overlay(self, name: str, overlay: Overlay, step: int) -> None:
+        """An image whose masks W&B switches on and off."""
+        import wandb
+
+        labels = {0: "none", **overlay.classes}
+        masks = {key: {"mask_data": mask, "class_labels": labels} for key, mask in overlay.masks.items()}
+        self._add({name: wandb.Image(overlay.image, masks=masks)}, step)
+
+    def embedding(self, name: str, points: Points, step: int) -> None:
+        """A table with a column of vectors, which W&B can project."""
+        import wandb
+
+        shown = pd.DataFrame(points.vectors).add_prefix("dimension_")
+        shown.insert(0, "label", list(points.labels))
+        self._add({name: wandb.Table(dataframe=shown)}, step)
 
     def summary(self, values: dict[str, Any]) -> None:
         """The final values, in the table of runs."""
