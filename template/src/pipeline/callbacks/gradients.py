@@ -186,7 +186,9 @@ def gradients_figure(names: Sequence[str], steps: Sequence[int], table: np.ndarr
     Args:
         table: float32 (steps, blocks, measures).
     """
-    figure = Figure(figsize=(13, max(3.0, 1.2 + 0.2 * len(names))), dpi=110, layout="constrained")
+    figure = Figure(figsize=(13, max(3.0, 1.2 + 0.2 * len(names))), dpi=100)
+    height = figure.get_size_inches()[1]
+    figure.subplots_adjust(0.2, 0.6 / height, 0.98, 1 - 0.4 / height, 0.04)
     panels = figure.subplots(1, 2, sharey=True, squeeze=False)[0]
     for axes, column, title in zip(panels, (1, 4), ("mean |gradient|", "|update| / |weights|"), strict=True):
         values = table[:, :, column].T

@@ -197,9 +197,7 @@ class Watch(Strict):
     )
     max_skips: int = Field(default=10, ge=1, description="so many steps of a fold are left out before it stops")
     gradient_steps: int = Field(default=50, ge=1, description="gradients of each block are looked at this often")
-    figure_epochs: int = Field(
-        default=5, ge=1, description="pictures of the first, the last and every so-many-th epoch"
-    )
+    figure_epochs: int = Field(default=10, ge=1, description="pictures of every so-many-th epoch, and of the last")
     explain: str | None = Field(
         default=None, description="what Grad-CAM explains: HEAD or HEAD:CLASS; none: what the first head says"
     )
@@ -207,7 +205,7 @@ class Watch(Strict):
 
     def draws(self, epoch: int, epochs: int) -> bool:
         """Whether pictures are drawn at the end of an epoch, counted from 0 of `epochs`."""
-        return epoch in (0, epochs - 1) or (epoch + 1) % self.figure_epochs == 0
+        return epoch == epochs - 1 or (epoch + 1) % self.figure_epochs == 0
 
 
 class Machine(Strict):

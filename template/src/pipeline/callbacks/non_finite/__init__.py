@@ -82,7 +82,7 @@ class NonFinite(Callback):
         window, self.window = self.window, []
         sums, self.sums = self.sums, []
         gradients = [parameter.grad for parameter in run.model.parameters() if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients, 1.0) if gradients else torch.zeros(())
+        norm = torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
         forward = torch.stack(sums).sum() if sums else torch.zeros(())
         if math.isfinite(float(forward + norm.to(forward.device))):
             return Verdict.GO
