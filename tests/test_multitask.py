@@ -185,5 +185,5 @@ def test_the_whole_path(renders: Renders, tmp_path: Path) -> None:
     assert written["row_id"].tolist() == names
     assert written["target"][1::2].isin([str(digit) for digit in range(10)]).all()
     assert written["target"][::2].astype(float).between(-20, 120).all()
-    for figure in ("confusion_matrix/digit", "confusion_matrix/loop", "scatter/ink"):
+    for figure in ("confusion_matrix/digit", "confusion_matrix/loop", "curves/digit", "scatter/ink", "errors/ink"):
         assert (project / f"runs/short/figures/{figure}.png").stat().st_size > 5000

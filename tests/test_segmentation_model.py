@@ -21,8 +21,9 @@ from pipeline.config import Experiment, Model, Optimizer
 from pipeline.errors import UserError
 from pipeline.names import Named, Names, check_params
 from pipeline.settings import Settings
+from pipeline.tasks.segmentation import model
 from pipeline.tasks.segmentation.contract import check_contract
-from pipeline.tasks.segmentation.task import SegmentationTask
+from pipeline.tasks.segmentation.task import MODELS, SegmentationTask
 from pipeline.training.optimizer import parameter_groups
 
 HEADS = [Head("mask", "mask", ("a",)), Head("kind", "multiclass_mask", ("a", "b"))]
@@ -43,7 +44,7 @@ def made(decoder: str, encoder: str, heads: list[Head] = HEADS, **params: Any) -
     if decoder == "dpt":  # its usual width takes seconds
         params.setdefault("decoder_params", {"decoder_intermediate_channels": [16, 16, 32, 32]})
         params.setdefault("decoder_channels", 16)
-    network = Names(SegmentationTask.NAMES).find("model", decoder)
+    network = getattr(model, MODELS[decoder])
     return network(heads, settings, Names(), **check_params(network, params, decoder))
 
 

@@ -93,11 +93,9 @@ class Multiclass(HeadKind):
         return [values_to_try(predictions[column].to_numpy(np.float64)) for column in self.columns[1:]]
 
     def figures(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, Figure]:
-        from pipeline.tasks.image_level.kinds.multiclass.drawing import confusion_matrix_figure
+        from pipeline.tasks.image_level.kinds.multiclass.drawing import multiclass_figures
 
-        head, predicted = self.head, decided_labels(predictions, self.head)
-        figure = confusion_matrix_figure(truth[head.name].to_numpy(), predicted, head.classes)
-        return {f"confusion_matrix/{head.name}": figure}
+        return multiclass_figures(truth[self.head.name].to_numpy(), predictions[self.columns].to_numpy(), self.head)
 
     def read_out(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         given = predictions[self.columns].to_numpy(np.float64)

@@ -52,6 +52,35 @@ def scores_figure(
     return figure
 
 
+def neighbours_figure(true_scores: np.ndarray, wrong_scores: np.ndarray) -> Figure:
+    """How near rows are to their own label and to the nearest wrong one, and by how much the one leads the other.
+
+    Args:
+        true_scores, wrong_scores: cosines (N,) of rows of known identities; NaN where no such label is listed.
+    """
+    figure = Figure(figsize=(11, 4), dpi=110, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    parts = {"its own label": (true_scores, RIGHT), "the nearest wrong one": (wrong_scores, WRONG)}
+    for name, (scores, color) in parts.items():
+        listed = scores[np.isfinite(scores)]
+        bins = np.linspace(min(0.0, float(listed.min(initial=0.0))), 1.0, BINS).tolist()
+        left.hist(listed, bins=bins, color=color, alpha=0.6, label=f"{name} ({len(listed):,})")
+    left.set(title="cosine", ylabel="rows")
+    figure.legend(loc="outside lower left", ncols=2, frameon=False)
+    lead = true_scores - wrong_scores
+    lead = lead[np.isfinite(lead)]
+    # an edge at 0, so that no bar holds right and wrong rows
+    reach = float(np.abs(lead).max(initial=0.1))
+    edges = np.linspace(-reach, reach, BINS + 1).tolist()
+    right.hist([lead[lead > 0], lead[lead <= 0]], bins=edges, stacked=True, color=[RIGHT, WRONG])
+    right.axvline(0, color="#1b2a41", linewidth=1)
+    missing = len(true_scores) - int(np.isfinite(true_scores).sum())
+    right.set(title=f"lead of its own label; {missing:,} rows do not list it", ylabel="rows")
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
 def _draw_ranks(axes: "Axes", ranks: np.ndarray) -> None:
     first = 5
     counts = [*(int((ranks == place).sum()) for place in range(first)), int((ranks >= first).sum())]

@@ -127,7 +127,7 @@ class Embedding(HeadKind):
         return [values_to_try(predictions[rankings.score_columns(self.head)[0]].to_numpy(np.float64))]
 
     def figures(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, Figure]:
-        from pipeline.tasks.image_level.kinds.embedding.drawing import scores_figure
+        from pipeline.tasks.image_level.kinds.embedding.drawing import neighbours_figure, scores_figure
 
         labels, scores = rankings.listed_labels(predictions, self.head)
         true = truth[self.head.name].to_numpy(object)
@@ -135,7 +135,12 @@ class Embedding(HeadKind):
         ranks = np.where(hits.any(axis=1), hits.argmax(axis=1), labels.shape[1])
         known = true != self.head.unknown
         limit = rankings.threshold(self.head) if self.head.unknown else None
-        return {f"scores/{self.head.name}": scores_figure(scores[:, 0], hits[:, 0], known, ranks, limit)}
+        own, wrong = (np.where(there & (labels != rankings.NOTHING), scores, -np.inf)[known] for there in (hits, ~hits))
+        best = (np.where(np.isfinite(part), part, np.nan) for part in (own.max(axis=1), wrong.max(axis=1)))
+        return {
+            f"scores/{self.head.name}": scores_figure(scores[:, 0], hits[:, 0], known, ranks, limit),
+            f"neighbours/{self.head.name}": neighbours_figure(*best),
+        }
 
     def read_out(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The best answer and its cosine."""

@@ -14,7 +14,7 @@ from pipeline.keys import ROW_ID
 from pipeline.names import Named
 from pipeline.tasks.image_level.kinds import HeadKind
 from pipeline.tasks.image_level.kinds.multilabel import submission
-from pipeline.tasks.image_level.kinds.multilabel.decisions import USUAL, decided, thresholds
+from pipeline.tasks.image_level.kinds.multilabel.decisions import USUAL, decided
 from pipeline.tasks.image_level.kinds.multilabel.targets import hard_targets, targets
 from pipeline.tasks.image_level.predictions import probability_columns
 from pipeline.tasks.image_level.submission import Column
@@ -71,11 +71,10 @@ class Multilabel(HeadKind):
         return [values_to_try(predictions[column].to_numpy(np.float64)) for column in self.columns]
 
     def figures(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, Figure]:
-        from pipeline.tasks.image_level.kinds.multilabel.drawing import labels_figure
+        from pipeline.tasks.image_level.kinds.multilabel.drawing import multilabel_figures
 
-        held, said = truth[self.columns].to_numpy() >= 0.5, predictions[self.columns].to_numpy()
-        figure = labels_figure(held, said, self.head.classes, thresholds(self.head))
-        return {f"labels/{self.head.name}": figure}
+        tables = truth[self.columns].to_numpy(np.float32), predictions[self.columns].to_numpy()
+        return multilabel_figures(*tables, self.head)
 
     def read_out(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Lists of labels; how sure: the probability of the whole list, the labels taken as independent."""

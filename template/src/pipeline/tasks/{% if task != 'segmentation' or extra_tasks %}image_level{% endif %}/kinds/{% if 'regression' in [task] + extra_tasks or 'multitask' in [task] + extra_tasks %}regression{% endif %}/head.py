@@ -86,11 +86,11 @@ class Regression(HeadKind):
         return [values_to_try(predicted(predictions, self.head))] * len(self.usual_thresholds)
 
     def figures(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, Figure]:
-        from pipeline.tasks.image_level.kinds.regression.drawing import scatter_figure
+        from pipeline.tasks.image_level.kinds.regression.drawing import by_truth_figure, scatter_figure
 
         column = self.head.name
-        figure = scatter_figure(truth[column].to_numpy(), predicted(predictions, self.head), column)
-        return {f"scatter/{column}": figure}
+        given = truth[column].to_numpy(), predicted(predictions, self.head), column
+        return {f"scatter/{column}": scatter_figure(*given), f"errors/{column}": by_truth_figure(*given)}
 
     def sample_figure(
         self, images: Sequence[Any], ids: Sequence[str], truth: pd.DataFrame, predictions: pd.DataFrame
