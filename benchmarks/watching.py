@@ -12,7 +12,7 @@ SETTINGS = ("machine.device=cpu", "machine.workers=0", "training.precision=fp32"
 
 
 def measure(place: Workplace, effort: Effort) -> list[Row]:
-    """Processor seconds of the demo's fold 0 from its first step to its last picture, with local files and TensorBoard."""
+    """Processor seconds of the demo's fold 0, from its first step to its last picture, with TensorBoard."""
     with place.pipeline(), quiet():
         functions = {"ours": lambda: trained(place, watched=True), "peer": lambda: trained(place, watched=False)}
         times = in_turns(functions, effort.watch_rounds)

@@ -48,21 +48,6 @@ class PreparedModel(nn.Module):
         return outputs
 
 
-@dataclass(frozen=True)
-class Explained:
-    """What of the outputs for one sample is explained by where the model looked.
-
-    Attributes:
-        score: a number with its graph, which is differentiated.
-        name: of what is explained, such as a class.
-        region: bool (H, W), where the truth lies in the image; none where it has no place.
-    """
-
-    score: Tensor
-    name: str
-    region: Tensor | None = None
-
-
 class LossResult(TypedDict):
     """What a criterion returns: the scalar that trains, each term, and each term per sample."""
 
@@ -161,7 +146,6 @@ class Run(Protocol):
     @property
     def best(self) -> "Best | None":
         """The best epoch so far; none before the first one has ended."""
-        ...
 
     def run_step(
         self,
@@ -179,7 +163,6 @@ class Run(Protocol):
             model: none: the one that trains.
             precision: none: that of the run.
         """
-        ...
 
 
 class SampleDataset(Dataset[dict[str, Any]], ABC):
@@ -228,51 +211,39 @@ class Loop(Run, Protocol):
     @property
     def window_ends(self) -> bool:
         """Whether the optimiser steps after the current batch: it ends its accumulation window, or the epoch."""
-        ...
 
     def train_batches(self) -> "Batches":
         """The batches of the current epoch that are still to do."""
-        ...
 
     def valid_batches(self) -> "Batches":
         """Every held-out row once; empty when training on everything."""
-        ...
 
     def watch_signals(self) -> None:
         """Put the handlers for Ctrl-C and SIGTERM in place, once the framework has put in its own."""
-        ...
 
     def epoch_start(self) -> None:
         """Before the first batch of an epoch, or of the rest of one."""
-        ...
 
     def train_batch(self, batch: Batch) -> Tensor:
         """Run the step on a batch that is on the device; returns the loss to be differentiated."""
-        ...
 
     def gradients_ready(self) -> Verdict:
         """Ask the callbacks, with unscaled gradients in place. `STOP` is raised as an exception here."""
-        ...
 
     def clip_gradients(self) -> None:
         """Clip the unscaled gradients in place, after the callbacks have seen them."""
-        ...
 
     def stepped(self) -> None:
         """The optimiser has stepped (or was vetoed): counts it and sets the next learning rate."""
-        ...
 
     def batch_end(self) -> None:
         """After each training batch; saves the state when it is time, leaves when it was asked to."""
-        ...
 
     def valid_batch(self, batch: Batch) -> None:
         """Run the step without gradients and keep what the metrics need."""
-        ...
 
     def epoch_end(self) -> None:
         """Metrics, logs, checkpoints; the next epoch may start."""
-        ...
 
 
 class StepModule(nn.Module):

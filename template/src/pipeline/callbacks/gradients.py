@@ -154,8 +154,10 @@ def verdicts(names: Sequence[str], table: np.ndarray, trains: np.ndarray) -> lis
         table: float32 (steps, blocks, measures).
         trains: bool (blocks,).
     """
-    said = []
-    means, largest = table[:, :, 1], table[:, :, 2]
+    said: list[str] = []
+    if len(table) < 2:
+        return said  # before the first step, blocks behind a weight that begins at zero have no gradient either
+    means, largest = table[1:, :, 1], table[1:, :, 2]
     dead = trains & (largest == 0).all(axis=0)
     if dead.any():
         said.append(f"no gradient ever reached {_named(names, dead)}: detached, unused, or behind a dead activation")

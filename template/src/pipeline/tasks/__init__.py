@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from pipeline.data.scan import Reader
-    from pipeline.seam import Batch, Criterion, Explained, PreparedModel, SampleDataset
+    from pipeline.seam import Batch, Criterion, PreparedModel, SampleDataset
+    from pipeline.tasks.shared.chosen import Explained
     from pipeline.tasks.shared.seen import SeenSample
 
 

@@ -1,9 +1,27 @@
-"""A head, or a class of it, that somebody names in a setting."""
+"""What of a model's outputs is explained: a head, or a class of it, that somebody may name in a setting."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
 
 from pipeline.competition import Head
 from pipeline.errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What of the outputs for one sample is explained by where the model looked.
+
+    Attributes:
+        score: a number with its graph, which is differentiated.
+        name: of what is explained, such as a class.
+        region: bool (H, W), where the truth lies in the image; none where it has no place.
+    """
+
+    score: Tensor
+    name: str
+    region: Tensor | None = None
 
 
 def chosen_class(heads: Sequence[Head], chosen: str | None) -> tuple[Head, int | None]:

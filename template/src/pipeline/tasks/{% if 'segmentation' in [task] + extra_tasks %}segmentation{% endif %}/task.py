@@ -17,7 +17,7 @@ from pipeline.data.scan import Reader
 from pipeline.errors import UserError
 from pipeline.keys import ROW_ID
 from pipeline.names import Named, Names, References
-from pipeline.seam import Batch, Criterion, Explained, PreparedModel, SampleDataset
+from pipeline.seam import Batch, Criterion, PreparedModel, SampleDataset
 from pipeline.tasks import Decoder, Finisher, Task, Tuner
 from pipeline.tasks.segmentation import maps
 from pipeline.tasks.segmentation.blending import Blender
@@ -37,7 +37,7 @@ from pipeline.tasks.segmentation.submission_rules import MaskRules, submission_r
 from pipeline.tasks.segmentation.suspects import suspects, suspects_figure
 from pipeline.tasks.segmentation.thresholds import Tuning
 from pipeline.tasks.segmentation.tta import TTAModel
-from pipeline.tasks.shared.chosen import chosen_class
+from pipeline.tasks.shared.chosen import Explained, chosen_class
 from pipeline.tasks.shared.collate import collate
 from pipeline.tasks.shared.criterion import WeightedLosses
 from pipeline.tasks.shared.model import prepared_model

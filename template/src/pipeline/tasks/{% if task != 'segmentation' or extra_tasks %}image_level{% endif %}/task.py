@@ -17,7 +17,7 @@ from pipeline.data.scan import Reader
 from pipeline.data.side_columns import chosen_columns, input_names, side_inputs
 from pipeline.keys import INPUT_ID, INPUT_SIDE, ROW_ID
 from pipeline.names import Names, References
-from pipeline.seam import Batch, Criterion, Explained, PreparedModel, SampleDataset
+from pipeline.seam import Batch, Criterion, PreparedModel, SampleDataset
 from pipeline.tasks import Decoder, Finisher
 from pipeline.tasks.image_level.contract import all_targets, check_contract
 from pipeline.tasks.image_level.dataset import ImageDataset
@@ -27,7 +27,7 @@ from pipeline.tasks.image_level.kinds import KINDS, losses
 from pipeline.tasks.image_level.predictions import has_truth
 from pipeline.tasks.image_level.submission import as_predictions
 from pipeline.tasks.image_level.submission_rules import SubmissionRules, submission_rules
-from pipeline.tasks.shared.chosen import chosen_class
+from pipeline.tasks.shared.chosen import Explained, chosen_class
 from pipeline.tasks.shared.collate import collate
 from pipeline.tasks.shared.criterion import WeightedLosses
 from pipeline.tasks.shared.model import prepared_model
