@@ -151,7 +151,7 @@ def default_callbacks(
 
     numbers = [NonFinite(), LogScalars(), Timing(), Gradients(), EpochTable(len(valid_rows))]
     extremes, pictures = Extremes(task, train_rows, valid_rows), Pictures(task, valid_rows, valid_dataset)
-    return [*numbers, Exports(), extremes, GradCam(task), pictures]
+    return [*numbers, Exports(task), extremes, GradCam(task), pictures]
 
 
 def _key(index: int, callback: Callback) -> str:

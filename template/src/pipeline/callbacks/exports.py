@@ -1,7 +1,8 @@
 """What trackers show by means of their own: histograms of predictions, and embeddings in a projector.
 
-At `watch.figure_epochs` `predictions/<column>`, how the held-out predictions are spread. At the end of a run, where a
-head has an embedding, `embedding/<head>`: points for projectors, and a picture of them in two dimensions.
+At `watch.figure_epochs` `predictions/<column>`, how the held-out predictions are spread. At the end of a run
+`pr/<head>:<class>`, precision against recall; and where a head has an embedding, `embedding/<head>`: points for
+projectors, and a picture of them in two dimensions.
 """
 
 from typing import TYPE_CHECKING
@@ -22,6 +23,8 @@ from pipeline.tracking import Points
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from pipeline.tasks import Task
+
 MOST_COLUMNS = 20  # of predictions
 MOST_POINTS = 1000  # of an embedding
 MOST_NAMED = 10  # classes with a colour of their own
@@ -30,9 +33,10 @@ UNKNOWN = "?"
 
 
 class Exports(Callback):
-    """Histograms and embeddings of the held-out rows. Holds the embeddings of `MOST_POINTS` samples of one epoch."""
+    """Histograms, curves and embeddings of the held-out rows. Holds the embeddings of `MOST_POINTS` samples of one epoch."""
 
-    def __init__(self) -> None:
+    def __init__(self, task: "Task") -> None:
+        self.task = task
         self.vectors: dict[str, list[np.ndarray]] = {}
         self.labels: dict[str, list[str]] = {}
         self.images: list[np.ndarray] = []
@@ -63,6 +67,11 @@ class Exports(Callback):
                     run.tracker.histogram(f"predictions/{column}", values, run.progress.step)
 
     def on_run_end(self, run: Run, result: StageResult | None) -> None:
+        if result is not None and result.truth is not None and result.predictions is not None:
+            ranked = self.task.ranked(result.truth, result.predictions)
+            for name, (truth, scores) in list(ranked.items())[:MOST_COLUMNS]:
+                if 0 < truth.sum() < len(truth):
+                    run.tracker.pr_curve(f"pr/{name}", truth, scores, run.progress.step)
         for name, parts in self.vectors.items():
             points = Points(np.concatenate(parts), self.labels[name], self.images)
             run.tracker.embedding(f"embedding/{name}", points, run.progress.step)

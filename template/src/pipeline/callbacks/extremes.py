@@ -23,7 +23,9 @@ from pipeline.config import Experiment
 from pipeline.errors import UserError, nearest
 from pipeline.keys import INPUT_ID, INPUT_IMAGE, INPUT_PARTNER, INPUT_ROW, INPUT_SHARE, LOSS, ROW_ID, TARGET_PREFIX
 from pipeline.seam import Batch, Run, Stage, StageResult, StepResult
+from pipeline.tasks.shared.drawing import visible
 from pipeline.tasks.shared.seen import SeenSample
+from pipeline.tracking import Overlay
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -75,6 +77,19 @@ class Extremes(Callback):
             when = f"{result.stage}, epoch {result.epoch + 1}"
             for name, (heading, samples) in seen.pictures(when).items():
                 draw_figures(run, partial(self._drawn, f"{name}/{result.stage}", heading, samples))
+            self._export(run, f"worst_samples/{result.stage}", seen.worst)
+
+    def _export(self, run: Run, name: str, samples: "Sequence[SeenSample]") -> None:
+        """The worst samples for trackers that have tables, and masks that can be switched on and off."""
+        if not samples:
+            return
+        step, images = run.progress.step, [visible(sample.image) for sample in samples]
+        table = pd.DataFrame({"id": [one.id for one in samples], "loss": [one.loss for one in samples]})
+        run.tracker.table(name, table, images, step)
+        classes = dict(enumerate(run.heads[0].classes, start=1))
+        for number, (sample, image) in enumerate(zip(samples, images, strict=True)):
+            if masks := self.task.class_maps(sample):
+                run.tracker.overlay(f"{name}_masks/{number}", Overlay(image, masks, classes), step)
 
     def _drawn(self, name: str, heading: str, samples: "Sequence[SeenSample]") -> "Mapping[str, Figure]":
         rows = self.tables["train" if name.endswith("/train") else "valid"].iloc[[sample.row for sample in samples]]

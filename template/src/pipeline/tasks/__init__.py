@@ -209,6 +209,16 @@ class Task(ABC):
             UserError: there is no such head or class.
         """
 
+    def ranked(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """By `HEAD:CLASS`, whether rows are of a class, bool (N,), and its probability, (N,): what a curve of precision
+        over recall is made of. None where predictions are no such thing."""
+        return {}
+
+    def class_maps(self, sample: SeenSample) -> dict[str, np.ndarray]:
+        """`truth` and `prediction` of the first head as class numbers from 1 on, uint8 (H, W), 0 for none; empty where
+        classes have no place in an image."""
+        return {}
+
     @abstractmethod
     def submission_rules(self, sample: pd.DataFrame, metric: Metric, images: Mapping[str, Path] | None = None) -> Rules:
         """What may stand in the columns of this sample's submission.

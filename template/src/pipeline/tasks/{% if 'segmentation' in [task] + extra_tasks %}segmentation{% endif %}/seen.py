@@ -29,6 +29,13 @@ def seen_figure(samples: Sequence[SeenSample], head: Head, heading: str) -> Figu
     return masks_figure(images, [sample.id for sample in samples], truths, masks, titles, heading)
 
 
+def class_maps(sample: SeenSample, head: Head) -> dict[str, np.ndarray]:
+    """Truth and what is decided as class numbers, uint8 (H, W); of classes that overlap the later one."""
+    planes = {"truth": planes_of(head, sample.targets[head.target_key]) == 1, "prediction": masks_of(head, sample)}
+    numbers = np.arange(1, 1 + len(head.classes), dtype=np.uint8)[:, None, None]
+    return {name: (found * numbers).max(axis=0) for name, found in planes.items()}
+
+
 def planes_of(head: Head, target: Tensor) -> np.ndarray:
     """The truth that a target says, uint8 (C, H, W) of 0, 1, and 255."""
     kind, count = kind_of(head), len(head.classes)

@@ -30,7 +30,7 @@ from pipeline.tasks.segmentation.figures import figures, worst_and_best
 from pipeline.tasks.segmentation.kinds import kind_of
 from pipeline.tasks.segmentation.losses import LOSSES
 from pipeline.tasks.segmentation.predictions import columns, gated, has_presence, presence_columns
-from pipeline.tasks.segmentation.seen import seen_figure
+from pipeline.tasks.segmentation.seen import class_maps, seen_figure
 from pipeline.tasks.segmentation.settings import SegmentationSettings
 from pipeline.tasks.segmentation.submission import as_predictions, form_of, read_as
 from pipeline.tasks.segmentation.submission_rules import MaskRules, submission_rules
@@ -206,6 +206,9 @@ class SegmentationTask(Task):
 
     def draw_samples(self, rows: pd.DataFrame, samples: Sequence[SeenSample], heading: str) -> Figure:
         return seen_figure(samples, self.heads[0], heading)
+
+    def class_maps(self, sample: SeenSample) -> dict[str, np.ndarray]:
+        return class_maps(sample, self.heads[0])
 
     def suspects(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
         return pd.concat([suspects(truth, predictions, head) for head in self.heads], ignore_index=True)

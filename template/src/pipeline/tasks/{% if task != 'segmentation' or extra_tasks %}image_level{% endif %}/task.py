@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
@@ -149,6 +150,14 @@ class ImageLevelTask(Decoding):
         predictions = self.decode(list(rows[ROW_ID]), outputs)
         read = [(kind, has_truth(truth, head), *kind.read_out(truth, predictions)) for head, kind in self.kinds]
         return seen_figure(samples, [head.name for head in self.heads], read, heading)
+
+    def ranked(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        found = {}
+        for head, kind in self.kinds:
+            known = has_truth(truth, head)
+            of_classes = kind.ranked(truth[known], predictions[known])
+            found |= {f"{head.name}:{name}": pair for name, pair in of_classes.items()}
+        return found
 
     def suspects(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
         parts = []

@@ -97,6 +97,11 @@ class Multiclass(HeadKind):
 
         return multiclass_figures(truth[self.head.name].to_numpy(), predictions[self.columns].to_numpy(), self.head)
 
+    def ranked(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        labels = truth[self.head.name].to_numpy()
+        pairs = zip(self.head.classes, self.columns, strict=True)
+        return {name: (labels == name, predictions[column].to_numpy()) for name, column in pairs}
+
     def read_out(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         given = predictions[self.columns].to_numpy(np.float64)
         sure = np.take_along_axis(given, decided(given, self.head)[:, None], axis=1)[:, 0]

@@ -76,6 +76,13 @@ class Multilabel(HeadKind):
         tables = truth[self.columns].to_numpy(np.float32), predictions[self.columns].to_numpy()
         return multilabel_figures(*tables, self.head)
 
+    def ranked(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        found = {}
+        for name, column in zip(self.head.classes, self.columns, strict=True):
+            known = truth[column].notna().to_numpy()
+            found[name] = (truth[column].to_numpy()[known] >= 0.5, predictions[column].to_numpy()[known])
+        return found
+
     def read_out(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Lists of labels; how sure: the probability of the whole list, the labels taken as independent."""
         probabilities = predictions[self.columns].to_numpy()
