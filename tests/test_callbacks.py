@@ -75,6 +75,12 @@ class Task:
 
         return {"confusion_matrix/label": Figure()}
 
+    def ranked(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, Any]:
+        return {}
+
+    def class_maps(self, sample: Any) -> dict[str, Any]:
+        return {}
+
     def sample_figure(self, rows: pd.DataFrame, images: Any, predictions: pd.DataFrame) -> Any:
         from matplotlib.figure import Figure
 

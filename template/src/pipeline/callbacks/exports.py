@@ -33,7 +33,7 @@ UNKNOWN = "?"
 
 
 class Exports(Callback):
-    """Histograms, curves and embeddings of the held-out rows. Holds the embeddings of `MOST_POINTS` samples of one epoch."""
+    """Histograms, curves and embeddings of the held-out rows. Holds the embeddings of some samples of one epoch."""
 
     def __init__(self, task: "Task") -> None:
         self.task = task

@@ -50,7 +50,7 @@ class GradCam(Callback):
             self.draws = np.random.default_rng((run.config.seed, run.progress.epoch))
 
     def on_batch_end(self, run: Run, stage: Stage, batch: Batch, result: StepResult) -> None:
-        if stage != "valid":
+        if stage != "valid" or not result["sample_losses"]:
             return
         losses = torch.stack(list(result["sample_losses"].values())).sum(dim=0).tolist()
         for row, loss in enumerate(losses):

@@ -152,7 +152,7 @@ class ImageLevelTask(Decoding):
         return seen_figure(samples, [head.name for head in self.heads], read, heading)
 
     def ranked(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        found = {}
+        found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         for head, kind in self.kinds:
             known = has_truth(truth, head)
             of_classes = kind.ranked(truth[known], predictions[known])

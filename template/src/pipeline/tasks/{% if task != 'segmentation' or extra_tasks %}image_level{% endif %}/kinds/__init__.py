@@ -174,7 +174,7 @@ class HeadKind(ABC):
     def figures(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, Figure]:
         """Pictures of predictions against the truth, by name. Both tables are indexed by id, in the same order."""
 
-    def ranked(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> "dict[str, tuple[np.ndarray, np.ndarray]]":
+    def ranked(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """By class, whether rows are of it, bool (N,), and its probability, (N,); empty where there are no classes."""
         return {}
 
