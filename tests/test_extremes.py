@@ -147,11 +147,18 @@ def test_both_stages_are_drawn_at_the_cadence(pipeline: SimpleNamespace) -> None
         return heading
 
     tables = [pd.DataFrame({"id": ["t0", "t1"]}), pd.DataFrame({"id": ["v0", "v1"]})]
-    callback = pipeline.Extremes(SimpleNamespace(draw_samples=draw), *tables)
+    maps = {"truth": np.zeros((2, 2), np.uint8)}
+    callback = pipeline.Extremes(SimpleNamespace(draw_samples=draw, class_maps=lambda sample: maps), *tables)
     config = pipeline.parse_experiment({"losses": LOSSES, "watch": {"figure_epochs": 3}}, "test")
     log: Callable[..., None] = lambda name, figure, step: pictures.append(name)  # noqa: E731
     run = SimpleNamespace(config=config, progress=pipeline.Progress(), epochs=4, fold="0")
-    run.tracker = SimpleNamespace(figure=log)
+    run.heads = [pipeline.Head("mask", "mask", ("a", "b"))]
+    exported: list[tuple[str, Any]] = []
+    run.tracker = SimpleNamespace(
+        figure=log,
+        table=lambda name, table, images, step: exported.append((name, table["id"].tolist())),
+        overlay=lambda name, overlay, step: exported.append((name, overlay.classes)),
+    )
     callback.on_run_start(run)
     for epoch in range(4):
         run.progress.epoch = epoch
@@ -167,6 +174,8 @@ def test_both_stages_are_drawn_at_the_cadence(pipeline: SimpleNamespace) -> None
         assert callback.seen == {}, "nothing is held once it is drawn"
     one_epoch = [f"{kind}/{stage}" for stage in ("train", "valid") for kind in KINDS]
     assert sorted(pictures) == sorted(2 * one_epoch)
+    assert exported[:2] == [("worst_samples/train", ["t0", "t1"]), ("worst_samples/train_masks/0", {1: "a", 2: "b"})]
+    assert len(exported) == 2 * 2 * 3
     assert calls[0] == (["t1", "t0"], "Best 2 of 2 samples by loss (train, epoch 3)")
 
     run.config = pipeline.parse_experiment({"losses": LOSSES, "watch": {"extremes_by": "tow"}}, "test")

@@ -91,7 +91,7 @@ def masks_figure(
     tiles = [_tile(*each) for each in zip(images, truths, decided, strict=True)]
     figure = image_grid(tiles, ids, titles, [GREY] * len(tiles), heading, columns=2, width=5.0)
     patches = [Patch(color=color, label=name) for name, color in OUTCOMES.items()]
-    figure.legend(handles=patches, loc="outside lower left", ncols=3, fontsize=8, frameon=False)
+    figure.legend(handles=patches, loc="upper right", ncols=3, fontsize=8, frameon=False)
     return figure
 
 
