@@ -20,7 +20,7 @@ SMALL = """extends: demo
 model: {encoder: test_resnet}
 training: {epochs: 2, batch_size: 64}
 machine: {workers: 0}
-watch: {figure_epochs: 0}
+watch: {figure_epochs: 0, gradient_steps: 5}
 """
 SMALL_MASKS = """extends: demo
 image: {size: 64}
@@ -95,19 +95,19 @@ def _zygote() -> "subprocess.Popen[str]":
 
 
 def outcome(project: Path, experiment: str, fold: str = "0") -> tuple[pd.DataFrame, dict[str, bytes], str]:
-    """Out-of-fold table, weights as bytes, and metrics.csv of a finished fold."""
+    """Out-of-fold table, weights as bytes, and metrics.csv with gradients.csv of a finished fold."""
     folder = project / "runs" / experiment / f"fold_{fold}"
     weights = {name: value.numpy().tobytes() for name, value in load_file(folder / "best.safetensors").items()}
     metrics = pd.read_csv(folder / "metrics.csv")
     timeless = metrics[[column for column in metrics if not column.startswith("time/")]]
-    return pd.read_parquet(folder / "oof.parquet"), weights, timeless.to_csv()
+    return pd.read_parquet(folder / "oof.parquet"), weights, timeless.to_csv() + (folder / "gradients.csv").read_text()
 
 
 def assert_same_outcome(first: tuple, second: tuple) -> None:
     """Bit for bit."""
     pd.testing.assert_frame_equal(first[0], second[0], check_exact=True)
     assert first[1] == second[1], "the weights differ"
-    assert first[2] == second[2], "metrics.csv differs"
+    assert first[2] == second[2], "metrics.csv or gradients.csv differs"
 
 
 def assert_close_maps(project: Path, first: pd.DataFrame, second: pd.DataFrame) -> None:
