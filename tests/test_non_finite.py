@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from planted.losses import CULPRIT, KINDS
-from projects import ROOT, Renders, run_script
+from projects import ROOT, Renders, run_process, run_script
 from training import demo_project, expect, register
 
 pytestmark = pytest.mark.slow
@@ -152,6 +152,15 @@ def test_accumulated_batches_and_anomaly_detection(project: Path) -> None:
     second = expect(run_script(project, "train.py", "small", *settings), status=2).last_line
     assert re.search(rf"batch {named[1]}\) .*'sqrt'.*samples: 00077", second), second
     assert not torch.is_anomaly_enabled()
+
+
+def test_two_processes_name_the_sample_of_one(project: Path) -> None:
+    settings = [LOSSES.replace("KIND", "sqrt_at_zero"), "machine.devices=2", "--as", "shared", "--fold", "0"]
+    result = run_process(project, "train.py", "small", "training.epochs=1", *settings)
+    message = expect(result, status=2).last_line
+    assert re.search(r"'sqrt' .*gradient of a root at zero.*samples: 00077;", message), message
+    [dump] = (project / "runs/shared/fold_0/non_finite").glob("*.pt")
+    assert "00077" in expect(run_script(project, "replay.py", str(dump))).stdout.split("now:")[1]
 
 
 def test_a_dump_that_is_none(project: Path, tmp_path: Path) -> None:

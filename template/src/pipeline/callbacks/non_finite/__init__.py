@@ -8,6 +8,7 @@ found is said in words (`causes`). A `dump` holds all of it; `scripts/replay.py`
 import math
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,9 +39,7 @@ class NonFinite(Callback):
     every_process = True  # each looks at its own share
 
     def __init__(self) -> None:
-        self.window: list[
-            tuple[int, Batch]
-        ] = []  # batches whose gradients are being gathered, by position in the epoch
+        self.window: list[tuple[int, Batch]] = []  # whose gradients are being gathered, by position in the epoch
         self.sums: list[Tensor] = []  # of all losses and outputs of each
         self.buffers: list[Tensor] = []  # as they were before the window
         self.skipped = 0
@@ -95,6 +94,8 @@ class NonFinite(Callback):
         if only_gradients and finding.fits_fp32 is not False and run.precision == "fp16":
             self.overflows += 1
             return Verdict.GO  # the scaler leaves the step out, and lowers its scale
+        if not finding.wrong and run.processes.size > 1:
+            return self._of_another(run)
         return self._act(run, finding, batch, position)
 
     def on_epoch_end(self, run: Run, result: Any) -> None:
@@ -122,15 +123,22 @@ class NonFinite(Callback):
             finding = replay(run, batch, position)
             if finding.wrong:
                 break
-        if not finding.wrong:
+        return finding, batch, position
+
+    def _of_another(self, run: Run) -> Verdict:
+        """Gradients are averaged: another process finds the cause in its share, and says it."""
+        self.skipped += 1
+        settings = run.config.watch
+        goes_on = settings.non_finite == "skip" and self.skipped <= settings.max_skips
+        return Verdict.SKIP if goes_on else Verdict.STOP
+
+    def _act(self, run: Run, finding: Finding, batch: Batch, position: int, stop: bool = False) -> Verdict:
+        settings, now = run.config.watch, run.progress
+        if not finding.wrong:  # the step alone does not show it
             parameters = run.model.named_parameters()
             seen = [name for name, one in parameters if one.grad is not None and not is_finite(one.grad)]
             wrong = tuple(f"the gradient of {name}" for name in seen) or ("a loss or an output",)
             finding = replace(finding, wrong=wrong)
-        return finding, batch, position
-
-    def _act(self, run: Run, finding: Finding, batch: Batch, position: int, stop: bool = False) -> Verdict:
-        settings, now = run.config.watch, run.progress
         where = f"step {now.step} (epoch {now.epoch + 1}, batch {position + 1}) of fold {run.fold}"
         said = f"{where}: {finding.words()}"
         kept = self._dump(run, finding, batch, position, said)
@@ -163,7 +171,8 @@ class NonFinite(Callback):
             weights={name: value.cpu() for name, value in run.model.state_dict().items()},
             said=f"{said}{trace}\n",
         ).save(run.folder)
-        return f"; look at it again with: python scripts/replay.py {path.relative_to(run.folder.parents[2])}"
+        shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+        return f"; look at it again with: python scripts/replay.py {shown}"
 
     def _remember(self, batch: Batch, result: StepResult) -> None:
         for value in (*result["sample_losses"].values(), *result["outputs"].values()):

@@ -41,7 +41,8 @@ class Dump:
 
     def save(self, folder: Path) -> Path:
         """Write `step_<number>.pt`, and `.txt` for people; returns the first."""
-        target = folder / FOLDER / f"step_{self.step:06d}.pt"
+        of_rank = f"_rank_{self.rank}" if self.rank else ""
+        target = folder / FOLDER / f"step_{self.step:06d}{of_rank}.pt"
         with atomic(target) as path:
             torch.save(dict(vars(self)), path)
         write_text(target.with_suffix(".txt"), self.said)
