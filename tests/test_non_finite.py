@@ -4,13 +4,15 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from planted.losses import CULPRIT, KINDS
-from projects import ROOT, Renders, run_process, run_script
+from projects import ROOT, Renders, imported, run_process, run_script
 from training import demo_project, expect, register
 
 pytestmark = pytest.mark.slow
@@ -161,6 +163,52 @@ def test_two_processes_name_the_sample_of_one(project: Path) -> None:
     assert re.search(r"'sqrt' .*gradient of a root at zero.*samples: 00077;", message), message
     [dump] = (project / "runs/shared/fold_0/non_finite").glob("*.pt")
     assert "00077" in expect(run_script(project, "replay.py", str(dump))).stdout.split("now:")[1]
+
+
+class Half:
+    """A run in fp16, as far as the callback sees one: its step overflows in fp16 where `size` is large."""
+
+    def __init__(self, pipeline: SimpleNamespace, folder: Path, size: float) -> None:
+        self.model = pipeline.PreparedModel(torch.nn.Identity(), torch.nn.Linear(1, 1, bias=False))
+        torch.nn.init.constant_(self.model.network.weight, size)
+        self.config = pipeline.parse_experiment({}, "test")
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
+        self.progress, self.processes, self.precision = pipeline.Progress(), pipeline.Processes(), "fp16"
+        self.experiment, self.fold, self.folder = "half", "0", folder
+
+    def run_step(self, stage: str, batch: dict[str, Any], model: Any = None, precision: str = "fp16") -> dict[str, Any]:
+        given = self.model.network(batch["input_image"])[:, 0]
+        outputs = given.half() if precision == "fp16" else given
+        loss = outputs.float().mean()
+        losses = {"one": loss.detach()}
+        samples = {"one": outputs.detach().float()}
+        return {"loss": loss, "losses": losses, "sample_losses": samples, "outputs": {"output_label": outputs.detach()}}
+
+
+@pytest.mark.parametrize(("size", "overflows"), [(1.0, False), (1e5, True)])
+def test_fp16_is_told_apart(size: float, overflows: bool, tmp_path: Path) -> None:
+    with imported(ROOT / "template"):
+        from pipeline.callbacks.non_finite import NonFinite
+        from pipeline.config import parse_experiment
+        from pipeline.errors import UserError
+        from pipeline.processes import Processes
+        from pipeline.seam import PreparedModel, Progress, Verdict
+
+        parts = {"PreparedModel": PreparedModel, "Progress": Progress, "Processes": Processes}
+        run = Half(SimpleNamespace(parse_experiment=parse_experiment, **parts), tmp_path / "runs/half/fold_0", size)
+        callback = NonFinite()
+        batch = {"input_id": ["a", "b"], "input_image": torch.ones(2, 1)}
+        callback.on_batch_start(run, "train", batch)
+        result = run.run_step("train", batch)
+        callback.on_batch_end(run, "train", batch, result)
+        run.model.network.weight.grad = torch.full((1, 1), torch.inf)  # as the scaled gradients overflowed
+        if overflows:  # the forward pass itself, which no scaler mends
+            with pytest.raises(UserError, match=r"float16, which ends at 65504.*in fp32 is finite: fp16 overflowed"):
+                callback.on_gradients_ready(run)
+        else:
+            assert callback.on_gradients_ready(run) is Verdict.GO, "the scaler leaves the step out"
+            assert callback.overflows == 1
+            assert torch.isinf(run.model.network.weight.grad).all(), "and sees the gradients as they are"
 
 
 def test_a_dump_that_is_none(project: Path, tmp_path: Path) -> None:
