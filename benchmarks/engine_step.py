@@ -197,6 +197,7 @@ class Turns:
     clock: Callable[[], float]
     ours: list[float] = field(default_factory=list)
     peer: list[float] = field(default_factory=list)
+    waited: float = 0.0  # the alarm of a slow loader has nothing to say here
 
     def __len__(self) -> int:
         return len(self.loader)

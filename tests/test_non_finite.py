@@ -174,6 +174,7 @@ class Half:
         self.config = pipeline.parse_experiment({}, "test")
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
         self.progress, self.processes, self.precision = pipeline.Progress(), pipeline.Processes(), "fp16"
+        self.scaler = torch.amp.GradScaler("cpu")
         self.experiment, self.fold, self.folder = "half", "0", folder
 
     def run_step(self, stage: str, batch: dict[str, Any], model: Any = None, precision: str = "fp16") -> dict[str, Any]:

@@ -141,6 +141,7 @@ class Run(Protocol):
     epochs: int
     batches_per_epoch: int
     precision: Literal["fp32", "bf16", "fp16"]
+    scaler: torch.amp.GradScaler  # the engine scales with it, and the loop saves it; for all but fp16 it scales nothing
     processes: Processes  # those that train this fold together; the engine averages their gradients
 
     @property
@@ -205,7 +206,6 @@ class Loop(Run, Protocol):
     """
 
     device: torch.device
-    scaler: torch.amp.GradScaler  # the engine scales with it, and the loop saves it; for all but fp16 it scales nothing
     engine_callbacks: Sequence[Any]  # of the engine's own kind, in the order of the experiment
 
     @property

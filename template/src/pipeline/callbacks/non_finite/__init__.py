@@ -29,7 +29,7 @@ DETECTED = "returned nan values"  # what torch says under `watch.anomaly`
 class NonFinite(Callback):
     """Stops a training, or skips the step, when a loss, an output or a gradient is not finite: `watch` says which.
 
-    With fp16, gradients that overflow under the loss scaling are no fault: the scaler lowers its scale and leaves the
+    Gradients that overflow under the loss scaling of fp16 are no fault: the scaler lowers its scale and leaves the
     step out by itself. They are told apart by the same step in fp32.
 
     Raises:
@@ -88,10 +88,13 @@ class NonFinite(Callback):
         only_gradients = math.isfinite(float(forward))
         if only_gradients and all(is_finite(gradient) for gradient in gradients):
             return Verdict.GO  # they are large, and their sum is not a float any more
-        _copy(list(run.model.buffers()), self.buffers)
+        buffers = list(run.model.buffers())  # such as the statistics of batch norm
+        after = [buffer.detach().clone() for buffer in buffers]
+        _copy(buffers, self.buffers)
         finding, batch, position = self._look(run, window)
-        _copy(list(run.model.buffers()), self.buffers)  # such as the batch norm's, which have seen it again
-        if only_gradients and finding.fits_fp32 is not False and run.precision == "fp16":
+        overflowed = only_gradients and run.scaler.is_enabled() and (not finding.wrong or finding.fits_fp32)
+        _copy(buffers, after if overflowed else self.buffers)
+        if overflowed:
             self.overflows += 1
             return Verdict.GO  # the scaler leaves the step out, and lowers its scale
         if not finding.wrong and run.processes.size > 1:

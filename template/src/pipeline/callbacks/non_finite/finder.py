@@ -4,6 +4,7 @@ import inspect
 import linecache
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -115,7 +116,9 @@ class Finder(TorchDispatchMode):
         after = global_hooks.register_module_forward_hook(self._leaves)
         for hook in (before, after):
             self.hooks.callback(hook.remove)
-        self.hooks.enter_context(torch.autograd.detect_anomaly(check_nan=False))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Anomaly Detection has been enabled")
+            self.hooks.enter_context(torch.autograd.detect_anomaly(check_nan=False))
         super().__enter__()
         return self
 
