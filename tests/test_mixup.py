@@ -272,8 +272,10 @@ def test_a_training_with_it_still_learns(transform: str) -> None:
         for number, rows in enumerate(np.random.default_rng(epoch).permutation(1500)[:1472].reshape(-1, 64)):
             seed_everything(0, epoch, number)
             batch = {"input_image": image[rows], "target_label": label[rows], "input_weight": torch.ones(64)}
+            batch["input_row"] = torch.from_numpy(rows)
             context = StepContext("train", epoch, number, 0, criterion, (mixer(transform),))
             result = step(batch, model, context)
+            assert set(result["mixed"]["input_partner"].tolist()) <= set(rows.tolist()), "partners are named by row"
             assert result["sample_losses"]["label_cross_entropy"].shape == (64,)
             optimizer.zero_grad()
             result["loss"].backward()
