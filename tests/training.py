@@ -111,8 +111,8 @@ def assert_same_outcome(first: tuple, second: tuple) -> None:
 
 
 def assert_close_maps(project: Path, first: pd.DataFrame, second: pd.DataFrame) -> None:
-    """Tables of masks hold the same, and probabilities that differ by 1/255: sums of another order are rounded otherwise,
-    and training carries that on, so that one pixel in ten thousand may differ by 3/255."""
+    """Tables of masks hold the same, and probabilities that differ by 1/255. Sums of another order are rounded
+    otherwise, and training carries that on, so one pixel in ten thousand may differ by 3/255."""
     maps = [name for name in first if isinstance(first[name].iloc[0], bytes)]
     assert maps
     pd.testing.assert_frame_equal(first.drop(columns=maps), second.drop(columns=maps))
