@@ -200,14 +200,8 @@ class Task(ABC):
 
     @abstractmethod
     def explained(self, batch: Batch, outputs: Mapping[str, Tensor], chosen: str | None = None) -> Explained:
-        """What of the outputs for a batch of one sample should be explained.
-
-        Args:
-            chosen: `HEAD` or `HEAD:CLASS`; none: what the first head says.
-
-        Raises:
-            UserError: there is no such head or class.
-        """
+        """What of the outputs for a batch of one sample should be explained: what the first head says, or of `chosen`,
+        `HEAD` or `HEAD:CLASS`; a `UserError` where there is none."""
 
     def ranked(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """By `HEAD:CLASS`, whether rows are of a class, bool (N,), and its probability, (N,): what a curve of precision
@@ -221,11 +215,7 @@ class Task(ABC):
 
     @abstractmethod
     def submission_rules(self, sample: pd.DataFrame, metric: Metric, images: Mapping[str, Path] | None = None) -> Rules:
-        """What may stand in the columns of this sample's submission.
-
-        Args:
-            images: the image of each test id, as far as they are known.
-        """
+        """What may stand in the columns of this sample's submission; `images` are those of the test ids, as known."""
 
     @abstractmethod
     def read_submission(self, table: pd.DataFrame, rules: Any, metric: Metric) -> pd.DataFrame | None:
