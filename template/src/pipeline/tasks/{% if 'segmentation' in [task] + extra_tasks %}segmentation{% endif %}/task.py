@@ -249,11 +249,7 @@ class SegmentationTask(Task):
 
 
 def room_settings(experiment: Experiment, names: Names) -> SegmentationSettings:
-    """What the experiment sets of this room's own.
-
-    Raises:
-        UserError: crops, which are cut from images as they are, and a cache of images of one size.
-    """
+    """What the experiment sets of this room's own; a `UserError` for crops from a cache of images of one size."""
     settings: SegmentationSettings = names.bind("task", experiment.task)()
     if experiment.image.cache and settings.view == "crops":
         raise UserError(

@@ -148,12 +148,8 @@ class HeadKind(ABC):
         return {}
 
     def memory(self, rows: pd.DataFrame, outputs: Sequence[Mapping[str, Tensor]], own: bool) -> Memory:
-        """What looks others up among rows.
-
-        Args:
-            outputs: what was `remembered` of each batch of the rows.
-            own: the rows are looked up among themselves, each among the others.
-        """
+        """What looks others up among rows, of whose batches `outputs` were `remembered`; with `own` each of them is
+        looked up among the others."""
         return lambda ids, outputs: {}
 
     @abstractmethod
