@@ -14,7 +14,7 @@ image: {size: 32}
 task: {params: {overlap: 0.5}}
 model: {name: small, pretrained: false}
 losses: [{head: shape, loss: bce}, {head: shape, loss: {name: squared}}]
-training: {epochs: 4, batch_size: 6}
+training: {epochs: 10, batch_size: 6}
 optimizer: {lr: 0.02}
 tracking: {every_steps: 4}
 machine: {device: cpu, workers: 0}
