@@ -108,6 +108,7 @@ class Fold:
         groups = [{"params": [layer.weight], "lr": 1e-3}, {"params": [layer.bias], "lr": 1e-4}]
         self.optimizer = torch.optim.AdamW(groups)
         self.progress = self.pipeline.Progress()
+        self.scaler = torch.amp.GradScaler("cpu", enabled=False)
         self.epochs, self.batches_per_epoch = EPOCHS, BATCHES
         self.best = self.pipeline.Best(1, 0.75)
 

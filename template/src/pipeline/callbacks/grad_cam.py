@@ -2,22 +2,22 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from pipeline.callbacks import Callback
 from pipeline.callbacks.class_activation import Heat, explain
-from pipeline.errors import Interrupted
+from pipeline.callbacks.extremes import ranked_by
+from pipeline.callbacks.pictures import draw_figures
 from pipeline.keys import INPUT_ID
 from pipeline.seam import Batch, Run, Stage, StageResult, StepResult
 from pipeline.tasks.shared.chosen import chosen_class
 from pipeline.tasks.shared.drawing import visible
-from pipeline.tracking import say_once
 
 if TYPE_CHECKING:
     from pipeline.tasks import Task
@@ -38,7 +38,7 @@ class GradCam(Callback):
         self.fixed: list[Batch] = []
         self.worst: list[tuple[float, Batch]] = []
         self.random: list[tuple[float, Batch]] = []
-        self.draws = np.random.default_rng(0)
+        self.generator = np.random.default_rng(0)
 
     def on_run_start(self, run: Run) -> None:
         if run.config.watch.explain is not None:
@@ -47,23 +47,24 @@ class GradCam(Callback):
     def on_epoch_start(self, run: Run, stage: Stage) -> None:
         if stage == "valid":
             self.fixed, self.worst, self.random = [], [], []
-            self.draws = np.random.default_rng((run.config.seed, run.progress.epoch))
+            self.generator = np.random.default_rng((run.config.seed, run.progress.epoch))
 
     def on_batch_end(self, run: Run, stage: Stage, batch: Batch, result: StepResult) -> None:
-        if stage != "valid" or not result["sample_losses"]:
+        is_drawn = run.config.watch.draws(run.progress.epoch, run.epochs)
+        if stage != "valid" or not is_drawn or not result["sample_losses"]:
             return
-        losses = torch.stack(list(result["sample_losses"].values())).sum(dim=0).tolist()
-        for row, loss in enumerate(losses):
+        for row, loss in enumerate(ranked_by(result, run.config)[0].tolist()):
             seen = {sample[INPUT_ID][0] for sample in self.fixed}  # an image may be several samples
             if len(self.fixed) < SHOWN and batch[INPUT_ID][row] not in seen:
                 self.fixed.append(_sample(batch, row))
             if math.isfinite(loss):
                 _offer(self.worst, loss, batch, row)
-            _offer(self.random, float(self.draws.random()), batch, row)
+            _offer(self.random, float(self.generator.random()), batch, row)
 
     def on_epoch_end(self, run: Run, result: StageResult) -> None:
-        is_last = result.epoch == run.epochs - 1  # then it is drawn a moment later, with the weights that are kept
-        if result.stage == "valid" and not is_last and run.config.watch.draws(result.epoch, run.epochs):
+        if (
+            result.stage == "valid" and result.epoch < run.epochs - 1
+        ):  # the last ones wait for the weights that are kept
             self._draw(run)
 
     def on_run_end(self, run: Run, result: StageResult | None) -> None:
@@ -71,15 +72,12 @@ class GradCam(Callback):
 
     def _draw(self, run: Run) -> None:
         sorts = {"fixed": self.fixed, "random": _samples(self.random), "worst": _samples(self.worst)}
-        try:
-            for name, samples in sorts.items():
-                if samples:
-                    heats = explain(run.model, self.task, samples, run.config.watch.explain)
-                    run.tracker.figure(f"grad_cam/{name}", grad_cam_figure(heats), run.progress.step)
-        except Interrupted:
-            raise
-        except Exception as error:  # an encoder may be anything, and a picture is not worth a training
-            say_once(f"Grad-CAM was left out: {error}")
+        for name, samples in sorts.items():
+            if samples:
+                draw_figures(run, partial(self._drawn, run, f"grad_cam/{name}", samples))
+
+    def _drawn(self, run: Run, name: str, samples: Sequence[Batch]) -> dict[str, Figure]:
+        return {name: grad_cam_figure(explain(run.model, self.task, samples, run.config.watch.explain))}
 
 
 def grad_cam_figure(heats: Sequence[Heat]) -> Figure:

@@ -17,7 +17,7 @@ from torch import Tensor
 from pipeline.callbacks import Callback
 from pipeline.callbacks.non_finite.dump import Dump
 from pipeline.callbacks.non_finite.finder import is_finite
-from pipeline.callbacks.non_finite.replay import Finding, losses_of, replay
+from pipeline.callbacks.non_finite.replay import Finding, fits_fp32, losses_of, replay
 from pipeline.errors import UserError, listed
 from pipeline.keys import INPUT_ID
 from pipeline.seam import Batch, Run, Stage, StepResult, Verdict
@@ -91,17 +91,19 @@ class NonFinite(Callback):
         buffers = list(run.model.buffers())  # such as the statistics of batch norm
         after = [buffer.detach().clone() for buffer in buffers]
         _copy(buffers, self.buffers)
-        finding, batch, position = self._look(run, window)
-        overflowed = only_gradients and run.scaler.is_enabled() and (not finding.wrong or finding.fits_fp32)
-        _copy(buffers, after if overflowed else self.buffers)
-        if overflowed:
+        if only_gradients and run.scaler.is_enabled() and self._fits_fp32(run, window):
+            _copy(buffers, after)
             self.overflows += 1
             return Verdict.GO  # the scaler leaves the step out, and lowers its scale
+        finding, batch, position = self._look(run, window)
+        _copy(buffers, self.buffers)
         if not finding.wrong and run.processes.size > 1:
             return self._of_another(run)
         return self._act(run, finding, batch, position)
 
     def on_epoch_end(self, run: Run, result: Any) -> None:
+        if result.stage == "train" and run.scaler.is_enabled():
+            run.tracker.scalars({"fp16/overflows": float(self.overflows)}, run.progress.step)
         if self.held_out and result.stage == "valid":
             samples = f"{len(self.held_out)} held-out samples ({listed(self.held_out)})"
             _say(f"epoch {result.epoch + 1}: {samples} have a loss or an output that is not finite")
@@ -115,10 +117,15 @@ class NonFinite(Callback):
             self._act(run, finding, batch, position, stop=True)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"skipped": self.skipped, "dumps": self.dumps}
+        return {"skipped": self.skipped, "dumps": self.dumps, "overflows": self.overflows}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.skipped, self.dumps = state.get("skipped", 0), state.get("dumps", 0)
+        self.overflows = state.get("overflows", 0)
+
+    def _fits_fp32(self, run: Run, window: list[tuple[int, Batch]]) -> bool:
+        """Whether the scaling alone is to blame, as far as the memory allows to tell."""
+        return all(fits_fp32(run, batch, position) is not False for position, batch in window)
 
     def _look(self, run: Run, window: list[tuple[int, Batch]]) -> tuple[Finding, Batch, int]:
         """What went wrong, and in which batch of the window: the last one, where none shows it again."""

@@ -71,8 +71,7 @@ def replay(run: Run, batch: Batch, position: int) -> Finding:
         wrong = tuple(name for name, value in found.items() if not is_finite(value))
         origin = finder.origin_of([*losses.values(), *outputs.values(), *gradients.values()])
         rows = origin.rows if origin is not None and origin.rows else _rows(result, len(ids))
-    with _at(run, position), _own_gradients(run.model):
-        fits = _fits_fp32(run, batch) if wrong and run.precision != "fp32" else None
+    fits = fits_fp32(run, batch, position) if wrong and run.precision != "fp32" else None
     return Finding(wrong, origin, tuple(ids[row] for row in rows), _words(run, wrong, origin, fits), fits)
 
 
@@ -97,11 +96,16 @@ def _words(run: Run, wrong: tuple[str, ...], origin: Origin | None, fits_fp32: b
     return words
 
 
-def _fits_fp32(run: Run, batch: Batch) -> bool:
-    result = run.run_step("train", batch, precision="fp32")
-    result["loss"].backward()
-    found: Mapping[str, Tensor] = {**losses_of(result), **result["outputs"], **_gradients(run.model)}
-    return all(is_finite(value) for value in found.values())
+def fits_fp32(run: Run, batch: Batch, position: int) -> bool | None:
+    """Whether a training step is finite in fp32; none where that needs more memory than there is."""
+    try:
+        with _at(run, position), _own_gradients(run.model):
+            result = run.run_step("train", batch, precision="fp32")
+            result["loss"].backward()
+            found: Mapping[str, Tensor] = {**losses_of(result), **result["outputs"], **_gradients(run.model)}
+            return all(is_finite(value) for value in found.values())
+    except torch.OutOfMemoryError:
+        return None
 
 
 def _gradients(model: nn.Module) -> dict[str, Tensor]:
