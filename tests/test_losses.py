@@ -343,7 +343,7 @@ def test_a_training_with_all_of_it(renders: Renders, tmp_path: Path) -> None:
     printed = expect(run_script(project, "train.py", "all", "--fold", "0")).stdout
     contract = next(line for line in printed.splitlines() if "target_label" in line)
     assert "float32" in contract and "(4, 10)" in contract
-    oof, weights, metrics = outcome(project, "all")
+    oof, weights, (metrics, _) = outcome(project, "all")
     truth = pd.read_csv(project / "data/raw/train.csv", dtype=str).set_index("image_id")["label"]
     predicted = oof.set_index("id")[[f"label:{digit}" for digit in range(10)]].to_numpy().argmax(axis=1).astype(str)
     assert (truth.loc[oof["id"]].to_numpy() == predicted).mean() > 0.5

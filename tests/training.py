@@ -94,13 +94,15 @@ def _zygote() -> "subprocess.Popen[str]":
     )
 
 
-def outcome(project: Path, experiment: str, fold: str = "0") -> tuple[pd.DataFrame, dict[str, bytes], str]:
-    """Out-of-fold table, weights as bytes, and metrics.csv with gradients.csv of a finished fold."""
+def outcome(project: Path, experiment: str, fold: str = "0") -> tuple[pd.DataFrame, dict[str, bytes], tuple[str, str]]:
+    """Out-of-fold table, weights as bytes, and the texts of metrics.csv and gradients.csv of a finished fold, without
+    times and what only a scaled loss has."""
     folder = project / "runs" / experiment / f"fold_{fold}"
     weights = {name: value.numpy().tobytes() for name, value in load_file(folder / "best.safetensors").items()}
     metrics = pd.read_csv(folder / "metrics.csv")
-    timeless = metrics[[column for column in metrics if not column.startswith("time/")]]
-    return pd.read_parquet(folder / "oof.parquet"), weights, timeless.to_csv() + (folder / "gradients.csv").read_text()
+    kept = metrics[[column for column in metrics if not column.startswith(("time/", "fp16/"))]]
+    logs = kept.to_csv(), (folder / "gradients.csv").read_text()
+    return pd.read_parquet(folder / "oof.parquet"), weights, logs
 
 
 def assert_same_outcome(first: tuple, second: tuple) -> None:
