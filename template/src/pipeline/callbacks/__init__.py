@@ -78,10 +78,6 @@ class CallbackList(Callback):
         self.named = {key: callback for key, callback in named.items() if is_main or callback.every_process}
         self.callbacks = list(self.named.values())
 
-    @property
-    def changes_gradients(self) -> bool:
-        return any(callback.changes_gradients for callback in self.callbacks)
-
     def on_run_start(self, run: Run) -> None:
         for callback in self.callbacks:
             callback.on_run_start(run)
@@ -106,8 +102,12 @@ class CallbackList(Callback):
             callback.on_batch_end(run, stage, *(share if callback.every_process and share else (batch, result)))
 
     def on_gradients_ready(self, run: Run) -> Verdict:
-        verdicts = [callback.on_gradients_ready(run) for callback in self.callbacks]
-        return max(verdicts, default=Verdict.GO)
+        verdict = Verdict.GO
+        for callback in self.callbacks:
+            verdict = max(verdict, callback.on_gradients_ready(run))
+            if callback.changes_gradients:
+                run.processes.average_gradients(run.model)
+        return verdict
 
     def on_epoch_end(self, run: Run, result: StageResult) -> None:
         for callback in self.callbacks:

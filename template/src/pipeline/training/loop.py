@@ -138,10 +138,7 @@ class FoldLoop:
         return result["loss"]
 
     def gradients_ready(self) -> Verdict:
-        verdict = self.callbacks.on_gradients_ready(self)
-        if self.callbacks.changes_gradients:
-            self.processes.average_gradients(self.model)
-        verdict = Verdict(self.processes.highest(verdict))
+        verdict = Verdict(self.processes.highest(self.callbacks.on_gradients_ready(self)))
         if verdict is Verdict.STOP:
             raise UserError(f"a callback stopped the training at step {self.progress.step} of fold {self.fold}")
         return verdict
