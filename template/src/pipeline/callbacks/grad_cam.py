@@ -17,7 +17,7 @@ from pipeline.callbacks.pictures import draw_figures
 from pipeline.keys import INPUT_ID
 from pipeline.seam import Batch, Run, Stage, StageResult, StepResult
 from pipeline.tasks.shared.chosen import chosen_class
-from pipeline.tasks.shared.drawing import visible
+from pipeline.tasks.shared.drawing import image_grid, shortened, visible
 
 if TYPE_CHECKING:
     from pipeline.tasks import Task
@@ -81,21 +81,16 @@ class GradCam(Callback):
 
 
 def grad_cam_figure(heats: Sequence[Heat]) -> Figure:
-    """Each image beside what was looked at."""
-    columns = min(len(heats), SHOWN)
-    figure = Figure(figsize=(2.6 * columns, 6.0), dpi=100)
-    figure.subplots_adjust(0.01, 0.01, 0.99, 0.9, 0.05, 0.2)  # by hand: laying it out takes longer than drawing it
-    figure.suptitle("where the decision was made (Grad-CAM of what stands below)", x=0.01, ha="left", fontsize=11)
-    for number, heat in enumerate(heats[:columns]):
+    """Each image above what was looked at in it."""
+    tiles, said = [], []
+    for heat in heats:
         image = visible(heat.image)
+        gap = np.full((max(1, len(image) // 30), image.shape[1], 3), 255, np.uint8)
+        tiles.append(np.concatenate([image, gap, blended(image, heat.heat)]))
         inside = "" if heat.inside is None else f"\n{heat.inside:.0%} of the heat in the truth"
-        titles = (heat.name[-28:], f"{heat.of[:28]}{inside}")
-        for row, (shown, title) in enumerate(zip((image, blended(image, heat.heat)), titles, strict=True)):
-            axes = figure.add_subplot(2, columns, row * columns + number + 1)
-            axes.set_axis_off()
-            axes.imshow(shown)
-            axes.set_title(title, fontsize=8, parse_math=False)
-    return figure
+        said.append(f"{shortened(heat.of, 30)}{inside}")
+    heading = "Where the decision was made: Grad-CAM of what stands above"
+    return image_grid(tiles, [heat.name for heat in heats], said, ["#404040"] * len(tiles), heading, columns=SHOWN)
 
 
 def blended(image: np.ndarray, heat: np.ndarray) -> np.ndarray:

@@ -1,14 +1,13 @@
 """What pictures of every kind need."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
     from pipeline.seam import SampleDataset
 
 Texts = Sequence[str] | np.ndarray
@@ -38,27 +37,24 @@ def image_grid(
     rows = max(1, -(-len(images) // columns))
     height = max(((width - 0.1) * image.shape[0] / image.shape[1] for image in images), default=2.4)
     lines = max((title.count("\n") + 1 for title in titles), default=1)
-    above, cell = 0.1 + 0.15 * lines, height + 0.45 + 0.15 * lines
+    cell = height + 0.35 + 0.15 * lines
     across, down = width * columns + 0.2, cell * rows + 0.45
     figure = Figure(figsize=(across, down), dpi=110)
     figure.suptitle(heading, fontsize=11, fontweight="bold", x=0.02, y=1 - 0.1 / down, ha="left")
-    # Laid out by hand: an engine for it takes longer than all of the drawing.
+    axes = figure.add_axes((0, 0, 1, 1))  # a single one, in inches: one for each image would take twice as long
+    axes.set_axis_off()
     for number, (image, name, title, color) in enumerate(zip(images, ids, titles, colors, strict=True)):
-        left, top = 0.15 + width * (number % columns), down - 0.4 - cell * (number // columns) - above
-        box = (left / across, (top - height) / down, (width - 0.1) / across, height / down)
-        axes = figure.add_axes(box, anchor="N")
-        _draw_image(axes, image, name, title, color)
+        left, top = 0.15 + width * (number % columns), 0.5 + 0.15 * lines + cell * (number // columns)
+        box = (left, left + width - 0.1, top + (width - 0.1) * image.shape[0] / image.shape[1], top)
+        small = max(image.shape[:2]) < 100  # blown up, its pixels are what the model saw
+        axes.imshow(image, extent=box, interpolation="nearest" if small else "antialiased")
+        axes.add_patch(Rectangle((left, top), width - 0.1, box[2] - top, fill=False, color=color, linewidth=3))
+        style: dict[str, Any] = {"ha": "center", "parse_math": False}
+        middle = left + (width - 0.1) / 2
+        axes.text(middle, top - 0.06, title, va="bottom", fontsize=9, color=color, fontweight="bold", **style)
+        axes.text(middle, box[2] + 0.06, shortened(name, 30), va="top", fontsize=7.5, color="#666666", **style)
+    axes.set(xlim=(0, across), ylim=(down, 0), aspect="auto")
     return figure
-
-
-def _draw_image(axes: "Axes", image: np.ndarray, name: str, title: str, color: str) -> None:
-    small = max(image.shape[:2]) < 100  # blown up, its pixels are what the model saw
-    axes.imshow(image, interpolation="nearest" if small else "antialiased")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.spines[:].set(color=color, linewidth=3)
-    axes.set_title(title, fontsize=9, color=color, fontweight="bold", parse_math=False)
-    axes.set_xlabel(shortened(name, 30), fontsize=7.5, color="#666666", parse_math=False)
 
 
 class RowImages(Sequence[np.ndarray]):

@@ -110,7 +110,9 @@ def _draw_matrix(axes: "Axes", values: np.ndarray, texts: Sequence[str], labels:
     top = max(float(np.nanmax(values, initial=0)), 1e-9)
     # The diagonal is hundreds and a mistake is one: a root scale lets both be seen.
     scaled = np.where(np.isnan(values), 0.0, values)
-    axes.imshow(scaled, cmap="Blues", norm=PowerNorm(0.5, 0, top), interpolation="nearest")
+    places = np.arange(count)
+    axes.pcolormesh(places, places, scaled, shading="nearest", cmap="Blues", norm=PowerNorm(0.5, 0, top))
+    axes.set(aspect="equal", ylim=(count - 0.5, -0.5))
     axes.set_xticks(range(count), labels, rotation=90 if _crowded(labels) else 0, fontsize=size, parse_math=False)
     axes.set_yticks(range(count), labels, fontsize=size, parse_math=False)
     axes.tick_params(length=0)
@@ -121,12 +123,11 @@ def _draw_matrix(axes: "Axes", values: np.ndarray, texts: Sequence[str], labels:
     axes.spines[:].set_color("#cccccc")
     if count > MOST_NUMBERS:
         return
-    for number, (value, text) in enumerate(zip(scaled.flat, texts, strict=True)):
-        row, column = divmod(number, count)
-        dark = (value / top) ** 0.5 > 0.6
-        color = "white" if dark else "#1b2a41" if value > 0 else "#c4ccd6"
+    for number in np.flatnonzero(scaled):
+        row, column = divmod(int(number), count)
+        color = "white" if (scaled[row, column] / top) ** 0.5 > 0.6 else "#1b2a41"
         # Inside its cell a number needs no room of its own; without this the layout measures each of them.
-        axes.text(column, row, text, ha="center", va="center", fontsize=size, color=color).set_in_layout(False)
+        axes.text(column, row, texts[number], ha="center", va="center", fontsize=size, color=color).set_in_layout(False)
 
 
 def _draw_pairs(axes: "Axes", counts: np.ndarray, names: np.ndarray, slots: float) -> None:
