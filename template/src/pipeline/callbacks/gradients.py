@@ -191,7 +191,7 @@ def gradients_figure(names: Sequence[str], steps: Sequence[int], table: np.ndarr
     figure = Figure(figsize=(13, max(3.0, 1.2 + 0.2 * len(names))), dpi=100)
     height = figure.get_size_inches()[1]
     figure.subplots_adjust(0.2, 0.6 / height, 0.98, 1 - 0.4 / height, 0.04)
-    panels = figure.subplots(1, 2, sharey=True, squeeze=False)[0]
+    panels = figure.subplots(1, 2, squeeze=False)[0]
     for axes, column, title in zip(panels, (1, 4), ("mean |gradient|", "|update| / |weights|"), strict=True):
         values = table[:, :, column].T
         shown = np.log10(np.where(values > 0, values, np.nan))
@@ -201,9 +201,11 @@ def gradients_figure(names: Sequence[str], steps: Sequence[int], table: np.ndarr
         places = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), 7)).round().astype(int))
         axes.set_xticks(places + 0.5, [str(steps[place]) for place in places])
         axes.set_xlabel("step")
+        axes.set_yticks([])
+        axes.invert_yaxis()
         figure.colorbar(image, ax=axes, pad=0.01)
     panels[0].set_yticks(np.arange(len(names)) + 0.5, list(names), fontsize=7.5)
-    panels[0].invert_yaxis()
+    panels[0].tick_params(axis="y", length=0)
     return figure
 
 
