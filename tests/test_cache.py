@@ -356,6 +356,17 @@ def test_damage_is_said(folder: Path) -> None:
         opened()
 
 
+def test_a_cache_that_a_task_cannot_use_is_not_filled(renders: Renders, tmp_path: Path) -> None:
+    """Neither by training nor beforehand, and both say the same."""
+    project = demo_project(renders, tmp_path / "project", task="segmentation")
+    commands = (["cache.py", "small", "image.cache=true"], ["train.py", "small", "image.cache=true", "--as", "cropped"])
+    refused = [expect(run_script(project, *command), 2).last_line for command in commands]
+    assert refused[0] == refused[1] and refused[0].startswith("error: image.cache holds whole images of one size")
+    assert not (project / "data/cache").exists() and not (project / "runs/cropped").exists()
+    whole = expect(run_script(project, *commands[0], "task.params={view: whole}")).stdout
+    assert "'small': all 240 training rows are in the cache" in whole
+
+
 def test_script(renders: Renders, tmp_path: Path) -> None:
     project = demo_project(renders, tmp_path / "project")
     refused = expect(run_script(project, "cache.py", "small"), 2)

@@ -1,4 +1,4 @@
-"""Best and worst batches and samples, and suspected label errors, against planted ones."""
+"""Best and worst batches and samples, and that watching changes nothing."""
 
 import importlib
 from collections.abc import Callable, Iterator, Sequence
@@ -23,9 +23,7 @@ USED = {
     "errors": ["UserError"],
     "seam": ["Progress", "StageResult"],
     "tasks.image_level.drawing": ["RIGHT", "WRONG"],
-    "tasks.image_level.suspects": ["confident_disagreements", "outlying"],
     "tasks.segmentation.seen": ["dice", "masks_of", "planes_of", "seen_figure"],
-    "tasks.segmentation.suspects": ["suspects"],
     "tasks.shared.seen": ["SeenSample"],
     "tracking.images": ["pixels"],
 }
@@ -213,53 +211,6 @@ def test_masks_are_drawn_in_three_colours(pipeline: SimpleNamespace, kind: str) 
     nothing = {"output_mask": torch.full_like(outputs["output_mask"], torch.nan)}
     broken = pipeline.SeenSample("x", 0, image, targets, nothing, torch.nan)
     assert pipeline.pixels(pipeline.seen_figure([broken], head, "heading")).std() > 10
-
-
-def noisy(generator: np.random.Generator, flips: int, rows: int = 1000, classes: int = 10) -> tuple[np.ndarray, ...]:
-    """True classes, given ones of which some are flipped, and probabilities of a model that is right in about 93 %."""
-    true = generator.integers(0, classes, rows)
-    logits = generator.normal(0, 1.2, (rows, classes))
-    logits[np.arange(rows), true] += 4
-    given, flipped = true.copy(), generator.choice(rows, flips, replace=False)
-    given[flipped] = (given[flipped] + generator.integers(1, classes, flips)) % classes
-    shares = np.exp(logits)
-    return flipped, given, shares / shares.sum(axis=1, keepdims=True)
-
-
-def test_flipped_labels_are_the_first_suspects(pipeline: SimpleNamespace) -> None:
-    for seed in range(5):
-        flipped, given, probabilities = noisy(np.random.default_rng(seed), 20)
-        found, suggested, scores = pipeline.confident_disagreements(given, probabilities)
-        assert len(set(found[:40]) & set(flipped)) >= 17, seed
-        assert (np.diff(scores) <= 0).all() and (scores > 0).all()
-        assert (suggested != given[found]).all()
-    found, _, _ = pipeline.confident_disagreements(np.zeros(3, np.int64), np.array([[0.9, 0.1]] * 3))
-    assert len(found) == 0, "a class that nothing is labelled with is never suggested"
-
-
-def test_outlying_residuals(pipeline: SimpleNamespace) -> None:
-    residuals = np.random.default_rng(0).normal(3, 1, 500)
-    residuals[[7, 400]] = 30, -20
-    found, scores = pipeline.outlying(residuals)
-    assert found[:2].tolist() == [7, 400] and len(found) < 6
-    assert scores[0] == pytest.approx(27, rel=0.15), "in standard deviations"
-    assert len(pipeline.outlying(np.ones(5))[0]) == 0
-
-
-def test_masks_that_disagree_confidently(pipeline: SimpleNamespace) -> None:
-    from segmentation_tables import tables
-
-    truth = np.zeros((1, 20, 20), np.uint8)
-    truth[0, :10] = 1
-    sure = np.where(truth == 1, 250, 5).astype(np.uint8)
-    maps = [sure, 255 - sure, np.full_like(sure, 128), np.full_like(sure, 3)]
-    head = pipeline.Head("mask", "mask", ("cell",))
-    found = pipeline.suspects(*tables(head, [truth] * 4, maps), head)
-    assert sorted(found["score"]) == [1, 1], "right, and unsure, are not suspicious"
-    assert found["given"].tolist() == ["cell 50%"] * 2
-    assert set(found["suggested"]) == {"cell 50%", "nothing"}
-    given, predictions = tables(head, [truth], [sure])
-    assert pipeline.suspects(given, predictions.drop(columns="mask_cell"), head).empty
 
 
 @pytest.mark.slow

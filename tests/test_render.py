@@ -202,6 +202,8 @@ def test_dependencies_are_those_of_the_answers(name: str, renders: Renders) -> N
     assert packages & {"accelerate", "six", "setuptools"} == (
         {"accelerate", "six", "setuptools"} if framework == "catalyst" else set()
     )
+    tasks = {VARIANTS[name].get("task", "classification"), *VARIANTS[name].get("extra_tasks", [])}
+    assert ("cleanlab" in packages) == bool(tasks & {"classification", "multilabel", "multitask"})
     assert project["tool"]["uv"]["package"] is False
 
 

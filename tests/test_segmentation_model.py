@@ -183,13 +183,13 @@ def test_rates_by_layer_are_timms_whatever_the_parameters_are_called(decoder: st
     assert {rates[id(parameter)] for parameter in [*network.decoder.parameters(), *network.heads.parameters()]} == {1.0}
 
 
-def test_crops_and_a_cache_are_refused_before_it_is_filled() -> None:
+def test_crops_and_a_cache_do_not_go_together() -> None:
     experiment = Experiment(image={"cache": True}, model={"encoder": "test_resnet", "pretrained": False})
     task, names = SegmentationTask(Competition(Settings.model_construct()), HEADS), Names(SegmentationTask.NAMES)
     with pytest.raises(UserError, match=r"^image\.cache holds whole images.* task\.params\.view: whole$"):
-        task.model(experiment, names, pretrained=False)
+        task.check_settings(experiment, names)
     whole = experiment.model_copy(update={"task": Named(name="default", params={"view": "whole"})})
-    task.model(whole, names, pretrained=False)
+    task.check_settings(whole, names)
 
 
 def test_an_encoder_whose_layers_nobody_knows() -> None:

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from projects import Renders, imported
+from projects import Renders, imported, run_script
+from training import SMALL, expect
 
 ANSWERS = {"trackers": ["wandb", "tensorboard"]}
 EVENTS = [  # in the order of a run: batches at their steps, then both stages of the epoch at the step of its end
@@ -265,6 +267,46 @@ def test_local_files(logged: tuple[Path, subprocess.CompletedProcess[str]]) -> N
         assert image.size == (200, 100)
         assert len(image.getcolors(1 << 16) or []) > 5
     assert list(table(folder)[0])[:3] == ["step", "epoch", "batch/loss"]
+
+
+@pytest.mark.parametrize(
+    ("head", "file"),
+    [
+        ("ink", "ink"),
+        ("a/b", "a/b"),
+        ("two words", "two words"),
+        ("../../up", "_/_/up"),
+        ("/etc/x", "etc/x"),
+        ('C:\\x*?"<>|\n', "C__x_______"),
+        ("end. ", "end_"),
+        ("..", "_"),
+    ],
+)
+def test_the_name_of_a_head_leads_nowhere_else(head: str, file: str, info: Any) -> None:
+    """Whatever a column is called, its pictures and tables lie in the run's folder."""
+    from matplotlib.figure import Figure
+    from pipeline.tracking import make_tracker
+
+    tracker = make_tracker(info, [])
+    tracker.figure(f"scatter/{head}", Figure(figsize=(1, 1)), 0)
+    tracker.table(head, pd.DataFrame({"id": ["a"]}), [], 0)
+    folder = info.folder
+    written = {path.relative_to(folder).as_posix() for path in folder.parent.rglob("*") if path.is_file()}
+    assert written - {"metrics.csv", "gradients.csv"} == {f"figures/scatter/{file}.png", f"tables/{file}.csv"}
+
+
+@pytest.mark.slow
+def test_evaluating_names_pictures_as_training_does(renders: Renders, tmp_path: Path) -> None:
+    answers = {"task": "regression", "target_columns": "in k:/px ", "trackers": []}
+    project = renders.copy(tmp_path / "project", answers)
+    (project / "experiments/small.yaml").write_text(SMALL)
+    for words in (["make_demo_data.py"], ["make_folds.py", "--n-folds", "2"]):
+        expect(run_script(project, *words))
+    settings = ["training.epochs=1", "watch.figure_epochs=1", "--fold", "all"]
+    expect(run_script(project, "train.py", "small", *settings, "--as", "odd"))
+    expect(run_script(project, "evaluate.py", "odd"))
+    for folder in (project / "runs/odd/figures", project / "runs/odd/fold_0/figures"):
+        assert (folder / "scatter/in k_/px.png").is_file() and (folder / "errors/in k_/px.png").is_file()
 
 
 @pytest.mark.slow

@@ -35,11 +35,13 @@ def main() -> None:
     from pipeline.project import Project
 
     project = Project.at(ROOT, arguments.data)
-    from pipeline.data.command import clear_caches, fill_caches
-
     if arguments.clear:
+        from pipeline.data.command import clear_caches
+
         clear_caches(project)
     if experiments:
+        from pipeline.training.caches import fill_caches
+
         fill_caches(project, competition, experiments, overrides)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 
 PART = ".part"
+FORBIDDEN = re.compile(r'[\x00-\x1f\\:*?"<>|]')
 
 
 @contextmanager
@@ -67,6 +69,17 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def file_of(folder: Path, tag: str, suffix: str) -> Path:
+    """The file below `folder` of what is logged under a tag, such as `scatter/ink`: the parts but the last are folders.
+
+    A tag may hold the name of a head, which is that of a column: what some system takes in no file's name becomes `_`,
+    and no part leads out of the folder.
+    """
+    parts = [FORBIDDEN.sub("_", part).strip() for part in tag.split("/")]
+    *folders, name = [re.sub(r"\.+$", "_", part) for part in parts if part] or ["_"]
+    return folder.joinpath(*folders, f"{name}{suffix}")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,7 +1,6 @@
-"""What `scripts/make_folds.py`, `scripts/check_data.py` and `scripts/cache.py` do."""
+"""What `scripts/make_folds.py` and `scripts/check_data.py` do, and `scripts/cache.py --clear`."""
 
 import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,6 @@ from rich.filesize import decimal
 
 from pipeline.competition import Competition
 from pipeline.data import NAMES
-from pipeline.data.cache import open_cache
 from pipeline.data.checks import check_data
 from pipeline.data.folds import (
     CLASSES,
@@ -116,31 +114,6 @@ def run_checks(
         unpack(project.require_data(), competition.settings)
     folds = load_experiment(project, experiment).folds if experiment else "folds"
     check_data(project, competition, image_reader(project, competition, experiment), folds)
-
-
-def fill_caches(
-    project: Project, competition: Competition, experiments: Sequence[str], overrides: Sequence[str] = ()
-) -> None:
-    """Decode and resize, for each experiment, every training row of its fold file.
-
-    Raises:
-        UserError: an experiment does not use the cache, or what `open_cache` says.
-    """
-    configs = [load_experiment(project, name, overrides) for name in experiments]
-    for name, config in zip(experiments, configs, strict=True):
-        if not config.image.cache:
-            raise UserError(
-                f"'{name}' reads no cache; add image.cache=true here, "
-                f"and write `image: {{cache: true}}` into experiments/{name}.yaml before it is trained"
-            )
-    table = competition.train_rows(project.require_data())
-    names = Names(NAMES, competition.all_names())
-    for name, config in zip(experiments, configs, strict=True):
-        began = time.monotonic()
-        rows = load_folds(project, config.folds, table, competition.settings).rows
-        open_cache(project, config, names, rows)
-        seconds = time.monotonic() - began
-        console().print(f"'{name}': all {len(rows):,} training rows are in the cache ({seconds:.1f} s)", soft_wrap=True)
 
 
 def clear_caches(project: Project) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.competition import Competition, Metric, metric_values
 from pipeline.data.folds import load_folds, split
 from pipeline.errors import UserError, listed
-from pipeline.files import read_json, save_figure, write_json
+from pipeline.files import file_of, read_json, save_figure, write_json
 from pipeline.inference.earlier import HELD_OUT, with_earlier
 from pipeline.inference.predict import FINISHED, TrainedRun, write_predictions
 from pipeline.inference.suspects import FILE as SUSPECTS
@@ -178,7 +178,7 @@ def evaluate_run(project: Project, competition: Competition, folder: Path, data:
     if fold is None and evaluation.overall:
         write_predictions(folder / "oof.parquet", read_oof(folder, folds).drop(columns=ROW_FOLD))
         for name, figure in task_of_run(folder, competition).figures(evaluation.truth, evaluation.predictions).items():
-            save_figure(figure, folder / "figures" / f"{name}.png")
+            save_figure(figure, file_of(folder / "figures", name, ".png"))
     print_scores(project, folder, evaluation)
     if fold is None:
         said = write_suspects(run, table_of_folds.rows, evaluation.truth, evaluation.predictions, data)

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from pipeline.tasks.shared.chosen import Explained
     from pipeline.tasks.shared.seen import SeenSample
 
-
 # (batch, outputs) -> predictions of what is complete after this batch, as batches come in their order
 Decoder = Callable[["Batch", Mapping[str, "Tensor"]], "pd.DataFrame"]
 # (rows, their predictions by id) -> predictions by the id of what is predicted
@@ -48,6 +47,9 @@ class Task(ABC):
     def __init__(self, competition: Competition, heads: Sequence[Head]) -> None:
         self.competition = competition
         self.heads = tuple(heads)
+
+    def check_settings(self, experiment: Experiment, names: Names) -> None:  # noqa: B027 - most tasks can do all of it
+        """Raise a `UserError` for settings that do not go together, before anything is read or written."""
 
     @abstractmethod
     def dataset(

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from pipeline.files import atomic, write_json
+from pipeline.files import atomic, file_of, write_json
 from pipeline.tracking import Points, RunInfo, Tracker
 from pipeline.tracking.images import pixels
 
@@ -47,7 +46,7 @@ class LocalTracker(Tracker):
     def figure(self, name: str, figure: "Figure", step: int) -> None:
         """Write `figures/<name>.png`; the latest picture replaces the older one."""
         image = Image.fromarray(pixels(figure))
-        with atomic(self.folder / FIGURES_FOLDER / f"{_safe(name)}.png") as path:
+        with atomic(file_of(self.folder / FIGURES_FOLDER, name, ".png")) as path:
             image.save(path, format="png")
 
     def summary(self, values: dict[str, Any]) -> None:
@@ -57,12 +56,12 @@ class LocalTracker(Tracker):
 
     def table(self, name: str, table: "pd.DataFrame", images: "Sequence[np.ndarray]", step: int) -> None:
         """Write `tables/<name>.csv`; its images are in the figures."""
-        with atomic(self.folder / TABLES_FOLDER / f"{_safe(name)}.csv") as path:
+        with atomic(file_of(self.folder / TABLES_FOLDER, name, ".csv")) as path:
             table.to_csv(path, index=False)
 
     def embedding(self, name: str, points: Points, step: int) -> None:
         """Write `tables/<name>.npz`, with `vectors` and `labels`."""
-        with atomic(self.folder / TABLES_FOLDER / f"{_safe(name)}.npz") as path, path.open("wb") as file:
+        with atomic(file_of(self.folder / TABLES_FOLDER, name, ".npz")) as path, path.open("wb") as file:
             np.savez_compressed(file, vectors=points.vectors, labels=np.asarray(points.labels, dtype=str))
 
     def finish(self, succeeded: bool) -> None:
@@ -117,11 +116,6 @@ class MetricsTable:
         text = io.StringIO()
         csv.DictWriter(text, self.columns, restval="", extrasaction="ignore", lineterminator="\n").writerows(rows)
         return text.getvalue().encode()
-
-
-def _safe(name: str) -> str:
-    """A head is named by a column, and not every system takes such a file."""
-    return re.sub(r'[\\:*?"<>|]', "_", name)
 
 
 def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:

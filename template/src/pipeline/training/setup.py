@@ -44,12 +44,22 @@ def prepare(project: Project, competition: Competition, name: str, config: Exper
     folds = load_folds(project, config.folds, rows, competition.settings)
     require_same_folds(project, config.inputs, folds.hash)
     labels_of(competition).check_folds(folds.rows, project.shown(fold_path(project, config.folds)))
-    heads = competition.heads(read_classes(project))
-    task = task_for(competition, heads)
+    task, names = checked_task(project, competition, config)
     for metric in competition.metrics():
-        metric.check_heads(heads)
-    names = Names(DATA_NAMES, training.NAMES, CALLBACK_NAMES, task.NAMES, competition.all_names())
+        metric.check_heads(task.heads)
     if not config.losses:
         config = config.model_copy(update={"losses": task.default_losses()})
     config = written_out(resolve_names(config, names), names)
     return Setup(project, competition, name, config, by_epoch(config, names), names, task, folds)
+
+
+def checked_task(project: Project, competition: Competition, config: Experiment) -> tuple[Task, Names]:
+    """The task of a competition, or of one of its stages, and all names; the task can do what the config says.
+
+    Raises:
+        UserError: the task refuses the config's settings.
+    """
+    task = task_for(competition, competition.heads(read_classes(project)))
+    names = Names(DATA_NAMES, training.NAMES, CALLBACK_NAMES, task.NAMES, competition.all_names())
+    task.check_settings(config, names)
+    return task, names

@@ -5,6 +5,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from pipeline.config import Experiment
+from pipeline.errors import UserError
+from pipeline.names import Names
+
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -33,3 +37,14 @@ class SegmentationSettings:
     tta: tuple[str, ...] = ()
     store: Literal["probabilities", "masks", "none"] = "probabilities"
     store_scale: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+
+def room_settings(experiment: Experiment, names: Names) -> SegmentationSettings:
+    """What the experiment sets of this room's own; a `UserError` for crops from a cache of images of one size."""
+    settings: SegmentationSettings = names.bind("task", experiment.task)()
+    if experiment.image.cache and settings.view == "crops":
+        raise UserError(
+            "image.cache holds whole images of one size, and crops are cut from images as they are; "
+            "set image.cache: false, or task.params.view: whole"
+        )
+    return settings

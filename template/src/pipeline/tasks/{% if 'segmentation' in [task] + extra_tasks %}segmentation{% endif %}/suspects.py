@@ -1,7 +1,9 @@
-"""Masks that confident out-of-fold predictions speak against."""
+"""Masks that out-of-fold predictions speak against."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -12,51 +14,94 @@ from pipeline.tasks.segmentation import maps
 from pipeline.tasks.segmentation.decoding import decoded
 from pipeline.tasks.segmentation.drawing import masks_figure
 from pipeline.tasks.segmentation.predictions import columns
-from pipeline.tasks.segmentation.scoring import IGNORED
 from pipeline.tasks.shared.drawing import shortened
+from pipeline.tasks.shared.suspects import LIMIT, modified_z_scores, worst_first
 
-SURE = 230  # of 255: at least so probable, or at most 255 - SURE
-LEAST = 0.5  # of the area that either side names
+VALUES = np.arange(256) / 255  # probabilities as maps store them
+ROUNDING = 1e-6  # of a mean of equal probabilities
+SPECK = 0.05  # of the usual area: what is wrong in images without a mask has to be more
+NEARLY = 0.75  # of the way from the usual score to 1, beyond which a weak model's scores have no outliers
+
+
+@dataclass(frozen=True)
+class Compared:
+    """An image's mask and what the model is sure of; areas are shares of the image.
+
+    Attributes:
+        wrong: where the model is sure, and the mask says otherwise.
+        area: that, and where the model surely agrees on a class.
+        probability: the mean one, where it is wrong, of what is suggested.
+        given, suggested: the area of each class, (C,); suggested is what is given, less and plus what is wrong.
+    """
+
+    wrong: float
+    area: float
+    probability: float
+    given: np.ndarray
+    suggested: np.ndarray
 
 
 def suspects(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head) -> pd.DataFrame:
-    """Images where truth and confident pixels of the prediction disagree in more than half of the area of both.
+    """Images whose mask the prediction contradicts in far more of the area than it does in most images.
 
-    The score is that share, over all classes; pixels of which the model is unsure say nothing. Without maps
-    in the table (`store: none`) there are no suspects.
+    Pixels are judged by confident learning (C. Northcutt, L. Jiang and I. Chuang, JAIR 70, 2021, arXiv:1911.00068): the
+    model is sure of a class where its probability is at least what it is on average in the masks of this class, and
+    sure of the background likewise. The score is the share of wrong pixels among the sure ones that either side gives a
+    class. So a weak model is sure of less, and what it gets wrong everywhere is not suspicious. cleanlab does the
+    same for masks, but wants all images at one size in memory.
+
+    Without maps in the table (`store: none`) there are no suspects.
     """
     if not set(columns(head)) <= set(predictions):
         predictions = predictions[:0].reindex(columns=columns(head))
         truth = truth[:0]
-    found = []
-    for name, mask, cells in zip(
-        truth.index, truth[head.name], predictions[columns(head)].itertuples(index=False, name=None), strict=True
-    ):
-        if not hasattr(mask, "read"):
-            continue
-        score, sure, given, suggested = _compared(mask.read(), cells)
-        if score > LEAST:
-            found.append((name, _words(given, head), _words(suggested, head), score, sure))
-    table = pd.DataFrame(found, columns=[ROW_ID, "given", "suggested", "score", "probability"])
-    return table.assign(head=head.name).sort_values("score", ascending=False, kind="stable")
+    known = np.array([hasattr(mask, "read") for mask in truth[head.name]], bool)
+    truth, cells = truth[known], predictions.loc[known, columns(head)]
+    limits = _mean_probabilities(sum(_counts(truth, cells, head), np.zeros((len(head.classes), 2, 256))))
+    seen = [_compared(counts, limits) for counts in _counts(truth, cells, head)]
+    wrong, areas = (np.array([getattr(one, name) for one in seen]) for name in ("wrong", "area"))
+    least = SPECK * np.median(areas[areas > 0]) if areas.any() else 1.0
+    scores = wrong / (areas + least)
+    usual = np.median(scores) if seen else 0.0
+    chosen = (modified_z_scores(scores) > LIMIT) | (scores > usual + NEARLY * (1 - usual))
+    rows = []
+    for place, score in zip(*worst_first(scores, chosen), strict=True):
+        one = seen[place]
+        words = _words(one.given, head), _words(one.suggested, head)
+        rows.append((truth.index[place], *words, score, one.probability))
+    return pd.DataFrame(rows, columns=[ROW_ID, "given", "suggested", "score", "probability"]).assign(head=head.name)
 
 
-def _compared(planes: np.ndarray, cells: Sequence[bytes]) -> tuple[float, float, np.ndarray, np.ndarray]:
-    """The score of an image, the mean probability of where it disagrees, and the shares of the image that each class
-    takes, as it is given and as it is suggested, (C,)."""
-    wrong = area = 0
-    sums, given, suggested = 0.0, [], []
-    for plane, cell in zip(planes, cells, strict=True):
-        probability = maps.at_image_size(cell)
-        true, known, said = plane == 1, plane != IGNORED, probability >= SURE
-        sure = known & (said | (probability <= 255 - SURE))
-        differ = sure & (said != true)
-        wrong += int(np.count_nonzero(differ))
-        area += int(np.count_nonzero(sure & (said | true)))
-        sums += float(np.abs(probability[differ].astype(np.float64) - 255 * true[differ]).sum()) / 255
-        given.append(true.mean())
-        suggested.append((said & known).mean())
-    return wrong / max(area, 1), sums / max(wrong, 1), np.array(given), np.array(suggested)
+def _counts(truth: pd.DataFrame, cells: pd.DataFrame, head: Head) -> Iterator[np.ndarray]:
+    """For each image how many pixels of each class have which probability, float64 (C, 2, 256): those outside of the
+    mask, and those in it; none of what is ignored."""
+    for mask, row in zip(truth[head.name], cells.itertuples(index=False, name=None), strict=True):
+        counts = np.empty((len(row), 2, 256))
+        for number, (plane, cell) in enumerate(zip(mask.read(), row, strict=True)):
+            probability = maps.at_image_size(cell)
+            for value in (0, 1):
+                where = np.equal(plane, value).view(np.uint8)
+                counts[number, value] = cv2.calcHist([probability], [0], where, [256], [0, 256])[:, 0]
+        yield counts
+
+
+def _mean_probabilities(counts: np.ndarray) -> np.ndarray:
+    """Of the background where it is given, and of each class in its masks, (C, 2); infinite where there is no pixel."""
+    sums, pixels = (counts * np.stack([1 - VALUES, VALUES])).sum(axis=2), counts.sum(axis=2)
+    return np.divide(sums, pixels, out=np.full_like(sums, np.inf), where=pixels > 0)
+
+
+def _compared(counts: np.ndarray, limits: np.ndarray) -> Compared:
+    """One of `_counts` under the limits of the whole table."""
+    said = limits[:, 1:] <= VALUES + ROUNDING
+    denied = (limits[:, :1] <= 1 - VALUES + ROUNDING) & ~said
+    added, missed, given = counts[:, 0] * said, counts[:, 1] * denied, counts[:, 1].sum(axis=1)
+    wrong = added.sum() + missed.sum()
+    area = wrong + (counts[:, 1] * said).sum()
+    sure = (added * VALUES + missed * (1 - VALUES)).sum() / max(wrong, 1)
+    suggested = given + added.sum(axis=1) - missed.sum(axis=1)
+    pixels = max(counts.sum(axis=(1, 2)).max(), 1)
+    return Compared(wrong / pixels, area / pixels, sure, given / pixels, suggested / pixels)
 
 
 def _words(shares: np.ndarray, head: Head) -> str:

@@ -31,7 +31,7 @@ from pipeline.tasks.segmentation.kinds import kind_of
 from pipeline.tasks.segmentation.losses import LOSSES
 from pipeline.tasks.segmentation.predictions import columns, gated, has_presence, presence_columns
 from pipeline.tasks.segmentation.seen import class_maps, seen_figure
-from pipeline.tasks.segmentation.settings import SegmentationSettings
+from pipeline.tasks.segmentation.settings import room_settings
 from pipeline.tasks.segmentation.submission import as_predictions, form_of, read_as
 from pipeline.tasks.segmentation.submission_rules import MaskRules, submission_rules
 from pipeline.tasks.segmentation.suspects import suspects, suspects_figure
@@ -69,6 +69,9 @@ class SegmentationTask(Task):
         "step": {"default": "pipeline.tasks.shared.step:step"},
     }
 
+    def check_settings(self, experiment: Experiment, names: Names) -> None:
+        room_settings(experiment, names)
+
     def dataset(
         self,
         rows: pd.DataFrame,
@@ -94,7 +97,6 @@ class SegmentationTask(Task):
         return collate(samples)
 
     def model(self, experiment: Experiment, names: Names, pretrained: bool) -> PreparedModel:
-        room_settings(experiment, names)  # what is wrong with them is said before a cache is filled
         return prepared_model(self.heads, experiment, names, pretrained)
 
     def predictor(self, model: nn.Module, experiment: Experiment, names: Names) -> nn.Module:
@@ -246,14 +248,3 @@ class SegmentationTask(Task):
             shares = np.mean(seen, axis=0) if seen else np.full(len(head.classes), np.nan)
             found[head.name] = pd.Series(shares, index=list(head.classes))
         return found
-
-
-def room_settings(experiment: Experiment, names: Names) -> SegmentationSettings:
-    """What the experiment sets of this room's own; a `UserError` for crops from a cache of images of one size."""
-    settings: SegmentationSettings = names.bind("task", experiment.task)()
-    if experiment.image.cache and settings.view == "crops":
-        raise UserError(
-            "image.cache holds whole images of one size, and crops are cut from images as they are; "
-            "set image.cache: false, or task.params.view: whole"
-        )
-    return settings

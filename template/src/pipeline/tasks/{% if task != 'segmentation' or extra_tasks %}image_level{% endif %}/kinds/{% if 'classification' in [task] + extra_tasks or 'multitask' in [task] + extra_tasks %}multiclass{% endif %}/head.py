@@ -17,10 +17,11 @@ from pipeline.tasks.image_level.cells import most_listed
 from pipeline.tasks.image_level.kinds import Aggregate, HeadKind
 from pipeline.tasks.image_level.kinds.multiclass import submission
 from pipeline.tasks.image_level.kinds.multiclass.predictions import decided, decided_labels
+from pipeline.tasks.image_level.kinds.multiclass.suspects import doubted_classes
 from pipeline.tasks.image_level.kinds.multiclass.targets import class_counts, probabilities, targets
 from pipeline.tasks.image_level.predictions import probability_columns
 from pipeline.tasks.image_level.submission import Column
-from pipeline.tasks.image_level.suspects import confident_disagreements, suspect_table
+from pipeline.tasks.image_level.suspects import suspect_table
 from pipeline.tasks.image_level.thresholds import values_to_try
 
 
@@ -108,11 +109,11 @@ class Multiclass(HeadKind):
         return truth[self.head.name].to_numpy(), decided_labels(predictions, self.head), sure
 
     def suspects(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
-        """By confident learning; rows whose truth is probabilities have no label to doubt."""
+        """See `doubted_classes`; rows whose truth is probabilities have no label to doubt."""
         numbers = pd.Index(self.head.classes).get_indexer(pd.Index(truth[self.head.name]))
         labelled = numbers >= 0
         given = predictions.loc[labelled, self.columns].to_numpy(np.float64)
-        found, suggested, scores = confident_disagreements(numbers[labelled], given)
+        found, suggested, scores = doubted_classes(numbers[labelled], given)
         names, index = np.array(self.head.classes, dtype=object), truth.index[labelled][found]
         sure = given[found, suggested]
         return suspect_table(index, names[numbers[labelled][found]], names[suggested], scores, sure)

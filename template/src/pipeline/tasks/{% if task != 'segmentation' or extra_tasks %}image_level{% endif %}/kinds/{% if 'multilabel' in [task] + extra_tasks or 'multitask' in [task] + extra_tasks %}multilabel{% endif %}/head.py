@@ -15,10 +15,11 @@ from pipeline.names import Named
 from pipeline.tasks.image_level.kinds import HeadKind
 from pipeline.tasks.image_level.kinds.multilabel import submission
 from pipeline.tasks.image_level.kinds.multilabel.decisions import USUAL, decided
+from pipeline.tasks.image_level.kinds.multilabel.suspects import doubted_labels
 from pipeline.tasks.image_level.kinds.multilabel.targets import hard_targets, targets
 from pipeline.tasks.image_level.predictions import probability_columns
 from pipeline.tasks.image_level.submission import Column
-from pipeline.tasks.image_level.suspects import confident_disagreements, suspect_table
+from pipeline.tasks.image_level.suspects import suspect_table
 from pipeline.tasks.image_level.thresholds import values_to_try
 
 
@@ -99,11 +100,11 @@ class Multilabel(HeadKind):
         parts = []
         for name, column in zip(self.head.classes, self.columns, strict=True):
             held, sure = truth[column].to_numpy() >= 0.5, predictions[column].to_numpy(np.float64)
-            both = np.column_stack([1 - sure, sure])
-            found, suggested, scores = confident_disagreements(held.astype(np.int64), both)
-            words = np.array([f"not {name}", name], dtype=object)
-            given = words[1 - suggested]
-            parts.append(suspect_table(truth.index[found], given, words[suggested], scores, both[found, suggested]))
+            found, scores = doubted_labels(held, sure)
+            both = np.column_stack([1 - sure, sure])[found]
+            words, given = np.array([f"not {name}", name], dtype=object), held[found].astype(np.int64)
+            likely = both[np.arange(len(found)), 1 - given]
+            parts.append(suspect_table(truth.index[found], words[given], words[1 - given], scores, likely))
         return pd.concat(parts).sort_values("score", ascending=False, kind="stable")
 
     def shares(self, predictions: pd.DataFrame) -> pd.Series:

@@ -18,8 +18,9 @@ from pipeline.tasks.image_level.kinds.regression import submission
 from pipeline.tasks.image_level.kinds.regression.layer import Standardized
 from pipeline.tasks.image_level.kinds.regression.numbers import clipped, cut_points, grade_names, numbers, predicted
 from pipeline.tasks.image_level.submission import Column
-from pipeline.tasks.image_level.suspects import outlying, suspect_table
+from pipeline.tasks.image_level.suspects import suspect_table
 from pipeline.tasks.image_level.thresholds import values_to_try
+from pipeline.tasks.shared.suspects import LIMIT, modified_z_scores, worst_first
 
 
 class Regression(HeadKind):
@@ -111,7 +112,9 @@ class Regression(HeadKind):
     def suspects(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
         """Residuals that lie far outside of the others."""
         true, said, _ = self.read_out(truth, predictions)
-        found, scores = outlying(predicted(predictions, self.head) - truth[self.head.name].to_numpy(np.float64))
+        residuals = predicted(predictions, self.head) - truth[self.head.name].to_numpy(np.float64)
+        away = np.abs(modified_z_scores(residuals))
+        found, scores = worst_first(away, away > LIMIT)
         return suspect_table(truth.index[found], true[found], said[found], scores, np.full(len(found), np.nan))
 
     def shares(self, predictions: pd.DataFrame) -> pd.Series:
