@@ -144,12 +144,17 @@ class ImageLevelTask(Decoding):
         return kind.sample_figure(images, list(rows[ROW_ID]), self.truth(rows), predictions)
 
     def draw_samples(self, rows: pd.DataFrame, samples: Sequence[SeenSample], heading: str) -> Figure:
-        by_id = rows.set_index(ROW_ID)
-        truth = pd.concat([kind.truth(by_id) for _, kind in self.kinds], axis=1)
         outputs = {key: torch.stack([sample.outputs[key] for sample in samples]) for key in samples[0].outputs}
-        predictions = self.decode(list(rows[ROW_ID]), outputs)
+        truth, predictions = self.sample_tables(rows, {}, outputs)
         read = [(kind, has_truth(truth, head), *kind.read_out(truth, predictions)) for head, kind in self.kinds]
         return seen_figure(samples, [head.name for head in self.heads], read, heading)
+
+    def sample_tables(
+        self, rows: pd.DataFrame, batch: Batch, outputs: Mapping[str, Tensor]
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:
+        by_id = rows.set_index(ROW_ID)
+        truth = pd.concat([kind.truth(by_id) for _, kind in self.kinds], axis=1)
+        return truth, self.decode(list(rows[ROW_ID]), outputs)
 
     def ranked(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
