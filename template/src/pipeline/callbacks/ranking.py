@@ -74,8 +74,8 @@ def ranking_metric(
         )
     if len(valid_rows) and task.looks_among(valid_rows):
         raise UserError(
-            f"watch.extremes_by names the metric '{by}', and held-out rows are looked up among all of them, so no batch "
-            f"of them can be scored; rank by {listed([LOSS, *terms], 40)}"
+            f"watch.extremes_by names the metric '{by}', and held-out rows are looked up among all of them, so no "
+            f"batch of them can be scored; rank by {listed([LOSS, *terms], 40)}"
         )
     return known[by]
 

@@ -20,7 +20,7 @@ class Watch(Strict):
     )
     extremes_by: str = Field(
         default="loss",
-        description="what best and worst batches and samples are ranked by: the loss, or the name of a term or a metric",
+        description="what best and worst batches and samples are ranked by: the loss, a term of it, or a metric",
     )
     explain: str | None = Field(
         default=None, description="what Grad-CAM explains: HEAD or HEAD:CLASS; none: what the first head says"

@@ -37,8 +37,11 @@ class Shown(ABC):
     def sample_tables(
         self, rows: pd.DataFrame, batch: Batch, outputs: Mapping[str, Tensor]
     ) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Truth and predictions (N,) of the samples of a batch, each by itself, as metrics read them, indexed by the ids
-        of their labelled rows, (N,). Of a part of an image, the truth is that part's; of a mixed sample, its own."""
+        """Truth and predictions (N,) of the samples of a batch, each by itself, as metrics read them.
+
+        Both are indexed by the ids of their labelled `rows`, (N,). Of a part of an image the truth is that part's, of a
+        mixed sample its own.
+        """
 
     @abstractmethod
     def suspects(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:

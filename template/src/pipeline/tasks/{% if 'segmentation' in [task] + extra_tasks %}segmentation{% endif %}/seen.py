@@ -63,7 +63,7 @@ def sample_tables(
     heads: Sequence[Head], ids: Sequence[str], batch: Batch, outputs: Mapping[str, Tensor]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """See `Task.sample_tables`. A sample is predicted by itself, without the other windows of its image."""
-    index = pd.Index(ids, dtype="str", name=ROW_ID)
+    index = pd.Index(list(ids), dtype="str", name=ROW_ID)
     size = (int(batch[INPUT_IMAGE].shape[1]), int(batch[INPUT_IMAGE].shape[2]))
     truths, predictions = {}, {}
     for head in heads:
