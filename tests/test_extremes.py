@@ -216,7 +216,7 @@ def test_both_stages_are_drawn_at_the_cadence(pipeline: SimpleNamespace) -> None
 
     tables = [pd.DataFrame({"id": ["t0", "t1"]}), pd.DataFrame({"id": ["v0", "v1"]})]
     maps = {"truth": np.zeros((2, 2), np.uint8)}
-    task = SimpleNamespace(draw_samples=draw, class_maps=lambda sample: maps, looks_among=lambda rows: False)
+    task = SimpleNamespace(draw_samples=draw, class_maps=lambda sample: {"mask": maps}, looks_among=lambda rows: False)
     callback = pipeline.Extremes(task, *tables)
     config = pipeline.parse_experiment({"losses": LOSSES, "watch": {"figure_epochs": 3}}, "test")
     log: Callable[..., None] = lambda name, figure, step: pictures.append(name)  # noqa: E731
@@ -280,13 +280,13 @@ def test_masks_are_drawn_in_three_colours(pipeline: SimpleNamespace, kind: str) 
     assert (pipeline.planes_of(head, targets["target_mask"]) == truth).all()
     assert (pipeline.masks_of(head, sample) == said).all()
     assert pipeline.dice(truth, said) == pytest.approx(2 * 360 / (720 + 720))
-    drawn = pipeline.pixels(pipeline.seen_figure([sample, sample], head, "heading"))
+    drawn = pipeline.pixels(pipeline.seen_figure([sample, sample], [head], "heading"))
     overlay = 0.75 * np.array([to_rgb(color) for color in ("#56c98b", "#a8121f", "#ffe14d")]) + 0.25 * 0.6 * 200 / 255
     areas = [int((np.abs(drawn / 255 - color).max(axis=2) < 0.02).sum()) for color in overlay]
     assert min(areas) > 2000 and max(areas) < 1.2 * min(areas), "three bands of the same area"
     nothing = {"output_mask": torch.full_like(outputs["output_mask"], torch.nan)}
     broken = pipeline.SeenSample("x", 0, image, targets, nothing, torch.nan)
-    assert pipeline.pixels(pipeline.seen_figure([broken], head, "heading")).std() > 10
+    assert pipeline.pixels(pipeline.seen_figure([broken], [head], "heading")).std() > 10
 
 
 def test_samples_are_scored_as_validation_scores_rows(pipeline: SimpleNamespace) -> None:
@@ -331,6 +331,44 @@ def test_samples_are_scored_as_validation_scores_rows(pipeline: SimpleNamespace)
     assert whole == pytest.approx(each.mean())
     objects, _ = pipeline.MetricScores(task, find_mask_metric("f2_objects"), heads)(rows, batch, outputs)
     assert np.isfinite(objects).all()
+
+
+def test_every_head_of_masks_is_drawn(pipeline: SimpleNamespace) -> None:
+    """Each head has a panel of its own: one is right throughout, the other misses all, a third finds too much."""
+    truth, nothing = np.ones((1, 30, 30), np.uint8), np.zeros((1, 30, 30), np.uint8)
+    heads = [pipeline.Head(name, "mask", ("x",)) for name in ("right", "missing", "inventing")]
+    targets = {"target_right": truth, "target_missing": truth, "target_inventing": nothing}
+    outputs = {"output_right": 9.0, "output_missing": -9.0, "output_inventing": 9.0}
+    sample = pipeline.SeenSample(
+        "a",
+        0,
+        np.full((30, 30, 3), 200, np.uint8),
+        {key: torch.from_numpy(value) for key, value in targets.items()},
+        {key: torch.full((1, 30, 30), value) for key, value in outputs.items()},
+        0.5,
+    )
+    drawn = pipeline.pixels(pipeline.seen_figure([sample] * 3, heads, "heading"))
+    overlay = 0.75 * np.array([to_rgb(color) for color in ("#56c98b", "#a8121f", "#ffe14d")]) + 0.25 * 0.6 * 200 / 255
+    areas = [int((np.abs(drawn / 255 - color).max(axis=2) < 0.02).sum()) for color in overlay]
+    assert min(areas) > 10_000 and max(areas) < 1.1 * min(areas)
+
+    from pipeline.competition import Competition
+    from pipeline.tasks import task_for
+
+    from segmentation_tables import tables
+
+    task = task_for(Competition(None), heads)
+    maps = task.class_maps(sample)
+    assert {name: (int(each["truth"].sum()), int(each["prediction"].sum())) for name, each in maps.items()} == {
+        "right": (900, 900),
+        "missing": (900, 0),
+        "inventing": (0, 900),
+    }
+    parts = [tables(head, [truth] * 2, [255 * truth] * 2) for head in heads]
+    rows, predictions = (pd.concat(each, axis=1) for each in zip(*parts, strict=True))
+    images = [np.zeros((30, 30, 3), np.uint8)] * 2
+    figures = task.sample_figures(rows.reset_index(), images, predictions)
+    assert list(figures) == ["right", "missing", "inventing"]
 
 
 def noisy(generator: np.random.Generator, flips: int, rows: int = 1000, classes: int = 10) -> tuple[np.ndarray, ...]:
@@ -416,7 +454,8 @@ def test_watching_changes_no_weight_and_a_flipped_label_is_found(renders: Render
 def test_a_metric_ranks_the_same_in_one_process_and_in_two(renders: Renders, tmp_path: Path) -> None:
     """The worst held-out samples of one epoch are those that its out-of-fold table names."""
     project = demo_project(renders, tmp_path / "project")
-    text = "extends: small\ntraining: {epochs: 1, batch_size: 50}\nwatch: {extremes_by: accuracy, figure_epochs: 1}\n"
+    text = "extends: small\nmodel: {encoder: test_convnext}\noptimizer: {name: sgd, lr: 0.02}\n"  # no batch norm
+    text += "training: {epochs: 1, batch_size: 50}\nwatch: {extremes_by: accuracy, figure_epochs: 1}\n"
     for name, processes in (("one", 1), ("two", 2)):
         (project / f"experiments/{name}.yaml").write_text(text)
         killed(project, 0, name, processes)

@@ -81,10 +81,11 @@ class Extremes(Callback):
         scores = {} if self.metric is None else {self.metric.name: [one.scored[1] for one in samples if one.scored]}
         table = pd.DataFrame({"id": [one.id for one in samples], **scores, "loss": [one.loss for one in samples]})
         run.tracker.table(name, table, images, step)
-        classes = dict(enumerate(run.heads[0].classes, start=1))
+        classes = {head.name: dict(enumerate(head.classes, start=1)) for head in run.heads}
         for number, (sample, image) in enumerate(zip(samples, images, strict=True)):
-            if masks := self.task.class_maps(sample):
-                run.tracker.overlay(f"{name}_masks/{number}", Overlay(image, masks, classes), step)
+            for head, masks in self.task.class_maps(sample).items():
+                of = f"{head}/" if len(run.heads) > 1 else ""
+                run.tracker.overlay(f"{name}_masks/{of}{number}", Overlay(image, masks, classes[head]), step)
 
     def _drawn(self, name: str, heading: str, samples: "Sequence[SeenSample]") -> "Mapping[str, Figure]":
         rows = self.tables["train" if name.endswith("/train") else "valid"].iloc[[sample.row for sample in samples]]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Pictures(Callback):
-    """The task's figures, a sample of predictions (`samples`) and `learning_curves`, drawn when the run ends.
+    """The task's figures, a sample of predictions (`samples`, or `samples/<head>` of several) and `learning_curves`, drawn when the run ends.
 
     A picture that cannot be drawn is said and left out: the training it shows is done and stays.
 
@@ -40,13 +40,14 @@ class Pictures(Callback):
         if result is not None and result.truth is not None and result.predictions is not None:
             truth, predictions = result.truth, result.predictions
             draw_figures(run, lambda: self.task.figures(truth, predictions))
-            draw_figures(run, lambda: {"samples": self._sample(predictions)})
+            draw_figures(run, lambda: self._samples(predictions))
         draw_figures(run, lambda: {"learning_curves": self._curves(run)})
 
-    def _sample(self, predictions: pd.DataFrame) -> "Figure":
+    def _samples(self, predictions: pd.DataFrame) -> "Mapping[str, Figure]":
         rows = by_prediction(self.rows.reset_index(drop=True))
         rows = rows.iloc[pd.Index(rows[ROW_ID]).get_indexer(predictions.index)]
-        return self.task.sample_figure(rows, RowImages(self.dataset, rows.index.to_numpy()), predictions)
+        drawn = self.task.sample_figures(rows, RowImages(self.dataset, rows.index.to_numpy()), predictions)
+        return {"samples" if len(drawn) == 1 else f"samples/{head}": figure for head, figure in drawn.items()}
 
     def _curves(self, run: Run) -> "Figure":
         metrics = [metric.name for metric in run.metrics]

@@ -25,9 +25,9 @@ class Shown(ABC):
         """Pictures of predictions against the truth, by name."""
 
     @abstractmethod
-    def sample_figure(self, rows: pd.DataFrame, images: Sequence[Any], predictions: pd.DataFrame) -> Figure:
-        """A few of the labelled rows (N,) with truth and prediction, (N,) as well. Of the images (N,), uint8 (H, W, 3),
-        only those that are shown are asked for."""
+    def sample_figures(self, rows: pd.DataFrame, images: Sequence[Any], predictions: pd.DataFrame) -> dict[str, Figure]:
+        """For each head, by its name, a few of the labelled rows (N,) with truth and prediction, (N,) as well. Of the
+        images (N,), uint8 (H, W, 3), only those that are shown are asked for."""
 
     @abstractmethod
     def draw_samples(self, rows: pd.DataFrame, samples: Sequence[SeenSample], heading: str) -> Figure:
@@ -64,7 +64,7 @@ class Shown(ABC):
         over recall is made of. None where predictions are no such thing."""
         return {}
 
-    def class_maps(self, sample: SeenSample) -> dict[str, np.ndarray]:
-        """`truth` and `prediction` of the first head as class numbers from 1 on, uint8 (H, W), 0 for none; empty where
-        classes have no place in an image."""
+    def class_maps(self, sample: SeenSample) -> dict[str, dict[str, np.ndarray]]:
+        """For each head, by its name, `truth` and `prediction` as class numbers from 1 on, uint8 (H, W), 0 for none; empty
+        where classes have no place in an image."""
         return {}

@@ -29,29 +29,32 @@ class MaskPictures(Task):
     def figures(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, Figure]:
         return {name: one for head in self.heads for name, one in figures(truth, predictions, head).items()}
 
-    def sample_figure(self, rows: pd.DataFrame, images: Sequence[Any], predictions: pd.DataFrame) -> Figure:
-        head, truth = self.heads[0], self.truth(rows)
-        chosen = worst_and_best(truth, predictions, head)
-        shown = predictions.iloc[chosen]
-        return sample_figure(
-            [images[position] for position in chosen],
-            list(shown.index),
-            [shrunk_truth(truth[head.name].iloc[position].read()) for position in chosen],
-            [shrunk(planes) for planes in decoded(shown, head)],
-            [shrunk(np.stack([maps.probability(cell) for cell in cells])) for cells in shown[columns(head)].to_numpy()],
-            head.classes,
-        )
+    def sample_figures(self, rows: pd.DataFrame, images: Sequence[Any], predictions: pd.DataFrame) -> dict[str, Figure]:
+        truth, drawn = self.truth(rows), {}
+        for head in self.heads:
+            chosen = worst_and_best(truth, predictions, head)
+            shown = predictions.iloc[chosen]
+            cells = shown[columns(head)].to_numpy()
+            drawn[head.name] = sample_figure(
+                [images[position] for position in chosen],
+                list(shown.index),
+                [shrunk_truth(truth[head.name].iloc[position].read()) for position in chosen],
+                [shrunk(planes) for planes in decoded(shown, head)],
+                [shrunk(np.stack([maps.probability(cell) for cell in row])) for row in cells],
+                head.classes,
+            )
+        return drawn
 
     def draw_samples(self, rows: pd.DataFrame, samples: Sequence[SeenSample], heading: str) -> Figure:
-        return seen_figure(samples, self.heads[0], heading)
+        return seen_figure(samples, self.heads, heading)
 
     def sample_tables(
         self, rows: pd.DataFrame, batch: Batch, outputs: Mapping[str, Tensor]
     ) -> tuple[pd.DataFrame, pd.DataFrame]:
         return sample_tables(self.heads, list(rows[ROW_ID]), batch, outputs)
 
-    def class_maps(self, sample: SeenSample) -> dict[str, np.ndarray]:
-        return class_maps(sample, self.heads[0])
+    def class_maps(self, sample: SeenSample) -> dict[str, dict[str, np.ndarray]]:
+        return {head.name: class_maps(sample, head) for head in self.heads}
 
     def suspects(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
         return pd.concat([suspects(truth, predictions, head) for head in self.heads], ignore_index=True)

@@ -19,19 +19,22 @@ from pipeline.tasks.segmentation.metrics import each_dice
 from pipeline.tasks.segmentation.predictions import columns, presence_columns
 from pipeline.tasks.segmentation.scoring import pixels
 from pipeline.tasks.segmentation.truth import Truth, Window
-from pipeline.tasks.shared.drawing import visible
+from pipeline.tasks.shared.drawing import shortened, visible
 from pipeline.tasks.shared.seen import SeenSample
 
 
-def seen_figure(samples: Sequence[SeenSample], head: Head, heading: str) -> Figure:
-    """Each image beside the overlay of its truth and of what is decided, with loss and Dice."""
+def seen_figure(samples: Sequence[SeenSample], heads: Sequence[Head], heading: str) -> Figure:
+    """Each image beside the overlays, one for each head, of its truth and of what is decided, with loss and Dice."""
+    truths = [[planes_of(head, sample.targets[head.target_key]) for head in heads] for sample in samples]
+    masks = [[masks_of(head, sample) for head in heads] for sample in samples]
+    titles = []
+    for sample, *of_heads in zip(samples, truths, masks, strict=True):
+        told = [
+            f"{f'{shortened(head.name, 14)}: ' if len(heads) > 1 else ''}Dice {dice(truth, mask):.2f}"
+            for head, truth, mask in zip(heads, *of_heads, strict=True)
+        ]
+        titles.append(f"{sample.told()}, {', '.join(told)}")
     images = [visible(sample.image) for sample in samples]
-    truths = [planes_of(head, sample.targets[head.target_key]) for sample in samples]
-    masks = [masks_of(head, sample) for sample in samples]
-    titles = [
-        f"{sample.told()}, Dice {dice(truth, mask):.2f}"
-        for sample, truth, mask in zip(samples, truths, masks, strict=True)
-    ]
     return masks_figure(images, [sample.id for sample in samples], truths, masks, titles, heading)
 
 

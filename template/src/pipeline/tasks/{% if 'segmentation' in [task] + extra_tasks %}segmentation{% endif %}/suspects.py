@@ -73,11 +73,11 @@ def suspects_figure(
     heads: Mapping[str, Head],
 ) -> Figure:
     """See `Task.suspects_figure`."""
-    truths: list[np.ndarray] = []
-    masks: list[np.ndarray] = []
+    truths: list[list[np.ndarray]] = []
+    masks: list[list[np.ndarray]] = []
     for place, name in enumerate(found["head"]):
-        truths.append(truth[name].iloc[place].read())
-        masks += decoded(predictions.iloc[[place]], heads[name])
+        truths.append([truth[name].iloc[place].read()])
+        masks.append(list(decoded(predictions.iloc[[place]], heads[name])))
     said = zip(found["given"], found["suggested"], strict=True)
     titles = [f"given: {shortened(given, 50)}\nsuggested: {shortened(other, 46)}" for given, other in said]
     shown = [images[place] for place in range(len(found))]

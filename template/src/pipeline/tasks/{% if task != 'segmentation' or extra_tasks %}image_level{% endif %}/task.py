@@ -139,9 +139,9 @@ class ImageLevelTask(Decoding):
                 figures |= kind.figures(truth[known], predictions[known])
         return figures
 
-    def sample_figure(self, rows: pd.DataFrame, images: Sequence[Any], predictions: pd.DataFrame) -> Figure:
-        _, kind = self.kinds[0]
-        return kind.sample_figure(images, list(rows[ROW_ID]), self.truth(rows), predictions)
+    def sample_figures(self, rows: pd.DataFrame, images: Sequence[Any], predictions: pd.DataFrame) -> dict[str, Figure]:
+        ids, truth = list(rows[ROW_ID]), self.truth(rows)
+        return {head.name: kind.sample_figure(images, ids, truth, predictions) for head, kind in self.kinds}
 
     def draw_samples(self, rows: pd.DataFrame, samples: Sequence[SeenSample], heading: str) -> Figure:
         outputs = {key: torch.stack([sample.outputs[key] for sample in samples]) for key in samples[0].outputs}
