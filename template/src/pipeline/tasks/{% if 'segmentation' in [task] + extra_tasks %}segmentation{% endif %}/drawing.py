@@ -92,9 +92,9 @@ def masks_figure(
     tiles = [_tile(*each) for each in zip(images, truths, decided, strict=True)]
     panels = 1 + max(map(len, truths), default=1)
     columns = max(1, 4 // panels)
-    figure = image_grid(tiles, ids, titles, [GREY] * len(tiles), heading, columns, width=2.5 * panels)
+    figure = image_grid(tiles, ids, titles, [GREY] * len(tiles), heading, columns, width=2.5 * panels, foot=0.25)
     patches = [Patch(color=color, label=name) for name, color in OUTCOMES.items()]
-    figure.legend(handles=patches, loc="upper right", ncols=3, fontsize=8, frameon=False)
+    figure.legend(handles=patches, loc="lower right", ncols=3, fontsize=8, frameon=False)
     return figure
 
 
