@@ -175,6 +175,24 @@ def test_what_a_metric_is_not_defined_for_is_left_out_and_said(pipeline: SimpleN
     assert "'quality' is not defined for every single sample, which" in seen.left_out()
 
 
+def test_an_epoch_that_continues_says_so(pipeline: SimpleNamespace) -> None:
+    task = SimpleNamespace(looks_among=lambda rows: False)
+    callback = pipeline.Extremes(task, *[pd.DataFrame({"id": ["a", "b"]})] * 2)
+    config = pipeline.parse_experiment({"losses": LOSSES}, "test")
+    run = SimpleNamespace(config=config, progress=pipeline.Progress(0, 40), epochs=1, metrics=[], heads=[])
+    callback.on_run_start(run)
+    terms = {"one": torch.tensor([2.0, 1.0]), "two": torch.zeros(2)}
+    batch = {"input_id": ["a", "b"], "input_row": torch.arange(2), "input_image": torch.zeros(2, 2, 2, 3)}
+    result = {"loss": torch.tensor(1.5), "losses": {}, "sample_losses": terms, "outputs": {}}
+    for stage in ("train", "valid"):
+        callback.on_epoch_start(run, stage)
+        callback.on_batch_end(run, stage, batch, result)
+    heading, _ = callback.seen["train"].pictures("train, epoch 1")["worst_batch"]
+    assert heading == "Worst of 1 batches: number 41, loss 1.5 (train, epoch 1; since it continued at batch 41)"
+    heading, _ = callback.seen["valid"].pictures("valid, epoch 1")["worst_batch"]
+    assert heading == "Worst of 1 batches: number 1, loss 1.5 (valid, epoch 1)"
+
+
 def test_what_is_not_finite_wins_nothing_and_is_kept_apart(pipeline: SimpleNamespace) -> None:
     nan, inf = float("nan"), float("inf")
     seen = fed(pipeline, [[1.0, nan, 3.0], [inf, -inf, nan], [2.0, 5.0, 0.0], [nan] * 9])

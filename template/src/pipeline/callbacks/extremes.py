@@ -34,7 +34,8 @@ class Extremes(Callback):
     A sample is ranked by the weighted sum of its losses, or by what `watch.extremes_by` names: a term, or a metric, of
     the sample alone and of the batch as a whole. Of two equal scores the smaller loss is the better one, and of two
     equal samples the earlier one comes first. What a metric is not defined for is left out, which is said. In epochs
-    without pictures nothing is read back.
+    without pictures nothing is read back. An epoch that continues after a kill has forgotten what it saw before, and its
+    headings say so.
 
     Args:
         train_rows, valid_rows: the tables that `INPUT_ROW` counts in.
@@ -56,7 +57,8 @@ class Extremes(Callback):
     def on_epoch_start(self, run: Run, stage: Stage) -> None:
         if run.config.watch.draws(run.progress.epoch, run.epochs):
             scores = None if self.metric is None else MetricScores(self.task, self.metric, run.heads)
-            self.seen[stage] = Seen(self.tables[stage], run.config, scores)
+            before = run.progress.batch if stage == "train" else 0  # held-out rows are always seen from the first on
+            self.seen[stage] = Seen(self.tables[stage], run.config, scores, before)
 
     def on_batch_end(self, run: Run, stage: Stage, batch: Batch, result: StepResult) -> None:
         if stage in self.seen and result["sample_losses"]:

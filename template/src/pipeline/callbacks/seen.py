@@ -39,6 +39,8 @@ class Seen:
 
     Attributes:
         scores: of the metric that ranks; none: the loss does, or a term.
+        before: batches of the epoch that were trained before a kill. What was seen of them is gone: images are too large
+            for a saved state, and they could not be seen again by the weights of then.
         undefined, undefined_batches: how many samples and batches have a finite loss, and no score.
         most: samples in a list; known once the first batch is.
     """
@@ -46,6 +48,7 @@ class Seen:
     rows: pd.DataFrame
     config: Experiment
     scores: MetricScores | None = None
+    before: int = 0
     best: list[SeenSample] = field(default_factory=list)
     worst: list[SeenSample] = field(default_factory=list)
     not_finite: list[SeenSample] = field(default_factory=list)
@@ -85,11 +88,14 @@ class Seen:
         for name, is_one, order in (("best_batch", is_best, lowest), ("worst_batch", is_worst, highest)):
             if is_one:
                 samples = [taken[k] for k in order]
-                setattr(self, name, SeenBatch(self.batches, loss, len(losses), samples, self._scored(score)))
+                setattr(
+                    self, name, SeenBatch(self.before + self.batches, loss, len(losses), samples, self._scored(score))
+                )
 
     def pictures(self, when: str) -> dict[str, tuple[str, list[SeenSample]]]:
         """Heading and samples of each picture, by name; those without a sample are left out."""
         by = self.config.watch.extremes_by
+        when += f"; since it continued at batch {self.before + 1}" if self.before else ""
         of = f"{self.samples:,} samples by {by}" + (f", undefined for {self.undefined:,}" if self.undefined else "")
         found = {
             "best_samples": (f"Best {len(self.best)} of {of} ({when})", self.best),
