@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -234,7 +235,9 @@ def test_both_stages_are_drawn_at_the_cadence(pipeline: SimpleNamespace) -> None
 
     tables = [pd.DataFrame({"id": ["t0", "t1"]}), pd.DataFrame({"id": ["v0", "v1"]})]
     maps = {"truth": np.zeros((2, 2), np.uint8)}
+    words = lambda rows, samples: pd.DataFrame({"truth": rows["id"] + "!", "prediction": "?"})  # noqa: E731
     task = SimpleNamespace(draw_samples=draw, class_maps=lambda sample: {"mask": maps}, looks_among=lambda rows: False)
+    task.words = words
     callback = pipeline.Extremes(task, *tables)
     config = pipeline.parse_experiment({"losses": LOSSES, "watch": {"figure_epochs": 3}}, "test")
     log: Callable[..., None] = lambda name, figure, step: pictures.append(name)  # noqa: E731
@@ -243,7 +246,7 @@ def test_both_stages_are_drawn_at_the_cadence(pipeline: SimpleNamespace) -> None
     exported: list[tuple[str, Any]] = []
     run.tracker = SimpleNamespace(
         figure=log,
-        table=lambda name, table, images, step: exported.append((name, table["id"].tolist())),
+        table=lambda name, table, images, step: exported.append((name, table.iloc[0].tolist())),
         overlay=lambda name, overlay, step: exported.append((name, overlay.classes)),
     )
     callback.on_run_start(run)
@@ -261,7 +264,10 @@ def test_both_stages_are_drawn_at_the_cadence(pipeline: SimpleNamespace) -> None
         assert callback.seen == {}, "nothing is held once it is drawn"
     one_epoch = [f"{kind}/{stage}" for stage in ("train", "valid") for kind in KINDS]
     assert sorted(pictures) == sorted(2 * one_epoch)
-    assert exported[:2] == [("worst_samples/train", ["t0", "t1"]), ("worst_samples/train_masks/0", {1: "a", 2: "b"})]
+    assert exported[:2] == [
+        ("worst_samples/train", ["t0", 2.0, "t0!", "?"]),
+        ("worst_samples/train_masks/0", {1: "a", 2: "b"}),
+    ]
     assert len(exported) == 2 * 2 * 3
     assert calls[0] == (["t1", "t0"], "Best 2 of 2 samples by loss (train, epoch 3)")
 
@@ -325,6 +331,12 @@ def test_samples_are_scored_as_validation_scores_rows(pipeline: SimpleNamespace)
     scores, whole = auc(rows.iloc[:3], {}, {"output_label": logits[:3]})
     assert np.isnan(scores).all() and np.isfinite(whole) and "roc" in auc.reason.lower()
 
+    sample = partial(pipeline.SeenSample, "r", 0, np.zeros((4, 4, 3), np.uint8), {}, loss=1.0)
+    samples = [sample(outputs={"output_label": each}) for each in logits]
+    words = task.words(rows, samples)
+    assert words["truth"].tolist() == ["a", "b", "c", "no truth"]
+    assert words["prediction"].tolist() == ["a (100%)", "c (100%)", "c (100%)", "a (100%)"]
+
     heads = [pipeline.Head("mask", "mask", ("x", "y")), pipeline.Head("other", "multiclass_mask", ("z",))]
     task = task_for(competition, heads)
     truth = np.zeros((2, 2, 8, 8), np.uint8)
@@ -381,6 +393,11 @@ def test_every_head_of_masks_is_drawn(pipeline: SimpleNamespace) -> None:
         "right": (900, 900),
         "missing": (900, 0),
         "inventing": (0, 900),
+    }
+    [told] = task.words(pd.DataFrame(), [sample]).to_dict("records")
+    assert told == {
+        "truth": "right: x 100%; missing: x 100%; inventing: nothing",
+        "prediction": "right: x 100% (Dice 1.00); missing: nothing (Dice 0.00); inventing: x 100% (Dice 0.00)",
     }
     parts = [tables(head, [truth] * 2, [255 * truth] * 2) for head in heads]
     rows, predictions = (pd.concat(each, axis=1) for each in zip(*parts, strict=True))
@@ -488,6 +505,9 @@ def test_a_metric_ranks_the_same_in_one_process_and_in_two(renders: Renders, tmp
         worst = table.sort_values(["accuracy", "loss"], ascending=[True, False], kind="stable")[:8]
         found = pd.read_csv(folder / "tables/worst_samples/valid.csv", dtype={"id": str}, index_col="id")
         assert list(found.index) == list(worst.index)
+        assert found["truth"].astype(str).tolist() == given[worst.index].tolist()
+        said = shares.loc[worst.index].idxmax(axis=1).str.removeprefix("label:")
+        assert found["prediction"].str.partition(" (")[0].tolist() == said.tolist()
         np.testing.assert_allclose(found[["accuracy", "loss"]], worst[["accuracy", "loss"]], rtol=1e-3)
     one, two = (pd.read_csv(folder / "tables/worst_samples/train.csv", dtype={"id": str}) for folder in folders)
     pd.testing.assert_frame_equal(one, two, rtol=1e-3)

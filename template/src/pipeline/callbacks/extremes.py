@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from pipeline.callbacks import Callback
-from pipeline.callbacks.pictures import draw_figures
+from pipeline.callbacks.pictures import draw_figures, may_fail
 from pipeline.callbacks.ranking import MetricScores, ranking_metric
 from pipeline.callbacks.seen import Seen
 from pipeline.competition import Metric
@@ -73,15 +73,17 @@ class Extremes(Callback):
             when = f"{result.stage}, epoch {result.epoch + 1}"
             for name, (heading, samples) in seen.pictures(when).items():
                 draw_figures(run, partial(self._drawn, f"{name}/{result.stage}", heading, samples))
-            self._export(run, f"worst_samples/{result.stage}", seen.worst)
+            if seen.worst:
+                with may_fail(run, "a table"):
+                    self._export(run, f"worst_samples/{result.stage}", seen.worst)
 
     def _export(self, run: Run, name: str, samples: "Sequence[SeenSample]") -> None:
         """The worst samples for trackers that have tables, and masks that can be switched on and off."""
-        if not samples:
-            return
         step, images = run.progress.step, [visible(sample.image) for sample in samples]
         scores = {} if self.metric is None else {self.metric.name: [one.scored[1] for one in samples if one.scored]}
-        table = pd.DataFrame({"id": [one.id for one in samples], **scores, "loss": [one.loss for one in samples]})
+        numbers = {"id": [one.id for one in samples], **scores, "loss": [one.loss for one in samples]}
+        words = self.task.words(self._rows(name, samples), samples)
+        table = pd.DataFrame({**numbers, "truth": words["truth"].tolist(), "prediction": words["prediction"].tolist()})
         run.tracker.table(name, table, images, step)
         classes = {head.name: dict(enumerate(head.classes, start=1)) for head in run.heads}
         for number, (sample, image) in enumerate(zip(samples, images, strict=True)):
@@ -90,5 +92,8 @@ class Extremes(Callback):
                 run.tracker.overlay(f"{name}_masks/{of}{number}", Overlay(image, masks, classes[head]), step)
 
     def _drawn(self, name: str, heading: str, samples: "Sequence[SeenSample]") -> "Mapping[str, Figure]":
-        rows = self.tables["train" if name.endswith("/train") else "valid"].iloc[[sample.row for sample in samples]]
-        return {name: self.task.draw_samples(rows, samples, heading)}
+        return {name: self.task.draw_samples(self._rows(name, samples), samples, heading)}
+
+    def _rows(self, name: str, samples: "Sequence[SeenSample]") -> pd.DataFrame:
+        """The labelled rows of samples of a picture or table."""
+        return self.tables["train" if name.endswith("/train") else "valid"].iloc[[sample.row for sample in samples]]

@@ -1,7 +1,8 @@
 """Pictures of a finished run: where it is wrong, and how it learned."""
 
+import contextlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -56,11 +57,18 @@ class Pictures(Callback):
 
 
 def draw_figures(run: Run, draw: "Callable[[], Mapping[str, Figure]]") -> None:
-    """Draw and log figures by name. One that fails is said and left out: no picture is worth a training."""
-    try:
+    """Draw and log figures by name. One that fails is said and left out."""
+    with may_fail(run, "a picture"):
         for name, figure in draw().items():
             run.tracker.figure(name, figure, run.progress.step)
+
+
+@contextlib.contextmanager
+def may_fail(run: Run, what: str) -> Iterator[None]:
+    """What fails inside is said and left out: no picture is worth a training."""
+    try:
+        yield
     except Interrupted:
         raise
     except Exception as error:
-        print(f"note: a picture of fold {run.fold} was left out: {error}", file=sys.stderr, flush=True)
+        print(f"note: {what} of fold {run.fold} was left out: {error}", file=sys.stderr, flush=True)

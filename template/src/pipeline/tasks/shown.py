@@ -34,6 +34,11 @@ class Shown(ABC):
         """Samples (N,) as the model saw them, with truth, prediction and loss; `rows` are their labelled rows, (N,)."""
 
     @abstractmethod
+    def words(self, rows: pd.DataFrame, samples: Sequence[SeenSample]) -> pd.DataFrame:
+        """`truth` and `prediction` of samples (N,) as a person reads them, text; `rows` as above. Where there are several
+        heads, `HEAD: ...; HEAD: ...`."""
+
+    @abstractmethod
     def sample_tables(
         self, rows: pd.DataFrame, batch: Batch, outputs: Mapping[str, Tensor]
     ) -> tuple[pd.DataFrame, pd.DataFrame]:

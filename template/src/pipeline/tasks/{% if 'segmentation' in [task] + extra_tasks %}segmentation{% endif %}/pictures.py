@@ -17,7 +17,7 @@ from pipeline.tasks.segmentation.drawing import sample_figure, shrunk, shrunk_tr
 from pipeline.tasks.segmentation.figures import figures, worst_and_best
 from pipeline.tasks.segmentation.kinds import kind_of
 from pipeline.tasks.segmentation.predictions import columns
-from pipeline.tasks.segmentation.seen import class_maps, sample_tables, seen_figure
+from pipeline.tasks.segmentation.seen import class_maps, sample_tables, seen_figure, seen_words
 from pipeline.tasks.segmentation.suspects import suspects, suspects_figure
 from pipeline.tasks.shared.chosen import Explained, chosen_class
 from pipeline.tasks.shared.seen import SeenSample
@@ -47,6 +47,9 @@ class MaskPictures(Task):
 
     def draw_samples(self, rows: pd.DataFrame, samples: Sequence[SeenSample], heading: str) -> Figure:
         return seen_figure(samples, self.heads, heading)
+
+    def words(self, rows: pd.DataFrame, samples: Sequence[SeenSample]) -> pd.DataFrame:
+        return seen_words(samples, self.heads)
 
     def sample_tables(
         self, rows: pd.DataFrame, batch: Batch, outputs: Mapping[str, Tensor]

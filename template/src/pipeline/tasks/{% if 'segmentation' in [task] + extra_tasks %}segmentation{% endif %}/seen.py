@@ -18,6 +18,7 @@ from pipeline.tasks.segmentation.kinds import IGNORED, kind_of
 from pipeline.tasks.segmentation.metrics import each_dice
 from pipeline.tasks.segmentation.predictions import columns, presence_columns
 from pipeline.tasks.segmentation.scoring import pixels
+from pipeline.tasks.segmentation.suspects import in_words
 from pipeline.tasks.segmentation.truth import Truth, Window
 from pipeline.tasks.shared.drawing import shortened, visible
 from pipeline.tasks.shared.seen import SeenSample
@@ -36,6 +37,21 @@ def seen_figure(samples: Sequence[SeenSample], heads: Sequence[Head], heading: s
         titles.append(f"{sample.told()}, {', '.join(told)}")
     images = [visible(sample.image) for sample in samples]
     return masks_figure(images, [sample.id for sample in samples], truths, masks, titles, heading)
+
+
+def seen_words(samples: Sequence[SeenSample], heads: Sequence[Head]) -> pd.DataFrame:
+    """See `Task.words`: what takes how much of the image, and the Dice of both."""
+    told = []
+    for sample in samples:
+        words: dict[str, list[str]] = {"truth": [], "prediction": []}
+        for head in heads:
+            label = f"{head.name}: " if len(heads) > 1 else ""
+            truth, masks = planes_of(head, sample.targets[head.target_key]), masks_of(head, sample)
+            words["truth"].append(label + in_words((truth == 1).mean(axis=(1, 2)), head))
+            said = in_words(masks.mean(axis=(1, 2)), head)
+            words["prediction"].append(f"{label}{said} (Dice {dice(truth, masks):.2f})")
+        told.append({key: "; ".join(parts) for key, parts in words.items()})
+    return pd.DataFrame(told)
 
 
 def class_maps(sample: SeenSample, head: Head) -> dict[str, np.ndarray]:

@@ -36,7 +36,7 @@ def suspects(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head) -> pd.D
             continue
         score, sure, given, suggested = _compared(mask.read(), cells)
         if score > LEAST:
-            found.append((name, _words(given, head), _words(suggested, head), score, sure))
+            found.append((name, in_words(given, head), in_words(suggested, head), score, sure))
     table = pd.DataFrame(found, columns=[ROW_ID, "given", "suggested", "score", "probability"])
     return table.assign(head=head.name).sort_values("score", ascending=False, kind="stable")
 
@@ -59,9 +59,9 @@ def _compared(planes: np.ndarray, cells: Sequence[bytes]) -> tuple[float, float,
     return wrong / max(area, 1), sums / max(wrong, 1), np.array(given), np.array(suggested)
 
 
-def _words(shares: np.ndarray, head: Head) -> str:
+def in_words(shares: np.ndarray, head: Head) -> str:
     """`cell 3.1%, wall 0.2%`: what takes how much of the image."""
-    named = [f"{name} {share:.2g}%" for name, share in zip(head.classes, 100 * shares, strict=True) if share > 0]
+    named = [f"{name} {share:.3g}%" for name, share in zip(head.classes, 100 * shares, strict=True) if share > 0]
     return ", ".join(named) or "nothing"
 
 

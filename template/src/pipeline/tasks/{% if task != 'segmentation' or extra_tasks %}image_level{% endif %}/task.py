@@ -23,7 +23,7 @@ from pipeline.tasks import Decoder, Finisher
 from pipeline.tasks.image_level.contract import all_targets, check_contract
 from pipeline.tasks.image_level.dataset import ImageDataset
 from pipeline.tasks.image_level.decoding import Decoding
-from pipeline.tasks.image_level.drawing import seen_figure, suspects_figure
+from pipeline.tasks.image_level.drawing import ReadOut, seen_figure, seen_words, suspects_figure
 from pipeline.tasks.image_level.kinds import KINDS, losses
 from pipeline.tasks.image_level.predictions import has_truth
 from pipeline.tasks.image_level.submission import as_predictions
@@ -144,10 +144,15 @@ class ImageLevelTask(Decoding):
         return {head.name: kind.sample_figure(images, ids, truth, predictions) for head, kind in self.kinds}
 
     def draw_samples(self, rows: pd.DataFrame, samples: Sequence[SeenSample], heading: str) -> Figure:
+        return seen_figure(samples, [head.name for head in self.heads], self._read_out(rows, samples), heading)
+
+    def words(self, rows: pd.DataFrame, samples: Sequence[SeenSample]) -> pd.DataFrame:
+        return seen_words([head.name for head in self.heads], self._read_out(rows, samples))
+
+    def _read_out(self, rows: pd.DataFrame, samples: Sequence[SeenSample]) -> list[ReadOut]:
         outputs = {key: torch.stack([sample.outputs[key] for sample in samples]) for key in samples[0].outputs}
         truth, predictions = self.sample_tables(rows, {}, outputs)
-        read = [(kind, has_truth(truth, head), *kind.read_out(truth, predictions)) for head, kind in self.kinds]
-        return seen_figure(samples, [head.name for head in self.heads], read, heading)
+        return [(kind, has_truth(truth, head), *kind.read_out(truth, predictions)) for head, kind in self.kinds]
 
     def sample_tables(
         self, rows: pd.DataFrame, batch: Batch, outputs: Mapping[str, Tensor]
