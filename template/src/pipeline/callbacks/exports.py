@@ -99,7 +99,7 @@ class Exports(Callback):
 def spread(parameters: Sequence[nn.Parameter]) -> tuple[np.ndarray, np.ndarray]:
     """Weights of a block, and gradients of those that have one, float32 (N,): what of them is finite, evenly spaced
     over the block where there are more than `MOST_VALUES`."""
-    every = -(-sum(value.numel() for value in parameters) // MOST_VALUES)
+    every = max(1, -(-sum(value.numel() for value in parameters) // MOST_VALUES))
     weights = [value.detach().flatten()[::every] for value in parameters]
     gradients = [value.grad.detach().flatten()[::every] for value in parameters if value.grad is not None]
     both = torch.cat([part.float() for part in (*weights, *gradients)]).cpu().numpy()  # one copy of both
