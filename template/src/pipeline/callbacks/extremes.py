@@ -34,8 +34,8 @@ class Extremes(Callback):
     A sample is ranked by the weighted sum of its losses, or by what `watch.extremes_by` names: a term, or a metric, of
     the sample alone and of the batch as a whole. Of two equal scores the smaller loss is the better one, and of two
     equal samples the earlier one comes first. What a metric is not defined for is left out, which is said. In epochs
-    without pictures nothing is read back. An epoch that continues after a kill has forgotten what it saw before, and its
-    headings say so.
+    without pictures nothing is read back. An epoch that continues after a kill has forgotten what it saw before, and
+    its headings say so.
 
     Args:
         train_rows, valid_rows: the tables that `INPUT_ROW` counts in.

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 
 class Pictures(Callback):
-    """The task's figures, a sample of predictions (`samples`, or `samples/<head>` of several) and `learning_curves`, drawn when the run ends.
+    """The task's figures, a sample of predictions and `learning_curves`, drawn when the run ends.
+
+    The sample is `samples`, or `samples/<head>` where there are several heads.
 
     A picture that cannot be drawn is said and left out: the training it shows is done and stays.
 

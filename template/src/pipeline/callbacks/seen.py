@@ -39,8 +39,8 @@ class Seen:
 
     Attributes:
         scores: of the metric that ranks; none: the loss does, or a term.
-        before: batches of the epoch that were trained before a kill. What was seen of them is gone: images are too large
-            for a saved state, and they could not be seen again by the weights of then.
+        before: batches of the epoch that were trained before a kill. What was seen of them is gone: images are too
+            large for a saved state, and they could not be seen again by the weights of then.
         undefined, undefined_batches: how many samples and batches have a finite loss, and no score.
         most: samples in a list; known once the first batch is.
     """

@@ -35,8 +35,8 @@ class Shown(ABC):
 
     @abstractmethod
     def words(self, rows: pd.DataFrame, samples: Sequence[SeenSample]) -> pd.DataFrame:
-        """`truth` and `prediction` of samples (N,) as a person reads them, text; `rows` as above. Where there are several
-        heads, `HEAD: ...; HEAD: ...`."""
+        """`truth` and `prediction` of samples (N,) as a person reads them, text; `rows` as above. Where there are
+        several heads, `HEAD: ...; HEAD: ...`."""
 
     @abstractmethod
     def sample_tables(
@@ -70,6 +70,6 @@ class Shown(ABC):
         return {}
 
     def class_maps(self, sample: SeenSample) -> dict[str, dict[str, np.ndarray]]:
-        """For each head, by its name, `truth` and `prediction` as class numbers from 1 on, uint8 (H, W), 0 for none; empty
-        where classes have no place in an image."""
+        """For each head, by its name, `truth` and `prediction` as class numbers from 1 on, uint8 (H, W), 0 for none;
+        empty where classes have no place in an image."""
         return {}
