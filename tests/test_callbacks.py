@@ -69,6 +69,7 @@ class Task:
     """Draws empty figures, and looks at the images it is given."""
 
     shown: list[Any] = field(default_factory=list)
+    named: tuple[str, ...] = ("label",)
 
     def figures(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, Any]:
         from matplotlib.figure import Figure
@@ -81,11 +82,11 @@ class Task:
     def class_maps(self, sample: Any) -> dict[str, Any]:
         return {}
 
-    def sample_figure(self, rows: pd.DataFrame, images: Any, predictions: pd.DataFrame) -> Any:
+    def sample_figures(self, rows: pd.DataFrame, images: Any, predictions: pd.DataFrame) -> dict[str, Any]:
         from matplotlib.figure import Figure
 
         self.shown = [(name, image[0, 0].tolist()) for name, image in zip(rows["id"], images, strict=True)]
-        return Figure()
+        return {head: Figure() for head in self.named}
 
 
 @dataclass
@@ -280,6 +281,8 @@ def test_a_picture_that_fails_is_left_out(
     fold = Fold(pipeline, tmp_path, log)
     pipeline.Pictures(Task(), pd.DataFrame({"id": IDS}), Samples()).on_run_end(fold, fold.final())
     assert log.pictures == ["confusion_matrix/label", "samples"]
+    pipeline.Pictures(Task(named=("a", "b")), pd.DataFrame({"id": IDS}), Samples()).on_run_end(fold, fold.final())
+    assert log.pictures[3:] == ["samples/a", "samples/b"], "a picture for each of several heads"
     assert "a picture of fold 0 was left out: " in capsys.readouterr().err
     pipeline.Pictures(Task(), pd.DataFrame({"id": []}), Samples()).on_run_end(fold, None)
 

@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,11 +15,13 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from projects import Renders, imported, run_script, source
-from training import assert_same_outcome, demo_project, expect, outcome
+from training import assert_same_outcome, demo_project, expect, killed, outcome
 
 USED = {
-    "callbacks.extremes": ["MOST", "Extremes", "Seen"],
-    "competition": ["Head"],
+    "callbacks.extremes": ["Extremes"],
+    "callbacks.ranking": ["MetricScores"],
+    "callbacks.seen": ["Seen"],
+    "competition": ["Head", "Metric"],
     "config": ["parse_experiment"],
     "errors": ["UserError"],
     "seam": ["Progress", "StageResult"],
@@ -37,17 +40,17 @@ def pipeline() -> Iterator[SimpleNamespace]:
     with imported(source().parent):
         modules = {module: importlib.import_module(f"pipeline.{module}") for module in USED}
         yield SimpleNamespace(
-            extremes=modules["callbacks.extremes"],
+            seen=modules["callbacks.seen"],
             **{name: getattr(modules[module], name) for module in USED for name in USED[module]},
         )
 
 
-def fed(pipeline: SimpleNamespace, batches: Sequence[Sequence[float]], **watch: Any) -> Any:
+def fed(pipeline: SimpleNamespace, batches: Sequence[Sequence[float]], scores: Any = None, **watch: Any) -> Any:
     """A stage that has seen batches whose samples have these losses by the first term, and half of each by the second;
-    the image of row k is k throughout."""
+    the image of row k is k throughout. `scores` are of a metric, where one ranks."""
     count = sum(map(len, batches))
     rows = pd.DataFrame({"id": [f"id {row}" for row in range(count)]})
-    seen = pipeline.Seen(rows, pipeline.parse_experiment({"losses": LOSSES, "watch": watch}, "test"))
+    seen = pipeline.Seen(rows, pipeline.parse_experiment({"losses": LOSSES, "watch": watch}, "test"), scores)
     start = 0
     for losses in batches:
         numbers = torch.arange(start, start + len(losses))
@@ -105,6 +108,90 @@ def test_a_term_ranks_where_it_is_asked_for(pipeline: SimpleNamespace) -> None:
     assert "by" not in heading and "two -0.625" in heading
 
 
+def of_metric(pipeline: SimpleNamespace, values: np.ndarray, greater_is_better: bool = True) -> Any:
+    """Scores by a metric that is the mean of these, of the rows that it is asked for; it refuses NaN."""
+
+    def tables(rows: pd.DataFrame, batch: dict[str, Any], outputs: dict[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
+        assert rows["id"].tolist() == batch["input_id"] and len(outputs["output_label"]) == len(rows)
+        index = pd.Index(rows["id"], name="id")
+        return pd.DataFrame({"row": batch["target_label"].numpy()}, index), pd.DataFrame(index=index)
+
+    def function(truth: pd.DataFrame, predictions: pd.DataFrame, heads: Any) -> float:
+        assert truth.index.equals(predictions.index) and heads == ["head"]
+        found = values[truth["row"]]
+        if np.isnan(found).any():
+            raise ValueError("one class only\nand more")
+        return float(found.mean())
+
+    metric = pipeline.Metric("quality", function, greater_is_better)
+    return pipeline.MetricScores(SimpleNamespace(sample_tables=tables), metric, ["head"])
+
+
+@pytest.mark.parametrize("greater", [True, False])
+def test_a_metric_ranks_in_its_own_direction(pipeline: SimpleNamespace, greater: bool) -> None:
+    generator = np.random.default_rng(1)
+    batches = [generator.permutation(160)[:16].astype(np.float32).tolist() for _ in range(6)]
+    values = generator.integers(0, 4, 96).astype(float)  # many are equal: then the loss decides
+    seen = fed(pipeline, batches, of_metric(pipeline, values, greater), extremes_by="quality")
+    table = pd.DataFrame({"score": values, "loss": np.concatenate(batches)})
+    best = table.sort_values(["score", "loss"], ascending=[not greater, True], kind="stable").index[:8].tolist()
+    worst = table.sort_values(["score", "loss"], ascending=[greater, False], kind="stable").index[:8].tolist()
+    assert (numbers(seen.best), numbers(seen.worst)) == (best, worst)
+    assert all(one.scored == ("quality", values[one.row]) for one in [*seen.best, *seen.worst])
+    told = f"quality {values[worst[0]]:.3g}, loss {table['loss'][worst[0]] / 2:.3g}"
+    assert seen.worst[0].told().partition("\n")[0] == told
+    means = table.groupby(table.index // 16).mean()
+    order = (means.sort_values(["score", "loss"], ascending=[not greater, True]).index + 1).tolist()
+    assert [seen.best_batch.number, seen.worst_batch.number] == [order[0], order[-1]]
+    assert seen.left_out() is None
+    heading, _ = seen.pictures("train, epoch 1")["best_batch"]
+    assert f"number {seen.best_batch.number}, quality {means['score'][order[0] - 1]:.3g}; best 8 of its 16" in heading
+
+
+def test_what_a_metric_is_not_defined_for_is_left_out_and_said(pipeline: SimpleNamespace) -> None:
+    nan = np.nan
+    values = np.array([0.5, nan, 0.25, 0.75, nan, nan, 0.0, 1.0])
+    seen = fed(
+        pipeline, [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [nan, 8.0]], of_metric(pipeline, values), extremes_by="quality"
+    )
+    assert (numbers(seen.best), numbers(seen.worst)) == ([7, 3, 0, 2], [2, 0, 3, 7])
+    assert (seen.best_batch.number, seen.worst_batch.number) == (2, 2), "the last one's loss is not finite"
+    assert numbers(seen.not_finite) == [6]
+    assert seen.left_out() == (
+        "watch.extremes_by: 'quality' is not defined for some single samples and some batches, which it does not rank: "
+        "one class only"
+    )
+    assert "Worst 4 of 8 samples by quality, undefined for 3 (" in seen.pictures("valid, epoch 1")["worst_samples"][0]
+
+    whole = of_metric(pipeline, np.arange(6.0))
+    refuses = whole.metric.function
+    quiet = lambda truth, *rest: refuses(truth, *rest) if len(truth) > 1 else nan  # noqa: E731 - as AUC: of many only
+    whole.metric = pipeline.Metric("quality", quiet)
+    seen = fed(pipeline, [[1.0, 3.0, 2.0], [4.0, 6.0, 5.0]], whole, extremes_by="quality")
+    assert list(seen.pictures("valid, epoch 1")) == ["best_batch", "worst_batch"]
+    assert numbers(seen.worst_batch.samples) == [1, 2, 0], "without scores the loss orders what is shown of a batch"
+    assert "loss 1.5\n" in seen.worst_batch.samples[0].told() and "nan" not in seen.worst_batch.samples[0].told()
+    assert "'quality' is not defined for every single sample, which" in seen.left_out()
+
+
+def test_an_epoch_that_continues_says_so(pipeline: SimpleNamespace) -> None:
+    task = SimpleNamespace(looks_among=lambda rows: False)
+    callback = pipeline.Extremes(task, *[pd.DataFrame({"id": ["a", "b"]})] * 2)
+    config = pipeline.parse_experiment({"losses": LOSSES}, "test")
+    run = SimpleNamespace(config=config, progress=pipeline.Progress(0, 40), epochs=1, metrics=[], heads=[])
+    callback.on_run_start(run)
+    terms = {"one": torch.tensor([2.0, 1.0]), "two": torch.zeros(2)}
+    batch = {"input_id": ["a", "b"], "input_row": torch.arange(2), "input_image": torch.zeros(2, 2, 2, 3)}
+    result = {"loss": torch.tensor(1.5), "losses": {}, "sample_losses": terms, "outputs": {}}
+    for stage in ("train", "valid"):
+        callback.on_epoch_start(run, stage)
+        callback.on_batch_end(run, stage, batch, result)
+    heading, _ = callback.seen["train"].pictures("train, epoch 1")["worst_batch"]
+    assert heading == "Worst of 1 batches: number 41, loss 1.5 (train, epoch 1; since it continued at batch 41)"
+    heading, _ = callback.seen["valid"].pictures("valid, epoch 1")["worst_batch"]
+    assert heading == "Worst of 1 batches: number 1, loss 1.5 (valid, epoch 1)"
+
+
 def test_what_is_not_finite_wins_nothing_and_is_kept_apart(pipeline: SimpleNamespace) -> None:
     nan, inf = float("nan"), float("inf")
     seen = fed(pipeline, [[1.0, nan, 3.0], [inf, -inf, nan], [2.0, 5.0, 0.0], [nan] * 9])
@@ -124,9 +211,9 @@ def test_memory_is_bounded(pipeline: SimpleNamespace, monkeypatch: pytest.Monkey
     for sample in held:
         assert getattr(sample.image.base, "nbytes", 48) == 48
         assert sample.outputs["output_label"].untyped_storage().nbytes() == 4, "no view of the samples beside it"
-    monkeypatch.setattr(pipeline.extremes, "MOST_BYTES", 5 * 3 * (48 + 8 + 8 + 4 + 8 + 4))
+    monkeypatch.setattr(pipeline.seen, "MOST_BYTES", 5 * 3 * (48 + 8 + 8 + 4 + 8 + 4))
     assert len(fed(pipeline, batches).best) == 3, "of huge samples fewer are kept"
-    monkeypatch.setattr(pipeline.extremes, "MOST_BYTES", 1)
+    monkeypatch.setattr(pipeline.seen, "MOST_BYTES", 1)
     assert len(fed(pipeline, batches).worst) == 1
 
 
@@ -146,15 +233,18 @@ def test_both_stages_are_drawn_at_the_cadence(pipeline: SimpleNamespace) -> None
 
     tables = [pd.DataFrame({"id": ["t0", "t1"]}), pd.DataFrame({"id": ["v0", "v1"]})]
     maps = {"truth": np.zeros((2, 2), np.uint8)}
-    callback = pipeline.Extremes(SimpleNamespace(draw_samples=draw, class_maps=lambda sample: maps), *tables)
+    words = lambda rows, samples: pd.DataFrame({"truth": rows["id"] + "!", "prediction": "?"})  # noqa: E731
+    task = SimpleNamespace(draw_samples=draw, class_maps=lambda sample: {"mask": maps}, looks_among=lambda rows: False)
+    task.words = words
+    callback = pipeline.Extremes(task, *tables)
     config = pipeline.parse_experiment({"losses": LOSSES, "watch": {"figure_epochs": 3}}, "test")
     log: Callable[..., None] = lambda name, figure, step: pictures.append(name)  # noqa: E731
-    run = SimpleNamespace(config=config, progress=pipeline.Progress(), epochs=4, fold="0")
+    run = SimpleNamespace(config=config, progress=pipeline.Progress(), epochs=4, fold="0", metrics=[])
     run.heads = [pipeline.Head("mask", "mask", ("a", "b"))]
     exported: list[tuple[str, Any]] = []
     run.tracker = SimpleNamespace(
         figure=log,
-        table=lambda name, table, images, step: exported.append((name, table["id"].tolist())),
+        table=lambda name, table, images, step: exported.append((name, table.iloc[0].tolist())),
         overlay=lambda name, overlay, step: exported.append((name, overlay.classes)),
     )
     callback.on_run_start(run)
@@ -172,12 +262,20 @@ def test_both_stages_are_drawn_at_the_cadence(pipeline: SimpleNamespace) -> None
         assert callback.seen == {}, "nothing is held once it is drawn"
     one_epoch = [f"{kind}/{stage}" for stage in ("train", "valid") for kind in KINDS]
     assert sorted(pictures) == sorted(2 * one_epoch)
-    assert exported[:2] == [("worst_samples/train", ["t0", "t1"]), ("worst_samples/train_masks/0", {1: "a", 2: "b"})]
+    assert exported[:2] == [
+        ("worst_samples/train", ["t0", 2.0, "t0!", "?"]),
+        ("worst_samples/train_masks/0", {1: "a", 2: "b"}),
+    ]
     assert len(exported) == 2 * 2 * 3
     assert calls[0] == (["t1", "t0"], "Best 2 of 2 samples by loss (train, epoch 3)")
 
     run.config = pipeline.parse_experiment({"losses": LOSSES, "watch": {"extremes_by": "tow"}}, "test")
-    with pytest.raises(pipeline.UserError, match=r"watch\.extremes_by names 'tow'.*'two'"):
+    run.metrics = [pipeline.Metric("accuracy", lambda *_: 0.0)]
+    with pytest.raises(pipeline.UserError, match=r"watch\.extremes_by names 'tow'.* may be loss, one, two, accuracy$"):
+        callback.on_run_start(run)
+    task.looks_among = lambda rows: True
+    run.config = pipeline.parse_experiment({"losses": LOSSES, "watch": {"extremes_by": "accuracy"}}, "test")
+    with pytest.raises(pipeline.UserError, match=r"looked up among all of them.*; rank by loss, one, two$"):
         callback.on_run_start(run)
 
 
@@ -204,13 +302,106 @@ def test_masks_are_drawn_in_three_colours(pipeline: SimpleNamespace, kind: str) 
     assert (pipeline.planes_of(head, targets["target_mask"]) == truth).all()
     assert (pipeline.masks_of(head, sample) == said).all()
     assert pipeline.dice(truth, said) == pytest.approx(2 * 360 / (720 + 720))
-    drawn = pipeline.pixels(pipeline.seen_figure([sample, sample], head, "heading"))
+    drawn = pipeline.pixels(pipeline.seen_figure([sample, sample], [head], "heading"))
     overlay = 0.75 * np.array([to_rgb(color) for color in ("#56c98b", "#a8121f", "#ffe14d")]) + 0.25 * 0.6 * 200 / 255
     areas = [int((np.abs(drawn / 255 - color).max(axis=2) < 0.02).sum()) for color in overlay]
     assert min(areas) > 2000 and max(areas) < 1.2 * min(areas), "three bands of the same area"
     nothing = {"output_mask": torch.full_like(outputs["output_mask"], torch.nan)}
     broken = pipeline.SeenSample("x", 0, image, targets, nothing, torch.nan)
-    assert pipeline.pixels(pipeline.seen_figure([broken], head, "heading")).std() > 10
+    assert pipeline.pixels(pipeline.seen_figure([broken], [head], "heading")).std() > 10
+
+
+def test_samples_are_scored_as_validation_scores_rows(pipeline: SimpleNamespace) -> None:
+    """Truth and predictions of a batch go through the same metrics as whole tables do."""
+    from pipeline.competition import Competition
+    from pipeline.tasks import task_for
+    from pipeline.tasks.image_level.metrics import find_metric
+    from pipeline.tasks.segmentation.metrics import find_metric as find_mask_metric
+
+    competition = Competition(None)
+    task = task_for(competition, [pipeline.Head("label", "multiclass", ("a", "b", "c"))])
+    rows = pd.DataFrame({"id": ["r", "s", "t", "u"], "label": ["a", "b", "c", np.nan]})
+    logits = torch.tensor([[9.0, 0, 0], [0, 0, 9.0], [0, 0, 9.0], [9.0, 0, 0]])
+    scores, whole = pipeline.MetricScores(task, find_metric("accuracy"), task.heads)(rows, {}, {"output_label": logits})
+    np.testing.assert_array_equal(scores, [1, 0, 1, np.nan])
+    assert whole == pytest.approx(2 / 3), "a row without a truth does not count"
+    auc = pipeline.MetricScores(task, find_metric("roc_auc"), task.heads)
+    scores, whole = auc(rows.iloc[:3], {}, {"output_label": logits[:3]})
+    assert np.isnan(scores).all() and np.isfinite(whole) and "roc" in auc.reason.lower()
+
+    sample = partial(pipeline.SeenSample, "r", 0, np.zeros((4, 4, 3), np.uint8), {}, loss=1.0)
+    samples = [sample(outputs={"output_label": each}) for each in logits]
+    words = task.words(rows, samples)
+    assert words["truth"].tolist() == ["a", "b", "c", "no truth"]
+    assert words["prediction"].tolist() == ["a (100%)", "c (100%)", "c (100%)", "a (100%)"]
+
+    heads = [pipeline.Head("mask", "mask", ("x", "y")), pipeline.Head("other", "multiclass_mask", ("z",))]
+    task = task_for(competition, heads)
+    truth = np.zeros((2, 2, 8, 8), np.uint8)
+    truth[0, 0, :4], truth[1, :, :, :2], truth[1, 1, 7] = 1, 1, 255
+    said = np.zeros((2, 2, 8, 8), bool)
+    said[0, 0, 2:6], said[1, :, :, :4] = True, True
+    background = np.where(said[:, :1], -9.0, 9.0)
+    outputs = {
+        "output_mask": torch.from_numpy(np.where(said, 9.0, -9.0)),
+        "output_other": torch.from_numpy(np.concatenate([background, -background], axis=1)),
+    }
+    batch = {
+        "input_image": torch.zeros(2, 8, 8, 3, dtype=torch.uint8),
+        "target_mask": torch.from_numpy(truth),
+        "target_other": torch.from_numpy(truth[:, 0]),
+    }
+    rows = pd.DataFrame({"id": ["r", "r"]})  # two windows of one image
+    scores, whole = pipeline.MetricScores(task, find_mask_metric("dice"), heads)(rows, batch, outputs)
+    second = (4 / 6 + 2 * 14 / (28 + 14)) / 2  # 16 of 32, and 14 of 28 pixels without what is ignored
+    each = np.array([[(0.5 + 1) / 2, 0.5], [second, 4 / 6]])
+    np.testing.assert_allclose(scores, each.mean(axis=1))
+    assert whole == pytest.approx(each.mean())
+    objects, _ = pipeline.MetricScores(task, find_mask_metric("f2_objects"), heads)(rows, batch, outputs)
+    assert np.isfinite(objects).all()
+
+
+def test_every_head_of_masks_is_drawn(pipeline: SimpleNamespace) -> None:
+    """Each head has a panel of its own: one is right throughout, the other misses all, a third finds too much."""
+    truth, nothing = np.ones((1, 30, 30), np.uint8), np.zeros((1, 30, 30), np.uint8)
+    heads = [pipeline.Head(name, "mask", ("x",)) for name in ("right", "missing", "inventing")]
+    targets = {"target_right": truth, "target_missing": truth, "target_inventing": nothing}
+    outputs = {"output_right": 9.0, "output_missing": -9.0, "output_inventing": 9.0}
+    sample = pipeline.SeenSample(
+        "a",
+        0,
+        np.full((30, 30, 3), 200, np.uint8),
+        {key: torch.from_numpy(value) for key, value in targets.items()},
+        {key: torch.full((1, 30, 30), value) for key, value in outputs.items()},
+        0.5,
+    )
+    drawn = pipeline.pixels(pipeline.seen_figure([sample] * 3, heads, "heading"))
+    overlay = 0.75 * np.array([to_rgb(color) for color in ("#56c98b", "#a8121f", "#ffe14d")]) + 0.25 * 0.6 * 200 / 255
+    areas = [int((np.abs(drawn / 255 - color).max(axis=2) < 0.02).sum()) for color in overlay]
+    assert min(areas) > 10_000 and max(areas) < 1.1 * min(areas)
+
+    from pipeline.competition import Competition
+    from pipeline.tasks import task_for
+
+    from segmentation_tables import tables
+
+    task = task_for(Competition(None), heads)
+    maps = task.class_maps(sample)
+    assert {name: (int(each["truth"].sum()), int(each["prediction"].sum())) for name, each in maps.items()} == {
+        "right": (900, 900),
+        "missing": (900, 0),
+        "inventing": (0, 900),
+    }
+    [told] = task.words(pd.DataFrame(), [sample]).to_dict("records")
+    assert told == {
+        "truth": "right: x 100%; missing: x 100%; inventing: nothing",
+        "prediction": "right: x 100% (Dice 1.00); missing: nothing (Dice 0.00); inventing: x 100% (Dice 0.00)",
+    }
+    parts = [tables(head, [truth] * 2, [255 * truth] * 2) for head in heads]
+    rows, predictions = (pd.concat(each, axis=1) for each in zip(*parts, strict=True))
+    images = [np.zeros((30, 30, 3), np.uint8)] * 2
+    figures = task.sample_figures(rows.reset_index(), images, predictions)
+    assert list(figures) == ["right", "missing", "inventing"]
 
 
 @pytest.mark.slow
@@ -243,6 +434,34 @@ def test_watching_changes_no_weight_and_a_flipped_label_is_found(renders: Render
     assert suspects["score"].is_monotonic_decreasing
     assert f"the worst first: {', '.join(suspects['id'][:5])}; " in said and "runs/doubted/suspects.csv" in said
     assert near(np.asarray(Image.open(project / "runs/doubted/figures/suspects.png").convert("RGB")), "#c62f2f") > 5000
+
+
+@pytest.mark.slow
+def test_a_metric_ranks_the_same_in_one_process_and_in_two(renders: Renders, tmp_path: Path) -> None:
+    """The worst held-out samples of one epoch are those that its out-of-fold table names."""
+    project = demo_project(renders, tmp_path / "project")
+    text = "extends: small\nmodel: {encoder: test_convnext}\noptimizer: {name: sgd, lr: 0.02}\n"  # no batch norm
+    text += "training: {epochs: 1, batch_size: 50}\nwatch: {extremes_by: accuracy, figure_epochs: 1}\n"
+    for name, processes in (("one", 1), ("two", 2)):
+        (project / f"experiments/{name}.yaml").write_text(text)
+        killed(project, 0, name, processes)
+    folders = [project / f"runs/{name}/fold_0" for name in ("one", "two")]
+    truth = pd.read_csv(project / "data/raw/train.csv", dtype=str).set_index("image_id")["label"]
+    for folder in folders:
+        shares = pd.read_parquet(folder / "oof.parquet").set_index("id").filter(like="label:")
+        given = truth[shares.index]
+        table = pd.DataFrame({"loss": -np.log([row[f"label:{given[name]}"] for name, row in shares.iterrows()])})
+        table.index = shares.index
+        table["accuracy"] = (shares.idxmax(axis=1).str.removeprefix("label:") == given).astype(float)
+        worst = table.sort_values(["accuracy", "loss"], ascending=[True, False], kind="stable")[:8]
+        found = pd.read_csv(folder / "tables/worst_samples/valid.csv", dtype={"id": str}, index_col="id")
+        assert list(found.index) == list(worst.index)
+        assert found["truth"].astype(str).tolist() == given[worst.index].tolist()
+        said = shares.loc[worst.index].idxmax(axis=1).str.removeprefix("label:")
+        assert found["prediction"].str.partition(" (")[0].tolist() == said.tolist()
+        np.testing.assert_allclose(found[["accuracy", "loss"]], worst[["accuracy", "loss"]], rtol=1e-3)
+    one, two = (pd.read_csv(folder / "tables/worst_samples/train.csv", dtype={"id": str}) for folder in folders)
+    pd.testing.assert_frame_equal(one, two, rtol=1e-3)
 
 
 @pytest.mark.slow

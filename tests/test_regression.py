@@ -415,7 +415,7 @@ def test_the_worst_samples_come_first() -> None:
     ids = [f"id{number}" for number in range(6)]
     rows = pd.DataFrame({"id": ids, "age": ["1", "2", "3", None, "5", "6"]})
     predictions = pd.DataFrame({"age": [1.0, 2.5, 0.0, 9.0, 5.1, 7.0]}, index=ids)
-    figure = make_task().sample_figure(rows, images, predictions)
+    [figure] = make_task().sample_figures(rows, images, predictions).values()
     panels = [axes for axes in figure.axes if axes.images]
     assert [axes.get_xlabel() for axes in panels] == ["id2", "id5", "id1", "id4", "id0"]
     assert panels[0].get_title() == "0 (-3)\ntrue: 3"

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -243,6 +244,46 @@ def test_each_tracker_shows_more_by_its_own_means(logged: tuple[Path, subprocess
     with np.load(folder / "tables/embedding/label.npz") as saved:
         assert saved["vectors"].shape == (3, 4)
         assert saved["labels"].tolist() == ["cat", "dog", "?"]
+
+
+def test_weights_and_gradients_are_spread_once_in_an_epoch_that_draws(pipeline: None, tmp_path: Path) -> None:
+    """At the last step of the epoch, block by block, as NumPy counts them; what is frozen has no gradient."""
+    import torch
+    from pipeline.callbacks.exports import MOST_VALUES, Exports, spread
+    from pipeline.config import parse_experiment
+    from pipeline.seam import Progress
+    from pipeline.tracking import RunInfo, make_tracker
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 5))
+    network[0].requires_grad_(False)
+    network[1].weight.grad = torch.arange(20.0).reshape(5, 4)
+    network[1].bias.grad = torch.tensor([1.0, float("nan"), float("inf"), 2.0, -100.0])
+    tracker = make_tracker(RunInfo("demo", "one", "0", tmp_path, {}, (), "id", 0), ["tensorboard"])
+    run = SimpleNamespace(model=SimpleNamespace(network=network), tracker=tracker, progress=Progress(), epochs=4)
+    run.batches_per_epoch, run.config = 3, parse_experiment({"watch": {"figure_epochs": 3}}, "test")
+    callback = Exports(None)
+    for step in range(12):
+        run.progress = Progress(step // 3, step % 3, step)
+        callback.on_gradients_ready(run)
+    tracker.finish(True)
+    events = EventAccumulator(str(tmp_path / "tensorboard"), {"histograms": 0})
+    events.Reload()
+    assert events.Tags()["histograms"] == ["weights/0", "weights/1", "gradients/1"]
+    for tag, count in (("weights/0", 16), ("weights/1", 25), ("gradients/1", 23)):
+        found = [(each.step, each.histogram_value.num) for each in events.Histograms(tag)]
+        assert found == [(8, count), (11, count)], "the third epoch, and the last"
+    value = events.Histograms("gradients/1")[0].histogram_value
+    assert (value.min, value.max, value.sum) == (-100, 19, sum(range(20)) + 1 + 2 - 100)
+
+    large = torch.nn.Linear(300, 300)
+    large.weight.grad = large.weight.detach() * 2
+    weights, gradients = spread(list(large.parameters()))
+    every = -(-90300 // MOST_VALUES)
+    expected = [part.detach().numpy().ravel()[::every] for part in (large.weight, large.bias)]
+    np.testing.assert_array_equal(weights, np.concatenate(expected))
+    np.testing.assert_array_equal(gradients, 2 * expected[0])
+    assert len(weights) <= MOST_VALUES + 2
 
 
 def test_tensorboard_holds_the_hyper_parameters(logged: tuple[Path, subprocess.CompletedProcess[str]]) -> None:

@@ -1,22 +1,26 @@
-"""What trackers show by means of their own: histograms of predictions, and embeddings in a projector.
+"""What trackers show by means of their own: histograms, curves, and embeddings in a projector.
 
-At `watch.figure_epochs` `predictions/<column>`, how the held-out predictions are spread. At the end of a run
+At `watch.figure_epochs` `predictions/<column>`, how the held-out predictions are spread, and `weights/<block>` and
+`gradients/<block>` of the epoch's last step, before the optimiser takes it. At the end of a run
 `pr/<head>:<class>`, precision against recall; and where a head has an embedding, `embedding/<head>`: points for
 projectors, and a picture of them in two dimensions.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.callbacks import Callback
+from pipeline.callbacks.gradients import blocks
 from pipeline.competition import Head
 from pipeline.keys import INPUT_IMAGE, embedding_key
-from pipeline.seam import Batch, Run, Stage, StageResult, StepResult
+from pipeline.seam import Batch, Run, Stage, StageResult, StepResult, Verdict
 from pipeline.tasks.shared.drawing import visible
 from pipeline.tracking import Points
 
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
     from pipeline.tasks import Task
 
 MOST_COLUMNS = 20  # of predictions
+MOST_VALUES = 4096  # of a block, about
 MOST_POINTS = 1000  # of an embedding
 MOST_NAMED = 10  # classes with a colour of their own
 SIDE = 32  # of the images beside points
@@ -33,13 +38,26 @@ UNKNOWN = "?"
 
 
 class Exports(Callback):
-    """Histograms, curves and embeddings of the held-out rows. Holds the embeddings of some samples of one epoch."""
+    """Histograms of the network, and histograms, curves and embeddings of the held-out rows. Holds the embeddings of
+    some samples of one epoch."""
 
     def __init__(self, task: "Task") -> None:
         self.task = task
         self.vectors: dict[str, list[np.ndarray]] = {}
         self.labels: dict[str, list[str]] = {}
         self.images: list[np.ndarray] = []
+
+    def on_gradients_ready(self, run: Run) -> Verdict:
+        is_last = run.progress.batch == run.batches_per_epoch - 1
+        if is_last and run.config.watch.draws(run.progress.epoch, run.epochs):
+            network = run.model.network
+            parameters = dict(network.named_parameters())
+            for block, names in blocks(network).items():
+                both = spread([parameters[name] for name in names])
+                for name, values in zip(("weights", "gradients"), both, strict=True):
+                    if len(values):
+                        run.tracker.histogram(f"{name}/{block}", values, run.progress.step)
+        return Verdict.GO
 
     def on_epoch_start(self, run: Run, stage: Stage) -> None:
         if stage == "valid":
@@ -76,6 +94,18 @@ class Exports(Callback):
             points = Points(np.concatenate(parts), self.labels[name], self.images)
             run.tracker.embedding(f"embedding/{name}", points, run.progress.step)
             run.tracker.figure(f"embedding/{name}", embedding_figure(points), run.progress.step)
+
+
+def spread(parameters: Sequence[nn.Parameter]) -> tuple[np.ndarray, np.ndarray]:
+    """Weights of a block, and gradients of those that have one, float32 (N,): what of them is finite, evenly spaced
+    over the block where there are more than `MOST_VALUES`."""
+    every = max(1, -(-sum(value.numel() for value in parameters) // MOST_VALUES))
+    weights = [value.detach().flatten()[::every] for value in parameters]
+    gradients = [value.grad.detach().flatten()[::every] for value in parameters if value.grad is not None]
+    both = torch.cat([part.float() for part in (*weights, *gradients)]).cpu().numpy()  # one copy of both
+    parts = np.split(both, [sum(map(len, weights))])
+    first, second = (part[np.isfinite(part)] for part in parts)
+    return first, second
 
 
 def embedding_figure(points: Points) -> Figure:

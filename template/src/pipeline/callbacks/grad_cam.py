@@ -12,8 +12,8 @@ from torch import Tensor
 
 from pipeline.callbacks import Callback
 from pipeline.callbacks.class_activation import Heat, explain
-from pipeline.callbacks.extremes import ranked_by
 from pipeline.callbacks.pictures import draw_figures
+from pipeline.callbacks.ranking import ranked_by
 from pipeline.keys import INPUT_ID
 from pipeline.seam import Batch, Run, Stage, StageResult, StepResult
 from pipeline.tasks.shared.chosen import chosen_class

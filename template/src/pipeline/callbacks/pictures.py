@@ -1,7 +1,8 @@
 """Pictures of a finished run: where it is wrong, and how it learned."""
 
+import contextlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 
 
 class Pictures(Callback):
-    """The task's figures, a sample of predictions (`samples`) and `learning_curves`, drawn when the run ends.
+    """The task's figures, a sample of predictions and `learning_curves`, drawn when the run ends.
+
+    The sample is `samples`, or `samples/<head>` where there are several heads.
 
     A picture that cannot be drawn is said and left out: the training it shows is done and stays.
 
@@ -40,13 +43,14 @@ class Pictures(Callback):
         if result is not None and result.truth is not None and result.predictions is not None:
             truth, predictions = result.truth, result.predictions
             draw_figures(run, lambda: self.task.figures(truth, predictions))
-            draw_figures(run, lambda: {"samples": self._sample(predictions)})
+            draw_figures(run, lambda: self._samples(predictions))
         draw_figures(run, lambda: {"learning_curves": self._curves(run)})
 
-    def _sample(self, predictions: pd.DataFrame) -> "Figure":
+    def _samples(self, predictions: pd.DataFrame) -> "Mapping[str, Figure]":
         rows = by_prediction(self.rows.reset_index(drop=True))
         rows = rows.iloc[pd.Index(rows[ROW_ID]).get_indexer(predictions.index)]
-        return self.task.sample_figure(rows, RowImages(self.dataset, rows.index.to_numpy()), predictions)
+        drawn = self.task.sample_figures(rows, RowImages(self.dataset, rows.index.to_numpy()), predictions)
+        return {"samples" if len(drawn) == 1 else f"samples/{head}": figure for head, figure in drawn.items()}
 
     def _curves(self, run: Run) -> "Figure":
         metrics = [metric.name for metric in run.metrics]
@@ -55,11 +59,18 @@ class Pictures(Callback):
 
 
 def draw_figures(run: Run, draw: "Callable[[], Mapping[str, Figure]]") -> None:
-    """Draw and log figures by name. One that fails is said and left out: no picture is worth a training."""
-    try:
+    """Draw and log figures by name. One that fails is said and left out."""
+    with may_fail(run, "a picture"):
         for name, figure in draw().items():
             run.tracker.figure(name, figure, run.progress.step)
+
+
+@contextlib.contextmanager
+def may_fail(run: Run, what: str) -> Iterator[None]:
+    """What fails inside is said and left out: no picture is worth a training."""
+    try:
+        yield
     except Interrupted:
         raise
     except Exception as error:
-        print(f"note: a picture of fold {run.fold} was left out: {error}", file=sys.stderr, flush=True)
+        print(f"note: {what} of fold {run.fold} was left out: {error}", file=sys.stderr, flush=True)

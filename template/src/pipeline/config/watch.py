@@ -19,7 +19,8 @@ class Watch(Strict):
         default=10, ge=0, description="pictures of every so-many-th epoch, and of the last; 0: of none"
     )
     extremes_by: str = Field(
-        default="loss", description="what best and worst samples are ranked by: the loss, or the name of a term"
+        default="loss",
+        description="what best and worst batches and samples are ranked by: the loss, a term of it, or a metric",
     )
     explain: str | None = Field(
         default=None, description="what Grad-CAM explains: HEAD or HEAD:CLASS; none: what the first head says"

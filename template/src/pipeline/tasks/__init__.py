@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,17 +18,15 @@ from pipeline.config import Experiment, LossRow
 from pipeline.errors import UserError, listed
 from pipeline.names import Names, References, load
 from pipeline.rules import Rules
+from pipeline.tasks.shown import Shown
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
-    from matplotlib.figure import Figure
     from torch import Tensor, nn
 
     from pipeline.data.scan import Reader
     from pipeline.seam import Batch, Criterion, PreparedModel, SampleDataset
-    from pipeline.tasks.shared.chosen import Explained
-    from pipeline.tasks.shared.seen import SeenSample
 
 # (batch, outputs) -> predictions of what is complete after this batch, as batches come in their order
 Decoder = Callable[["Batch", Mapping[str, "Tensor"]], "pd.DataFrame"]
@@ -38,7 +36,7 @@ Finisher = Callable[["pd.DataFrame", "pd.DataFrame"], "pd.DataFrame"]
 Tuner = Callable[["np.ndarray"], "Task"]
 
 
-class Task(ABC):
+class Task(Shown):
     """What one kind of task does with rows, batches and outputs."""
 
     KINDS: ClassVar[frozenset[str]]
@@ -175,45 +173,6 @@ class Task(ABC):
         Raises:
             UserError: a key is missing (the wiring row and the keys there are, are named) or has the wrong form.
         """
-
-    @abstractmethod
-    def figures(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, Figure]:
-        """Pictures of predictions against the truth, by name."""
-
-    @abstractmethod
-    def sample_figure(self, rows: pd.DataFrame, images: Sequence[Any], predictions: pd.DataFrame) -> Figure:
-        """A few of the labelled rows (N,) with truth and prediction, (N,) as well. Of the images (N,), uint8 (H, W, 3),
-        only those that are shown are asked for."""
-
-    @abstractmethod
-    def draw_samples(self, rows: pd.DataFrame, samples: Sequence[SeenSample], heading: str) -> Figure:
-        """Samples (N,) as the model saw them, with truth, prediction and loss; `rows` are their labelled rows, (N,)."""
-
-    @abstractmethod
-    def suspects(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
-        """Rows whose labels out-of-fold predictions speak against, the most suspicious first of each head: columns id,
-        head, given, suggested, score, and the model's probability of what is suggested (NaN where it says none)."""
-
-    @abstractmethod
-    def suspects_figure(
-        self, found: pd.DataFrame, images: Sequence[Any], truth: pd.DataFrame, predictions: pd.DataFrame
-    ) -> Figure:
-        """A picture of some `suspects` (N,), with their images (N,), uint8 (H, W, 3), truth and predictions (N,)."""
-
-    @abstractmethod
-    def explained(self, batch: Batch, outputs: Mapping[str, Tensor], chosen: str | None = None) -> Explained:
-        """What of the outputs for a batch of one sample should be explained: what the first head says, or of `chosen`,
-        `HEAD` or `HEAD:CLASS`; a `UserError` where there is none."""
-
-    def ranked(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """By `HEAD:CLASS`, whether rows are of a class, bool (N,), and its probability, (N,): what a curve of precision
-        over recall is made of. None where predictions are no such thing."""
-        return {}
-
-    def class_maps(self, sample: SeenSample) -> dict[str, np.ndarray]:
-        """`truth` and `prediction` of the first head as class numbers from 1 on, uint8 (H, W), 0 for none; empty where
-        classes have no place in an image."""
-        return {}
 
     @abstractmethod
     def submission_rules(self, sample: pd.DataFrame, metric: Metric, images: Mapping[str, Path] | None = None) -> Rules:

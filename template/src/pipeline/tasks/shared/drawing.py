@@ -27,18 +27,20 @@ def image_grid(
     heading: str,
     columns: int = 4,
     width: float = 2.5,
+    foot: float = 0.0,
 ) -> Figure:
     """Images (N,), uint8 or float32 (H, W, 3), each with its id, a title, and a frame in its colour.
 
     Args:
         width: of a column, in inches.
+        foot: room for a legend below, in inches.
     """
     columns = min(columns, max(1, len(images)))
     rows = max(1, -(-len(images) // columns))
     height = max(((width - 0.1) * image.shape[0] / image.shape[1] for image in images), default=2.4)
     lines = max((title.count("\n") + 1 for title in titles), default=1)
     cell = height + 0.35 + 0.15 * lines
-    across, down = width * columns + 0.2, cell * rows + 0.45
+    across, down = width * columns + 0.2, cell * rows + 0.45 + foot
     figure = Figure(figsize=(across, down), dpi=110)
     figure.suptitle(heading, fontsize=11, fontweight="bold", x=0.02, y=1 - 0.1 / down, ha="left")
     axes = figure.add_axes((0, 0, 1, 1))  # a single one, in inches: one for each image would take twice as long

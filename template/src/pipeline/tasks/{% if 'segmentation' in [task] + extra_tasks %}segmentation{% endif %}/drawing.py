@@ -82,24 +82,30 @@ def sample_figure(
 def masks_figure(
     images: Sequence[np.ndarray],
     ids: Sequence[str],
-    truths: Sequence[np.ndarray],
-    decided: Sequence[np.ndarray],
+    truths: Sequence[Sequence[np.ndarray]],
+    decided: Sequence[Sequence[np.ndarray]],
     titles: Sequence[str],
     heading: str,
 ) -> Figure:
-    """Images (N,), each beside the overlay of its truth and its prediction, with a title; arguments as above."""
+    """Images (N,), each beside the overlays of its truths and predictions, one for each head, with a title; arguments
+    as above, truths and decided masks (N, heads)."""
     tiles = [_tile(*each) for each in zip(images, truths, decided, strict=True)]
-    figure = image_grid(tiles, ids, titles, [GREY] * len(tiles), heading, columns=2, width=5.0)
+    panels = 1 + max(map(len, truths), default=1)
+    columns = max(1, 4 // panels)
+    figure = image_grid(tiles, ids, titles, [GREY] * len(tiles), heading, columns, width=2.5 * panels, foot=0.25)
     patches = [Patch(color=color, label=name) for name, color in OUTCOMES.items()]
-    figure.legend(handles=patches, loc="upper right", ncols=3, fontsize=8, frameon=False)
+    figure.legend(handles=patches, loc="lower right", ncols=3, fontsize=8, frameon=False)
     return figure
 
 
-def _tile(image: np.ndarray, truth: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """The image and its overlay side by side, float32 (h, 2 w + gap, 3)."""
-    small, planes, said = _small(image, truth, masks)
-    gap = np.ones((len(small), max(1, small.shape[1] // 40), 3), np.float32)
-    return np.concatenate([small.astype(np.float32) / 255, gap, overlay(small, planes, said)], axis=1)
+def _tile(image: np.ndarray, truths: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> np.ndarray:
+    """The image and its overlays side by side, float32 (h, w + heads (w + gap), 3)."""
+    panels: list[np.ndarray] = []
+    for planes, said in zip(truths, masks, strict=True):
+        small, true, found = _small(image, planes, said)
+        panels = panels or [small.astype(np.float32) / 255]
+        panels += [np.ones((len(small), max(1, small.shape[1] // 40), 3), np.float32), overlay(small, true, found)]
+    return np.concatenate(panels, axis=1)
 
 
 def overlay(image: np.ndarray, truth: np.ndarray, masks: np.ndarray) -> np.ndarray:

@@ -1,32 +1,57 @@
 """Single samples as the model saw them, decided as predictions are, and drawn."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from pipeline.competition import Head
+from pipeline.keys import INPUT_IMAGE, ROW_ID
+from pipeline.seam import Batch
 from pipeline.tasks.segmentation import maps
 from pipeline.tasks.segmentation.decoding import decided, decisions
 from pipeline.tasks.segmentation.drawing import masks_figure
 from pipeline.tasks.segmentation.kinds import IGNORED, kind_of
 from pipeline.tasks.segmentation.metrics import each_dice
+from pipeline.tasks.segmentation.predictions import columns, presence_columns
 from pipeline.tasks.segmentation.scoring import pixels
-from pipeline.tasks.shared.drawing import visible
+from pipeline.tasks.segmentation.suspects import in_words
+from pipeline.tasks.segmentation.truth import Truth, Window
+from pipeline.tasks.shared.drawing import shortened, visible
 from pipeline.tasks.shared.seen import SeenSample
 
 
-def seen_figure(samples: Sequence[SeenSample], head: Head, heading: str) -> Figure:
-    """Each image beside the overlay of its truth and of what is decided, with loss and Dice."""
+def seen_figure(samples: Sequence[SeenSample], heads: Sequence[Head], heading: str) -> Figure:
+    """Each image beside the overlays, one for each head, of its truth and of what is decided, with loss and Dice."""
+    truths = [[planes_of(head, sample.targets[head.target_key]) for head in heads] for sample in samples]
+    masks = [[masks_of(head, sample) for head in heads] for sample in samples]
+    titles = []
+    for sample, *of_heads in zip(samples, truths, masks, strict=True):
+        told = [
+            f"{f'{shortened(head.name, 14)}: ' if len(heads) > 1 else ''}Dice {dice(truth, mask):.2f}"
+            for head, truth, mask in zip(heads, *of_heads, strict=True)
+        ]
+        titles.append(f"{sample.told()}, {', '.join(told)}")
     images = [visible(sample.image) for sample in samples]
-    truths = [planes_of(head, sample.targets[head.target_key]) for sample in samples]
-    masks = [masks_of(head, sample) for sample in samples]
-    titles = [
-        f"{sample.told()}, Dice {dice(truth, mask):.2f}"
-        for sample, truth, mask in zip(samples, truths, masks, strict=True)
-    ]
     return masks_figure(images, [sample.id for sample in samples], truths, masks, titles, heading)
+
+
+def seen_words(samples: Sequence[SeenSample], heads: Sequence[Head]) -> pd.DataFrame:
+    """See `Task.words`: what takes how much of the image, and the Dice of both."""
+    told = []
+    for sample in samples:
+        words: dict[str, list[str]] = {"truth": [], "prediction": []}
+        for head in heads:
+            label = f"{head.name}: " if len(heads) > 1 else ""
+            truth, masks = planes_of(head, sample.targets[head.target_key]), masks_of(head, sample)
+            words["truth"].append(label + in_words((truth == 1).mean(axis=(1, 2)), head))
+            said = in_words(masks.mean(axis=(1, 2)), head)
+            words["prediction"].append(f"{label}{said} (Dice {dice(truth, masks):.2f})")
+        told.append({key: "; ".join(parts) for key, parts in words.items()})
+    return pd.DataFrame(told)
 
 
 def class_maps(sample: SeenSample, head: Head) -> dict[str, np.ndarray]:
@@ -46,12 +71,53 @@ def planes_of(head: Head, target: Tensor) -> np.ndarray:
 
 def masks_of(head: Head, sample: SeenSample) -> np.ndarray:
     """What is decided of a sample's logits alone, bool (C, H, W) at the size of its image."""
+    [cells], presence = _cells(
+        head, {key: value[None] for key, value in sample.outputs.items()}, sample.image.shape[:2]
+    )
+    chances = np.full(len(cells), np.inf) if presence is None else presence[0]
+    return decided(cells, chances, decisions(head), head.kind)
+
+
+def sample_tables(
+    heads: Sequence[Head], ids: Sequence[str], batch: Batch, outputs: Mapping[str, Tensor]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """See `Task.sample_tables`. A sample is predicted by itself, without the other windows of its image."""
+    index = pd.Index(list(ids), dtype="str", name=ROW_ID)
+    size = (int(batch[INPUT_IMAGE].shape[1]), int(batch[INPUT_IMAGE].shape[2]))
+    truths, predictions = {}, {}
+    for head in heads:
+        planes = [planes_of(head, target) for target in batch[head.target_key].cpu()]
+        found = [SeenTruth(head.classes, size, each) for each in planes]
+        truths[head.name] = pd.Series(found, index, dtype=object)
+        cells, presence = _cells(head, outputs, size)
+        for name, column in zip(columns(head), zip(*cells, strict=True), strict=True):
+            predictions[name] = pd.Series(column, index, dtype=object)
+        if presence is not None:
+            predictions |= dict(zip(presence_columns(head), presence.T, strict=True))
+    return pd.DataFrame(truths, index), pd.DataFrame(predictions, index)
+
+
+@dataclass(frozen=True, eq=False)
+class SeenTruth(Truth):
+    """The truth of a sample, as its target says it: uint8 (C, H, W) of 0, 1, and 255."""
+
+    planes: np.ndarray
+
+    def _planes(self, window: Window) -> np.ndarray:
+        top, left, height, width = window
+        return self.planes[:, top : top + height, left : left + width]
+
+
+def _cells(
+    head: Head, outputs: Mapping[str, Tensor], size: tuple[int, int]
+) -> tuple[list[list[bytes]], np.ndarray | None]:
+    """Of the logits of each sample, a map cell for each class, and how likely the classes are there at all, float32
+    (N, C), where the model says it."""
     kind = kind_of(head)
-    found = kind.foreground(kind.probabilities(sample.outputs[head.output_key][None]))[0].numpy()
-    cells = [maps.encode(_as_bytes(plane), sample.image.shape[:2]) for plane in found]
-    likely = sample.outputs.get(f"{head.output_key}@presence")
-    presence = np.full(len(cells), np.inf) if likely is None else likely.float().sigmoid().numpy()
-    return decided(cells, presence, decisions(head), head.kind)
+    found = kind.foreground(kind.probabilities(outputs[head.output_key])).cpu().numpy()
+    likely = outputs.get(f"{head.output_key}@presence")
+    cells = [[maps.encode(_as_bytes(plane), size) for plane in planes] for planes in found]
+    return cells, None if likely is None else likely.float().sigmoid().cpu().numpy()
 
 
 def dice(truth: np.ndarray, masks: np.ndarray) -> float:

@@ -67,7 +67,7 @@ def suspects(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head) -> pd.D
     rows = []
     for place, score in zip(*worst_first(scores, chosen), strict=True):
         one = seen[place]
-        words = _words(one.given, head), _words(one.suggested, head)
+        words = in_words(one.given, head), in_words(one.suggested, head)
         rows.append((truth.index[place], *words, score, one.probability))
     return pd.DataFrame(rows, columns=[ROW_ID, "given", "suggested", "score", "probability"]).assign(head=head.name)
 
@@ -104,9 +104,9 @@ def _compared(counts: np.ndarray, limits: np.ndarray) -> Compared:
     return Compared(wrong / pixels, area / pixels, sure, given / pixels, suggested / pixels)
 
 
-def _words(shares: np.ndarray, head: Head) -> str:
+def in_words(shares: np.ndarray, head: Head) -> str:
     """`cell 3.1%, wall 0.2%`: what takes how much of the image."""
-    named = [f"{name} {share:.2g}%" for name, share in zip(head.classes, 100 * shares, strict=True) if share > 0]
+    named = [f"{name} {share:.3g}%" for name, share in zip(head.classes, 100 * shares, strict=True) if share > 0]
     return ", ".join(named) or "nothing"
 
 
@@ -118,11 +118,11 @@ def suspects_figure(
     heads: Mapping[str, Head],
 ) -> Figure:
     """See `Task.suspects_figure`."""
-    truths: list[np.ndarray] = []
-    masks: list[np.ndarray] = []
+    truths: list[list[np.ndarray]] = []
+    masks: list[list[np.ndarray]] = []
     for place, name in enumerate(found["head"]):
-        truths.append(truth[name].iloc[place].read())
-        masks += decoded(predictions.iloc[[place]], heads[name])
+        truths.append([truth[name].iloc[place].read()])
+        masks.append(list(decoded(predictions.iloc[[place]], heads[name])))
     said = zip(found["given"], found["suggested"], strict=True)
     titles = [f"given: {shortened(given, 50)}\nsuggested: {shortened(other, 46)}" for given, other in said]
     shown = [images[place] for place in range(len(found))]

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from pipeline.competition import Metric
@@ -25,23 +24,17 @@ from pipeline.tasks.segmentation.contract import check_contract
 from pipeline.tasks.segmentation.dataset import MaskDataset
 from pipeline.tasks.segmentation.decoding import USUAL, decoded, kept
 from pipeline.tasks.segmentation.demo import answer_rows
-from pipeline.tasks.segmentation.drawing import sample_figure, shrunk, shrunk_truth
-from pipeline.tasks.segmentation.figures import figures, worst_and_best
-from pipeline.tasks.segmentation.kinds import kind_of
 from pipeline.tasks.segmentation.losses import LOSSES
+from pipeline.tasks.segmentation.pictures import MaskPictures
 from pipeline.tasks.segmentation.predictions import columns, gated, has_presence, presence_columns
-from pipeline.tasks.segmentation.seen import class_maps, seen_figure
 from pipeline.tasks.segmentation.settings import room_settings
 from pipeline.tasks.segmentation.submission import as_predictions, form_of, read_as
 from pipeline.tasks.segmentation.submission_rules import MaskRules, submission_rules
-from pipeline.tasks.segmentation.suspects import suspects, suspects_figure
 from pipeline.tasks.segmentation.thresholds import Tuning
 from pipeline.tasks.segmentation.tta import TTAModel
-from pipeline.tasks.shared.chosen import Explained, chosen_class
 from pipeline.tasks.shared.collate import collate
 from pipeline.tasks.shared.criterion import WeightedLosses
 from pipeline.tasks.shared.model import prepared_model
-from pipeline.tasks.shared.seen import SeenSample
 
 ROOM = "pipeline.tasks.segmentation"
 MODELS = {
@@ -56,7 +49,7 @@ MODELS = {
 }
 
 
-class SegmentationTask(Task):
+class SegmentationTask(MaskPictures):
     """Heads of masks on one decoder."""
 
     KINDS: ClassVar[frozenset[str]] = frozenset({"mask", "multiclass_mask"})
@@ -189,48 +182,6 @@ class SegmentationTask(Task):
 
     def check_contract(self, batch: Batch, outputs: Mapping[str, Tensor]) -> list[tuple[str, str, str, str]]:
         return check_contract(batch, outputs, self.heads)
-
-    def figures(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, Figure]:
-        return {name: one for head in self.heads for name, one in figures(truth, predictions, head).items()}
-
-    def sample_figure(self, rows: pd.DataFrame, images: Sequence[Any], predictions: pd.DataFrame) -> Figure:
-        head, truth = self.heads[0], self.truth(rows)
-        chosen = worst_and_best(truth, predictions, head)
-        shown = predictions.iloc[chosen]
-        return sample_figure(
-            [images[position] for position in chosen],
-            list(shown.index),
-            [shrunk_truth(truth[head.name].iloc[position].read()) for position in chosen],
-            [shrunk(planes) for planes in decoded(shown, head)],
-            [shrunk(np.stack([maps.probability(cell) for cell in cells])) for cells in shown[columns(head)].to_numpy()],
-            head.classes,
-        )
-
-    def draw_samples(self, rows: pd.DataFrame, samples: Sequence[SeenSample], heading: str) -> Figure:
-        return seen_figure(samples, self.heads[0], heading)
-
-    def class_maps(self, sample: SeenSample) -> dict[str, np.ndarray]:
-        return class_maps(sample, self.heads[0])
-
-    def suspects(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
-        return pd.concat([suspects(truth, predictions, head) for head in self.heads], ignore_index=True)
-
-    def suspects_figure(
-        self, found: pd.DataFrame, images: Sequence[Any], truth: pd.DataFrame, predictions: pd.DataFrame
-    ) -> Figure:
-        return suspects_figure(found, images, truth, predictions, {head.name: head for head in self.heads})
-
-    def explained(self, batch: Batch, outputs: Mapping[str, Tensor], chosen: str | None = None) -> Explained:
-        """The mean logit of a class over the pixels that are predicted to be of it; the class of the largest area."""
-        head, number = chosen_class(self.heads, chosen)
-        kind = kind_of(head)
-        logits = kind.foreground(outputs[head.output_key].float())[0]
-        probable = kind.foreground(kind.probabilities(outputs[head.output_key]))[0] > 0.5
-        number = int(probable.sum(dim=(1, 2)).argmax()) if number is None else number
-        there = probable[number]
-        score = logits[number][there].mean() if bool(there.any()) else logits[number].max()
-        planes, _ = kind.planes(batch[head.target_key], len(head.classes))
-        return Explained(score, head.classes[number], kind.foreground(planes)[0, number] > 0.5)
 
     def submission_rules(
         self, sample: pd.DataFrame, metric: Metric, images: Mapping[str, Path] | None = None

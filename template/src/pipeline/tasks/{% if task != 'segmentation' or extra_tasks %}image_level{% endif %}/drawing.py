@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 RIGHT, WRONG, NEUTRAL = "#2a8a4a", "#c62f2f", "#4a78b0"
 MOST_HEADS = 3  # whose answers are written at an image
 
+# of a head: its kind, which samples have a truth, bool (N,), and its `read_out`: truth, prediction, how sure, (N,) each
+ReadOut = tuple["HeadKind", np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
 
 def sample_figure(
     images: Sequence[np.ndarray],
@@ -51,14 +54,14 @@ def sample_figure(
 def seen_figure(
     samples: Sequence[SeenSample],
     heads: Sequence[str],
-    read: "Sequence[tuple[HeadKind, np.ndarray, np.ndarray, np.ndarray, np.ndarray]]",
+    read: Sequence[ReadOut],
     heading: str,
 ) -> Figure:
     """Samples (N,) as the model saw them, with their losses, and predictions and truths of the first heads.
 
     Args:
         heads: their names.
-        read: for each head its kind, which samples have a truth (N,), and its `read_out`: truth, prediction, how sure.
+        read: of each head.
     """
     titles, colors = [], []
     for place, sample in enumerate(samples):
@@ -76,6 +79,17 @@ def seen_figure(
         colors.append(WRONG if wrong else RIGHT if judged else NEUTRAL)
     images = [visible(sample.image) for sample in samples]
     return image_grid(images, [sample.id for sample in samples], titles, colors, heading)
+
+
+def seen_words(heads: Sequence[str], read: Sequence[ReadOut]) -> pd.DataFrame:
+    """See `Task.words`; arguments as above."""
+    truths, predictions = [], []
+    for name, (kind, known, true, said, sure) in zip(heads, read, strict=True):
+        label = f"{name}: " if len(heads) > 1 else ""
+        truths.append([label + (str(true[k]) if known[k] else "no truth") for k in range(len(true))])
+        predictions.append([label + kind.told(str(said[k]), float(sure[k])) for k in range(len(said))])
+    joined = (["; ".join(each) for each in zip(*lines, strict=True)] for lines in (truths, predictions))
+    return pd.DataFrame(dict(zip(("truth", "prediction"), joined, strict=True)))
 
 
 def suspects_figure(found: pd.DataFrame, images: Sequence[np.ndarray]) -> Figure:

@@ -23,7 +23,7 @@ from pipeline.tasks import Decoder, Finisher
 from pipeline.tasks.image_level.contract import all_targets, check_contract
 from pipeline.tasks.image_level.dataset import ImageDataset
 from pipeline.tasks.image_level.decoding import Decoding
-from pipeline.tasks.image_level.drawing import seen_figure, suspects_figure
+from pipeline.tasks.image_level.drawing import ReadOut, seen_figure, seen_words, suspects_figure
 from pipeline.tasks.image_level.kinds import KINDS, losses
 from pipeline.tasks.image_level.predictions import has_truth
 from pipeline.tasks.image_level.submission import as_predictions
@@ -139,17 +139,27 @@ class ImageLevelTask(Decoding):
                 figures |= kind.figures(truth[known], predictions[known])
         return figures
 
-    def sample_figure(self, rows: pd.DataFrame, images: Sequence[Any], predictions: pd.DataFrame) -> Figure:
-        _, kind = self.kinds[0]
-        return kind.sample_figure(images, list(rows[ROW_ID]), self.truth(rows), predictions)
+    def sample_figures(self, rows: pd.DataFrame, images: Sequence[Any], predictions: pd.DataFrame) -> dict[str, Figure]:
+        ids, truth = list(rows[ROW_ID]), self.truth(rows)
+        return {head.name: kind.sample_figure(images, ids, truth, predictions) for head, kind in self.kinds}
 
     def draw_samples(self, rows: pd.DataFrame, samples: Sequence[SeenSample], heading: str) -> Figure:
+        return seen_figure(samples, [head.name for head in self.heads], self._read_out(rows, samples), heading)
+
+    def words(self, rows: pd.DataFrame, samples: Sequence[SeenSample]) -> pd.DataFrame:
+        return seen_words([head.name for head in self.heads], self._read_out(rows, samples))
+
+    def _read_out(self, rows: pd.DataFrame, samples: Sequence[SeenSample]) -> list[ReadOut]:
+        outputs = {key: torch.stack([sample.outputs[key] for sample in samples]) for key in samples[0].outputs}
+        truth, predictions = self.sample_tables(rows, {}, outputs)
+        return [(kind, has_truth(truth, head), *kind.read_out(truth, predictions)) for head, kind in self.kinds]
+
+    def sample_tables(
+        self, rows: pd.DataFrame, batch: Batch, outputs: Mapping[str, Tensor]
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:
         by_id = rows.set_index(ROW_ID)
         truth = pd.concat([kind.truth(by_id) for _, kind in self.kinds], axis=1)
-        outputs = {key: torch.stack([sample.outputs[key] for sample in samples]) for key in samples[0].outputs}
-        predictions = self.decode(list(rows[ROW_ID]), outputs)
-        read = [(kind, has_truth(truth, head), *kind.read_out(truth, predictions)) for head, kind in self.kinds]
-        return seen_figure(samples, [head.name for head in self.heads], read, heading)
+        return truth, self.decode(list(rows[ROW_ID]), outputs)
 
     def ranked(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
