@@ -46,7 +46,7 @@ class Task(Shown):
         self.competition = competition
         self.heads = tuple(heads)
 
-    def check_settings(self, experiment: Experiment, names: Names) -> None:  # noqa: B027 - most tasks can do all of it
+    def check_settings(self, experiment: Experiment, names: Names) -> None:
         """Raise a `UserError` for settings that do not go together, before anything is read or written."""
 
     @abstractmethod

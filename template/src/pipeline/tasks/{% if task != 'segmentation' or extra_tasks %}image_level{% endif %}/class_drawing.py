@@ -152,8 +152,7 @@ def probabilities_figure(
     shown = np.sort(worst_first(table)[:MOST_PANELS])
     columns = min(4, max(1, len(shown)))
     lines = max(1, -(-len(shown) // columns))
-    width, height = max(9.2, 3.6 * columns), 2.5 * lines + 1.2
-    figure = Figure(figsize=(width, height), dpi=110)
+    figure = Figure(figsize=(width := max(9.2, 3.6 * columns), height := 2.5 * lines + 1.2), dpi=110)
     # By hand: an engine that measures so many panels takes longer than all of the drawing.
     figure.subplots_adjust(0.5 / width, 0.75 / height, 1 - 0.15 / width, 1 - 0.75 / height, 0.12, 0.3)
     grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
