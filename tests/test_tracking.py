@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 
 from projects import Renders, imported, run_script
+from trackers import wandb_history, wandb_records
 from training import SMALL, expect
 
 ANSWERS = {"trackers": ["wandb", "tensorboard"]}

@@ -123,8 +123,8 @@ def _draw_matrix(axes: "Axes", values: np.ndarray, texts: Sequence[str], labels:
     axes.spines[:].set_color("#cccccc")
     if count > MOST_NUMBERS:
         return
-    for number in np.flatnonzero(scaled):
-        row, column = divmod(int(number), count)
+    for number in map(int, np.flatnonzero(scaled)):
+        row, column = divmod(number, count)
         color = "white" if (scaled[row, column] / top) ** 0.5 > 0.6 else "#1b2a41"
         # Inside its cell a number needs no room of its own; without this the layout measures each of them.
         axes.text(column, row, texts[number], ha="center", va="center", fontsize=size, color=color).set_in_layout(False)
