@@ -23,7 +23,9 @@ def learning_curves_figure(frame: pd.DataFrame, metrics: Sequence[str] = (), bes
         best_epoch: the epoch whose weights are kept, counted from 1.
     """
     shown = [name for name in metrics if f"valid/{name}" in frame]
-    figure = Figure(figsize=(1.0 + 4.6 * (1 + len(shown)), 3.9), dpi=120, layout="constrained")
+    width = 1.0 + 4.6 * (1 + len(shown))
+    figure = Figure(figsize=(width, 3.9), dpi=120)
+    figure.subplots_adjust(0.75 / width, 0.14, 1 - 0.2 / width, 0.91, wspace=0.2)
     losses, *panels = figure.subplots(1, 1 + len(shown), squeeze=False)[0]
     _line(losses, frame, "batch/loss", "single batches", FAINT, linewidth=0.8)
     _line(losses, frame, "train/loss", "train", TRAIN)
