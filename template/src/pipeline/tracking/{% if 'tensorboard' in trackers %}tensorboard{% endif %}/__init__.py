@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from pipeline.tracking import Points, RunInfo, Tracker
-from pipeline.tracking.images import pixels
+from pipeline.tracking.images import png
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +39,13 @@ class TensorBoardTracker(Tracker):
 
     def figure(self, name: str, figure: "Figure", step: int) -> None:
         """A picture under Images."""
-        self.writer.add_image(name, pixels(figure), step, dataformats="HWC")
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        file = png(figure)
+        width, height = figure.canvas.get_width_height()
+        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=file)
+        # `SummaryWriter.add_image` would encode it once more.
+        self.writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
 
     def summary(self, values: dict[str, Any]) -> None:
         """The hyper-parameters beside the final values, under HParams."""
