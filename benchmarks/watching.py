@@ -1,6 +1,5 @@
 """A fold's training with everything that watches it, over the same training unwatched."""
 
-import gc
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -33,10 +32,8 @@ def measure(place: Workplace, effort: Effort) -> list[Row]:
     """A fold to its last picture; and what the pictures behind its epochs take, which is the same for any model."""
     spent: dict[str, list[Spent]] = {"ours": [], "peer": []}
     with place.pipeline(), quiet():
-        gc.freeze()  # as `train.py` does
         functions = {"ours": lambda: _kept(spent, place, True), "peer": lambda: _kept(spent, place, False)}
         in_turns(functions, effort.watch_rounds)
-        gc.unfreeze()
     ours, peer = ([one.fold for one in spent[name]] for name in ("ours", "peer"))
     pairs = zip(spent["ours"], spent["peer"], strict=True)
     pictures = [(mine.fold - mine.epochs) - (other.fold - other.epochs) for mine, other in pairs]

@@ -3,7 +3,6 @@
 import atexit
 import contextlib
 import functools
-import gc
 import hashlib
 import json
 import os
@@ -194,7 +193,6 @@ def _own_process(project: Path, argv: list[str], env: Mapping[str, str]) -> Iter
             for name, handler in zip(_SIGNALS, handlers, strict=True):
                 signal.signal(name, handler)
             _forget_project()
-            gc.unfreeze()  # a training freezes what is there, and has its process for itself
 
 
 def _forget_project() -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Training an experiment: its folds one after the other, each from where it stands."""
 
-import gc
 import shutil
 import time
 from collections.abc import Sequence
@@ -37,9 +36,6 @@ def train(setup: Setup, fold: str, restart: bool) -> None:
         UserError: no such fold, or a run of other settings or code is there.
     """
     chosen = choose_folds(setup.folds, fold)
-    # What has been imported stays to the end. Python's collector takes a second to walk through all of it, and would do
-    # so several times in a fold: drawing makes much to collect.
-    gc.freeze()
     processes = start_processes()
     try:
         device = choose_device(setup.config.machine.device, processes.local_rank)
