@@ -1,6 +1,7 @@
 """A fold's training with everything that watches it, over the same training unwatched."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +23,11 @@ NOTE = "watch: fold 0 of the demo, resnet18, 64 px, 8 epochs of 32 steps, proces
 
 @dataclass(frozen=True)
 class Spent:
-    """Processor seconds of the epochs, and of the whole fold to its last picture."""
+    """Processor seconds of the epochs, of the whole fold to its last picture, and of all callbacks in it."""
 
     epochs: float
     fold: float
+    callbacks: float
 
 
 def measure(place: Workplace, effort: Effort) -> list[Row]:
@@ -39,6 +41,8 @@ def measure(place: Workplace, effort: Effort) -> list[Row]:
     pictures = [(mine.fold - mine.epochs) - (other.fold - other.epochs) for mine, other in pairs]
     return [
         beside("watch", "a fold, watched", "unwatched", "s", ours, peer, AIM, NOTE),
+        # Two trainings differ by a percent or two by themselves; this is from within one.
+        alone("watch", "of it, in callbacks", "s", [one.callbacks for one in spent["ours"]]),
         alone("watch", "of it, pictures behind the epochs", "s", pictures),
     ]
 
@@ -51,6 +55,7 @@ def _kept(spent: dict[str, list[Spent]], place: Workplace, watched: bool) -> flo
 
 def trained(place: Workplace, watched: bool) -> Spent:
     """Train a fold."""
+    from pipeline.callbacks import CallbackList
     from pipeline.training import build, fold
     from pipeline.training.run_folder import open_run, set_aside
 
@@ -58,13 +63,26 @@ def trained(place: Workplace, watched: bool) -> Spent:
     setup = place.setup("watch", SETTINGS, ("tensorboard",))
     set_aside(setup.project, "watch")
     folder = open_run(setup.project, "watch", setup.config, {}, "benchmark") / "fold_0"
-    usual, fit, epochs = build.default_callbacks, fold.engine.fit, []
+    usual, fit, epochs, inside = build.default_callbacks, fold.engine.fit, [], [0.0]
+    events = {name: event for name, event in vars(CallbackList).items() if name.startswith("on_")}
 
     def timed(loop: Any) -> None:
         began = time.thread_time()
         fit(loop)
         epochs.append(time.thread_time() - began)
 
+    def counted(event: Callable[..., Any]) -> Callable[..., Any]:
+        def measured(*arguments: Any) -> Any:
+            began = time.thread_time()
+            try:
+                return event(*arguments)
+            finally:
+                inside[0] += time.thread_time() - began
+
+        return measured
+
+    for name, event in events.items():
+        setattr(CallbackList, name, counted(event))
     build.default_callbacks = usual if watched else lambda *_: []
     fold.engine.fit = timed
     began = time.thread_time()
@@ -72,4 +90,6 @@ def trained(place: Workplace, watched: bool) -> Spent:
         fold.train_unfinished(setup, "0", folder, torch.device("cpu"), False, fold.ALONE)
     finally:
         build.default_callbacks, fold.engine.fit = usual, fit
-    return Spent(epochs[0], time.thread_time() - began)
+        for name, event in events.items():
+            setattr(CallbackList, name, event)
+    return Spent(epochs[0], time.thread_time() - began, inside[0])
