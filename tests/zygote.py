@@ -9,6 +9,7 @@ thirteen seconds a start, which is what makes many kills affordable. A kill come
 moved on: the newest state file has changed since the start.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -17,6 +18,7 @@ import signal
 import socket
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +32,19 @@ import pandas  # noqa: F401
 import timm  # noqa: F401
 import torch
 
-ENDED_EARLY = 3
+ENDED_EARLY, FAILED = 3, 4
 
 
 def main() -> None:
     for line in sys.stdin:
-        print(run(json.loads(line)), flush=True)
+        job = json.loads(line)
+        try:
+            status = run(job)
+        except Exception:
+            status = FAILED  # of this job; the next one has a test of its own
+            with Path(job["out"]).open("a") as said:
+                traceback.print_exc(file=said)
+        print(status, flush=True)
 
 
 def run(job: dict[str, Any]) -> int:
@@ -63,7 +72,10 @@ def _start(job: dict[str, Any]) -> list[int]:
                 size = str(job["processes"])
                 os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=size, LOCAL_WORLD_SIZE=size)
                 os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-            os._exit(_run(Path(job["project"]), job["arguments"], job["out"]))
+            try:
+                os._exit(_run(Path(job["project"]), job["arguments"], job["out"]))
+            finally:
+                os._exit(FAILED)
         children.append(child)
     return children
 
@@ -109,13 +121,12 @@ def _kill_later(children: list[int], project: Path, rng: random.Random) -> bool:
 
 
 def _newest(project: Path) -> int:
-    times = []
-    for path in project.glob("runs/*/fold_*/checkpoints/state.pt"):
-        try:
-            times.append(path.stat().st_mtime_ns)
-        except FileNotFoundError:  # replaced this very moment
-            continue
-    return max(times, default=0)
+    newest = 0
+    # A file may be replaced this very moment, and a folder that is being looked through set aside.
+    with contextlib.suppress(FileNotFoundError):
+        for path in project.glob("runs/*/fold_*/checkpoints/state.pt"):
+            newest = max(newest, path.stat().st_mtime_ns)
+    return newest
 
 
 if __name__ == "__main__":
