@@ -139,7 +139,7 @@ def test_looking_for_suspects_says_nothing_and_starts_no_process() -> None:
         assert len(doubted_classes(np.array([0, 1]), np.array([[0.1, 0.9], [0.2, 0.8]]))[0]) == 1
         assert "cleanlab" in sys.modules
     """
-    environment = {"PYTHONPATH": str(Path(sys.modules["pipeline"].__path__[0]).parent), "OMP_NUM_THREADS": "1"}
+    environment = {"PYTHONPATH": str(source()), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
