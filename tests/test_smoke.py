@@ -156,8 +156,8 @@ def test_each_test_image_is_decoded_once_for_all_folds(project: Path) -> None:
 
 
 def test_an_incomplete_run_is_refused_or_scored_by_fold(project: Path) -> None:
-    shutil.rmtree(project / "runs/demo/fold_3")
-    assert "fold 3" in expect(run_script(project, "evaluate.py", "demo"), 2).last_line
+    shutil.rmtree(project / "runs/demo/fold_1")
+    assert "fold 1" in expect(run_script(project, "evaluate.py", "demo"), 2).last_line
     assert "folds 3" in expect(run_script(project, "predict.py", "demo"), 2).last_line
     result = expect(run_script(project, "evaluate.py", "demo", "--fold", "1"))
     assert "fold 1" in result.stdout
@@ -165,7 +165,7 @@ def test_an_incomplete_run_is_refused_or_scored_by_fold(project: Path) -> None:
 
 
 def test_a_row_predicted_twice_is_refused(project: Path) -> None:
-    path = project / "runs/demo/fold_3/oof.parquet"
+    path = project / "runs/demo/fold_1/oof.parquet"
     table = pd.read_parquet(path)
     pd.concat([table, table.iloc[:1]]).to_parquet(path)
     assert "1 predicted twice" in expect(run_script(project, "evaluate.py", "demo"), 2).last_line
