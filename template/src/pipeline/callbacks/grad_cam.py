@@ -62,9 +62,8 @@ class GradCam(Callback):
             _offer(self.random, float(self.generator.random()), batch, row)
 
     def on_epoch_end(self, run: Run, result: StageResult) -> None:
-        if (
-            result.stage == "valid" and result.epoch < run.epochs - 1
-        ):  # the last ones wait for the weights that are kept
+        # Those of the last epoch wait for the weights that are kept.
+        if result.stage == "valid" and result.epoch < run.epochs - 1:
             self._draw(run)
 
     def on_run_end(self, run: Run, result: StageResult | None) -> None:
