@@ -149,7 +149,7 @@ def default_callbacks(
     from pipeline.callbacks.table import EpochTable
     from pipeline.callbacks.timing import Timing
 
-    # Gradients before what belongs to the end of an epoch: theirs is an earlier step, and W&B drops what goes back.
+    # Gradients before what belongs to an epoch's end: theirs is an earlier step, and not every tracker goes back.
     numbers = [NonFinite(), Gradients(), LogScalars(), Timing(), EpochTable(len(valid_rows))]
     extremes, pictures = Extremes(task, train_rows, valid_rows), Pictures(task, valid_rows, valid_dataset)
     return [*numbers, Exports(task), extremes, GradCam(task), pictures]
