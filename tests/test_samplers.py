@@ -151,10 +151,22 @@ def test_an_epoch_starts_at_any_batch() -> None:
     rest.begin(2, 4)
     assert len(whole) == 6 and len(rest) == 2
     assert list(whole)[4:] == list(rest)
-    seen = [row for batch in whole for _, row in batch]
+    seen = [row for batch in whole for _, row, _ in batch]
     assert len(set(seen)) == 48, "no row twice; the rest fills no batch"
     whole.begin(3, 0)
-    assert [row for batch in whole for _, row in batch] != seen, "another epoch, another order"
+    assert [row for batch in whole for _, row, _ in batch] != seen, "another epoch, another order"
+
+
+def test_a_row_that_is_shown_again_has_another_turn() -> None:
+    from pipeline.data.loaders import TrainBatches
+
+    order = [3, 0, 3, 3, 1, 0, 2, 3]
+    whole, rest = (TrainBatches(table(x=range(4)), lambda *_: np.array(order), 2, seed=0) for _ in range(2))
+    whole.begin(5, 0)
+    drawn = [index for batch in whole for index in batch]
+    assert drawn == [(5, row, turn) for row, turn in zip(order, [0, 0, 1, 2, 0, 1, 0, 3], strict=True)]
+    rest.begin(5, 2)
+    assert [index for batch in rest for index in batch] == drawn[4:], "counted from the epoch's first batch on"
 
 
 def test_batches_are_counted_by_the_order_and_not_by_the_rows() -> None:

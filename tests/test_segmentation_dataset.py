@@ -141,6 +141,14 @@ def test_training_crops_lie_on_the_pixels_they_say(tmp_path: Path) -> None:
     assert any((other[epoch, 0]["input_window"] != made[epoch, 0]["input_window"]).any() for epoch in range(4))
 
 
+def test_a_slide_that_is_shown_again_is_seen_elsewhere(tmp_path: Path) -> None:
+    rows = data(tmp_path, (200, 200), (150, 180))
+    made, fixed = (dataset(tmp_path, rows, (16, 16), "train", fixed_crops=is_fixed) for is_fixed in (False, True))
+    for row in range(2):
+        assert len({tuple(made[0, row, turn]["input_window"]) for turn in range(20)}) == 20
+        assert len({tuple(fixed[epoch, row, turn]["input_window"]) for epoch in range(3) for turn in range(5)}) == 1
+
+
 def test_half_the_crops_are_centred_on_a_class(tmp_path: Path) -> None:
     rows = data(tmp_path, (200, 200))
     rows["mask"][0].planes[:] = 0

@@ -97,7 +97,7 @@ def test_a_position_gives_its_randomness_whatever_was_drawn_before() -> None:
 
 
 def test_augmentations_of_a_sample_are_drawn_independently() -> None:
-    """Two coins for an image fall in all four ways, and again the same for the same seed, epoch and row."""
+    """Two coins for an image fall in all four ways, and again the same for the same seed, epoch, row and turn."""
     import albumentations as A
     import numpy as np
     import pandas as pd
@@ -109,9 +109,9 @@ def test_augmentations_of_a_sample_are_drawn_independently() -> None:
     left[:, :4] = 100
     pipeline = A.Compose([A.HorizontalFlip(p=0.5), A.InvertImg(p=0.5)])
 
-    def drawn(epoch: int, seed: int) -> list[tuple[bool, bool]]:
+    def drawn(epoch: int, seed: int, turn: int = 0) -> list[tuple[bool, bool]]:
         dataset = ImageDataset(rows, Path(), lambda path, size: left.copy(), pipeline, (8, 8), {}, seed)
-        images = [dataset[(epoch, row)][INPUT_IMAGE] for row in range(len(rows))]
+        images = [dataset[epoch, row, turn][INPUT_IMAGE] for row in range(len(rows))]
         return [(image[0, 0, 0] in (0, 255), image.max() == 255) for image in images]
 
     first = drawn(0, 0)
@@ -120,6 +120,7 @@ def test_augmentations_of_a_sample_are_drawn_independently() -> None:
     assert first == drawn(0, 0)
     assert first != drawn(1, 0)
     assert first != drawn(0, 1)
+    assert first != drawn(0, 0, turn=1)
 
 
 def test_an_unusable_gpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -166,8 +166,15 @@ class Run(Protocol):
         """
 
 
+Index = tuple[int, int] | tuple[int, int, int]
+
+
 class SampleDataset(Dataset[dict[str, Any]], ABC):
-    """Sample dicts, asked for by (epoch, position). Rows come in their order; one may have several samples."""
+    """Sample dicts, asked for by (epoch, position, turn). Rows come in their order; one may have several samples.
+
+    A sampler may show a row several times in an epoch. The turn counts them, so that each is augmented otherwise; without
+    it the first is meant.
+    """
 
     @abstractmethod
     def __len__(self) -> int:

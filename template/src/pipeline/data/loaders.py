@@ -1,7 +1,8 @@
-"""Loaders whose randomness is a function of (seed, epoch, row), not of a worker's history.
+"""Loaders whose randomness is a function of (seed, epoch, row, turn), not of a worker's history.
 
-The sampler hands out (epoch, row), and the dataset reseeds its augmentations from that pair: the number of workers
-changes nothing, and an epoch can start at any batch.
+The sampler hands out (epoch, row, turn), where the turn counts from 0 how often that row came before in the epoch, and
+the dataset reseeds its augmentations from the three: the number of workers changes nothing, an epoch can start at any
+batch, and a row that is shown twice looks different each time.
 """
 
 import itertools
@@ -17,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pipeline.errors import UserError
 from pipeline.processes import ALONE, Processes
-from pipeline.seam import Batch
+from pipeline.seam import Batch, Index
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 Order = Callable[["pd.DataFrame", np.random.Generator], np.ndarray]
 
 
-class TrainBatches(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, row) from any batch of any epoch on. The last rows that fill no batch are left out.
+class TrainBatches(Sampler[list[Index]]):
+    """Batches of (epoch, row, turn) from any batch of any epoch on. The last rows that fill no batch are left out.
 
     Args:
         rows: the training rows.
@@ -70,7 +71,7 @@ class TrainBatches(Sampler[list[tuple[int, int]]]):
     def __len__(self) -> int:
         return self.batches_per_epoch - self.start
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[Index]]:
         epoch = self.epoch
         order = self._positions(epoch)
         if len(order) != self.rows_per_epoch:
@@ -78,9 +79,10 @@ class TrainBatches(Sampler[list[tuple[int, int]]]):
                 f"the sampler gives {len(order)} rows in epoch {epoch + 1} and gave {self.rows_per_epoch} in the first "
                 "one; it must give as many in each, or the schedule and a resume would not fit"
             )
+        turns = _turns(order)
         for batch in range(self.start, self.batches_per_epoch):
             chosen = range(batch * self.batch_size, (batch + 1) * self.batch_size)
-            yield [(epoch, int(order[position])) for position in self.processes.share(chosen)]
+            yield [(epoch, int(order[place]), int(turns[place])) for place in self.processes.share(chosen)]
 
     def _positions(self, epoch: int) -> np.ndarray:
         order = np.asarray(self.order(self.rows, np.random.default_rng([self.seed, epoch])))
@@ -96,7 +98,15 @@ class TrainBatches(Sampler[list[tuple[int, int]]]):
         return order
 
 
-class RowBatches(Sampler[list[tuple[int, int]]]):
+def _turns(order: np.ndarray) -> np.ndarray:
+    """How often each of some rows came before, int64 (N,)."""
+    import pandas as pd
+
+    turns: np.ndarray = pd.Series(order).groupby(order).cumcount().to_numpy()
+    return turns
+
+
+class RowBatches(Sampler[list[Index]]):
     """Every row once, in the order of the table. No process goes without a row of a batch.
 
     Raises:
@@ -115,7 +125,7 @@ class RowBatches(Sampler[list[tuple[int, int]]]):
     def __len__(self) -> int:
         return len(self.starts)
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[Index]]:
         for start, end in itertools.pairwise([*self.starts, self.count]):
             yield [(0, row) for row in self.processes.share(range(start, end))]
 
@@ -193,12 +203,12 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 def make_loader(
     dataset: Dataset[dict[str, Any]],
-    batches: Sampler[list[tuple[int, int]]],
+    batches: Sampler[list[Index]],
     collate: Callable[[list[dict[str, Any]]], Batch],
     workers: int | None,
     device: torch.device,
 ) -> "DataLoader[dict[str, Any]]":
-    """A loader over (epoch, row) batches; its workers live as long as the loader."""
+    """A loader over batches of (epoch, row, turn); its workers live as long as the loader."""
     count = default_workers() if workers is None else workers
     return DataLoader(
         dataset,

@@ -12,7 +12,7 @@ from pipeline.competition import Head
 from pipeline.data.scan import Reader
 from pipeline.errors import UserError
 from pipeline.keys import INPUT_ID, INPUT_IMAGE, INPUT_ROW, INPUT_WEIGHT, ROW_ID, ROW_IMAGE, ROW_WEIGHT
-from pipeline.seam import SampleDataset
+from pipeline.seam import Index, SampleDataset
 from pipeline.tasks.segmentation.kinds import IGNORED, kind_of
 from pipeline.tasks.segmentation.settings import SegmentationSettings
 from pipeline.tasks.segmentation.sources import WindowReader, check_size, label_window
@@ -25,7 +25,7 @@ Sample = dict[str, Any]
 class MaskDataset(SampleDataset):
     """One dict per row in training, and in the other stages one per window of each row.
 
-    An item is asked for by (epoch, position). Its keys: `INPUT_ID` str, `INPUT_ROW` int64 (of the table),
+    An item is asked for by (epoch, position, turn). Its keys: `INPUT_ID` str, `INPUT_ROW` int64 (of the table),
     `INPUT_IMAGE` uint8 (or float32 in [0, 1]) of shape (H, W, C), `INPUT_WINDOW` int64 (8,), `INPUT_WEIGHT` float32,
     and but for `test` the target of each head. Beyond its image a window shows it mirrored, and the target is 255; so
     it is throughout where a row has no truth for a head.
@@ -68,10 +68,10 @@ class MaskDataset(SampleDataset):
     def __len__(self) -> int:
         return len(self.ids) if self.train else len(self.windows)
 
-    def __getitem__(self, index: tuple[int, int]) -> Sample:
-        epoch, position = index
-        seeds = np.random.SeedSequence([self.seed, epoch, position])
-        draw = np.random.Generator(np.random.PCG64(seeds))
+    def __getitem__(self, index: Index) -> Sample:
+        _, position, *_ = index
+        seeds = np.random.SeedSequence([self.seed, *index])
+        draw = _generator(seeds)
         row, window = (position, None) if self.train else self.windows[position]
         try:
             if window is None:
@@ -117,6 +117,8 @@ class MaskDataset(SampleDataset):
         image = self._size(row)
         if self.settings.view == "whole":
             return Window(image, 0, 0, *image)
+        if self.settings.fixed_crops:
+            draw = _generator(np.random.SeedSequence([self.seed, row]))
         truths = [truths[row] for truths in self.truths.values() if truths[row] is not None]
         centre = None
         if truths and draw.random() < self.settings.foreground:
@@ -139,6 +141,10 @@ class MaskDataset(SampleDataset):
         if len(planes) != len(head.classes):
             raise UserError(f"its mask has {len(planes)} planes, and head '{head.name}' {len(head.classes)} classes")
         return label_window(planes, self.size)
+
+
+def _generator(seeds: np.random.SeedSequence) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(seeds))
 
 
 def _truths(rows: pd.DataFrame, head: Head) -> list[Any]:

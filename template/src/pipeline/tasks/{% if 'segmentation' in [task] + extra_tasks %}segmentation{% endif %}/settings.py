@@ -22,6 +22,7 @@ class SegmentationSettings:
         scale: images are scaled by this before they are cropped.
         overlap: what neighbouring tiles share, over the size of a tile.
         foreground: share of the training crops that lie around a pixel of some class.
+        fixed_crops: a row is always seen through the same window, to be known by heart.
         gate: the column of an earlier stage's predictions that says how likely a class is there at all, with `{class}`
             for its name: `gate:present:{class}`, or one column for all, `gate:filled:yes`; empty: none.
         tta: views that are averaged when a trained model predicts: hflip, vflip, rot90, rot180, rot270, scale:0.8.
@@ -33,6 +34,7 @@ class SegmentationSettings:
     scale: Annotated[float, Field(gt=0)] = 1.0
     overlap: Annotated[float, Field(ge=0, le=0.9)] = 0.25
     foreground: Share = 0.5
+    fixed_crops: bool = False
     gate: str = ""
     tta: tuple[str, ...] = ()
     store: Literal["probabilities", "masks", "none"] = "probabilities"

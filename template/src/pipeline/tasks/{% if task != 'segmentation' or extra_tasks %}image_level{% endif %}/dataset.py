@@ -10,7 +10,7 @@ import pandas as pd
 
 from pipeline.errors import UserError
 from pipeline.keys import INPUT_ID, INPUT_IMAGE, INPUT_ROW, INPUT_WEIGHT, ROW_ID, ROW_IMAGE, ROW_WEIGHT
-from pipeline.seam import SampleDataset
+from pipeline.seam import Index, SampleDataset
 from pipeline.tasks.shared.augmenting import Augmenting
 
 Reader = Callable[[Path, tuple[int, int]], np.ndarray]
@@ -20,7 +20,7 @@ Sample = dict[str, Any]
 class ImageDataset(SampleDataset):
     """One dict per row.
 
-    An item is asked for by (epoch, row). Its keys: `INPUT_ID` str, `INPUT_ROW` int64, `INPUT_IMAGE` uint8 (or float32
+    An item is asked for by (epoch, row, turn). Its keys: `INPUT_ID` str, `INPUT_ROW` int64, `INPUT_IMAGE` uint8 (or float32
     in [0, 1]) of shape (H, W, C), `INPUT_WEIGHT` float32, and each of `values` by its key: targets, `INPUT_SIDE`.
 
     Raises:
@@ -50,23 +50,23 @@ class ImageDataset(SampleDataset):
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, index: tuple[int, int]) -> Sample:
-        epoch, row = index
+    def __getitem__(self, index: Index) -> Sample:
+        _, row, *_ = index
         return {
             INPUT_ID: self.ids[row],
             INPUT_ROW: np.int64(row),
-            INPUT_IMAGE: self._image(epoch, row),
+            INPUT_IMAGE: self._image(row, np.random.SeedSequence([self.seed, *index])),
             INPUT_WEIGHT: self.weights[row],
             **{key: values[row] for key, values in self.values.items()},
         }
 
     def picture(self, row: int) -> np.ndarray:
-        image: np.ndarray = self[(0, row)][INPUT_IMAGE]
+        image: np.ndarray = self[0, row][INPUT_IMAGE]
         return image
 
-    def _image(self, epoch: int, row: int) -> np.ndarray:
+    def _image(self, row: int, seeds: np.random.SeedSequence) -> np.ndarray:
         try:
             image = self.reader(self.root / self.images[row], self.size)
         except UserError as error:
             raise UserError(f"row {row} (id {self.ids[row]}): {error}") from error
-        return self.augmentations(image, np.random.SeedSequence([self.seed, epoch, row]))[0]
+        return self.augmentations(image, seeds)[0]
