@@ -119,6 +119,18 @@ def test_small_things_of_huge_images_stay_visible_and_images_are_asked_for_one_b
     assert max(image.get_array().shape[0] for axes in figure.axes for image in axes.images) <= 320
 
 
+@pytest.mark.parametrize(("rows", "scale"), [((3, 4, 5), "linear"), ((1, 40, 100), "log")])
+def test_sizes_are_plain_numbers_on_a_scale_that_spans_them(rows: tuple[int, ...], scale: str) -> None:
+    head = Head("mask", "mask", ("a",))
+    truths = [(np.arange(100) < count).repeat(10).reshape(1, 100, 10).astype(np.uint8) for count in rows]
+    figure = figures(*tables(head, truths, [truth * 255 for truth in truths]), head)["mask_size"]
+    saved(figure)
+    (axes,) = figure.axes
+    assert axes.get_xscale() == scale
+    labels = [tick.get_text() for tick in axes.get_xticklabels()]
+    assert labels and all(float(label) >= 0 for label in labels)
+
+
 def test_the_probabilities_are_counted_in_and_outside_of_the_truth() -> None:
     head, truth, predictions = case(["a", "b"])
     found = probability_counts(truth, predictions, head)

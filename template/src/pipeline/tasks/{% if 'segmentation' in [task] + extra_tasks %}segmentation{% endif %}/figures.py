@@ -88,8 +88,11 @@ def size_figure(head: Head, found: np.ndarray) -> Figure:
         axes.scatter(share, dice, s=14, color=colors[number] if len(colors) > 1 else BLUE, alpha=0.7, lw=0, label=label)
     there = area > 0
     if there.any():
-        axes.set_xscale("log")
-        _median_line(axes, 100 * area[there] / known[there], each_dice(found)[there])
+        share = 100 * area[there] / known[there]
+        if share.max() > 10 * share.min():
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter("{x:g}")
+        _median_line(axes, share, each_dice(found)[there])
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
     else:
