@@ -85,6 +85,29 @@ def test_verdicts_name_the_block(gradients: SimpleNamespace) -> None:
     assert "explode in d: up to 1e+06" in said
 
 
+@pytest.mark.parametrize(
+    ("epochs", "asked", "expected"),
+    [(1, None, list(range(8))), (6, None, list(range(0, 48, 4))), (80, None, list(range(0, 640, 50))), (1, 5, [0, 5])],
+)
+def test_a_short_run_is_looked_at_ten_times(
+    gradients: SimpleNamespace, epochs: int, asked: int | None, expected: list[int]
+) -> None:
+    network, batches, accumulate = nn.Linear(2, 2), 24, 3
+    network(torch.ones(1, 2)).sum().backward()
+    config = SimpleNamespace(
+        watch=SimpleNamespace(gradient_steps=asked), training=SimpleNamespace(accumulate=accumulate)
+    )
+    run = SimpleNamespace(
+        config=config, epochs=epochs, batches_per_epoch=batches, model=SimpleNamespace(network=network)
+    )
+    callback = gradients.Gradients()
+    callback.on_run_start(run)
+    for step in range(epochs * batches // accumulate):
+        run.progress = SimpleNamespace(step=step)
+        callback.on_gradients_ready(run)
+    assert callback.steps == expected
+
+
 @pytest.mark.slow
 def test_a_dead_block_and_a_slow_loader_are_said(renders: Renders, tmp_path: Path) -> None:
     project = demo_project(renders, tmp_path / "project")

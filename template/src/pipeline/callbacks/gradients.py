@@ -23,6 +23,7 @@ MOST_BLOCKS = 48  # in a picture that can still be read
 MOST_COLUMNS = 128  # steps that are remembered; beyond them, every second one goes
 SAMPLE = 4096  # weights of a parameter whose movement is measured
 VANISHED, EXPLODED = 1e-6, 1e4  # times the middle block; and of a gradient itself
+SELDOM, LOOKS = 50, 10  # steps between two looks, and looks at a run that is shorter than so many of these
 MEASURES = ("min", "mean", "max", "zeros", "update")
 
 
@@ -32,6 +33,7 @@ class Gradients(Callback):
     def __init__(self) -> None:
         self.steps: list[int] = []
         self.rows: list[Tensor] = []  # float32 (blocks, measures) of each of these steps
+        self.cadence = 1  # steps from one look to the next
         self.every = 1  # of the looks, one in so many is remembered
         self.looks = 0
         self.blocks: dict[str, list[str]] = {}
@@ -39,9 +41,11 @@ class Gradients(Callback):
 
     def on_run_start(self, run: Run) -> None:
         self.blocks = blocks(run.model.network)
+        steps = run.epochs * math.ceil(run.batches_per_epoch / run.config.training.accumulate)
+        self.cadence = run.config.watch.gradient_steps or min(SELDOM, max(1, steps // LOOKS))
 
     def on_gradients_ready(self, run: Run) -> Verdict:
-        if run.progress.step % run.config.watch.gradient_steps == 0:
+        if run.progress.step % self.cadence == 0:
             parameters = dict(run.model.network.named_parameters())
             found = [measure([parameters[name].grad for name in names]) for names in self.blocks.values()]
             self.steps.append(run.progress.step)
@@ -106,7 +110,7 @@ def blocks(network: nn.Module, most: int = MOST_BLOCKS) -> dict[str, list[str]]:
     """Names of parameters by block, in the order of the network: as deep into the modules as stays readable."""
     names = [name for name, _ in network.named_parameters()]
     found: dict[str, list[str]] = {}
-    for depth in range(max((name.count(".") for name in names), default=0), 0, -1):
+    for depth in range(max([1, *(name.count(".") for name in names)]), 0, -1):
         found = {}
         for name in names:
             found.setdefault(".".join(name.split(".")[:-1][:depth]) or name, []).append(name)

@@ -14,7 +14,12 @@ class Watch(Strict):
         default="stop", description="after a loss or gradient that is not finite: stop, or leave the step out and go on"
     )
     max_skips: int = Field(default=10, ge=1, description="so many steps of a fold are left out before it stops")
-    gradient_steps: int = Field(default=50, ge=1, description="gradients of each block are looked at this often")
+    gradient_steps: int | None = Field(
+        default=None,
+        ge=1,
+        description="gradients of each block are looked at every so many steps; none: every 50, and in a run of less "
+        "than 500 ten times",
+    )
     figure_epochs: int = Field(
         default=10, ge=0, description="pictures of every so-many-th epoch, and of the last; 0: of none"
     )
