@@ -36,6 +36,7 @@ class WindowReader:
         self.reader, self.size = reader, size
         self.resizes = isinstance(reader, CachedImages | ResizedReader)
         self.last: tuple[Path, np.ndarray] | None = None
+        self.sizes: dict[Path, Size | None] = {}  # of tifs: to open one takes as long as to read a window of it
 
     def image_size(self, path: Path) -> Size:
         """Height and width of an image: from its header, else by reading it."""
@@ -68,7 +69,7 @@ class WindowReader:
         check_memory(window.height * window.width * 3)
         top, left, height, width = window.inside
         params = window_params(self.reader)
-        size = header_size(path) if path.suffix.lower() in TIF_SUFFIXES and params is not None else None
+        size = self._tif_size(path) if path.suffix.lower() in TIF_SUFFIXES and params is not None else None
         if size is not None and params is not None and size[0] * size[1] > LARGE:
             check_size(size, window.size)
             pixels = tif_part(path, window.inside, params)
@@ -80,6 +81,11 @@ class WindowReader:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "last": None}
+
+    def _tif_size(self, path: Path) -> Size | None:
+        if path not in self.sizes:
+            self.sizes[path] = header_size(path)
+        return self.sizes[path]
 
     def _whole(self, path: Path) -> np.ndarray:
         if self.last is None or self.last[0] != path:
