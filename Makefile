@@ -10,6 +10,8 @@
 TASK ?= classification
 FRAMEWORK ?= lightning
 BASE_PYTHON ?= python3
+# Two at once, on one core each: what a file's tests share, such as a trained project, is made once.
+PARALLEL ?= --numprocesses 2 --dist loadfile
 
 PYTHON := .venv/bin/python
 READY := .venv/.ready
@@ -38,13 +40,13 @@ demo: $(READY)
 	$(MAKE) --no-print-directory -C $(DEMO) demo PYTHON="$(CURDIR)/$(PYTHON)"
 
 test: $(READY)
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest $(PARALLEL)
 
 test-fast: $(READY)
-	$(PYTHON) -m pytest -m "not slow and not full"
+	$(PYTHON) -m pytest $(PARALLEL) -m "not slow and not full"
 
 test-all: $(READY)
-	$(PYTHON) -m pytest -m ""
+	$(PYTHON) -m pytest $(PARALLEL) -m ""
 
 bench: $(READY)
 	$(PYTHON) -m benchmarks

@@ -29,6 +29,7 @@ Stage = Literal["train", "valid"]
 Batch = dict[str, Any]
 Criterion = Callable[[Mapping[str, Tensor], Batch], "LossResult"]
 BatchTransform = Callable[[Batch], Batch]  # on the device, after `Prepare`, while training
+Index = tuple[int, int] | tuple[int, int, int]  # of a sample: see `SampleDataset`
 
 
 class PreparedModel(nn.Module):
@@ -166,15 +167,9 @@ class Run(Protocol):
         """
 
 
-Index = tuple[int, int] | tuple[int, int, int]
-
-
 class SampleDataset(Dataset[dict[str, Any]], ABC):
-    """Sample dicts, asked for by (epoch, position, turn). Rows come in their order; one may have several samples.
-
-    A sampler may show a row several times in an epoch. The turn counts them, so that each is augmented otherwise; without
-    it the first is meant.
-    """
+    """Sample dicts by (epoch, position, turn). Rows come in their order, and one may have several samples; the turn, 0
+    if not given, counts how often the sampler shows a row in an epoch, each time augmented anew."""
 
     @abstractmethod
     def __len__(self) -> int:
