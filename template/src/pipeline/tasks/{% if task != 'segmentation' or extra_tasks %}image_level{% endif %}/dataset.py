@@ -20,8 +20,9 @@ Sample = dict[str, Any]
 class ImageDataset(SampleDataset):
     """One dict per row.
 
-    An item is asked for by (epoch, row, turn). Its keys: `INPUT_ID` str, `INPUT_ROW` int64, `INPUT_IMAGE` uint8 (or float32
-    in [0, 1]) of shape (H, W, C), `INPUT_WEIGHT` float32, and each of `values` by its key: targets, `INPUT_SIDE`.
+    An item is asked for by (epoch, row, turn). Its keys: `INPUT_ID` str, `INPUT_ROW` int64, `INPUT_IMAGE` uint8 (or
+    float32 in [0, 1]) of shape (H, W, C), `INPUT_WEIGHT` float32, and each of `values` by its key: targets,
+    `INPUT_SIDE`.
 
     Raises:
         UserError: an image is missing or cannot be read; its row and path are named.
