@@ -159,7 +159,8 @@ def imported(project: Path) -> Iterator[None]:
         sys.path[:] = path
 
 
-_THREADS = {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2", "MPLBACKEND": "agg", "WANDB_MODE": "offline"}
+# Two that wait for each other lose more than they win on small nets, and other tests run beside this one.
+_THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MPLBACKEND": "agg", "WANDB_MODE": "offline"}
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -180,9 +181,7 @@ def _own_process(project: Path, argv: list[str], env: Mapping[str, str]) -> Iter
         os.environ.update({**_THREADS, **env})
         os.chdir(project)
         if "torch" in sys.modules:
-            sys.modules["torch"].set_num_threads(
-                1
-            )  # two that wait for each other lose more than they win on small nets
+            sys.modules["torch"].set_num_threads(1)
         try:
             yield out, err
         finally:
