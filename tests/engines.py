@@ -4,14 +4,10 @@ import re
 import shutil
 from pathlib import Path
 
-import pytest
-
 from projects import ROOT, Renders
 from training import SMALL, demo_project
 
 ENGINES = ("lightning", "ignite", "fastai", "catalyst")
-# Where the engines differ in little: the first one always, the others in `make test-all`.
-FIRST = [ENGINES[0], *(pytest.param(engine, marks=pytest.mark.full) for engine in ENGINES[1:])]
 TASKS = ("classification",)
 BARE = "bare"  # the engine of docs/add-an-engine.md, which the others are held against
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engines import ENGINES, FIRST
+from engines import ENGINES
 from projects import Renders
 from training import SMALL
 
@@ -25,7 +25,7 @@ def run(project: Path, *command: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("engine", FIRST)
+@pytest.mark.parametrize("engine", ENGINES)
 def test_setup_and_the_path_with_nothing_else_installed(engine: str, renders: Renders, tmp_path: Path) -> None:
     project = renders.copy(tmp_path / "project", {"framework": engine})
     assert "make setup" in run(project, "make", "help")

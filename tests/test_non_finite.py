@@ -93,26 +93,6 @@ FAULTS = {
 }
 
 
-ALIKE = {
-    "log_of_zero",
-    "log1p_of_minus_one",
-    "sqrt_of_negative",
-    "rsqrt_of_zero",
-    "reciprocal_of_zero",
-    "masked_division",
-    "fractional_power_of_negative",
-    "power_at_zero",
-    "acos_beyond_one",
-    "acos_at_one",
-    "spread_of_one",
-    "normalised_nothing",
-    "divergence_of_nothing",
-    "sum_overflow",
-    "huge_initialisation",
-    "norm_without_epsilon",
-}
-
-
 @pytest.fixture(scope="module")
 def project(renders: Renders, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo competition with code that goes wrong."""
@@ -131,12 +111,7 @@ def project(renders: Renders, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return project
 
 
-def marked(name: str) -> Any:
-    """Of faults whose way is much the same, one is tried by `make test`, and all by `make test-all`."""
-    return pytest.param(name, marks=pytest.mark.full) if name in ALIKE else name
-
-
-@pytest.mark.parametrize("name", map(marked, FAULTS))
+@pytest.mark.parametrize("name", FAULTS)
 def test_named_and_replayed(project: Path, name: str) -> None:
     fault = FAULTS[name]
     settings = [setting.replace("KIND", name) for setting in fault.settings]

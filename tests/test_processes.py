@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from engines import BARE, ENGINES, FIRST, bare_engine
+from engines import BARE, ENGINES, bare_engine
 from projects import Renders, imported, run_process
 from training import add_callbacks, assert_close_maps, assert_same_outcome, demo_project, expect, killed, outcome
 
@@ -138,7 +138,7 @@ def assert_close_outcome(project: Path, first: str, second: str, tolerance: floa
         pd.testing.assert_frame_equal(*frames, check_exact=False, rtol=1e-4, atol=tolerance)
 
 
-@pytest.mark.parametrize("engine", [*ENGINES, pytest.param(BARE, marks=pytest.mark.full)])
+@pytest.mark.parametrize("engine", [*ENGINES, BARE])
 def test_two_processes_come_to_what_one_comes_to(engine: str, renders: Renders, tmp_path: Path) -> None:
     """The same tables, weights, logs, and whole batches in the order of one process for what watches."""
     project = watched_project(renders, tmp_path / "project", engine)
@@ -170,7 +170,7 @@ def test_crops_and_tiles_are_shared(renders: Renders, tmp_path: Path) -> None:
     assert_close_maps(project, table, other)
 
 
-@pytest.mark.parametrize("engine", FIRST)
+@pytest.mark.parametrize("engine", ENGINES)
 def test_parts_that_do_not_train_for_a_while(engine: str, renders: Renders, tmp_path: Path) -> None:
     """An encoder that is frozen in the first epoch, and gradients that callbacks change or veto."""
     project = watched_project(renders, tmp_path / "project", engine)

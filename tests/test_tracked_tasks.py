@@ -52,13 +52,10 @@ OF_TASK = {  # pictures, metrics, and what trackers show by their own means: his
         {"worst_samples/valid_masks/0"},
     ),
 }
-# One for each room; the others share its code.
-SHORT = ("classification", "segmentation")
 
 
-@pytest.mark.parametrize(
-    "task", [pytest.param(task, marks=pytest.mark.slow if task in SHORT else pytest.mark.full) for task in OF_TASK]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("task", OF_TASK)
 def test_the_full_list_in_every_tracker(task: str, renders: Renders, tmp_path: Path) -> None:
     folder = trained(renders, tmp_path / "project", task)
     figures, metrics, shown = OF_TASK[task]
