@@ -23,7 +23,7 @@ MOST_BLOCKS = 48  # in a picture that can still be read
 MOST_COLUMNS = 128  # steps that are remembered; beyond them, every second one goes
 SAMPLE = 4096  # weights of a parameter whose movement is measured
 VANISHED, EXPLODED = 1e-6, 1e4  # times the middle block; and of a gradient itself
-SELDOM, LOOKS = 50, 10  # steps between two looks, and looks at a run that is shorter than so many of these
+SELDOM, LOOKS = 50, 10  # the most steps between two looks, and the fewest looks at a run
 MEASURES = ("min", "mean", "max", "zeros", "update")
 
 
