@@ -267,6 +267,14 @@ def test_every_command_in_the_handbook_exists(renders: Renders) -> None:
     assert {"setup", "demo", "test", "update", "help"} <= targets
 
 
+@pytest.mark.parametrize("task", TASK_DEFAULTS)
+def test_the_handbook_s_other_answer_is_one(task: str, renders: Renders) -> None:
+    handbook = (renders.shared({"task": task}) / "README.md").read_text()
+    (metric,) = re.findall(r"-d metric=(\w+)", handbook)
+    changed = renders.shared({"task": task, "metric": metric}) / "competition.yaml"
+    assert f"\nmetric: {metric}\n" in changed.read_text()
+
+
 def test_make_says_what_is_missing(project: Path) -> None:
     done = subprocess.run(["make", "demo"], cwd=project, capture_output=True, text=True, check=False)
     assert done.returncode != 0
