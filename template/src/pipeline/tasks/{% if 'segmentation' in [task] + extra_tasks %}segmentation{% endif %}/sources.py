@@ -36,11 +36,11 @@ class WindowReader:
         self.reader, self.size = reader, size
         self.resizes = isinstance(reader, CachedImages | ResizedReader)
         self.last: tuple[Path, np.ndarray] | None = None
-        self.sizes: dict[Path, Size | None] = {}  # of tifs: to open one takes as long as to read a window of it
+        self.headers: dict[Path, Size | None] = {}  # to open a tif takes as long as to read a window of it
 
     def image_size(self, path: Path) -> Size:
         """Height and width of an image: from its header, else by reading it."""
-        return header_size(path) or self._whole(path).shape[:2]
+        return self._header(path) or self._whole(path).shape[:2]
 
     def whole(self, path: Path, image: Size | None) -> tuple[np.ndarray, Size]:
         """All of an image at the size the model sees, and its own size.
@@ -48,7 +48,7 @@ class WindowReader:
         Args:
             image: the size it must have; none: any.
         """
-        size = header_size(path)
+        size = self._header(path)
         check_size(size or image, image)
         if size is None and not self.resizes:
             pixels = self._whole(path)
@@ -69,7 +69,7 @@ class WindowReader:
         check_memory(window.height * window.width * 3)
         top, left, height, width = window.inside
         params = window_params(self.reader)
-        size = self._tif_size(path) if path.suffix.lower() in TIF_SUFFIXES and params is not None else None
+        size = self._header(path) if path.suffix.lower() in TIF_SUFFIXES and params is not None else None
         if size is not None and params is not None and size[0] * size[1] > LARGE:
             check_size(size, window.size)
             pixels = tif_part(path, window.inside, params)
@@ -82,14 +82,14 @@ class WindowReader:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "last": None}
 
-    def _tif_size(self, path: Path) -> Size | None:
-        if path not in self.sizes:
-            self.sizes[path] = header_size(path)
-        return self.sizes[path]
+    def _header(self, path: Path) -> Size | None:
+        if path not in self.headers:
+            self.headers[path] = header_size(path)
+        return self.headers[path]
 
     def _whole(self, path: Path) -> np.ndarray:
         if self.last is None or self.last[0] != path:
-            size = header_size(path)
+            size = self._header(path)
             if size is not None:
                 check_memory(size[0] * size[1] * 3)
             self.last = (path, self.reader(path, None))
