@@ -279,6 +279,8 @@ def test_make_says_what_is_missing(project: Path) -> None:
     done = subprocess.run(["make", "demo"], cwd=project, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "there is no .venv/bin/python yet; run: make setup" in done.stderr
+    done = subprocess.run(["make", "update"], cwd=project, capture_output=True, text=True, check=False)
+    assert "there is no .venv/bin/uvx yet; run: make setup" in done.stderr
     help_text = subprocess.run(["make"], cwd=project, capture_output=True, text=True, check=True).stdout
     assert all(f"make {target}" in help_text for target in ("setup", "demo", "test", "update"))
 
