@@ -68,6 +68,23 @@ def project(template: Path, tmp_path: Path) -> Path:
     return target
 
 
+def test_a_template_that_was_given_by_a_relative_path(
+    template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(template)
+    copier.run_copy(".", tmp_path / "project", defaults=True, quiet=True)
+    commit(tmp_path / "project", "copy the template")
+    change(template / "template/Makefile", "update:", "# newer\nupdate:")
+    commit(template, "second version", "v0.2.0")
+    monkeypatch.chdir(tmp_path / "project")
+    copier.run_update(defaults=True, overwrite=True, quiet=True)
+    assert "# newer" in Path("Makefile").read_text()
+    assert yaml.safe_load(Path(".copier-answers.yml").read_text())["_src_path"] == str(template)
+    address = f"git+file://{template}"
+    copier.run_copy(address, tmp_path / "other", defaults=True, quiet=True)
+    assert yaml.safe_load((tmp_path / "other/.copier-answers.yml").read_text())["_src_path"] == address
+
+
 def edit_as_a_user(project: Path) -> None:
     """Edits in both zones, committed."""
     tables = project / "src" / "competition" / "tables.py"
