@@ -30,7 +30,8 @@ NOT_TEMPLATE = shutil.ignore_patterns("__pycache__", "*.pyc", ".*_cache", ".DS_S
 def copy_template(folder: Path) -> Path:
     """Copy what copier reads into `folder`: the working tree as it is, whatever git thinks of it."""
     shutil.copytree(ROOT / "template", folder / "template", ignore=NOT_TEMPLATE)
-    shutil.copytree(ROOT / "includes", folder / "includes")
+    for name in ("includes", "variants"):
+        shutil.copytree(ROOT / name, folder / name, ignore=NOT_TEMPLATE)
     shutil.copy(ROOT / "copier.yml", folder)
     return folder
 

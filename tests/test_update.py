@@ -111,12 +111,11 @@ def release(template: Path) -> None:
     (root / "src" / "pipeline" / "new.py").write_text('"""New in this version."""\n')
     change(root / "pyproject.toml.jinja", "torch>=2.6", "torch>=2.7")
     change(root / "competition.yaml.jinja", "# What is handed in.", "# The form of what is handed in.")
-    own = "{% if task != 'segmentation' %}"
-    tables = root / "src" / f"{own}competition{{% endif %}}" / "tables.py"
+    tables = template / "variants/image_level/competition/tables.py"
     tables.write_text("# rewritten\n" + tables.read_text())
     (root / "src" / "competition" / "example.py").write_text("NEW = 1\n")
-    (root / f"{own}experiments{{% endif %}}" / "demo.yaml").unlink()
-    (root / f"{own}experiments{{% endif %}}" / "example.yaml").write_text("extends: baseline\n")
+    (root / "experiments" / "demo.yaml.jinja").unlink()
+    (root / "experiments" / "example.yaml").write_text("extends: baseline\n")
     (root / "folds" / "example.md").write_text("# New\n")
     (root / "folds" / "README.md").write_text("# Rewritten\n")
     commit(template, "second version", "v0.2.0")
