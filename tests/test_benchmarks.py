@@ -4,6 +4,7 @@ import json
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
@@ -83,3 +84,16 @@ def test_aims_are_judged_by_the_median_of_neighbours(monkeypatch: pytest.MonkeyP
 
     values = in_turns({name: partial(call, name) for name in "ab"}, 2)
     assert (calls, values) == (["a", "b", "b", "a"], {"a": [1.0, 1.0], "b": [1.0, 1.0]})
+
+
+def test_differences_of_two_versions_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks.same_numbers import differences
+
+    one = {"metrics": pd.DataFrame({"loss": [1.0, 0.5], "step": [0, 1]}), "submission": pd.DataFrame({"id": ["a"]})}
+    same = {name: table.copy() for name, table in one.items()}
+    assert dict(differences(one, same)) == dict.fromkeys(one, "equal to the bit")
+    same["metrics"].loc[1, "loss"] = 0.5 + 1e-9
+    same["submission"] = pd.DataFrame({"id": ["a", "b"]})
+    told = dict(differences(one, same))
+    assert "by at most 1e-09: loss" in told["metrics"] and "1 and 2 rows" in told["submission"]
