@@ -191,15 +191,33 @@ def require_groups(rows: "pd.DataFrame", settings: Settings) -> None:
         )
 
 
-def _checked(rows: "pd.DataFrame", table: str, settings: Settings) -> "pd.DataFrame":
+def received(rows: Any, table: str, settings: Settings) -> "pd.DataFrame":
+    """What `tables.py` returned, as the pipeline reads it: its columns are there, and names and truth are text.
+
+    Raises:
+        UserError: it is no table, lacks a column, or holds cells that name nothing; see `cells.plain_rows`.
+    """
+    import pandas as pd
+
+    from pipeline.cells import plain_rows
+
+    if not isinstance(rows, pd.DataFrame):
+        raise UserError(
+            f"tables.py returned {type(rows).__name__} for the rows of {table}; return a DataFrame (is there a return?)"
+        )
     require_row_columns(rows, table, settings)
+    return plain_rows(rows.reset_index(drop=True), table, [*settings.target_columns, *settings.side_columns])
+
+
+def _checked(rows: Any, table: str, settings: Settings) -> "pd.DataFrame":
+    rows = received(rows, table, settings)
     twice = rows[ROW_ID][rows[ROW_ID].duplicated()]
     if len(twice):
         raise UserError(
             f"{table}: {twice.nunique()} ids stand more than once ({listed(twice.unique())}); "
             "an id must name one row: choose another id_column in competition.yaml, or drop the copies in tables.py"
         )
-    return rows.reset_index(drop=True)
+    return rows
 
 
 def metric_values(

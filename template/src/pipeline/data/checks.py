@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.competition import Competition, Head, require_groups, require_row_columns
+from pipeline.competition import Competition, Head, received, require_groups
 from pipeline.data.faults import Fault, copy_faults, image_count_faults, image_faults, number_faults, target_faults
 from pipeline.data.folds import CLASSES, FOLDS, NO_FOLD, fold_path, is_scored, load_folds, read_contract
 from pipeline.data.labels import Labels, labels_of
@@ -77,7 +77,7 @@ def _rows(competition: Competition, function: str, data: Path) -> tuple[pd.DataF
     what, settings, is_train = function.replace("_", " "), competition.settings, function == "train_rows"
     try:
         rows = getattr(importlib.import_module(f"{competition.package}.tables"), function)(settings, data)
-        require_row_columns(rows, settings.train_csv if is_train else settings.test_csv, settings)
+        rows = received(rows, settings.train_csv if is_train else settings.test_csv, settings)
         if is_train:
             require_groups(rows, settings)
     except UserError as error:
