@@ -30,7 +30,9 @@ def plain_rows(rows: pd.DataFrame, table: str, columns: Iterable[str]) -> pd.Dat
     """
     rows = with_text(rows, [*NAMES, *columns])
     for column in [name for name in NAMES if name in rows]:
-        strange = rows[column][[not isinstance(cell, str) for cell in rows[column]] & rows[column].notna()]
+        cells = rows[column].dropna()
+        strange = cells if cells.dtype == object else cells.iloc[:0]
+        strange = strange[[not isinstance(cell, str) for cell in strange]]
         if len(strange):
             raise UserError(
                 f"the column '{column}' of {table} holds no text in {len(strange)} rows, but "

@@ -1,5 +1,6 @@
 """What is wrong with the data, all of it: tables, labels, images, sample submission, folds, copies."""
 
+import contextlib
 import importlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,13 @@ from pipeline.data.leaks import LeakReport, all_rows, find_leaks, print_leaks
 from pipeline.data.marker import is_demo
 from pipeline.data.scan import Reader, scan
 from pipeline.data.side_columns import side_inputs
+from pipeline.data.spelling_faults import (
+    group_spellings,
+    id_spellings,
+    label_spellings,
+    renamed_ids,
+    sample_spellings,
+)
 from pipeline.data.tables import read_table
 from pipeline.errors import UserError, listed, nearest
 from pipeline.files import read_json
@@ -45,8 +53,9 @@ def check_data(project: Project, competition: Competition, reader: Reader, folds
     train, more, classes = _with_folds(project, competition, train, folds)
     faults += more
     if not train.empty:
-        faults += _truth_faults(competition, train, test, classes)
+        faults += _truth_faults(competition, data, train, test, classes)
     faults += sample_faults(settings, data, by_prediction(test), labels_of(competition))
+    faults += [*id_spellings(train, "train rows"), *id_spellings(test, "test rows")]
     faults += image_count_faults(train, test)
     rows = all_rows(train, test)
     looks = scan([data / path for path in rows[ROW_IMAGE]], reader)
@@ -56,7 +65,11 @@ def check_data(project: Project, competition: Competition, reader: Reader, folds
 
 
 def _truth_faults(
-    competition: Competition, train: pd.DataFrame, test: pd.DataFrame, classes: Mapping[str, Sequence[str]]
+    competition: Competition,
+    data: Path,
+    train: pd.DataFrame,
+    test: pd.DataFrame,
+    classes: Mapping[str, Sequence[str]],
 ) -> Iterator[Fault]:
     """What is wrong with the target columns."""
     labels, n_folds = labels_of(competition), int(train[ROW_FOLD].max()) + 1
@@ -69,6 +82,10 @@ def _truth_faults(
     yield from label_faults(train, labels, competition.settings, classes)
     yield from target_faults(train, test, labels, n_folds if n_folds > 1 else FOLDS)
     yield from number_faults(train, labels, _heads(competition, classes))
+    with contextlib.suppress(UserError):  # of the sample, which is told of elsewhere, or of the metric
+        sample = read_table(data / competition.settings.sample_submission)
+        decides = competition.metrics()[0].needs == "labels"
+        yield from sample_spellings(competition.settings, sample, train, labels, decides)
 
 
 def _rows(competition: Competition, function: str, data: Path) -> tuple[pd.DataFrame, list[Fault]]:
@@ -131,10 +148,11 @@ def _heads(competition: Competition, classes: Mapping[str, Sequence[str]]) -> Se
 def label_faults(
     rows: pd.DataFrame, labels: Labels, settings: Settings, classes: Mapping[str, Sequence[str]]
 ) -> Iterator[Fault]:
-    """Missing labels and groups, labels that are no class, columns with one class, labels that differ by case only."""
+    """Missing labels and groups, labels that are no class, columns with one class, one thing in several spellings."""
     if ROW_GROUP in rows:
         for name in rows[ROW_ID][rows[ROW_GROUP].isna()]:
             yield Fault("missing group", str(name), f"'{settings.group_column or ROW_GROUP}' is empty")
+        yield from group_spellings(rows)
     for column in settings.target_columns:
         if column not in rows:
             yield Fault("table", column, "the training rows have no such target column")
@@ -149,12 +167,8 @@ def label_faults(
         for name, label in zip(rows.loc[found.index, ROW_ID], found, strict=True):
             if column in classes and label not in classes[column]:
                 yield Fault("unknown label", str(name), f"'{label}' of '{column}' is not in folds/{CLASSES}")
-        distinct = pd.Series(found.unique() if column in labels.named else [], dtype="str")
-        for _, alike in distinct.groupby(distinct.str.strip().str.lower()):
-            if len(alike) > 1:
-                yield Fault(
-                    "labels", column, f"{listed(map(repr, alike), 5)} differ by case or spaces only", fatal=False
-                )
+        if column in labels.named:
+            yield from label_spellings(column, found)
 
 
 def sample_faults(settings: Settings, data: Path, test: pd.DataFrame, labels: Labels) -> Iterator[Fault]:
@@ -174,6 +188,12 @@ def sample_faults(settings: Settings, data: Path, test: pd.DataFrame, labels: La
     for repeated in ids[ids.duplicated()].unique():
         yield Fault("sample submission", str(repeated), "this id stands more than once in it", fatal=False)
     ids = _without_heads(ids, settings.target_columns)
+    renamed = renamed_ids(ids, test[ROW_ID])
+    if renamed:
+        pairs = listed(f"{theirs!r} for the test row {ours!r}" for theirs, ours in renamed.items())
+        detail = f"{len(renamed)} of its ids are spelled otherwise ({pairs}); spell the ids of test_rows as it does"
+        yield Fault("sample submission", name, f"{detail}, in src/competition/tables.py")
+        ids = ids.replace(renamed)
     asked = ids.isin(test[ROW_ID])
     if len(test) and not asked.any():
         detail = f"none of its ids ({listed(ids)}) is a test row ({listed(test[ROW_ID])})"

@@ -48,7 +48,7 @@ class MaskLabels(ClassLabels):
 
     def strata(self, rows: pd.DataFrame, n_folds: int) -> tuple[np.ndarray | None, list[str]]:
         sets = {column: [str(truth) for _, truth in _truths(rows, column)] for column in self.targets}
-        return super().strata(rows.assign(**sets), n_folds)
+        return self.numbered(rows.assign(**sets), n_folds, pool=True)
 
 
 def _truths(rows: pd.DataFrame, column: str) -> Sequence[tuple[object, Truth]]:
