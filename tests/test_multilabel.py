@@ -304,7 +304,7 @@ def test_a_submission_has_the_shape_of_the_sample(columns: tuple[str, ...], metr
         (LABELS, "f1_macro", "1.0", "dtype", "whole numbers written as floats"),
         (("labels",), "f1_samples", "", "blank", "are blank"),
         (("labels",), "f1_samples", "ant beee", "label", "hold what is no label (beee)"),
-        (("labels",), "f1_samples", "ant,bee", "label", "separate labels by spaces"),
+        (("labels",), "f1_samples", "ant,bee", "label", "exactly, divided by spaces"),
         (("labels",), "f1_samples", "ant ant", "label", "name a label twice"),
     ],
 )

@@ -38,6 +38,7 @@ class Head:
         thresholds: where a probability or a number becomes a decision; empty for the usual ones. Those that were tuned
             out of fold are put in when a run is read.
         unknown: the answer for what training does not know, where there is one; it is none of the classes.
+        separator: what divides the labels of a cell that lists several; "" where the cells themselves show it.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Head:
     decimals: int | None = None
     thresholds: tuple[float, ...] = ()
     unknown: str = ""
+    separator: str = ""
 
     @property
     def target_key(self) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline.competition import Competition, Head, received, require_groups
+from pipeline.data.csv_faults import csv_faults
 from pipeline.data.faults import Fault, copy_faults, image_count_faults, image_faults, number_faults, target_faults
 from pipeline.data.folds import CLASSES, FOLDS, NO_FOLD, fold_path, is_scored, load_folds, read_contract
 from pipeline.data.labels import Labels, labels_of
@@ -23,7 +24,7 @@ from pipeline.data.spelling_faults import (
     renamed_ids,
     sample_spellings,
 )
-from pipeline.data.tables import read_table
+from pipeline.data.tables import TEXT_SUFFIXES, read_table
 from pipeline.errors import UserError, listed, nearest
 from pipeline.files import read_json
 from pipeline.keys import ROW_FOLD, ROW_GROUP, ROW_ID, ROW_IMAGE, ROW_SOURCE, SOURCE_COMPETITION
@@ -49,7 +50,7 @@ def check_data(project: Project, competition: Competition, reader: Reader, folds
     data, settings = project.require_data(), competition.settings
     train, faults = _rows(competition, "train_rows", data)
     test, more = _rows(competition, "test_rows", data)
-    faults += more
+    faults += [*more, *_table_faults(settings, data)]
     train, more, classes = _with_folds(project, competition, train, folds)
     faults += more
     if not train.empty:
@@ -62,6 +63,14 @@ def check_data(project: Project, competition: Competition, reader: Reader, folds
     faults += [*image_faults(rows, looks), *copy_faults(rows, looks, settings)]
     leaks = find_leaks(rows, looks, data, reader)
     _report(project, faults, leaks, len(train), len(test))
+
+
+def _table_faults(settings: Settings, data: Path) -> Iterator[Fault]:
+    """What is wrong with the files themselves."""
+    keys = {settings.id_column, settings.group_column, settings.prediction_column, *settings.target_columns}
+    for name in dict.fromkeys((settings.train_csv, settings.test_csv, settings.sample_submission)):
+        if name.lower().endswith(TEXT_SUFFIXES):
+            yield from csv_faults(data / name, keys)
 
 
 def _truth_faults(
@@ -241,9 +250,13 @@ def _report(project: Project, faults: list[Fault], leaks: LeakReport, train: int
     for fault in faults:
         sorts.setdefault((fault.problem, fault.fatal), []).append(fault)
     for (problem, is_fatal), members in sorts.items():
-        rest = f" (the first {MOST_SHOWN})" if len(members) > MOST_SHOWN else ""
+        same: dict[str, list[str]] = {}
+        for fault in members:
+            same.setdefault(fault.detail, []).append(fault.row)
+        rest = f" (the first {MOST_SHOWN})" if len(same) > MOST_SHOWN else ""
         out.print(f"{'' if is_fatal else 'note, '}{problem}: {len(members)}{rest}")
-        table("", ("row", "detail"), [(fault.row, fault.detail) for fault in members[:MOST_SHOWN]])
+        lines = [(len(rows), listed(rows), detail) for detail, rows in list(same.items())[:MOST_SHOWN]]
+        table("", ("count", "row", "detail"), lines)
     print_leaks(leaks)
     fatal = sum(fault.fatal for fault in faults)
     out.print(f"checked {train} training rows and {test} test rows in {project.shown(project.data)}")

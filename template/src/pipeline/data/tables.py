@@ -17,6 +17,7 @@ from pipeline.settings import Settings
 
 RESERVED = (ROW_ID, ROW_IMAGE, ROW_PREDICTION, ROW_GROUP, ROW_SOURCE, ROW_WEIGHT, ROW_ONLY_FOLD, ROW_FOLD)
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".jp2", ".npy", ".dcm")
+TEXT_SUFFIXES = (".csv", ".tsv", ".txt")
 FIELD = re.compile(r"\{([^{}]+)\}")
 PART = re.compile(r"(.+)\[(?:(-?\d+)|(-?\d*):(-?\d*))\]")  # `image_id[0]`, `image_id[:2]`
 Listing = Callable[[str], tuple[set[str], dict[str, list[str]]]]  # folder -> its files; those that are images by stem
@@ -25,6 +26,8 @@ Listing = Callable[[str], tuple[set[str], dict[str, list[str]]]]  # folder -> it
 def read_table(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
     """Read a csv with every cell as text: `00012`, `1.0`, `NA` and `None` stay what they are; an empty cell is missing.
 
+    Where the first line has no comma, `;` or tabs may divide cells.
+
     Args:
         columns: what must be among its columns.
 
@@ -32,22 +35,34 @@ def read_table(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
         UserError: no such file, a file that is not csv, or a column that is not there (the nearest one is named).
     """
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""], encoding="utf-8-sig")
+        separator = separator_of(path)
+        table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, na_values=[""], encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise UserError(f"there is no {path.name} in {shown(path.parent)}; {_remedy(path)}") from error
     except pd.errors.EmptyDataError as error:
         raise UserError(f"{shown(path)} is empty; download it again") from error
     except (pd.errors.ParserError, UnicodeDecodeError) as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise UserError(
-            f"{shown(path)} is not a csv file in UTF-8 ({reason}); download it again or convert it"
-        ) from error
+        reason, remedy = str(error).strip().splitlines()[-1], "download it again or convert it"
+        if "EOF inside string" in reason:
+            remedy = "a quotation mark is not closed: close or remove the last '\"' that stands alone"
+        elif path.read_bytes()[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            remedy = "it is UTF-16: save it as CSV UTF-8"
+        raise UserError(f"{shown(path)} is not a csv file in UTF-8 ({reason}); {remedy}") from error
     except OSError as error:
         raise UserError(f"cannot read {shown(path)}: {error.strerror or error}") from error
     if not isinstance(table.index, pd.RangeIndex):
         raise UserError(f"{shown(path)}: its rows have more cells than its first line names; mend the first line")
     require_columns(table, columns, path.name)
     return table
+
+
+def separator_of(path: Path) -> str:
+    """What divides the cells of a csv: a comma, or the `;` or tab of a first line without one."""
+    if path.suffix.lower() not in TEXT_SUFFIXES:  # it may be compressed
+        return ","
+    with path.open("rb") as file:
+        first = file.readline()
+    return next((mark for mark in (",", ";", "\t") if mark.encode() in first), ",")
 
 
 def _remedy(path: Path) -> str:
