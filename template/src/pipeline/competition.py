@@ -120,6 +120,7 @@ class Competition:
     def train_rows(self, data: Path) -> "pd.DataFrame":
         """Rows of the training table: `id` (str, unique), `image` (path below `data`), the truth, and where they exist
         `prediction_id`, `group`, `source`, `weight` and `only_fold`."""
+        self.require_settings()
         rows = _checked(self._part("tables", "train_rows")(self.settings, data), self.settings.train_csv, self.settings)
         if rows.empty:
             raise UserError(f"{self.settings.train_csv} has no rows; download the data again")
@@ -148,6 +149,18 @@ class Competition:
         """How the target columns are read, a `pipeline.data.labels.Labels`; none where `targets` does not say it."""
         part = getattr(importlib.import_module(f"{self.package}.targets"), "labels", None)
         return None if part is None else part(self.settings)
+
+    def require_settings(self) -> None:
+        """Raise a `UserError` for settings that nothing would read, as they are about images that are predicted whole."""
+        labels = self.labels()
+        if labels is None or labels.of_whole_images or self.stages:
+            return
+        for name in ("side_columns", "prediction_column"):
+            if getattr(self.settings, name):
+                raise UserError(
+                    f"{name} in competition.yaml is read by nothing in a competition of the task {self.settings.task}; "
+                    "take it out"
+                )
 
     def metrics(self) -> tuple[Metric, ...]:
         """The leaderboard's metric first, then what else is worth watching."""

@@ -48,6 +48,7 @@ def check_data(project: Project, competition: Competition, reader: Reader, folds
         UserError: something fatal was found; it is counted in one line.
     """
     data, settings = project.require_data(), competition.settings
+    competition.require_settings()
     train, faults = _rows(competition, "train_rows", data)
     test, more = _rows(competition, "test_rows", data)
     faults += [*more, *_table_faults(settings, data)]

@@ -51,6 +51,11 @@ class Labels(Protocol):
         """Whether a class with several rows is to train in each fold, and not to be held out as a whole."""
         ...
 
+    @property
+    def of_whole_images(self) -> bool:
+        """Whether it is images that are predicted: side columns may help, and several may be for one prediction."""
+        ...
+
     def marked(self, rows: pd.DataFrame) -> pd.DataFrame:
         """The training rows with what the truth of held-out ones depends on besides."""
         ...
@@ -122,6 +127,10 @@ class ClassLabels:
 
     @property
     def trains_each(self) -> bool:
+        return True
+
+    @property
+    def of_whole_images(self) -> bool:
         return True
 
     def marked(self, rows: pd.DataFrame) -> pd.DataFrame:

@@ -64,6 +64,10 @@ class MixedLabels:
     def trains_each(self) -> bool:
         return all(part.trains_each for part in self.parts)
 
+    @property
+    def of_whole_images(self) -> bool:
+        return all(part.of_whole_images for part in self.parts)
+
     def marked(self, rows: pd.DataFrame) -> pd.DataFrame:
         for part in self.parts:
             rows = part.marked(rows)

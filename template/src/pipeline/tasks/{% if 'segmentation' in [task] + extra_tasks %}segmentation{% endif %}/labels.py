@@ -30,6 +30,10 @@ class MaskLabels(ClassLabels):
         """One class: what is not of it is background."""
         return 1
 
+    @property
+    def of_whole_images(self) -> bool:
+        return False
+
     def asked(self, ids: pd.Series) -> pd.Series:
         """The ids of images, each once, where a sample has a row per image and class, or per object."""
         mark = mark_of(ids, self.classes)

@@ -64,7 +64,7 @@ def form_of(cells: Iterable[object]) -> ListForm:
         parts = [part.strip() for text in texts for part in text.split(mark) if part.strip()]
         # A mark may belong to a label's name. Where it divides, the same parts come again in other cells.
         if len(set(parts)) <= len(words) or (mark != "," and not any(len(part.split()) > 1 for part in parts)):
-            return ListForm(re.search(rf"\s*{re.escape(mark)}\s*", listing[0])[0])  # type: ignore[index]
+            return ListForm(_around(mark, listing[0]))
     return SPACES
 
 
@@ -75,6 +75,11 @@ def form_for(cells: Sequence[str], classes: Collection[str], separator: str = ""
         separator: what divides lists where no cell shows it, if that is known.
     """
     shown = [cell for cell in cells if cell.strip() and cell.strip() not in classes]
+    for mark in MARKS:
+        for cell in shown:
+            words = ListForm(mark).read(cell)
+            if len(words) > 1 and all(word in classes for word in words):
+                return ListForm(_around(mark, cell))
     found = form_of(shown)
     if found != SPACES or any(len(cell.split()) > 1 for cell in shown):
         return found
@@ -96,6 +101,12 @@ def read_list(cell: str, classes: Collection[str], separator: str = "") -> list[
         if _share(words, classes) > _share(best, classes):
             best = words
     return best
+
+
+def _around(mark: str, text: str) -> str:
+    """The first such mark of a text with the spaces around it."""
+    found = re.search(rf"\s*{re.escape(mark)}\s*", text)
+    return found[0] if found else mark
 
 
 def _share(words: Sequence[str], classes: Collection[str]) -> float:
