@@ -9,7 +9,7 @@ from sklearn.model_selection import GroupKFold, KFold
 
 from pipeline.data.class_spread import spread_classes
 from pipeline.data.labels import Labels, require_values
-from pipeline.data.spellings import alike, loose
+from pipeline.data.spellings import alike, loose, strict
 from pipeline.errors import UserError, listed
 from pipeline.keys import ROW_GROUP
 
@@ -44,6 +44,7 @@ def assign_folds(
     if "group" in chosen:
         groups, noted = _group_codes(rows, n_folds, seed)
         notes += noted
+    notes += _class_notes(rows, labels)
     if "stratified" in chosen and strata is None:
         raise UserError("classes have too few rows to be stratified; use --splitter plain or group")
     folds = np.full(len(rows), -1, np.int64)
@@ -79,6 +80,17 @@ def _choose(splitter: Splitter, grouped: bool, stratifiable: bool) -> Splitter:
             "or empty group_column in competition.yaml"
         )
     return splitter
+
+
+def _class_notes(rows: pd.DataFrame, labels: Labels) -> list[str]:
+    """A note for each column with classes that are one in several spellings, as they cannot mean two things."""
+    notes = []
+    for column in labels.named:
+        same = alike(labels.cells(rows, column).dropna().astype(str).unique(), strict)
+        if same:
+            examples = listed((" and ".join(map(repr, names)) for names in same), 2)
+            notes.append(f"classes of '{column}' are one in several spellings ({examples}); see scripts/check_data.py")
+    return notes
 
 
 def _group_codes(rows: pd.DataFrame, n_folds: int, seed: int) -> tuple[np.ndarray, list[str]]:
