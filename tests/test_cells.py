@@ -50,7 +50,7 @@ def test_what_is_no_cell_of_a_csv_stays(tmp_path: Path) -> None:
     truth = object()
     assert as_text(pd.Series([truth, None, 1])).tolist()[0] is truth
     rows = pd.DataFrame({"id": ["a", "b"], "image": "x", "group": [{"a": 1}, None]})
-    with pytest.raises(UserError, match="'group' of train.csv holds no text in 1 rows, but dict"):
+    with pytest.raises(UserError, match=r"'group' of train.csv holds no text in 1 rows, but dict"):
         plain_rows(rows, "train.csv", [])
 
 
@@ -92,12 +92,16 @@ def test_ids_and_columns_of_a_pattern_may_be_numbers(tmp_path: Path) -> None:
 
 def test_parts_of_a_column_in_a_pattern(tmp_path: Path) -> None:
     table = pd.DataFrame({"image_id": ["0a1b", "f00d"], "x[0]": ["p", "q"]}, dtype="str")
-    found = image_paths(table, "train/{image_id[0]}/{image_id[:2]}/{image_id[-1]}{image_id[1:3]}/{image_id}.png", tmp_path)
+    found = image_paths(
+        table, "train/{image_id[0]}/{image_id[:2]}/{image_id[-1]}{image_id[1:3]}/{image_id}.png", tmp_path
+    )
     assert found.tolist() == ["train/0/0a/ba1/0a1b.png", "train/f/f0/d00/f00d.png"]
     assert image_paths(table, "{x[0]}.png", tmp_path).tolist() == ["p.png", "q.png"]  # a column of that name
     with pytest.raises(UserError, match="did you mean 'image_id'"):
         image_paths(table, "{image[0]}.png", tmp_path)
-    with pytest.raises(UserError, match=r"2 cells of 'image_id' \('0a1b', 'f00d'\) are too short for '{image_id\[4\]}'"):
+    with pytest.raises(
+        UserError, match=r"2 cells of 'image_id' \('0a1b', 'f00d'\) are too short for '{image_id\[4\]}'"
+    ):
         image_paths(table, "{image_id[4]}.png", tmp_path)
 
 
@@ -111,8 +115,10 @@ def write(project: Path, edits: str, sample: str, **columns: Any) -> Path:
         for number in ids:
             noise = generator.integers(0, 256, (20, 20), dtype=np.uint8)
             assert cv2.imwrite(str(data / f"{name}_images/{number}.png"), noise)
-        pd.DataFrame({"image_id": ids, **(columns if name == "train" else {})}).to_csv(data / f"{name}.csv", index=False)
-    pd.DataFrame({"image_id": tables["test"], **{name: sample for name in list(columns)[:1]}}).to_csv(
+        pd.DataFrame({"image_id": ids, **(columns if name == "train" else {})}).to_csv(
+            data / f"{name}.csv", index=False
+        )
+    pd.DataFrame({"image_id": tables["test"], **dict.fromkeys(list(columns)[:1], sample)}).to_csv(
         data / "sample_submission.csv", index=False
     )
     with (project / "src/competition/tables.py").open("a") as file:
@@ -192,6 +198,9 @@ def test_numbers_as_ids_of_masks(renders: Renders, tmp_path: Path) -> None:
         for class_column in [name for name in columns if "class" in name]:
             table[class_column] = CLASSES[0]
         rows = mask_rows(table, competition.settings, TRUTH, CLASSES, tmp_path)
-        assert rows["id"].tolist() == ["3", "12"] and rows["image"].tolist() == ["train_images/3.png", "train_images/12.png"]
+        assert rows["id"].tolist() == ["3", "12"] and rows["image"].tolist() == [
+            "train_images/3.png",
+            "train_images/12.png",
+        ]
         truth = rows[competition.settings.target_columns[0]]
         assert [int(one.read().sum()) for one in truth] == [3, 0]

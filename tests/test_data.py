@@ -92,7 +92,11 @@ LINES = [f"i{row:03},{'ab'[row % 2]},fine" for row in range(30)]
         ({10: '"i010,a,fine', 20: 'i020",a,fine'}, True, "column 'image_id' of line 12 goes on to line 22"),
         ({10: 'i010,a,"fine', 20: 'i020,a,fine"'}, True, "a cell of line 12 goes on to line 22"),
         ({10: '"i010,a,fine'}, True, "column 'image_id' of line 12 goes on to line 31"),
-        ({10: 'i010,a,"Dear all,\nwell, well, well\nbye"'}, False, "1 of 30 rows hold line breaks in a cell (lines 12 to 14)"),
+        (
+            {10: 'i010,a,"Dear all,\nwell, well, well\nbye"'},
+            False,
+            "1 of 30 rows hold line breaks in a cell (lines 12 to 14)",
+        ),
         ({10: "i010", 3: "i003,b"}, False, "2 of 30 rows have fewer cells than the 3 columns (line 5: 2, 12: 1)"),
         ({10: 'i010,a",fine'}, False, "line 12, 'label': 'a\"'"),
         ({10: "i0\x0010,a,fine"}, True, "line 12 holds a NUL byte"),

@@ -121,7 +121,15 @@ def test_one_class_in_several_spellings(cells: list[str], said: str, fatal: bool
 
 
 def test_classes_that_only_look_alike_are_none_of_this() -> None:
-    for cells in (["0", "1"], ["yes", "no"], ["True", "False"], ["cat", "cats"], ["1.5", "15"], ["a-b", "a b"], ["t", "f", "1"]):
+    for cells in (
+        ["0", "1"],
+        ["yes", "no"],
+        ["True", "False"],
+        ["cat", "cats"],
+        ["1.5", "15"],
+        ["a-b", "a b"],
+        ["t", "f", "1"],
+    ):
         assert faults_of_labels(cells * 3) == [], cells
 
 
@@ -171,11 +179,13 @@ def test_ids_that_the_sample_spells_otherwise(asked: list[str], test: list[str],
         (["label "], ["0.0"], True, "'label ' in the sample, 'label' in training"),
     ],
 )
-def test_classes_that_the_sample_spells_otherwise(columns: list[str], cells: list[str], decides: bool, said: str) -> None:
+def test_classes_that_the_sample_spells_otherwise(
+    columns: list[str], cells: list[str], decides: bool, said: str
+) -> None:
     settings = Settings(
         competition="x", task="y", metric="z", target_columns=("label",), train_images="{id}", test_images="{id}"
     )
-    sample = pd.DataFrame({"image_id": [f"t{n}" for n in range(len(cells))], **{name: cells for name in columns}})
+    sample = pd.DataFrame({"image_id": [f"t{n}" for n in range(len(cells))], **dict.fromkeys(columns, cells)})
     train = table(label=["0.0", "1.0"] * 4)
     found = list(sample_spellings(settings, sample, train, ClassLabels(["label"]), decides))
     assert bool(found) == bool(said)

@@ -166,7 +166,10 @@ def test_folds_of_ordinary_rows_are_what_they_were() -> None:
 
 def test_groups_in_several_spellings_stay_together() -> None:
     rows = make_rows(240)
-    names = [(f"P{row // 4:02}", f"p{row // 4:02} ", f"P{row // 4:02}", f"P{row // 4:02}\u200b")[row % 4] for row in range(240)]
+    names = [
+        (f"P{row // 4:02}", f"p{row // 4:02} ", f"P{row // 4:02}", f"P{row // 4:02}\u200b")[row % 4]
+        for row in range(240)
+    ]
     found = make_folds(rows.assign(group=names), ClassLabels(["label"]), 3)
     one = pd.Series(names).str.strip().str.strip("\u200b").str.lower()
     assert found.rows.groupby(one)["fold"].nunique().eq(1).all()

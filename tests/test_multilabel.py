@@ -257,7 +257,11 @@ def test_lists_are_divided_by_what_their_cells_show(cells: list[str], said: str)
     notes = list(labels.faults(rows))
     assert [said in note.detail and not note.fatal for note in notes] == [True] * ("spaces" not in said)
     table, task, chosen = submitted(("Target",), "f1_samples", [cells[0]])
-    assert table["Target"].tolist() == [cells[0], cells[1], cells[3].replace("cat", "x").replace("ant", "cat").replace("x", "ant")]
+    assert table["Target"].tolist() == [
+        cells[0],
+        cells[1],
+        cells[3].replace("cat", "x").replace("ant", "cat").replace("x", "ant"),
+    ]
     rules = task.submission_rules(pd.DataFrame({"image_id": ["s"], "Target": [cells[0]]}), chosen)
     assert rules.problems(table.astype(str)) == [] and said in rules.described()[0]
     back = task.read_submission(table.set_index("image_id"), rules, chosen)
@@ -299,7 +303,12 @@ def test_flags_in_several_spellings_are_the_same() -> None:
 
     rows = random_rows()
     truth = targets(rows, make_head())
-    spelled = rows.assign(ant=[{"1": ("1", "1.0", "True", "yes"), "0": ("0", "0.0", "no")}[cell][row % 3] for row, cell in enumerate(rows["ant"])])
+    spelled = rows.assign(
+        ant=[
+            {"1": ("1", "1.0", "True", "yes"), "0": ("0", "0.0", "no")}[cell][row % 3]
+            for row, cell in enumerate(rows["ant"])
+        ]
+    )
     labels = LabelSets(LABELS)
     assert (targets(spelled, make_head()) == truth).all()
     assert labels.cells(spelled, "ant").tolist() == rows["ant"].tolist()

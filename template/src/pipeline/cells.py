@@ -19,7 +19,7 @@ NAMES = (ROW_ID, ROW_IMAGE, ROW_PREDICTION, ROW_GROUP, ROW_SOURCE)  # columns th
 def plain_rows(rows: pd.DataFrame, table: str, columns: Iterable[str]) -> pd.DataFrame:
     """Rows whose names (`id`, `group`, ...), targets and side columns are text, as if they came from a csv.
 
-    A row without a source is the competition's own, and one without a weight counts 1, as where there is no such column.
+    A row without a source is the competition's own, and one without a weight counts 1, as without such a column.
 
     Args:
         table: what they come from, as errors name it.

@@ -151,7 +151,7 @@ class Competition:
         return None if part is None else part(self.settings)
 
     def require_settings(self) -> None:
-        """Raise a `UserError` for settings that nothing would read, as they are about images that are predicted whole."""
+        """Raise a `UserError` for settings that nothing reads, since they are about images that are predicted whole."""
         labels = self.labels()
         if labels is None or labels.of_whole_images or self.stages:
             return

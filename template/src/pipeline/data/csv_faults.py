@@ -105,7 +105,9 @@ def _line_breaks(name: str, found: _Found, separator: str, keys: Collection[str]
     """Line breaks in cells: a fault in what names something, and where the lines of a cell look like rows."""
     swallowed, told = [], []
     for first, last, cells in found.broken:
-        named = [column for column, cell in zip(found.names, cells, strict=False) if column in keys and _is_broken(cell)]
+        named = [
+            column for column, cell in zip(found.names, cells, strict=False) if column in keys and _is_broken(cell)
+        ]
         rows = sum(_row_like(line, found, separator) for cell in cells for line in cell.splitlines()[1:])
         (swallowed if named or rows else told).append((first, last, named, rows))
     if swallowed:
@@ -120,8 +122,8 @@ def _line_breaks(name: str, found: _Found, separator: str, keys: Collection[str]
     if told:
         lines = listed(f"{first} to {last}" for first, last, _, _ in told)
         detail = (
-            f"{len(told)} of {found.records} rows hold line breaks in a cell (lines {lines}), as texts of several lines "
-            "do; where it is none, a quotation mark is not closed there"
+            f"{len(told)} of {found.records} rows hold line breaks in a cell (lines {lines}), as texts of several "
+            "lines do; where it is none, a quotation mark is not closed there"
         )
         yield Fault("line breaks", name, detail, fatal=False)
 

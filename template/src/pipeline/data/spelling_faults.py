@@ -24,7 +24,9 @@ def label_spellings(column: str, cells: pd.Series) -> Iterator[Fault]:
     remedy = f'make them one in src/competition/tables.py: rows["{column}"] = rows["{column}"].replace(...)'
     counts = cells.value_counts()
     for same in alike(counts.index):
-        detail = f"{_counted(same, counts)} differ by case, spaces or zeros only, and are classes of their own; {remedy}"
+        detail = (
+            f"{_counted(same, counts)} differ by case, spaces or zeros only, and are classes of their own; {remedy}"
+        )
         yield Fault("labels", column, detail, fatal=are_one(same))
     said = answers(counts.index)
     for word, same in said.items():
@@ -32,8 +34,8 @@ def label_spellings(column: str, cells: pd.Series) -> Iterator[Fault]:
             yield Fault("labels", column, f"{_counted(same, counts)} all say {word}; {remedy}")
     for name in [name for name in counts.index if name.strip().lower() in MISSING]:
         detail = (
-            f"{name!r} is the class of {counts[name]} rows; where it means that the label is not known, drop these rows "
-            "in src/competition/tables.py"
+            f"{name!r} is the class of {counts[name]} rows; where it means that the label is not known, drop these "
+            "rows in src/competition/tables.py"
         )
         yield Fault("labels", column, detail, fatal=not name.strip())
 
@@ -50,7 +52,9 @@ def group_spellings(rows: pd.DataFrame) -> Iterator[Fault]:
         scored = known[ROW_FOLD] >= 0
         torn = known.loc[scored, ROW_FOLD].groupby(keys[scored]).nunique() > 1
         leaks = [same for same in found if bool(torn.get(loose(same[0]), False))]
-        what = f"{len(found)} groups stand in several spellings ({listed((_counted(same, counts) for same in found), 2)})"
+        what = (
+            f"{len(found)} groups stand in several spellings ({listed((_counted(same, counts) for same in found), 2)})"
+        )
         where = f", and {len(leaks)} of them lie in several folds" if leaks else "; make_folds.py keeps them together"
         remedy = (
             "give each one name in src/competition/tables.py, such as "
@@ -114,7 +118,9 @@ def _otherwise(sample: str, found: Iterable[str], known: Sequence[str], what: st
         remedy = "spell the training rows as the sample does, in src/competition/tables.py"
         if what == "column":
             remedy = "the submission keeps the sample's"
-        yield Fault("sample submission", sample, f"{len(pairs)} {what}s are spelled otherwise ({shown}); {remedy}", False)
+        yield Fault(
+            "sample submission", sample, f"{len(pairs)} {what}s are spelled otherwise ({shown}); {remedy}", False
+        )
 
 
 def _counted(names: Sequence[str], counts: pd.Series) -> str:

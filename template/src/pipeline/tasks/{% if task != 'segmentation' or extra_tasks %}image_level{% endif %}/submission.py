@@ -132,7 +132,9 @@ def _rows_of_head(
 ) -> pd.DataFrame:
     """The rows of one head, where a sample has a row for each image and head."""
     [value] = [name for name in sample.columns if name != id_column]
-    column = replace(_head_column(value, head, metric), shown=shown(sample[value][sample[id_column].str.endswith(head.name)]))
+    column = replace(
+        _head_column(value, head, metric), shown=shown(sample[value][sample[id_column].str.endswith(head.name)])
+    )
     values = _filled(predictions, head, [column], metric)[value]
     ids = predictions.index.astype(str) + mark + head.name
     return pd.DataFrame({id_column: ids, value: values.astype(object)})[list(sample.columns)]
