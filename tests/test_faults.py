@@ -15,11 +15,12 @@ from projects import Renders, run_script, source
 
 sys.path.insert(0, str(source()))
 
-from pipeline.data.checks import asked_columns, label_faults, sample_faults
+from pipeline.data.checks import label_faults
 from pipeline.data.faults import Fault, image_faults, target_faults
 from pipeline.data.images import array, image
 from pipeline.data.labels import ClassLabels
 from pipeline.data.leaks import TEST
+from pipeline.data.sample_faults import asked_columns, sample_faults
 from pipeline.data.scan import Look, scan
 from pipeline.data.spelling_faults import group_spellings, id_spellings, sample_spellings
 from pipeline.settings import Settings

@@ -72,8 +72,8 @@ def as_text(values: pd.Series) -> pd.Series:
         return values.astype("str").where(values.notna())
     missing = values.isna().to_numpy()
     cells = values.astype(object).to_numpy()
-    floats = [cell for cell, empty in zip(cells, missing, strict=True) if not empty and isinstance(cell, _FLOAT)]
-    whole = all(float(cell).is_integer() and abs(cell) <= MOST_EXACT for cell in floats)
+    floats = [float(cell) for cell, empty in zip(cells, missing, strict=True) if not empty and isinstance(cell, _FLOAT)]
+    whole = all(number.is_integer() and abs(number) <= MOST_EXACT for number in floats)
     texts = [None if empty else _text(cell, whole) for cell, empty in zip(cells, missing, strict=True)]
     kept = all(text is None or isinstance(text, str) for text in texts)
     return pd.Series(texts, index=values.index, name=values.name, dtype="str" if kept else object)

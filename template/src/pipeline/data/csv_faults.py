@@ -103,7 +103,8 @@ def _note(found: _Found, first: int, last: int, cells: list[str], keys: Collecti
 
 def _line_breaks(name: str, found: _Found, separator: str, keys: Collection[str]) -> Iterator[Fault]:
     """Line breaks in cells: a fault in what names something, and where the lines of a cell look like rows."""
-    swallowed, told = [], []
+    swallowed: list[tuple[int, int, list[str], int]] = []  # first and last line, columns, lines like rows
+    told: list[tuple[int, int, list[str], int]] = []
     for first, last, cells in found.broken:
         named = [
             column for column, cell in zip(found.names, cells, strict=False) if column in keys and _is_broken(cell)
