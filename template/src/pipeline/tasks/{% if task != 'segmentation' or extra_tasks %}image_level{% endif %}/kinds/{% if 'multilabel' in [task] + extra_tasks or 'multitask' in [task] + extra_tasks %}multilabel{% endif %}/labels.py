@@ -53,7 +53,7 @@ class LabelSets(ClassLabels):
             yield Fault("labels", column, detail, fatal=False)
 
     def _form(self, rows: pd.DataFrame) -> ListForm:
-        return ListForm(self.separator) if self.separator else form_of(rows[self.targets[0]])
+        return ListForm(self.separator) if self.separator else form_of(rows[self.targets[0]].dropna().astype(str))
 
     def strata(self, rows: pd.DataFrame, n_folds: int) -> tuple[np.ndarray | None, list[str]]:
         """int64 (N, labels + 1): which labels hold, and whether none does; notes, one line each."""

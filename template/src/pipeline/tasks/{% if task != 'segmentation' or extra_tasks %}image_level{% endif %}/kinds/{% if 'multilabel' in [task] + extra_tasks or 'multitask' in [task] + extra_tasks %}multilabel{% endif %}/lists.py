@@ -4,8 +4,6 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-import pandas as pd
-
 MARKS = ("|", ";", ",")
 BRACKETS = ("[]", "()", "{}")
 QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"")
@@ -51,9 +49,9 @@ class ListForm:
 SPACES = ListForm()
 
 
-def form_of(cells: Iterable[object]) -> ListForm:
+def form_of(cells: Iterable[str]) -> ListForm:
     """The form in which cells list labels, recognised by what they hold; spaces where nothing speaks for another."""
-    texts = list(dict.fromkeys(text for cell in cells if pd.notna(cell) and (text := str(cell).strip())))
+    texts = list(dict.fromkeys(text for cell in cells if (text := cell.strip())))
     if texts and all(map(_brackets, texts)):
         return _of_brackets(texts)
     words = {word for text in texts for word in text.split()}
