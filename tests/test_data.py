@@ -14,6 +14,7 @@ from projects import Renders, Result, run_script, source
 
 sys.path.insert(0, str(source()))
 
+from pipeline.data.csv_faults import csv_faults
 from pipeline.data.images import array, describe, image, is_whole
 from pipeline.data.tables import image_paths, image_rows, read_table, sample_ids
 from pipeline.errors import UserError
@@ -78,6 +79,57 @@ def test_tables_that_cannot_be_read(tmp_path: Path, content: bytes | None, said:
     if content is not None:
         path.write_bytes(content)
     assert said in refusal(read_table, path, ["image_id", "label"])
+
+
+HEAD = "image_id,label,note\n"
+LINES = [f"i{row:03},{'ab'[row % 2]},fine" for row in range(30)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "fatal", "said"),
+    [
+        ({10: 'i010,"a,fine', 20: 'i020,a",fine'}, True, "column 'label' of line 12 goes on to line 22"),
+        ({10: '"i010,a,fine', 20: 'i020",a,fine'}, True, "column 'image_id' of line 12 goes on to line 22"),
+        ({10: 'i010,a,"fine', 20: 'i020,a,fine"'}, True, "a cell of line 12 goes on to line 22"),
+        ({10: '"i010,a,fine'}, True, "column 'image_id' of line 12 goes on to line 31"),
+        (
+            {10: 'i010,a,"Dear all,\nwell, well, well\nbye"'},
+            False,
+            "1 of 30 rows hold line breaks in a cell (lines 12 to 14)",
+        ),
+        ({10: "i010", 3: "i003,b"}, False, "2 of 30 rows have fewer cells than the 3 columns (line 5: 2, 12: 1)"),
+        ({10: 'i010,a",fine'}, False, "line 12, 'label': 'a\"'"),
+        ({10: "i0\x0010,a,fine"}, True, "line 12 holds a NUL byte"),
+    ],
+)
+def test_what_is_wrong_with_a_csv_is_told_by_line(
+    tmp_path: Path, changes: dict[int, str], fatal: bool, said: str
+) -> None:
+    path, lines = tmp_path / "train.csv", [changes.get(row, line) for row, line in enumerate(LINES)]
+    path.write_text(HEAD + "\n".join(lines) + "\n")
+    [fault] = csv_faults(path, ["image_id", "label"])
+    assert (fault.fatal, said in fault.detail) == (fatal, True), fault
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\n\n"])
+def test_a_sound_csv_has_no_faults(tmp_path: Path, end: str) -> None:
+    path = tmp_path / "train.csv"
+    path.write_bytes((HEAD + end.join([*LINES, 'i030,"a, b","5 ""inches"" wide"'])).encode("utf-8-sig"))
+    assert list(csv_faults(path, ["image_id", "label"])) == []
+    assert list(csv_faults(tmp_path / "none.csv", [])) == []
+
+
+def test_other_separators_and_encodings(tmp_path: Path) -> None:
+    path, text = tmp_path / "train.csv", HEAD + "\n".join(LINES)
+    for mark in ";\t":
+        path.write_text(text.replace(",", mark))
+        assert read_table(path, ["label"]).shape == (30, 3)
+        [note] = csv_faults(path, ["image_id"])
+        assert not note.fatal and f"divided by {mark!r}" in note.detail
+    path.write_bytes(text.encode("utf-16"))
+    assert "it is UTF-16: save it as CSV UTF-8" in refusal(read_table, path)
+    path.write_text(HEAD + 'i1,"a,fine\n')
+    assert "a quotation mark is not closed" in refusal(read_table, path)
 
 
 def test_a_zip_beside_it_is_named(tmp_path: Path) -> None:
@@ -385,6 +437,31 @@ def test_only_the_first_twenty_of_a_kind_are_shown(house: Path) -> None:
     result = check(house)
     assert "missing image: 60 (the first 20)" in result.stdout
     assert result.stdout.count("there is no image") == 20
+
+
+def test_faults_of_one_sort_are_one_row(house: Path) -> None:
+    path = house / "data/raw/train.csv"
+    pd.read_csv(path, dtype=str).assign(label=["cat", None, "dog", None] * 3).to_csv(path, index=False)
+    result = check(house)
+    assert result.status == 2 and "6 x missing label" in result.last_line
+    [line] = [line for line in result.stdout.splitlines() if "'label' is empty" in line]
+    assert " ".join(line.replace("│", " ").split()) == "6 001, 003, 005 and 3 more 'label' is empty"
+
+
+def test_an_unclosed_quote_and_classes_in_two_spellings_are_told(house: Path) -> None:
+    path = house / "data/raw/train.csv"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:3], lines[3].replace(",", ',"'), *lines[4:6], lines[6] + '"', *lines[7:]]))
+    result = check(house)
+    assert result.status == 2 and "swallowed rows" in result.last_line
+    assert "column 'label' of line 4 goes on to line 7" in " ".join(result.stdout.replace("│", " ").split())
+    labels = [f"{row % 2}" if row < 6 else f"{row % 2}.0" for row in range(12)]
+    pd.DataFrame({"image_id": [f"{row:03d}" for row in range(12)], "label": labels}).to_csv(path, index=False)
+    result = check(house)
+    assert result.status == 2 and "2 x labels" in result.last_line
+    made = run_script(house, "make_folds.py", "--n-folds", "3", "--no-leak-report")
+    assert made.status == 0 and "are one in several spellings ('0' and '0.0', '1' and '1.0')" in made.stdout
+    assert "0 1, 0.0 1, 1 1, 1.0 1" in made.stdout
 
 
 def test_missing_data(renders: Renders, tmp_path: Path) -> None:

@@ -15,12 +15,14 @@ from projects import Renders, run_script, source
 
 sys.path.insert(0, str(source()))
 
-from pipeline.data.checks import asked_columns, sample_faults
+from pipeline.data.checks import label_faults
 from pipeline.data.faults import Fault, image_faults, target_faults
 from pipeline.data.images import array, image
 from pipeline.data.labels import ClassLabels
 from pipeline.data.leaks import TEST
+from pipeline.data.sample_faults import asked_columns, sample_faults
 from pipeline.data.scan import Look, scan
+from pipeline.data.spelling_faults import group_spellings, id_spellings, sample_spellings
 from pipeline.settings import Settings
 
 from training import expect
@@ -83,6 +85,118 @@ def test_what_the_folds_do_with_rare_classes(renders: Renders, tmp_path: Path) -
     folds = pd.read_csv(project / "folds/folds.csv").groupby("label")["fold"].agg(set)
     assert folds["cat"] == set(range(4))
     assert len(folds["bat"]) <= 2 and len(folds["owl"]) == 1
+
+
+def faults_of_labels(cells: list[str], **columns: list[str]) -> list[Fault]:
+    rows = table(label=cells, **columns).assign(fold=0)
+    settings = Settings(
+        competition="x",
+        task="classification",
+        metric="accuracy",
+        target_columns=("label",),
+        train_images="{id}",
+        test_images="{id}",
+    )
+    return list(label_faults(rows, ClassLabels(["label"]), settings, {}))
+
+
+@pytest.mark.parametrize(
+    ("cells", "said", "fatal"),
+    [
+        (["0", "1", "0.0", "1.0"], "'0' (3 rows), '0.0' (3 rows) differ by", True),
+        (["cat", "cat ", "dog"], "'cat' (3 rows), 'cat ' (3 rows)", True),
+        (["big cat", "big  cat", "dog"], "'big  cat' (3 rows)", True),
+        (["caf\u00e9", "cafe\u0301", "tea"], "differ by", True),
+        (["cat", "cat\u200b", "dog"], "differ by", True),
+        (["Cat", "cat", "dog"], "'Cat' (3 rows), 'cat' (3 rows)", False),
+        (["7", "07", "8"], "'7' (3 rows), '07' (3 rows)", False),
+        (["yes", "no", "True", "1"], "'yes' (3 rows), 'True' (3 rows), '1' (3 rows) all say yes", True),
+        (["cat", "nan"], "'nan' is the class of 3 rows", False),
+        (["cat", " "], "' ' is the class of 3 rows", True),
+    ],
+)
+def test_one_class_in_several_spellings(cells: list[str], said: str, fatal: bool) -> None:
+    found = faults_of_labels(cells * 3)
+    assert any(said in fault.detail and fault.fatal == fatal for fault in found), found
+    assert all("src/competition/tables.py" in fault.detail for fault in found)
+
+
+def test_classes_that_only_look_alike_are_none_of_this() -> None:
+    for cells in (
+        ["0", "1"],
+        ["yes", "no"],
+        ["True", "False"],
+        ["cat", "cats"],
+        ["1.5", "15"],
+        ["a-b", "a b"],
+        ["t", "f", "1"],
+    ):
+        assert faults_of_labels(cells * 3) == [], cells
+
+
+def test_one_group_in_several_spellings() -> None:
+    """A note, as make_folds keeps them together; folds that tear them are a fault where they cannot be two groups."""
+    labels = ["a", "b"] * 6
+    [note] = faults_of_labels(labels, group=[("P3", "p3 ")[n % 2] for n in range(6)] + ["q"] * 6)
+    assert not note.fatal and "1 groups stand in several spellings ('P3' (3 rows), 'p3 ' (3 rows))" in note.detail
+    assert "keeps them together" in note.detail
+    rows = table(label=labels, group=["7", "7.0", "8"] * 4, fold=[0, 1, 0] * 4)
+    [fault] = group_spellings(rows)
+    assert fault.fatal and "1 of them lie in several folds" in fault.detail and "make the folds anew" in fault.detail
+    [case] = group_spellings(rows.assign(group=["aB", "Ab", "c"] * 4))
+    assert not case.fatal, "hashes may differ by case"
+    [missing] = group_spellings(rows.assign(group=["nan", "8", "9"] * 4))
+    assert "4 rows are one group called 'nan'" in missing.detail
+    assert not list(group_spellings(rows.assign(group=["7", "8", "9"] * 4)))
+
+
+@pytest.mark.parametrize(
+    ("asked", "test", "said"),
+    [
+        (["7.0", "8.0"], ["7", "8"], "2 of its ids are spelled otherwise ('7.0' for the test row '7'"),
+        (["0007"], ["7"], "'0007' for the test row '7'"),
+        (["a.JPG", "b.jpg"], ["a", "b"], "'a.JPG' for the test row 'a'"),
+        (["A", "b "], ["a", "b"], "'A' for the test row 'a', 'b ' for the test row 'b'"),
+        (["test/a.png"], ["a"], "'test/a.png' for the test row 'a'"),
+    ],
+)
+def test_ids_that_the_sample_spells_otherwise(asked: list[str], test: list[str], said: str, tmp_path: Path) -> None:
+    pd.DataFrame({"image_id": asked, "label": "x"}).to_csv(tmp_path / "sample_submission.csv", index=False)
+    settings = Settings(
+        competition="x", task="y", metric="z", target_columns=("label",), train_images="{id}", test_images="{id}"
+    )
+    [fault] = sample_faults(settings, tmp_path, table(image=test).assign(id=test), ClassLabels(("label",)))
+    assert fault.fatal and said in fault.detail and "src/competition/tables.py" in fault.detail
+
+
+@pytest.mark.parametrize(
+    ("columns", "cells", "decides", "said"),
+    [
+        (["label"], ["0", "1"], True, "2 'label' cells are spelled otherwise ('0' in the sample, '0.0' in training"),
+        (["Target"], ["0"], True, "'0' in the sample, '0.0' in training"),
+        (["label"], ["0"], False, ""),  # it holds numbers
+        (["label"], ["0.0", "2"], True, ""),
+        ([" 0.0", "1.0"], ["0.5"], False, "1 columns are spelled otherwise (' 0.0' in the sample, '0.0' in training"),
+        (["label "], ["0.0"], True, "'label ' in the sample, 'label' in training"),
+    ],
+)
+def test_classes_that_the_sample_spells_otherwise(
+    columns: list[str], cells: list[str], decides: bool, said: str
+) -> None:
+    settings = Settings(
+        competition="x", task="y", metric="z", target_columns=("label",), train_images="{id}", test_images="{id}"
+    )
+    sample = pd.DataFrame({"image_id": [f"t{n}" for n in range(len(cells))], **dict.fromkeys(columns, cells)})
+    train = table(label=["0.0", "1.0"] * 4)
+    found = list(sample_spellings(settings, sample, train, ClassLabels(["label"]), decides))
+    assert bool(found) == bool(said)
+    assert all(said in note.detail and not note.fatal for note in found)
+
+
+def test_ids_in_several_spellings_are_a_note() -> None:
+    [note] = id_spellings(table(x=[1] * 4).assign(id=["a", "A ", "7", "7.0"]), "train rows")
+    assert not note.fatal and "2 of them stand in several spellings ('a' and 'A ', '7' and '7.0')" in note.detail
+    assert not list(id_spellings(table(x=[1] * 4).assign(id=["7", "07", "a.png", "a.jpg"]), "train rows"))
 
 
 def test_equal_targets_and_unseen_labels() -> None:

@@ -2,17 +2,20 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.model_selection import StratifiedKFold
 
 from projects import Renders, run_script, source
 
 sys.path.insert(0, str(source()))
 
-from pipeline.data.folds import class_order, load_folds, make_folds, split, write_classes, write_folds
+from pipeline.data.fold_columns import fold_columns
+from pipeline.data.folds import FoldTable, class_order, load_folds, make_folds, split, write_classes, write_folds
 from pipeline.data.labels import ClassLabels
 from pipeline.errors import UserError
 from pipeline.project import Project
@@ -113,6 +116,95 @@ def test_rare_classes_warn_and_still_divide() -> None:
     assert "2 of 6 classes" in folds.warnings[0] and "rare a" in folds.warnings[0]
     lonely = rows.assign(label=rows["id"])
     assert make_folds(lonely, ClassLabels(["label"]), 5).splitter == "plain"
+
+
+def folds_of_classes(rows: pd.DataFrame, column: str = "label") -> pd.Series:
+    """In how many folds each class with several units (groups, or rows) is."""
+    unit = "group" if "group" in rows else "id"
+    found = rows.groupby(column).agg({"fold": "nunique", unit: "nunique"})
+    return found.loc[found[unit] > 1, "fold"]
+
+
+def pairs(count: int, **columns: object) -> pd.DataFrame:
+    return pd.DataFrame({"id": [f"r{row}" for row in range(count)], **columns})
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_class_of_few_rows_trains_in_each_fold(seed: int) -> None:
+    """A hundred classes of two rows; some of two to four beside a large one; the seed changes nothing about that."""
+    two = make_folds(pairs(200, label=[f"c{row // 2}" for row in range(200)]), ClassLabels(["label"]), 5, seed)
+    assert two.splitter == "stratified" and two.sizes() == [40] * 5
+    assert folds_of_classes(two.rows).eq(2).all()
+    few = [f"c{size}{number}" for size in (2, 3, 4) for number in range(15) for _ in range(size)]
+    mixed = make_folds(pairs(300 + len(few), label=["much"] * 300 + few), ClassLabels(["label"]), 5, seed).rows
+    spread = folds_of_classes(mixed)
+    assert all(spread[name] == (5 if name == "much" else int(name[1])) for name in spread.index)
+
+
+def test_each_class_of_several_columns_and_each_group_is_spread() -> None:
+    columns = {"label": [f"a{row // 2}" for row in range(200)], "second": [f"b{row % 100}" for row in range(200)]}
+    found = make_folds(pairs(200, **columns), ClassLabels(["label", "second"]), 5)
+    assert folds_of_classes(found.rows).min() == folds_of_classes(found.rows, "second").min() == 2
+    assert found.sizes() == [40] * 5
+    groups = [f"g{row // 4}" for row in range(400)]  # two groups in each class
+    grouped = make_folds(pairs(400, label=[f"c{row // 8}" for row in range(400)], group=groups), ClassLabels(["label"]))
+    assert grouped.splitter == "stratified_group" and grouped.rows.groupby("group")["fold"].nunique().eq(1).all()
+    assert folds_of_classes(grouped.rows).eq(2).all()
+
+
+def test_folds_of_ordinary_rows_are_what_they_were() -> None:
+    """Those of scikit-learn, whatever is done for classes of few rows."""
+    rows = make_rows()
+    rows.loc[:1, "label"] = ["rare a", "rare b"]  # each alone: nothing could train them
+    codes = pd.factorize(rows["label"].where(rows.index > 1, "rare"), sort=True)[0]
+    splitter = StratifiedKFold(5, shuffle=True, random_state=3)
+    expected = np.empty(len(rows), int)
+    for fold, (_, valid) in enumerate(splitter.split(codes, codes)):
+        expected[valid] = fold
+    assert make_folds(rows, ClassLabels(["label"]), 5, seed=3).rows["fold"].tolist() == expected.tolist()
+
+
+def test_groups_in_several_spellings_stay_together() -> None:
+    rows = make_rows(240)
+    names = [
+        (f"P{row // 4:02}", f"p{row // 4:02} ", f"P{row // 4:02}", f"P{row // 4:02}\u200b")[row % 4]
+        for row in range(240)
+    ]
+    found = make_folds(rows.assign(group=names), ClassLabels(["label"]), 3)
+    one = pd.Series(names).str.strip().str.strip("\u200b").str.lower()
+    assert found.rows.groupby(one)["fold"].nunique().eq(1).all()
+    assert "60 groups stand in spellings" in found.warnings[-1] and "'P00' and 'p00 '" in found.warnings[-1]
+    numbers = [("7", "7.0", "07")[row % 3] if row < 60 else f"g{row}" for row in range(240)]
+    found = make_folds(rows.assign(group=numbers), ClassLabels(["label"]), 3)
+    assert found.rows["fold"][:60].nunique() == 1 and "'7' and '7.0'" in found.warnings[-1]
+    clean = make_folds(rows.assign(group=one), ClassLabels(["label"]), 3)
+    assert not any("spellings" in note for note in clean.warnings)
+
+
+def test_the_table_of_folds_shows_classes() -> None:
+    rows = make_rows().assign(fold=lambda table: table.index % 2)
+    table = FoldTable(rows, 2, "", "by hand")
+    counts = rows.groupby(["fold", "label"]).size()
+    said = fold_columns(table, ClassLabels(["label"]))
+    assert said == {
+        "label": [", ".join(f"c{label} {counts[fold, f'c{label}']}" for label in range(4)) for fold in range(2)]
+    }
+    many = rows.assign(label=[f"w{row // 3:03}" for row in range(300)])
+    many.loc[many["fold"].eq(1).idxmax(), "label"] = "alone"
+    said = fold_columns(replace(table, rows=many), ClassLabels(["label"]))
+    assert said["label"][0] == "100 of 101 classes, rarest w001 1"
+    assert said["label: only here"] == ["1 (w000)", "1 (alone)"]
+    flags = rows.assign(cat=["1", "0", "0"] * 100, dog=["1.0"] + ["False"] * 299, label="3.5")
+    flags.loc[1, "label"] = "-1"
+    assert fold_columns(replace(table, rows=flags), Flags(["cat", "dog", "label"])) == {
+        "positives": ["cat 50, dog 1", "cat 50, dog 0"],
+        "label": ["mean 3.5, 3.5 to 3.5", "mean 3.47, -1 to 3.5"],
+        "positives: only here": ["1 (dog)", ""],
+    }
+
+
+class Flags(ClassLabels):
+    named = ("cat", "dog")  # type: ignore[assignment]
 
 
 @pytest.mark.parametrize(

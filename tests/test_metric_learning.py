@@ -543,7 +543,7 @@ def test_a_submission_lists_the_best_labels(metric: str, unknown: str, expected:
     [
         ("map_at_5", "", "blank", "are blank"),
         ("map_at_5", "w_00 w_99", "label", "hold what is no label (w_99)"),
-        ("map_at_5", "w_00,w_01", "label", "separate labels by spaces"),
+        ("map_at_5", "w_00,w_01", "label", "exactly, divided by spaces"),
         ("map_at_5", "w_00 w_01 w_02 w_03 w_04 w_05", "label", "hold more than 5 labels"),
         ("map_at_5", "w_00 w_00", "label", "name a label twice"),
         ("accuracy", "w_00 w_01", "label", "hold more than 1 labels"),

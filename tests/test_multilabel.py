@@ -4,6 +4,7 @@ import json
 import math
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +231,108 @@ def test_rare_labels_are_a_note_and_classes_are_words() -> None:
     assert make_folds(rows, labels, 5).warnings == ("1 of 4 labels have fewer rows than there are folds (yak)",)
 
 
+@pytest.mark.parametrize(
+    ("cells", "said"),
+    [
+        (["ant bee", "bee", "", "cat ant"], "divided by spaces"),
+        (["ant|bee", "bee", "", "cat|ant"], "divided by '|'"),
+        (["ant,bee", "bee", "", "cat,ant"], "divided by ','"),
+        (["ant; bee", "bee", "", "cat; ant"], "divided by ';'"),
+        (["['ant', 'bee']", "['bee']", "[]", "['cat', 'ant']"], "written like ['a', 'b']"),
+        (['["ant","bee"]', '["bee"]', "[]", '["cat","ant"]'], 'written like ["a","b"]'),
+        (["['ant' 'bee']", "['bee']", "[]", "['cat' 'ant']"], "written like ['a' 'b']"),
+        (["{ant,bee}", "{bee}", "{}", "{cat,ant}"], "written like {a,b}"),
+    ],
+)
+def test_lists_are_divided_by_what_their_cells_show(cells: list[str], said: str) -> None:
+    """Labels, truth, the note, and a submission in the form of the sample's cells."""
+    from pipeline.tasks.image_level.kinds.multilabel.labels import LabelSets
+    from pipeline.tasks.image_level.kinds.multilabel.targets import targets
+
+    rows, labels = pd.DataFrame({"id": list("abcd"), "labels": cells}, dtype="str"), LabelSets(("labels",))
+    assert labels.cells(rows, "labels").tolist() == ["ant", "bee", "bee", "cat", "ant"]
+    expected = [[1, 1, 0], [0, 1, 0], [0, 0, 0], [1, 0, 1]]
+    assert targets(rows, make_head()).tolist() == expected
+    assert targets(rows[1:2], make_head()).tolist() == expected[1:2], "no need of a cell with several labels"
+    notes = list(labels.faults(rows))
+    assert [said in note.detail and not note.fatal for note in notes] == [True] * ("spaces" not in said)
+    table, task, chosen = submitted(("Target",), "f1_samples", [cells[0]])
+    assert table["Target"].tolist() == [
+        cells[0],
+        cells[1],
+        cells[3].replace("cat", "x").replace("ant", "cat").replace("x", "ant"),
+    ]
+    rules = task.submission_rules(pd.DataFrame({"image_id": ["s"], "Target": [cells[0]]}), chosen)
+    assert rules.problems(table.astype(str)) == [] and said in rules.described()[0]
+    back = task.read_submission(table.set_index("image_id"), rules, chosen)
+    assert back.to_numpy().tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 1]]
+
+
+def test_labels_with_spaces_and_marks_in_their_names() -> None:
+    from pipeline.errors import UserError
+    from pipeline.tasks.image_level.kinds.multilabel.labels import LabelSets
+    from pipeline.tasks.image_level.kinds.multilabel.lists import ListForm
+    from pipeline.tasks.image_level.kinds.multilabel.submission import label_lists, list_form
+    from pipeline.tasks.image_level.kinds.multilabel.targets import targets
+    from pipeline.tasks.image_level.submission import Column
+
+    def found(cells: list[str], separator: str = "") -> set[str]:
+        rows = pd.DataFrame({"labels": cells}, dtype="str")
+        return set(LabelSets(("labels",), separator).cells(rows, "labels"))
+
+    assert found(["No Finding", "Mass|No Finding", "Mass"]) == {"No Finding", "Mass"}
+    assert found(["x y", "x", "y 1,2-diol", "1,2-diol"]) == {"x", "y", "1,2-diol"}
+    assert found(["a/b c", "c"]) == {"a/b", "c"}
+    assert found(["a|b c", "c"], separator=" ") == {"a|b", "c"}, "what targets.py says holds"
+    head = make_head(classes=("Mass", "No Finding"))
+    rows = pd.DataFrame({"id": ["a", "b"], "labels": ["No Finding", "Mass|No Finding"]})
+    assert targets(rows, head).tolist() == [[0, 1], [1, 1]]
+    with pytest.raises(UserError, match="'No Finding' holds a space, and the sample"):
+        list_form(head, Column("labels", head, shown=("Mass",)))
+    shown = list_form(head, Column("labels", head, shown=("Mass ; No Finding",)))
+    assert label_lists(np.array([[0.9, 0.8]]), head, shown).tolist() == ["Mass ; No Finding"]
+    told = replace(head, separator="|")
+    assert list_form(told, Column("labels", told, shown=("Mass",))) == ListForm("|")
+    assert list_form(told, Column("labels", told, shown=("Mass;No Finding",))) == ListForm(";"), "the sample's"
+
+
+def test_flags_in_several_spellings_are_the_same() -> None:
+    from pipeline.data.checks import label_faults
+    from pipeline.tasks.image_level.kinds.multilabel.labels import LabelSets
+    from pipeline.tasks.image_level.kinds.multilabel.targets import targets
+
+    rows = random_rows()
+    truth = targets(rows, make_head())
+    spelled = rows.assign(
+        ant=[
+            {"1": ("1", "1.0", "True", "yes"), "0": ("0", "0.0", "no")}[cell][row % 3]
+            for row, cell in enumerate(rows["ant"])
+        ]
+    )
+    labels = LabelSets(LABELS)
+    assert (targets(spelled, make_head()) == truth).all()
+    assert labels.cells(spelled, "ant").tolist() == rows["ant"].tolist()
+    from competition import competition
+
+    settings = competition.settings.model_copy(update={"target_columns": LABELS})
+    assert not list(label_faults(spelled, labels, settings, {})) and not list(labels.faults(spelled))
+    [fault] = labels.faults(spelled.assign(bee="maybe"))
+    assert fault.fatal and fault.row == "bee" and "hold 'maybe'" in fault.detail
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_rare_label_trains_in_each_fold(seed: int) -> None:
+    from pipeline.data.folds import make_folds
+    from pipeline.tasks.image_level.kinds.multilabel.labels import LabelSets
+
+    generator = np.random.default_rng(seed)
+    held = pd.DataFrame(generator.random((60, 30)) < 0.04, columns=[f"l{label}" for label in range(30)])
+    rows = held.astype(int).astype(str).assign(id=[f"r{row}" for row in range(60)])
+    folds = make_folds(rows, LabelSets(tuple(held)), 3, seed).rows["fold"]
+    for label in held:
+        assert held[label].sum() < 2 or folds[held[label]].nunique() > 1, label
+
+
 def test_a_constant_scores_as_the_dummy_of_each_fold() -> None:
     from pipeline.inference.evaluation import constant_scores
 
@@ -256,14 +359,14 @@ def test_decoding_is_a_sigmoid_and_smoothing_moves_towards_a_half() -> None:
     torch.testing.assert_close(Names(task.NAMES).bind("loss", entry)(make_head())(logits, target), expected)
 
 
-def submitted(columns: tuple[str, ...], metric: str) -> tuple[pd.DataFrame, Any, Any]:
-    """A submission of three rows, the task, and the metric."""
+def submitted(columns: tuple[str, ...], metric: str, shown: Sequence[str] = ("",)) -> tuple[pd.DataFrame, Any, Any]:
+    """A submission of three rows, the task, and the metric; the cells of the sample are `shown`."""
     from pipeline.tasks.image_level.metrics import find_metric
     from pipeline.tasks.image_level.submission import submission_table
 
     given = np.array([[0.9, 0.6, 0.1], [0.2, 0.4, 0.3], [0.5, 0.1, 0.8]])
     predictions = pd.DataFrame(given, index=["x", "y", "z"], columns=[f"labels:{label}" for label in LABELS])
-    sample = pd.DataFrame({name: [""] for name in ("image_id", *columns)})
+    sample = pd.DataFrame({name: list(shown) for name in ("image_id", *columns)})
     return (
         submission_table(sample, predictions, [make_head()], find_metric(metric), "image_id"),
         make_task(),
@@ -304,7 +407,7 @@ def test_a_submission_has_the_shape_of_the_sample(columns: tuple[str, ...], metr
         (LABELS, "f1_macro", "1.0", "dtype", "whole numbers written as floats"),
         (("labels",), "f1_samples", "", "blank", "are blank"),
         (("labels",), "f1_samples", "ant beee", "label", "hold what is no label (beee)"),
-        (("labels",), "f1_samples", "ant,bee", "label", "separate labels by spaces"),
+        (("labels",), "f1_samples", "ant,bee", "label", "exactly, divided by spaces"),
         (("labels",), "f1_samples", "ant ant", "label", "name a label twice"),
     ],
 )

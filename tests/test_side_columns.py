@@ -12,7 +12,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from breasts import ANSWERS, breast_project, set_answer
-from projects import Renders, imported, run_script
+from projects import ROOT, Renders, imported, run_script
 from training import assert_same_outcome, expect, outcome
 
 COLUMNS: dict[str, tuple[str, ...]] = {"age": (), "implant": (), "view": ("CC", "MLO")}
@@ -216,3 +216,16 @@ def test_faults_are_one_line(renders: Renders, tmp_path: Path) -> None:
         result = expect(run_script(project, script, *(["--force"] if script == "make_folds.py" else [])), 2)
         assert "the rows of test.csv have no side column 'age'" in result.last_line
         assert result.last_line.count("src/competition/tables.py") == 1, "one remedy"
+
+
+def test_they_are_refused_where_nothing_reads_them(renders: Renders, tmp_path: Path) -> None:
+    """Masks are predicted from images alone; so are several images for one mask."""
+    project = renders.copy(tmp_path / "project", {"task": "segmentation", "trackers": []})
+    (project / "data/raw").mkdir(parents=True)
+    path = project / "competition.yaml"
+    before = path.read_text()
+    for line in ("side_columns: [age]", "prediction_column: patient"):
+        path.write_text(f"{before}\n{line}\n")
+        for script in ("check_data.py", "make_folds.py"):
+            result = expect(run_script(project, script, "--data", str(ROOT / "docs")), 2)
+            assert f"{line.partition(':')[0]} in competition.yaml is read by nothing" in result.last_line

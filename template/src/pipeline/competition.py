@@ -38,6 +38,7 @@ class Head:
         thresholds: where a probability or a number becomes a decision; empty for the usual ones. Those that were tuned
             out of fold are put in when a run is read.
         unknown: the answer for what training does not know, where there is one; it is none of the classes.
+        separator: what divides the labels of a cell that lists several; "" where the cells themselves show it.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Head:
     decimals: int | None = None
     thresholds: tuple[float, ...] = ()
     unknown: str = ""
+    separator: str = ""
 
     @property
     def target_key(self) -> str:
@@ -118,6 +120,7 @@ class Competition:
     def train_rows(self, data: Path) -> "pd.DataFrame":
         """Rows of the training table: `id` (str, unique), `image` (path below `data`), the truth, and where they exist
         `prediction_id`, `group`, `source`, `weight` and `only_fold`."""
+        self.require_settings()
         rows = _checked(self._part("tables", "train_rows")(self.settings, data), self.settings.train_csv, self.settings)
         if rows.empty:
             raise UserError(f"{self.settings.train_csv} has no rows; download the data again")
@@ -146,6 +149,18 @@ class Competition:
         """How the target columns are read, a `pipeline.data.labels.Labels`; none where `targets` does not say it."""
         part = getattr(importlib.import_module(f"{self.package}.targets"), "labels", None)
         return None if part is None else part(self.settings)
+
+    def require_settings(self) -> None:
+        """Raise a `UserError` for settings that nothing reads, since they are about images that are predicted whole."""
+        labels = self.labels()
+        if labels is None or labels.of_whole_images or self.stages:
+            return
+        for name in ("side_columns", "prediction_column"):
+            if getattr(self.settings, name):
+                raise UserError(
+                    f"{name} in competition.yaml is read by nothing in a competition of the task {self.settings.task}; "
+                    "take it out"
+                )
 
     def metrics(self) -> tuple[Metric, ...]:
         """The leaderboard's metric first, then what else is worth watching."""
@@ -191,15 +206,33 @@ def require_groups(rows: "pd.DataFrame", settings: Settings) -> None:
         )
 
 
-def _checked(rows: "pd.DataFrame", table: str, settings: Settings) -> "pd.DataFrame":
+def received(rows: Any, table: str, settings: Settings) -> "pd.DataFrame":
+    """What `tables.py` returned, as the pipeline reads it: its columns are there, and names and truth are text.
+
+    Raises:
+        UserError: it is no table, lacks a column, or holds cells that name nothing; see `cells.plain_rows`.
+    """
+    import pandas as pd
+
+    from pipeline.cells import plain_rows
+
+    if not isinstance(rows, pd.DataFrame):
+        raise UserError(
+            f"tables.py returned {type(rows).__name__} for the rows of {table}; return a DataFrame (is there a return?)"
+        )
     require_row_columns(rows, table, settings)
+    return plain_rows(rows.reset_index(drop=True), table, [*settings.target_columns, *settings.side_columns])
+
+
+def _checked(rows: Any, table: str, settings: Settings) -> "pd.DataFrame":
+    rows = received(rows, table, settings)
     twice = rows[ROW_ID][rows[ROW_ID].duplicated()]
     if len(twice):
         raise UserError(
             f"{table}: {twice.nunique()} ids stand more than once ({listed(twice.unique())}); "
             "an id must name one row: choose another id_column in competition.yaml, or drop the copies in tables.py"
         )
-    return rows.reset_index(drop=True)
+    return rows
 
 
 def metric_values(

@@ -7,6 +7,10 @@ from pipeline.errors import UserError
 from pipeline.settings import Settings
 from pipeline.tasks.image_level.kinds.multilabel.labels import LabelSets
 
+# What divides the labels of a column that lists them: "|", ";", ",", " ". "": what its cells show, which check_data.py
+# tells. A submission is written as the cells of the sample show it.
+SEPARATOR = ""
+
 
 def heads(settings: Settings, classes: Mapping[str, Sequence[str]]) -> tuple[Head, ...]:
     """One head. Several target columns are a label each, with 0 or 1 in their cells; a single one lists labels."""
@@ -15,9 +19,9 @@ def heads(settings: Settings, classes: Mapping[str, Sequence[str]]) -> tuple[Hea
         return (Head("labels", "multilabel", columns),)
     if columns[0] not in classes:
         raise UserError(f"folds/classes.json has no classes for '{columns[0]}'; run scripts/make_folds.py")
-    return (Head(columns[0], "multilabel", tuple(classes[columns[0]])),)
+    return (Head(columns[0], "multilabel", tuple(classes[columns[0]]), separator=SEPARATOR),)
 
 
 def labels(settings: Settings) -> LabelSets:
     """How the target columns are read; folds have each label equally often."""
-    return LabelSets(settings.target_columns)
+    return LabelSets(settings.target_columns, SEPARATOR)

@@ -1,27 +1,34 @@
 """What is wrong with the data, all of it: tables, labels, images, sample submission, folds, copies."""
 
+import contextlib
 import importlib
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from pipeline.competition import Competition, Head, require_groups, require_row_columns
+from pipeline.competition import Competition, Head, received, require_groups
+from pipeline.data.csv_faults import csv_faults
 from pipeline.data.faults import Fault, copy_faults, image_count_faults, image_faults, number_faults, target_faults
 from pipeline.data.folds import CLASSES, FOLDS, NO_FOLD, fold_path, is_scored, load_folds, read_contract
 from pipeline.data.labels import Labels, labels_of
 from pipeline.data.leaks import LeakReport, all_rows, find_leaks, print_leaks
 from pipeline.data.marker import is_demo
+from pipeline.data.sample_faults import sample_faults
 from pipeline.data.scan import Reader, scan
 from pipeline.data.side_columns import side_inputs
-from pipeline.data.tables import read_table
-from pipeline.errors import UserError, listed, nearest
+from pipeline.data.spelling_faults import (
+    group_spellings,
+    id_spellings,
+    label_spellings,
+    sample_spellings,
+)
+from pipeline.data.tables import TEXT_SUFFIXES, read_table
+from pipeline.errors import UserError, listed
 from pipeline.files import read_json
 from pipeline.keys import ROW_FOLD, ROW_GROUP, ROW_ID, ROW_IMAGE, ROW_SOURCE, SOURCE_COMPETITION
 from pipeline.prediction_ids import by_prediction, with_predictions
 from pipeline.project import Project
-from pipeline.rules import sample_id_column
 from pipeline.settings import Settings
 from pipeline.terminal import console, table
 
@@ -39,14 +46,16 @@ def check_data(project: Project, competition: Competition, reader: Reader, folds
         UserError: something fatal was found; it is counted in one line.
     """
     data, settings = project.require_data(), competition.settings
+    competition.require_settings()
     train, faults = _rows(competition, "train_rows", data)
     test, more = _rows(competition, "test_rows", data)
-    faults += more
+    faults += [*more, *_table_faults(settings, data)]
     train, more, classes = _with_folds(project, competition, train, folds)
     faults += more
     if not train.empty:
-        faults += _truth_faults(competition, train, test, classes)
+        faults += _truth_faults(competition, data, train, test, classes)
     faults += sample_faults(settings, data, by_prediction(test), labels_of(competition))
+    faults += [*id_spellings(train, "train rows"), *id_spellings(test, "test rows")]
     faults += image_count_faults(train, test)
     rows = all_rows(train, test)
     looks = scan([data / path for path in rows[ROW_IMAGE]], reader)
@@ -55,8 +64,20 @@ def check_data(project: Project, competition: Competition, reader: Reader, folds
     _report(project, faults, leaks, len(train), len(test))
 
 
+def _table_faults(settings: Settings, data: Path) -> Iterator[Fault]:
+    """What is wrong with the files themselves."""
+    keys = {settings.id_column, settings.group_column, settings.prediction_column, *settings.target_columns}
+    for name in dict.fromkeys((settings.train_csv, settings.test_csv, settings.sample_submission)):
+        if name.lower().endswith(TEXT_SUFFIXES):
+            yield from csv_faults(data / name, keys)
+
+
 def _truth_faults(
-    competition: Competition, train: pd.DataFrame, test: pd.DataFrame, classes: Mapping[str, Sequence[str]]
+    competition: Competition,
+    data: Path,
+    train: pd.DataFrame,
+    test: pd.DataFrame,
+    classes: Mapping[str, Sequence[str]],
 ) -> Iterator[Fault]:
     """What is wrong with the target columns."""
     labels, n_folds = labels_of(competition), int(train[ROW_FOLD].max()) + 1
@@ -69,6 +90,10 @@ def _truth_faults(
     yield from label_faults(train, labels, competition.settings, classes)
     yield from target_faults(train, test, labels, n_folds if n_folds > 1 else FOLDS)
     yield from number_faults(train, labels, _heads(competition, classes))
+    with contextlib.suppress(UserError):  # of the sample, which is told of elsewhere, or of the metric
+        sample = read_table(data / competition.settings.sample_submission)
+        decides = competition.metrics()[0].needs == "labels"
+        yield from sample_spellings(competition.settings, sample, train, labels, decides)
 
 
 def _rows(competition: Competition, function: str, data: Path) -> tuple[pd.DataFrame, list[Fault]]:
@@ -77,7 +102,7 @@ def _rows(competition: Competition, function: str, data: Path) -> tuple[pd.DataF
     what, settings, is_train = function.replace("_", " "), competition.settings, function == "train_rows"
     try:
         rows = getattr(importlib.import_module(f"{competition.package}.tables"), function)(settings, data)
-        require_row_columns(rows, settings.train_csv if is_train else settings.test_csv, settings)
+        rows = received(rows, settings.train_csv if is_train else settings.test_csv, settings)
         if is_train:
             require_groups(rows, settings)
     except UserError as error:
@@ -131,10 +156,11 @@ def _heads(competition: Competition, classes: Mapping[str, Sequence[str]]) -> Se
 def label_faults(
     rows: pd.DataFrame, labels: Labels, settings: Settings, classes: Mapping[str, Sequence[str]]
 ) -> Iterator[Fault]:
-    """Missing labels and groups, labels that are no class, columns with one class, labels that differ by case only."""
+    """Missing labels and groups, labels that are no class, columns with one class, one thing in several spellings."""
     if ROW_GROUP in rows:
         for name in rows[ROW_ID][rows[ROW_GROUP].isna()]:
             yield Fault("missing group", str(name), f"'{settings.group_column or ROW_GROUP}' is empty")
+        yield from group_spellings(rows)
     for column in settings.target_columns:
         if column not in rows:
             yield Fault("table", column, "the training rows have no such target column")
@@ -149,70 +175,8 @@ def label_faults(
         for name, label in zip(rows.loc[found.index, ROW_ID], found, strict=True):
             if column in classes and label not in classes[column]:
                 yield Fault("unknown label", str(name), f"'{label}' of '{column}' is not in folds/{CLASSES}")
-        distinct = pd.Series(found.unique() if column in labels.named else [], dtype="str")
-        for _, alike in distinct.groupby(distinct.str.strip().str.lower()):
-            if len(alike) > 1:
-                yield Fault(
-                    "labels", column, f"{listed(map(repr, alike), 5)} differ by case or spaces only", fatal=False
-                )
-
-
-def sample_faults(settings: Settings, data: Path, test: pd.DataFrame, labels: Labels) -> Iterator[Fault]:
-    """A sample submission that is missing, names an id twice, or asks for other ids than the test rows are."""
-    name = settings.sample_submission
-    try:
-        sample = read_table(data / name)
-    except UserError as error:
-        yield Fault("sample submission", name, str(error))
-        return
-    if len(sample.columns) < 2:
-        yield Fault("sample submission", name, f"it has one column only ({sample.columns[0]}); download it again")
-        return
-    yield from asked_columns(settings, list(map(str, sample.columns)))
-    id_column = sample_id_column(list(map(str, sample.columns)), settings.id_column)
-    ids = labels.asked(sample[id_column])
-    for repeated in ids[ids.duplicated()].unique():
-        yield Fault("sample submission", str(repeated), "this id stands more than once in it", fatal=False)
-    ids = _without_heads(ids, settings.target_columns)
-    asked = ids.isin(test[ROW_ID])
-    if len(test) and not asked.any():
-        detail = f"none of its ids ({listed(ids)}) is a test row ({listed(test[ROW_ID])})"
-        if id_column != settings.id_column and not settings.prediction_column:
-            detail += (
-                f"; where '{id_column}' stands for several images, name it as prediction_column in competition.yaml"
-            )
-        yield Fault("sample submission", name, detail, fatal=False)
-    elif len(test):
-        for extra in ids[~asked].unique():
-            yield Fault("sample submission", str(extra), "it asks for this id, and there is no such test row")
-        for left in test[ROW_ID][~test[ROW_ID].isin(ids)]:
-            yield Fault("sample submission", str(left), "a test row that it does not ask for", fatal=False)
-
-
-def asked_columns(settings: Settings, columns: Sequence[str]) -> Iterator[Fault]:
-    """Target columns that a sample with some of them leaves out, and columns that it adds to them."""
-    targets, own = settings.target_columns, sample_id_column(columns, settings.id_column)
-    left_out = [name for name in targets if name not in columns]
-    strange = [name for name in columns if name not in (*targets, own)]
-    if len(left_out) == len(targets):  # it has another form: a column of labels, or one for each class
-        return
-    for name in strange:
-        detail = f"'{name}' is no target column; {nearest(name, targets)} (or fill it in src/competition/submission.py)"
-        yield Fault("sample submission", settings.sample_submission, detail, fatal=False)
-    if left_out and not strange:
-        detail = (
-            f"it does not ask for {len(left_out)} of the {len(targets)} target columns ({listed(left_out)}), which the "
-            "metric counts as well; for a score without them write one in src/competition/metric.py"
-        )
-        yield Fault("sample submission", settings.sample_submission, detail, fatal=False)
-
-
-def _without_heads(ids: pd.Series, targets: Sequence[str]) -> pd.Series:
-    """The ids of images, where a sample has a row for each image and target column (`Test_0_vowel`)."""
-    names = "|".join(re.escape(name) for name in sorted(targets, key=len, reverse=True))
-    ends = rf"[^0-9A-Za-z](?:{names})$"
-    by_head = len(targets) > 1 and ids.str.contains(ends).all()
-    return ids.str.replace(ends, "", regex=True) if by_head else ids
+        if column in labels.named:
+            yield from label_spellings(column, found)
 
 
 def _report(project: Project, faults: list[Fault], leaks: LeakReport, train: int, test: int) -> None:
@@ -221,9 +185,13 @@ def _report(project: Project, faults: list[Fault], leaks: LeakReport, train: int
     for fault in faults:
         sorts.setdefault((fault.problem, fault.fatal), []).append(fault)
     for (problem, is_fatal), members in sorts.items():
-        rest = f" (the first {MOST_SHOWN})" if len(members) > MOST_SHOWN else ""
+        same: dict[str, list[str]] = {}
+        for fault in members:
+            same.setdefault(fault.detail, []).append(fault.row)
+        rest = f" (the first {MOST_SHOWN})" if len(same) > MOST_SHOWN else ""
         out.print(f"{'' if is_fatal else 'note, '}{problem}: {len(members)}{rest}")
-        table("", ("row", "detail"), [(fault.row, fault.detail) for fault in members[:MOST_SHOWN]])
+        lines = [(len(rows), listed(rows), detail) for detail, rows in list(same.items())[:MOST_SHOWN]]
+        table("", ("count", "row", "detail"), lines)
     print_leaks(leaks)
     fatal = sum(fault.fatal for fault in faults)
     out.print(f"checked {train} training rows and {test} test rows in {project.shown(project.data)}")

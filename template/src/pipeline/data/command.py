@@ -12,6 +12,7 @@ from rich.filesize import decimal
 from pipeline.competition import Competition
 from pipeline.data import NAMES
 from pipeline.data.checks import check_data
+from pipeline.data.fold_columns import fold_columns
 from pipeline.data.folds import (
     CLASSES,
     FOLDS,
@@ -78,7 +79,7 @@ def create_folds(
     found = make_folds(rows, labels, FOLDS if n_folds is None else n_folds, seed or 0, splitter)
     write_classes(project, (rows, labels), *of_stages)
     write_folds(project, name, replace(found, demo=demo), labels.targets)
-    _print_folds(project, path, found)
+    _print_folds(project, path, found, labels)
     if leak_report:
         report_leaks(found, competition.test_rows(data), data, read, path.with_suffix(".leaks.csv"), project)
 
@@ -186,11 +187,12 @@ def _keep(project: Project, path: Path, kept: FoldTable, tables: Sequence[tuple[
     out.print(f"{project.shown(path)} is there already and still fits; nothing to do", soft_wrap=True)
 
 
-def _print_folds(project: Project, path: Path, folds: FoldTable) -> None:
+def _print_folds(project: Project, path: Path, folds: FoldTable, labels: Labels) -> None:
     out = console()
     made = f"{folds.splitter}, seed {folds.seed}"
     out.print(f"{project.shown(path)}: {sum(folds.sizes())} rows in {folds.n_folds} folds ({made})")
-    table("", ("fold", "rows"), enumerate(folds.sizes()))
+    columns = fold_columns(folds, labels)
+    table("", ("fold", "rows", *columns), zip(range(folds.n_folds), folds.sizes(), *columns.values(), strict=True))
     extra = int((folds.rows[ROW_FOLD] < 0).sum())
     if extra:
         out.print(f"{extra} rows of other sources only train")

@@ -57,7 +57,11 @@ def check_groups(table: pd.DataFrame, scored: pd.DataFrame, where: str, remedy: 
     """Refuse groups that changed since the folds were made, and groups that lie in several folds. Rows are aligned."""
     if ROW_GROUP in table:
         groups = scored[ROW_GROUP] if ROW_GROUP in scored else pd.Series(pd.NA, index=scored.index, dtype="str")
-        same = table[ROW_GROUP].fillna("").to_numpy() == groups.fillna("").astype(str).to_numpy()
+        before, now = (  # numbers were written as 7.0 once
+            column.fillna("").astype(str).str.replace(r"^(\d+)\.0$", r"\1", regex=True).to_numpy()
+            for column in (table[ROW_GROUP], groups)
+        )
+        same = before == now
         changed = table[ROW_ID][~same]
         if len(changed):
             raise UserError(

@@ -6,8 +6,9 @@ from typing import Literal
 
 import pandas as pd
 
+from pipeline.cells import with_text
 from pipeline.data.places import files_below, shown
-from pipeline.data.tables import FIELD, RESERVED, image_rows, is_image, require_columns
+from pipeline.data.tables import FIELD, RESERVED, image_rows, is_image, pattern_column, require_columns
 from pipeline.errors import UserError, listed
 from pipeline.keys import ROW_GROUP, ROW_ID, ROW_IMAGE, ROW_PREDICTION
 from pipeline.settings import Settings
@@ -20,7 +21,7 @@ def rows_from_folders(data: Path, pattern: str, ids: Literal["stem", "path"] = "
 
     A name in braces becomes a column, `*` stands for any text in a name, `**/` for any folders: `train/{label}/*.jpg`,
     `train.zip/{label}/{group}_*`, `images/**/{label}-*.png`. A pattern whose last name holds no dot fits images of all
-    kinds, but for their extension.
+    kinds, but for their extension. A part of a name, such as `{image_id[0]}`, stands for any text in a name.
 
     Args:
         ids: what the id is where the pattern has no `{id}`: the name without extension, or the path below the first
@@ -32,7 +33,7 @@ def rows_from_folders(data: Path, pattern: str, ids: Literal["stem", "path"] = "
     Raises:
         UserError: nothing fits, two images have one id, or a name in braces that means something else to the pipeline.
     """
-    names = list(dict.fromkeys(FIELD.findall(pattern)))
+    names = [name for name in dict.fromkeys(FIELD.findall(pattern)) if pattern_column(name) == name]
     reserved = [name for name in names if name in RESERVED and name not in (ROW_ID, ROW_GROUP, ROW_PREDICTION)]
     if reserved:
         raise UserError(f"the pattern '{pattern}' names a column '{reserved[0]}', which the pipeline fills itself")
@@ -72,6 +73,7 @@ def rows_of_all_images(table: pd.DataFrame, settings: Settings, pattern: str, da
         UserError: what `image_rows` and `rows_from_folders` say, or ids of the table without any image.
     """
     names = [name for name in dict.fromkeys(FIELD.findall(pattern)) if name in table]
+    table = with_text(table, names)
     require_columns(table, [settings.id_column, *(names or FIELD.findall(pattern))], "the table")
     found = rows_from_folders(data, pattern, ids="path")[[ROW_ID, ROW_IMAGE, *names]]
     lines = image_rows(table, settings, settings.id_column, data).drop(columns=ROW_IMAGE)
@@ -94,6 +96,8 @@ def _expression(pattern: str) -> re.Pattern[str]:
             kept = WILD.split(part)
             wild = ["(?:[^/]+/)*" if found == "**/" else "[^/]*" for found in WILD.findall(part)]
             parts += [re.escape(kept[0]), *(way + re.escape(text) for way, text in zip(wild, kept[1:], strict=True))]
+        elif pattern_column(part) != part:
+            parts.append("[^/]+")
         elif part in numbers:
             parts.append(rf"(?:\{numbers[part]})")
         else:

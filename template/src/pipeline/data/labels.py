@@ -1,12 +1,12 @@
 """What stands in the target columns, as those who divide, list and check rows have to know it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, StratifiedKFold
 
 from pipeline.competition import Competition
 from pipeline.errors import UserError, listed
@@ -44,6 +44,16 @@ class Labels(Protocol):
 
     def splitter(self, n_folds: int, seed: int, grouped: bool) -> Any:
         """Divides strata as scikit-learn's splitters do: `split(X, strata, groups)`."""
+        ...
+
+    @property
+    def trains_each(self) -> bool:
+        """Whether a class with several rows is to train in each fold, and not to be held out as a whole."""
+        ...
+
+    @property
+    def of_whole_images(self) -> bool:
+        """Whether it is images that are predicted: side columns may help, and several may be for one prediction."""
         ...
 
     def marked(self, rows: pd.DataFrame) -> pd.DataFrame:
@@ -90,6 +100,14 @@ class ClassLabels:
         return rows[column]
 
     def strata(self, rows: pd.DataFrame, n_folds: int) -> tuple[np.ndarray | None, list[str]]:
+        return self.numbered(rows, n_folds, pool=len(self.targets) > 1)
+
+    def numbered(self, rows: pd.DataFrame, n_folds: int, pool: bool) -> tuple[np.ndarray | None, list[str]]:
+        """The number of each row's class, or combination of classes; see `strata`.
+
+        Args:
+            pool: whether rare ones are one stratum; else only those of a single row are.
+        """
         targets = list(self.targets)
         keys = rows[targets].astype(str).agg(" / ".join, axis=1) if len(targets) > 1 else rows[targets[0]].astype(str)
         codes, names = pd.factorize(keys, sort=True)
@@ -99,13 +117,21 @@ class ClassLabels:
             return codes, []
         what = f"classes of '{targets[0]}'" if len(targets) == 1 else f"combinations of {', '.join(targets)}"
         note = f"{rare.sum()} of {len(names)} {what} have fewer rows than there are folds ({listed(names[rare])})"
-        if rare.all():
+        pooled = rare if pool else counts == 1
+        if pooled.all():
             return None, [note]
-        return np.where(rare[codes], len(names), codes), [note]
+        return np.where(pooled[codes], len(names), codes), [note]
 
     def splitter(self, n_folds: int, seed: int, grouped: bool) -> Any:
-        made = StratifiedGroupKFold if grouped else StratifiedKFold
-        return made(n_folds, shuffle=True, random_state=seed)
+        return Stratified(n_folds, seed, grouped)
+
+    @property
+    def trains_each(self) -> bool:
+        return True
+
+    @property
+    def of_whole_images(self) -> bool:
+        return True
 
     def marked(self, rows: pd.DataFrame) -> pd.DataFrame:
         return rows
@@ -118,6 +144,46 @@ class ClassLabels:
 
     def check_folds(self, rows: pd.DataFrame, where: str) -> None:
         """Any will do."""
+
+
+@dataclass(frozen=True)
+class Stratified:
+    """scikit-learn's stratified splitters, which refuse strata that all have fewer rows than there are folds: those are
+    dealt out one after the other, or as groups."""
+
+    n_folds: int
+    seed: int
+    grouped: bool
+
+    def split(self, x: Any, strata: np.ndarray, groups: Any = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Positions that train and positions that are held out, for each fold."""
+        if np.bincount(strata).max() < self.n_folds:
+            made: Any = GroupKFold(self.n_folds) if self.grouped else Spread(self.n_folds, self.seed)
+        else:
+            kind = StratifiedGroupKFold if self.grouped else StratifiedKFold
+            made = kind(self.n_folds, shuffle=True, random_state=self.seed)
+        yield from made.split(x, strata, groups)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Deals rows out, class after class: one with n rows is in as many folds as it can be, evenly.
+
+    scikit-learn's `StratifiedKFold` does so only where some class has as many rows as there are folds.
+    """
+
+    n_folds: int
+    seed: int
+
+    def split(self, _: Any, classes: np.ndarray, groups: Any = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Positions that train and positions that are held out, for each fold."""
+        random = np.random.default_rng(self.seed)
+        shuffled = random.permutation(classes.max() + 1)[classes]
+        order = np.lexsort([random.random(len(classes)), shuffled])
+        fold_of = np.empty(len(order), np.int64)
+        fold_of[order] = np.arange(len(order)) % self.n_folds
+        for fold in range(self.n_folds):
+            yield np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
 
 
 def labels_of(competition: Competition) -> Labels:

@@ -7,7 +7,9 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import GroupKFold, KFold
 
+from pipeline.data.class_spread import spread_classes
 from pipeline.data.labels import Labels, require_values
+from pipeline.data.spellings import alike, loose, strict
 from pipeline.errors import UserError, listed
 from pipeline.keys import ROW_GROUP
 
@@ -38,15 +40,21 @@ def assign_folds(
     require_values(rows, labels)
     strata, notes = labels.strata(rows, n_folds)
     chosen = _choose(splitter, ROW_GROUP in rows, strata is not None)
-    groups = _group_codes(rows, n_folds, seed) if "group" in chosen else None
+    groups = None
+    if "group" in chosen:
+        groups, noted = _group_codes(rows, n_folds, seed)
+        notes += noted
+    notes += _class_notes(rows, labels)
     if "stratified" in chosen and strata is None:
-        raise UserError(f"no class has {n_folds} rows, so nothing can be stratified; use --splitter plain or group")
+        raise UserError("classes have too few rows to be stratified; use --splitter plain or group")
     folds = np.full(len(rows), -1, np.int64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the rare classes are told by our own note
         held_out = _splits(chosen, labels, n_folds, seed, strata, groups, len(rows))
     for fold, positions in enumerate(held_out):
         folds[positions] = fold
+    if labels.trains_each and (splitter == "auto" or "stratified" in chosen):
+        folds = spread_classes(folds, rows, labels, np.arange(len(rows)) if groups is None else groups, seed)
     sizes = np.bincount(folds, minlength=n_folds)
     if sizes.min() == 0:
         raise UserError(
@@ -74,12 +82,35 @@ def _choose(splitter: Splitter, grouped: bool, stratifiable: bool) -> Splitter:
     return splitter
 
 
-def _group_codes(rows: pd.DataFrame, n_folds: int, seed: int) -> np.ndarray:
-    """int64 (N,) number of each row's group, numbered by the seed: equally large groups go to folds in that order."""
-    codes, names = pd.factorize(rows[ROW_GROUP], sort=True)
+def _class_notes(rows: pd.DataFrame, labels: Labels) -> list[str]:
+    """A note for each column with classes that are one in several spellings, as they cannot mean two things."""
+    notes = []
+    for column in labels.named:
+        same = alike(labels.cells(rows, column).dropna().astype(str).unique(), strict)
+        if same:
+            examples = listed((" and ".join(map(repr, names)) for names in same), 2)
+            notes.append(f"classes of '{column}' are one in several spellings ({examples}); see scripts/check_data.py")
+    return notes
+
+
+def _group_codes(rows: pd.DataFrame, n_folds: int, seed: int) -> tuple[np.ndarray, list[str]]:
+    """int64 (N,) number of each row's group, numbered by the seed: equally large groups go to folds in that order.
+
+    Groups whose names differ by case, spaces or zeros only are one, and a note.
+    """
+    groups, notes = rows[ROW_GROUP].astype(str), []
+    same = alike(groups.unique())
+    if same:
+        groups = groups.map(loose)
+        examples = listed((" and ".join(map(repr, names)) for names in same), 2)
+        notes.append(
+            f"{len(same)} groups stand in spellings that differ by case, spaces or zeros only ({examples}) and were "
+            "kept together; give each one name in src/competition/tables.py"
+        )
+    codes, names = pd.factorize(groups, sort=True)
     if len(names) < n_folds:
         raise UserError(f"{len(names)} groups cannot make {n_folds} folds; ask for fewer with --n-folds")
-    return np.random.default_rng(seed).permutation(len(names))[codes]
+    return np.random.default_rng(seed).permutation(len(names))[codes], notes
 
 
 def _splits(

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from pipeline.cells import with_text
 from pipeline.data.places import ZIP, names_in, shown
 from pipeline.errors import UserError, listed, nearest
 from pipeline.keys import ROW_FOLD, ROW_GROUP, ROW_ID, ROW_IMAGE, ROW_ONLY_FOLD, ROW_PREDICTION, ROW_SOURCE, ROW_WEIGHT
@@ -16,12 +17,16 @@ from pipeline.settings import Settings
 
 RESERVED = (ROW_ID, ROW_IMAGE, ROW_PREDICTION, ROW_GROUP, ROW_SOURCE, ROW_WEIGHT, ROW_ONLY_FOLD, ROW_FOLD)
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".jp2", ".npy", ".dcm")
+TEXT_SUFFIXES = (".csv", ".tsv", ".txt")
 FIELD = re.compile(r"\{([^{}]+)\}")
+PART = re.compile(r"(.+)\[(?:(-?\d+)|(-?\d*):(-?\d*))\]")  # `image_id[0]`, `image_id[:2]`
 Listing = Callable[[str], tuple[set[str], dict[str, list[str]]]]  # folder -> its files; those that are images by stem
 
 
 def read_table(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
     """Read a csv with every cell as text: `00012`, `1.0`, `NA` and `None` stay what they are; an empty cell is missing.
+
+    Where the first line has no comma, `;` or tabs may divide cells.
 
     Args:
         columns: what must be among its columns.
@@ -30,22 +35,34 @@ def read_table(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
         UserError: no such file, a file that is not csv, or a column that is not there (the nearest one is named).
     """
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""], encoding="utf-8-sig")
+        separator = separator_of(path)
+        table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, na_values=[""], encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise UserError(f"there is no {path.name} in {shown(path.parent)}; {_remedy(path)}") from error
     except pd.errors.EmptyDataError as error:
         raise UserError(f"{shown(path)} is empty; download it again") from error
     except (pd.errors.ParserError, UnicodeDecodeError) as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise UserError(
-            f"{shown(path)} is not a csv file in UTF-8 ({reason}); download it again or convert it"
-        ) from error
+        reason, remedy = str(error).strip().splitlines()[-1], "download it again or convert it"
+        if "EOF inside string" in reason:
+            remedy = "a quotation mark is not closed: close or remove the last '\"' that stands alone"
+        elif path.read_bytes()[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            remedy = "it is UTF-16: save it as CSV UTF-8"
+        raise UserError(f"{shown(path)} is not a csv file in UTF-8 ({reason}); {remedy}") from error
     except OSError as error:
         raise UserError(f"cannot read {shown(path)}: {error.strerror or error}") from error
     if not isinstance(table.index, pd.RangeIndex):
         raise UserError(f"{shown(path)}: its rows have more cells than its first line names; mend the first line")
     require_columns(table, columns, path.name)
     return table
+
+
+def separator_of(path: Path) -> str:
+    """What divides the cells of a csv: a comma, or the `;` or tab of a first line without one."""
+    if path.suffix.lower() not in TEXT_SUFFIXES:  # it may be compressed
+        return ","
+    with path.open("rb") as file:
+        first = file.readline()
+    return next((mark for mark in (",", ";", "\t") if mark.encode() in first), ",")
 
 
 def _remedy(path: Path) -> str:
@@ -96,6 +113,7 @@ def image_rows(table: pd.DataFrame, settings: Settings, pattern: str | Sequence[
             column with a reserved name.
     """
     require_columns(table, [settings.id_column], "the table")
+    table = with_text(table, [settings.id_column, settings.group_column, settings.prediction_column])
     require_cells(table, settings.id_column)
     told = (*settings.target_columns, *settings.side_columns)
     reserved = [column for column in told if column in RESERVED and column in table]
@@ -122,13 +140,15 @@ def image_rows(table: pd.DataFrame, settings: Settings, pattern: str | Sequence[
 def image_paths(table: pd.DataFrame, pattern: str | Sequence[str], data: Path) -> pd.Series:
     """The path below `data` of every row's image.
 
-    The pattern holds columns in braces: `train/{patient}/{image_id}.png`. A value that brings the extension along does
+    The pattern holds columns in braces: `train/{patient}/{image_id}.png`, or parts of their text, counted as Python
+    does: `train/{image_id[0]}/{image_id[:2]}/{image_id}.png`. A value that brings the extension along does
     not double it. Where the pattern has no extension (`train/{image_id}`) and the value neither, the file of that stem
     is looked up in its folder. An archive counts as a folder: `train.zip/{image_id}.png`. Of several patterns, the
     first one whose file exists is taken, or else the first one: that files exist is not checked here.
 
     Raises:
-        UserError: an unknown column in braces (the nearest one is named), an empty cell, or two files of one stem.
+        UserError: an unknown column in braces (the nearest one is named), an empty cell, one that is too short for the
+            part that is asked for, or two files of one stem.
     """
     patterns = [pattern] if isinstance(pattern, str) else list(pattern)
     listing = functools.cache(lambda folder: _listing(data / folder))
@@ -145,16 +165,39 @@ def _are_there(paths: pd.Series, listing: Listing) -> np.ndarray:
 
 def _filled(table: pd.DataFrame, pattern: str, listing: Listing) -> pd.Series:
     parts = FIELD.split(pattern)  # text, column, text, ..., column, text
-    require_columns(table, parts[1::2], f"the table of the image pattern '{pattern}'")
+    columns = [field if field in table else pattern_column(field) for field in parts[1::2]]
+    require_columns(table, columns, f"the table of the image pattern '{pattern}'")
+    table = with_text(table, columns)
     paths = pd.Series("", index=table.index, dtype="str")
-    for text, column in zip(parts[:-1:2], parts[1::2], strict=True):
+    for text, field, column in zip(parts[:-1:2], parts[1::2], columns, strict=True):
         require_cells(table, column)
-        paths = paths + text + table[column]
+        paths = paths + text + (table[column] if field == column else _part(table[column], field))
     end = parts[-1]
     paths = paths.where(paths.str.lower().str.endswith(end.lower()), paths + end).str.lstrip("/")
     if "." not in end.rpartition("/")[2]:
         paths = pd.Series([_with_extension(path, listing) for path in paths], index=table.index, dtype="str")
     return paths
+
+
+def pattern_column(field: str) -> str:
+    """The column that a name in braces takes its text from: `image_id` for `image_id[0]`."""
+    part = PART.fullmatch(field)
+    return field if part is None else part[1]
+
+
+def _part(cells: pd.Series, field: str) -> pd.Series:
+    """What a part like `image_id[0]` is of each cell."""
+    found = PART.fullmatch(field)
+    assert found is not None
+    _, index, start, stop = found.groups()
+    parts = cells.str[int(index) if index else slice(int(start) if start else None, int(stop) if stop else None)]
+    short = cells[parts.isna() | (parts == "")]
+    if len(short):
+        raise UserError(
+            f"{len(short)} cells of '{found[1]}' ({listed(map(repr, short))}) are too short for '{{{field}}}' in the "
+            "image pattern; correct it in competition.yaml"
+        )
+    return parts
 
 
 def _with_extension(path: str, listing: Listing) -> str:

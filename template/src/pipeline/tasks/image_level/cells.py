@@ -1,7 +1,7 @@
 """Cells of a submission, judged as text: names of classes, numbers, blanks."""
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -70,10 +70,22 @@ def number_problems(name: str, values: pd.Series, probability: bool, whole: bool
     return found
 
 
-def list_problems(name: str, values: pd.Series, labels: Collection[str], most: int | None = None) -> list[Problem]:
-    """Cells that list no label, one that is none of `labels`, one twice, or more than `most`; spaces separate them."""
+def list_problems(
+    name: str,
+    values: pd.Series,
+    labels: Collection[str],
+    most: int | None = None,
+    divided: Callable[[str], list[str]] = str.split,
+    form: str = "divided by spaces",
+) -> list[Problem]:
+    """Cells that list no label, one that is none of `labels`, one twice, or more than `most`.
+
+    Args:
+        divided: reads the labels of a cell.
+        form: how they are to be written, in words.
+    """
     found = blank_problems(name, values)
-    words = values[~lower_case(values).isin(BLANK - set(labels))].str.split()
+    words = values[~lower_case(values).isin(BLANK - set(labels))].map(divided)
 
     def add(hit: pd.Series, what: str, remedy: str, examples: Iterable[object] | None = None) -> None:
         if len(hit):
@@ -87,7 +99,7 @@ def list_problems(name: str, values: pd.Series, labels: Collection[str], most: i
         add(
             unknown,
             "hold what is no label",
-            f"separate labels by spaces and write them exactly; {hint}",
+            f"write the labels exactly, {form}; {hint}",
             unknown.unique(),
         )
     add(words[words.map(lambda row: len(set(row)) < len(row))], "name a label twice", "name it once")

@@ -45,6 +45,10 @@ class MixedLabels:
             known = rows[list(part.targets)].notna().all(axis=1).to_numpy()
             found, noted = part.strata(rows[known], n_folds) if known.any() else (None, [])
             notes += noted
+            if found is not None and found.ndim == 1:  # a stratum for each rare class would take too long
+                counts = np.bincount(found)
+                rare = counts[found] < n_folds
+                found = None if rare.all() else np.where(rare, len(counts), found)
             if found is not None:
                 each = pd.get_dummies(found).to_numpy() if found.ndim == 1 else found
                 held = np.zeros((len(rows), each.shape[1]), np.int64)
@@ -55,6 +59,14 @@ class MixedLabels:
     def splitter(self, n_folds: int, seed: int, grouped: bool) -> Any:
         """Divides rows so that each stratum of each part is as frequent in every fold."""
         return LabelSets(self.targets).splitter(n_folds, seed, grouped)
+
+    @property
+    def trains_each(self) -> bool:
+        return all(part.trains_each for part in self.parts)
+
+    @property
+    def of_whole_images(self) -> bool:
+        return all(part.of_whole_images for part in self.parts)
 
     def marked(self, rows: pd.DataFrame) -> pd.DataFrame:
         for part in self.parts:

@@ -5,8 +5,8 @@ Or one row per image and head, whose ids end in the name of the head. What a col
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -20,11 +20,12 @@ from pipeline.tasks.image_level.kinds import kind_of
 @dataclass(frozen=True)
 class Column:
     """What one column of a sample holds: the probability of class `of`, or what is decided when that is none. The
-    number of a head without such columns is its `of`."""
+    number of a head without such columns is its `of`. `shown` is what the sample's own cells hold, each once."""
 
     name: str
     head: Head
     of: str | None = None
+    shown: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return kind_of(self.head).described(self)
@@ -41,10 +42,10 @@ def recognise(columns: Sequence[str], heads: Sequence[Head], metric: Metric) -> 
     """
     of_class = _class_columns(heads)
     of_head = {head.name: head for head in heads}
-    if columns and all(name in of_class for name in columns):
-        return tuple(Column(name, *of_class[name]) for name in columns)
-    if columns and all(name in of_head for name in columns):
-        return tuple(_head_column(name, of_head[name], metric) for name in columns)
+    if columns and all(_found(name, of_class) in of_class for name in columns):
+        return tuple(Column(name, *of_class[_found(name, of_class)]) for name in columns)
+    if columns and all(_found(name, of_head) in of_head for name in columns):
+        return tuple(_head_column(name, of_head[_found(name, of_head)], metric) for name in columns)
     if len(columns) == 1 and len(heads) == 1:
         return (_head_column(columns[0], heads[0], metric),)
     strange = [name for name in columns if name not in of_class and name not in of_head]
@@ -56,6 +57,26 @@ def recognise(columns: Sequence[str], heads: Sequence[Head], metric: Metric) -> 
         what = f"{listed(map(repr, columns), 5)}, which are neither the classes ({listed(_class_names(heads))}) nor "
         what += f"the target columns ({listed(of_head)})"
     raise UserError(f"the sample submission has the columns {what} (fill them in src/competition/submission.py)")
+
+
+def _found(name: str, known: Collection[str]) -> str:
+    """The name of a column as it is known: spaces around it do not count."""
+    return name if name in known else name.strip()
+
+
+def columns_of(sample: pd.DataFrame, id_column: str, heads: Sequence[Head], metric: Metric) -> tuple[Column, ...]:
+    """What each column of the sample (all text) but the id's holds, and shows.
+
+    Raises:
+        UserError: the columns are of no known kind; they are named.
+    """
+    found = recognise([name for name in sample.columns if name != id_column], heads, metric)
+    return tuple(replace(column, shown=shown(sample[column.name])) for column in found)
+
+
+def shown(cells: pd.Series) -> tuple[str, ...]:
+    """Cells of a sample, each once."""
+    return tuple(map(str, cells.dropna().unique()))
 
 
 def _class_names(heads: Sequence[Head]) -> list[str]:
@@ -99,7 +120,7 @@ def submission_table(
         asked = [(head, mark) for head in heads for mark in named["mark"][named["head"] == head.name].unique()]
         parts = [_rows_of_head(sample, predictions, head, metric, id_column, mark) for head, mark in asked]
         return pd.concat(parts, ignore_index=True)
-    columns = recognise([name for name in sample.columns if name != id_column], heads, metric)
+    columns = columns_of(sample, id_column, heads, metric)
     filled: dict[str, object] = {id_column: predictions.index.to_numpy()}
     for head in {column.head.name: column.head for column in columns}.values():
         filled |= _filled(predictions, head, [column for column in columns if column.head is head], metric)
@@ -111,7 +132,10 @@ def _rows_of_head(
 ) -> pd.DataFrame:
     """The rows of one head, where a sample has a row for each image and head."""
     [value] = [name for name in sample.columns if name != id_column]
-    values = _filled(predictions, head, [_head_column(value, head, metric)], metric)[value]
+    column = replace(
+        _head_column(value, head, metric), shown=shown(sample[value][sample[id_column].str.endswith(head.name)])
+    )
+    values = _filled(predictions, head, [column], metric)[value]
     ids = predictions.index.astype(str) + mark + head.name
     return pd.DataFrame({id_column: ids, value: values.astype(object)})[list(sample.columns)]
 

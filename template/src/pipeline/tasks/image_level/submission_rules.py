@@ -10,7 +10,7 @@ from pipeline.errors import UserError, listed
 from pipeline.rules import Keys, Problem, sample_id_column
 from pipeline.tasks.image_level.cells import as_numbers, blank_problems
 from pipeline.tasks.image_level.kinds import kind_of
-from pipeline.tasks.image_level.submission import Column, heads_of_rows, recognise
+from pipeline.tasks.image_level.submission import Column, columns_of, heads_of_rows, shown
 
 
 def submission_rules(sample: pd.DataFrame, heads: Sequence[Head], metric: Metric, id_column: str) -> "SubmissionRules":
@@ -18,10 +18,13 @@ def submission_rules(sample: pd.DataFrame, heads: Sequence[Head], metric: Metric
     id_column = sample_id_column(list(sample.columns), id_column)
     names = [name for name in sample.columns if name != id_column]
     if len(names) == 1 and heads_of_rows(sample[id_column], heads) is not None:
-        of_heads = tuple(Column(names[0], head, kind_of(head).single_column(metric)) for head in heads)
+        cells = {head.name: sample[names[0]][sample[id_column].str.endswith(head.name)] for head in heads}
+        of_heads = tuple(
+            Column(names[0], head, kind_of(head).single_column(metric), shown(cells[head.name])) for head in heads
+        )
         return SubmissionRules(id_column, of_heads, metric, heads[0], by_row=True)
     try:
-        columns = recognise(names, heads, metric)
+        columns = columns_of(sample, id_column, heads, metric)
     except UserError:  # a format of the user's own
         columns = ()
     numeric = tuple(name for name in names if len(sample) and not as_numbers(sample[name]).isna().any())

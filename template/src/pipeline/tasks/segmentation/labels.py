@@ -30,6 +30,10 @@ class MaskLabels(ClassLabels):
         """One class: what is not of it is background."""
         return 1
 
+    @property
+    def of_whole_images(self) -> bool:
+        return False
+
     def asked(self, ids: pd.Series) -> pd.Series:
         """The ids of images, each once, where a sample has a row per image and class, or per object."""
         mark = mark_of(ids, self.classes)
@@ -48,7 +52,7 @@ class MaskLabels(ClassLabels):
 
     def strata(self, rows: pd.DataFrame, n_folds: int) -> tuple[np.ndarray | None, list[str]]:
         sets = {column: [str(truth) for _, truth in _truths(rows, column)] for column in self.targets}
-        return super().strata(rows.assign(**sets), n_folds)
+        return self.numbered(rows.assign(**sets), n_folds, pool=True)
 
 
 def _truths(rows: pd.DataFrame, column: str) -> Sequence[tuple[object, Truth]]:

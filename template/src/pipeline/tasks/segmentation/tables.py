@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from pipeline.cells import with_text
 from pipeline.data.folders import rows_from_folders
 from pipeline.data.tables import image_rows, require_columns
 from pipeline.errors import UserError
@@ -34,6 +35,7 @@ def mask_rows(
         UserError: a column is missing, a class or a value is unknown, or a path has no size in it.
     """
     require_columns(table, [settings.id_column], settings.train_csv)
+    table = with_text(table, [settings.id_column])
     table = form.by_image(table, settings.id_column, classes)
     own = [name for name in form.own_columns if name != settings.id_column]
     single = table.drop_duplicates(settings.id_column).drop(columns=own, errors="ignore").reset_index(drop=True)
@@ -58,6 +60,7 @@ def with_truth(
         table: with `id`, as often as it has masks.
         size: see `mask_rows`.
     """
+    rows, table = with_text(rows, [ROW_ID, ROW_IMAGE]), with_text(table, [ROW_ID])
     truths = form.truths(table, rows, _images(rows, data, size), tuple(classes), data)
     column = pd.Series(truths, index=rows.index, dtype=object)
     return rows.assign(**{settings.target_columns[0]: column})
@@ -68,6 +71,7 @@ def rows_to_predict(
 ) -> pd.DataFrame:
     """Test rows, one per image, of a test table or of a sample submission that has several rows per image."""
     require_columns(table, [settings.id_column], "the table of test rows")
+    table = with_text(table, [settings.id_column])
     single = form.by_image(table, settings.id_column, classes).drop_duplicates(settings.id_column)
     return image_rows(single.reset_index(drop=True), settings, settings.test_images, data)
 
@@ -81,6 +85,7 @@ def every_image(table: pd.DataFrame, settings: Settings, pattern: str, data: Pat
     found = rows_from_folders(data, pattern, ids="path")
     ids = found[settings.id_column] if settings.id_column in found else found[ROW_ID]
     extension = found[ROW_IMAGE].str.extract(r"(\.[^./]+)$")[0]
+    table = with_text(table, [settings.id_column])
     told = set(table[settings.id_column])
     whole = ids + extension
     ids = whole if not told & set(ids) and told & set(whole) else ids

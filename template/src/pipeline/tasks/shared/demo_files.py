@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.data.marker import DEMO_MARKER, demo_files, digest, is_unchanged
-from pipeline.data.tables import FIELD, image_paths
+from pipeline.data.tables import FIELD, image_paths, pattern_column
 from pipeline.errors import UserError, listed
 from pipeline.files import write_text
 from pipeline.names import load
@@ -75,7 +75,7 @@ def _foreign_files(data: Path) -> Iterator[str]:
 
 def with_pattern_columns(table: pd.DataFrame, pattern: str, settings: Settings) -> pd.DataFrame:
     """The table with a column for each name in braces that it lacks; it tells rows apart where the id does not."""
-    columns = FIELD.findall(pattern)
+    columns = [pattern_column(field) for field in FIELD.findall(pattern)]
     if any(column in settings.target_columns and column not in table for column in columns):
         raise UserError(
             f"test_images ('{pattern}') names a target column, which no test table has; correct the pattern"

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
-from pipeline.data.labels import ClassLabels
+from pipeline.data.labels import ClassLabels, Spread
 from pipeline.errors import UserError, listed
 from pipeline.keys import ROW_FOLD, ROW_GROUP
 from pipeline.tasks.image_level.kinds.embedding.targets import alone_column, apart_column
@@ -91,6 +91,10 @@ class Identities(ClassLabels):
                 "make the folds anew (scripts/make_folds.py --force), or change hold_out back"
             )
 
+    @property
+    def trains_each(self) -> bool:
+        return self.hold_out == "images"
+
     def splitter(self, n_folds: int, seed: int, grouped: bool) -> Any:
         """Spreads the rows of each identity over the folds, or keeps them in one."""
         if self.hold_out == "identities":
@@ -101,27 +105,6 @@ class Identities(ClassLabels):
                 )
             return WholeIdentities(n_folds, seed)
         return StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed) if grouped else Spread(n_folds, seed)
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Deals rows out, identity after identity: one with n rows is in as many folds as it can be, evenly.
-
-    scikit-learn's `StratifiedKFold` does so only for classes with as many rows as there are folds.
-    """
-
-    n_folds: int
-    seed: int
-
-    def split(self, _: Any, identities: np.ndarray, groups: Any = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Positions that train and positions that are held out, for each fold."""
-        random = np.random.default_rng(self.seed)
-        shuffled = random.permutation(identities.max() + 1)[identities]
-        order = np.lexsort([random.random(len(identities)), shuffled])
-        fold_of = np.empty(len(order), np.int64)
-        fold_of[order] = np.arange(len(order)) % self.n_folds
-        for fold in range(self.n_folds):
-            yield np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
 
 
 @dataclass(frozen=True)

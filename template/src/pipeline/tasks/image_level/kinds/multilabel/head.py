@@ -117,7 +117,8 @@ class Multilabel(HeadKind):
 
     def described(self, column: Column) -> str:
         if column.of is None:
-            return f"labels of '{self.head.name}', out of {self.width}"
+            form = submission.list_form(self.head, column)
+            return f"labels of '{self.head.name}', out of {self.width}, {form}"
         return f"whether '{column.of}' holds"
 
 

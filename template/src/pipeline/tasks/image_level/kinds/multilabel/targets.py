@@ -1,7 +1,7 @@
 """The truth of rows: for each label whether it holds.
 
-Rows have one column per label (0 or 1), or one column, named like the head, that lists the labels that hold with spaces
-between them; an empty cell lists none.
+Rows have one column per label (0 or 1), or one column, named like the head, that lists the labels that hold; an empty
+cell lists none. What divides them, see `lists`.
 """
 
 import numpy as np
@@ -10,6 +10,7 @@ import pandas as pd
 from pipeline.competition import Head
 from pipeline.errors import UserError, listed, nearest
 from pipeline.keys import ROW_ID
+from pipeline.tasks.image_level.kinds.multilabel.lists import read_list
 from pipeline.tasks.image_level.predictions import probability_columns
 
 NUMBERS = {"true": "1", "false": "0", "yes": "1", "no": "0"}
@@ -38,7 +39,8 @@ def hard_targets(rows: pd.DataFrame, head: Head) -> np.ndarray:
     """The same, from the label columns or the lists alone."""
     if set(head.classes) <= set(rows.columns):
         return numbers(rows, head.classes)
-    words = rows[head.name].fillna("").str.split()
+    known = set(head.classes)
+    words = rows[head.name].fillna("").astype(str).map(lambda cell: read_list(cell, known, head.separator))
     unknown = rows[ROW_ID][words.map(lambda found: not set(found) <= set(head.classes))]
     if len(unknown):
         label = next(word for word in words.loc[unknown.index[0]] if word not in head.classes)

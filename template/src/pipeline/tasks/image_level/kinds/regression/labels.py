@@ -32,5 +32,5 @@ class NumberLabels(ClassLabels):
         rows_each = n_folds if len(self.targets) == 1 else 2 * n_folds
         bins = int(np.clip((len(rows) / rows_each) ** (1 / len(self.targets)), 2, MOST_BINS))
         ranks = pd.DataFrame({column: numbers(rows, column) for column in self.targets}).rank(method="min")
-        codes, _ = super().strata((ranks - 1) * bins // len(rows), n_folds)
+        codes, _ = self.numbered((ranks - 1) * bins // len(rows), n_folds, pool=True)
         return codes, []

@@ -1,0 +1,59 @@
+"""One thing in several spellings: labels, groups and ids that differ by case, spaces, accents or `.0` only."""
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterable
+
+from pipeline.data.tables import SUFFIXES
+
+NUMBER = re.compile(r"([+-]?)0*(\d+)(?:\.(\d*?)0*)?")
+WHOLE = re.compile(r"([+-]?\d+)\.0*")
+INVISIBLE = re.compile("[\u200b\u200c\u200d\u2060\ufeff\u00ad]")  # zero-width characters, soft hyphens
+TRUE, FALSE = ("true", "yes", "1"), ("false", "no", "0")
+
+
+def strict(text: str) -> str:
+    """Equal for spellings that cannot mean two things: other spaces, another Unicode form, `1.0` for `1`."""
+    plain = " ".join(INVISIBLE.sub("", unicodedata.normalize("NFC", text)).split())
+    whole = WHOLE.fullmatch(plain)
+    return whole[1] if whole else plain
+
+
+def loose(text: str) -> str:
+    """Equal for spellings that most likely mean one thing: the case and leading zeros besides."""
+    plain = strict(unicodedata.normalize("NFKC", text)).casefold()
+    number = NUMBER.fullmatch(plain)
+    if number is None:
+        return plain
+    return number[1].replace("+", "") + number[2] + (f".{number[3]}" if number[3] else "")
+
+
+def loose_id(text: str) -> str:
+    """Like `loose`; a folder in front and the extension of an image do not count either."""
+    name = strict(text).replace("\\", "/").rpartition("/")[2]
+    stem, dot, suffix = name.rpartition(".")
+    return loose(stem if stem and (dot + suffix).lower() in SUFFIXES else name)
+
+
+def alike(values: Iterable[str], key: Callable[[str], str] = loose) -> list[list[str]]:
+    """Sets of different texts with the same key, in the order in which they come."""
+    found: dict[str, list[str]] = {}
+    for text in dict.fromkeys(values):
+        found.setdefault(key(text), []).append(text)
+    return [texts for texts in found.values() if len(texts) > 1]
+
+
+def are_one(texts: Iterable[str]) -> bool:
+    """Whether some of these spellings cannot mean two things."""
+    return bool(alike(texts, strict))
+
+
+def answers(texts: Iterable[str]) -> dict[str, list[str]]:
+    """`yes` and `no` with their spellings, where all of the texts say one of the two and some do so in other words."""
+    found: dict[str, list[str]] = {}
+    for text in dict.fromkeys(texts):
+        word = loose(text)
+        if word not in (*TRUE, *FALSE):
+            return {}
+        found.setdefault("yes" if word in TRUE else "no", []).append(text)
+    return found if any(len({loose(text) for text in same}) > 1 for same in found.values()) else {}
