@@ -10,8 +10,8 @@ from typing import NoReturn
 
 LAUNCHED = "PIPELINE_LAUNCHED"  # in the environment of the processes that `pipeline.launch` has started
 OTHERS_FAILED = 3
-# What torch, numpy and the system say -> what it means and what to do; the first that fits counts. None of it is a fault
-# of the code, so its traceback would help nobody.
+# What torch, numpy and the system say -> what it means and what to do; the first that fits counts. The code has no
+# part in it, so a traceback would help nobody.
 FAILURES = {
     r"OutOfMemoryError|out of memory\. Tried|CUDA out of memory|CUDA error: out of memory|ALLOC_FAILED": (
         "the GPU has too little memory; lower training.batch_size (and raise training.accumulate) or image.size, "
@@ -30,8 +30,8 @@ FAILURES = {
         "free memory"
     ),
     r"Expected more than 1 (value per channel|spatial element)": (
-        "a norm layer has one value per channel to train on: a single row, where the image has shrunk to one pixel; "
-        "raise training.batch_size to at least 2 for each device, or enlarge image.size"
+        "a norm layer cannot train on one value: a device's batch is a single row, its features a single pixel; "
+        "raise training.batch_size to 2 or more for each device, or enlarge image.size"
     ),
     r"no kernel image|not compiled for this|no kernels for": (
         "the installed torch has no kernels for this GPU; install one that has, or set machine.device=cpu"
