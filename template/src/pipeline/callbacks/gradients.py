@@ -139,7 +139,7 @@ def measure(gradients: Sequence[Tensor | None]) -> Tensor:
 
 
 def movement(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """Length of the way from old to new weights over that of the old ones, float32 () on the CPU; NaN where these are zero."""
+    """Length of the way from old to new weights over that of the old ones, () on the CPU; NaN where these are zero."""
     if not pairs:
         return torch.tensor(math.nan)
     way = torch.stack([(new - old).square().sum() for old, new in pairs]).sum()
