@@ -47,6 +47,6 @@ def require_same_folds(project: Project, inputs: Mapping[str, str], folds: str) 
     for stage, name in inputs.items():
         if read_json(project.require_run(name) / "run.json")["folds"] != folds:
             raise UserError(
-                f"stage '{stage}': '{name}' was trained with other folds, so its predictions know rows that are held out "
-                f"here; train it on the same ones (scripts/train.py {name} folds=FILE --as OTHER), and name OTHER here"
+                f"stage '{stage}': '{name}' was trained with other folds, so its predictions know rows that are held "
+                f"out here; train it on the same ones (scripts/train.py {name} folds=FILE --as OTHER), and name OTHER"
             )
