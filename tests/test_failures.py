@@ -17,7 +17,6 @@ from projects import Renders, imported, run_script, source
 from training import assert_same_outcome, demo_project, expect, outcome, register
 
 with imported(source().parent):
-    from pipeline.data.loaders import EpochBatches, RowBatches, make_loader
     from pipeline.errors import UserError, known_failure, known_failures
     from pipeline.tasks.shared.collate import collate
 
@@ -125,13 +124,15 @@ def no_hang(seconds: int = 90) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def batches_of(limit: Callable[[], object], workers: int = 1, made: Callable[..., Any] = collate) -> list[Any]:
+def batches_of(limit: Callable[[], object], made: Callable[..., Any] = collate) -> list[Any]:
+    """The batches of one loader process, which pickles by the names of modules."""
     device = torch.device("cpu")
-    with (
-        no_hang(),
-        EpochBatches(make_loader(Samples(limit), RowBatches(8, 4), made, workers, device), device) as batches,
-    ):
-        return list(batches)
+    with imported(source().parent):
+        from pipeline.data.loaders import EpochBatches, RowBatches, make_loader
+
+        loader = make_loader(Samples(limit), RowBatches(8, 4), made, 1, device)
+        with no_hang(), EpochBatches(loader, device) as batches:
+            return list(batches)
 
 
 def no_file_of_this_size() -> None:

@@ -13,7 +13,7 @@ OTHERS_FAILED = 3
 # What torch, numpy and the system say -> what it means and what to do; the first that fits counts. The code has no
 # part in it, so a traceback would help nobody.
 FAILURES = {
-    r"OutOfMemoryError|out of memory\. Tried|CUDA out of memory|CUDA error: out of memory|ALLOC_FAILED": (
+    r"OutOfMemoryError|(CUDA|MPS backend|CUDA error:) out of memory|ALLOC_FAILED": (
         "the GPU has too little memory; lower training.batch_size (and raise training.accumulate) or image.size, "
         "set model.grad_checkpointing=true, or, where it only predicts, lower machine.valid_batch_size "
         "(scripts/predict.py: --batch-size)"
