@@ -334,9 +334,7 @@ def test_folds_of_the_other_form_are_refused() -> None:
     of_images, of_whole = (make_folds(random_rows(), labels, 4).rows for labels in (images, whole))
     images.check_folds(of_images, "folds/folds.csv")
     whole.check_folds(of_whole, "folds/folds.csv")
-    lost = (
-        "ten.csv does not hold out identities, .*: 24 identities of 'whale' are in several folds .*ten --force"
-    )
+    lost = "ten.csv does not hold out identities, .*: 24 identities of 'whale' are in several folds .*ten --force"
     with pytest.raises(UserError, match=lost):
         whole.check_folds(of_images, "folds/ten.csv")
     with pytest.raises(UserError, match=r"does not hold out images, .*: no identity of 'whale' is in several folds"):

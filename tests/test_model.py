@@ -385,6 +385,6 @@ def test_heads_of_any_name_have_outputs_and_weights_of_their_own() -> None:
     assert list(outputs) == [head.output_key for head in heads] and len(outputs) == len(columns)
     weights = made.state_dict()
     assert "heads.output_label.weight" in weights and "heads.output_a b.weight" in weights, "ordinary names stay"
-    made.load_state_dict(weights)
     sum(value.sum() for value in outputs.values()).backward()
     assert all(parameter.grad is not None for parameter in made.heads.parameters())
+    made.load_state_dict(weights)
