@@ -75,7 +75,7 @@ def test_a_dot_in_the_name_of_a_head() -> None:
     outputs = network({"input_image": torch.randn(2, 3, 64, 64)})
     expected = {f"{head.output_key}{end}" for head in heads for end in ("", "@presence", "@stride4")}
     assert set(outputs) == expected
-    assert "heads.output_kind.weight" in network.state_dict(), "an ordinary name stays as it is"
+    assert "presence.output_kind.weight" in network.state_dict(), "an ordinary name stays as it is"
 
 
 def test_it_is_smps_network() -> None:
