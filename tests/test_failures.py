@@ -203,6 +203,7 @@ def mortal(path, size):
 """
 
 
+@pytest.mark.slow
 def test_a_killed_loader_costs_nothing_that_was_trained(renders: Renders, tmp_path: Path) -> None:
     project = demo_project(renders, tmp_path / "project")
     (project / "src/competition/reading.py").write_text(READER)
