@@ -102,6 +102,7 @@ def test_last_line_of_the_command_names_key_and_remedy(
 def test_a_good_copy_needs_no_trust_and_ends_with_three_commands(renders: Renders, tmp_path: Path) -> None:
     target = tmp_path / "my [own] competition"
     done = copier_command("copy", "--defaults", str(renders.template), str(target))
+    assert "from a folder without git, so this repository can never be updated" in done.stderr + done.stdout
     assert done.returncode == 0, done.stderr
     commands = [line.strip() for line in done.stderr.rstrip().splitlines()[-3:]]
     assert commands == [f"cd '{target}'", "make setup", "make demo"]

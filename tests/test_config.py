@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
+from ruamel.yaml import YAML
 
-from projects import imported, run_script
+from projects import Renders, imported, run_script
 from training import expect
 
 BAD_SETTINGS = {
@@ -49,7 +51,7 @@ def test_numbers_are_read_as_yaml_1_2(project: Path) -> None:
         assert parse_yaml_value("0012") in (12, "0012")
 
 
-def test_extends_merges_and_a_new_name_drops_old_params(project: Path) -> None:
+def test_extends_merges_mapping_by_mapping(project: Path) -> None:
     experiments = project / "experiments"
     (experiments / "parent.yaml").write_text(
         "extends: demo\noptimizer: {lr: 0.1}\nschedule: {name: cosine, params: {final: 0.5}}\n"
@@ -65,6 +67,102 @@ def test_extends_merges_and_a_new_name_drops_old_params(project: Path) -> None:
     assert child.training.batch_size == 32, "what the grandparent sets is kept"
     assert child.callbacks[0].params == {"a": 1}
     assert child.schedule.name == "constant"
+
+
+PARENT = """extends: demo
+optimizer: {lr: 0.1, weight_decay: 0.2, params: {betas: [0.8, 0.9]}}
+schedule: {name: one_cycle, warmup_epochs: 3, params: {div_factor: 5}}
+augmentations: {params: {strength: 0.5}}
+image: {reader: {params: {high: 9}}}
+model: {name: mine, drop_rate: 0.4, params: {width: 8}}
+losses: [{head: label, weight: 2, loss: {name: focal, params: {gamma: 1}}}]
+callbacks: [{name: mine, params: {a: 1}}, other]
+"""
+ANOTHER_NAME = {  # overrides -> what the entry and what stands beside it are then
+    "optimizer.name=sgd": {"optimizer": {"name": "sgd", "lr": 0.1, "weight_decay": 0.2, "params": {}}},
+    "optimizer.name=adamw": {"optimizer": {"name": "adamw", "lr": 0.1, "params": {"betas": [0.8, 0.9]}}},
+    "optimizer.lr=0.5 optimizer.name=sgd": {"optimizer": {"name": "sgd", "lr": 0.5, "weight_decay": 0.2, "params": {}}},
+    "optimizer.name=sgd optimizer.params.x=1": {"optimizer": {"name": "sgd", "lr": 0.1, "params": {"x": 1}}},
+    "optimizer.params.x=1 optimizer.name=sgd": {"optimizer": {"name": "sgd", "lr": 0.1, "params": {"x": 1}}},
+    "schedule.name=cosine schedule.warmup_epochs=2": {"schedule": {"name": "cosine", "warmup_epochs": 2, "params": {}}},
+    "schedule.name=cosine": {"schedule": {"name": "cosine", "warmup_epochs": 3, "params": {}}},
+    "augmentations.name=default": {"augmentations": {"name": "default", "params": {"strength": 0.5}}},
+    "augmentations.name=heavy": {"augmentations": {"name": "heavy", "params": {}}},
+    "augmentations.params.x=1 augmentations=heavy": {"augmentations": {"name": "heavy", "params": {"x": 1}}},
+    "augmentations=heavy augmentations.params.x=1": {"augmentations": {"name": "heavy", "params": {"x": 1}}},
+    "image.reader.name=image": {"image": {"reader": {"name": "image", "params": {"high": 9}}}},
+    "image.reader.name=tif": {"image": {"reader": {"name": "tif", "params": {}}}},
+    "model.name=default": {"model": {"name": "default", "drop_rate": 0.4, "params": {}}},
+    "losses.0.loss.name=bce": {"losses": [{"head": "label", "weight": 2, "loss": {"name": "bce", "params": {}}}]},
+    "losses.0.name=term": {"losses": [{"name": "term", "loss": {"name": "focal", "params": {"gamma": 1}}}]},
+    "losses.0.loss.params.x=1 losses.0.loss.name=bce": {"losses": [{"loss": {"name": "bce", "params": {"x": 1}}}]},
+    "callbacks.0.name=new": {"callbacks": [{"name": "new", "params": {}}, {"name": "other", "params": {}}]},
+}
+
+
+@pytest.mark.parametrize("overrides", ANOTHER_NAME)
+def test_another_name_drops_the_params_of_the_old_one_and_nothing_else(renders: Renders, overrides: str) -> None:
+    """On the command line, in a file that extends, and in the file that `--as` writes."""
+    with imported(renders.shared()):
+        from pipeline.config import default_names, parse_experiment
+        from pipeline.experiments import merge, parse_overrides
+
+        parent = YAML(typ="safe").load(PARENT)
+        parent.pop("extends")
+        found = parse_experiment(merge(parent, parse_overrides(overrides.split()), default_names()), "x")
+    for group, expected in ANOTHER_NAME[overrides].items():
+        _assert_holds(found.model_dump(mode="json")[group], expected)
+
+
+def _assert_holds(found: Any, expected: Any) -> None:
+    """`found` has all that is expected; `params` are exactly those."""
+    if isinstance(expected, dict) and isinstance(found, dict):
+        for key, value in expected.items():
+            if key == "params":
+                assert found[key] == value
+            else:
+                _assert_holds(found[key], value)
+    elif isinstance(expected, list):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            _assert_holds(one, other)
+    else:
+        assert found == expected
+
+
+def test_another_name_in_a_file_and_by_an_intervention(project: Path) -> None:
+    (project / "experiments/parent.yaml").write_text(PARENT)
+    (project / "experiments/child.yaml").write_text("extends: parent\noptimizer: {name: sgd}\nmodel: {name: default}\n")
+    with imported(project):
+        from pipeline.experiments import load_experiment
+        from pipeline.project import Project
+
+        child = load_experiment(Project.at(project), "child")
+    assert (child.optimizer.name, child.optimizer.lr, child.optimizer.params) == ("sgd", 0.1, {})
+    assert (child.model.drop_rate, child.model.params) == (0.4, {})
+    changes = {"augmentations.params.flip": True, "augmentations.name": "two"}
+    package = project / "src/competition/__init__.py"
+    names = 'names={\n        "augmentations": {"two": "competition.augmentations:augmentations"},'
+    package.write_text(package.read_text().replace("names={", names))
+    with imported(project):
+        from competition import competition
+        from pipeline.config import parse_experiment
+        from pipeline.training.interventions import by_epoch
+        from pipeline.training.settings import all_names
+
+        values = {"augmentations": {"params": {"strength": 0.5}}, "training": {"epochs": 1}}
+        config = parse_experiment({**values, "interventions": [{"epochs": [1, 1], "set": changes}]}, "x")
+        [epoch] = by_epoch(config, all_names(competition))
+    assert epoch.augmentations.name == "two" and epoch.augmentations.params["flip"] is True
+    assert epoch.augmentations.params["strength"] == 1.0, "that of the old name is gone"
+
+
+def test_a_rate_of_another_optimiser_is_pointed_out_once(project: Path) -> None:
+    command = ("train.py", "demo", "--print-config")
+    said = expect(run_script(project, *command, "optimizer.name=sgd", "--as", "sgd")).stderr
+    assert said.count("note: ") == 1 and "chosen for adamw" in said and "find_lr.py" in said
+    assert not expect(run_script(project, *command, "optimizer.name=sgd", "optimizer.lr=0.1")).stderr
+    assert not expect(run_script(project, *command, "optimizer.name=adamw")).stderr
 
 
 def test_params_alone_are_those_of_the_default_entry(project: Path) -> None:

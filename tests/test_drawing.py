@@ -20,15 +20,18 @@ pytestmark = pytest.mark.filterwarnings("error")  # a warning of matplotlib's wo
 def draw(renders: Renders) -> Iterator[SimpleNamespace]:
     """The drawing functions."""
     with imported(renders.shared()):
+        from pipeline import fonts
         from pipeline.callbacks.curves import learning_curves_figure
         from pipeline.tasks.image_level.drawing import sample_figure, worst_and_right
         from pipeline.tasks.image_level.kinds.multiclass.drawing import confusion_matrix_figure
-        from pipeline.tasks.shared.drawing import shortened
+        from pipeline.tasks.shared.drawing import image_grid, shortened
         from pipeline.tracking.images import pixels
 
         yield SimpleNamespace(
             confusion_matrix=confusion_matrix_figure,
             curves=learning_curves_figure,
+            fonts=fonts,
+            grid=image_grid,
             pixels=pixels,
             sample=sample_figure,
             shortened=shortened,
@@ -209,6 +212,52 @@ def test_a_figure_is_drawn_once(draw: SimpleNamespace) -> None:
     assert (draw.pixels(figure) == first).all()
     assert first.dtype == np.uint8
     assert first.shape[2] == 3
+
+
+@pytest.fixture
+def fonts(draw: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module, with the fonts that matplotlib brings and no others."""
+    from matplotlib import font_manager
+
+    own = [entry for entry in font_manager.fontManager.ttflist if "mpl-data" in entry.fname]
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", own)
+    monkeypatch.setattr(font_manager, "findSystemFonts", list)
+    monkeypatch.setattr(draw.fonts, "FOUND", {})
+    return draw.fonts
+
+
+def test_characters_that_no_font_has_are_escaped_and_told_once(
+    fonts: Any, draw: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ticks, titles, legends, ids; tabs as well, which no font has."""
+    for names in (["猫 größe", "犬"], ["\N{DOG FACE}", "a\tb"]):
+        figure = draw.confusion_matrix([names[0]], [names[1]], names)
+        draw.pixels(figure)
+        axes = next(one for one in figure.axes if len(one.get_yticklabels()) == 2)
+        shown = [label.get_text() for label in axes.get_yticklabels()]
+        expected = [name.translate({ord(one): escape for one, escape in ESCAPES.items()}) for name in names]
+        assert shown == expected
+    grid = draw.grid([np.zeros((8, 8, 3), np.uint8)], ["猫"], ["犬"], ["#000000"], "鳥")
+    draw.pixels(grid)
+    assert {text.get_text() for text in grid.axes[0].texts} == {"\\u732b", "\\u72ac"}
+    assert capsys.readouterr().err.count("note: no installed font has") == 1
+
+
+ESCAPES = {"猫": "\\u732b", "犬": "\\u72ac", "\N{DOG FACE}": "\\U0001f436", "\t": "\\t"}
+
+
+def test_another_font_that_has_the_characters_is_taken(
+    fonts: Any, draw: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from matplotlib.font_manager import fontManager, get_font
+
+    has = {entry.name: set(get_font(entry.fname).get_charmap()) for entry in fontManager.ttflist}
+    character = chr(min(has["STIXGeneral"] - has["DejaVu Sans"] - {32}))
+    figure = draw.confusion_matrix(["a"], [character], ["a", character])
+    draw.pixels(figure)
+    assert fonts.FOUND[character] is not None and "Last Resort" not in fonts.FOUND[character]
+    assert character in [label.get_text() for axes in figure.axes for label in axes.get_yticklabels()]
+    assert not capsys.readouterr().err
 
 
 def test_no_global_state_of_matplotlib(draw: SimpleNamespace) -> None:

@@ -1,5 +1,6 @@
 """Gradients by block against NumPy, planted faults that a verdict names, and the alarm of a slow loader."""
 
+import copy
 import importlib
 import re
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from projects import ROOT, Renders, imported, run_script
 from training import demo_project, expect, register
@@ -58,6 +60,48 @@ def test_measures_equal_numpy(gradients: SimpleNamespace) -> None:
     old, new = torch.tensor([3.0, 4.0]), torch.tensor([3.0, 4.5])
     assert float(gradients.movement([(old, new)])) == pytest.approx(0.1)
     assert torch.isnan(gradients.movement([(torch.zeros(2), new)]))
+
+
+def test_looks_of_a_continued_run_on_a_gpu_are_saved(gradients: SimpleNamespace) -> None:
+    """Tensors of torch's fake mode know where they are, and no device is needed: CPU and GPU do not mix."""
+    with FakeTensorMode():
+        with torch.device("cuda:0"):
+            layer, frozen = nn.Linear(4, 2), nn.Linear(2, 2)
+        for parameter in layer.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+
+        def look() -> torch.Tensor:
+            parts = [[parameter.grad for parameter in part.parameters()] for part in (frozen, layer)]
+            return torch.stack([gradients.measure(part) for part in parts])
+
+        before, after = gradients.Gradients(), gradients.Gradients()
+        before.steps, before.rows = [0], [look()]
+        after.load_state_dict(before.state_dict())
+        after.steps, after.rows = [0, 1], [*after.rows, look()]
+        assert after.state_dict()["rows"].shape == (2, 2, len(gradients.MEASURES))
+        ways = [gradients.movement([]), gradients.movement([(layer.weight, layer.weight)])]
+        assert {way.device.type for way in ways} == {"cpu"}
+
+
+def test_what_is_loaded_between_two_batches_is_compared_where_the_weights_are(gradients: SimpleNamespace) -> None:
+    """A state may be saved before the step that was looked at is measured."""
+    network, logged = nn.Linear(2, 2), {}
+    network(torch.ones(1, 2)).sum().backward()
+    config = SimpleNamespace(watch=SimpleNamespace(gradient_steps=1), training=SimpleNamespace(accumulate=1))
+    run = SimpleNamespace(config=config, epochs=1, batches_per_epoch=4, model=SimpleNamespace(network=network))
+    run.progress = SimpleNamespace(step=0)
+    run.tracker = SimpleNamespace(scalars=lambda values, step: logged.update(values))
+    first, continued = gradients.Gradients(), gradients.Gradients()
+    first.on_run_start(run)
+    first.on_gradients_ready(run)
+    continued.load_state_dict(copy.deepcopy(first.state_dict()))
+    continued.on_run_start(run)
+    with torch.no_grad():
+        network.weight.mul_(2)
+        network.bias.mul_(2)
+    continued.on_batch_start(run, "train", {})
+    assert [value for tag, value in logged.items() if tag.startswith("updates/")] == pytest.approx([1.0, 1.0])
+    assert first.steps == continued.steps == [0]
 
 
 def test_blocks_stay_few(gradients: SimpleNamespace) -> None:

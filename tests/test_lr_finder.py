@@ -99,6 +99,8 @@ def test_the_curve_falls_and_rises_and_the_suggestion_trains(project: Path) -> N
     words = shlex.split(command.partition(": ")[2])
     assert words[0] == "scripts/train.py" and words[2] == "training.batch_size=32" and "optimizer.lr=0.5" not in words
     expect(run_script(project, "train.py", *words[1:], "--fold", "0"))
+    again = run_script(project, "find_lr.py", "small", "--steps", "20", "--min", "1e-4", "--max", "0.01")
+    assert "--as small-lr2" in expect(again).stdout, "the name of the first one is taken"
     metrics = pd.read_csv(project / "runs/small-lr/fold_0/metrics.csv")
     assert metrics["valid/accuracy"].max() > 0.6
 

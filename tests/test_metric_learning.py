@@ -314,6 +314,17 @@ def test_an_answer_for_the_unknown_that_no_row_has_is_told() -> None:
         assert not [note for note in make_folds(rows, Identities(("whale",), unknown), 5).warnings if "label" in note]
 
 
+@pytest.mark.parametrize(("competition", "word"), [("digits-demo", "new_digit"), ("humpback-whales", "")])
+def test_the_demo_s_word_for_the_unknown_stays_with_the_demo(renders: Renders, competition: str, word: str) -> None:
+    with imported(renders.shared({"task": "metric_learning", "competition": competition})):
+        from competition import competition as found
+        from pipeline.tasks.image_level.questions import truth
+
+        [head] = found.heads({"identity": ["a", "b"]})
+        assert (head.unknown, found.labels().unknown) == (word, word)
+        assert ("new_digit" in truth(found.settings)["identity"].tolist()) == bool(word)
+
+
 def test_folds_of_the_other_form_are_refused() -> None:
     from pipeline.data.folds import make_folds
     from pipeline.errors import UserError
@@ -323,9 +334,9 @@ def test_folds_of_the_other_form_are_refused() -> None:
     of_images, of_whole = (make_folds(random_rows(), labels, 4).rows for labels in (images, whole))
     images.check_folds(of_images, "folds/folds.csv")
     whole.check_folds(of_whole, "folds/folds.csv")
-    lost = "folds/folds.csv does not hold out identities, .*: 24 identities of 'whale' are in several folds .*--force"
+    lost = "ten.csv does not hold out identities, .*: 24 identities of 'whale' are in several folds .*ten --force"
     with pytest.raises(UserError, match=lost):
-        whole.check_folds(of_images, "folds/folds.csv")
+        whole.check_folds(of_images, "folds/ten.csv")
     with pytest.raises(UserError, match=r"does not hold out images, .*: no identity of 'whale' is in several folds"):
         images.check_folds(of_whole, "folds/folds.csv")
     single = of_whole.drop_duplicates("whale")

@@ -367,3 +367,24 @@ def test_a_hub_out_of_reach_is_asked_once_and_its_cache_is_used(
         model = network("test_resnet", pretrained=True)
         assert server.connections == 2, "what is in the cache needs no hub"
     assert all(torch.equal(value, weights[name]) for name, value in model.encoder.state_dict().items())
+
+
+def test_heads_of_any_name_have_outputs_and_weights_of_their_own() -> None:
+    """pandas itself writes `label.1`, and torch takes no dot in the name of a module."""
+    from pipeline.competition import Head
+    from pipeline.config import Model
+    from pipeline.names import Names
+    from pipeline.tasks.image_level.model import EncoderHeads
+    from pipeline.tasks.image_level.task import ImageLevelTask
+
+    columns = ["label", "label.1", "label_1", "type", "training", "T", "a b", "a/b", "größe", "..", ".", "", "a%b"]
+    heads = [Head(column, "multiclass", ("a", "b")) for column in columns]
+    settings = Model(encoder="test_resnet", pretrained=False, image_size=(32, 32))
+    made = EncoderHeads(heads, settings, Names(ImageLevelTask.NAMES))
+    outputs = made({"input_image": torch.randn(2, 3, 32, 32)})
+    assert list(outputs) == [head.output_key for head in heads] and len(outputs) == len(columns)
+    weights = made.state_dict()
+    assert "heads.output_label.weight" in weights and "heads.output_a b.weight" in weights, "ordinary names stay"
+    sum(value.sum() for value in outputs.values()).backward()
+    assert all(parameter.grad is not None for parameter in made.heads.parameters())
+    made.load_state_dict(weights)

@@ -281,6 +281,16 @@ def test_make_says_what_is_missing(project: Path) -> None:
     assert "there is no .venv/bin/python yet; run: make setup" in done.stderr
     done = subprocess.run(["make", "update"], cwd=project, capture_output=True, text=True, check=False)
     assert "there is no .venv/bin/uvx yet; run: make setup" in done.stderr
+    uvx = project / ".venv/bin/uvx"
+    uvx.parent.mkdir(parents=True)
+    uvx.write_text("#!/bin/sh\necho it runs $@\n")
+    uvx.chmod(0o755)
+    done = subprocess.run(["make", "update"], cwd=project, capture_output=True, text=True, check=False)
+    assert "copied from a folder without git" in done.stderr and "it runs" not in done.stdout
+    answers = project / ".copier-answers.yml"
+    answers.write_text("_commit: v1.0.0\n" + answers.read_text())
+    done = subprocess.run(["make", "update"], cwd=project, capture_output=True, text=True, check=False)
+    assert "it runs copier update" in done.stdout
     help_text = subprocess.run(["make"], cwd=project, capture_output=True, text=True, check=True).stdout
     assert all(f"make {target}" in help_text for target in ("setup", "demo", "test", "update"))
 

@@ -69,6 +69,15 @@ def test_outputs_have_the_images_size_and_all_that_trains_has_gradients(decoder:
         assert [name for name, value in network.named_parameters() if value.grad is None] == []
 
 
+def test_a_dot_in_the_name_of_a_head() -> None:
+    heads = [Head("tumour.grade", "mask", ("a.b",)), HEADS[1]]
+    network = made("unet", "resnet18", heads, presence=True, deep_supervision=[4])
+    outputs = network({"input_image": torch.randn(2, 3, 64, 64)})
+    expected = {f"{head.output_key}{end}" for head in heads for end in ("", "@presence", "@stride4")}
+    assert set(outputs) == expected
+    assert "presence.output_kind.weight" in network.state_dict(), "an ordinary name stays as it is"
+
+
 def test_it_is_smps_network() -> None:
     """With the weights of smp's own network, the same logits; and an odd size is the padded one, cut."""
     torch.manual_seed(0)

@@ -21,7 +21,10 @@ def main() -> None:
     parser.add_argument("--data", metavar="DIR", help="the data folder (default: data/raw, or DATA_DIR)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
     parser.add_argument("--workers", type=int, help="loader processes (default: by the number of cores)")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="rows at once (default: as in the experiment)")
     arguments = parser.parse_args()
+    if arguments.batch_size is not None and arguments.batch_size < 1:
+        parser.error(f"argument --batch-size: {arguments.batch_size} is given; 1 or more is expected")
 
     from pipeline.project import Project
 
@@ -33,6 +36,8 @@ def main() -> None:
     from pipeline.inference.test_rows import predict_run
 
     machine = {"device": arguments.device, "workers": arguments.workers}
+    if arguments.batch_size is not None:
+        machine["valid_batch_size"] = arguments.batch_size
     for folder in folders:
         with run_competition(folder) as competition:
             predict_run(project, competition, folder, data, arguments.fold, machine)

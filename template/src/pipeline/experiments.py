@@ -1,15 +1,18 @@
 """Experiments by file name: `extends`, `key=value` overrides, and `--as NAME` that writes a variation down."""
 
+import functools
 import json
+import os
 import re
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from pydantic import BaseModel
 
-from pipeline.config import Experiment, parse_experiment
-from pipeline.errors import UserError, nearest
+from pipeline.config import Experiment, default_names, parse_experiment
+from pipeline.errors import LAUNCHED, UserError, nearest
 from pipeline.files import dump_yaml, parse_yaml_value, read_yaml, write_text
 from pipeline.names import Named
 from pipeline.project import Project
@@ -23,11 +26,16 @@ def load_experiment(project: Project, name: str, overrides: Sequence[str] = ()) 
     Raises:
         UserError: no such experiment (the nearest is named), a circle of `extends`, or a setting that is not valid.
     """
-    values = _read(project, name, ())
-    for override in overrides:
-        values = merge(values, parse_override(override))
+    before, changes = _read(project, name, ()), parse_overrides(overrides)
     where = f"experiments/{name}.yaml" + (" with its overrides" if overrides else "")
-    return parse_experiment(values, where)
+    config = parse_experiment(merge(before, changes, default_names()), where)
+    of_optimizer = changes.get("optimizer", {})
+    if "name" in of_optimizer and "lr" not in of_optimizer and LAUNCHED not in os.environ:
+        old = parse_experiment(before, where).optimizer.name
+        if old != config.optimizer.name:
+            rate = f"optimizer.lr stays {config.optimizer.lr:g}, which was chosen for {old}"
+            print(f"note: {rate}; scripts/find_lr.py looks for one for {config.optimizer.name}", file=sys.stderr)
+    return config
 
 
 def write_variation(project: Project, parent: str, name: str, overrides: Sequence[str]) -> bool:
@@ -39,9 +47,7 @@ def write_variation(project: Project, parent: str, name: str, overrides: Sequenc
     if not NAME.fullmatch(name):
         raise UserError(f"'{name}' cannot name an experiment; use letters, digits, '-' and '_'")
     load_experiment(project, parent, overrides)  # refuse what is not valid before anything is written
-    values: dict[str, Any] = {"extends": parent}
-    for override in overrides:
-        values = merge(values, parse_override(override))
+    values: dict[str, Any] = {"extends": parent, **parse_overrides(overrides)}
     path = project.experiments / f"{name}.yaml"
     if path.is_file() and read_yaml(path) != values:
         unused = "" if (project.runs / name).exists() else ", or delete this file: there is no run of it"
@@ -66,6 +72,24 @@ def kept_with_a_run(project: Project, name: str) -> Iterator[None]:
         raise
 
 
+def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """What `key=value` overrides change together. A later one wins; a name and its params may come in either order."""
+    return together([parse_override(override) for override in overrides])
+
+
+def together(changes: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Changes that are made at once, as one: none of them drops what another one sets beside it."""
+    return functools.reduce(_both, changes, {})
+
+
+def _both(first: Any, later: Any) -> Any:
+    if isinstance(first, dict) and isinstance(later, dict):
+        return {**first, **{key: _both(first.get(key), value) for key, value in later.items()}}
+    if isinstance(first, dict) and isinstance(later, str) and "params" in first:
+        return {**first, "name": later}
+    return merge(first, later)
+
+
 def parse_override(text: str) -> dict[str, Any]:
     """`optimizer.lr=3e-4` as a nested mapping. Values are read as in a YAML file."""
     key, equals, value = text.partition("=")
@@ -83,12 +107,16 @@ def nested(key: str, value: Any) -> dict[str, Any]:
     return {first: nested(rest, value) if rest else value}
 
 
-def merge(base: Any, changes: Any) -> Any:
+def merge(base: Any, changes: Any, defaults: Mapping[str, Any] | None = None) -> Any:
     """`changes` over `base`, mapping by mapping.
 
-    A by-name entry with another name replaces the whole entry, because params of one callable mean nothing to another.
+    Where a by-name entry gets another name, its old params go, because params of one callable mean nothing to another.
     A mapping of whole numbers changes single rows of a list (`losses.0.weight=2`).
+
+    Args:
+        defaults: what `default_names` gives for `base`.
     """
+    defaults = defaults or {}
     if isinstance(base, str) and isinstance(changes, dict) and "name" not in changes and "params" in changes:
         base = {"name": base}  # `augmentations: default` and then `augmentations.params.strength=2`
     if isinstance(base, list) and isinstance(changes, dict) and all(str(key).isdigit() for key in changes):
@@ -100,9 +128,9 @@ def merge(base: Any, changes: Any) -> Any:
         return rows
     if not (isinstance(base, dict) and isinstance(changes, dict)):
         return changes
-    if set(changes) <= {"name", "params"} and changes.get("name", base.get("name")) != base.get("name"):
-        return changes
-    return {**base, **{key: merge(base.get(key), value) for key, value in changes.items()}}
+    name = base.get("name", defaults.get("name"))
+    kept = {key: value for key, value in base.items() if key != "params" or changes.get("name", name) == name}
+    return {**kept, **{key: merge(kept.get(key), value, defaults.get(key)) for key, value in changes.items()}}
 
 
 def describe(group: BaseModel, indent: str = "") -> Iterator[str]:
@@ -127,4 +155,6 @@ def _read(project: Project, name: str, children: tuple[str, ...]) -> dict[str, A
         raise UserError(f"there is no experiment '{name}'{asked_by}; {nearest(name, known)}")
     values = read_yaml(path)
     parent = values.pop("extends", None)
-    return values if parent is None else merge(_read(project, str(parent), (*children, name)), values)
+    if parent is None:
+        return values
+    return merge(_read(project, str(parent), (*children, name)), values, default_names())

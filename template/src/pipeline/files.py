@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
+from pipeline.fonts import fit_fonts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -95,6 +96,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def save_figure(figure: "Figure", path: Path) -> None:
     """Write a matplotlib figure as PNG, atomically."""
+    fit_fonts(figure)
     with atomic(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120, bbox_inches="tight")
 

@@ -37,8 +37,11 @@ def target_key(head: str) -> str:
 
 
 def output_key(head: str) -> str:
-    """The key under which a model returns its logits for `head`."""
-    return OUTPUT_PREFIX + head
+    """The key under which a model returns its logits for `head`.
+
+    It names the head's module as well, and torch allows no dot there: `%2E` stands for one, as in an address.
+    """
+    return OUTPUT_PREFIX + head.replace(".", "%2E")
 
 
 def embedding_key(head: str) -> str:

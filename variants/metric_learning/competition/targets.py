@@ -9,7 +9,7 @@ from pipeline.tasks.image_level.kinds.embedding.labels import Identities
 
 # What is answered for an identity that no training row shows, such as new_whale. Rows may be labelled so: they are held
 # out and scored, and train nothing. "" where every identity is known.
-UNKNOWN = "new_digit"
+UNKNOWN = ""
 
 
 def heads(settings: Settings, classes: Mapping[str, Sequence[str]]) -> tuple[Head, ...]:
@@ -18,7 +18,8 @@ def heads(settings: Settings, classes: Mapping[str, Sequence[str]]) -> tuple[Hea
         if column not in classes:
             raise UserError(f"folds/classes.json has no classes for '{column}'; run scripts/make_folds.py")
     return tuple(
-        Head(column, "embedding", tuple(classes[column]), unknown=UNKNOWN) for column in settings.target_columns
+        Head(column, "embedding", tuple(classes[column]), unknown=unknown(settings))
+        for column in settings.target_columns
     )
 
 
@@ -28,6 +29,11 @@ def labels(settings: Settings) -> Identities:
     Where the test images show other identities than the training ones, hold out whole identities; each held-out image
     is then looked for among the others:
 
-        return Identities(settings.target_columns, UNKNOWN, hold_out="identities")
+        return Identities(settings.target_columns, unknown(settings), hold_out="identities")
     """
-    return Identities(settings.target_columns, UNKNOWN)
+    return Identities(settings.target_columns, unknown(settings))
+
+
+def unknown(settings: Settings) -> str:
+    """`UNKNOWN`; the demo competition has a word of its own."""
+    return UNKNOWN or ("new_digit" if settings.competition == "digits-demo" else "")

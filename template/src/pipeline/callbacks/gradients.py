@@ -32,7 +32,7 @@ class Gradients(Callback):
 
     def __init__(self) -> None:
         self.steps: list[int] = []
-        self.rows: list[Tensor] = []  # float32 (blocks, measures) of each of these steps
+        self.rows: list[Tensor] = []  # float32 (blocks, measures) of each of these steps, on the CPU
         self.cadence = 1  # steps from one look to the next
         self.every = 1  # of the looks, one in so many is remembered
         self.looks = 0
@@ -62,13 +62,13 @@ class Gradients(Callback):
     def on_run_end(self, run: Run, result: StageResult | None) -> None:
         if not self.rows:
             return
-        table = torch.stack(self.rows).cpu().numpy()
+        table = torch.stack(self.rows).numpy()
         run.tracker.figure("gradients", gradients_figure(list(self.blocks), self.steps, table), run.progress.step)
         for line in verdicts(list(self.blocks), table, trained_blocks(run.model.network, self.blocks)):
             console().print(f"gradients of fold {run.fold}: {line}", style="yellow", soft_wrap=True)
 
     def state_dict(self) -> dict[str, Any]:
-        rows = torch.stack(self.rows).cpu() if self.rows else torch.zeros(0)
+        rows = torch.stack(self.rows) if self.rows else torch.zeros(0)
         looked = {"steps": list(self.steps), "rows": rows, "every": self.every, "looks": self.looks}
         return {**looked, "before": self.before}
 
@@ -83,11 +83,12 @@ class Gradients(Callback):
             return
         parameters, moved = dict(run.model.network.named_parameters()), []
         for names in self.blocks.values():
-            pairs = [(self.before[name], _sample(parameters[name])) for name in names if name in self.before]
-            moved.append(movement(pairs))
+            new = {name: _sample(parameters[name]) for name in names if name in self.before}
+            # What was loaded from a saved state lies on the CPU.
+            moved.append(movement([(self.before[name].to(sample.device), sample) for name, sample in new.items()]))
         self.before = {}
         row = self.rows[-1]
-        row[:, MEASURES.index("update")] = torch.stack(moved).to(row)
+        row[:, MEASURES.index("update")] = torch.stack(moved)
         values = row.tolist()
         tags = {}
         for block, measures in zip(self.blocks, values, strict=True):
@@ -122,7 +123,8 @@ def blocks(network: nn.Module, most: int = MOST_BLOCKS) -> dict[str, list[str]]:
 def measure(gradients: Sequence[Tensor | None]) -> Tensor:
     """Least, mean and largest |g| of a block, the share of zeros, and NaN in the place of the update: float32 (5,).
 
-    A parameter without a gradient is left out; a block without any counts as zeros.
+    They come to the CPU, since a block without gradients has no device of its own. A parameter without a gradient is
+    left out; a block without any counts as zeros.
     """
     there = [gradient.detach() for gradient in gradients if gradient is not None]
     if not there:
@@ -133,16 +135,16 @@ def measure(gradients: Sequence[Tensor | None]) -> Tensor:
     total = torch.stack([one.sum() for one in sizes]).sum()
     zeros = size - torch.stack([torch.count_nonzero(one) for one in sizes]).sum()
     values = torch.stack([least.min(), total / size, largest.max(), zeros / size, torch.full_like(total, math.nan)])
-    return values.float()
+    return values.float().cpu()
 
 
 def movement(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """Length of the way from old to new weights over the length of the old ones; NaN where these are zero."""
+    """Length of the way from old to new weights over that of the old ones, () on the CPU; NaN where these are zero."""
     if not pairs:
         return torch.tensor(math.nan)
     way = torch.stack([(new - old).square().sum() for old, new in pairs]).sum()
     length = torch.stack([old.square().sum() for old, _ in pairs]).sum()
-    return torch.where(length > 0, way / length, math.nan).sqrt()
+    return torch.where(length > 0, way / length, math.nan).sqrt().cpu()
 
 
 def trained_blocks(network: nn.Module, found: dict[str, list[str]]) -> np.ndarray:

@@ -38,6 +38,7 @@ __all__ = [
     "Tracking",
     "Training",
     "Watch",
+    "default_names",
     "differences",
     "json_schema",
     "parse_experiment",
@@ -95,6 +96,19 @@ def parse_experiment(values: dict[str, Any], where: str) -> Experiment:
         return Experiment.model_validate(values)
     except ValidationError as error:
         raise UserError(f"{where}: {explain(error, Experiment)}") from error
+
+
+def default_names(group: type[Strict] = Experiment) -> dict[str, Any]:
+    """The name that each by-name entry has where an experiment gives none, nested as the settings are."""
+    found: dict[str, Any] = {}
+    for name, field in group.model_fields.items():
+        if isinstance(field.default, Named):
+            found[name] = {"name": field.default.name}
+        elif isinstance(field.default, Strict):
+            found[name] = default_names(type(field.default))
+        elif name == "name" and "params" in group.model_fields:
+            found[name] = field.default
+    return found
 
 
 def resolve_names(experiment: Experiment, names: Names) -> Experiment:

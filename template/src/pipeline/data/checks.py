@@ -10,7 +10,7 @@ import pandas as pd
 from pipeline.competition import Competition, Head, received, require_groups
 from pipeline.data.csv_faults import csv_faults
 from pipeline.data.faults import Fault, copy_faults, image_count_faults, image_faults, number_faults, target_faults
-from pipeline.data.folds import CLASSES, FOLDS, NO_FOLD, fold_path, is_scored, load_folds, read_contract
+from pipeline.data.folds import CLASSES, FOLDS, NO_FOLD, fold_path, is_scored, load_folds, name_option, read_contract
 from pipeline.data.labels import Labels, labels_of
 from pipeline.data.leaks import LeakReport, all_rows, find_leaks, print_leaks
 from pipeline.data.marker import is_demo
@@ -135,7 +135,7 @@ def _with_folds(
         return unfolded, [], {}
     try:
         if read_contract(path).get("demo") and not is_demo(project.data):
-            note = "these folds are the demo's; scripts/make_folds.py replaces them"
+            note = f"these folds are the demo's; scripts/make_folds.py{name_option(name)} replaces them"
             return unfolded, [Fault("folds", name, note, fatal=False)], {}
         found = load_folds(project, name, train, competition.settings)
         labels_of(competition).check_folds(found.rows, project.shown(path))

@@ -21,6 +21,7 @@ from pipeline.data.folds import (
     is_scored,
     load_folds,
     make_folds,
+    name_option,
     read_contract,
     write_classes,
     write_folds,
@@ -99,7 +100,7 @@ def report_leaks(
     if write_leaks(report, path):
         out.print(
             f"all pairs are in {project.shown(path)}; drop copies in src/competition/tables.py, or give them a common "
-            "group, and make the folds again"
+            f"group, and make the folds again: scripts/make_folds.py{name_option(path.name.partition('.')[0])} --force"
         )
 
 

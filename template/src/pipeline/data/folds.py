@@ -101,15 +101,15 @@ def load_folds(project: Project, name: str, rows: pd.DataFrame, settings: Settin
     path = fold_path(project, name)
     if not path.is_file():
         known = [file.stem for file in project.folds.glob("*.csv") if "." not in file.stem]
-        hint = nearest(name, known) if known else "make it: scripts/make_folds.py" + _name_option(name)
+        hint = nearest(name, known) if known else "make it: scripts/make_folds.py" + name_option(name)
         raise UserError(f"there is no fold file {project.shown(path)}; {hint}")
     table = read_table(path, [ROW_ID, ROW_FOLD])
     contract = read_contract(path)
     where = project.shown(path)
     scored = rows[is_scored(rows)]
-    remedy = f"restore the table, or make the folds anew: scripts/make_folds.py{_name_option(name)} --force"
+    remedy = f"restore the table, or make the folds anew: scripts/make_folds.py{name_option(name)} --force"
     if contract.get("demo"):
-        remedy = f"they were made for the demo; replace them: scripts/make_folds.py{_name_option(name)}"
+        remedy = f"they were made for the demo; replace them: scripts/make_folds.py{name_option(name)}"
     check_ids(table, scored, where, remedy)
     table = table.set_index(ROW_ID).loc[scored[ROW_ID]].reset_index()
     n_folds = check_numbers(table[ROW_FOLD], contract.get("n_folds"), where)
@@ -217,7 +217,8 @@ def fold_path(project: Project, name: str) -> Path:
     return project.folds / f"{name}.csv"
 
 
-def _name_option(name: str) -> str:
+def name_option(name: str) -> str:
+    """What `scripts/make_folds.py` needs besides for these folds."""
     return "" if name == "folds" else f" --name {name}"
 
 

@@ -48,5 +48,5 @@ def require_same_folds(project: Project, inputs: Mapping[str, str], folds: str) 
         if read_json(project.require_run(name) / "run.json")["folds"] != folds:
             raise UserError(
                 f"stage '{stage}': '{name}' was trained with other folds, so its predictions know rows that are held "
-                f"out here; train it with the same fold file"
+                f"out here; train it on the same ones (scripts/train.py {name} folds=FILE --as OTHER), and name OTHER"
             )

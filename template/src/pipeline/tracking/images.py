@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from pipeline.fonts import fit_fonts
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -19,6 +21,7 @@ def pixels(figure: "Figure") -> np.ndarray:
 
     canvas = figure.canvas if isinstance(figure.canvas, FigureCanvasAgg) else FigureCanvasAgg(figure)
     if figure.stale:
+        fit_fonts(figure)
         canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 

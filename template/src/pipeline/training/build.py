@@ -12,7 +12,7 @@ import torch
 from pipeline.callbacks import CallbackList, default_callbacks
 from pipeline.config import Experiment
 from pipeline.data.cache import open_cache
-from pipeline.data.folds import split
+from pipeline.data.folds import name_option, split
 from pipeline.data.loaders import EpochBatches, RowBatches, TrainBatches, make_loader
 from pipeline.errors import UserError
 from pipeline.files import read_json, remove_parts
@@ -119,7 +119,9 @@ def fold_rows(setup: Setup, fold: str) -> "tuple[pd.DataFrame, pd.DataFrame]":
     """The rows that train and those that are held out; with `training.max_rows` a few of each, drawn at random."""
     parts = split(setup.folds.rows, fold)
     if parts[0].empty:
-        raise UserError(f"fold {fold} has no rows to train on; make the folds anew")
+        folds = setup.config.folds
+        remedy = f"make the folds anew: scripts/make_folds.py{name_option(folds)} --force"
+        raise UserError(f"fold {fold} has no rows to train on; {remedy}")
     most = setup.config.training.max_rows
     if most is None:
         return parts

@@ -13,7 +13,7 @@ from pipeline import engine
 from pipeline.callbacks.non_finite.dump import FOLDER as DUMPS
 from pipeline.data.folds import FoldTable
 from pipeline.data.loaders import to_device
-from pipeline.errors import Interrupted, OthersFailed, UserError
+from pipeline.errors import Interrupted, OthersFailed, UserError, known_failures
 from pipeline.files import read_json
 from pipeline.inference.device import choose_device, choose_precision
 from pipeline.inference.predict import FINISHED, seed_folder
@@ -45,7 +45,8 @@ def train(setup: Setup, fold: str, restart: bool) -> None:
         is_new, old = begin(setup, chosen, restart) if processes.is_main else (False, None)
         processes.wait()  # the others look for the run, and for weights in the hub's cache, once both are there
         try:
-            train_folds(setup, chosen, device, processes)
+            with known_failures():
+                train_folds(setup, chosen, device, processes)
         except UserError:
             folder = setup.project.run(setup.name)
             if is_new and not any(has_begun(path) or has_dumps(path) for path in folder.glob("fold_*")):
@@ -154,6 +155,8 @@ def train_unfinished(
                     finish_fold(setup, loop, valid_rows, time.monotonic() - began)
     except BaseException as error:
         try:
+            if isinstance(error, Exception) and not isinstance(error, Interrupted):
+                loop.save_if_whole()
             loop.callbacks.on_exception(loop, error)
         finally:
             loop.tracker.finish(succeeded=False)

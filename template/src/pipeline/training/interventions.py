@@ -4,7 +4,7 @@ from typing import Any
 
 from pipeline.config import Experiment, Intervention, parse_experiment, resolve_names
 from pipeline.errors import UserError
-from pipeline.experiments import merge, nested
+from pipeline.experiments import merge, nested, together
 from pipeline.names import Names
 
 
@@ -53,8 +53,7 @@ def written_out(config: Experiment, names: Names) -> Experiment:
 def _with(config: Experiment, names: Names, interventions: list[Intervention], number: int) -> Experiment:
     values: dict[str, Any] = config.model_dump(mode="json")
     for intervention in interventions:
-        for key, value in intervention.set.items():
-            values = merge(values, nested(key, value))
+        values = merge(values, together(nested(key, value) for key, value in intervention.set.items()))
     try:
         return resolve_names(parse_experiment(values, "the experiment"), names)
     except UserError as error:

@@ -99,7 +99,9 @@ def find_learning_rate(
         raise UserError(f"the loss was no number, or exploded, after {len(points)} steps; lower --min")
     curve = make_curve(points)
     path = _save(curve, setup, setup.project.runs / "lr_finder")
-    _report(curve, setup.name, overrides)
+    taken = {file.stem for file in setup.project.experiments.glob("*.yaml")}
+    names = (f"{setup.name}-lr{number or ''}" for number in (0, *range(2, len(taken) + 3)))
+    _report(curve, setup.name, overrides, next(name for name in names if name not in taken))
     print(f"the curve: {path}")
     if stopped:
         raise Interrupted(f"after {len(points)} of {steps} steps; the curve holds what there was")
@@ -201,7 +203,7 @@ def _save(curve: Curve, setup: Setup, folder: Path) -> str:
     return setup.project.shown(path)
 
 
-def _report(curve: Curve, experiment: str, overrides: Sequence[str]) -> None:
+def _report(curve: Curve, experiment: str, overrides: Sequence[str], name: str) -> None:
     if curve.steepest is None:
         print("no suggestion: the loss never fell; look at the curve, and try a lower --min or more --steps")
         return
@@ -209,4 +211,4 @@ def _report(curve: Curve, experiment: str, overrides: Sequence[str]) -> None:
     print(f"{curve.tenth:.1e}  a tenth of the rate at which the loss is least: the other usual choice")
     kept = [text for text in overrides if not text.startswith("optimizer.lr=")]
     settings = shlex.join([*kept, f"optimizer.lr={curve.steepest:.1e}"])
-    print(f"to train with it: scripts/train.py {experiment} {settings} --as {experiment}-lr")
+    print(f"to train with it: scripts/train.py {experiment} {settings} --as {name}")

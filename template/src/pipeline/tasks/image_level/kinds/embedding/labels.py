@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
+from pipeline.data.folds import name_option
 from pipeline.data.labels import ClassLabels, Spread
 from pipeline.errors import UserError, listed
 from pipeline.keys import ROW_FOLD, ROW_GROUP
@@ -86,9 +88,10 @@ class Identities(ClassLabels):
                 what = f"no identity of '{column}' is in several folds"
             else:
                 continue
+            command = f"scripts/make_folds.py{name_option(Path(where).stem)} --force"
             raise UserError(
                 f"{where} does not hold out {self.hold_out}, as labels in src/competition/targets.py says: {what}; "
-                "make the folds anew (scripts/make_folds.py --force), or change hold_out back"
+                f"make the folds anew ({command}), or change hold_out back"
             )
 
     @property
