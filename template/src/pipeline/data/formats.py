@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.data.damage import unreadable
 from pipeline.data.pixels import Size, scaled, with_channels
 from pipeline.data.places import read_bytes, shown
 from pipeline.errors import UserError
@@ -53,6 +54,8 @@ def dicom(
         raise
     except Exception as error:  # pydicom raises whatever a broken file makes of it
         reason = " ".join(str(error).split())
+        if not data.startswith(b"DICM", 128):
+            raise unreadable(data, path, "dcm", reason) from error
         raise UserError(f"cannot read {shown(path)} as dcm ({type(error).__name__}: {reason}); {_REMEDY}") from error
     if colour:
         return scaled(with_channels(values, channels, path), low, high, True, path)

@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from pipeline.data.damage import unreadable
 from pipeline.data.formats import dicom, tif
 from pipeline.data.pixels import Size, scaled, with_channels
 from pipeline.data.places import read_bytes, shown
@@ -24,6 +25,7 @@ REDUCED = {
 JPEG, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 TIF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 TIF_SUFFIXES = (".tif", ".tiff")
+DICOM_SUFFIXES = (".dcm", ".dicom")
 PNG = b"\x89PNG\r\n\x1a\n"
 PNG_COLOURS = {0: "grey", 2: "colour", 3: "palette", 4: "grey with alpha", 6: "colour with alpha"}
 
@@ -62,13 +64,15 @@ def image(
     suffix = path.suffix.lower()
     if suffix == ".npy":
         return array(path, size, channels=channels, low=low, high=high, as_float=as_float)
-    if suffix == ".dcm":
+    if suffix in DICOM_SUFFIXES:
         return dicom(path, size, channels=channels, low=low, high=high)
     if suffix in TIF_SUFFIXES and size is not None:
         shrunk = shrunk_tif(path, (size[0] * oversize, size[1] * oversize))
         if shrunk is not None:
             return scaled(with_channels(shrunk, channels, path), low, high, as_float, path)
     data = read_bytes(path)
+    if data.startswith(b"DICM", 128):  # files of a series often have no ending
+        return dicom(path, size, channels=channels, low=low, high=high)
     if channels not in WHOLE and data.startswith(TIF):  # OpenCV reads one page of a tif, and four channels at most
         return scaled(with_channels(tif(data, path), channels, path), low, high, as_float, path)
     if not is_whole(data):
@@ -77,7 +81,7 @@ def image(
         data += JPEG_END
     pixels = _decode(data, channels, _reduction(data, size, oversize))
     if pixels is None:
-        raise UserError(f"cannot read {shown(path)} as an image; download it again, or drop its row in tables.py")
+        raise unreadable(data, path)
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
     return scaled(with_channels(pixels, channels, path), low, high, as_float, path)
@@ -108,10 +112,16 @@ def array(
     Raises:
         UserError: the file is missing or no such array, or its values have no known range; the path is named.
     """
+    data = read_bytes(path)
     try:
-        pixels = np.load(BytesIO(read_bytes(path)), allow_pickle=False)
+        pixels = np.load(BytesIO(data), allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"cannot read {shown(path)} as a npy file: {error}") from error
+        if "Object arrays" in str(error):
+            raise UserError(
+                f"{shown(path)} holds Python objects and no numbers (dtype object); save it again with "
+                "np.save(path, np.stack(list(array))), or write a reader of your own"
+            ) from error
+        raise unreadable(data, path, "a npy file", str(error)) from error
     if not isinstance(pixels, np.ndarray) or pixels.ndim not in (2, 3):
         raise UserError(f"{shown(path)} holds no single array of shape (H, W) or (H, W, C); write a reader of your own")
     if pixels.ndim == 2:

@@ -9,6 +9,7 @@ from pipeline.data.places import shown
 from pipeline.errors import UserError
 
 Size = tuple[int, int]
+MOST_CHANNELS = 16  # an image of more is told apart from one whose axes stand in another order
 
 
 def with_channels(pixels: np.ndarray, channels: int, path: Path) -> np.ndarray:
@@ -26,10 +27,22 @@ def with_channels(pixels: np.ndarray, channels: int, path: Path) -> np.ndarray:
     if count in (3, 4) and channels == 1:
         grey = cv2.cvtColor(np.ascontiguousarray(pixels[:, :, :3]), cv2.COLOR_RGB2GRAY)
         return grey[:, :, None]
+    if count > MOST_CHANNELS >= min(pixels.shape[:2]):
+        raise UserError(
+            f"{shown(path)} has the shape {pixels.shape}, read as height, width, channels; {_moved(path, pixels.shape)}"
+        )
     raise UserError(
         f"{shown(path)} has {count} channels, and {channels} are wanted; "
         f"set image.reader.params.channels and model.in_chans to {count}, or write a reader of your own"
     )
+
+
+def _moved(path: Path, shape: tuple[int, ...]) -> str:
+    """What to do where the last axis is no channels."""
+    axis = int(np.argmin(shape[:2]))
+    own = f"its channels stand on axis {axis}: write a reader of your own that gives np.moveaxis(array, {axis}, 2)"
+    params = "image: {reader: {name: array, params: {channels_first: true}}}"
+    return f"its channels come first: {params}" if path.suffix.lower() == ".npy" and axis == 0 else own
 
 
 def scaled(pixels: np.ndarray, low: float | None, high: float | None, as_float: bool, path: Path) -> np.ndarray:

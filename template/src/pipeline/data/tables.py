@@ -15,7 +15,7 @@ from pipeline.rules import sample_id_column
 from pipeline.settings import Settings
 
 RESERVED = (ROW_ID, ROW_IMAGE, ROW_PREDICTION, ROW_GROUP, ROW_SOURCE, ROW_WEIGHT, ROW_ONLY_FOLD, ROW_FOLD)
-SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".jp2", ".npy", ".dcm")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".jp2", ".npy", ".dcm", ".dicom")
 FIELD = re.compile(r"\{([^{}]+)\}")
 Listing = Callable[[str], tuple[set[str], dict[str, list[str]]]]  # folder -> its files; those that are images by stem
 

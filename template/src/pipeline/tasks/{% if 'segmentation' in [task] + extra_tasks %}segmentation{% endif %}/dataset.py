@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.competition import Head
-from pipeline.data.scan import Reader
+from pipeline.data.reading import Place, Reader, Rows
 from pipeline.errors import UserError
 from pipeline.keys import INPUT_ID, INPUT_IMAGE, INPUT_ROW, INPUT_WEIGHT, ROW_ID, ROW_IMAGE, ROW_WEIGHT
 from pipeline.seam import Index, SampleDataset
@@ -50,7 +50,8 @@ class MaskDataset(SampleDataset):
         seed: int,
     ) -> None:
         self.ids = rows[ROW_ID].to_numpy(dtype=object)
-        self.images = [root / image for image in rows[ROW_IMAGE]]
+        cells = Rows(rows, reader)
+        self.images = [Place(root / image, cells[row]) for row, image in enumerate(rows[ROW_IMAGE])]
         self.weights = rows[ROW_WEIGHT].to_numpy(np.float32) if ROW_WEIGHT in rows else np.ones(len(rows), np.float32)
         self.heads = [] if stage == "test" else [(head, kind_of(head)) for head in heads]
         self.truths = {head.name: _truths(rows, head) for head, _ in self.heads}

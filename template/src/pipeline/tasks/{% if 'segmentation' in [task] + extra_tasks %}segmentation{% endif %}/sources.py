@@ -13,8 +13,8 @@ from pipeline.data.formats import require
 from pipeline.data.images import TIF_SUFFIXES, size_of
 from pipeline.data.images import image as read_image
 from pipeline.data.pixels import scaled, with_channels
-from pipeline.data.places import archive_at, read_bytes
-from pipeline.data.scan import Reader
+from pipeline.data.places import archive_at, is_file, read_bytes
+from pipeline.data.reading import OwnReader, Place, Reader, row_reader
 from pipeline.data.tif_windows import LARGE, TifWindows
 from pipeline.errors import UserError
 from pipeline.tasks.segmentation.windows import Size, Window
@@ -33,16 +33,16 @@ class WindowReader:
     """
 
     def __init__(self, reader: Reader, size: Size) -> None:
-        self.reader, self.size = reader, size
+        self.reader, self.size = row_reader(reader), size
         self.resizes = isinstance(reader, CachedImages | ResizedReader)
-        self.last: tuple[Path, np.ndarray] | None = None
-        self.headers: dict[Path, Size | None] = {}  # to open a tif takes as long as to read a window of it
+        self.last: tuple[Place, np.ndarray] | None = None
+        self.headers: dict[Place, Size | None] = {}  # to open a tif takes as long as to read a window of it
 
-    def image_size(self, path: Path) -> Size:
+    def image_size(self, path: Place) -> Size:
         """Height and width of an image: from its header, else by reading it."""
         return self._header(path) or self._whole(path).shape[:2]
 
-    def whole(self, path: Path, image: Size | None) -> tuple[np.ndarray, Size]:
+    def whole(self, path: Place, image: Size | None) -> tuple[np.ndarray, Size]:
         """All of an image at the size the model sees, and its own size.
 
         Args:
@@ -55,10 +55,10 @@ class WindowReader:
             size = pixels.shape[:2]
             check_size(size, image)
         else:
-            pixels = self.reader(path, self.size)
+            pixels = self.reader(path.path, self.size, path.row)
         return resized(pixels, self.size), size or image or pixels.shape[:2]
 
-    def window(self, path: Path, window: Window) -> np.ndarray:
+    def window(self, path: Place, window: Window) -> np.ndarray:
         """A window at the size the model sees; beyond the image its pixels are mirrored.
 
         Raises:
@@ -69,10 +69,10 @@ class WindowReader:
         check_memory(window.height * window.width * 3)
         top, left, height, width = window.inside
         params = window_params(self.reader)
-        size = self._header(path) if path.suffix.lower() in TIF_SUFFIXES and params is not None else None
+        size = self._header(path) if path.path.suffix.lower() in TIF_SUFFIXES and params is not None else None
         if size is not None and params is not None and size[0] * size[1] > LARGE:
             check_size(size, window.size)
-            pixels = tif_part(path, window.inside, params)
+            pixels = tif_part(path.path, window.inside, params)
         else:
             whole = self._whole(path)
             check_size(whole.shape[:2], window.size)
@@ -82,17 +82,18 @@ class WindowReader:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "last": None}
 
-    def _header(self, path: Path) -> Size | None:
+    def _header(self, path: Place) -> Size | None:
         if path not in self.headers:
-            self.headers[path] = header_size(path)
+            own = self.reader.takes_row or (window_params(self.reader) is None and not is_file(path.path))
+            self.headers[path] = None if own else header_size(path.path)  # only the reader knows what the image is
         return self.headers[path]
 
-    def _whole(self, path: Path) -> np.ndarray:
+    def _whole(self, path: Place) -> np.ndarray:
         if self.last is None or self.last[0] != path:
             size = self._header(path)
             if size is not None:
                 check_memory(size[0] * size[1] * 3)
-            self.last = (path, self.reader(path, None))
+            self.last = (path, self.reader(path.path, None, path.row))
         return self.last[1]
 
 
@@ -119,6 +120,7 @@ def header_size(path: Path) -> Size | None:
 
 def window_params(reader: Reader) -> Mapping[str, Any] | None:
     """What the pipeline's own reader was given; none for any other."""
+    reader = reader.function if isinstance(reader, OwnReader) else reader
     function: Callable[..., Any] = reader.func if isinstance(reader, functools.partial) else reader
     if function is not read_image:
         return None

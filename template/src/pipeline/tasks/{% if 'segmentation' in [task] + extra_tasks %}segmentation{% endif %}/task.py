@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pipeline.competition import Metric
 from pipeline.config import Experiment, LossRow
 from pipeline.data.cache import reader_for
-from pipeline.data.scan import Reader
+from pipeline.data.reading import Reader
 from pipeline.errors import UserError
 from pipeline.keys import ROW_ID
 from pipeline.names import Named, Names, References
@@ -56,7 +56,10 @@ class SegmentationTask(MaskPictures):
     NAMES: ClassVar[References] = {
         "task": {"default": f"{ROOM}.settings:SegmentationSettings"},
         "augmentations": {"resize": "pipeline.tasks.shared.augmenting:resize"},
-        "prepare": {"normalize": "pipeline.tasks.shared.normalize:Normalize"},
+        "prepare": {
+            "normalize": "pipeline.tasks.shared.normalize:Normalize",
+            "standardize": "pipeline.tasks.shared.normalize:Standardize",
+        },
         "model": {name: f"{ROOM}.model:{made}" for name, made in MODELS.items()},
         "loss": {name: f"{made.__module__}:{made.__name__}" for name, made in LOSSES.items()},
         "step": {"default": "pipeline.tasks.shared.step:step"},
