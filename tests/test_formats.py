@@ -115,7 +115,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     packed = save(tmp_path / "packed.dcm", STORED, syntax=JPEG2000Lossless)
     said = refusal(image, packed, None)
     assert "packed.dcm as dcm" in said and "group `competition` in pyproject.toml" in said
-    (tmp_path / "junk.dcm").write_bytes(b"<html>")
+    (tmp_path / "junk.dcm").write_bytes(b"junk")
     assert "junk.dcm as dcm" in refusal(image, tmp_path / "junk.dcm", None)
     assert "there is no image" in refusal(image, tmp_path / "none.dcm", None)
     tif = tmp_path / "a.tif"
