@@ -2,6 +2,7 @@
 
 import itertools
 import sys
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,31 @@ def test_tiles_show_the_image_pixel_by_pixel(tmp_path: Path) -> None:
     for row in range(3):
         assert seen[row].min() >= 1
         assert [number for k, number, _ in order if k == row] == list(range(next(n for k, _, n in order if k == row)))
+
+
+@pytest.mark.parametrize("view", ["crops", "whole"])
+def test_images_that_are_read_by_their_row(tmp_path: Path, view: str) -> None:
+    """All rows have one path, which is no image file; windows, sizes and pictures are those of their rows."""
+    sizes = [(50, 41), (20, 60), (50, 41)]
+    rows = data(tmp_path, *sizes).assign(image="records")
+    stored = [tmp_path / f"{k}.png" for k in range(3)]
+
+    def reader(path: Path, size: Any, row: Mapping[str, Any]) -> np.ndarray:
+        assert path == tmp_path / "records"
+        return read_image(stored[int(row["id"][1:])], None)
+
+    made = dataset(tmp_path, rows, (16, 12), "valid", reader=reader, view=view)
+    for position in range(len(made)):
+        sample = made[0, position]
+        index = int(sample["input_row"])
+        if view == "crops":
+            check(sample, index, sizes[index])
+        assert sample["input_image"][0, 0, 2] == index
+    assert [made.picture(row)[0, 0, 2] for row in range(3)] == [0, 1, 2]
+    asked = dataset(tmp_path, rows.drop(columns="mask"), (16, 12), "test", reader=reader, view=view)
+    assert {(int(asked[0, k]["input_row"]), Window.of(asked[0, k]["input_window"]).size) for k in range(len(asked))} == {
+        *enumerate(sizes)
+    }
 
 
 def test_neighbours_share_the_overlap() -> None:

@@ -21,6 +21,7 @@ def content_faults(rows: pd.DataFrame, looks: Sequence[Look]) -> Iterator[Fault]
     """
     yield from _damaged(rows, looks)
     yield from _blank(rows, looks)
+    yield from _values(rows, looks)
 
 
 def _damaged(rows: pd.DataFrame, looks: Sequence[Look]) -> Iterator[Fault]:
@@ -60,12 +61,27 @@ def _blank(rows: pd.DataFrame, looks: Sequence[Look]) -> Iterator[Fault]:
         yield Fault("one image", listed(ids), f"the {len(read)} images are all read as the same picture; {remedy}")
 
 
+def _values(rows: pd.DataFrame, looks: Sequence[Look]) -> Iterator[Fault]:
+    """Values that a reader gives and nothing can be trained on."""
+    ids = rows[ROW_ID].astype(str).to_numpy()
+    lost = [name for name, seen in zip(ids, looks, strict=True) if not np.isfinite(seen.brightest)]
+    if lost:
+        detail = f"{len(lost)} images hold values that are no finite numbers; write a reader of your own that fills them"
+        yield Fault("no numbers", listed(lost), detail)
+    outside = [name for name, seen in zip(ids, looks, strict=True) if 1.01 < seen.brightest < np.inf]
+    if outside:
+        most = max(seen.brightest for seen in looks if np.isfinite(seen.brightest))
+        detail = f"{len(outside)} images are read as values up to {most:.6g}, and 0 to 1 is expected; correct the reader"
+        yield Fault("values above 1", listed(outside), detail, fatal=False)
+
+
 def data_statistics(rows: pd.DataFrame, looks: Sequence[Look]) -> str:
     """The line of an experiment that normalises by mean and deviation of the data; empty for 8-bit RGB.
 
     What the encoder was pretrained on says nothing about other channels, or about values that a reader has scaled.
     """
     seen = [look for look, fold in zip(looks, rows[ROW_FOLD], strict=True) if len(look.mean) and fold != TEST]
+    seen = [look for look in seen if np.isfinite(look.square).all()]
     if not seen or len({look.channels for look in seen}) > 1:
         return ""
     mean = np.mean([look.mean for look in seen], axis=0)

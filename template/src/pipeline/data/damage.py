@@ -73,13 +73,14 @@ def _other_format(data: bytes) -> tuple[str, str]:
         return ("an npz archive", AS_NPY) if b".npy" in data[:256] else ("a zip archive", UNPACK)
     if not data.strip(b"\0"):
         return "a file of zero bytes only", AGAIN
-    text = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    start = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n")
+    text = start.lower()
     if b"<svg" in text:
         return "an SVG drawing", CONVERT
     if text.startswith((b"<!doctype html", b"<html", b"<head")):
         return "a web page", f"{AGAIN}: the server gave a page (a login, an error) in place of the file"
     if text.startswith((b"<?xml", b"{", b"<error")) and text.isascii():
-        return f"a text ({' '.join(text[:40].decode().split())} ...)", AGAIN
+        return f"a text ({' '.join(start[:60].decode().split())})", AGAIN
     return "", ""
 
 

@@ -122,8 +122,10 @@ def array(
                 "np.save(path, np.stack(list(array))), or write a reader of your own"
             ) from error
         raise unreadable(data, path, "a npy file", str(error)) from error
-    if not isinstance(pixels, np.ndarray) or pixels.ndim not in (2, 3):
-        raise UserError(f"{shown(path)} holds no single array of shape (H, W) or (H, W, C); write a reader of your own")
+    if not isinstance(pixels, np.ndarray):
+        raise unreadable(data, path, "a npy file")
+    if pixels.ndim not in (2, 3):
+        raise UserError(f"{shown(path)} holds an array of shape {pixels.shape}, not (H, W) or (H, W, C); write a reader of your own")
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
     elif channels_first:

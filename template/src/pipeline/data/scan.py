@@ -39,7 +39,7 @@ class Look:
         constant: whether all its pixels are the same.
         alpha: whether they are, and the file has a picture in its alpha channel.
         damage: what of the file is lost, though it can be read; empty if nothing is.
-        mean, square: float64 (C,), of the values and of their squares, from 0 to 1; zeros for 8-bit RGB.
+        mean, square: float64 (C,), of the values and of their squares, from 0 to 1; empty for 8-bit RGB.
     """
 
     digest: str = ""
@@ -121,9 +121,9 @@ def _seen(seen: str, data: bytes, pixels: np.ndarray) -> Look:
     constant = bool((pixels == pixels[0, 0]).all())
     if not data and not constant:
         seen = digest(f"{pixels.dtype} {pixels.shape}".encode() + np.ascontiguousarray(pixels).tobytes())
-    usual = pixels.dtype == np.uint8 and pixels.shape[2] == 3
-    values = pixels[:0, 0] if usual else pixels.reshape(-1, pixels.shape[2])
-    count = max(1, len(values)) * float(white)
+    values = pixels.reshape(-1, pixels.shape[2])
+    if pixels.dtype == np.uint8 and pixels.shape[2] == 3:
+        values = np.zeros((1, 0))
     return Look(
         seen,
         describe(data),
@@ -135,8 +135,8 @@ def _seen(seen: str, data: bytes, pixels: np.ndarray) -> Look:
         constant=constant,
         alpha=constant and has_picture_in_alpha(data),
         damage=damage(data),
-        mean=values.sum(axis=0, dtype=np.float64) / count,
-        square=np.einsum("nc,nc->c", values, values, dtype=np.float64) / count / white,
+        mean=values.mean(axis=0, dtype=np.float64) / white,
+        square=np.einsum("nc,nc->c", values, values, dtype=np.float64) / len(values) / white**2,
     )
 
 
