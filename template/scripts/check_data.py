@@ -7,7 +7,7 @@ from pipeline.errors import run_script
 
 EXAMPLES = """examples:
   scripts/check_data.py                          the data in data/raw, and folds/folds.csv if it is there
-  scripts/check_data.py --experiment baseline    read the images, and the folds, as this experiment does
+  scripts/check_data.py --experiment exp001      read the images, and the folds, as this experiment does
   scripts/check_data.py --unpack                 Kaggle's zip archives in data/raw become folders first
 
 Exit status 2 if training, predicting or submitting would fail on what was found.
@@ -18,7 +18,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--experiment", metavar="NAME", help="read images and folds as this experiment does")
+    parser.add_argument("--experiment", metavar="NAME", help="read images and folds as this experiment does (default: as baseline)")
     parser.add_argument("--unpack", action="store_true", help="unpack the zip archives in the data folder first")
     parser.add_argument("--data", metavar="DIR", help="the data folder (default: data/raw, or DATA_DIR)")
     arguments = parser.parse_args()

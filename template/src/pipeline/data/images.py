@@ -1,7 +1,8 @@
 """Readers: a file becomes an array (H, W, C), uint8, or float32 in [0, 1] for anything but 8-bit.
 
-The pipeline passes a reader the path and the height and width the model will see; its keyword-only parameters are what
-an experiment may set (`image.reader: {name: image, params: {channels: 1}}`).
+The pipeline passes a reader the path and the height and width the model will see, and the row where it has a third
+positional parameter; its keyword-only parameters are what an experiment may set (`image.reader: {name: image, params:
+{channels: 1}}`).
 """
 
 from io import BytesIO
