@@ -66,12 +66,16 @@ def _values(rows: pd.DataFrame, looks: Sequence[Look]) -> Iterator[Fault]:
     ids = rows[ROW_ID].astype(str).to_numpy()
     lost = [name for name, seen in zip(ids, looks, strict=True) if not np.isfinite(seen.brightest)]
     if lost:
-        detail = f"{len(lost)} images hold values that are no finite numbers; write a reader of your own that fills them"
+        detail = (
+            f"{len(lost)} images hold values that are no finite numbers; write a reader of your own that fills them"
+        )
         yield Fault("no numbers", listed(lost), detail)
     outside = [name for name, seen in zip(ids, looks, strict=True) if 1.01 < seen.brightest < np.inf]
     if outside:
         most = max(seen.brightest for seen in looks if np.isfinite(seen.brightest))
-        detail = f"{len(outside)} images are read as values up to {most:.6g}, and 0 to 1 is expected; correct the reader"
+        detail = (
+            f"{len(outside)} images are read as values up to {most:.6g}, and 0 to 1 is expected; correct the reader"
+        )
         yield Fault("values above 1", listed(outside), detail, fatal=False)
 
 

@@ -13,10 +13,9 @@ from pipeline.data.places import shown
 from pipeline.errors import UserError
 
 JPEG_END = b"\xff\xd9"
-HOLE = 64  # zero bytes in a row; compressed data have as many where an image is flat, or where they are lost
-ZEROS = re.compile(b"\0{%d,}" % HOLE)
+ZEROS = re.compile(rb"\0{64,}")  # compressed data have as many where an image is flat, or where they are lost
 MARKER, RESTARTS = re.compile(rb"\xff[^\0\xff]"), range(0xD0, 0xD8)  # of a JPEG, between and within compressed data
-WEBP_HOLE = 256  # the same where nothing can be held against it
+MORE_ZEROS = re.compile(rb"\0{256,}")  # the same where nothing can be held against it
 PROBE = b"\x55" * 32  # put into a file to see whether what stands there is used
 PROBES = (PROBE, b"\xaa" * 32, b"\x33" * 32, bytes(range(0xE0, 0xC0, -1)))  # a flat white hides some of them
 MOST_PIXELS = 80_000_000  # of an image that is decoded again
@@ -91,12 +90,12 @@ def damage(data: bytes) -> str:
     also what a flat part of an image may be coded as. So a run counts only where what follows does not fit: the decoder
     needs more data than there are, or leaves some of them over.
     """
-    if bytes(HOLE) not in data:
+    if bytes(64) not in data:
         return ""
     if data.startswith(b"\xff\xd8\xff"):
         hole = _jpeg_hole(data)
     elif data.startswith(b"RIFF"):
-        hole = next((len(run) for chunk in _webp_chunks(data) for run in re.findall(b"\0{%d,}" % WEBP_HOLE, chunk)), 0)
+        hole = next((len(run) for chunk in _webp_chunks(data) for run in MORE_ZEROS.findall(chunk)), 0)
     else:
         return _tif_damage(data) if data.startswith((b"II*\0", b"MM\0*")) else ""
     return (

@@ -126,7 +126,9 @@ def array(
     if not isinstance(pixels, np.ndarray):
         raise unreadable(data, path, "a npy file")
     if pixels.ndim not in (2, 3):
-        raise UserError(f"{shown(path)} holds an array of shape {pixels.shape}, not (H, W) or (H, W, C); write a reader of your own")
+        raise UserError(
+            f"{shown(path)} holds an array of shape {pixels.shape}, not (H, W) or (H, W, C); write a reader of your own"
+        )
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
     elif channels_first:
