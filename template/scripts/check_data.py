@@ -18,7 +18,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--experiment", metavar="NAME", help="read images and folds as this experiment does (default: as baseline)")
+    parser.add_argument("--experiment", metavar="NAME", help="read images and folds as this experiment does")
     parser.add_argument("--unpack", action="store_true", help="unpack the zip archives in the data folder first")
     parser.add_argument("--data", metavar="DIR", help="the data folder (default: data/raw, or DATA_DIR)")
     arguments = parser.parse_args()

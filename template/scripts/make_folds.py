@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--splitter", default="auto", choices=splitters, help="how to divide (default: auto)")
     parser.add_argument("--force", action="store_true", help="replace folds that are there")
     parser.add_argument("--no-leak-report", action="store_true", help="do not look at the images")
-    parser.add_argument("--experiment", metavar="NAME", help="read the images as this experiment does (default: as baseline)")
+    parser.add_argument("--experiment", metavar="NAME", help="read the images as this experiment does")
     parser.add_argument("--data", metavar="DIR", help="the data folder (default: data/raw, or DATA_DIR)")
     arguments = parser.parse_args()
 

@@ -9,7 +9,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,10 +43,10 @@ class ResizedReader(RowReader):
 
     reader: RowReader
     size: Size
+    takes_row: bool = field(init=False)
 
-    @property
-    def takes_row(self) -> bool:
-        return self.reader.takes_row
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "takes_row", self.reader.takes_row)
 
     def __call__(self, path: Path, size: Size | None, row: Row = NO_ROW) -> np.ndarray:
         pixels = self.reader(path, self.size, row)
@@ -71,11 +71,8 @@ class CachedImages(RowReader):
 
     def __init__(self, store: Store, rows: dict[str, int], reader: RowReader) -> None:
         self.store, self.rows, self.reader = store, rows, reader
+        self.takes_row = reader.takes_row
         self.images: np.ndarray | None = store.images() if rows else None
-
-    @property
-    def takes_row(self) -> bool:
-        return self.reader.takes_row
 
     def __call__(self, path: Path, size: Size | None, row: Row = NO_ROW) -> np.ndarray:
         """A copy of the image (H, W, C), which may be changed."""
