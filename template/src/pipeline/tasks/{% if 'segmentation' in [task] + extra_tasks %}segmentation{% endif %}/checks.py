@@ -1,11 +1,14 @@
 """What is wrong with masks, before anything is trained on them."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from pipeline.data.faults import Fault
+from pipeline.data.places import archive_at
+from pipeline.data.tables import is_image
 from pipeline.errors import UserError, listed
 from pipeline.keys import ROW_FOLD, ROW_ID
 from pipeline.tasks.segmentation import rle
@@ -26,6 +29,7 @@ def mask_faults(rows: pd.DataFrame, column: str) -> Iterator[Fault]:
         column: of `Truth`.
     """
     strange: dict[str, list[str]] = {}
+    unsized: list[str] = []
     sound: list[tuple[int, Truth]] = []
     for position, (name, truth) in enumerate(zip(rows[ROW_ID].astype(str), rows[column], strict=True)):
         if not isinstance(truth, Truth):
@@ -33,8 +37,10 @@ def mask_faults(rows: pd.DataFrame, column: str) -> Iterator[Fault]:
             continue
         try:
             size = known_size(truth.image)
-        except UserError:  # the image is missing, which is told elsewhere
-            continue
+        except UserError:
+            if _is_no_file(truth.image):
+                unsized.append(name)
+            continue  # an image that is missing is told elsewhere
         wrong, odd = _looked_at(truth, size)
         if wrong:
             yield Fault("mask", name, wrong)
@@ -42,11 +48,26 @@ def mask_faults(rows: pd.DataFrame, column: str) -> Iterator[Fault]:
         if odd:
             strange.setdefault(odd, []).append(name)
         sound.append((position, truth))
+    if unsized:
+        detail = (
+            f"no file says the size of {len(unsized)} images, which their masks need; give mask_rows the argument `size` "
+            "in src/competition/tables.py"
+        )
+        yield Fault("size of an image", listed(unsized), detail)
     for what, names in strange.items():
         yield Fault("odd masks", listed(names), f"{len(names)} masks: {what}; they are read nevertheless", fatal=False)
     if sound:
         yield from _orientation([(str(rows[ROW_ID].iloc[position]), truth) for position, truth in sound])
         yield from _classes(rows.iloc[[position for position, _ in sound]], [truth for _, truth in sound], column)
+
+
+def _is_no_file(image: Size | Path) -> bool:
+    """Whether an image is what a reader of the user's own makes of its path: of a folder, a record, an unknown file."""
+    if not isinstance(image, Path) or archive_at(image) is not None:
+        return False
+    if image.is_file():
+        return not is_image(image.name)
+    return image.is_dir() or any(folder.is_file() for folder in image.parents)
 
 
 def _looked_at(truth: Truth, size: Size) -> tuple[str, str]:
