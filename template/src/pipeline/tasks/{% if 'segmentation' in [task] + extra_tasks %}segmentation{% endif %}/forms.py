@@ -16,7 +16,7 @@ from pipeline.errors import UserError, listed, nearest
 from pipeline.keys import ROW_ID
 from pipeline.tasks.segmentation.mask_files import BACKGROUND, colour_code
 from pipeline.tasks.segmentation.rle import Order
-from pipeline.tasks.segmentation.sizes import Size
+from pipeline.tasks.segmentation.sizes import Frame, Size
 from pipeline.tasks.segmentation.truth import IGNORED, FileTruth, PolygonTruth, RunTruth, Truth
 
 EMPTY = frozenset({"", "-", "-1", "nan", "none", "0 0", "1 0"})  # what stands for an empty mask
@@ -58,6 +58,8 @@ class RunLengths:
         mark: what joins image and class where one column holds both: `_` in `0002cc93b.jpg_1`.
         order: `column` (from top to bottom, then left to right) or `row`.
         first: the number of the first pixel, 1 or 0.
+        frame: of images that their EXIF orientation turns, whether masks lie as the image is `seen` or as it is
+            `stored`; none: as it is seen.
     """
 
     column: str
@@ -65,6 +67,7 @@ class RunLengths:
     mark: str = ""
     order: Order = "column"
     first: int = 1
+    frame: Frame | None = None
 
     @property
     def own_columns(self) -> Sequence[str]:
@@ -95,7 +98,12 @@ class RunLengths:
                 found.setdefault((name, of_class), []).append(text.strip())
         return [
             RunTruth(
-                classes, image, tuple(tuple(found.get((name, each), ())) for each in classes), self.order, self.first
+                classes,
+                image,
+                tuple(tuple(found.get((name, each), ())) for each in classes),
+                self.order,
+                self.first,
+                frame=self.frame,
             )
             for name, image in zip(rows[ROW_ID], images, strict=True)
         ]
@@ -135,6 +143,7 @@ class MaskFiles:
             above 0 is the class.
         background, ignored: values or colours of no class, and of pixels that neither train nor score.
         may_be_absent: an image without a file has no pixel of the class; else a missing file is an error.
+        frame: see `RunLengths`; none: as the size of the file tells, else as the image is seen.
     """
 
     pattern: str
@@ -142,6 +151,7 @@ class MaskFiles:
     background: Sequence[int | tuple[int, int, int]] = (0,)
     ignored: Sequence[int | tuple[int, int, int]] = ()
     may_be_absent: bool = False
+    frame: Frame | None = None
     own_columns: Sequence[str] = field(default=(), init=False)
 
     def by_image(self, table: pd.DataFrame, id_column: str, classes: Sequence[str]) -> pd.DataFrame:
@@ -160,7 +170,7 @@ class MaskFiles:
         files = zip(*(image_paths(rows, pattern, data) for pattern in patterns), strict=True)
         codes = self._codes(classes)
         return [
-            FileTruth(classes, image, tuple(self._file(data / path) for path in paths), codes)
+            FileTruth(classes, image, tuple(self._file(data / path) for path in paths), codes, frame=self.frame)
             for paths, image in zip(files, images, strict=True)
         ]
 

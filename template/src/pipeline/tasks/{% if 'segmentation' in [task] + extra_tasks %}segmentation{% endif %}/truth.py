@@ -1,21 +1,23 @@
 """The truth of an image: where the pixels of each class are. It holds text, points or paths, and decodes when asked."""
 
+import contextlib
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from pipeline.data.header import Header
 from pipeline.errors import UserError, listed
 from pipeline.tasks.segmentation import rle
 from pipeline.tasks.segmentation.components import Components
 from pipeline.tasks.segmentation.maps import strips
 from pipeline.tasks.segmentation.mask_files import BACKGROUND, codes_in
-from pipeline.tasks.segmentation.sizes import Size, known_size
+from pipeline.tasks.segmentation.sizes import Frame, Size, known_header, known_size, told_frame
 
 Window = tuple[int, int, int, int]  # top, left, height, width in pixels of the image
 IGNORED = 255
@@ -28,15 +30,30 @@ class Truth(ABC):
     Attributes:
         classes: names, in the order of the planes; never the background.
         image: height and width of the image, or the file that says them.
+        frame: whether the masks lie as the image is `seen`, or as it is `stored` before its EXIF orientation turns it,
+            where the size does not tell; none: as it is seen.
     """
 
     classes: tuple[str, ...]
     image: Size | Path
+    frame: Frame | None = field(default=None, kw_only=True)
 
     @property
     def size(self) -> Size:
-        """Height and width of the image."""
-        return known_size(self.image)
+        """Height and width of the image, as the masks lie."""
+        return known_size(self.image, self.frame)
+
+    def turn(self, header: Header) -> int:
+        """The EXIF orientation by which the planes become those of the image as it is read; 1: they are.
+
+        Args:
+            header: of the image.
+        """
+        return header.orientation if self.told(header) == "stored" else 1
+
+    def told(self, header: Header) -> Frame | None:
+        """Which way the masks lie, as their size tells, or else `frame`; none where neither does."""
+        return told_frame(self.size, header) or self.frame
 
     def read(self, window: Window | None = None) -> np.ndarray:
         """The planes, uint8 (C, H, W) of 0, 1 and 255 (ignored); beyond the image all is ignored.
@@ -154,6 +171,16 @@ class FileTruth(Truth):
 
     files: tuple[Path | None, ...]
     codes: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def size(self) -> Size:
+        """Height and width of the image, as the masks lie: of one that its EXIF turns, their own size tells which."""
+        file = next((file for file in self.files if file is not None), None)
+        if isinstance(self.image, Path) and file is not None and (header := known_header(self.image)).orientation != 1:
+            with contextlib.suppress(UserError):  # reading it will say what is wrong
+                if told_frame(own := known_size(file), header):
+                    return own
+        return super().size
 
     def _planes(self, window: Window) -> np.ndarray:
         top, left, height, width = window
