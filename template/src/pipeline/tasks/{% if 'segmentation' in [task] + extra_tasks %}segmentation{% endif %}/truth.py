@@ -3,7 +3,7 @@
 import contextlib
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -16,11 +16,14 @@ from pipeline.errors import UserError, listed
 from pipeline.tasks.segmentation import rle
 from pipeline.tasks.segmentation.components import Components
 from pipeline.tasks.segmentation.maps import strips
-from pipeline.tasks.segmentation.mask_files import BACKGROUND, codes_in
+from pipeline.tasks.segmentation.mask_files import BACKGROUND, STRAY, mask_in, nearest_code
 from pipeline.tasks.segmentation.sizes import Frame, Size, known_header, known_size, told_frame
 
 Window = tuple[int, int, int, int]  # top, left, height, width in pixels of the image
+Polygon = np.ndarray | tuple[np.ndarray, ...]
 IGNORED = 255
+BEYOND = 2.0  # pixels that an outline may leave the image
+FAR = 1 << 24  # pixels from the window, beyond which it does not matter where a point lies
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +44,7 @@ class Truth(ABC):
     @property
     def size(self) -> Size:
         """Height and width of the image, as the masks lie."""
-        return known_size(self.image, self.frame)
+        return self._own_size() or known_size(self.image, self.frame)
 
     def turn(self, header: Header) -> int:
         """The EXIF orientation by which the planes become those of the image as it is read; 1: they are.
@@ -53,7 +56,12 @@ class Truth(ABC):
 
     def told(self, header: Header) -> Frame | None:
         """Which way the masks lie, as their size tells, or else `frame`; none where neither does."""
-        return told_frame(self.size, header) or self.frame
+        own = self._own_size()
+        return (told_frame(own, header) if own else None) or self.frame
+
+    def _own_size(self) -> Size | None:
+        """Height and width as a table or the masks themselves say them; none where they do not."""
+        return None if isinstance(self.image, Path) else self.image
 
     def read(self, window: Window | None = None) -> np.ndarray:
         """The planes, uint8 (C, H, W) of 0, 1 and 255 (ignored); beyond the image all is ignored.
@@ -85,6 +93,21 @@ class Truth(ABC):
     @functools.cached_property
     def _present(self) -> np.ndarray:
         return np.array([any((plane[rows] == 1).any() for rows in strips(self.size)) for plane in self.read()], bool)
+
+    def areas(self) -> np.ndarray:
+        """How many pixels of each class there are, int64 (C,), as training reads them.
+
+        Raises:
+            UserError: as `read`.
+        """
+        width = self.size[1]
+        parts = (self.read((rows.start, 0, rows.stop - rows.start, width)) for rows in strips(self.size))
+        counts = [(planes == 1).sum(axis=(1, 2), dtype=np.int64) for planes in parts]
+        return np.sum([np.zeros(len(self.classes), np.int64), *counts], axis=0)
+
+    def odd(self) -> Sequence[str]:
+        """What is to be known of how it is read, in words that are the same for all it is true of."""
+        return ()
 
     def instances(self, class_index: int) -> Iterator[np.ndarray]:
         """The objects of a class, bool (H, W) each: as they are told apart, or else connected components."""
@@ -166,21 +189,40 @@ class FileTruth(Truth):
 
     Attributes:
         files: one file for all classes, or one for each class; none where a class has no file and is empty so.
-        codes: (value of a pixel, place of its class, `BACKGROUND` or `IGNORED`); empty: any value above 0 is the class.
+        codes: (value of a pixel, place of its class, `BACKGROUND` or `IGNORED`); empty: any value above 0 is the class,
+            or above half of white where the file says so.
+        above: without codes: the value above which a pixel is of the class, instead.
     """
 
     files: tuple[Path | None, ...]
     codes: tuple[tuple[int, int], ...] = ()
+    above: int | None = None
 
-    @property
-    def size(self) -> Size:
-        """Height and width of the image, as the masks lie: of one that its EXIF turns, their own size tells which."""
+    def _own_size(self) -> Size | None:
         file = next((file for file in self.files if file is not None), None)
         if isinstance(self.image, Path) and file is not None and (header := known_header(self.image)).orientation != 1:
             with contextlib.suppress(UserError):  # reading it will say what is wrong
                 if told_frame(own := known_size(file), header):
                     return own
-        return super().size
+        return super()._own_size()
+
+    def odd(self) -> list[str]:
+        """What is to be known of how the files are read."""
+        told = []
+        for mask in (mask_in(file) for file in self.files if file is not None):
+            if mask.alpha:
+                told.append("what is transparent in the file (its alpha) decides, its colours do not")
+            if self.codes:
+                strange = set(np.unique(mask.codes).tolist()) - {code for code, _ in self.codes}
+                if strange:
+                    told.append("the file holds values beside those that are named, which are read as the nearest")
+            elif self.above is None and mask.lossy and mask.middle:
+                told.append("the file is stored with loss (JPEG), and what is above half of white is the class")
+            elif self.above is None and mask.middle:
+                told.append("the file holds values between black and white; what is above half of white is the class")
+            elif self.above is None and len(np.unique(mask.levels)) > 2:
+                told.append("the file holds several values above 0, all of which are the class")
+        return told
 
     def _planes(self, window: Window) -> np.ndarray:
         top, left, height, width = window
@@ -188,21 +230,46 @@ class FileTruth(Truth):
         for place, file in enumerate(self.files):
             if file is None:
                 continue
-            values = codes_in(file)
-            if values.shape != self.size:
+            mask = mask_in(file)
+            if mask.codes.shape != self.size:
                 raise UserError(
                     "the mask {} has {} x {} pixels, and its image {} x {}; correct the pattern of the masks in "
-                    "src/competition/targets.py, or drop the row in tables.py".format(file, *values.shape, *self.size)
+                    "src/competition/targets.py, or drop the row in tables.py".format(
+                        file, *mask.codes.shape, *self.size
+                    )
                 )
-            part = values[top : top + height, left : left + width]
+            part = (slice(top, top + height), slice(left, left + width))
             if self.codes:
-                self._sort_out(part, planes, file)
-            else:
-                planes[place] = part > 0
+                self._sort_out(mask.codes[part], planes, file, mask.lossy)
+                continue
+            above = mask.middle if self.above is None else self.above
+            if above is None:
+                raise UserError(
+                    f"the mask {file} is stored with loss and holds nothing brighter than {mask.levels.max()}, which may "
+                    "be noise or a class; store it as PNG, or say above in MaskFiles of src/competition/targets.py"
+                )
+            planes[place] = mask.levels[part] > above
         return planes
 
-    def _sort_out(self, values: np.ndarray, planes: np.ndarray, file: Path) -> None:
+    def _sort_out(self, values: np.ndarray, planes: np.ndarray, file: Path, lossy: bool) -> None:
         """Fill the planes with what the codes say of values (H, W)."""
+        if self._sorted(values, planes) == values.size:
+            return
+        codes = np.array([code for code, _ in self.codes], np.int64)
+        found, places = np.unique(values, return_inverse=True)
+        stray = ~np.isin(found, codes)
+        meant = found.astype(np.int64)
+        meant[stray] = nearest_code(meant[stray], codes, lossy)
+        lost = found[meant < 0]
+        if len(lost) and not (lossy and np.isin(values, lost).mean() <= STRAY):  # an edge rings where three values meet
+            raise UserError(
+                f"the mask {file} holds the values {listed(map(_shown, lost.tolist()))}, which stand for no class; name "
+                "them in src/competition/targets.py (values, background or ignored of MaskFiles)"
+            )
+        self._sorted(meant[places].reshape(values.shape), planes)
+
+    def _sorted(self, values: np.ndarray, planes: np.ndarray) -> int:
+        """Fill the planes with what the codes are of values (H, W), and count these pixels."""
         known = 0
         for code, place in self.codes:
             hit = values == code
@@ -211,12 +278,7 @@ class FileTruth(Truth):
                 planes[:, hit] = IGNORED
             elif place != BACKGROUND:
                 planes[place][hit] = 1
-        if known < values.size:
-            strange = sorted(set(np.unique(values).tolist()) - {code for code, _ in self.codes})
-            raise UserError(
-                f"the mask {file} holds the values {listed(map(_shown, strange))}, which stand for no class; name them "
-                "in src/competition/targets.py (values, background or ignored of MaskFiles)"
-            )
+        return known
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,42 +286,99 @@ class PolygonTruth(Truth):
     """Masks as outlines, filled with the pixels on them.
 
     Attributes:
-        objects: for each class its objects, each a tuple of rings, float (points, 2) of x and y in pixels.
+        objects: for each class its objects, each a tuple of polygons whose union it is: rings, float (points, 2) of x
+            and y in pixels, or tuples of an outer ring and its holes.
+        crowds: the same of what is ignored; empty: nothing.
+        given: height and width of the image, where the file of the outlines says them.
+        unread: what of the file was not read, in words.
     """
 
-    objects: tuple[tuple[tuple[np.ndarray, ...], ...], ...]
+    objects: tuple[tuple[tuple[Polygon, ...], ...], ...]
+    crowds: tuple[tuple[tuple[Polygon, ...], ...], ...] = ()
+    given: Size | None = None
+    unread: tuple[str, ...] = ()
+
+    def _own_size(self) -> Size | None:
+        return self.given or super()._own_size()
+
+    def odd(self) -> list[str]:
+        objects = [polygons for of_class in (*self.objects, *self.crowds) for polygons in of_class]
+        outer = [_rings(polygon)[0] for polygons in objects for polygon in polygons]
+        told = list(self.unread)
+        if any((ring < -BEYOND).any() or (ring > np.array(self.size[::-1]) + BEYOND).any() for ring in outer):
+            told.append("an outline leaves the image")
+        if len(outer) and not all(self._inside(polygons)[0].any() for polygons in objects):
+            told.append("an outline lies outside of the image, or has no area")
+        if any(_has_inner(polygons) for polygons in objects):
+            told.append("an outline lies within another one of its object, and is filled (only GeoJSON has holes)")
+        texts = [np.concatenate([_rings(polygon)[0].ravel() for polygon in polygons]).tobytes() for polygons in objects]
+        if len(set(texts)) < len(texts):
+            told.append("an outline stands twice")
+        return told
+
+    def farthest(self) -> list[float]:
+        """The largest coordinate of each object."""
+        objects = (polygons for of_class in (*self.objects, *self.crowds) for polygons in of_class)
+        return [max(float(_rings(polygon)[0].max()) for polygon in polygons) for polygons in objects]
 
     def _planes(self, window: Window) -> np.ndarray:
-        return np.stack([self._filled(list(of_class), window) for of_class in self.objects])
+        planes = np.stack([self._filled(of_class, window) for of_class in self.objects])
+        for plane, crowds in zip(planes, self.crowds, strict=False):
+            plane[(self._filled(crowds, window) == 1) & (plane == 0)] = IGNORED
+        return planes
 
     @functools.cached_property
     def _present(self) -> np.ndarray:
-        return np.array([bool(of_class) for of_class in self.objects], bool)
+        return np.array([any(self._inside(each)[0].any() for each in of_class) for of_class in self.objects], bool)
 
     def instances(self, class_index: int) -> Iterator[np.ndarray]:
         whole = (0, 0, *self.size)
-        drawn = (self._filled([rings], whole).view(bool) for rings in self.objects[class_index])
+        drawn = (self._filled([polygons], whole).view(bool) for polygons in self.objects[class_index])
         return (mask for mask in drawn if mask.any())
 
     def _pixel(self, class_index: int, generator: np.random.Generator) -> tuple[int, int]:
-        rings = self.objects[class_index][generator.integers(len(self.objects[class_index]))]
-        points = np.concatenate(rings)
-        (left, top), (right, bottom) = np.floor(points.min(axis=0)), np.ceil(points.max(axis=0))
-        window = (int(top), int(left), int(bottom - top) + 1, int(right - left) + 1)
-        places = np.argwhere(self._filled([rings], window))
-        row, column = (int(place) for place in places[generator.integers(len(places))] + window[:2])
-        height, width = self.size
-        return min(max(row, 0), height - 1), min(max(column, 0), width - 1)
+        objects = self.objects[class_index]
+        first = int(generator.integers(len(objects)))
+        for polygons in (*objects[first:], *objects[:first]):  # one that lies outside of the image has no pixel
+            plane, top, left = self._inside(polygons)
+            if plane.any():
+                break
+        places = np.argwhere(plane)
+        row, column = (int(place) for place in places[generator.integers(len(places))])
+        return row + top, column + left
+
+    def _inside(self, polygons: tuple[Polygon, ...]) -> tuple[np.ndarray, int, int]:
+        """The pixels of an object in the image, uint8 (h, w), and the row and column where they begin."""
+        points = np.concatenate([_rings(polygon)[0] for polygon in polygons])
+        left, top = np.maximum(np.floor(points.min(axis=0)), 0).astype(int).tolist()
+        right, bottom = np.minimum(np.ceil(points.max(axis=0)) + 1, self.size[::-1]).astype(int).tolist()
+        return self._filled([polygons], (top, left, max(bottom - top, 0), max(right - left, 0))), top, left
 
     @staticmethod
-    def _filled(objects: list[tuple[np.ndarray, ...]], window: Window) -> np.ndarray:
+    def _filled(objects: Sequence[tuple[Polygon, ...]], window: Window) -> np.ndarray:
         """The union of objects, uint8 (height, width)."""
         top, left, height, width = window
         plane = np.zeros((height, width), np.uint8)
-        for rings in objects:
-            for ring in rings:
-                cv2.fillPoly(plane, [np.rint(ring - (left, top)).astype(np.int32)], 1)
+        for polygon in (polygon for polygons in objects for polygon in polygons if plane.size):
+            rings = [np.rint(np.clip(ring - (left, top), -FAR, FAR)).astype(np.int32) for ring in _rings(polygon)]
+            cv2.fillPoly(plane, rings, 1)
         return plane
+
+
+def _rings(polygon: Polygon) -> tuple[np.ndarray, ...]:
+    """The outer ring and the holes of a polygon."""
+    return (polygon,) if isinstance(polygon, np.ndarray) else polygon
+
+
+def _has_inner(polygons: tuple[Polygon, ...]) -> bool:
+    """Whether one of the polygons lies within another one."""
+    outer = [_rings(polygon)[0].astype(np.float32) for polygon in polygons]
+    boxes = [(ring.min(axis=0), ring.max(axis=0)) for ring in outer]
+    return any(
+        (low > least).all() and (high < most).all() and cv2.pointPolygonTest(around, ring[0].tolist(), False) > 0
+        for ring, (low, high) in zip(outer, boxes, strict=True)
+        for around, (least, most) in zip(outer, boxes, strict=True)
+    )
 
 
 def _shown(code: int) -> str:
