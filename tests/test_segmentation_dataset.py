@@ -299,7 +299,9 @@ def turned_photos(
         cv2.imwrite(str(folder / f"m{number}.png"), stored if frame == "stored" else seen[-1])
         files = (folder / f"m{number}.png",)
         given = "stored" if size[0] == size[1] or orientation < 5 else None
-        truths.append(FileTruth(("cat",), folder / f"{number}{suffix}", files, frame=given if frame == "stored" else None))
+        truths.append(
+            FileTruth(("cat",), folder / f"{number}{suffix}", files, frame=given if frame == "stored" else None)
+        )
     table = {"id": [f"i{k}" for k in range(3)], "image": [f"{k}{suffix}" for k in range(3)]}
     return pd.DataFrame({**table, "mask": pd.Series(truths, dtype=object)}), seen
 

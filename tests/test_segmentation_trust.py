@@ -18,11 +18,14 @@ sys.path.insert(0, str(source()))
 
 from pipeline.data.faults import Fault
 from pipeline.data.pixels import turned
+from pipeline.data.tables import read_table
 from pipeline.errors import UserError
 from pipeline.tasks.segmentation import rle
 from pipeline.tasks.segmentation.checks import mask_faults
 from pipeline.tasks.segmentation.forms import Form, MaskFiles, Polygons, RunLengths
-from pipeline.tasks.segmentation.truth import FileTruth
+from pipeline.tasks.segmentation.mask_files import mask_in
+from pipeline.tasks.segmentation.sizes import known_header
+from pipeline.tasks.segmentation.tables import mask_rows
 
 from test_segmentation_truth import settings
 
@@ -43,9 +46,6 @@ def image(path: Path, size: tuple[int, int] = SIZE, orientation: int = 1) -> Non
 def truths(
     data: Path, form: Form, ids: list[str], classes: tuple[str, ...] = ("cat",), **columns: list[str]
 ) -> pd.DataFrame:
-    from pipeline.data.tables import read_table
-    from pipeline.tasks.segmentation.tables import mask_rows
-
     for name in ids:
         if not (data / f"train/{name}.png").exists():
             image(data / f"train/{name}.png")
@@ -94,7 +94,7 @@ def test_smoothed_edges_are_halved_and_numbers_of_objects_are_not(tmp_path: Path
             objects[5 * (place // 20) : 5 * (place // 20) + 4, 10 * (place % 20) : 10 * (place % 20) + 8] = number
         cv2.imwrite(str(tmp_path / "m.png"), objects)
         (truth,) = truths(tmp_path, MaskFiles("m.png"), ["a"])["mask"]
-        FileTruth.read.__globals__["mask_in"].cache_clear()
+        mask_in.cache_clear()
         assert (truth.read()[0] == (objects > 0)).all()
 
 
@@ -222,7 +222,9 @@ def test_rings_of_geojson_after_the_first_are_holes(tmp_path: Path, way: str) ->
     truth = outlined(tmp_path, {"a": content}, ["a"])["mask"][0]
     plane = truth.read()[0]
     assert plane.sum() == area(5, 30) - area(13, 19) + (area(33, 36) if way == "multi" else 0)
-    assert not plane[13:20, 13:20].any() and plane[12, 12] and (truth.read((10, 8, 9, 9))[0] == plane[10:19, 8:17]).all()
+    assert (
+        not plane[13:20, 13:20].any() and plane[12, 12] and (truth.read((10, 8, 9, 9))[0] == plane[10:19, 8:17]).all()
+    )
     assert all(plane[truth.foreground(np.random.default_rng(k))] for k in range(20))
     assert sum(one.sum() for one in truth.instances(0)) == plane.sum()
 
@@ -273,7 +275,12 @@ def test_objects_without_an_area_are_read_as_nothing_and_said(tmp_path: Path) ->
 
 
 def test_points_that_are_none(tmp_path: Path) -> None:
-    for points in ([[1, 2, float("nan"), 4, 5, 6]], [[1, 2, 3]], [["x", "y", "z", "a"]], [[1, 2, 3, 4, 5, float("inf")]]):
+    for points in (
+        [[1, 2, float("nan"), 4, 5, 6]],
+        [[1, 2, 3]],
+        [["x", "y", "z", "a"]],
+        [[1, 2, 3, 4, 5, float("inf")]],
+    ):
         with pytest.raises(UserError, match="outline of 'image 0'"):
             outlined(tmp_path, coco_file(["a.png"], [{"image_id": 0, "segmentation": points}]), ["a"])
     shares = [[0.1, 0.1, 0.9, 0.1, 0.9, 0.9]]
@@ -300,7 +307,11 @@ def test_images_of_one_name_in_two_folders_have_their_own_outlines(tmp_path: Pat
     names = ["cam0/1", "cam1/1", "cam1/2"]
     flat = [[v for point in square(5, 6 + k) for v in point] for k in range(3)]
     notes = [{"image_id": k, "segmentation": [flat[k]]} for k in range(3)]
-    for written in (names, [f"/home/me/{name}" for name in names], [f"train\\{name}".replace("/", "\\") for name in names]):
+    for written in (
+        names,
+        [f"/home/me/{name}" for name in names],
+        [f"train\\{name}".replace("/", "\\") for name in names],
+    ):
         rows = outlined(tmp_path, coco_file([f"{name}.png" for name in written], notes), names)
         assert [truth.read().sum() for truth in rows["mask"]] == [area(5, 6), area(5, 7), area(5, 8)]
     rows = outlined(tmp_path, coco_file([f"{name}.png" for name in names[1:]], notes[:2]), names)
@@ -338,7 +349,7 @@ def test_sizes_of_coco_tell_which_way_outlines_lie(tmp_path: Path) -> None:
     for height, width, turn in ((40, 60, 6), (60, 40, 1)):
         rows = outlined(tmp_path, coco_file(["a.png"], note, height=height, width=width), ["a"])
         (truth,) = rows["mask"]
-        header = truth.turn.__globals__["known_header"](tmp_path / "train/a.png")
+        header = known_header(tmp_path / "train/a.png")
         assert truth.size == (height, width) and truth.turn(header) == turn and said(rows) == {}
     rows = outlined(tmp_path, coco_file(["a.png"], note), ["a"])
     assert tells(rows, "turned by their EXIF orientation")
@@ -378,6 +389,6 @@ def test_a_mask_with_exif_of_its_own_is_turned_by_it(tmp_path: Path) -> None:
     exif[0x0112] = 6
     Image.fromarray(disc()).save(tmp_path / "m.png", exif=exif)
     (truth,) = truths(tmp_path, MaskFiles("m.png"), ["a"])["mask"]
-    header = truth.turn.__globals__["known_header"](tmp_path / "train/a.png")
+    header = known_header(tmp_path / "train/a.png")
     assert truth.size == (60, 40) and truth.turn(header) == 1
     assert (truth.read()[0] == turned(disc() > 0, 6)).all()

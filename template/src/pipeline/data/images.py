@@ -71,7 +71,9 @@ def image(
             return scaled(with_channels(shrunk, channels, path), low, high, as_float, path)
     data = read_bytes(path)
     header = header_in(data) if data.startswith(TIF) else None
-    if data.startswith(TIF) and (channels not in WHOLE or (header is not None and (header.pages > 1 or header.misread))):
+    if data.startswith(TIF) and (
+        channels not in WHOLE or (header is not None and (header.pages > 1 or header.misread))
+    ):
         pages = header.pages if header else 1
         return scaled(with_channels(tif(data, path), channels, path, pages), low, high, as_float, path)
     if not is_whole(data):
@@ -175,8 +177,7 @@ def _jpeg_frame(data: bytes) -> tuple[int, int, int, int] | None:
 
 
 def _reduction(data: bytes, size: Size | None, oversize: float) -> int:
-    """The largest of 8, 4, 2 that leaves at least `oversize` times `size`, as it is stored; only JPEG decodes faster for
-    it."""
+    """The largest of 8, 4, 2 that leaves at least `oversize` times `size`, as stored; only JPEG is faster for it."""
     frame = _jpeg_frame(data) if size is not None and data.startswith(JPEG) else None
     if frame is None or size is None:
         return 1

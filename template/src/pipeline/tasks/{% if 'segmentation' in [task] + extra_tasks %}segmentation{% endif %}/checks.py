@@ -86,8 +86,8 @@ def _other_size(truth: PolygonTruth) -> str:
     if truth.given in (header.stored, header.size):
         return ""
     return (
-        "its outlines are of an image of {} x {} pixels (height x width), and the file has {} x {}; scale the points, or "
-        "correct height and width in the file of the outlines".format(*truth.given, *header.size)
+        "its outlines are of an image of {} x {} pixels (height x width), and the file has {} x {}; scale the points, "
+        "or correct height and width in the file of the outlines".format(*truth.given, *header.size)
     )
 
 
@@ -140,8 +140,8 @@ def _normalised(found: Sequence[tuple[str, Truth]]) -> Iterator[Fault]:
     highest = [point for truth in truths for point in truth.farthest() if max(truth.size) > 2]
     if highest and max(highest) <= 1:
         detail = (
-            "no point of an outline is beyond 1, so they are shares of width and height; multiply them, in the file, by "
-            "the width and height of their image"
+            "no point of an outline is beyond 1, so they are shares of width and height; multiply them, in the file, "
+            "by the width and height of their image"
         )
         yield Fault("outlines", listed(name for name, truth in found if isinstance(truth, PolygonTruth)), detail)
 

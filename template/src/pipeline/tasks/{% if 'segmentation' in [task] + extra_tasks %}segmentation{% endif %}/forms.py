@@ -1,7 +1,5 @@
 """The forms in which competitions give masks; `src/competition/targets.py` names one."""
 
-import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,15 +7,16 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from pipeline.data.places import archive_at, read_bytes, shown
+from pipeline.data.places import archive_at
 from pipeline.data.tables import image_paths, require_columns
 from pipeline.errors import UserError, listed, nearest
 from pipeline.keys import ROW_ID, ROW_IMAGE
-from pipeline.tasks.segmentation.mask_files import BACKGROUND, colour_code
-from pipeline.tasks.segmentation.outlines import Outlined, Polygon, image_in, images_in, matched
+from pipeline.tasks.segmentation.mask_files import BACKGROUND, IGNORED, colour_code
+from pipeline.tasks.segmentation.outline_truth import matched, outline_truth, read_json
+from pipeline.tasks.segmentation.outlines import Outlined, image_in, images_in
 from pipeline.tasks.segmentation.rle import Order
 from pipeline.tasks.segmentation.sizes import Frame, Size
-from pipeline.tasks.segmentation.truth import IGNORED, FileTruth, PolygonTruth, RunTruth, Truth
+from pipeline.tasks.segmentation.truth import FileTruth, RunTruth, Truth
 
 EMPTY = frozenset({"", "-", "-1", "nan", "none", "0 0", "1 0"})  # what stands for an empty mask
 Image = Size | Path
@@ -239,9 +238,9 @@ class Polygons:
         paths = list(rows[ROW_IMAGE])
         if "{" in self.path:
             files = image_paths(rows, self.path, data)
-            found: list[Outlined | None] = [image_in(_read_json(data / path), path) for path in files]
+            found: list[Outlined | None] = [image_in(read_json(data / path), path) for path in files]
         else:
-            known = images_in(_read_json(data / self.path))
+            known = images_in(read_json(data / self.path))
             found = matched(known, list(rows[ROW_ID]), paths)
             if known and not any(image is not None for image in found):
                 raise UserError(
@@ -249,42 +248,6 @@ class Polygons:
                     f"({listed(rows[ROW_ID])}); make the ids alike in src/competition/tables.py"
                 )
         return [
-            self._truth(outlined, classes, image, str(name))
+            outline_truth(outlined, classes, image, self.names or {}, self.frame, f"'{name}' in {self.path}")
             for outlined, image, name in zip(found, images, rows[ROW_ID], strict=True)
         ]
-
-    def _truth(self, outlined: Outlined | None, classes: tuple[str, ...], image: Image, row: str) -> PolygonTruth:
-        """The objects of an image by class. A single class needs no name."""
-        if outlined is None:
-            odd = (f"{self.path} does not name the image, which is read as empty",)
-            return PolygonTruth(classes, image, ((),) * len(classes), unread=odd, frame=self.frame)
-        sorted_out: list[list[tuple[Polygon, ...]]] = [[] for _ in classes]
-        crowds: list[list[tuple[Polygon, ...]]] = [[] for _ in classes]
-        for each in outlined.objects:
-            known = (self.names or {}).get(each.label, each.label)
-            if known not in classes and not (len(classes) == 1 and not each.label):
-                raise UserError(
-                    f"an object of '{row}' in {self.path} is of the class '{each.label}', which is not in CLASSES of "
-                    f"src/competition/targets.py; {nearest(each.label, classes)}"
-                )
-            if each.polygons:
-                place = classes.index(known) if known in classes else 0
-                (crowds if each.crowd else sorted_out)[place].append(each.polygons)
-        return PolygonTruth(
-            classes,
-            image,
-            tuple(map(tuple, sorted_out)),
-            crowds=tuple(map(tuple, crowds)) if any(crowds) else (),
-            given=outlined.size if isinstance(image, Path) else None,
-            unread=tuple(dict.fromkeys(each.odd for each in outlined.objects if each.odd)),
-            frame=self.frame,
-        )
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(read_bytes(path))
-    except ValueError as error:
-        raise UserError(f"{shown(path)} is not json ({error}); download it again") from error
-    except UserError as error:
-        raise UserError(re.sub("image", "file", str(error), count=1)) from error

@@ -1,6 +1,7 @@
 """Mask files: the value, or the colour, of each pixel as one number."""
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -13,9 +14,10 @@ from pipeline.data.header import header_in, orientation_in
 from pipeline.data.images import JPEG, describe
 from pipeline.data.pixels import turned
 from pipeline.data.places import read_bytes, shown
-from pipeline.errors import UserError
+from pipeline.errors import UserError, listed
 
 BACKGROUND = -1  # in place of a class
+IGNORED = 255  # in place of a class, and in its planes
 COLOUR = 1 << 24  # marks colours, so that black and 0 are not the same
 HALF = 127  # of white
 DARK, BRIGHT = 32, 224  # values nearer to black and to white than what lies between
@@ -90,6 +92,49 @@ def mask_in(path: Path) -> MaskFile:
     return MaskFile(COLOUR | red << 16 | green << 8 | blue, lossy, alpha)
 
 
+def sort_out(values: np.ndarray, codes: Sequence[tuple[int, int]], planes: np.ndarray, file: Path, lossy: bool) -> None:
+    """Fill planes, uint8 (C, H, W) of 0, with what the codes say of values (H, W), or else the nearest of them.
+
+    Args:
+        codes: (value, place of its class, `BACKGROUND` or `IGNORED`).
+        file, lossy: where the values stand, and whether with loss.
+
+    Raises:
+        UserError: a value is near no code.
+    """
+    if _sorted(values, codes, planes) == values.size:
+        return
+    known = np.array([code for code, _ in codes], np.int64)
+    found, places = np.unique(values, return_inverse=True)
+    stray, meant = ~np.isin(found, known), found.astype(np.int64)
+    meant[stray] = nearest_code(meant[stray], known, lossy)
+    lost = found[meant < 0]
+    if len(lost) and not (lossy and np.isin(values, lost).mean() <= STRAY):  # an edge rings where three values meet
+        raise UserError(
+            f"the mask {file} holds the values {listed(map(_shown, lost.tolist()))}, which stand for no class; name "
+            "them in src/competition/targets.py (values, background or ignored of MaskFiles)"
+        )
+    _sorted(meant[places].reshape(values.shape), codes, planes)
+
+
+def _sorted(values: np.ndarray, codes: Sequence[tuple[int, int]], planes: np.ndarray) -> int:
+    """Fill the planes with what the codes are of values (H, W), and count these pixels."""
+    known = 0
+    for code, place in codes:
+        hit = values == code
+        known += int(np.count_nonzero(hit))
+        if place == IGNORED:
+            planes[:, hit] = IGNORED
+        elif place != BACKGROUND:
+            planes[place][hit] = 1
+    return known
+
+
+def _shown(code: int) -> str:
+    """A value as the user knows it: a number, or red, green and blue."""
+    return str(code) if code < 1 << 24 else str(((code >> 16) & 255, (code >> 8) & 255, code & 255))
+
+
 def nearest_code(values: np.ndarray, codes: np.ndarray, lossy: bool) -> np.ndarray:
     """The code that is meant by each value, int64 (N,): the nearest one, by the channel that differs most.
 
@@ -143,7 +188,8 @@ def _decoded(data: bytes, path: Path) -> np.ndarray:
         header = header_in(data)
         if header is not None and header.pages > 1:
             raise UserError(
-                f"the mask {shown(path)} has {header.pages} pages; write them as files of their own, or as the values of one"
+                f"the mask {shown(path)} has {header.pages} pages; write them as files of their own, or as the "
+                "values of one"
             )
         return tif(data, path)
     if describe(data).endswith("palette"):  # OpenCV would give its colours

@@ -2,17 +2,16 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
 from typing import Any
 
 import cv2
 import numpy as np
 
 from pipeline.errors import UserError, listed
+from pipeline.tasks.segmentation.polygons import Polygon, rings_of
 from pipeline.tasks.segmentation.rle import counts_of, filled
 from pipeline.tasks.segmentation.sizes import Size
 
-Polygon = tuple[np.ndarray, ...]  # an outer ring, then its holes, each float64 (points, 2) of x and y
 CLASS_KEYS = ("class", "label", "category", "name", "classification", "type")
 POINT_KEYS = ("points", "polygon", "segmentation", "coordinates", "vertices", "geometry")
 LIST_KEYS = ("shapes", "objects", "annotations", "polygons", "features")
@@ -110,7 +109,8 @@ def _sized(image: Outlined) -> Outlined:
         size = size or each.size
         if each.size not in (None, size):
             raise UserError(
-                f"an RLE of '{image.name}' is of {each.size} pixels (height, width), and the image of {size}; mend the file"
+                f"an RLE of '{image.name}' is of {each.size} pixels (height, width), and the image of {size}; "
+                "mend the file"
             )
     return replace(image, size=size)
 
@@ -156,7 +156,7 @@ def _outline(label: str, points: Any, is_geometry: bool, where: str) -> Object:
     if isinstance(points, Mapping):
         return _outline(label, points.get("coordinates") or [], True, where)
     polygons = tuple(_polygons(points, is_geometry, where))
-    sound = tuple(polygon for polygon in polygons if len(polygon[0]) > 2)
+    sound = tuple(polygon for polygon in polygons if len(rings_of(polygon)[0]) > 2)
     if not polygons:
         return Object(label, (), odd="an object has no outline (an empty list of points), and is read as nothing")
     few = "an outline has fewer than three points, which have no area, and is read as nothing"
@@ -210,7 +210,8 @@ def _runs(mask: Mapping[str, Any], where: str) -> tuple[tuple[Polygon, ...], Siz
         raise UserError(f"an RLE of '{where}' cannot be read ({error}); mend the file") from error
     if not len(ends) or ends[-1] != height * width:
         raise UserError(
-            f"an RLE of '{where}' has {ends[-1] if len(ends) else 0} pixels and a size of {height} x {width}; mend the file"
+            f"an RLE of '{where}' has {ends[-1] if len(ends) else 0} pixels and a size of {height} x {width}; "
+            "mend the file"
         )
     runs = ends[: len(ends) // 2 * 2].reshape(-1, 2)
     runs = runs[runs[:, 0] < runs[:, 1]]
@@ -223,55 +224,3 @@ def _runs(mask: Mapping[str, Any], where: str) -> tuple[tuple[Polygon, ...], Siz
         for k, parent in enumerate(parents)
         if parent < 0
     ), (height, width)
-
-
-def matched(images: Sequence[Outlined], ids: Sequence[str], paths: Sequence[str]) -> list[Outlined | None]:
-    """The image in the file that each row is, by its id, or else by as many folders of its path as the file names.
-
-    Raises:
-        UserError: several images could be that of a row, or one that of several rows.
-    """
-    by_stem: dict[str, list[tuple[tuple[str, ...], Outlined]]] = {}
-    for image in images:
-        by_stem.setdefault(_parts(image.name)[-1], []).append((_parts(image.name), image))
-        if image.name not in (_parts(image.name)[-1], "/".join(_parts(image.name))):
-            by_stem.setdefault(image.name, []).append(((image.name,), image))
-    chosen: list[Outlined | None] = []
-    owners: dict[int, tuple[int, int]] = {}  # of an image: the row that is most like it, and how much
-    for row, (name, path) in enumerate(zip(ids, paths, strict=True)):
-        ways = (_parts(path), _parts(name), (name,))
-        found = {id(image): (parts, image) for way in ways for parts, image in by_stem.get(way[-1], [])}
-        likeness = {key: max(_alike(parts, way) for way in ways) for key, (parts, _) in found.items()}
-        best = [key for key in found if likeness[key] == max(likeness.values())]
-        if len(best) > 1:
-            names = listed(sorted({found[key][1].name for key in best}))
-            raise UserError(
-                f"several images of the file of outlines ({names}) could be that of '{name}'; they need names that "
-                "differ, with the folder, as their image has it"
-            )
-        chosen.append(found[best[0]][1] if best else None)
-        for key in best:
-            other, much = owners.get(key, (row, 0))
-            if paths[other] != path and much == likeness[key]:
-                raise UserError(
-                    f"the outlines of '{found[key][1].name}' could be those of '{ids[other]}' and of '{name}'; the file "
-                    "has to name the folder of the image as well"
-                )
-            if likeness[key] > much:
-                owners[key] = row, likeness[key]
-    return [
-        image if image is None or paths[owners[id(image)][0]] == paths[row] else None
-        for row, image in enumerate(chosen)
-    ]
-
-
-def _parts(name: str) -> tuple[str, ...]:
-    """Folders and name without its extension."""
-    return PurePosixPath(name).with_suffix("").parts if name.strip("/. ") else (name,)
-
-
-def _alike(parts: tuple[str, ...], others: tuple[str, ...]) -> int:
-    """How many parts at the end are the same; one more where all of both are."""
-    pairs = zip(reversed(parts), reversed(others), strict=False)
-    count = next((k for k, (one, other) in enumerate(pairs) if one != other), min(len(parts), len(others)))
-    return count + (parts == others)
