@@ -93,4 +93,5 @@ def test_mask_files_and_outlines(tmp_path: Path) -> None:
     assert "64 x 40 pixels, and its image 40 x 64" in found["mask r1"].detail
     assert "there is no mask" in found["mask r2"].detail
     assert "values 7, which stand for no class" in found["mask r3"].detail
-    assert "leaves the image" in found["odd masks r4"].detail and len(found) == 4
+    assert "leaves the image" in found["odd masks r4"].detail
+    assert "covers every pixel" in found["odd masks r0"].detail and len(found) == 5
