@@ -50,8 +50,8 @@ def mask_faults(rows: pd.DataFrame, column: str) -> Iterator[Fault]:
         sound.append((position, truth))
     if unsized:
         detail = (
-            f"no file says the size of {len(unsized)} images, which their masks need; give mask_rows the argument `size` "
-            "in src/competition/tables.py"
+            f"no file says the size of {len(unsized)} images, which their masks need; give mask_rows the argument "
+            "`size` in src/competition/tables.py"
         )
         yield Fault("size of an image", listed(unsized), detail)
     for what, names in strange.items():
