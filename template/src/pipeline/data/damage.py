@@ -53,7 +53,7 @@ def unreadable(data: bytes, path: Path, kind: str = "an image", why: str = "") -
     """
     what, remedy = _other_format(data)
     if what:
-        return UserError(f"{shown(path)} is {what}, and cannot be read as {kind}; {remedy}")
+        return UserError(f"cannot read {shown(path)} as {kind}: it is {what}; {remedy}")
     reason = f" ({why})" if why else ""
     return UserError(f"cannot read {shown(path)} as {kind}{reason}; {AGAIN}, or drop its row in tables.py")
 

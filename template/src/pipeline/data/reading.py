@@ -70,11 +70,13 @@ class Rows:
             self.columns = {str(name): table[name].to_numpy(object) for name in table if name != ROW_FOLD}
 
     def __getitem__(self, position: int) -> Row:
-        return {name: cells[position] for name, cells in self.columns.items()}
+        return {name: cells[position] for name, cells in self.columns.items()} if self.columns else NO_ROW
 
 
 class Place:
     """Where an image is: a path, and the row for a reader that asks for it. Equal where both are."""
+
+    __slots__ = ("key", "path", "row")
 
     def __init__(self, path: Path, row: Row = NO_ROW) -> None:
         self.path, self.row, self.key = path, row, image_key(str(path), row)

@@ -134,7 +134,7 @@ def _seen(seen: str, data: bytes, pixels: np.ndarray) -> Look:
         float(pixels.max()) / white,
         constant=constant,
         alpha=constant and has_picture_in_alpha(data),
-        damage=damage(data),
+        damage=damage(data) if len(data) < LARGE_FILE else "",
         mean=values.mean(axis=0, dtype=np.float64) / white,
         square=np.einsum("nc,nc->c", values, values, dtype=np.float64) / len(values) / white**2,
     )
