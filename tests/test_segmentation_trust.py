@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco
 
-from projects import source
+from projects import Renders, imported, run_script, source
 
 sys.path.insert(0, str(source()))
 
@@ -28,6 +28,7 @@ from pipeline.tasks.segmentation.sizes import known_header
 from pipeline.tasks.segmentation.tables import mask_rows
 
 from test_segmentation_truth import settings
+from training import expect
 
 SIZE = (40, 60)
 
@@ -392,3 +393,58 @@ def test_a_mask_with_exif_of_its_own_is_turned_by_it(tmp_path: Path) -> None:
     header = known_header(tmp_path / "train/a.png")
     assert truth.size == (60, 40) and truth.turn(header) == 1
     assert (truth.read()[0] == turned(disc() > 0, 6)).all()
+
+
+def test_a_project_of_turned_photos(renders: Renders, tmp_path: Path) -> None:
+    """From photos and masks as they are stored to what the model sees, and test images alike."""
+    answers = {"train_images": "train/{image_id}.jpg", "test_images": "test/{image_id}.jpg", "trackers": []}
+    project = renders.copy(tmp_path / "project", {"task": "segmentation", **answers})
+    data, ids = project / "data/raw", [f"{k:02d}" for k in range(8)]
+    for folder in ("train", "test", "masks"):
+        (data / folder).mkdir(parents=True)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for k, name in enumerate(ids):
+        mask = disc(8, at=(12 + 4 * k, 14 + k))
+        for folder in ("train", "test"):
+            Image.fromarray(np.dstack([mask] * 3)).save(data / folder / f"{name}.jpg", exif=exif, quality=95)
+        cv2.imwrite(str(data / "masks" / f"{name}.png"), mask)
+    pd.DataFrame({"image_id": ids}).to_csv(data / "train.csv", index=False)
+    pd.DataFrame({"image_id": ids, "rle": ""}).to_csv(data / "sample_submission.csv", index=False)
+    targets = project / "src/competition/targets.py"
+    text = targets.read_text().replace('CLASSES = ("light", "dark")', 'CLASSES = ("disc",)')
+    targets.write_text(text.replace('RunLengths("rle", classes="class")', 'MaskFiles("masks/{image_id}.png")', 1))
+    small = "image: {size: [60, 40]}\ntask: {params: {view: whole}}\nmachine: {workers: 0}\n"
+    (project / "experiments/small.yaml").write_text(f"description: small\n{small}")
+    for script in (["check_data.py"], ["make_folds.py", "--n-folds", "2"]):
+        expect(run_script(project, *script))
+    with imported(project):
+        from competition import competition  # type: ignore[import-not-found]
+        from pipeline.experiments import load_experiment
+        from pipeline.project import Project
+        from pipeline.training.setup import prepare
+
+        place = Project.at(project)
+        setup = prepare(place, competition, "small", load_experiment(place, "small"))
+        for stage, rows in (("valid", setup.folds.rows), ("test", competition.test_rows(data))):
+            made = setup.task.dataset(rows, data, setup.config, setup.names, stage)
+            for k in range(len(made)):
+                sample = made[(0, k)]
+                assert sample["input_window"].tolist() == [60, 40, 0, 0, 60, 40, 0, 1, 6]
+                if stage == "valid":
+                    assert dice(sample["target_mask"][0] == 1, sample["input_image"][..., 0] > 127) > 0.97
+
+
+def test_areas_are_those_of_the_planes(tmp_path: Path) -> None:
+    """Of runs that overlap or stand in any order, and of outlines and files."""
+    image(tmp_path / "train/a.png")
+    cv2.imwrite(str(tmp_path / "a.png"), disc())
+    (tmp_path / "m.json").write_text(json.dumps({"a": [{"class": "cat", "points": square(-5, 12)}]}))
+    for form, columns in (
+        (RunLengths("rle"), {"rle": ["30 9 5 4 32 3 37 10 2399 2"]}),
+        (RunLengths("rle", order="row"), {"rle": [""]}),
+        (MaskFiles("a.png"), {}),
+        (Polygons("m.json"), {}),
+    ):
+        (truth,) = truths(tmp_path, form, ["a"], **columns)["mask"]
+        assert truth.areas().tolist() == (truth.read() == 1).sum(axis=(1, 2)).tolist()

@@ -92,10 +92,8 @@ class Truth(ABC):
         Raises:
             UserError: as `read`.
         """
-        width = self.size[1]
-        parts = (self.read((rows.start, 0, rows.stop - rows.start, width)) for rows in strips(self.size))
-        counts = [(planes == 1).sum(axis=(1, 2), dtype=np.int64) for planes in parts]
-        return np.sum([np.zeros(len(self.classes), np.int64), *counts], axis=0)
+        planes = self.read()
+        return np.array([sum(np.count_nonzero(plane[rows] == 1) for rows in strips(self.size)) for plane in planes])
 
     def odd(self) -> Sequence[str]:
         """What is to be known of how it is read, in words that are the same for all it is true of."""

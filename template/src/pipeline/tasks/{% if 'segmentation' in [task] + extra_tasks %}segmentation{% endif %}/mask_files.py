@@ -15,6 +15,7 @@ from pipeline.data.images import JPEG, describe
 from pipeline.data.pixels import turned
 from pipeline.data.places import read_bytes, shown
 from pipeline.errors import UserError, listed
+from pipeline.tasks.segmentation.maps import strips
 
 BACKGROUND = -1  # in place of a class
 IGNORED = 255  # in place of a class, and in its planes
@@ -54,6 +55,12 @@ class MaskFile:
         return np.maximum.reduce([self.codes >> shift & 255 for shift in (16, 8, 0)]).astype(np.uint8)
 
     @functools.cached_property
+    def values(self) -> list[int]:
+        """What stands in it, each once."""
+        found = np.flatnonzero(_counts(self.codes)) if self.codes.dtype == np.uint8 else np.unique(self.codes)
+        return [int(value) for value in found]
+
+    @functools.cached_property
     def middle(self) -> int | None:
         """The level above which a pixel is of the class, where that is not 0; none where it cannot be told.
 
@@ -62,13 +69,19 @@ class MaskFile:
         """
         if self.levels.dtype != np.uint8 or not self.levels.any():
             return 0
-        counts = np.bincount(self.levels.ravel(), minlength=256)
+        counts = _counts(self.levels)
         if self.lossy:
             return HALF if counts[HALF + 1 :].any() else None
         dark, bright, between = counts[1:DARK].sum(), counts[BRIGHT:].sum(), counts[DARK:BRIGHT]
         two_ends = bright >= counts[128:BRIGHT].sum() and dark >= counts[DARK:128].sum()
         smooth = counts[250:].any() and (between > 0).sum() >= SMOOTH
         return HALF if smooth and (two_ends or bright >= dark + between.sum()) else 0
+
+
+def _counts(values: np.ndarray) -> np.ndarray:
+    """How often each of 256 values occurs in uint8 (H, W)."""
+    parts = [np.bincount(values[rows].ravel(), minlength=256) for rows in strips((values.shape[0], values.shape[1]))]
+    return np.sum(parts, axis=0)
 
 
 @functools.lru_cache(maxsize=2)  # the windows of an image come one after the other

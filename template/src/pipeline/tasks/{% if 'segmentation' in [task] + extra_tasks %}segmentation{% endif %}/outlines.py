@@ -12,7 +12,7 @@ from pipeline.tasks.segmentation.polygons import Polygon, rings_of
 from pipeline.tasks.segmentation.rle import counts_of, filled
 from pipeline.tasks.segmentation.sizes import Size
 
-CLASS_KEYS = ("class", "label", "category", "name", "classification", "type")
+CLASS_KEYS = ("class", "label", "category", "name", "type")
 POINT_KEYS = ("points", "polygon", "segmentation", "coordinates", "vertices", "geometry")
 LIST_KEYS = ("shapes", "objects", "annotations", "polygons", "features")
 GEOMETRIES = ("Feature", "Polygon", "MultiPolygon", "Point", "MultiPoint", "LineString", "MultiLineString")
@@ -143,8 +143,11 @@ def _label(each: Mapping[str, Any]) -> str:
     for about in (each, own if isinstance(own, Mapping) else {}):
         for key in CLASS_KEYS:
             if key in about and not (key == "type" and about[key] in GEOMETRIES):
-                found = about[key]
-                return str(found.get("name", "") if isinstance(found, Mapping) else found)
+                return str(about[key])
+    if isinstance(own, Mapping):  # QuPath writes what it found as {"name": ..., "color": ...}
+        return next(
+            (str(found["name"]) for found in own.values() if isinstance(found, Mapping) and "name" in found), ""
+        )
     return ""
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from pipeline.errors import UserError
 from pipeline.tasks.segmentation import rle
 from pipeline.tasks.segmentation.base_truth import Truth, Window
-from pipeline.tasks.segmentation.mask_files import IGNORED, mask_in, sort_out
+from pipeline.tasks.segmentation.maps import strips
+from pipeline.tasks.segmentation.mask_files import COLOUR, IGNORED, mask_in, sort_out
 from pipeline.tasks.segmentation.polygons import Polygon, filled, has_inner, rings_of
 from pipeline.tasks.segmentation.sizes import Size, known_header, known_size, told_frame
 
@@ -45,6 +46,15 @@ class RunTruth(Truth):
     @functools.cached_property
     def _present(self) -> np.ndarray:
         return np.array([bool(texts) for texts in self.runs], bool)
+
+    def areas(self) -> np.ndarray:
+        counts = []
+        for texts in self.runs:
+            starts, ends = rle.runs(" ".join(texts), self.size, self.first)
+            order = np.argsort(starts, kind="stable")
+            reached = np.concatenate([[0], np.maximum.accumulate(ends[order])])  # runs may overlap
+            counts.append(int(np.clip(ends[order] - np.maximum(starts[order], reached[:-1]), 0, None).sum()))
+        return np.array(counts, np.int64)
 
     def instances(self, class_index: int) -> Iterator[np.ndarray]:
         texts = self.runs[class_index]
@@ -94,14 +104,14 @@ class FileTruth(Truth):
             if mask.alpha:
                 told.append("what is transparent in the file (its alpha) decides, its colours do not")
             if self.codes:
-                strange = set(np.unique(mask.codes).tolist()) - {code for code, _ in self.codes}
+                strange = set(mask.values) - {code for code, _ in self.codes}
                 if strange:
                     told.append("the file holds values beside those that are named, which are read as the nearest")
             elif self.above is None and mask.lossy and mask.middle:
                 told.append("the file is stored with loss (JPEG), and what is above half of white is the class")
             elif self.above is None and mask.middle:
                 told.append("the file holds values between black and white; what is above half of white is the class")
-            elif self.above is None and len(np.unique(mask.levels)) > 2:
+            elif self.above is None and len(set(mask.values) - {0, COLOUR}) > 1:
                 told.append("the file holds several values above 0, all of which are the class")
         return told
 
@@ -169,6 +179,12 @@ class PolygonTruth(Truth):
         if len(set(texts)) < len(texts):
             told.append("an outline stands twice")
         return told
+
+    def areas(self) -> np.ndarray:
+        height, width = self.size
+        parts = (self._planes((rows.start, 0, rows.stop - rows.start, width)) for rows in strips((height, width)))
+        counts = [(planes == 1).sum(axis=(1, 2), dtype=np.int64) for planes in parts]
+        return np.sum([np.zeros(len(self.classes), np.int64), *counts], axis=0)
 
     def farthest(self) -> list[float]:
         """The largest coordinate of each object."""
