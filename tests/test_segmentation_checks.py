@@ -67,6 +67,17 @@ def test_classes_and_empty_images() -> None:
     assert faults([runs(), runs()])["missing class mask"].fatal
 
 
+def test_images_that_are_no_files_have_a_size_of_their_own(tmp_path: Path) -> None:
+    """What only a reader knows how to read says no size; the table has to. A missing image is told elsewhere."""
+    (tmp_path / "series").mkdir()
+    (tmp_path / "all.npz").write_bytes(b"PK")
+    images = [tmp_path / name for name in ("series", "all.npz", "all.npz/3", "gone.png")]
+    found = faults([RunTruth(("cat",), image, (("1 5",),)) for image in images])
+    assert list(found) == ["size of an image r0, r1, r2"]
+    [fault] = found.values()
+    assert fault.fatal and "3 images" in fault.detail and "`size`" in fault.detail
+
+
 def test_mask_files_and_outlines(tmp_path: Path) -> None:
     for name, size in (("good", SIZE), ("turned", SIZE[::-1])):
         cv2.imwrite(str(tmp_path / f"{name}.png"), np.full(size, 7, np.uint8))
@@ -82,4 +93,5 @@ def test_mask_files_and_outlines(tmp_path: Path) -> None:
     assert "64 x 40 pixels, and its image 40 x 64" in found["mask r1"].detail
     assert "there is no mask" in found["mask r2"].detail
     assert "values 7, which stand for no class" in found["mask r3"].detail
-    assert "leaves the image" in found["odd masks r4"].detail and len(found) == 4
+    assert "leaves the image" in found["odd masks r4"].detail
+    assert "covers every pixel" in found["odd masks r0"].detail and len(found) == 5

@@ -2,6 +2,7 @@
 
 import itertools
 import sys
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+import torch
+from PIL import Image as PilImage
 
 from projects import source
 
@@ -19,10 +22,13 @@ sys.path.insert(0, str(source()))
 
 from pipeline.competition import Head
 from pipeline.data.images import image as read_image
+from pipeline.data.pixels import turned
 from pipeline.errors import UserError
-from pipeline.tasks.segmentation import sources
+from pipeline.tasks.segmentation import maps, sources
+from pipeline.tasks.segmentation.blending import Blender
 from pipeline.tasks.segmentation.dataset import MaskDataset
 from pipeline.tasks.segmentation.settings import SegmentationSettings
+from pipeline.tasks.segmentation.truth import FileTruth
 from pipeline.tasks.segmentation.windows import Window, starts, windows
 from pipeline.tasks.shared.augmenting import resize
 
@@ -67,8 +73,9 @@ def dataset(
 ) -> MaskDataset:
     head, augmentations = more.pop("head", HEAD), more.pop("augmentations", resize(stage, size))
     reader = more.pop("reader", partial(read_image, channels=3))
+    usual = more.pop("usual", lambda: None)
     settings = SegmentationSettings(**more)
-    return MaskDataset(rows, root, reader, augmentations, size, settings, [head], stage, seed)
+    return MaskDataset(rows, root, reader, augmentations, size, settings, [head], stage, seed, usual)
 
 
 def check(sample: dict[str, Any], index: int, size: tuple[int, int]) -> None:
@@ -111,6 +118,31 @@ def test_tiles_show_the_image_pixel_by_pixel(tmp_path: Path) -> None:
     for row in range(3):
         assert seen[row].min() >= 1
         assert [number for k, number, _ in order if k == row] == list(range(next(n for k, _, n in order if k == row)))
+
+
+@pytest.mark.parametrize("view", ["crops", "whole"])
+def test_images_that_are_read_by_their_row(tmp_path: Path, view: str) -> None:
+    """All rows have one path, which is no image file; windows, sizes and pictures are those of their rows."""
+    sizes = [(50, 41), (20, 60), (50, 41)]
+    rows = data(tmp_path, *sizes).assign(image="records")
+    stored = [tmp_path / f"{k}.png" for k in range(3)]
+
+    def reader(path: Path, size: Any, row: Mapping[str, Any]) -> np.ndarray:
+        assert path == tmp_path / "records"
+        return read_image(stored[int(row["id"][1:])], None)
+
+    made = dataset(tmp_path, rows, (16, 12), "valid", reader=reader, view=view)
+    for position in range(len(made)):
+        sample = made[0, position]
+        index = int(sample["input_row"])
+        if view == "crops":
+            check(sample, index, sizes[index])
+        assert sample["input_image"][0, 0, 2] == index
+    assert [made.picture(row)[0, 0, 2] for row in range(3)] == [0, 1, 2]
+    asked = dataset(tmp_path, rows.drop(columns="mask"), (16, 12), "test", reader=reader, view=view)
+    assert {(int(asked[0, k]["input_row"]), Window.of(asked[0, k]["input_window"]).size) for k in range(len(asked))} == {
+        *enumerate(sizes)
+    }
 
 
 def test_neighbours_share_the_overlap() -> None:
@@ -185,7 +217,7 @@ def test_the_whole_image_is_resized(tmp_path: Path) -> None:
     rows = data(tmp_path, (40, 60))
     for stage in ("train", "valid"):
         sample = dataset(tmp_path, rows, (20, 12), stage, view="whole")[0, 0]
-        np.testing.assert_array_equal(sample["input_window"], [40, 60, 0, 0, 40, 60, 0, 1])
+        np.testing.assert_array_equal(sample["input_window"], [40, 60, 0, 0, 40, 60, 0, 1, 1])
         assert sample["input_image"].shape == (20, 12, 3)
         assert sample["target_mask"].shape == (2, 20, 12)
         assert abs(sample["input_image"][5, 6, 0].astype(int) - 10.5) <= 1
@@ -271,3 +303,67 @@ def test_faults_name_row_and_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(sources, "free_memory", lambda: 1000)
     with pytest.raises(UserError, match=r"row 0 \(id i0\): this part of the image takes"):
         dataset(tmp_path, rows, (8, 8), "train")[0, 0]
+
+
+def turned_photos(
+    folder: Path, size: tuple[int, int], orientation: int, frame: str, suffix: str
+) -> tuple[pd.DataFrame, list[np.ndarray]]:
+    """Bright boxes on dark, whose EXIF turns them, with mask files in that frame; and the boxes as the photos are
+    seen."""
+    exif, seen, truths = PilImage.Exif(), [], []
+    exif[0x0112] = orientation
+    for number in range(3):
+        stored = np.zeros(size, np.uint8)
+        stored[3 + number : 12, 5 : 20 - number] = 255
+        photo = PilImage.fromarray(np.dstack([stored] * 3))
+        if suffix == ".tif":
+            tags = [(274, 3, 1, orientation, True)]
+            tifffile.imwrite(folder / f"{number}.tif", np.asarray(photo), photometric="rgb", extratags=tags)
+        else:
+            photo.save(folder / f"{number}{suffix}", exif=exif)
+        seen.append(turned(stored, orientation))
+        cv2.imwrite(str(folder / f"m{number}.png"), stored if frame == "stored" else seen[-1])
+        files = (folder / f"m{number}.png",)
+        given = "stored" if size[0] == size[1] or orientation < 5 else None
+        truths.append(
+            FileTruth(("cat",), folder / f"{number}{suffix}", files, frame=given if frame == "stored" else None)
+        )
+    table = {"id": [f"i{k}" for k in range(3)], "image": [f"{k}{suffix}" for k in range(3)]}
+    return pd.DataFrame({**table, "mask": pd.Series(truths, dtype=object)}), seen
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif"])
+@pytest.mark.parametrize("frame", ["seen", "stored"])
+@pytest.mark.parametrize(("size", "orientation"), [((24, 32), 6), ((24, 32), 7), ((24, 32), 3), ((32, 32), 8)])
+def test_masks_lie_on_photos_that_are_turned(
+    tmp_path: Path, size: tuple[int, int], orientation: int, frame: str, suffix: str
+) -> None:
+    """In samples, in crops, in pictures, and, as the competition has them, in predictions."""
+    rows, seen = turned_photos(tmp_path, size, orientation, frame, suffix)
+    head = Head("mask", "mask", ("cat",))
+    for view, shape in (("whole", seen[0].shape), ("crops", (16, 16))):
+        made = dataset(tmp_path, rows, shape, "valid", view=view, head=head)
+        blender = Blender([head], SegmentationSettings(view=view, overlap=0.0))
+        for position in range(len(made)):
+            sample = made[(0, position)]
+            bright = sample["input_image"][..., 0] > 127
+            known = sample["target_mask"][0] != 255
+            assert ((sample["target_mask"][0] == 1) == bright)[known].mean() > 0.97
+            logits = torch.where(torch.tensor(bright), 20.0, -20.0)[None, None]
+            batch = {"input_id": [sample["input_id"]], "input_window": torch.tensor(sample["input_window"][None])}
+            table = blender(batch, {head.output_key: logits})
+            for name in table.index:
+                row = int(name[1:])
+                found = maps.at_image_size(table.loc[name, "mask_cat"]) > 127
+                truth = rows["mask"][row].read()[0] == 1
+                assert found.shape == truth.shape and (found == truth).mean() > 0.97
+                if view == "whole":
+                    assert ((made.picture(row)[..., 0] > 127) == truth).mean() > 0.97
+        train = dataset(tmp_path, rows, shape, "train", view=view, foreground=1.0, head=head)
+        for turn in range(6):
+            sample = train[(0, 0, turn)]
+            known = sample["target_mask"][0] != 255
+            assert (sample["target_mask"][0] == 1).any()
+            assert ((sample["target_mask"][0] == 1) == (sample["input_image"][..., 0] > 127))[known].mean() > 0.97
+    test = dataset(tmp_path, rows.drop(columns="mask"), (32, 32), "test", view="whole", usual=lambda: frame)
+    assert {Window.of(test[(0, k)]["input_window"]).turn for k in range(3)} == {orientation if frame == "stored" else 1}

@@ -144,7 +144,7 @@ def test_the_contract_names_what_does_not_fit() -> None:
     batch = {
         "input_id": ["a", "b"],
         "input_image": torch.zeros(2, 40, 32, 3, dtype=torch.uint8),
-        "input_window": torch.zeros(2, 8, dtype=torch.int64),
+        "input_window": torch.zeros(2, 9, dtype=torch.int64),
         "target_mask": torch.zeros(2, 1, 40, 32, dtype=torch.uint8),
         "target_kind": torch.zeros(2, 40, 32, dtype=torch.uint8),
     }

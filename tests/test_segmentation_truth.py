@@ -22,7 +22,7 @@ from pipeline.errors import UserError
 from pipeline.settings import Settings
 from pipeline.tasks.segmentation.forms import Form, MaskFiles, Polygons, RunLengths
 from pipeline.tasks.segmentation.labels import MaskLabels
-from pipeline.tasks.segmentation.sizes import known_size
+from pipeline.tasks.segmentation.sizes import known_header
 from pipeline.tasks.segmentation.tables import every_image, mask_rows, rows_to_predict, with_truth
 from pipeline.tasks.segmentation.truth import RunTruth
 
@@ -150,7 +150,7 @@ def test_mask_files(tmp_path: Path, ending: str) -> None:
     with pytest.raises(UserError, match="there is no mask"):
         read(tmp_path, table, MaskFiles(f"{{class}}/{{image_id}}.{ending}"))["mask"][2].read()
     cv2.imwrite(str(tmp_path / "train" / "a.png"), np.zeros((31, 20, 3), np.uint8))
-    known_size.__globals__["_size_of_file"].cache_clear()
+    known_header.cache_clear()
     with pytest.raises(UserError, match="20 x 31 pixels, and its image 31 x 20"):
         read(tmp_path, table, colours)["mask"][0].read()
 

@@ -27,7 +27,7 @@ from pipeline.tasks.segmentation import maps, rle
 from pipeline.tasks.segmentation.components import Components
 from pipeline.tasks.segmentation.decoding import decoded
 from pipeline.tasks.segmentation.metrics import find_metric
-from pipeline.tasks.segmentation.sources import header_size
+from pipeline.tasks.segmentation.sources import header_at
 from pipeline.tasks.segmentation.truth import FileTruth, RunTruth
 
 SLIDES = """extends: demo
@@ -172,7 +172,7 @@ def test_a_slide_without_tifffile_is_refused(tmp_path: Path, monkeypatch: pytest
     written(tmp_path / "a.tiff")
     monkeypatch.setitem(sys.modules, "tifffile", None)
     with pytest.raises(UserError, match=r"needs the package 'tifffile'; add it to the group `competition`"):
-        header_size(tmp_path / "a.tiff")
+        header_at(tmp_path / "a.tiff")
     assert image(tmp_path / "a.tiff", (100, 100)).shape == (*LARGE, 3)
     monkeypatch.setattr(tif_windows, "GIANT", 1000)
     with pytest.raises(UserError, match="needs the package 'tifffile'"):

@@ -7,7 +7,7 @@ from pipeline.errors import run_script
 
 EXAMPLES = """examples:
   scripts/check_data.py                          the data in data/raw, and folds/folds.csv if it is there
-  scripts/check_data.py --experiment baseline    read the images, and the folds, as this experiment does
+  scripts/check_data.py --experiment exp001      read the images, and the folds, as this experiment does
   scripts/check_data.py --unpack                 Kaggle's zip archives in data/raw become folders first
 
 Exit status 2 if training, predicting or submitting would fail on what was found.

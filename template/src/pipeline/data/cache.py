@@ -8,8 +8,8 @@ predicted as the training rows were seen, and an image size that changes while t
 import hashlib
 import inspect
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +17,10 @@ import cv2
 import numpy as np
 
 from pipeline.config import Experiment
-from pipeline.data.filling import Filling
+from pipeline.data.filling import Filling, Source
 from pipeline.data.images import Size
 from pipeline.data.marker import digest
-from pipeline.data.scan import Reader
+from pipeline.data.reading import NO_ROW, Reader, Row, RowReader, Rows, image_key, row_reader
 from pipeline.data.store import Store
 from pipeline.errors import UserError
 from pipeline.keys import ROW_ID, ROW_IMAGE
@@ -34,18 +34,22 @@ AT_ONCE = 4  # channels that OpenCV resizes at once with INTER_AREA
 
 
 @dataclass(frozen=True)
-class ResizedReader:
+class ResizedReader(RowReader):
     """A reader whose images all have `size`, whatever size is asked for.
 
     Raises:
         UserError: what `reader` made is neither uint8 nor float32, or not (H, W, C).
     """
 
-    reader: Reader
+    reader: RowReader
     size: Size
+    takes_row: bool = field(init=False)
 
-    def __call__(self, path: Path, size: Size | None) -> np.ndarray:
-        pixels = self.reader(path, self.size)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "takes_row", self.reader.takes_row)
+
+    def __call__(self, path: Path, size: Size | None, row: Row = NO_ROW) -> np.ndarray:
+        pixels = self.reader(path, self.size, row)
         if pixels.ndim != 3 or pixels.dtype not in (np.uint8, np.float32):
             raise UserError(
                 f"the reader made {pixels.dtype} {pixels.shape} of {path.name}; "
@@ -54,37 +58,38 @@ class ResizedReader:
         return resized(pixels, self.size)
 
 
-class CachedImages:
+class CachedImages(RowReader):
     """A reader that takes images out of a store, and those that are not in it as `reader` gives them.
 
     A loader's process maps the file into its own memory when it first reads, so nothing is copied to it.
 
     Args:
         store: the files of the cache.
-        rows: path of an image -> its row in the store.
+        rows: what an image is known by (`image_key`) -> its row in the store.
         reader: what decodes the others.
     """
 
-    def __init__(self, store: Store, rows: dict[str, int], reader: Reader) -> None:
+    def __init__(self, store: Store, rows: dict[str, int], reader: RowReader) -> None:
         self.store, self.rows, self.reader = store, rows, reader
+        self.takes_row = reader.takes_row
         self.images: np.ndarray | None = store.images() if rows else None
 
-    def __call__(self, path: Path, size: Size | None) -> np.ndarray:
+    def __call__(self, path: Path, size: Size | None, row: Row = NO_ROW) -> np.ndarray:
         """A copy of the image (H, W, C), which may be changed."""
-        row = self.rows.get(str(path))
-        if row is None:
-            return self.reader(path, size)
+        place = self.rows.get(image_key(str(path), row))
+        if place is None:
+            return self.reader(path, size, row)
         if self.images is None:
             self.images = self.store.images()
-        return self.images[row].copy()
+        return self.images[place].copy()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "images": None}
 
 
-def reader_for(experiment: Experiment, names: Names) -> Reader:
+def reader_for(experiment: Experiment, names: Names) -> RowReader:
     """The experiment's reader; where `image.cache` is on, its images are resized to the size of the cache."""
-    reader: Reader = names.bind("reader", experiment.image.reader)
+    reader = row_reader(names.bind("reader", experiment.image.reader))
     return ResizedReader(reader, cache_size(experiment)) if experiment.image.cache else reader
 
 
@@ -107,10 +112,17 @@ def open_cache(project: Project, experiment: Experiment, names: Names, *tables: 
         return reader
     about = describe(project, experiment, names)
     store = Store(project.cache / folder_name(about))
-    rows = {path: row for table in tables for path, row in zip(table[ROW_IMAGE], enumerate(table[ROW_ID]), strict=True)}
-    Filling(project, store, reader, rows).fill(about)
+    sources = {source.key: source for table in tables for source in _sources(table, reader)}
+    Filling(project, store, reader, sources).fill(about)
     index = store.index()
-    return CachedImages(store, {str(project.data / path): index[path][0] for path in rows}, reader)
+    places = {image_key(str(project.data / one.path), one.row): index[key][0] for key, one in sources.items()}
+    return CachedImages(store, places, reader)
+
+
+def _sources(table: "pd.DataFrame", reader: Reader) -> Iterator[Source]:
+    rows = Rows(table, reader)
+    for position, (name, path) in enumerate(zip(table[ROW_ID], table[ROW_IMAGE], strict=True)):
+        yield Source(image_key(path, rows[position]), path, rows[position], position, name)
 
 
 def cache_size(experiment: Experiment) -> Size:

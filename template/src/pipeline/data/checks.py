@@ -8,14 +8,16 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline.competition import Competition, Head, received, require_groups
+from pipeline.data.content import content_faults, data_statistics
 from pipeline.data.csv_faults import csv_faults
 from pipeline.data.faults import Fault, copy_faults, image_count_faults, image_faults, number_faults, target_faults
 from pipeline.data.folds import CLASSES, FOLDS, NO_FOLD, fold_path, is_scored, load_folds, name_option, read_contract
 from pipeline.data.labels import Labels, labels_of
 from pipeline.data.leaks import LeakReport, all_rows, find_leaks, print_leaks
 from pipeline.data.marker import is_demo
+from pipeline.data.reading import Reader, Rows
 from pipeline.data.sample_faults import sample_faults
-from pipeline.data.scan import Reader, scan
+from pipeline.data.scan import scan
 from pipeline.data.side_columns import side_inputs
 from pipeline.data.spelling_faults import (
     group_spellings,
@@ -35,12 +37,15 @@ from pipeline.terminal import console, table
 MOST_SHOWN = 20
 
 
-def check_data(project: Project, competition: Competition, reader: Reader, folds: str) -> None:
+def check_data(
+    project: Project, competition: Competition, reader: Reader, folds: str, proposes_statistics: bool = True
+) -> None:
     """Find everything that is wrong with the data, and print it.
 
     Args:
         reader: reads the images, at reduced size.
         folds: the name of the fold file; copies across folds are looked for where it is there.
+        proposes_statistics: print the mean and deviation of images that are no 8-bit RGB, as an experiment names them.
 
     Raises:
         UserError: something fatal was found; it is counted in one line.
@@ -58,9 +63,14 @@ def check_data(project: Project, competition: Competition, reader: Reader, folds
     faults += [*id_spellings(train, "train rows"), *id_spellings(test, "test rows")]
     faults += image_count_faults(train, test)
     rows = all_rows(train, test)
-    looks = scan([data / path for path in rows[ROW_IMAGE]], reader)
-    faults += [*image_faults(rows, looks), *copy_faults(rows, looks, settings)]
+    looks = scan([data / path for path in rows[ROW_IMAGE]], reader, rows=Rows(rows, reader))
+    faults += [*image_faults(rows, looks), *content_faults(rows, looks), *copy_faults(rows, looks, settings)]
     leaks = find_leaks(rows, looks, data, reader)
+    statistics = data_statistics(rows, looks) if proposes_statistics else ""
+    if statistics:
+        what = "these images are no 8-bit RGB; an experiment normalises by their own mean and standard deviation with:"
+        console().print(what, soft_wrap=True)
+        print(statistics, flush=True)
     _report(project, faults, leaks, len(train), len(test))
 
 

@@ -29,7 +29,8 @@ from pipeline.data.folds import (
 from pipeline.data.labels import Labels, labels_of
 from pipeline.data.leaks import all_rows, find_leaks, print_leaks, write_leaks
 from pipeline.data.marker import is_demo
-from pipeline.data.scan import Reader, scan
+from pipeline.data.reading import Reader, Rows
+from pipeline.data.scan import scan
 from pipeline.data.splitters import Splitter
 from pipeline.data.store import LOCK, Store, writing
 from pipeline.data.unpacking import unpack
@@ -41,7 +42,8 @@ from pipeline.names import Named, Names
 from pipeline.project import Project
 from pipeline.terminal import console, table
 
-READER = Named(name="image")
+READER, PREPARE = Named(name="image"), Named(name="normalize")
+USUAL, OF_DEMO = "baseline", "demo"  # experiments
 
 
 def create_folds(
@@ -90,7 +92,7 @@ def report_leaks(
 ) -> None:
     """Look for rows that know each other across folds or train and test; print them, and write them to `path`."""
     rows = all_rows(folds.rows, test)
-    looks = scan([data / image for image in rows[ROW_IMAGE]], reader, "looking for leaks")
+    looks = scan([data / image for image in rows[ROW_IMAGE]], reader, "looking for leaks", Rows(rows, reader))
     report = find_leaks(rows, looks, data, reader)
     print_leaks(report)
     out = console()
@@ -115,7 +117,10 @@ def run_checks(
     if unpack_archives:
         unpack(project.require_data(), competition.settings)
     folds = load_experiment(project, experiment).folds if experiment else "folds"
-    check_data(project, competition, image_reader(project, competition, experiment), folds)
+    name = experiment or usual_experiment(project)
+    prepare = load_experiment(project, name).image.prepare if name else PREPARE
+    reader = image_reader(project, competition, experiment)
+    check_data(project, competition, reader, folds, proposes_statistics=prepare == PREPARE)
 
 
 def clear_caches(project: Project) -> None:
@@ -135,9 +140,35 @@ def clear_caches(project: Project) -> None:
 
 
 def image_reader(project: Project, competition: Competition, experiment: str | None) -> Reader:
-    """The reader of an experiment; the usual one where none is named."""
-    entry = load_experiment(project, experiment).image.reader if experiment else READER
+    """The reader of an experiment; where none is named, that of the project's experiments, and it is said which."""
+    name = experiment or usual_experiment(project)
+    entry = load_experiment(project, name).image.reader if name else READER
+    if name and not experiment:
+        params = listed((f"{key}: {value}" for key, value in entry.params.items()), 12)
+        console().print(
+            f"images are read as by experiments/{name}.yaml: {entry.name}{f' ({params})' if params else ''}; "
+            "--experiment NAME reads them as another one does",
+            soft_wrap=True,
+        )
     return Names(NAMES, competition.all_names()).bind("reader", entry)
+
+
+def usual_experiment(project: Project) -> str | None:
+    """The experiment whose reader reads the images where no experiment is named; none: the pipeline's reader as it is.
+
+    It is `baseline`, or where that says nothing about the reader, one of those that do, if they say the same.
+    """
+    readers: dict[str, Named] = {}
+    for path in sorted(project.experiments.glob("*.yaml")):
+        try:
+            readers[path.stem] = load_experiment(project, path.stem).image.reader
+        except UserError:  # told when it is trained
+            continue
+    named = {name: reader for name, reader in readers.items() if reader != READER and name != OF_DEMO}
+    if USUAL in named:
+        return USUAL
+    first = next(iter(named), None)
+    return first if first is not None and all(reader == named[first] for reader in named.values()) else None
 
 
 def _existing(

@@ -129,7 +129,7 @@ def image_faults(rows: pd.DataFrame, looks: Sequence[Look]) -> Iterator[Fault]:
             remedy = "all are read alike, as image.reader.params say; drop rows in tables.py that are mistakes"
             yield Fault("kinds of images", listed(names), f"{len(names)} are {form}; {remedy}", fatal=False)
     yield from _odd_sizes(ids, looks)
-    yield from _dark(ids, looks)
+    yield from _dark(ids, [seen if not seen.constant else Look() for seen in looks])
 
 
 def image_count_faults(train: pd.DataFrame, test: pd.DataFrame) -> Iterator[Fault]:

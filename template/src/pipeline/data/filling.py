@@ -1,15 +1,16 @@
 """Filling a cache: what is missing is decoded by several threads and appended in chunks."""
 
+import functools
 import math
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.filesize import decimal
 
-from pipeline.data.scan import Reader
+from pipeline.data.reading import Row, RowReader
 from pipeline.data.store import Form, Stamp, Store, Writer
 from pipeline.errors import UserError
 from pipeline.files import write_json
@@ -20,37 +21,56 @@ ABOUT = "about.json"  # for a person who looks into the folder
 CHUNK_ROWS, CHUNK_BYTES = 512, 64 * 2**20  # appended at once, so this much is lost at most by a kill
 
 
+class Source(NamedTuple):
+    """Where an image comes from.
+
+    Attributes:
+        key: what it is known by in the store; the path, but for a reader that asks for the row.
+        path: below the data folder.
+        row: what such a reader is given.
+        position, name: of a row that shows it, and its id.
+    """
+
+    key: str
+    path: str
+    row: Row
+    position: int
+    name: Any
+
+
 class Filling:
     """Brings the images of some rows into a store.
 
     Args:
         reader: gives all images the same height and width.
-        rows: path of an image below the data folder -> (position, id) of a row that shows it.
+        sources: by their keys.
     """
 
-    def __init__(self, project: Project, store: Store, reader: Reader, rows: dict[str, tuple[int, Any]]) -> None:
-        self.project, self.store, self.reader, self.rows = project, store, reader, rows
-        self.stamps = {path: Stamp.of(project.data / path) for path in rows}  # before reading: a change is then seen
+    def __init__(self, project: Project, store: Store, reader: RowReader, sources: dict[str, Source]) -> None:
+        self.project, self.store, self.reader, self.sources = project, store, reader, sources
+        stamp = functools.cache(lambda path: Stamp.of(project.data / path))
+        # Before reading: a change is then seen.
+        self.stamps: dict[str, Stamp] = {key: stamp(source.path) for key, source in sources.items()}
 
     def fill(self, about: dict[str, Any]) -> None:
         """Decode what is missing. Whatever ends it, what was decoded is kept."""
         if not self._missing():
             return
         with self.store.writer(f"cache: another process fills {self._folder()}; waiting for it") as writer:
-            paths = self._missing()
-            if not paths:  # the other process has read all of them
+            keys = self._missing()
+            if not keys:  # the other process has read all of them
                 return
-            first = self._read(paths[0])
+            first = self._read(keys[0])
             form = self.store.form() or (str(first.dtype), first.shape)
-            self._announce(len(paths), form)
+            self._announce(len(keys), form)
             write_json(self.store.folder / ABOUT, about)
-            self._append(writer, paths[:1], _fitting(first, form, paths[0])[None])
-            self._fill(writer, paths[1:], form)
+            self._append(writer, keys[:1], self._fitting(first, form, keys[0])[None])
+            self._fill(writer, keys[1:], form)
 
     def _missing(self) -> list[str]:
-        """Paths that are not in the store as their files are now."""
+        """Keys of what is not in the store as its file is now."""
         index = self.store.index()
-        return [path for path, stamp in self.stamps.items() if path not in index or index[path][1] != stamp]
+        return [key for key, stamp in self.stamps.items() if key not in index or index[key][1] != stamp]
 
     def _announce(self, missing: int, form: Form) -> None:
         """Say how large the cache is going to be.
@@ -59,10 +79,10 @@ class Filling:
             UserError: the disk has not so much space.
         """
         dtype, shape = form
-        there = f"; {len(self.rows) - missing:,} are there already" if missing < len(self.rows) else ""
+        there = f"; {len(self.sources) - missing:,} are there already" if missing < len(self.sources) else ""
         print(
-            f"cache: {len(self.rows):,} images of {' x '.join(map(str, shape))}, {dtype}, "
-            f"{decimal(len(self.rows) * _bytes(form))}, in {self._folder()}{there}",
+            f"cache: {len(self.sources):,} images of {' x '.join(map(str, shape))}, {dtype}, "
+            f"{decimal(len(self.sources) * _bytes(form))}, in {self._folder()}{there}",
             flush=True,
         )
         needed, free = missing * _bytes(form), shutil.disk_usage(self.store.folder).free
@@ -73,19 +93,21 @@ class Filling:
                 "or set image.cache to false"
             )
 
-    def _fill(self, writer: Writer, paths: list[str], form: Form) -> None:
+    def _fill(self, writer: Writer, keys: list[str], form: Form) -> None:
         dtype, shape = form
         most = max(1, min(CHUNK_ROWS, CHUNK_BYTES // _bytes(form)))
-        buffer = np.empty((min(most, len(paths)), *shape), dtype)
+        buffer = np.empty((min(most, len(keys)), *shape), dtype)
         pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
         try:
             with progress_bar(console()) as bar:
-                task = bar.add_task("filling the cache", total=len(self.rows), completed=len(self.rows) - len(paths))
-                for start in range(0, len(paths), most):
-                    chunk, done = paths[start : start + most], 0
+                task = bar.add_task(
+                    "filling the cache", total=len(self.sources), completed=len(self.sources) - len(keys)
+                )
+                for start in range(0, len(keys), most):
+                    chunk, done = keys[start : start + most], 0
                     try:
                         for pixels in pool.map(self._read, chunk):
-                            buffer[done] = _fitting(pixels, form, chunk[done])
+                            buffer[done] = self._fitting(pixels, form, chunk[done])
                             done += 1
                             bar.advance(task)
                     finally:
@@ -93,16 +115,19 @@ class Filling:
         finally:
             pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for what is queued
 
-    def _append(self, writer: Writer, paths: list[str], rows: np.ndarray) -> None:
-        if paths:
-            writer.append(paths, [self.stamps[path] for path in paths], rows)
+    def _append(self, writer: Writer, keys: list[str], rows: np.ndarray) -> None:
+        if keys:
+            writer.append(keys, [self.stamps[key] for key in keys], rows)
 
-    def _read(self, path: str) -> np.ndarray:
+    def _read(self, key: str) -> np.ndarray:
+        source = self.sources[key]
         try:
-            return self.reader(self.project.data / path, None)
+            return self.reader(self.project.data / source.path, None, source.row)
         except UserError as error:
-            position, name = self.rows[path]
-            raise UserError(f"row {position} (id {name}): {error}") from error
+            raise UserError(f"row {source.position} (id {source.name}): {error}") from error
+
+    def _fitting(self, pixels: np.ndarray, form: Form, key: str) -> np.ndarray:
+        return _fitting(pixels, form, self.sources[key].path)
 
     def _folder(self) -> str:
         return self.project.shown(self.store.folder)

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.data.pixels import Size, scaled, with_channels
+from pipeline.data.damage import unreadable
+from pipeline.data.pixels import Size, scaled, turned, with_channels
 from pipeline.data.places import read_bytes, shown
 from pipeline.errors import UserError
 
@@ -53,6 +54,8 @@ def dicom(
         raise
     except Exception as error:  # pydicom raises whatever a broken file makes of it
         reason = " ".join(str(error).split())
+        if not data.startswith(b"DICM", 128):
+            raise unreadable(data, path, "dcm", reason) from error
         raise UserError(f"cannot read {shown(path)} as dcm ({type(error).__name__}: {reason}); {_REMEDY}") from error
     if colour:
         return scaled(with_channels(values, channels, path), low, high, True, path)
@@ -83,16 +86,17 @@ def _ends(file: Any, pixels: Any, voi: bool) -> tuple[float, float]:
 
 
 def tif(data: bytes, path: Path) -> np.ndarray:
-    """(H, W, C) of a tif whose channels are samples or pages, by tifffile; OpenCV drops those beyond the fourth.
+    """(H, W, C) of a tif whose channels are samples or pages, turned as its orientation says, by tifffile; OpenCV drops
+    pages beyond the first and samples beyond the fourth, and mixes up planes of 16 bits.
 
     Raises:
         UserError: it cannot be decoded or holds a stack of images, or tifffile is not installed.
     """
-    tifffile = require("tifffile", "tif of many channels")
+    tifffile = require("tifffile", "tif of many channels or pages")
     try:
         with tifffile.TiffFile(BytesIO(data)) as file:
             series = file.series[0]
-            pixels, axes = series.asarray(), series.axes
+            pixels, axes, turn = series.asarray(), series.axes, tif_orientation(series.pages[0])
     except Exception as error:  # tifffile raises whatever a broken file makes of it
         reason = " ".join(str(error).split())
         raise UserError(f"cannot read {shown(path)} as tif ({reason}); {_REMEDY}") from error
@@ -100,7 +104,13 @@ def tif(data: bytes, path: Path) -> np.ndarray:
     if min(height, width) < 0 or pixels.ndim > 3:
         raise UserError(f"{shown(path)} is a tif of shape {pixels.shape} ({axes}); write a reader of your own")
     ordered = np.moveaxis(pixels, (height, width), (0, 1))
-    return ordered.reshape(*ordered.shape[:2], math.prod(ordered.shape[2:]))
+    return turned(ordered.reshape(*ordered.shape[:2], math.prod(ordered.shape[2:])), turn)
+
+
+def tif_orientation(page: Any) -> int:
+    """The orientation of a page of tifffile, numbered as EXIF does."""
+    tag = page.keyframe.tags.get("Orientation")
+    return int(tag.value) if tag is not None and 1 <= int(tag.value) <= 8 else 1
 
 
 def require(module: str, what: str) -> Any:

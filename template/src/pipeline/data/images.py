@@ -1,7 +1,8 @@
 """Readers: a file becomes an array (H, W, C), uint8, or float32 in [0, 1] for anything but 8-bit.
 
-The pipeline passes a reader the path and the height and width the model will see; its keyword-only parameters are what
-an experiment may set (`image.reader: {name: image, params: {channels: 1}}`).
+The pipeline passes a reader the path and the height and width the model will see, and the row where it has a third
+positional parameter; its keyword-only parameters are what an experiment may set (`image.reader: {name: image, params:
+{channels: 1}}`).
 """
 
 from io import BytesIO
@@ -10,20 +11,23 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from pipeline.data.damage import unreadable
 from pipeline.data.formats import dicom, tif
-from pipeline.data.pixels import Size, scaled, with_channels
+from pipeline.data.header import TIF, header_in, orientation_in
+from pipeline.data.pixels import Size, scaled, turned, turned_size, with_channels
 from pipeline.data.places import read_bytes, shown
 from pipeline.data.tif_windows import shrunk_tif
 from pipeline.errors import UserError
 
 WHOLE = {1: cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH, 3: cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH}
+AS_STORED = cv2.IMREAD_IGNORE_ORIENTATION  # how it is turned is for `header` to say, and the same for all channels
 REDUCED = {
     1: {2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 8: cv2.IMREAD_REDUCED_GRAYSCALE_8},
     3: {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8},
 }
 JPEG, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
-TIF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 TIF_SUFFIXES = (".tif", ".tiff")
+DICOM_SUFFIXES = (".dcm", ".dicom")
 PNG = b"\x89PNG\r\n\x1a\n"
 PNG_COLOURS = {0: "grey", 2: "colour", 3: "palette", 4: "grey with alpha", 6: "colour with alpha"}
 
@@ -46,15 +50,15 @@ def image(
         size: height and width that are wanted. A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is still at
             least as large in both directions, which takes a fraction of the time, and a large tif is shrunk by parts,
             which takes a fraction of the memory; none: full size.
-        channels: 1 grey, 3 RGB (grey is repeated, alpha is dropped), 4 RGBA; another number must be the file's. With
-            4 and more, a tif is read by tifffile, and its pages may be the channels.
+        channels: 1 grey, 3 RGB (grey is repeated, alpha is dropped), 4 RGBA; another number must be the file's. The
+            pages of a tif, where it has several, are its channels, and read by tifffile.
         oversize: how many times `size` is left at least by the reduced decoding; more than 1 for random crops.
         low, high: the values that become 0 and 1. By default 0 and the largest value of the file's integer type.
         as_float: float32 in [0, 1] also for 8-bit files, for a data set that mixes both.
         allow_truncated: read what is there of a JPEG that was cut off, instead of refusing it; the rest is grey.
 
     Returns:
-        (H, W, channels), uint8 or float32.
+        (H, W, channels), uint8 or float32, turned as the EXIF orientation says.
 
     Raises:
         UserError: the file is missing, unreadable or truncated, or its values have no known range; the path is named.
@@ -62,25 +66,32 @@ def image(
     suffix = path.suffix.lower()
     if suffix == ".npy":
         return array(path, size, channels=channels, low=low, high=high, as_float=as_float)
-    if suffix == ".dcm":
+    if suffix in DICOM_SUFFIXES:
         return dicom(path, size, channels=channels, low=low, high=high)
     if suffix in TIF_SUFFIXES and size is not None:
         shrunk = shrunk_tif(path, (size[0] * oversize, size[1] * oversize))
         if shrunk is not None:
             return scaled(with_channels(shrunk, channels, path), low, high, as_float, path)
     data = read_bytes(path)
-    if channels not in WHOLE and data.startswith(TIF):  # OpenCV reads one page of a tif, and four channels at most
-        return scaled(with_channels(tif(data, path), channels, path), low, high, as_float, path)
+    if data.startswith(b"DICM", 128):  # files of a series often have no ending
+        return dicom(path, size, channels=channels, low=low, high=high)
+    header = header_in(data) if data.startswith(TIF) else None
+    if data.startswith(TIF) and (
+        channels not in WHOLE or (header is not None and (header.pages > 1 or header.misread))
+    ):
+        pages = header.pages if header else 1
+        return scaled(with_channels(tif(data, path), channels, path, pages), low, high, as_float, path)
     if not is_whole(data):
         if not (allow_truncated and data.startswith(JPEG)):
             raise UserError(f"the image {shown(path)} is truncated; download it again, or drop its row in tables.py")
         data += JPEG_END
-    pixels = _decode(data, channels, _reduction(data, size, oversize))
+    orientation = orientation_in(data)
+    pixels = _decode(data, channels, _reduction(data, size and turned_size(size, orientation), oversize))
     if pixels is None:
-        raise UserError(f"cannot read {shown(path)} as an image; download it again, or drop its row in tables.py")
+        raise unreadable(data, path)
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
-    return scaled(with_channels(pixels, channels, path), low, high, as_float, path)
+    return scaled(with_channels(turned(pixels, orientation), channels, path), low, high, as_float, path)
 
 
 def array(
@@ -108,12 +119,22 @@ def array(
     Raises:
         UserError: the file is missing or no such array, or its values have no known range; the path is named.
     """
+    data = read_bytes(path)
     try:
-        pixels = np.load(BytesIO(read_bytes(path)), allow_pickle=False)
+        pixels = np.load(BytesIO(data), allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"cannot read {shown(path)} as a npy file: {error}") from error
-    if not isinstance(pixels, np.ndarray) or pixels.ndim not in (2, 3):
-        raise UserError(f"{shown(path)} holds no single array of shape (H, W) or (H, W, C); write a reader of your own")
+        if "Object arrays" in str(error):
+            raise UserError(
+                f"{shown(path)} holds Python objects and no numbers (dtype object); save it again with "
+                "np.save(path, np.stack(list(array))), or write a reader of your own"
+            ) from error
+        raise unreadable(data, path, "a npy file", str(error)) from error
+    if not isinstance(pixels, np.ndarray):
+        raise unreadable(data, path, "a npy file")
+    if pixels.ndim not in (2, 3):
+        raise UserError(
+            f"{shown(path)} holds an array of shape {pixels.shape}, not (H, W) or (H, W, C); write a reader of your own"
+        )
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
     elif channels_first:
@@ -144,11 +165,9 @@ def describe(data: bytes) -> str:
 
 
 def size_of(data: bytes) -> Size | None:
-    """Height and width of a JPEG or PNG, read from its header; none for other files."""
-    if data.startswith(PNG):
-        return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
-    frame = _jpeg_frame(data) if data.startswith(JPEG) else None
-    return frame[:2] if frame else None
+    """Height and width as the file is read, from its header; none where it does not say."""
+    header = header_in(data)
+    return header.size if header else None
 
 
 def _jpeg_frame(data: bytes) -> tuple[int, int, int, int] | None:
@@ -173,14 +192,11 @@ def _jpeg_frame(data: bytes) -> tuple[int, int, int, int] | None:
 
 
 def _reduction(data: bytes, size: Size | None, oversize: float) -> int:
-    """The largest of 8, 4, 2 that leaves at least `oversize` times `size`; only JPEG decodes faster for it."""
+    """The largest of 8, 4, 2 that leaves at least `oversize` times `size`, as stored; only JPEG is faster for it."""
     frame = _jpeg_frame(data) if size is not None and data.startswith(JPEG) else None
     if frame is None or size is None:
         return 1
-    height, width, begin, _ = frame
-    if b"Exif\0\0" in data[:begin]:  # its orientation may swap height and width while decoding: fit both ways
-        height = width = min(height, width)
-        size = (max(size), max(size))
+    height, width, *_ = frame
     fits = (f for f in (8, 4, 2) if height // f >= size[0] * oversize and width // f >= size[1] * oversize)
     return next(fits, 1)
 
@@ -190,12 +206,12 @@ def _decode(data: bytes, channels: int, factor: int) -> np.ndarray | None:
     coded = np.frombuffer(data, np.uint8)
     try:
         if channels not in WHOLE:
-            pixels = cv2.imdecode(coded, cv2.IMREAD_UNCHANGED)
+            pixels = cv2.imdecode(coded, cv2.IMREAD_UNCHANGED)  # which never turns
         elif factor > 1:
-            pixels = cv2.imdecode(coded, REDUCED[channels][factor])
+            pixels = cv2.imdecode(coded, REDUCED[channels][factor] | AS_STORED)
         else:
-            pixels = cv2.imdecode(coded, WHOLE[channels])
-            if pixels is None:  # float tif is not turned from colour to grey while reading
+            pixels = cv2.imdecode(coded, WHOLE[channels] | AS_STORED)
+            if pixels is None:  # float tif is not converted from colour to grey while reading
                 pixels = cv2.imdecode(coded, cv2.IMREAD_UNCHANGED)
     except cv2.error:
         return None

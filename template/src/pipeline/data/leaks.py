@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from pipeline.data.contract import only_fold
-from pipeline.data.scan import Look, Reader
+from pipeline.data.reading import Reader, Rows, row_reader
+from pipeline.data.scan import Look
 from pipeline.data.similar import MOST_PAIRS, copies, near_pairs
 from pipeline.files import atomic
 from pipeline.keys import ROW_FOLD, ROW_GROUP, ROW_ID, ROW_IMAGE, ROW_SOURCE
@@ -98,8 +99,9 @@ def find_leaks(rows: pd.DataFrame, looks: Sequence[Look], data: Path, reader: Re
         np.stack([seen.thumbnail for seen in looks]) if looks else np.zeros((0, 1), np.float32),
         lambda a, b: (files[a] != files[b]) & sides.leaks(a, b),
     )
-    paths = [data / path for path in rows[ROW_IMAGE]]
-    found += [("similar", a, b, distance) for a, b, distance in copies(near, paths, reader)]
+    paths, cells, read = [data / path for path in rows[ROW_IMAGE]], Rows(rows, reader), row_reader(reader)
+    pairs_alike = copies(near, range(len(rows)), lambda row, size: read(paths[row], size, cells[row]))
+    found += [("similar", a, b, distance) for a, b, distance in pairs_alike]
     pairs = pd.DataFrame([_described(rows, sides, *entry) for entry in found], columns=list(COLUMNS))
     return LeakReport(pairs, len(rows), time.perf_counter() - began, incomplete)
 

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import shlex
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,16 @@ from zipfile import BadZipFile, ZipFile, ZipInfo
 from pipeline.errors import UserError
 
 ZIP = ".zip"
+# Other archives -> what unpacks one: nothing reads or unpacks them here.
+UNPACK = {
+    ".7z": "7z x {file} -o{folder}",
+    ".rar": "unrar x {file} {folder}/",
+    ".tar": "tar -xf {file} -C {folder}",
+    ".tar.gz": "tar -xf {file} -C {folder}",
+    ".tgz": "tar -xf {file} -C {folder}",
+    ".tar.bz2": "tar -xf {file} -C {folder}",
+    ".tar.xz": "tar -xf {file} -C {folder}",
+}
 # What a damaged, encrypted or exotic archive makes of reading a member.
 DAMAGE = (BadZipFile, zlib.error, EOFError, OSError, RuntimeError)
 
@@ -85,11 +96,17 @@ def _opened(file: Path, _size: int, _mtime_ns: int, _process: int) -> Archive:
     return Archive(file)
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is one file of this path, in a folder or in an archive."""
+    within = archive_at(path)
+    return path.is_file() if within is None else within[0].find(within[1]) is not None
+
+
 def read_bytes(path: Path) -> bytes:
     """The content of an image file, also of one in an archive.
 
     Raises:
-        UserError: it is missing or empty, or its archive is damaged.
+        UserError: it is missing, empty or a folder, or its archive is damaged.
     """
     within = archive_at(path)
     try:
@@ -103,6 +120,11 @@ def read_bytes(path: Path) -> bytes:
             data = archive.zip.read(member)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise missing(path) from error
+    except IsADirectoryError as error:
+        raise UserError(
+            f"{shown(path)} is a folder, and an image file is expected; correct the image pattern in competition.yaml, "
+            "or write a reader of your own that makes an image of such a folder"
+        ) from error
     except DAMAGE as error:
         if within is not None:
             raise within[0].damage(error) from error
@@ -118,7 +140,17 @@ def missing(path: Path) -> UserError:
     remedy = "download it, or correct the image pattern in competition.yaml (scripts/check_data.py finds all of them)"
     if packed is not None:
         remedy = f"unpack {packed.name} (scripts/check_data.py --unpack), or write {packed.name}/ in the image pattern"
+    else:
+        others = (Path(f"{folder}{ending}") for folder in path.parents for ending in UNPACK)
+        other = next((found for found in others if found.is_file()), None)
+        remedy = f"unpack {other.name}: {unpacking_command(other)}" if other is not None else remedy
     return UserError(f"there is no image {shown(path)}; {remedy}")
+
+
+def unpacking_command(archive: Path) -> str:
+    """The command that unpacks an archive which is no zip into the folder it lies in; empty for any other file."""
+    command = next((UNPACK[ending] for ending in UNPACK if archive.name.lower().endswith(ending)), "")
+    return command.format(file=shlex.quote(shown(archive)), folder=shlex.quote(shown(archive.parent)))
 
 
 def names_in(folder: Path) -> set[str]:

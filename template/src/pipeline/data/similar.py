@@ -9,12 +9,13 @@ and both at once) are at most 0.055 apart in the smaller of the two; the two mos
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
-from pipeline.data.scan import DECODE, Reader, grey, normalized
+from pipeline.data.reading import Reader
+from pipeline.data.scan import DECODE, grey, normalized
 
 NEAR = 0.22  # largest distance of two thumbnails that is worth a closer look
 COPY = 0.068  # largest distance of copies, in the smaller of thumbnails and pixels
@@ -55,8 +56,12 @@ def near_pairs(
     return [(int(a), int(b), float(d)) for a, b, d in zip(found[0], found[1], distances, strict=True)], incomplete
 
 
-def copies(near: Sequence[Pair], paths: Sequence[Path], reader: Reader) -> Iterator[Pair]:
-    """The near pairs that are copies, by their pixels; the smaller one of both distances goes with them."""
+def copies(near: Sequence[Pair], paths: Sequence[Any], reader: Reader) -> Iterator[Pair]:
+    """The near pairs that are copies, by their pixels; the smaller one of both distances goes with them.
+
+    Args:
+        paths: what the reader takes as the place of each image.
+    """
 
     @functools.lru_cache(maxsize=2048)
     def pixels(row: int) -> np.ndarray:

@@ -7,6 +7,7 @@ killed while writing loses the rows since the last append, and whoever reads at 
 import contextlib
 import json
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -28,7 +29,8 @@ Form = tuple[str, tuple[int, ...]]  # dtype and shape (H, W, C) of every row
 class Stamp:
     """What tells a changed file from the one that was read: bytes, and nanoseconds of its last change.
 
-    A file in an archive is told by its checksum instead of the time: a download again of the same changes nothing.
+    A file in an archive is told by its checksum instead of the time: a download again of the same changes nothing. A
+    folder is told by all files in it.
     """
 
     size: int
@@ -43,6 +45,10 @@ class Stamp:
             return cls(member.file_size, member.CRC) if member else cls(-1, -1)
         try:
             found = path.stat()
+            if stat.S_ISDIR(found.st_mode):
+                files = [file.stat() for file in path.rglob("*") if file.is_file()]
+                latest = max([found, *files], key=lambda each: each.st_mtime_ns)
+                return cls(sum(each.st_size for each in files), latest.st_mtime_ns)
         except OSError:
             return cls(-1, -1)
         return cls(found.st_size, found.st_mtime_ns)
@@ -52,7 +58,8 @@ class Stamp:
 class Store:
     """Rows (H, W, C) of one dtype and shape in `images.npy`, and a line for each of them in `index.jsonl`.
 
-    A line is `[path, size, mtime_ns]`. Where several lines have the same path, the last one is valid.
+    A line is `[path, size, mtime_ns]`, the path being what `image_key` makes of it. Where several lines have the same
+    path, the last one is valid.
     """
 
     folder: Path

@@ -16,7 +16,7 @@ from pipeline.rules import sample_id_column
 from pipeline.settings import Settings
 
 RESERVED = (ROW_ID, ROW_IMAGE, ROW_PREDICTION, ROW_GROUP, ROW_SOURCE, ROW_WEIGHT, ROW_ONLY_FOLD, ROW_FOLD)
-SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".jp2", ".npy", ".dcm")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".jp2", ".npy", ".dcm", ".dicom")
 TEXT_SUFFIXES = (".csv", ".tsv", ".txt")
 FIELD = re.compile(r"\{([^{}]+)\}")
 PART = re.compile(r"(.+)\[(?:(-?\d+)|(-?\d*):(-?\d*))\]")  # `image_id[0]`, `image_id[:2]`

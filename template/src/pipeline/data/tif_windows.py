@@ -9,10 +9,10 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL.TiffImagePlugin import TiffImageFile
 
-from pipeline.data.formats import require
-from pipeline.data.pixels import Size
+from pipeline.data.formats import require, tif_orientation
+from pipeline.data.header import header_of
+from pipeline.data.pixels import Size, stored_box, turned, turned_size
 from pipeline.data.places import archive_at, read_bytes, shown
 from pipeline.errors import UserError
 
@@ -25,7 +25,7 @@ Window = tuple[int, int, int, int]  # top, left, height, width
 
 
 class TifWindows:
-    """The first image of a tif; its channels are samples or pages.
+    """The first image of a tif, turned as its orientation says; its channels are samples or pages.
 
     Attributes:
         size: height and width.
@@ -48,7 +48,9 @@ class TifWindows:
             raise self._unreadable(error) from error
         if min(axes.find("Y"), axes.find("X")) < 0 or len(shape) > 3 or any(page is None for page in self.pages):
             raise UserError(f"{shown(path)} is a tif of shape {shape} ({axes}); write a reader of your own")
-        self.size: Size = (shape[axes.find("Y")], shape[axes.find("X")])
+        self.stored: Size = (shape[axes.find("Y")], shape[axes.find("X")])
+        self.orientation = tif_orientation(self.pages[0])
+        self.size = turned_size(self.stored, self.orientation)
         self.channels = math.prod(shape) // math.prod(self.size)
         self.bytes_per_pixel = self.channels * series.dtype.itemsize
 
@@ -64,6 +66,10 @@ class TifWindows:
         Raises:
             UserError: what it is compressed by cannot be decoded here, or the file is damaged.
         """
+        return turned(self._stored(stored_box(window, self.size, self.orientation)), self.orientation)
+
+    def _stored(self, window: Window) -> np.ndarray:
+        """What `read` gives of a window of the image as it is stored, before it is turned."""
         try:
             parts = [self._page(page, window) for page in self.pages]
         except Exception as error:
@@ -89,13 +95,13 @@ class TifWindows:
             UserError: as `read`.
         """
         parts = []
-        for top in range(0, self.size[0], max(1, ROWS // factor) * factor):
-            rows = self.read((top, 0, min(max(1, ROWS // factor) * factor, self.size[0] - top), self.size[1]))
+        for top in range(0, self.stored[0], max(1, ROWS // factor) * factor):
+            rows = self._stored((top, 0, min(max(1, ROWS // factor) * factor, self.stored[0] - top), self.stored[1]))
             below, right = -rows.shape[0] % factor, -rows.shape[1] % factor
             rows = cv2.copyMakeBorder(rows, 0, below, 0, right, cv2.BORDER_REPLICATE)
             size = (rows.shape[1] // factor, rows.shape[0] // factor)
             parts.append(cv2.resize(rows, size, interpolation=cv2.INTER_AREA).reshape(*size[::-1], self.channels))
-        return np.concatenate(parts)
+        return turned(np.concatenate(parts), self.orientation)
 
     def _page(self, page: Any, window: Window) -> np.ndarray:
         top, left, height, width = window
@@ -160,7 +166,8 @@ def shrunk_tif(path: Path, size: tuple[float, float]) -> np.ndarray | None:
     Raises:
         UserError: it cannot be read by parts, and is too large to be decoded whole.
     """
-    pixels = math.prod(_size_in_header(path))
+    header = header_of(path) if path.is_file() else None  # of one in an archive all would be read
+    pixels = math.prod(header.stored) if header else 0
     if pixels <= LARGE:
         return None
     try:
@@ -171,14 +178,3 @@ def shrunk_tif(path: Path, size: tuple[float, float]) -> np.ndarray | None:
         if pixels > GIANT:
             raise
         return None
-
-
-def _size_in_header(path: Path) -> Size:
-    """Height and width of a tif, as Pillow tells them; 0 where it does not, and for a file in an archive."""
-    if not path.is_file():
-        return 0, 0
-    try:
-        with TiffImageFile(path) as file:
-            return file.height, file.width
-    except Exception:  # whatever Pillow stumbles over; the reader says what is wrong
-        return 0, 0

@@ -10,7 +10,7 @@ from zipfile import ZipInfo
 from filelock import FileLock, Timeout
 from rich.filesize import decimal
 
-from pipeline.data.places import DAMAGE, ZIP, Archive, shown
+from pipeline.data.places import DAMAGE, ZIP, Archive, shown, unpacking_command
 from pipeline.data.store import writing
 from pipeline.errors import UserError
 from pipeline.settings import Settings
@@ -54,8 +54,15 @@ def _unpack_all(data: Path, settings: Settings) -> None:
         for path, archive, members in plans:
             _unpack_one(data, archive, members)
             done.add(path)
-    if not done:
+    commands = [command for path in sorted(data.glob("*")) if (command := unpacking_command(path))]
+    if not done and not commands:
         raise UserError(f"there is no {ZIP} archive in {shown(data)}; put Kaggle's download there")
+    if commands and not done:
+        raise UserError(
+            f"there is no {ZIP} archive in {shown(data)}; what is there is unpacked by: {'; '.join(commands)}"
+        )
+    for command in commands:
+        console().print(f"note: this archive is no {ZIP}, and is unpacked by: {command}", soft_wrap=True)
 
 
 def _members(archive: Archive, settings: Settings) -> Members:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from pipeline.competition import Competition
-    from pipeline.data.scan import Reader
+    from pipeline.data.reading import Reader
 
 BEST = "best.safetensors"  # in a fold's folder, once the fold is finished
 FINISHED = "fold.json"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor, nn
 
-    from pipeline.data.scan import Reader
+    from pipeline.data.reading import Reader
     from pipeline.seam import Batch, Criterion, PreparedModel, SampleDataset
 
 # (batch, outputs) -> predictions of what is complete after this batch, as batches come in their order

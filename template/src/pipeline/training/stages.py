@@ -9,7 +9,7 @@ import torch
 
 from pipeline.config import Experiment
 from pipeline.data.loaders import EpochBatches, TrainBatches, make_loader
-from pipeline.data.scan import Reader
+from pipeline.data.reading import Reader
 from pipeline.names import Names
 from pipeline.seam import BatchTransform, Criterion, Step
 from pipeline.tasks import Task

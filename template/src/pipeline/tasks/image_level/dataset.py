@@ -1,6 +1,6 @@
 """Rows as sample dicts, samples as batch dicts."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +8,12 @@ import albumentations as A
 import numpy as np
 import pandas as pd
 
+from pipeline.data.reading import Reader, Rows, row_reader
 from pipeline.errors import UserError
 from pipeline.keys import INPUT_ID, INPUT_IMAGE, INPUT_ROW, INPUT_WEIGHT, ROW_ID, ROW_IMAGE, ROW_WEIGHT
 from pipeline.seam import Index, SampleDataset
 from pipeline.tasks.shared.augmenting import Augmenting
 
-Reader = Callable[[Path, tuple[int, int]], np.ndarray]
 Sample = dict[str, Any]
 
 
@@ -42,7 +42,7 @@ class ImageDataset(SampleDataset):
         self.images = rows[ROW_IMAGE].to_numpy(dtype=object)
         self.weights = rows[ROW_WEIGHT].to_numpy(np.float32) if ROW_WEIGHT in rows else np.ones(len(rows), np.float32)
         self.root = root
-        self.reader = reader
+        self.reader, self.rows = row_reader(reader), Rows(rows, reader)
         self.augmentations = Augmenting(augmentations, size)
         self.size = size
         self.values = values
@@ -67,7 +67,7 @@ class ImageDataset(SampleDataset):
 
     def _image(self, row: int, seeds: np.random.SeedSequence) -> np.ndarray:
         try:
-            image = self.reader(self.root / self.images[row], self.size)
+            image = self.reader(self.root / self.images[row], self.size, self.rows[row])
         except UserError as error:
             raise UserError(f"row {row} (id {self.ids[row]}): {error}") from error
         return self.augmentations(image, seeds)[0]

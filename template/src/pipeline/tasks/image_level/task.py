@@ -14,7 +14,7 @@ from torch import Tensor
 from pipeline.competition import Metric
 from pipeline.config import Experiment, LossRow
 from pipeline.data.cache import reader_for
-from pipeline.data.scan import Reader
+from pipeline.data.reading import Reader
 from pipeline.data.side_columns import chosen_columns, input_names, side_inputs
 from pipeline.keys import INPUT_ID, INPUT_SIDE, ROW_ID
 from pipeline.names import Names, References
@@ -47,7 +47,10 @@ class ImageLevelTask(Decoding):
     KINDS: ClassVar[frozenset[str]] = frozenset(KINDS)
     NAMES: ClassVar[References] = {
         "augmentations": {"resize": "pipeline.tasks.shared.augmenting:resize"},
-        "prepare": {"normalize": "pipeline.tasks.shared.normalize:Normalize"},
+        "prepare": {
+            "normalize": "pipeline.tasks.shared.normalize:Normalize",
+            "standardize": "pipeline.tasks.shared.normalize:Standardize",
+        },
         "model": {"default": f"{ROOM}.model:EncoderHeads", "encoder_heads": f"{ROOM}.model:EncoderHeads"},
         "pooling": {
             "encoder": f"{ROOM}.pooling:EncoderPooling",

@@ -13,7 +13,7 @@ from pipeline.competition import Head
 from pipeline.keys import INPUT_ID, ROW_ID
 from pipeline.seam import Batch
 from pipeline.tasks.segmentation.kinds import kind_of
-from pipeline.tasks.segmentation.maps import MapWriter
+from pipeline.tasks.segmentation.maps import MapWriter, turned_back
 from pipeline.tasks.segmentation.predictions import columns, presence_columns
 from pipeline.tasks.segmentation.settings import SegmentationSettings
 from pipeline.tasks.segmentation.windows import INPUT_WINDOW, Window
@@ -30,7 +30,8 @@ class Blender:
     map that no later window touches are compressed at once: memory grows with the width of an image and the height of a
     tile, never with its area.
 
-    A map is stored at the resolution of the outputs or of the image, whichever is less, times `store_scale`.
+    A map is stored at the resolution of the outputs or of the image, whichever is less, times `store_scale`; and as the
+    competition's masks lie, where the image was turned to be seen.
     """
 
     def __init__(self, heads: Sequence[Head], settings: SegmentationSettings) -> None:
@@ -83,7 +84,7 @@ class _Open:
     """The image whose windows are coming in: a band of sums for all classes, and the writers of the rows above it."""
 
     def __init__(self, name: str, window: Window, maps: Mapping[str, Tensor], settings: SegmentationSettings) -> None:
-        self.name, self.size, self.settings, self.next = name, window.size, settings, 0
+        self.name, self.size, self.turn, self.settings, self.next = name, window.size, window.turn, settings, 0
         shape = next(iter(maps.values())).shape[-2:]
         shares = (min(1.0, shape[0] / window.height), min(1.0, shape[1] / window.width))
         self.stored = tuple(
@@ -117,7 +118,7 @@ class _Open:
         cells: dict[str, object] = {}
         writers = iter(self.writers)
         for head in heads:
-            cells |= {column: next(writers).finish() for column in columns(head)}
+            cells |= {column: turned_back(next(writers).finish(), self.turn) for column in columns(head)}
             if head.name in self.presence:
                 cells |= dict(zip(presence_columns(head), self.presence[head.name].tolist(), strict=True))
         return cells

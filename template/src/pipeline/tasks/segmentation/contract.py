@@ -21,8 +21,8 @@ def check_contract(
     """See `Task.check_contract`."""
     table, count, image = contract_rows(batch, outputs), len(batch[INPUT_ID]), batch[INPUT_IMAGE]
     window = take(batch, INPUT_WINDOW, "a room of masks", "the batch holds")
-    if (window.dtype, tuple(window.shape)) != (torch.int64, (count, 8)):
-        raise UserError(f"'{INPUT_WINDOW}' is {form(window)}; int64 {(count, 8)} is expected")
+    if (window.dtype, tuple(window.shape)) != (torch.int64, (count, 9)):
+        raise UserError(f"'{INPUT_WINDOW}' is {form(window)}; int64 {(count, 9)} is expected")
     size = (image.shape[1], image.shape[2])
     for head in heads:
         kind, classes = kind_of(head), len(head.classes)

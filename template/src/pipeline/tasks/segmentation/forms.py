@@ -1,23 +1,22 @@
 """The forms in which competitions give masks; `src/competition/targets.py` names one."""
 
-import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import pandas as pd
 
-from pipeline.data.places import read_bytes, shown
+from pipeline.data.places import archive_at
 from pipeline.data.tables import image_paths, require_columns
 from pipeline.errors import UserError, listed, nearest
-from pipeline.keys import ROW_ID
-from pipeline.tasks.segmentation.mask_files import BACKGROUND, colour_code
+from pipeline.keys import ROW_ID, ROW_IMAGE
+from pipeline.tasks.segmentation.mask_files import BACKGROUND, IGNORED, colour_code
+from pipeline.tasks.segmentation.outline_truth import matched, outline_truth, read_json
+from pipeline.tasks.segmentation.outlines import Outlined, image_in, images_in
 from pipeline.tasks.segmentation.rle import Order
-from pipeline.tasks.segmentation.sizes import Size
-from pipeline.tasks.segmentation.truth import IGNORED, FileTruth, PolygonTruth, RunTruth, Truth
+from pipeline.tasks.segmentation.sizes import Frame, Size
+from pipeline.tasks.segmentation.truth import FileTruth, RunTruth, Truth
 
 EMPTY = frozenset({"", "-", "-1", "nan", "none", "0 0", "1 0"})  # what stands for an empty mask
 Image = Size | Path
@@ -58,6 +57,8 @@ class RunLengths:
         mark: what joins image and class where one column holds both: `_` in `0002cc93b.jpg_1`.
         order: `column` (from top to bottom, then left to right) or `row`.
         first: the number of the first pixel, 1 or 0.
+        frame: of images that their EXIF orientation turns, whether masks lie as the image is `seen` or as it is
+            `stored`; none: as it is seen.
     """
 
     column: str
@@ -65,6 +66,7 @@ class RunLengths:
     mark: str = ""
     order: Order = "column"
     first: int = 1
+    frame: Frame | None = None
 
     @property
     def own_columns(self) -> Sequence[str]:
@@ -95,7 +97,12 @@ class RunLengths:
                 found.setdefault((name, of_class), []).append(text.strip())
         return [
             RunTruth(
-                classes, image, tuple(tuple(found.get((name, each), ())) for each in classes), self.order, self.first
+                classes,
+                image,
+                tuple(tuple(found.get((name, each), ())) for each in classes),
+                self.order,
+                self.first,
+                frame=self.frame,
             )
             for name, image in zip(rows[ROW_ID], images, strict=True)
         ]
@@ -132,9 +139,11 @@ class MaskFiles:
     Attributes:
         pattern: path below the data folder with columns in braces; with `{class}` there is a file for each class.
         values: what the value of a pixel, or its colour, means: `{1: "cat", (255, 0, 0): "dog"}`. None: whatever is
-            above 0 is the class.
+            above 0 is the class; in a file that is stored with loss or whose edges are smooth, above half of white.
         background, ignored: values or colours of no class, and of pixels that neither train nor score.
         may_be_absent: an image without a file has no pixel of the class; else a missing file is an error.
+        above: without values: the value above which a pixel is of the class, if it is none of these.
+        frame: see `RunLengths`; none: as the size of the file tells, else as the image is seen.
     """
 
     pattern: str
@@ -142,6 +151,8 @@ class MaskFiles:
     background: Sequence[int | tuple[int, int, int]] = (0,)
     ignored: Sequence[int | tuple[int, int, int]] = ()
     may_be_absent: bool = False
+    above: int | None = None
+    frame: Frame | None = None
     own_columns: Sequence[str] = field(default=(), init=False)
 
     def by_image(self, table: pd.DataFrame, id_column: str, classes: Sequence[str]) -> pd.DataFrame:
@@ -160,12 +171,16 @@ class MaskFiles:
         files = zip(*(image_paths(rows, pattern, data) for pattern in patterns), strict=True)
         codes = self._codes(classes)
         return [
-            FileTruth(classes, image, tuple(self._file(data / path) for path in paths), codes)
+            FileTruth(
+                classes, image, tuple(self._file(data / path) for path in paths), codes, self.above, frame=self.frame
+            )
             for paths, image in zip(files, images, strict=True)
         ]
 
     def _file(self, path: Path) -> Path | None:
-        return None if self.may_be_absent and not path.exists() else path
+        within = archive_at(path)
+        there = path.exists() if within is None else within[0].find(within[1]) is not None
+        return None if self.may_be_absent and not there else path
 
     def _codes(self, classes: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
         if self.values is None:
@@ -200,16 +215,18 @@ class Polygons:
     """Outlines in json: a file for each image, or one for all.
 
     Known contents: a list of objects with `class` (or `label`, `category`) and `points` (or `polygon`,
-    `segmentation`), alone, under a key such as `shapes`, or by image id; and COCO (`images`, `annotations`,
-    `categories`).
+    `segmentation`), alone, under a key such as `shapes`, or by image id; COCO (`images`, `annotations`, `categories`);
+    and GeoJSON, whose rings after the first are holes.
 
     Attributes:
         path: below the data folder, with columns in braces where each image has a file.
         names: class by the name in the file, where they differ.
+        frame: see `RunLengths`; none: as height and width in the file tell, else as the image is seen.
     """
 
     path: str
     names: Mapping[str, str] | None = None
+    frame: Frame | None = None
     own_columns: Sequence[str] = field(default=(), init=False)
 
     def by_image(self, table: pd.DataFrame, id_column: str, classes: Sequence[str]) -> pd.DataFrame:
@@ -218,43 +235,19 @@ class Polygons:
     def truths(
         self, table: pd.DataFrame, rows: pd.DataFrame, images: Sequence[Image], classes: tuple[str, ...], data: Path
     ) -> list[Truth]:
-        from pipeline.tasks.segmentation.outlines import objects_by_image, objects_of
-
+        paths = list(rows[ROW_IMAGE])
         if "{" in self.path:
-            lists = [objects_of(_read_json(data / path)) for path in image_paths(rows, self.path, data)]
+            files = image_paths(rows, self.path, data)
+            found: list[Outlined | None] = [image_in(read_json(data / path), path) for path in files]
         else:
-            found = objects_by_image(_read_json(data / self.path))
-            lists = [found.get(name, found.get(Path(name).stem, [])) for name in rows[ROW_ID]]
-            if found and not any(lists):
+            known = images_in(read_json(data / self.path))
+            found = matched(known, list(rows[ROW_ID]), paths)
+            if known and not any(image is not None for image in found):
                 raise UserError(
-                    f"{self.path} has objects of {listed(found)}, and none of them is an id ({listed(rows[ROW_ID])}); "
-                    "make the ids alike in src/competition/tables.py"
+                    f"{self.path} has objects of {listed(each.name for each in known)}, and none of them is an id "
+                    f"({listed(rows[ROW_ID])}); make the ids alike in src/competition/tables.py"
                 )
         return [
-            PolygonTruth(classes, image, self._sorted(objects, classes, str(name)))
-            for objects, image, name in zip(lists, images, rows[ROW_ID], strict=True)
+            outline_truth(outlined, classes, image, self.names or {}, self.frame, f"'{name}' in {self.path}")
+            for outlined, image, name in zip(found, images, rows[ROW_ID], strict=True)
         ]
-
-    def _sorted(
-        self, objects: Sequence[tuple[str, tuple[np.ndarray, ...]]], classes: tuple[str, ...], row: str
-    ) -> tuple[tuple[tuple[np.ndarray, ...], ...], ...]:
-        """The objects of an image by class. A single class needs no name."""
-        sorted_out: list[list[tuple[np.ndarray, ...]]] = [[] for _ in classes]
-        for name, rings in objects:
-            known = (self.names or {}).get(name, name)
-            if known not in classes and not (len(classes) == 1 and not name):
-                raise UserError(
-                    f"an object of '{row}' in {self.path} is of the class '{name}', which is not in CLASSES of "
-                    f"src/competition/targets.py; {nearest(name, classes)}"
-                )
-            sorted_out[classes.index(known) if known in classes else 0].append(rings)
-        return tuple(map(tuple, sorted_out))
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(read_bytes(path))
-    except ValueError as error:
-        raise UserError(f"{shown(path)} is not json ({error}); download it again") from error
-    except UserError as error:
-        raise UserError(re.sub("image", "file", str(error), count=1)) from error

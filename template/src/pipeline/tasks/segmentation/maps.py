@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 import cv2
 import numpy as np
 
+from pipeline.data import pixels
+
 HEADER = struct.Struct("<B4I")
 PROBABILITY, MASK = 1, 2
 LEVEL = 1
@@ -122,6 +124,13 @@ def at_image_size(cell: bytes) -> np.ndarray:
     return _resized(probability(cell), size_of(cell))
 
 
+def turned_back(cell: bytes, turn: int) -> bytes:
+    """The cell of an image as it was before this EXIF orientation turned it."""
+    if turn == 1:
+        return cell
+    return encode(pixels.turned_back(probability(cell), turn), pixels.turned_size(size_of(cell), turn))
+
+
 def average(cells: Sequence[bytes]) -> bytes:
     """The mean of cells of one image, at the size of the largest of them."""
     if len(cells) == 1:
@@ -150,7 +159,7 @@ def _unpacked(data: memoryview, sizes: Sequence[int]) -> Iterator[bytearray]:
         yield part
 
 
-def _resized(pixels: np.ndarray, size: Size) -> np.ndarray:
-    if pixels.shape == size:
-        return pixels
-    return cv2.resize(pixels, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+def _resized(values: np.ndarray, size: Size) -> np.ndarray:
+    if values.shape == size:
+        return values
+    return cv2.resize(values, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)

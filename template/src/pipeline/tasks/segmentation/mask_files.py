@@ -1,6 +1,8 @@
 """Mask files: the value, or the colour, of each pixel as one number."""
 
 import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
@@ -8,12 +10,21 @@ import cv2
 import numpy as np
 
 from pipeline.data.formats import tif
-from pipeline.data.images import describe
+from pipeline.data.header import header_in, orientation_in
+from pipeline.data.images import JPEG, describe
+from pipeline.data.pixels import turned
 from pipeline.data.places import read_bytes, shown
-from pipeline.errors import UserError
+from pipeline.errors import UserError, listed
+from pipeline.tasks.segmentation.maps import strips
 
 BACKGROUND = -1  # in place of a class
+IGNORED = 255  # in place of a class, and in its planes
 COLOUR = 1 << 24  # marks colours, so that black and 0 are not the same
+HALF = 127  # of white
+DARK, BRIGHT = 32, 224  # values nearer to black and to white than what lies between
+SMOOTH = 8  # values between them that no set of a few labels has
+NEAR = 4  # how far a value may be from one that is named, where nothing was lost
+STRAY = 0.05  # share of the pixels of a lossy mask that may be far from all values that are named
 
 
 def colour_code(red: int, green: int, blue: int) -> int:
@@ -21,33 +32,178 @@ def colour_code(red: int, green: int, blue: int) -> int:
     return COLOUR | red << 16 | green << 8 | blue
 
 
+@dataclass(frozen=True, eq=False)
+class MaskFile:
+    """What a mask file holds.
+
+    Attributes:
+        codes: (H, W) of a type of whole numbers: the value of each pixel, also an index into a palette; where the file
+            has colours that differ from grey, `colour_code`.
+        lossy: whether the file is stored with loss, as JPEG is.
+        alpha: whether what is transparent decided.
+    """
+
+    codes: np.ndarray
+    lossy: bool
+    alpha: bool
+
+    @functools.cached_property
+    def levels(self) -> np.ndarray:
+        """How bright each pixel is, (H, W): its value, or the largest of its colours."""
+        if self.codes.dtype != np.int32 or not (self.codes >= COLOUR).any():
+            return self.codes
+        return np.maximum.reduce([self.codes >> shift & 255 for shift in (16, 8, 0)]).astype(np.uint8)
+
+    @functools.cached_property
+    def values(self) -> list[int]:
+        """What stands in it, each once."""
+        found = np.flatnonzero(_counts(self.codes)) if self.codes.dtype == np.uint8 else np.unique(self.codes)
+        return [int(value) for value in found]
+
+    @functools.cached_property
+    def middle(self) -> int | None:
+        """The level above which a pixel is of the class, where that is not 0; none where it cannot be told.
+
+        Noise around 0 is what a JPEG has, and values between 0 and 255 with two clear ends what smoothed edges have; a
+        few values, or all kinds of them, are numbers of objects, and are of the class as they are.
+        """
+        if self.levels.dtype != np.uint8 or not self.levels.any():
+            return 0
+        counts = _counts(self.levels)
+        if self.lossy:
+            return HALF if counts[HALF + 1 :].any() else None
+        dark, bright, between = counts[1:DARK].sum(), counts[BRIGHT:].sum(), counts[DARK:BRIGHT]
+        two_ends = bright >= counts[128:BRIGHT].sum() and dark >= counts[DARK:128].sum()
+        smooth = counts[250:].any() and (between > 0).sum() >= SMOOTH
+        return HALF if smooth and (two_ends or bright >= dark + between.sum()) else 0
+
+
+def _counts(values: np.ndarray) -> np.ndarray:
+    """How often each of 256 values occurs in uint8 (H, W)."""
+    parts = [np.bincount(values[rows].ravel(), minlength=256) for rows in strips((values.shape[0], values.shape[1]))]
+    return np.sum(parts, axis=0)
+
+
 @functools.lru_cache(maxsize=2)  # the windows of an image come one after the other
-def codes_in(path: Path) -> np.ndarray:
-    """What stands in each pixel of a mask file, (H, W) of a type of whole numbers: its value, also an index into a
-    palette; where the file has colours that differ from grey, `colour_code`.
+def mask_in(path: Path) -> MaskFile:
+    """A mask file, turned as its own EXIF orientation says.
 
     Raises:
-        UserError: the file is missing or no image.
+        UserError: the file is missing, no image, or several.
     """
     try:
         data = read_bytes(path)
     except UserError as error:
         raise UserError(str(error).replace("there is no image", "there is no mask", 1)) from error
-    pixels = _decoded(data, path)
+    pixels, alpha = _without_alpha(turned(_decoded(data, path), orientation_in(data)))
+    lossy = data.startswith(JPEG) or (data.startswith(b"RIFF") and b"VP8 " in data[12:64])
     if pixels.ndim == 3 and (pixels.shape[2] < 3 or all((pixels[..., 0] == pixels[..., k]).all() for k in (1, 2))):
         pixels = pixels[..., 0]
     if pixels.ndim == 2:  # as narrow as it is stored: a mask may be larger than its image
-        return pixels if pixels.dtype.kind in "iu" else pixels.astype(np.int32)
+        return MaskFile(pixels if pixels.dtype.kind in "iu" else pixels.astype(np.int32), lossy, alpha)
     red, green, blue = (pixels[..., channel].astype(np.int32) for channel in range(3))
-    return COLOUR | red << 16 | green << 8 | blue
+    return MaskFile(COLOUR | red << 16 | green << 8 | blue, lossy, alpha)
+
+
+def sort_out(values: np.ndarray, codes: Sequence[tuple[int, int]], planes: np.ndarray, file: Path, lossy: bool) -> None:
+    """Fill planes, uint8 (C, H, W) of 0, with what the codes say of values (H, W), or else the nearest of them.
+
+    Args:
+        codes: (value, place of its class, `BACKGROUND` or `IGNORED`).
+        file, lossy: where the values stand, and whether with loss.
+
+    Raises:
+        UserError: a value is near no code.
+    """
+    if _sorted(values, codes, planes) == values.size:
+        return
+    known = np.array([code for code, _ in codes], np.int64)
+    found, places = np.unique(values, return_inverse=True)
+    stray, meant = ~np.isin(found, known), found.astype(np.int64)
+    meant[stray] = nearest_code(meant[stray], known, lossy)
+    lost = found[meant < 0]
+    if len(lost) and not (lossy and np.isin(values, lost).mean() <= STRAY):  # an edge rings where three values meet
+        raise UserError(
+            f"the mask {file} holds the values {listed(map(_shown, lost.tolist()))}, which stand for no class; name "
+            "them in src/competition/targets.py (values, background or ignored of MaskFiles)"
+        )
+    _sorted(meant[places].reshape(values.shape), codes, planes)
+
+
+def _sorted(values: np.ndarray, codes: Sequence[tuple[int, int]], planes: np.ndarray) -> int:
+    """Fill the planes with what the codes are of values (H, W), and count these pixels."""
+    known = 0
+    for code, place in codes:
+        hit = values == code
+        known += int(np.count_nonzero(hit))
+        if place == IGNORED:
+            planes[:, hit] = IGNORED
+        elif place != BACKGROUND:
+            planes[place][hit] = 1
+    return known
+
+
+def _shown(code: int) -> str:
+    """A value as the user knows it: a number, or red, green and blue."""
+    return str(code) if code < 1 << 24 else str(((code >> 16) & 255, (code >> 8) & 255, code & 255))
+
+
+def nearest_code(values: np.ndarray, codes: np.ndarray, lossy: bool) -> np.ndarray:
+    """The code that is meant by each value, int64 (N,): the nearest one, by the channel that differs most.
+
+    Args:
+        values, codes: int64, numbers or colours.
+        lossy: whether the file is stored with loss: then all between two codes is one of them.
+
+    Returns:
+        -1 where no code is near enough.
+    """
+    found = np.full(len(values), -1, np.int64)
+    for colours in (False, True):
+        own, known = (values >= COLOUR) == colours, codes[(codes >= COLOUR) == colours]
+        if not own.any() or not len(known) or (not colours and max(values[own].max(), known.max()) > 255):
+            continue
+        apart = _distance(known, known)
+        gap = int(apart[apart > 0].min(initial=256))
+        reach = (gap / 2 if gap >= 2 * NEAR else 0) if lossy else min(NEAR, gap // 4)
+        away = _distance(values[own], known)
+        found[own] = np.where(away.min(axis=1) <= reach, known[away.argmin(axis=1)], -1)
+    return found
+
+
+def _distance(values: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """(N, M)"""
+    parts = [np.abs((values >> shift & 255)[:, None] - (others >> shift & 255)[None]) for shift in (16, 8, 0)]
+    distance: np.ndarray = np.maximum.reduce(parts)
+    return distance
+
+
+def _without_alpha(pixels: np.ndarray) -> tuple[np.ndarray, bool]:
+    """The pixels without their transparency, and whether it decided: what is transparent is background, and where one
+    colour is everywhere, the mask is in the transparency."""
+    if pixels.ndim != 3 or pixels.shape[2] != 4:
+        return pixels, False
+    colours, alpha = pixels[..., :3], pixels[..., 3]
+    if alpha.size and (alpha == alpha.flat[0]).all() and alpha.flat[0] > 0:
+        return colours, False
+    if (colours == colours[:1, :1]).all():
+        return alpha, True
+    hidden = (alpha == 0) & colours.any(axis=2)
+    return np.where(hidden[..., None], 0, colours).astype(colours.dtype), bool(hidden.any())
 
 
 def _decoded(data: bytes, path: Path) -> np.ndarray:
-    """(H, W) or (H, W, C), RGB."""
+    """(H, W) or (H, W, C), RGB or RGBA."""
     suffix = path.suffix.lower()
     if suffix == ".npy":
         return np.asarray(np.load(BytesIO(data), allow_pickle=False))
     if suffix in (".tif", ".tiff"):
+        header = header_in(data)
+        if header is not None and header.pages > 1:
+            raise UserError(
+                f"the mask {shown(path)} has {header.pages} pages; write them as files of their own, or as the "
+                "values of one"
+            )
         return tif(data, path)
     if describe(data).endswith("palette"):  # OpenCV would give its colours
         from PIL import Image
@@ -57,5 +213,5 @@ def _decoded(data: bytes, path: Path) -> np.ndarray:
     if pixels is None:
         raise UserError(f"cannot read the mask {shown(path)} as an image; download it again")
     if pixels.ndim == 3 and pixels.shape[2] >= 3:
-        pixels = np.ascontiguousarray(pixels[..., 2::-1])
+        pixels = pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
     return pixels

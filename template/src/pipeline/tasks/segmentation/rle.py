@@ -1,5 +1,6 @@
 """Run-length encoding of masks as text: `start length start length ...`, starts counted from `first`."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal
 
@@ -77,6 +78,29 @@ def runs(text: str, size: Size, first: int = 1) -> tuple[np.ndarray, np.ndarray]
         UserError: as `decode`.
     """
     return _remembered(text, size, first)
+
+
+def counts_of(counts: str | bytes | Sequence[int]) -> np.ndarray:
+    """The lengths of the runs of 0 and 1 in turns that COCO writes, int64 (N,), also of its compressed text: numbers of
+    5 bits a letter, from the fourth on as the difference to the last but one.
+
+    Raises:
+        ValueError: the text breaks off.
+    """
+    if not isinstance(counts, str | bytes):
+        return np.asarray(counts, dtype=np.int64)
+    found: list[int] = []
+    number = shift = 0
+    for letter in counts.encode() if isinstance(counts, str) else counts:
+        number |= (letter - 48 & 31) << shift
+        shift += 5
+        if not letter - 48 & 32:
+            number -= (1 << shift) if letter - 48 & 16 else 0
+            found.append(number + (found[-2] if len(found) > 2 else 0))
+            number = shift = 0
+    if shift:
+        raise ValueError("the text breaks off")
+    return np.asarray(found, dtype=np.int64)
 
 
 def check(text: str, size: Size, first: int = 1) -> str:

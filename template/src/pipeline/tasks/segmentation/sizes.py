@@ -1,62 +1,45 @@
-"""Height and width of an image: known from a table or its name, or else read from its file when asked for."""
+"""Height and width of an image, and which way its masks lie: as it is seen, or as its file stores it before its EXIF
+orientation turns it. Both occur, and the size tells which, but for squares, mirror images and half turns."""
 
 import functools
-from io import BytesIO
 from pathlib import Path
+from typing import Literal
 
-import numpy as np
-
-from pipeline.data.formats import require
-from pipeline.data.images import PNG, image, size_of
-from pipeline.data.places import archive_at, read_bytes, shown
-from pipeline.errors import UserError
+from pipeline.data.header import Header, header_of
+from pipeline.data.images import image
 
 Size = tuple[int, int]
-HEADER = 65536  # bytes; nearly every header is shorter
+Frame = Literal["seen", "stored"]
 
 
-def known_size(source: Size | Path) -> Size:
-    """The size itself, or what the header of the file says.
+def known_size(source: Size | Path, frame: Frame | None = None) -> Size:
+    """The size itself, or what the header of the file says, in this frame; none: as it is seen.
 
     Raises:
         UserError: the file is missing, or no image.
     """
-    return _size_of_file(source) if isinstance(source, Path) else source
+    if not isinstance(source, Path):
+        return source
+    header = known_header(source)
+    return header.stored if frame == "stored" else header.size
 
 
 @functools.cache
-def _size_of_file(path: Path) -> Size:
-    suffix = path.suffix.lower()
-    if suffix in (".tif", ".tiff"):
-        return _size_of_tif(path)
-    if suffix == ".npy":
-        shape = np.load(BytesIO(read_bytes(path)), allow_pickle=False).shape
-        return int(shape[0]), int(shape[1])
-    start = _start(path)
-    found = size_of(start)
-    if found is None or (not start.startswith(PNG) and 0 in found):
-        found = size_of(read_bytes(path))
-    if found is None:  # a format whose header is not known here
-        pixels = image(path, None)
-        found = pixels.shape[0], pixels.shape[1]
-    return found
+def known_header(path: Path) -> Header:
+    """The header of an image file; of a format that says nothing there, its size as it is read.
+
+    Raises:
+        UserError: the file is missing, or no image.
+    """
+    header = header_of(path)
+    if header is None:
+        height, width = image(path, None).shape[:2]
+        header = Header((height, width))
+    return header
 
 
-def _start(path: Path) -> bytes:
-    """The first bytes of a file; all of one that is in an archive."""
-    if archive_at(path) is not None or not path.is_file():
-        return read_bytes(path)
-    with path.open("rb") as file:
-        return file.read(HEADER)
-
-
-def _size_of_tif(path: Path) -> Size:
-    tifffile = require("tifffile", "tif")
-    try:
-        with tifffile.TiffFile(path if path.is_file() else BytesIO(read_bytes(path))) as file:
-            page = file.pages[0]
-            return int(page.imagelength), int(page.imagewidth)
-    except UserError:
-        raise
-    except Exception as error:  # tifffile raises whatever a broken file makes of it
-        raise UserError(f"cannot read {shown(path)} as tif ({error}); download it again") from error
+def told_frame(size: Size, header: Header) -> Frame | None:
+    """Which way masks of this size lie; none where that cannot be told."""
+    if header.stored == header.size or size not in (header.stored, header.size):
+        return None
+    return "stored" if size == header.stored else "seen"

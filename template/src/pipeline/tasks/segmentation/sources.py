@@ -10,16 +10,15 @@ import numpy as np
 
 from pipeline.data.cache import CachedImages, ResizedReader, resized
 from pipeline.data.formats import require
-from pipeline.data.images import TIF_SUFFIXES, size_of
+from pipeline.data.header import Header, header_of
+from pipeline.data.images import TIF_SUFFIXES
 from pipeline.data.images import image as read_image
 from pipeline.data.pixels import scaled, with_channels
-from pipeline.data.places import archive_at, read_bytes
-from pipeline.data.scan import Reader
+from pipeline.data.places import is_file
+from pipeline.data.reading import OwnReader, Place, Reader, row_reader
 from pipeline.data.tif_windows import LARGE, TifWindows
 from pipeline.errors import UserError
 from pipeline.tasks.segmentation.windows import Size, Window
-
-HEADER = 1 << 18  # bytes of a file in which its size is looked for
 
 
 class WindowReader:
@@ -33,16 +32,29 @@ class WindowReader:
     """
 
     def __init__(self, reader: Reader, size: Size) -> None:
-        self.reader, self.size = reader, size
+        self.reader, self.size = row_reader(reader), size
         self.resizes = isinstance(reader, CachedImages | ResizedReader)
-        self.last: tuple[Path, np.ndarray] | None = None
-        self.headers: dict[Path, Size | None] = {}  # to open a tif takes as long as to read a window of it
+        self.last: tuple[Place, np.ndarray] | None = None
+        self.headers: dict[Place, Header | None] = {}  # to open a tif takes as long as to read a window of it
+        self.params = window_params(reader.reader if isinstance(reader, CachedImages | ResizedReader) else reader)
 
-    def image_size(self, path: Path) -> Size:
-        """Height and width of an image: from its header, else by reading it."""
-        return self._header(path) or self._whole(path).shape[:2]
+    def header(self, path: Place) -> Header:
+        """Size and orientation of an image as the reader gives it: from its header, else by reading it."""
+        if found := self.known(path):
+            return found
+        height, width = self._whole(path).shape[:2]
+        return Header((height, width))
 
-    def whole(self, path: Path, image: Size | None) -> tuple[np.ndarray, Size]:
+    def known(self, path: Place) -> Header | None:
+        """Size and orientation, as far as the header says them. Whether a reader of the user's own turns an image is
+        told by the size of what it gives, if at all."""
+        size, found = self._header(path), self.headers[path]
+        if size is None and found is not None:
+            height, width = self._whole(path).shape[:2]
+            return found if (height, width) == found.size else Header((height, width))
+        return found
+
+    def whole(self, path: Place, image: Size | None) -> tuple[np.ndarray, Size]:
         """All of an image at the size the model sees, and its own size.
 
         Args:
@@ -55,10 +67,10 @@ class WindowReader:
             size = pixels.shape[:2]
             check_size(size, image)
         else:
-            pixels = self.reader(path, self.size)
+            pixels = self.reader(path.path, self.size, path.row)
         return resized(pixels, self.size), size or image or pixels.shape[:2]
 
-    def window(self, path: Path, window: Window) -> np.ndarray:
+    def window(self, path: Place, window: Window) -> np.ndarray:
         """A window at the size the model sees; beyond the image its pixels are mirrored.
 
         Raises:
@@ -68,11 +80,10 @@ class WindowReader:
             raise UserError("windows are cut from whole images; set image.cache: false, or task.params.view: whole")
         check_memory(window.height * window.width * 3)
         top, left, height, width = window.inside
-        params = window_params(self.reader)
-        size = self._header(path) if path.suffix.lower() in TIF_SUFFIXES and params is not None else None
-        if size is not None and params is not None and size[0] * size[1] > LARGE:
+        size = self._header(path) if path.path.suffix.lower() in TIF_SUFFIXES and self.params is not None else None
+        if size is not None and self.params is not None and size[0] * size[1] > LARGE:
             check_size(size, window.size)
-            pixels = tif_part(path, window.inside, params)
+            pixels = tif_part(path.path, window.inside, self.params)
         else:
             whole = self._whole(path)
             check_size(whole.shape[:2], window.size)
@@ -82,43 +93,40 @@ class WindowReader:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "last": None}
 
-    def _header(self, path: Path) -> Size | None:
+    def _header(self, path: Place) -> Size | None:
+        """Height and width as the header says; none where it does not, or where a reader of the user's own may turn it
+        or not."""
         if path not in self.headers:
-            self.headers[path] = header_size(path)
-        return self.headers[path]
+            own = self.reader.takes_row or (self.params is None and not is_file(path.path))
+            self.headers[path] = None if own else header_at(path.path)  # only the reader knows what the image is
+        found = self.headers[path]
+        if found is None or (found.orientation != 1 and self.params is None and not self.resizes):
+            return None
+        return found.size
 
-    def _whole(self, path: Path) -> np.ndarray:
+    def _whole(self, path: Place) -> np.ndarray:
         if self.last is None or self.last[0] != path:
             size = self._header(path)
             if size is not None:
                 check_memory(size[0] * size[1] * 3)
-            self.last = (path, self.reader(path, None))
+            self.last = (path, self.reader(path.path, None, path.row))
         return self.last[1]
 
 
-def header_size(path: Path) -> Size | None:
-    """Height and width as the header says; none where that is not known, or where the image may be turned by it.
+def header_at(path: Path) -> Header | None:
+    """The header of an image; none where it does not say a size.
 
     Raises:
         UserError: it is a tif, and tifffile is not installed, without which a slide would be decoded for each window.
     """
     if path.suffix.lower() in TIF_SUFFIXES:
         require("tifffile", "a tif that is read by window")
-        try:
-            with TifWindows(path) as tif:
-                return tif.size
-        except UserError:
-            return None  # the reader says what is wrong with it, or knows how to read it
-    if archive_at(path) is not None or not path.is_file():
-        data = read_bytes(path)
-    else:
-        with path.open("rb") as file:
-            data = file.read(HEADER)
-    return None if b"Exif\0\0" in data[:HEADER] else size_of(data)
+    return header_of(path)
 
 
 def window_params(reader: Reader) -> Mapping[str, Any] | None:
     """What the pipeline's own reader was given; none for any other."""
+    reader = reader.function if isinstance(reader, OwnReader) else reader
     function: Callable[..., Any] = reader.func if isinstance(reader, functools.partial) else reader
     if function is not read_image:
         return None
@@ -129,7 +137,7 @@ def tif_part(path: Path, box: tuple[int, int, int, int], params: Mapping[str, An
     """A part of a tif as the pipeline's reader would make it."""
     with TifWindows(path) as tif:
         check_memory(box[2] * box[3] * tif.bytes_per_pixel + tif.largest_segment())
-        pixels = with_channels(tif.read(box), params.get("channels", 3), path)
+        pixels = with_channels(tif.read(box), params.get("channels", 3), path, len(tif.pages))
     return scaled(pixels, params.get("low"), params.get("high"), params.get("as_float", False), path)
 
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from pipeline.competition import Metric
 from pipeline.config import Experiment, LossRow
 from pipeline.data.cache import reader_for
-from pipeline.data.scan import Reader
+from pipeline.data.reading import Reader
 from pipeline.errors import UserError
-from pipeline.keys import ROW_ID
+from pipeline.keys import ROW_ID, ROW_IMAGE
 from pipeline.names import Named, Names, References
 from pipeline.seam import Batch, Criterion, PreparedModel, SampleDataset
 from pipeline.tasks import Decoder, Finisher, Task, Tuner
@@ -28,9 +28,11 @@ from pipeline.tasks.segmentation.losses import LOSSES
 from pipeline.tasks.segmentation.pictures import MaskPictures
 from pipeline.tasks.segmentation.predictions import columns, gated, has_presence, presence_columns
 from pipeline.tasks.segmentation.settings import room_settings
+from pipeline.tasks.segmentation.sizes import Frame, known_header
 from pipeline.tasks.segmentation.submission import as_predictions, form_of, read_as
 from pipeline.tasks.segmentation.submission_rules import MaskRules, submission_rules
 from pipeline.tasks.segmentation.thresholds import Tuning
+from pipeline.tasks.segmentation.truth import Truth
 from pipeline.tasks.segmentation.tta import TTAModel
 from pipeline.tasks.shared.collate import collate
 from pipeline.tasks.shared.criterion import WeightedLosses
@@ -56,7 +58,10 @@ class SegmentationTask(MaskPictures):
     NAMES: ClassVar[References] = {
         "task": {"default": f"{ROOM}.settings:SegmentationSettings"},
         "augmentations": {"resize": "pipeline.tasks.shared.augmenting:resize"},
-        "prepare": {"normalize": "pipeline.tasks.shared.normalize:Normalize"},
+        "prepare": {
+            "normalize": "pipeline.tasks.shared.normalize:Normalize",
+            "standardize": "pipeline.tasks.shared.normalize:Standardize",
+        },
         "model": {name: f"{ROOM}.model:{made}" for name, made in MODELS.items()},
         "loss": {name: f"{made.__module__}:{made.__name__}" for name, made in LOSSES.items()},
         "step": {"default": "pipeline.tasks.shared.step:step"},
@@ -84,7 +89,18 @@ class SegmentationTask(MaskPictures):
             heads=self.heads,
             stage=stage,
             seed=experiment.seed,
+            usual=lambda: self._usual_frame(root),
         )
+
+    def _usual_frame(self, root: Path) -> Frame | None:
+        """Which way the masks of the training rows lie, where images are turned; none where that cannot be told."""
+        try:
+            rows = self.competition.train_rows(root)
+        except UserError:  # a competition may hide them where it asks for predictions
+            return None
+        named = zip(rows[ROW_IMAGE], rows[self.heads[0].name], strict=True)
+        told = (truth.told(known_header(root / image)) for image, truth in named if isinstance(truth, Truth))
+        return next((frame for frame in told if frame is not None), None)
 
     def collate(self, samples: list[dict[str, Any]]) -> Batch:
         return collate(samples)

@@ -1,100 +1,22 @@
-"""The truth of an image: where the pixels of each class are. It holds text, points or paths, and decodes when asked."""
+"""The truth of an image in the forms that competitions give. It holds text, points or paths, and decodes when asked."""
 
+import contextlib
 import functools
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
-import cv2
 import numpy as np
 
-from pipeline.errors import UserError, listed
+from pipeline.errors import UserError
 from pipeline.tasks.segmentation import rle
-from pipeline.tasks.segmentation.components import Components
+from pipeline.tasks.segmentation.base_truth import Truth, Window
 from pipeline.tasks.segmentation.maps import strips
-from pipeline.tasks.segmentation.mask_files import BACKGROUND, codes_in
-from pipeline.tasks.segmentation.sizes import Size, known_size
+from pipeline.tasks.segmentation.mask_files import COLOUR, IGNORED, mask_in, sort_out
+from pipeline.tasks.segmentation.polygons import Polygon, filled, has_inner, rings_of
+from pipeline.tasks.segmentation.sizes import Size, known_header, known_size, told_frame
 
-Window = tuple[int, int, int, int]  # top, left, height, width in pixels of the image
-IGNORED = 255
-
-
-@dataclass(frozen=True, eq=False)
-class Truth(ABC):
-    """Where the classes are in an image.
-
-    Attributes:
-        classes: names, in the order of the planes; never the background.
-        image: height and width of the image, or the file that says them.
-    """
-
-    classes: tuple[str, ...]
-    image: Size | Path
-
-    @property
-    def size(self) -> Size:
-        """Height and width of the image."""
-        return known_size(self.image)
-
-    def read(self, window: Window | None = None) -> np.ndarray:
-        """The planes, uint8 (C, H, W) of 0, 1 and 255 (ignored); beyond the image all is ignored.
-
-        Args:
-            window: the part to read; none: the whole image.
-
-        Raises:
-            UserError: the truth is missing, or does not fit the image.
-        """
-        height, width = self.size
-        if window is None:
-            return self._planes((0, 0, height, width))
-        top, left, rows, columns = window
-        first, last = max(top, 0), min(top + rows, height)
-        begin, end = max(left, 0), min(left + columns, width)
-        if (first, begin, last, end) == (top, left, top + rows, left + columns):
-            return self._planes(window)
-        planes = np.full((len(self.classes), rows, columns), IGNORED, np.uint8)
-        if first < last and begin < end:
-            inside = self._planes((first, begin, last - first, end - begin))
-            planes[:, first - top : last - top, begin - left : end - left] = inside
-        return planes
-
-    def present(self) -> np.ndarray:
-        """Whether there is a pixel of each class, bool (C,)."""
-        return self._present
-
-    @functools.cached_property
-    def _present(self) -> np.ndarray:
-        return np.array([any((plane[rows] == 1).any() for rows in strips(self.size)) for plane in self.read()], bool)
-
-    def instances(self, class_index: int) -> Iterator[np.ndarray]:
-        """The objects of a class, bool (H, W) each: as they are told apart, or else connected components."""
-        return Components.of(self.read()[class_index] == 1, 8).masks()
-
-    def foreground(self, generator: np.random.Generator) -> tuple[int, int] | None:
-        """Row and column of a pixel of some class; the class is drawn first. None in an empty image."""
-        classes = np.flatnonzero(self.present())
-        return self._pixel(int(generator.choice(classes)), generator) if len(classes) else None
-
-    def _pixel(self, class_index: int, generator: np.random.Generator) -> tuple[int, int]:
-        """A pixel of a class that is present."""
-        plane = self.read()[class_index]
-        counted = np.cumsum([np.count_nonzero(plane[rows] == 1) for rows in strips(self.size)])
-        drawn = int(generator.integers(counted[-1]))
-        number = int(np.searchsorted(counted, drawn, side="right"))
-        rows = next(islice(strips(self.size), number, None))
-        place = np.flatnonzero(plane[rows] == 1)[drawn - counted[number]]  # counted from the end of the strip
-        return rows.start + int(place) // plane.shape[1], int(place) % plane.shape[1]
-
-    @abstractmethod
-    def _planes(self, window: Window) -> np.ndarray:
-        """The planes of a window that lies within the image, uint8 (C, height, width)."""
-
-    def __str__(self) -> str:
-        """The classes that are there."""
-        return ", ".join(name for name, held in zip(self.classes, self.present(), strict=True) if held) or "nothing"
+BEYOND = 2.0  # pixels that an outline may leave the image
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +47,15 @@ class RunTruth(Truth):
     def _present(self) -> np.ndarray:
         return np.array([bool(texts) for texts in self.runs], bool)
 
+    def areas(self) -> np.ndarray:
+        counts = []
+        for texts in self.runs:
+            starts, ends = rle.runs(" ".join(texts), self.size, self.first)
+            order = np.argsort(starts, kind="stable")
+            reached = np.concatenate([[0], np.maximum.accumulate(ends[order])])  # runs may overlap
+            counts.append(int(np.clip(ends[order] - np.maximum(starts[order], reached[:-1]), 0, None).sum()))
+        return np.array(counts, np.int64)
+
     def instances(self, class_index: int) -> Iterator[np.ndarray]:
         texts = self.runs[class_index]
         if len(texts) < 2:  # one text for the whole mask, which may hold several objects
@@ -149,11 +80,40 @@ class FileTruth(Truth):
 
     Attributes:
         files: one file for all classes, or one for each class; none where a class has no file and is empty so.
-        codes: (value of a pixel, place of its class, `BACKGROUND` or `IGNORED`); empty: any value above 0 is the class.
+        codes: (value of a pixel, place of its class, `BACKGROUND` or `IGNORED`); empty: any value above 0 is the class,
+            or above half of white where the file says so.
+        above: without codes: the value above which a pixel is of the class, instead.
     """
 
     files: tuple[Path | None, ...]
     codes: tuple[tuple[int, int], ...] = ()
+    above: int | None = None
+
+    def _own_size(self) -> Size | None:
+        file = next((file for file in self.files if file is not None), None)
+        if isinstance(self.image, Path) and file is not None and (header := known_header(self.image)).orientation != 1:
+            with contextlib.suppress(UserError):  # reading it will say what is wrong
+                if told_frame(own := known_size(file), header):
+                    return own
+        return super()._own_size()
+
+    def odd(self) -> list[str]:
+        """What is to be known of how the files are read."""
+        told = []
+        for mask in (mask_in(file) for file in self.files if file is not None):
+            if mask.alpha:
+                told.append("what is transparent in the file (its alpha) decides, its colours do not")
+            if self.codes:
+                strange = set(mask.values) - {code for code, _ in self.codes}
+                if strange:
+                    told.append("the file holds values beside those that are named, which are read as the nearest")
+            elif self.above is None and mask.lossy and mask.middle:
+                told.append("the file is stored with loss (JPEG), and what is above half of white is the class")
+            elif self.above is None and mask.middle:
+                told.append("the file holds values between black and white; what is above half of white is the class")
+            elif self.above is None and len(set(mask.values) - {0, COLOUR}) > 1:
+                told.append("the file holds several values above 0, all of which are the class")
+        return told
 
     def _planes(self, window: Window) -> np.ndarray:
         top, left, height, width = window
@@ -161,35 +121,26 @@ class FileTruth(Truth):
         for place, file in enumerate(self.files):
             if file is None:
                 continue
-            values = codes_in(file)
-            if values.shape != self.size:
+            mask = mask_in(file)
+            if mask.codes.shape != self.size:
                 raise UserError(
                     "the mask {} has {} x {} pixels, and its image {} x {}; correct the pattern of the masks in "
-                    "src/competition/targets.py, or drop the row in tables.py".format(file, *values.shape, *self.size)
+                    "src/competition/targets.py, or drop the row in tables.py".format(
+                        file, *mask.codes.shape, *self.size
+                    )
                 )
-            part = values[top : top + height, left : left + width]
+            part = (slice(top, top + height), slice(left, left + width))
             if self.codes:
-                self._sort_out(part, planes, file)
-            else:
-                planes[place] = part > 0
+                sort_out(mask.codes[part], self.codes, planes, file, mask.lossy)
+                continue
+            above = mask.middle if self.above is None else self.above
+            if above is None:
+                raise UserError(
+                    f"the mask {file} is stored with loss and holds nothing brighter than {mask.levels.max()}, which "
+                    "may be noise or a class; store it as PNG, or say above in MaskFiles of src/competition/targets.py"
+                )
+            planes[place] = mask.levels[part] > above
         return planes
-
-    def _sort_out(self, values: np.ndarray, planes: np.ndarray, file: Path) -> None:
-        """Fill the planes with what the codes say of values (H, W)."""
-        known = 0
-        for code, place in self.codes:
-            hit = values == code
-            known += int(np.count_nonzero(hit))
-            if place == IGNORED:
-                planes[:, hit] = IGNORED
-            elif place != BACKGROUND:
-                planes[place][hit] = 1
-        if known < values.size:
-            strange = sorted(set(np.unique(values).tolist()) - {code for code, _ in self.codes})
-            raise UserError(
-                f"the mask {file} holds the values {listed(map(_shown, strange))}, which stand for no class; name them "
-                "in src/competition/targets.py (values, background or ignored of MaskFiles)"
-            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,44 +148,78 @@ class PolygonTruth(Truth):
     """Masks as outlines, filled with the pixels on them.
 
     Attributes:
-        objects: for each class its objects, each a tuple of rings, float (points, 2) of x and y in pixels.
+        objects: for each class its objects, each a tuple of polygons whose union it is: rings, float (points, 2) of x
+            and y in pixels, or tuples of an outer ring and its holes.
+        crowds: the same of what is ignored; empty: nothing.
+        given: height and width of the image, where the file of the outlines says them.
+        unread: what of the file was not read, in words.
     """
 
-    objects: tuple[tuple[tuple[np.ndarray, ...], ...], ...]
+    objects: tuple[tuple[tuple[Polygon, ...], ...], ...]
+    crowds: tuple[tuple[tuple[Polygon, ...], ...], ...] = ()
+    given: Size | None = None
+    unread: tuple[str, ...] = ()
+
+    def _own_size(self) -> Size | None:
+        return self.given or super()._own_size()
+
+    def odd(self) -> list[str]:
+        objects = [polygons for of_class in (*self.objects, *self.crowds) for polygons in of_class]
+        outer = [rings_of(polygon)[0] for polygons in objects for polygon in polygons]
+        told = list(self.unread)
+        if any((ring < -BEYOND).any() or (ring > np.array(self.size[::-1]) + BEYOND).any() for ring in outer):
+            told.append("an outline leaves the image")
+        if len(outer) and not all(self._inside(polygons)[0].any() for polygons in objects):
+            told.append("an outline lies outside of the image, or has no area")
+        if any(has_inner(polygons) for polygons in objects):
+            told.append("an outline lies within another one of its object, and is filled (only GeoJSON has holes)")
+        texts = [
+            np.concatenate([rings_of(polygon)[0].ravel() for polygon in polygons]).tobytes() for polygons in objects
+        ]
+        if len(set(texts)) < len(texts):
+            told.append("an outline stands twice")
+        return told
+
+    def areas(self) -> np.ndarray:
+        height, width = self.size
+        parts = (self._planes((rows.start, 0, rows.stop - rows.start, width)) for rows in strips((height, width)))
+        counts = [(planes == 1).sum(axis=(1, 2), dtype=np.int64) for planes in parts]
+        return np.sum([np.zeros(len(self.classes), np.int64), *counts], axis=0)
+
+    def farthest(self) -> list[float]:
+        """The largest coordinate of each object."""
+        objects = (polygons for of_class in (*self.objects, *self.crowds) for polygons in of_class)
+        return [max(float(rings_of(polygon)[0].max()) for polygon in polygons) for polygons in objects]
 
     def _planes(self, window: Window) -> np.ndarray:
-        return np.stack([self._filled(list(of_class), window) for of_class in self.objects])
+        planes = np.stack([filled(of_class, window) for of_class in self.objects])
+        for plane, crowds in zip(planes, self.crowds, strict=False):
+            plane[(filled(crowds, window) == 1) & (plane == 0)] = IGNORED
+        return planes
 
     @functools.cached_property
     def _present(self) -> np.ndarray:
-        return np.array([bool(of_class) for of_class in self.objects], bool)
+        return np.array([any(self._inside(each)[0].any() for each in of_class) for of_class in self.objects], bool)
 
     def instances(self, class_index: int) -> Iterator[np.ndarray]:
         whole = (0, 0, *self.size)
-        drawn = (self._filled([rings], whole).view(bool) for rings in self.objects[class_index])
+        drawn = (filled([polygons], whole).view(bool) for polygons in self.objects[class_index])
         return (mask for mask in drawn if mask.any())
 
     def _pixel(self, class_index: int, generator: np.random.Generator) -> tuple[int, int]:
-        rings = self.objects[class_index][generator.integers(len(self.objects[class_index]))]
-        points = np.concatenate(rings)
-        (left, top), (right, bottom) = np.floor(points.min(axis=0)), np.ceil(points.max(axis=0))
-        window = (int(top), int(left), int(bottom - top) + 1, int(right - left) + 1)
-        places = np.argwhere(self._filled([rings], window))
-        row, column = (int(place) for place in places[generator.integers(len(places))] + window[:2])
-        height, width = self.size
-        return min(max(row, 0), height - 1), min(max(column, 0), width - 1)
+        objects = self.objects[class_index]
+        first = int(generator.integers(len(objects)))
+        for polygons in (*objects[first:], *objects[:first]):  # one that lies outside of the image has no pixel
+            plane, top, left = self._inside(polygons)
+            if plane.any():
+                break
+        places = np.argwhere(plane)
+        row, column = (int(place) for place in places[generator.integers(len(places))])
+        return row + top, column + left
 
-    @staticmethod
-    def _filled(objects: list[tuple[np.ndarray, ...]], window: Window) -> np.ndarray:
-        """The union of objects, uint8 (height, width)."""
-        top, left, height, width = window
-        plane = np.zeros((height, width), np.uint8)
-        for rings in objects:
-            for ring in rings:
-                cv2.fillPoly(plane, [np.rint(ring - (left, top)).astype(np.int32)], 1)
-        return plane
-
-
-def _shown(code: int) -> str:
-    """A value as the user knows it: a number, or red, green and blue."""
-    return str(code) if code < 1 << 24 else str(((code >> 16) & 255, (code >> 8) & 255, code & 255))
+    def _inside(self, polygons: tuple[Polygon, ...]) -> tuple[np.ndarray, int, int]:
+        """The pixels of an object in the image, uint8 (h, w), and the row and column where they begin."""
+        points = np.concatenate([rings_of(polygon)[0] for polygon in polygons])
+        left, top = np.maximum(np.floor(points.min(axis=0)), 0).astype(int).tolist()
+        right, bottom = np.minimum(np.ceil(points.max(axis=0)) + 1, self.size[::-1]).astype(int).tolist()
+        return filled([polygons], (top, left, max(bottom - top, 0), max(right - left, 0))), top, left

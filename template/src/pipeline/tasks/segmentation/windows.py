@@ -9,7 +9,7 @@ import numpy as np
 from pipeline.errors import UserError
 from pipeline.tasks.segmentation.settings import SegmentationSettings
 
-INPUT_WINDOW = "input_window"  # int64 (B, 8): see `Window.numbers`
+INPUT_WINDOW = "input_window"  # int64 (B, 9): see `Window.numbers`
 Size = tuple[int, int]
 
 
@@ -20,6 +20,7 @@ class Window:
     Attributes:
         size: of the image.
         number, count: which window of its image, and how many there are.
+        turn: the EXIF orientation by which the image's masks, as the competition has them, become what is seen here.
     """
 
     size: Size
@@ -29,6 +30,7 @@ class Window:
     width: int
     number: int = 0
     count: int = 1
+    turn: int = 1
 
     @property
     def box(self) -> tuple[int, int, int, int]:
@@ -43,8 +45,8 @@ class Window:
 
     @property
     def numbers(self) -> np.ndarray:
-        """int64 (8,): height and width of the image, top, left, height and width of the window, number, count."""
-        return np.array([*self.size, *self.box, self.number, self.count], np.int64)
+        """int64 (9,): height and width of the image, top, left, height and width of the window, number, count, turn."""
+        return np.array([*self.size, *self.box, self.number, self.count, self.turn], np.int64)
 
     @classmethod
     def of(cls, numbers: Any) -> "Window":

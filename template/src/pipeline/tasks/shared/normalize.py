@@ -42,6 +42,29 @@ class Normalize(nn.Module):
         return {**batch, INPUT_IMAGE: normalised.view(image.shape).permute(0, 3, 1, 2)}
 
 
+class Standardize(Normalize):
+    """`Prepare` by mean and standard deviation of the data, in place of what pretrained weights expect.
+
+    Args:
+        expected_mean, expected_std: what the weights expect; how many channels there are.
+        mean, std: of each channel, where 0 is the lowest value and 1 the highest.
+
+    Raises:
+        UserError: other than one number for each channel, or a deviation that is not above 0.
+    """
+
+    def __init__(
+        self, expected_mean: Sequence[float], expected_std: Sequence[float], *, mean: list[float], std: list[float]
+    ) -> None:
+        channels = len(expected_mean)
+        if not len(mean) == len(std) == channels or min(std) <= 0:
+            raise UserError(
+                f"image.prepare.params: mean and std have {len(mean)} and {len(std)} numbers, and model.in_chans is "
+                f"{channels}; give one for each channel, those of std above 0"
+            )
+        super().__init__(mean, std)
+
+
 def image_statistics(encoder: Any, in_chans: int) -> tuple[list[float], list[float]]:
     """Mean and standard deviation per channel that the encoder's pretrained weights expect.
 
