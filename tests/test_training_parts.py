@@ -77,7 +77,7 @@ def test_the_best_epochs_are_kept_and_a_nan_never_is_best(tmp_path: Path) -> Non
     for epoch, score in enumerate([float("nan"), 0.5, 0.7, 0.7, 0.6]):
         store.offer(model, epoch, score)
         store.save_state({})
-    assert [(kept.epoch, kept.score) for kept in store.kept] == [(2, 0.7), (3, 0.7)], "of equals the earlier one"
+    assert [(kept.epoch, kept.score) for kept in store.kept] == [(3, 0.7), (2, 0.7)], "of equals the later one"
     assert {path.name for path in tmp_path.glob("*.safetensors")} == {"epoch_002.safetensors", "epoch_003.safetensors"}
     again = CheckpointStore(tmp_path, keep=2, greater_is_better=True)
     again.load_state()

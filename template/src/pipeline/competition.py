@@ -68,6 +68,9 @@ class Metric:
         needs: whether it scores what is decided (labels, grades), or what that is decided by (probabilities, numbers);
             so goes into a one-column submission.
         check_heads: raises a `UserError` where it cannot score such heads; it is called before anything is trained.
+        may_cut: it needs probabilities, and often scores 0 and 1 beyond a threshold higher than what they are made of,
+            as pF1 does. So thresholds are tuned for it, and where they help, 0 and 1 are handed in. A head that has
+            thresholds is scored so.
     """
 
     name: str
@@ -75,6 +78,7 @@ class Metric:
     greater_is_better: bool = True
     needs: Literal["labels", "probabilities"] = "labels"
     check_heads: "Callable[[Sequence[Head]], None]" = lambda heads: None
+    may_cut: bool = False
 
     def better(self, score: float, than: float) -> bool:
         """Whether `score` beats `than`."""

@@ -4,6 +4,7 @@ An engine owns the loop, device, precision, accumulation, distribution and the m
 run is behind `Loop`, so that every engine does the same work in the same order.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -186,6 +187,16 @@ class Best:
 
     epoch: int
     score: float
+
+
+def rank(score: float, loss: float, greater_is_better: bool) -> tuple[float, float]:
+    """What results on the same held-out rows are compared by, the better one greater: score, then loss.
+
+    A score that is NaN is worse than any number, and so is such a loss. Scores that differ in their last digits only,
+    by the order in which they were summed, are equal.
+    """
+    value = -math.inf if math.isnan(score) else float(f"{score:.12g}") * (1 if greater_is_better else -1)
+    return value, -math.inf if math.isnan(loss) else -loss
 
 
 class Batches(Protocol):
