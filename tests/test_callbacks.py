@@ -70,6 +70,7 @@ class Task:
 
     shown: list[Any] = field(default_factory=list)
     named: tuple[str, ...] = ("label",)
+    sample_score: str = ""
 
     def figures(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, Any]:
         from matplotlib.figure import Figure

@@ -113,6 +113,8 @@ class StageResult:
         waited: seconds of it for which the model waited for training batches; the start of the loader is left out.
         raw: the same rows with the weights as they train, where the moving average of the weights is what is scored.
         weights: in the final prediction, which weights these are: `best epoch 7`, `mean of epochs 5, 6, 7`.
+        watched: in the final prediction, the leaderboard's metric as the epochs were watched, at thresholds tuned on
+            the same rows; empty where that is no other number.
     """
 
     stage: Stage
@@ -125,6 +127,7 @@ class StageResult:
     waited: float = 0.0
     raw: "StageResult | None" = None
     weights: str = ""
+    watched: dict[str, float] = field(default_factory=dict)
 
 
 class Run(Protocol):

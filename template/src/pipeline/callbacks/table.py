@@ -66,7 +66,8 @@ class EpochTable(Callback):
         if run.best is not None and result is not None:
             scores = ", ".join(f"{name} {value:.4f}" for name, value in result.metrics.items())
             weights = result.weights or f"best epoch {run.best.epoch + 1}"
-            self._print(Text.assemble(weights, ("  on the held-out rows: ", "dim"), scores))
+            watched = "".join(f"; as watched, at tuned thresholds, {value:.4f}" for value in result.watched.values())
+            self._print(Text.assemble(weights, ("  on the held-out rows: ", "dim"), scores, (watched, "dim")))
 
     def on_exception(self, run: Run, error: BaseException) -> None:
         self._stop_bar()
@@ -75,7 +76,7 @@ class EpochTable(Callback):
         return {} if self.best is None else {"best": self.best[0], "loss": self.best[1]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.best = (state["best"], state.get("loss", math.nan)) if "best" in state else None
+        self.best = (state["best"], state.get("loss", math.inf)) if "best" in state else None
 
     def _columns(self, run: Run) -> list[tuple[str, int]]:
         """Names and widths."""

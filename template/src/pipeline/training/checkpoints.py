@@ -45,7 +45,7 @@ class Kept:
     epoch: int
     score: float
     file: str
-    loss: float = math.nan  # of a state from before it was kept
+    loss: float = math.inf  # unknown in a state from before it was kept
 
     @property
     def raw_file(self) -> str:
@@ -79,7 +79,7 @@ class CheckpointStore:
         return self.folder / self.kept[0].file
 
     def offer(
-        self, model: nn.Module, epoch: int, score: float, raw: nn.Module | None = None, loss: float = math.nan
+        self, model: nn.Module, epoch: int, score: float, raw: nn.Module | None = None, loss: float = math.inf
     ) -> bool:
         """Keep the weights if they are among the best; says whether they are the best. A NaN is worse than anything.
 
@@ -133,7 +133,8 @@ class CheckpointStore:
                 print(f"note: {problems[0]}; going on from {name}")
                 (self.folder / "state.pt").unlink()  # or the next save would put it in the place of the good one
             self.kept = [
-                Kept(int(epoch), float(score), str(file), *map(float, loss)) for epoch, score, file, *loss in state["kept"]
+                Kept(int(epoch), float(score), str(file), *map(float, loss))
+                for epoch, score, file, *loss in state["kept"]
             ]
             self._needed_before = self._files()
             return state

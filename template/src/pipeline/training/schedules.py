@@ -136,8 +136,8 @@ class Plateau:
         }  # fmt: skip
         self.rate = torch.optim.SGD([torch.zeros(1)], lr=1.0)  # its rate is the share
         self.scheduler: ReduceLROnPlateau | None = None  # made when it is known which way the score is better
-        self.loss = math.nan  # of the epoch that is observed next
-        self.best_loss = math.nan  # beside the best score
+        self.loss = math.inf  # of the epoch that is observed next
+        self.best_loss = math.inf  # beside the best score
 
     def __call__(self, step: int) -> float:
         return self.warm(step) * float(self.rate.param_groups[0]["lr"])
@@ -167,7 +167,7 @@ class Plateau:
         if state:
             made = self._made(state["mode"])
             made.best, made.num_bad_epochs = state["best"], state["bad_epochs"]
-            self.best_loss = state.get("best_loss", math.nan)
+            self.best_loss = state.get("best_loss", math.inf)
             self.rate.param_groups[0]["lr"] = state["share"]
 
     def _made(self, mode: Any) -> ReduceLROnPlateau:
