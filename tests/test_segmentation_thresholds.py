@@ -122,7 +122,7 @@ def test_in_every_epoch_thresholds_alone_are_tried(monkeypatch: pytest.MonkeyPat
 
     both, task = planted(cut=60), task_for(Competition(None), [ONE])
     [head] = quickly_tuned(task, DICE, *both).heads
-    assert head.thresholds[0] == pytest.approx(0.2, abs=0.06) and head.thresholds[1:] == (0, 0.5)
+    assert head.thresholds[0] == pytest.approx(0.3, abs=0.06) and head.thresholds[1:] == (0, 0.5)
     assert score(both, ONE, head.thresholds) > score(both, ONE, ())
     monkeypatch.setattr(module, "QUICK_PIXELS", 64 * 64 * 5)
     assert quickly_tuned(task, DICE, *both).heads[0].thresholds in ((), (0.5, 0, 0.5)), "too few to go by"

@@ -8,9 +8,9 @@ from pipeline.competition import Metric
 
 TRIED = 50  # values of each threshold on a grid, and as many again at quantiles of the predictions
 ROUNDS = 2
-CALLS = 400  # of a metric in every epoch: half a second with 2,000 rows, and 3 with 50,000 rows of 30 labels
+CALLS = 200  # of a metric in every epoch: 0.2 seconds with 2,000 rows, and 1 with 50,000 rows of 30 labels
 CALLS_OF_OTHERS = 20  # of a metric that is none of the pipeline's, and may be slow
-FEWEST = 8  # values of each threshold; of more thresholds all are the same
+MOST, FEWEST = 40, 8  # values of each threshold in every epoch; where that makes too many, all thresholds are the same
 
 # (score, start, candidates) -> thresholds
 Ascent = Callable[[Callable[[tuple[float, ...]], float], Sequence[float], Sequence[np.ndarray]], tuple[float, ...]]
@@ -70,9 +70,9 @@ def quick_ascent(
     """
     count = len(start)
     if calls // count >= FEWEST or len(set(start)) > 1:
-        few = [thinned(tried, max(calls // count, 2)) for tried in candidates]
+        few = [thinned(tried, min(max(calls // count, 2), MOST)) for tried in candidates]
         return coordinate_ascent(score, start, few, rounds=1)
-    shared = thinned(np.unique(np.concatenate(list(candidates))), calls)
+    shared = thinned(np.unique(np.concatenate(list(candidates))), min(calls, MOST))
     return coordinate_ascent(lambda one: score(one * count), start[:1], [shared], rounds=1) * count
 
 
