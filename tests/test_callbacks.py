@@ -1,5 +1,6 @@
 """The default callbacks, driven by a small fold that is no real training."""
 
+import dataclasses
 import importlib
 import io
 import random
@@ -231,6 +232,25 @@ def test_best_goes_by_what_is_monitored_and_never_by_nan(pipeline: SimpleNamespa
     broken = Fold(pipeline, tmp_path, Log(), scores=(float("nan"), 0.5, float("nan")))
     text, _ = printed(pipeline, broken, terminal=False)
     assert [line.endswith("best") for line in text.splitlines()[3:6]] == [False, True, False]
+
+
+def test_the_star_stands_where_the_loss_decides_between_equal_scores(pipeline: SimpleNamespace, tmp_path: Path) -> None:
+    fold, table = Fold(pipeline, tmp_path, Log()), pipeline.EpochTable(3)
+    stars = []
+    for epoch, loss in enumerate([0.5, 0.4, 0.6, 0.4]):
+        again = pipeline.EpochTable(3)
+        again.load_state_dict(table.state_dict())
+        table = again
+        stars.append(table._improves(fold, pipeline.StageResult("valid", epoch, {"loss": loss}, {"accuracy": 1.0})))
+    assert stars == [True, True, False, True]
+
+
+def test_the_last_line_tells_what_was_watched(pipeline: SimpleNamespace, tmp_path: Path) -> None:
+    out, fold = io.StringIO(), Fold(pipeline, tmp_path, Log())
+    final = dataclasses.replace(fold.final(), weights="best epoch 2", watched={"accuracy": 0.8125})
+    pipeline.EpochTable(3, Console(file=out, width=160)).on_run_end(fold, final)
+    expected = "best epoch 2  on the held-out rows: accuracy 0.7500; as watched, at tuned thresholds, 0.8125"
+    assert out.getvalue().strip() == expected
 
 
 def test_the_best_survives_a_kill(pipeline: SimpleNamespace, tmp_path: Path) -> None:

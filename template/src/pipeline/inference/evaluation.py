@@ -57,7 +57,8 @@ class Evaluation:
         """The best of `constants` in that metric."""
         best, *others = self.constants.values()
         for other in others:
-            best = other if self.metrics[0].better(other[self.metric], best[self.metric]) else best
+            is_better = self.metrics[0].better(other[self.metric], best[self.metric])
+            best = other if is_better or np.isnan(best[self.metric]) else best
         return best
 
     def as_json(self) -> dict[str, object]:
