@@ -1,6 +1,5 @@
 """The default callbacks, driven by a small fold that is no real training."""
 
-import dataclasses
 import importlib
 import io
 import random
@@ -243,14 +242,6 @@ def test_the_star_stands_where_the_loss_decides_between_equal_scores(pipeline: S
         table = again
         stars.append(table._improves(fold, pipeline.StageResult("valid", epoch, {"loss": loss}, {"accuracy": 1.0})))
     assert stars == [True, True, False, True]
-
-
-def test_the_last_line_tells_what_was_watched(pipeline: SimpleNamespace, tmp_path: Path) -> None:
-    out, fold = io.StringIO(), Fold(pipeline, tmp_path, Log())
-    final = dataclasses.replace(fold.final(), weights="best epoch 2", watched={"accuracy": 0.8125})
-    pipeline.EpochTable(3, Console(file=out, width=160)).on_run_end(fold, final)
-    expected = "best epoch 2  on the held-out rows: accuracy 0.7500; as watched, at tuned thresholds, 0.8125"
-    assert out.getvalue().strip() == expected
 
 
 def test_the_best_survives_a_kill(pipeline: SimpleNamespace, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What the pipeline receives from a competition: one `Competition`, its heads and its metrics."""
 
 import importlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -83,6 +84,16 @@ class Metric:
     def better(self, score: float, than: float) -> bool:
         """Whether `score` beats `than`."""
         return score > than if self.greater_is_better else score < than
+
+
+def rank(score: float, loss: float, greater_is_better: bool) -> tuple[float, float]:
+    """What results on the same held-out rows are compared by, the better one greater: score, then loss.
+
+    A score that is NaN is worse than any number, and so is such a loss. Scores that differ in their last digits only,
+    by the order in which they were summed, are equal.
+    """
+    value = -math.inf if math.isnan(score) else float(f"{score:.12g}") * (1 if greater_is_better else -1)
+    return value, -math.inf if math.isnan(loss) else -loss
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ An engine owns the loop, device, precision, accumulation, distribution and the m
 run is behind `Loop`, so that every engine does the same work in the same order.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -113,8 +112,6 @@ class StageResult:
         waited: seconds of it for which the model waited for training batches; the start of the loader is left out.
         raw: the same rows with the weights as they train, where the moving average of the weights is what is scored.
         weights: in the final prediction, which weights these are: `best epoch 7`, `mean of epochs 5, 6, 7`.
-        watched: in the final prediction, the leaderboard's metric as the epochs were watched, at thresholds tuned on
-            the same rows; empty where that is no other number.
     """
 
     stage: Stage
@@ -127,7 +124,6 @@ class StageResult:
     waited: float = 0.0
     raw: "StageResult | None" = None
     weights: str = ""
-    watched: dict[str, float] = field(default_factory=dict)
 
 
 class Run(Protocol):
@@ -190,16 +186,6 @@ class Best:
 
     epoch: int
     score: float
-
-
-def rank(score: float, loss: float, greater_is_better: bool) -> tuple[float, float]:
-    """What results on the same held-out rows are compared by, the better one greater: score, then loss.
-
-    A score that is NaN is worse than any number, and so is such a loss. Scores that differ in their last digits only,
-    by the order in which they were summed, are equal.
-    """
-    value = -math.inf if math.isnan(score) else float(f"{score:.12g}") * (1 if greater_is_better else -1)
-    return value, -math.inf if math.isnan(loss) else -loss
 
 
 class Batches(Protocol):

@@ -8,8 +8,9 @@ from rich.progress import Progress, TaskID
 from rich.text import Text
 
 from pipeline.callbacks import Callback
+from pipeline.competition import rank
 from pipeline.keys import INPUT_ID
-from pipeline.seam import Batch, Run, Stage, StageResult, StepResult, rank
+from pipeline.seam import Batch, Run, Stage, StageResult, StepResult
 from pipeline.terminal import console, progress_bar
 
 MARK = "*"
@@ -66,8 +67,7 @@ class EpochTable(Callback):
         if run.best is not None and result is not None:
             scores = ", ".join(f"{name} {value:.4f}" for name, value in result.metrics.items())
             weights = result.weights or f"best epoch {run.best.epoch + 1}"
-            watched = "".join(f"; as watched, at tuned thresholds, {value:.4f}" for value in result.watched.values())
-            self._print(Text.assemble(weights, ("  on the held-out rows: ", "dim"), scores, (watched, "dim")))
+            self._print(Text.assemble(weights, ("  on the held-out rows: ", "dim"), scores))
 
     def on_exception(self, run: Run, error: BaseException) -> None:
         self._stop_bar()

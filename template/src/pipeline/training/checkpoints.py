@@ -18,10 +18,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from pipeline.competition import rank
 from pipeline.errors import UserError
 from pipeline.files import atomic
 from pipeline.inference.weights import save_weights
-from pipeline.seam import Best, rank
+from pipeline.seam import Best
 
 VERSION = 1
 RAW = "best.raw.safetensors"  # in a fold's folder, where a moving average is what is kept

@@ -58,12 +58,14 @@ def finish_fold(setup: Setup, loop: FoldLoop, valid_rows: "pd.DataFrame", second
         )
         truth, metrics = score_rows(setup.task, loop.metrics, valid_rows, predictions)
         watched = watched_score(setup, loop, truth, predictions, metrics)
-        result = StageResult("valid", best.epoch, {}, metrics, truth, predictions, weights=chosen, watched=watched)
+        result = StageResult("valid", best.epoch, {}, metrics, truth, predictions, weights=chosen)
         write_predictions(loop.folder / "oof.parquet", setup.task.kept(predictions, config, names), int(loop.fold))
         summary |= {"metrics": metrics, "watched": watched} if watched else {"metrics": metrics}
     save_weights(loop.model, loop.folder / BEST, {"weights": chosen})
     loop.checkpoints.keep_raw(loop.folder)
     loop.callbacks.on_run_end(loop, result)
+    for name, score in summary.get("watched", {}).items():
+        print(f"as it was watched, at thresholds tuned on these rows: {name} {score:.4f}")
     loop.tracker.summary({"best_epoch": best.epoch + 1, **summary.get("metrics", {})})
     if setup.config.tracking.log_checkpoint:
         loop.tracker.checkpoint(loop.folder / BEST)

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from pipeline.competition import Metric, metric_values
+from pipeline.competition import Metric, metric_values, rank
 from pipeline.keys import INPUT_ID, ROW_ID
-from pipeline.seam import Batch, StageResult, StepResult, rank
+from pipeline.seam import Batch, StageResult, StepResult
 from pipeline.tasks import Decoder, Finisher, Task
 from pipeline.training.sums import LossSums
 
