@@ -70,6 +70,7 @@ class Task:
 
     shown: list[Any] = field(default_factory=list)
     named: tuple[str, ...] = ("label",)
+    sample_score: str = ""
 
     def figures(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, Any]:
         from matplotlib.figure import Figure
@@ -230,6 +231,17 @@ def test_best_goes_by_what_is_monitored_and_never_by_nan(pipeline: SimpleNamespa
     broken = Fold(pipeline, tmp_path, Log(), scores=(float("nan"), 0.5, float("nan")))
     text, _ = printed(pipeline, broken, terminal=False)
     assert [line.endswith("best") for line in text.splitlines()[3:6]] == [False, True, False]
+
+
+def test_the_star_stands_where_the_loss_decides_between_equal_scores(pipeline: SimpleNamespace, tmp_path: Path) -> None:
+    fold, table = Fold(pipeline, tmp_path, Log()), pipeline.EpochTable(3)
+    stars = []
+    for epoch, loss in enumerate([0.5, 0.4, 0.6, 0.4]):
+        again = pipeline.EpochTable(3)
+        again.load_state_dict(table.state_dict())
+        table = again
+        stars.append(table._improves(fold, pipeline.StageResult("valid", epoch, {"loss": loss}, {"accuracy": 1.0})))
+    assert stars == [True, True, False, True]
 
 
 def test_the_best_survives_a_kill(pipeline: SimpleNamespace, tmp_path: Path) -> None:

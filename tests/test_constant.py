@@ -88,6 +88,105 @@ def test_a_metric_says_which_heads_it_does_not_score() -> None:
         find_metric("accuracy").check_heads([Head("size", "odd")])
 
 
+def test_a_constant_is_tuned_where_a_model_is() -> None:
+    """Nobody is said to be sick at one half; at a threshold of the other folds everybody is, by hand."""
+    from competition import competition
+    from pipeline.competition import Head
+    from pipeline.inference.evaluation import constant_scores
+    from pipeline.tasks import task_for
+    from pipeline.tasks.image_level.metrics import find_metric
+
+    class OfTwo(type(competition)):  # type: ignore[misc]
+        def metrics(self) -> tuple[object, ...]:
+            return find_metric("f1_macro"), find_metric("roc_auc")
+
+    sick = {0: [1, 0, 0, 0], 1: [1, 0, 0, 0, 0, 0], 2: [1, 1, 0, 0, 0]}
+    rows = pd.DataFrame(
+        [(fold, "ab"[one]) for fold, all_of in sick.items() for one in all_of], columns=["fold", "label"]
+    )
+    rows["id"] = [f"r{row}" for row in range(len(rows))]
+    task = task_for(OfTwo(competition.settings), [Head("label", "multiclass", ("a", "b"))])
+    found = constant_scores(task, rows, ["0", "1", "2"])
+    assert list(found) == ["constant", "constant, tuned"]
+    # F1 of both classes, mean: of "a" everywhere 2 (n - p) / (2 n - p) / 2 with n rows of which p are "b"
+    usual = [2 * 3 / 7 / 2, 2 * 5 / 11 / 2, 2 * 3 / 8 / 2]
+    assert found["constant"]["f1_macro"] == pytest.approx(np.mean(usual))
+    assert found["constant, tuned"]["f1_macro"] == pytest.approx(np.mean(usual)), "b everywhere is worse"
+    assert "constant, tuned" not in constant_scores(task, rows, ["1"]), "one fold has no others"
+
+
+def test_a_tuned_constant_of_sparse_labels_by_hand(renders: Renders) -> None:
+    with imported(renders.shared({"task": "multilabel", "metric": "f1_micro"})):
+        from competition import competition
+        from pipeline.competition import Head
+        from pipeline.inference.evaluation import constant_scores
+        from pipeline.tasks import task_for
+
+        counts = {0: (4, 1), 1: (4, 2), 2: (10, 1)}  # rows, and those that have the label
+        rows = pd.DataFrame(
+            [(fold, "sick" if row < held else "") for fold, (size, held) in counts.items() for row in range(size)],
+            columns=["fold", "labels"],
+        )
+        rows["id"] = [f"r{row}" for row in range(len(rows))]
+        task = task_for(competition, [Head("labels", "multilabel", ("sick",))])
+        found = constant_scores(task, rows, ["0", "1", "2"])
+        assert found["constant"]["f1_micro"] == 0, "no share reaches one half"
+        by_hand = [2 * held / (size + held) for size, held in counts.values()]  # everybody has it
+        assert found["constant, tuned"]["f1_micro"] == pytest.approx(np.mean(by_hand))
+        assert found["constant, tuned"]["roc_auc"] == found["constant"]["roc_auc"] == 0.5
+        assert "constant, tuned" not in constant_scores(task, rows, ["1"])
+
+
+def test_pf1_is_decided_at_a_cut_that_is_tuned_on_other_folds() -> None:
+    """Of calibrated probabilities, against an independent search; 0 and 1 are what is handed in."""
+    from competition import competition
+    from pipeline.competition import Head, metric_values
+    from pipeline.inference.thresholds import tune
+    from pipeline.tasks import task_for
+    from pipeline.tasks.image_level.kinds import kind_of
+    from pipeline.tasks.image_level.metrics import find_metric
+    from pipeline.tasks.image_level.submission import Column
+
+    head, metric = Head("label", "multiclass", ("no", "yes")), find_metric("probabilistic_f1")
+    task, generator = task_for(competition, [head]), np.random.default_rng(0)
+    chance = generator.beta(0.3, 3.0, 4000)
+    held = generator.random(4000) < chance
+    ids = pd.Index([f"r{row}" for row in range(4000)])
+    truth = pd.DataFrame({"label": np.where(held, "yes", "no")}, index=ids)
+    said = pd.DataFrame({"label:no": 1 - chance, "label:yes": chance}, index=ids)
+
+    def f1(cut: float) -> float:
+        return float(2 * (held & (chance >= cut)).sum() / ((chance >= cut).sum() + held.sum()))
+
+    raw = 2 * chance[held].sum() / (chance.sum() + held.sum())
+    best = max(f1(cut) for cut in chance)
+    folds = pd.Series(np.arange(4000) % 5, index=ids).astype(str)
+    usual = {
+        fold: metric_values([metric], truth[folds == fold], said[folds == fold], task.heads)
+        for fold in sorted(set(folds))
+    }
+    tuned = tune(task, [metric], truth, said, folds, usual)
+    assert tuned is not None and tuned.helps
+    [cut] = tuned.task.heads[0].thresholds
+    assert metric.function(truth, said, task.heads) == pytest.approx(raw)
+    assert metric.function(truth, said, tuned.task.heads) == pytest.approx(f1(cut)) == pytest.approx(best, abs=0.01)
+    assert best > raw + 0.05
+    nested = np.mean([scores[metric.name] for scores in tuned.folds.values()])
+    assert raw + 0.03 < nested <= best + 0.01
+
+    [decided] = tuned.task.heads
+    columns = [Column(f"p_{name}", decided, name) for name in head.classes]
+    filled = kind_of(decided).fill(said, columns, metric)
+    np.testing.assert_array_equal(filled["p_yes"], chance >= cut)
+    np.testing.assert_array_equal(filled["p_no"], chance < cut)
+    for other in ("roc_auc", "log_loss"):  # what is not scored higher so stays a probability
+        np.testing.assert_allclose(kind_of(decided).fill(said, columns, find_metric(other))["p_yes"], chance)
+    np.testing.assert_allclose(kind_of(head).fill(said, columns, metric)["p_yes"], chance)
+
+    sure = said.assign(**{"label:yes": held * 1.0, "label:no": ~held * 1.0})
+    assert task.tuner(truth, sure, metric)(np.ones(4000, bool)).heads == (head,), "no cut is better than these"
+
+
 def test_the_best_constant_of_pf1_is_certain() -> None:
     """No other constant probability scores more."""
     from pipeline.competition import Head

@@ -19,7 +19,7 @@ from training import assert_same_outcome, demo_project, expect, killed, outcome
 
 USED = {
     "callbacks.extremes": ["Extremes"],
-    "callbacks.ranking": ["MetricScores"],
+    "callbacks.ranking": ["MetricScores", "sample_scores"],
     "callbacks.seen": ["Seen"],
     "competition": ["Head", "Metric"],
     "config": ["parse_experiment"],
@@ -175,7 +175,7 @@ def test_what_a_metric_is_not_defined_for_is_left_out_and_said(pipeline: SimpleN
 
 
 def test_an_epoch_that_continues_says_so(pipeline: SimpleNamespace) -> None:
-    task = SimpleNamespace(looks_among=lambda rows: False)
+    task = SimpleNamespace(looks_among=lambda rows: False, sample_score="")
     callback = pipeline.Extremes(task, *[pd.DataFrame({"id": ["a", "b"]})] * 2)
     config = pipeline.parse_experiment({"losses": LOSSES}, "test")
     run = SimpleNamespace(config=config, progress=pipeline.Progress(0, 40), epochs=1, metrics=[], heads=[])
@@ -235,7 +235,7 @@ def test_both_stages_are_drawn_at_the_cadence(pipeline: SimpleNamespace) -> None
     maps = {"truth": np.zeros((2, 2), np.uint8)}
     words = lambda rows, samples: pd.DataFrame({"truth": rows["id"] + "!", "prediction": "?"})  # noqa: E731
     task = SimpleNamespace(draw_samples=draw, class_maps=lambda sample: {"mask": maps}, looks_among=lambda rows: False)
-    task.words = words
+    task.words, task.sample_score = words, ""
     callback = pipeline.Extremes(task, *tables)
     config = pipeline.parse_experiment({"losses": LOSSES, "watch": {"figure_epochs": 3}}, "test")
     log: Callable[..., None] = lambda name, figure, step: pictures.append(name)  # noqa: E731
@@ -309,6 +309,62 @@ def test_masks_are_drawn_in_three_colours(pipeline: SimpleNamespace, kind: str) 
     nothing = {"output_mask": torch.full_like(outputs["output_mask"], torch.nan)}
     broken = pipeline.SeenSample("x", 0, image, targets, nothing, torch.nan)
     assert pipeline.pixels(pipeline.seen_figure([broken], [head], "heading")).std() > 10
+
+
+@pytest.mark.parametrize("kind", ["mask", "multiclass_mask"])
+def test_a_correctly_empty_image_is_a_good_one(pipeline: SimpleNamespace, kind: str) -> None:
+    """Dice calls it the worst: it has a smooth term of one pixel, and thousands of pixels that are nearly sure."""
+    from pipeline.competition import Competition
+    from pipeline.tasks import task_for
+    from pipeline.tasks.segmentation.overlap_losses import Dice
+
+    head, size = pipeline.Head("mask", kind, ("a", "b")), 32
+    task = task_for(Competition(None), [head])
+    generator = np.random.default_rng(0)
+    truth, said = np.zeros((12, 2, size, size), np.uint8), np.zeros((12, 2, size, size), bool)
+    for row in range(4, 12):  # the first four are empty, and said to be so
+        truth[row, 0, : 4 + row], said[row, 0, 2 : 6 + row] = 1, True
+        said[row, 1, -1, :row] = generator.random(row) < 0.5
+    truth[11], truth[5, :, :, :3] = 0, 255  # nothing is there and something said; some is not known
+    logits = torch.from_numpy(np.where(said, 3.0, -3.0)).float()
+    if kind == "multiclass_mask":
+        logits = torch.cat([torch.where(logits.amax(dim=1, keepdim=True) > 0, -3.0, 3.0), logits], dim=1)
+        ignored = (truth == 255).any(axis=1)
+        target = torch.from_numpy(
+            np.where(ignored, 255, (truth == 1)[:, 0] * 1 + (truth == 1)[:, 1] * 2).astype(np.uint8)
+        )
+    else:
+        target = torch.from_numpy(truth)
+    losses = Dice(head)(logits, target)
+    assert set(np.argsort(-losses.numpy())[:5]) >= {0, 1, 2, 3}, "by their loss they are the worst"
+    config = pipeline.parse_experiment({"losses": [{"loss": "dice", "head": "mask", "name": "one"}]}, "test")
+    scores = pipeline.sample_scores(task, config)
+    seen = pipeline.Seen(pd.DataFrame({"id": [f"id {row}" for row in range(12)]}), config, scores)
+    for rows in (torch.arange(6), torch.arange(6, 12)):
+        batch = {
+            "input_id": [f"id {row}" for row in rows.tolist()],
+            "input_row": rows,
+            "input_image": torch.zeros(6, size, size, 3, dtype=torch.uint8),
+            "target_mask": target[rows],
+        }
+        loss = losses[rows].mean()
+        result = {"loss": loss, "losses": {"one": loss}, "sample_losses": {"one": losses[rows]}}
+        seen.add(batch, {**result, "outputs": {"output_mask": logits[rows]}})
+    by_hand = [pipeline.dice(truth[row], said[row] & (truth[row] != 255)) for row in range(12)]
+    found = {sample.row: sample.scored for sample in [*seen.best, *seen.worst]}
+    assert len(found) == 12 and all(name == "Dice" for name, _ in found.values())
+    np.testing.assert_allclose([found[row][1] for row in range(12)], by_hand, atol=1e-6)
+    assert set(numbers(seen.best)[:4]) == {0, 1, 2, 3} and not {0, 1, 2, 3} & set(numbers(seen.worst))
+    assert numbers(seen.worst)[0] == 11, "what is seen where nothing is"
+    assert seen.best_batch.number == 1 and seen.worst_batch.number == 2
+    heading, _ = seen.pictures("valid, epoch 1")["worst_samples"]
+    assert heading == "Worst 8 of 12 samples by Dice, then loss (valid, epoch 1)"
+    words = pipeline.seen_figure(seen.worst[:1], [head], "heading")
+    assert any("Dice 0, loss" in text.get_text() for axes in words.axes for text in [axes.title, *axes.texts])
+    asked = pipeline.parse_experiment({"losses": LOSSES, "watch": {"extremes_by": "loss"}}, "test")
+    assert pipeline.sample_scores(task, asked) is None, "who asks for the loss gets it"
+    labels = task_for(Competition(None), [pipeline.Head("label", "multiclass", ("a", "b"))])
+    assert pipeline.sample_scores(labels, config) is None
 
 
 def test_samples_are_scored_as_validation_scores_rows(pipeline: SimpleNamespace) -> None:

@@ -387,6 +387,7 @@ def test_a_bad_cell_is_one_problem(metric: str, settings: dict[str, Any], cell: 
     told.loc["y", "age"] = cell
     [problem] = rules.problems(told)
     assert problem.kind == kind and text in problem.text, problem
+    assert problem.warning == (kind == "range"), "no grader knows the limits"
 
 
 def test_a_sample_of_grades_as_columns_is_not_taken_for_numbers() -> None:

@@ -123,6 +123,22 @@ def test_plateau_is_torchs(greater_is_better: bool) -> None:
     assert rates[-1] == 0.2, "the floor"
 
 
+def test_of_equal_scores_a_lower_loss_is_an_improvement() -> None:
+    from pipeline.training.schedules import Plateau
+
+    rates = []
+    for losses in ([0.9, 0.5, 0.2, 0.1, 0.05], [0.9, 0.9, 1.0, 0.95, 0.99]):
+        factor = Plateau(100, 0, factor=0.5, patience=1)
+        for loss in losses:
+            again = Plateau(100, 0, factor=0.5, patience=1)
+            again.load_state_dict(factor.state_dict())
+            again.loss = loss
+            again.observe(1.0, True)
+            factor = again
+        rates.append(factor(0))
+    assert rates == [1, 0.25]
+
+
 def test_plateau_goes_on_where_it_stood() -> None:
     from pipeline.training.schedules import Plateau
 

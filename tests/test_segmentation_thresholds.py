@@ -114,6 +114,25 @@ def test_any_subset_of_the_rows_is_tuned_from_the_same_counts(monkeypatch: pytes
     assert not reads
 
 
+def test_in_every_epoch_thresholds_alone_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing reaches one half in these maps, and a model is not to be judged by that."""
+    from pipeline.competition import Competition
+    from pipeline.tasks import task_for
+    from pipeline.training.held_out import quickly_tuned
+
+    both, task = planted(cut=60), task_for(Competition(None), [ONE])
+    [head] = quickly_tuned(task, DICE, *both).heads
+    assert head.thresholds[0] == pytest.approx(0.3, abs=0.06) and head.thresholds[1:] == (0, 0.5)
+    assert score(both, ONE, head.thresholds) > score(both, ONE, ())
+    monkeypatch.setattr(module, "QUICK_PIXELS", 64 * 64 * 5)
+    assert quickly_tuned(task, DICE, *both).heads[0].thresholds in ((), (0.5, 0, 0.5)), "too few to go by"
+    monkeypatch.setattr(module, "QUICK_PIXELS", 64 * 64 * 12)
+    [head] = quickly_tuned(task, DICE, *both).heads
+    assert score(both, ONE, head.thresholds) >= score(both, ONE, ())
+    own = Metric("own", DICE.function.__call__)
+    assert quickly_tuned(task, own, *both) is task, "it may be slow"
+
+
 def test_a_metric_of_ones_own_is_tuned_as_well() -> None:
     both, calls = planted(cut=160, specks=2), []
 

@@ -1,5 +1,6 @@
 """Submissions that Kaggle would refuse, each refused for the right reason by the script; and good ones that pass."""
 
+import io
 from pathlib import Path
 
 import pandas as pd
@@ -36,7 +37,6 @@ BAD_LABELS = {
     "empty file": ("", "unreadable: it is empty"),
     "header only": ("image_id,label\n", "ids: there is a header and no row; 6 rows"),
     "no header": (csv(GOOD).partition("\n")[2], "unreadable: the header is missing.*'image_id, label'"),
-    "byte order mark": (b"\xef\xbb\xbf" + csv(GOOD).encode(), "file: it starts with a byte order mark"),
     "utf-16": (csv(GOOD).encode("utf-16"), "unreadable: line 1 is not text in UTF-8"),
     "latin-1": (changed("x-1", "é").encode("latin-1"), "unreadable: line 7 is not text in UTF-8"),
     "semicolons": (csv(GOOD).replace(",", ";"), "file: cells are separated by ';'"),
@@ -60,10 +60,6 @@ BAD_LABELS = {
     "column twice": (
         csv({name: f"{value},1" for name, value in GOOD.items()}, "image_id,label,label"),
         "columns: 1 twice .label.",
-    ),
-    "column order": (
-        "label,image_id\n" + "".join(f"{value},{name}\n" for name, value in GOOD.items()),
-        "columns: their order is label, image_id; the sample's is image_id, label",
     ),
     "id missing": (csv(dict.fromkeys(IDS[1:], "1")), "ids: 1 of 6 missing .00007."),
     "id too many": (csv({**GOOD, "new": "1"}), "ids: 1 not in the sample .new.; leave"),
@@ -110,6 +106,31 @@ def test_good_labels_pass(of_labels: House) -> None:
         result = of_labels.check(text)
         assert (result.status, result.stderr) == (0, ""), result
         assert "warning" not in result.stdout
+
+
+UNUSUAL = {
+    "byte order mark": (b"\xef\xbb\xbf" + csv(GOOD).encode(), "warning, file: it starts with a byte order mark"),
+    "column order": (
+        "label,image_id\n" + "".join(f"{value},{name}\n" for name, value in GOOD.items()),
+        "warning, columns: their order is label, image_id; the sample's is image_id, label",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_what_graders_take_is_a_warning(of_labels: House, name: str) -> None:
+    text, reason = UNUSUAL[name]
+    result = of_labels.check(text)
+    assert result.status == 0 and "refused" not in result.stderr and reason in result.stdout
+    graded = pd.read_csv(io.BytesIO(text if isinstance(text, bytes) else text.encode()), dtype=str)
+    assert graded.set_index("image_id")["label"].to_dict() == GOOD, "as graders read it"
+
+
+@pytest.mark.parametrize(("metric", "status"), [("roc_auc", 2), ("pr_auc", 0), ("accuracy", 0)])
+def test_numbers_that_only_rank_may_be_any(renders: Renders, tmp_path: Path, metric: str, status: int) -> None:
+    house = make_house(renders, tmp_path / "project", metric, THREE, CLASS_HEADER.split(","))
+    result = house.check(csv({**CERTAIN, "x-1": "-2.5,0.3,4"}, CLASS_HEADER))
+    assert result.status == status and "range: 1 of 6 values of column 'cat' are outside [0, 1]" in result.stdout
 
 
 def test_another_order_of_rows_is_a_warning(of_labels: House) -> None:

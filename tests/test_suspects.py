@@ -86,6 +86,30 @@ def test_a_failed_prediction_is_no_suspect(tmp_path: Path) -> None:
     assert asked == ["a", "c"] and (tmp_path / "suspects.csv").read_text().startswith("id,head,given,")
 
 
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (["a", "b"], "the worst first: a, b; 2 of 3 rows"),
+        (["b", "a", "b", "b"], "the worst first: b, a; 4 labels in 2 of 3 rows"),
+    ],
+)
+def test_rows_are_counted_as_rows_and_labels_as_labels(tmp_path: Path, found: list[str], said: str) -> None:
+    from matplotlib.figure import Figure
+
+    ids = pd.Index(["a", "b", "c"], name="id")
+    table = pd.DataFrame({"id": found, "head": "labels", "given": "x", "suggested": "y", "score": 1.0})
+    table["probability"] = 0.9
+    task = SimpleNamespace(
+        suspects=lambda truth, predictions: table.copy(),
+        dataset=lambda *arguments: None,
+        suspects_figure=lambda *arguments: Figure(),
+    )
+    run = SimpleNamespace(folder=tmp_path, task=task, experiment=None, names=None)
+    truth, rows = pd.DataFrame({"labels": 0}, index=ids), pd.DataFrame({"id": ids, "fold": 0})
+    assert write_suspects(run, rows, truth, truth, tmp_path) == f"suspected label errors, {said}"
+    assert len(pd.read_csv(tmp_path / "suspects.csv")) == len(found)
+
+
 def test_labels_that_were_forgotten_or_invented(renders: Renders) -> None:
     """One label in twenty, some of them forgotten: a model that learnt from the rest seldom says more than one half."""
     with imported(renders.shared({"task": "multilabel"})):

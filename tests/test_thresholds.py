@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.metrics import f1_score
 
 from projects import Renders, imported
@@ -111,6 +112,62 @@ def test_noise_is_not_taken_for_a_gain() -> None:
     metric = Metric("right", right)
     gains = [tune(*tables(power=1, rows=300, seed=seed), metric) for seed in range(12)]
     assert sum(tuned.helps for tuned in gains) <= 3 and np.mean([tuned.gain for tuned in gains]) < 0.005
+
+
+def best_f1(truth: np.ndarray, predictions: np.ndarray) -> float:
+    """F1 of one label at the best of all thresholds."""
+    said = predictions >= np.unique(predictions)[:, None]
+    return float((2 * (said & truth).sum(axis=1) / (said.sum(axis=1) + truth.sum())).max())
+
+
+@pytest.mark.parametrize("name", ["f1_macro", "f1_micro"])
+def test_the_best_epoch_is_that_of_tuned_decisions(name: str) -> None:
+    """No label ever reaches one half, so all epochs score 0 there; the third one ranks best."""
+    from pipeline.training.held_out import HeldOut, Monitor
+
+    generator, task, metrics = np.random.default_rng(0), make_task(), [find(name), find("roc_auc")]
+    columns = [f"labels:{label}" for label in LABELS]
+    ids = [f"r{row}" for row in range(400)]
+    held = generator.random((400, len(LABELS))) < [0.02, 0.05, 0.1]
+    rows = pd.DataFrame({"id": ids, "labels": [" ".join(np.array(LABELS)[row]) for row in held]})
+    expected, watched, monitor = [], [], Monitor(metrics, "metric")
+    for epoch, signal in enumerate([0.0, 1.0, 4.0, 2.0]):
+        noise = generator.normal(0, 1, held.shape) + signal * held
+        said = pd.DataFrame(0.45 / (1 + np.exp(2 - noise)), index=pd.Index(ids, name="id"), columns=columns)
+        assert find(name).function(task.truth(rows), said, task.heads) == 0
+        seen = HeldOut(task, metrics, rows, lambda batch, outputs, said=said: said, lambda rows, found: found)
+        seen.among = False
+        loss = torch.tensor(1.0 - epoch)  # says another epoch
+        seen.add({"input_id": ids}, {"loss": loss, "losses": {}, "outputs": {}})  # type: ignore[typeddict-item]
+        watched.append(seen.result(epoch))
+        if name == "f1_macro":
+            each = [best_f1(held[:, place], said.to_numpy()[:, place]) for place in range(len(LABELS))]
+            expected.append(float(np.mean(each)))
+            assert watched[-1].metrics[name] == pytest.approx(expected[-1], abs=0.06)
+            assert watched[-1].metrics[name] <= expected[-1] + 1e-9
+        assert watched[-1].metrics["roc_auc"] == find("roc_auc").function(task.truth(rows), said, task.heads)
+    best = watched[0]
+    for result in watched[1:]:
+        best = result if monitor.is_better(result, best) else best
+    assert best.epoch == 2 and best.metrics[name] > 0.5
+
+
+@pytest.mark.parametrize("labels", [1, 3, 200])
+def test_a_quick_ascent_calls_the_metric_a_few_times_only(labels: int) -> None:
+    from pipeline.tasks.image_level.thresholds import quick_ascent, values_to_try
+
+    calls = []
+
+    def score(at: tuple[float, ...]) -> float:
+        calls.append(at)
+        return -sum((value - 0.3) ** 2 for value in at)
+
+    tried = values_to_try(np.linspace(0.01, 0.9, 500))
+    for most in (20, 400):
+        calls.clear()
+        found = quick_ascent(score, (0.5,) * labels, [tried] * labels, most)
+        assert len(calls) <= most + 2 and len(found) == labels
+        assert max(abs(value - 0.3) for value in found) < (0.2 if most == 20 and labels == 3 else 0.05)
 
 
 def test_what_needs_no_decision_is_not_tuned() -> None:

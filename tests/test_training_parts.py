@@ -77,11 +77,83 @@ def test_the_best_epochs_are_kept_and_a_nan_never_is_best(tmp_path: Path) -> Non
     for epoch, score in enumerate([float("nan"), 0.5, 0.7, 0.7, 0.6]):
         store.offer(model, epoch, score)
         store.save_state({})
-    assert [(kept.epoch, kept.score) for kept in store.kept] == [(2, 0.7), (3, 0.7)], "of equals the earlier one"
+    assert [(kept.epoch, kept.score) for kept in store.kept] == [(3, 0.7), (2, 0.7)], "of equals the later one"
     assert {path.name for path in tmp_path.glob("*.safetensors")} == {"epoch_002.safetensors", "epoch_003.safetensors"}
     again = CheckpointStore(tmp_path, keep=2, greater_is_better=True)
     again.load_state()
     assert again.kept == store.kept
+
+
+@pytest.mark.parametrize("greater_is_better", [True, False])
+def test_the_loss_decides_between_equal_scores_and_then_the_later_epoch(
+    tmp_path: Path, greater_is_better: bool
+) -> None:
+    from pipeline.training.checkpoints import VERSION, CheckpointStore
+
+    def kept(*offers: tuple[float, float]) -> list[int]:
+        """The epochs that are kept, with a kill after each of them."""
+        for path in tmp_path.glob("*"):
+            path.unlink()
+        for epoch, (score, loss) in enumerate(offers):
+            store = CheckpointStore(tmp_path, 2, greater_is_better)
+            store.load_state()
+            store.offer(nn.Linear(1, 1), epoch, score, loss=loss)
+            store.save_state({})
+        assert store.best is not None and store.best.epoch == store.kept[0].epoch
+        return [entry.epoch for entry in store.kept]
+
+    nan = float("nan")
+    assert kept((1.0, 0.9), (1.0, 0.2), (1.0, 0.01), (1.0, 0.3)) == [2, 1]
+    assert kept((1.0, 0.2), (1.0, 0.1), (1.0, 0.1)) == [2, 1]
+    assert kept((0.1 + 0.2, 0.2), (0.3, 0.1), (0.3, 0.3)) == [1, 0], "the order of a sum decides nothing"
+    assert kept((nan, 0.2), (nan, 0.1), (0.5, 9.0), (nan, 0.0)) == [2, 3], "without a score the loss is all there is"
+    assert kept((1.0, nan), (1.0, 7.0), (1.0, nan)) == [1, 2]
+    torch.save({"version": VERSION, "kept": [[7, 1.0, "epoch_007.safetensors"]]}, tmp_path / "state.pt")
+    store = CheckpointStore(tmp_path, 2, greater_is_better)
+    store.load_state()
+    store.offer(nn.Linear(1, 1), 8, 1.0, loss=5.0)
+    assert [entry.epoch for entry in store.kept] == [8, 7], "the state of an older project"
+
+
+def test_where_auc_is_one_in_every_fold_it_is_one_for_all_rows() -> None:
+    """The first epoch ranks rows as well as the last, but each fold on a scale of its own."""
+    import pandas as pd
+    from competition import competition
+    from pipeline.competition import Head
+    from pipeline.tasks import task_for
+    from pipeline.tasks.image_level.metrics import find_metric
+    from pipeline.training.held_out import HeldOut, Monitor
+
+    task, auc = task_for(competition, [Head("label", "multiclass", ("no", "yes"))]), find_metric("roc_auc")
+    monitor, held = Monitor([auc], "metric"), torch.arange(32) % 4 == 0
+    first, best = [], []
+    for fold in range(5):
+        ids = [f"{fold}-{row}" for row in range(32)]
+        rows = pd.DataFrame({"id": ids, "label": ["yes" if yes else "no" for yes in held.tolist()]})
+        results = []
+        for epoch, (spread, shift) in enumerate([(0.1, 2.0), (0.4, 1.0), (5.0, 0.2), (5.0, 4.0)]):
+            logit = (held * 2.0 - 1) * spread + shift * (fold - 2)
+            logits = torch.stack([-logit, logit], dim=1) / 2
+            seen = HeldOut(
+                task, [auc], rows, lambda batch, out: task.decode(batch["input_id"], out), lambda rows, said: said
+            )
+            loss = functional.cross_entropy(logits, held.long())
+            seen.add({"input_id": ids}, {"loss": loss, "losses": {}, "outputs": {"output_label": logits}})  # type: ignore[typeddict-item]
+            results.append(seen.result(epoch))
+        assert {result.metrics["roc_auc"] for result in results} == {1.0}
+        chosen = results[0]
+        for result in results[1:]:
+            chosen = result if monitor.is_better(result, chosen) else chosen
+        first.append(results[0])
+        best.append(chosen)
+    pooled = [
+        auc.function(
+            *(pd.concat([getattr(one, name) for one in kept]) for name in ("truth", "predictions")), task.heads
+        )
+        for kept in (first, best)
+    ]
+    assert pooled[0] < 0.8 and pooled[1] == 1.0
+    assert {result.epoch for result in best} == {2}
 
 
 def test_a_position_gives_its_randomness_whatever_was_drawn_before() -> None:

@@ -1,6 +1,7 @@
 """What the pipeline receives from a competition: one `Competition`, its heads and its metrics."""
 
 import importlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -70,6 +71,9 @@ class Metric:
         needs: whether it scores what is decided (labels, grades), or what that is decided by (probabilities, numbers);
             so goes into a one-column submission.
         check_heads: raises a `UserError` where it cannot score such heads; it is called before anything is trained.
+        may_cut: it needs probabilities, and often scores 0 and 1 beyond a threshold higher than what they are made of,
+            as pF1 does. So thresholds are tuned for it, and where they help, 0 and 1 are handed in. A head that has
+            thresholds is scored so.
     """
 
     name: str
@@ -77,10 +81,21 @@ class Metric:
     greater_is_better: bool = True
     needs: Literal["labels", "probabilities"] = "labels"
     check_heads: "Callable[[Sequence[Head]], None]" = lambda heads: None
+    may_cut: bool = False
 
     def better(self, score: float, than: float) -> bool:
         """Whether `score` beats `than`."""
         return score > than if self.greater_is_better else score < than
+
+
+def rank(score: float, loss: float, greater_is_better: bool) -> tuple[float, float]:
+    """What results on the same held-out rows are compared by, the better one greater: score, then loss.
+
+    A score that is NaN is worse than any number, and so is such a loss. Scores that differ in their last digits only,
+    by the order in which they were summed, are equal.
+    """
+    value = -math.inf if math.isnan(score) else float(f"{score:.12g}") * (1 if greater_is_better else -1)
+    return value, -math.inf if math.isnan(loss) else -loss
 
 
 @dataclass(frozen=True)

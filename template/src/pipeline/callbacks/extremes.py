@@ -14,7 +14,7 @@ import pandas as pd
 
 from pipeline.callbacks import Callback
 from pipeline.callbacks.pictures import draw_figures, may_fail
-from pipeline.callbacks.ranking import MetricScores, ranking_metric
+from pipeline.callbacks.ranking import MetricScores, ranking_metric, sample_scores
 from pipeline.callbacks.seen import Seen
 from pipeline.competition import Metric
 from pipeline.seam import Batch, Run, Stage, StageResult, StepResult
@@ -32,7 +32,9 @@ class Extremes(Callback):
     """Keeps the best and worst batch and samples of an epoch, and draws them at its end.
 
     A sample is ranked by the weighted sum of its losses, or by what `watch.extremes_by` names: a term, or a metric, of
-    the sample alone and of the batch as a whole. Of two equal scores the smaller loss is the better one, and of two
+    the sample alone and of the batch as a whole. Where that names nothing and a task says better than its losses how
+    good a sample is (of masks the Dice: losses call a correctly empty one bad), that ranks, and what is perfect is none
+    of the worst. Of two equal scores the smaller loss is the better one, and of two
     equal samples the earlier one comes first. What a metric is not defined for is left out, which is said. In epochs
     without pictures nothing is read back. An epoch that continues after a kill has forgotten what it saw before, and
     its headings say so.
@@ -56,7 +58,8 @@ class Extremes(Callback):
 
     def on_epoch_start(self, run: Run, stage: Stage) -> None:
         if run.config.watch.draws(run.progress.epoch, run.epochs):
-            scores = None if self.metric is None else MetricScores(self.task, self.metric, run.heads)
+            own = sample_scores(self.task, run.config)
+            scores = own if self.metric is None else MetricScores(self.task, self.metric, run.heads)
             before = run.progress.batch if stage == "train" else 0  # held-out rows are always seen from the first on
             self.seen[stage] = Seen(self.tables[stage], run.config, scores, before)
 

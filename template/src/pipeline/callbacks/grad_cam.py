@@ -13,7 +13,7 @@ from torch import Tensor
 from pipeline.callbacks import Callback
 from pipeline.callbacks.class_activation import Heat, explain
 from pipeline.callbacks.pictures import draw_figures
-from pipeline.callbacks.ranking import ranked_by
+from pipeline.callbacks.ranking import ranked_by, sample_scores
 from pipeline.keys import INPUT_ID
 from pipeline.seam import Batch, Run, Stage, StageResult, StepResult
 from pipeline.tasks.shared.chosen import chosen_class
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pipeline.tasks import Task
 
 SHOWN = 4  # samples of each sort
+Ranked = tuple[tuple[float, ...], Batch]  # rank, and a sample as a batch
 
 
 class GradCam(Callback):
@@ -36,8 +37,8 @@ class GradCam(Callback):
     def __init__(self, task: "Task") -> None:
         self.task = task
         self.fixed: list[Batch] = []
-        self.worst: list[tuple[float, Batch]] = []
-        self.random: list[tuple[float, Batch]] = []
+        self.worst: list[Ranked] = []
+        self.random: list[Ranked] = []
         self.generator = np.random.default_rng(0)
 
     def on_run_start(self, run: Run) -> None:
@@ -53,13 +54,15 @@ class GradCam(Callback):
         is_drawn = run.config.watch.draws(run.progress.epoch, run.epochs)
         if stage != "valid" or not is_drawn or not result["sample_losses"]:
             return
+        own = sample_scores(self.task, run.config)
+        wrong = [1.0] * len(batch[INPUT_ID]) if own is None else (1 - own.samples(batch, result["outputs"])).tolist()
         for row, loss in enumerate(ranked_by(result, run.config)[0].tolist()):
             seen = {sample[INPUT_ID][0] for sample in self.fixed}  # an image may be several samples
             if len(self.fixed) < SHOWN and batch[INPUT_ID][row] not in seen:
                 self.fixed.append(_sample(batch, row))
-            if math.isfinite(loss):
-                _offer(self.worst, loss, batch, row)
-            _offer(self.random, float(self.generator.random()), batch, row)
+            if math.isfinite(loss) and wrong[row] > 0:
+                _offer(self.worst, (wrong[row], loss), batch, row)
+            _offer(self.random, (float(self.generator.random()),), batch, row)
 
     def on_epoch_end(self, run: Run, result: StageResult) -> None:
         # Those of the last epoch wait for the weights that are kept.
@@ -109,13 +112,13 @@ def _sample(batch: Mapping[str, Any], row: int) -> Batch:
     }
 
 
-def _offer(kept: list[tuple[float, Batch]], rank: float, batch: Batch, row: int) -> None:
+def _offer(kept: list[Ranked], rank: tuple[float, ...], batch: Batch, row: int) -> None:
     """Keep the samples of the highest ranks."""
     if len(kept) < SHOWN or rank > kept[-1][0]:
         kept.append((rank, _sample(batch, row)))
-        kept.sort(key=lambda entry: -entry[0])
+        kept.sort(key=lambda entry: entry[0], reverse=True)
         del kept[SHOWN:]
 
 
-def _samples(ranked: Sequence[tuple[float, Batch]]) -> list[Batch]:
+def _samples(ranked: Sequence[Ranked]) -> list[Batch]:
     return [sample for _, sample in ranked]

@@ -1,4 +1,4 @@
-"""What the best and the worst are ranked by: the loss, one of its terms, or a metric of the run."""
+"""What the best and the worst are ranked by: the loss, one of its terms, a metric of the run, or what a task says."""
 
 import math
 import warnings
@@ -46,6 +46,10 @@ class MetricScores:
             self.reason = str(warned[-1].message)
         return np.array(each, np.float64), whole
 
+    def is_perfect(self, scores: np.ndarray) -> np.ndarray:
+        """What a metric's best score is, is not known."""
+        return np.zeros(len(scores), bool)
+
     def _score(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> float:
         try:
             return float(self.metric.function(truth, predictions, self.heads))
@@ -56,16 +60,41 @@ class MetricScores:
             return math.nan
 
 
+class SampleScores(MetricScores):
+    """The same by what a task says of each sample (`Task.sample_scores`); of a batch the mean."""
+
+    def __init__(self, task: "Task", name: str) -> None:
+        super().__init__(task, Metric(name, lambda truth, predictions, heads: math.nan), task.heads)
+
+    def __call__(self, rows: pd.DataFrame, batch: Batch, outputs: Mapping[str, Tensor]) -> tuple[np.ndarray, float]:
+        each = self.samples(batch, outputs)
+        return each, float(each.mean())
+
+    def samples(self, batch: Batch, outputs: Mapping[str, Tensor]) -> np.ndarray:
+        """The scores of the samples, float64 (B,)."""
+        return np.array(self.task.sample_scores(batch, outputs).tolist(), np.float64)
+
+    def is_perfect(self, scores: np.ndarray) -> np.ndarray:
+        """Which samples have nothing wrong, bool (B,): they are none of the worst, however few there are."""
+        return scores >= 1
+
+
+def sample_scores(task: "Task", config: Experiment) -> SampleScores | None:
+    """The task's own ranking of samples, where it has one and `watch.extremes_by` names nothing."""
+    name = task.sample_score
+    return SampleScores(task, name) if config.watch.extremes_by is None and name else None
+
+
 def ranking_metric(
     config: Experiment, metrics: Sequence[Metric], task: "Task", valid_rows: pd.DataFrame
 ) -> Metric | None:
-    """The metric that `watch.extremes_by` names; none where it names the loss or a term, which come first.
+    """The metric that `watch.extremes_by` names; none where it names nothing, or the loss or a term, which come first.
 
     Raises:
         UserError: it is none of these, or a metric where no batch of held-out rows can be decoded by itself.
     """
     by, terms, known = config.watch.extremes_by, [row.term for row in config.losses], {one.name: one for one in metrics}
-    if by in (LOSS, *terms):
+    if by in (None, LOSS, *terms):
         return None
     if by not in known:
         raise UserError(

@@ -71,8 +71,9 @@ class Seen:
         finite, defined = np.isfinite(losses), np.isfinite(scores)
         lowest, highest = (_first(way * self._sign * scores, way * losses, self.most) for way in (1, -1))
         ranks, rank = self._ranks(scores, losses), (self._sign * score, loss)
+        wrong = defined if self.scores is None else defined & ~self.scores.is_perfect(scores)
         better = [k for k in lowest if defined[k] and self._joins(self.best, ranks[k], operator.lt)]
-        worse = [k for k in highest if defined[k] and self._joins(self.worst, ranks[k], operator.gt)]
+        worse = [k for k in highest if wrong[k] and self._joins(self.worst, ranks[k], operator.gt)]
         broken = np.flatnonzero(~finite)[: self.most - len(self.not_finite)].tolist()
         is_ranked = math.isfinite(score) and math.isfinite(loss)
         is_best = is_ranked and (self.best_batch is None or rank < self._rank(self.best_batch))
@@ -94,7 +95,8 @@ class Seen:
 
     def pictures(self, when: str) -> dict[str, tuple[str, list[SeenSample]]]:
         """Heading and samples of each picture, by name; those without a sample are left out."""
-        by = self.config.watch.extremes_by
+        own = "loss" if self.scores is None else f"{self.scores.metric.name}, then loss"
+        by = self.config.watch.extremes_by or own
         when += f"; since it continued at batch {self.before + 1}" if self.before else ""
         of = f"{self.samples:,} samples by {by}" + (f", undefined for {self.undefined:,}" if self.undefined else "")
         found = {

@@ -8,6 +8,7 @@ from rich.progress import Progress, TaskID
 from rich.text import Text
 
 from pipeline.callbacks import Callback
+from pipeline.competition import rank
 from pipeline.keys import INPUT_ID
 from pipeline.seam import Batch, Run, Stage, StageResult, StepResult
 from pipeline.terminal import console, progress_bar
@@ -27,7 +28,7 @@ class EpochTable(Callback):
     def __init__(self, valid_count: int, out: Console | None = None) -> None:
         self.valid_count = valid_count
         self.out = out or console()
-        self.best: float | None = None
+        self.best: tuple[float, float] | None = None  # score and loss
         self.train: StageResult | None = None
         self.rate = 0.0
         self.bar: Progress | None = None
@@ -72,10 +73,10 @@ class EpochTable(Callback):
         self._stop_bar()
 
     def state_dict(self) -> dict[str, Any]:
-        return {} if self.best is None else {"best": self.best}
+        return {} if self.best is None else {"best": self.best[0], "loss": self.best[1]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.best = state.get("best")
+        self.best = (state["best"], state.get("loss", math.inf)) if "best" in state else None
 
     def _columns(self, run: Run) -> list[tuple[str, int]]:
         """Names and widths."""
@@ -97,12 +98,13 @@ class EpochTable(Callback):
     def _improves(self, run: Run, result: StageResult) -> bool:
         """Whether this is the best epoch so far, by what the best checkpoint is chosen by. A NaN never is."""
         by_loss = run.config.training.monitor == "loss"
-        metric = run.metrics[0]
-        score = result.losses["loss"] if by_loss else result.metrics[metric.name]
+        metric, loss = run.metrics[0], result.losses["loss"]
+        score = loss if by_loss else result.metrics[metric.name]
         if not math.isfinite(score):
             return False
-        better = self.best is None or (score < self.best if by_loss else metric.better(score, than=self.best))
-        self.best = score if better else self.best
+        greater = metric.greater_is_better and not by_loss
+        better = self.best is None or rank(score, loss, greater) >= rank(*self.best, greater)  # the later of equal ones
+        self.best = (score, loss) if better else self.best
         return better
 
     def _stop_bar(self) -> None:

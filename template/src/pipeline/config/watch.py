@@ -23,9 +23,10 @@ class Watch(Strict):
     figure_epochs: int = Field(
         default=10, ge=0, description="pictures of every so-many-th epoch, and of the last; 0: of none"
     )
-    extremes_by: str = Field(
-        default="loss",
-        description="what best and worst batches and samples are ranked by: the loss, a term of it, or a metric",
+    extremes_by: str | None = Field(
+        default=None,
+        description="what best and worst batches and samples are ranked by: loss, a term of it, or a metric; none: "
+        "what the task says, or the loss",
     )
     explain: str | None = Field(
         default=None, description="what Grad-CAM explains: HEAD or HEAD:CLASS; none: what the first head says"

@@ -1,6 +1,7 @@
 """The check of a submission: the file, its columns, its ids and their order; the room's rules judge the values.
 
-What is refused here is what graders refuse, or score as zero without a word.
+What is refused here is what graders refuse, or score as zero without a word. What they take and is only unusual is a
+warning.
 """
 
 import codecs
@@ -53,7 +54,8 @@ def read_submission(path: Path, sample: pd.DataFrame) -> tuple[pd.DataFrame | No
     raw = path.read_bytes()
     found: list[Problem] = []
     if raw.startswith(codecs.BOM_UTF8):
-        found.append(Problem("file", "it starts with a byte order mark; write it with encoding='utf-8'"))
+        what = "it starts with a byte order mark, which most graders skip; write it with encoding='utf-8'"
+        found.append(Problem("file", what, warning=True))
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -115,11 +117,8 @@ def column_problems(found: list[str], expected: list[str]) -> list[Problem]:
             Problem("columns", f"{len(extra)} not in the sample ({listed(map(repr, extra))}); leave them out")
         )
     if not problems and found != expected:
-        problems.append(
-            Problem(
-                "columns", f"their order is {listed(found, 5)}; the sample's is {listed(expected, 5)}: reorder them"
-            )
-        )
+        order = f"their order is {listed(found, 5)}; the sample's is {listed(expected, 5)}"
+        problems.append(Problem("columns", f"{order}; most graders go by their names: reorder them", warning=True))
     return problems
 
 

@@ -139,8 +139,14 @@ class Task(Shown):
         """Predictions that look at no image, for rows that are held out, by name; `rows` are those that train."""
 
     @abstractmethod
-    def tuner(self, truth: pd.DataFrame, predictions: pd.DataFrame, metric: Metric) -> Tuner | None:
-        """What tunes thresholds on some of these rows; none where nothing is decided by any."""
+    def tuner(
+        self, truth: pd.DataFrame, predictions: pd.DataFrame, metric: Metric, quick: bool = False
+    ) -> Tuner | None:
+        """What tunes thresholds on some of these rows; none where nothing is decided by any.
+
+        Args:
+            quick: fewer are tried, so that it can be asked in every epoch.
+        """
 
     @abstractmethod
     def with_thresholds(self, thresholds: Mapping[str, Sequence[float]]) -> Task:

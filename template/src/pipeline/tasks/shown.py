@@ -38,6 +38,15 @@ class Shown(ABC):
         """`truth` and `prediction` of samples (N,) as a person reads them, text; `rows` as above. Where there are
         several heads, `HEAD: ...; HEAD: ...`."""
 
+    @property
+    def sample_score(self) -> str:
+        """What `sample_scores` are called; empty where a sample is as good as its loss is low."""
+        return ""
+
+    def sample_scores(self, batch: Batch, outputs: Mapping[str, Tensor]) -> Tensor:
+        """How good the predictions of a batch's samples are, float32 (B,) on the device, 1 where nothing is wrong."""
+        raise NotImplementedError
+
     @abstractmethod
     def sample_tables(
         self, rows: pd.DataFrame, batch: Batch, outputs: Mapping[str, Tensor]

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pipeline.competition import rank
 from pipeline.errors import UserError
 from pipeline.files import atomic
 from pipeline.inference.weights import save_weights
@@ -45,6 +46,7 @@ class Kept:
     epoch: int
     score: float
     file: str
+    loss: float = math.inf  # unknown in a state from before it was kept
 
     @property
     def raw_file(self) -> str:
@@ -64,7 +66,7 @@ class CheckpointStore:
     def __init__(self, folder: Path, keep: int, greater_is_better: bool) -> None:
         self.folder = folder
         self.keep = keep
-        self.sign = 1.0 if greater_is_better else -1.0
+        self.greater_is_better = greater_is_better
         self.kept: list[Kept] = []
         self._needed_before: set[str] = set()  # by the state that the next save makes the previous one
 
@@ -77,13 +79,16 @@ class CheckpointStore:
         """The weights of the best epoch."""
         return self.folder / self.kept[0].file
 
-    def offer(self, model: nn.Module, epoch: int, score: float, raw: nn.Module | None = None) -> bool:
+    def offer(
+        self, model: nn.Module, epoch: int, score: float, raw: nn.Module | None = None, loss: float = math.inf
+    ) -> bool:
         """Keep the weights if they are among the best; says whether they are the best. A NaN is worse than anything.
 
-        `raw`, the same weights without averaging, is kept beside them.
+        Of equal scores the lower loss is better, and of equal ones of both the later epoch. `raw`, the same weights
+        without averaging, is kept beside them.
         """
-        entry = Kept(epoch, score, f"epoch_{epoch:03d}.safetensors")
-        ranked = sorted([*self.kept, entry], key=lambda kept: (-self._value(kept.score), kept.epoch))
+        entry = Kept(epoch, score, f"epoch_{epoch:03d}.safetensors", loss)
+        ranked = sorted([*self.kept, entry], key=self._rank, reverse=True)
         if entry in ranked[: self.keep]:
             origin = {"best": json.dumps({"epoch": epoch, "score": score})}
             save_weights(model, self.folder / entry.file, origin)
@@ -94,7 +99,7 @@ class CheckpointStore:
 
     def save_state(self, state: dict[str, Any]) -> None:
         """Write the resume state, then drop weights that no state needs any more."""
-        kept = [[entry.epoch, entry.score, entry.file] for entry in self.kept]
+        kept = [[entry.epoch, entry.score, entry.file, entry.loss] for entry in self.kept]
         path = self.folder / "state.pt"
         with atomic(path) as temporary:
             try:
@@ -128,7 +133,10 @@ class CheckpointStore:
             if problems:
                 print(f"note: {problems[0]}; going on from {name}")
                 (self.folder / "state.pt").unlink()  # or the next save would put it in the place of the good one
-            self.kept = [Kept(int(epoch), float(score), str(file)) for epoch, score, file in state["kept"]]
+            self.kept = [
+                Kept(int(epoch), float(score), str(file), *map(float, loss))
+                for epoch, score, file, *loss in state["kept"]
+            ]
             self._needed_before = self._files()
             return state
         if problems:
@@ -156,8 +164,8 @@ class CheckpointStore:
     def _files(self) -> set[str]:
         return {file for entry in self.kept for file in (entry.file, entry.raw_file)}
 
-    def _value(self, score: float) -> float:
-        return -math.inf if math.isnan(score) else self.sign * score
+    def _rank(self, entry: Kept) -> tuple[float, float, int]:
+        return *rank(entry.score, entry.loss, self.greater_is_better), entry.epoch
 
 
 def _read(path: Path) -> dict[str, Any]:

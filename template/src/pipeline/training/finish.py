@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
+from pipeline.competition import metric_values
 from pipeline.data.folds import split
 from pipeline.data.loaders import to_device
 from pipeline.errors import UserError
@@ -20,7 +21,7 @@ from pipeline.inference.weights import load_weights, save_weights
 from pipeline.seam import StageResult
 from pipeline.terminal import progress, table
 from pipeline.training.averaging import load_mean
-from pipeline.training.held_out import score_rows
+from pipeline.training.held_out import quickly_tuned, score_rows
 from pipeline.training.loop import FoldLoop
 from pipeline.training.seeds import seed_everything
 from pipeline.training.setup import Setup
@@ -56,12 +57,15 @@ def finish_fold(setup: Setup, loop: FoldLoop, valid_rows: "pd.DataFrame", second
             gallery,
         )
         truth, metrics = score_rows(setup.task, loop.metrics, valid_rows, predictions)
+        watched = watched_score(setup, loop, truth, predictions, metrics)
         result = StageResult("valid", best.epoch, {}, metrics, truth, predictions, weights=chosen)
         write_predictions(loop.folder / "oof.parquet", setup.task.kept(predictions, config, names), int(loop.fold))
-        summary["metrics"] = metrics
+        summary |= {"metrics": metrics, "watched": watched} if watched else {"metrics": metrics}
     save_weights(loop.model, loop.folder / BEST, {"weights": chosen})
     loop.checkpoints.keep_raw(loop.folder)
     loop.callbacks.on_run_end(loop, result)
+    for name, score in summary.get("watched", {}).items():
+        print(f"as it was watched, at thresholds tuned on these rows: {name} {score:.4f}")
     loop.tracker.summary({"best_epoch": best.epoch + 1, **summary.get("metrics", {})})
     if setup.config.tracking.log_checkpoint:
         loop.tracker.checkpoint(loop.folder / BEST)
@@ -69,6 +73,16 @@ def finish_fold(setup: Setup, loop: FoldLoop, valid_rows: "pd.DataFrame", second
     summary["notes"] = list(setup.folds.warnings)
     write_json(loop.folder / FINISHED, summary)
     loop.checkpoints.clear(setup.config.checkpoints.keep, best_is_copied=chosen.startswith(BEST_EPOCH))
+
+
+def watched_score(
+    setup: Setup, loop: FoldLoop, truth: "pd.DataFrame", predictions: "pd.DataFrame", usual: dict[str, float]
+) -> dict[str, float]:
+    """The leaderboard's metric at thresholds tuned on these rows, by name, where that is not what `usual` says."""
+    metric = loop.metrics[0]
+    heads = quickly_tuned(setup.task, metric, truth, predictions).heads
+    score = metric_values([metric], truth, predictions, heads)[metric.name]
+    return {} if np.isnan(score) or score == usual[metric.name] else {metric.name: score}
 
 
 def choose_weights(loop: FoldLoop) -> str:

@@ -1,10 +1,12 @@
 """What the held-out rows come to, batch by batch, and which result is the better one."""
 
-import math
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from pipeline.competition import Metric, metric_values
+import numpy as np
+
+from pipeline.competition import Metric, metric_values, rank
 from pipeline.keys import INPUT_ID, ROW_ID
 from pipeline.seam import Batch, StageResult, StepResult
 from pipeline.tasks import Decoder, Finisher, Task
@@ -49,7 +51,11 @@ class HeldOut:
                 self.parts.append(found)
 
     def result(self, epoch: int) -> StageResult:
-        """Losses, metrics and predictions once all batches are in."""
+        """Losses, metrics and predictions once all batches are in.
+
+        What the metrics decide is decided by the thresholds that suit the leaderboard's metric best on these rows, as
+        far as they are quickly found: so the best epoch is chosen by what is used in the end.
+        """
         import pandas as pd
 
         if self.among:
@@ -58,7 +64,9 @@ class HeldOut:
             [decode] = self.task.decoders(gallery, ([outputs] for _, outputs in self.seen), own=True)
             self.parts = [decode({INPUT_ID: names}, outputs) for names, outputs in self.seen]
         predictions = self.finish(self.rows, pd.concat(self.parts))
-        truth, metrics = score_rows(self.task, self.metrics, self.rows, predictions)
+        truth = self.task.truth(self.rows).loc[predictions.index]
+        tuned = quickly_tuned(self.task, self.metrics[0], truth, predictions)
+        metrics = metric_values(self.metrics, truth, predictions, tuned.heads)
         return StageResult("valid", epoch, self.sums.means(), metrics, truth, predictions)
 
 
@@ -70,8 +78,19 @@ def score_rows(
     return truth, metric_values(metrics, truth, predictions, task.heads)
 
 
+def quickly_tuned(task: Task, metric: Metric, truth: "pd.DataFrame", predictions: "pd.DataFrame") -> Task:
+    """The task with thresholds that suit these rows; the task itself where the metric asks for none."""
+    tuner = task.tuner(truth, predictions, metric, quick=True)
+    if tuner is None:
+        return task
+    with warnings.catch_warnings():  # of thresholds that are only tried
+        warnings.simplefilter("ignore")
+        return tuner(np.ones(len(truth), bool))
+
+
 class Monitor:
-    """What the best epoch is chosen by: the leaderboard's metric, or the loss (`training.monitor`)."""
+    """What the best epoch is chosen by: the leaderboard's metric, or the loss (`training.monitor`). The loss decides
+    between equal scores of the metric."""
 
     def __init__(self, metrics: Sequence[Metric], by: Literal["metric", "loss"]) -> None:
         self.metric = metrics[0]
@@ -92,7 +111,7 @@ class Monitor:
 
     def is_better(self, result: StageResult, than: StageResult) -> bool:
         """Whether one result on the held-out rows beats another; a NaN beats nothing."""
-        score, other = self.score(result), self.score(than)
-        if math.isnan(score) or math.isnan(other):
-            return not math.isnan(score)
-        return score > other if self.greater_is_better else score < other
+        return self._rank(result) > self._rank(than)
+
+    def _rank(self, result: StageResult) -> tuple[float, float]:
+        return rank(self.score(result), result.losses["loss"], self.greater_is_better)

@@ -36,7 +36,7 @@ from pipeline.training.checkpoints import CheckpointStore
 from pipeline.training.freezing import freeze
 from pipeline.training.held_out import HeldOut, Monitor
 from pipeline.training.optimizer import clip_gradients, set_learning_rate
-from pipeline.training.schedules import AdaptiveFactor, Factor
+from pipeline.training.schedules import AdaptiveFactor, Factor, Plateau
 from pipeline.training.seeds import seed_everything
 from pipeline.training.signals import LeaveOnSignals
 from pipeline.training.stages import TrainStages
@@ -185,11 +185,13 @@ class FoldLoop:
 
     def epoch_end(self) -> None:
         results = self.processes.from_main(self._results)
-        epoch, score = self.progress.epoch, self.monitor.score(results[-1])
+        epoch, score, loss = self.progress.epoch, self.monitor.score(results[-1]), results[-1].losses["loss"]
         self.averages.epoch_ended(self.model, epoch)
         if self.processes.is_main:
-            self.checkpoints.offer(self.averages.scored(self.model), epoch, score, raw=self._raw())
+            self.checkpoints.offer(self.averages.scored(self.model), epoch, score, self._raw(), loss)
         if isinstance(self.factor, AdaptiveFactor):
+            if isinstance(self.factor, Plateau):
+                self.factor.loss = loss
             self.factor.observe(*self.monitor.observed(results[-1]))
             set_learning_rate(self.optimizer, self.factor(self.progress.step))
         self.valid = self.valid_raw = None

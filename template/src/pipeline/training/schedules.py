@@ -107,7 +107,8 @@ def one_cycle(
 class Plateau:
     """The peak, times `factor` whenever the score has not become better for more than `patience` epochs.
 
-    It is torch's `ReduceLROnPlateau`, told the score by which the best epoch is chosen. A NaN is no improvement.
+    It is torch's `ReduceLROnPlateau`, told the score by which the best epoch is chosen. A NaN is no improvement. Where
+    the score is exactly the best one again, which a metric often is, a loss that is lower is an improvement as well.
 
     Args:
         factor: what the rate is multiplied with.
@@ -135,12 +136,20 @@ class Plateau:
         }  # fmt: skip
         self.rate = torch.optim.SGD([torch.zeros(1)], lr=1.0)  # its rate is the share
         self.scheduler: ReduceLROnPlateau | None = None  # made when it is known which way the score is better
+        self.loss = math.inf  # of the epoch that is observed next
+        self.best_loss = math.inf  # beside the best score
 
     def __call__(self, step: int) -> float:
         return self.warm(step) * float(self.rate.param_groups[0]["lr"])
 
     def observe(self, score: float, greater_is_better: bool) -> None:
-        self._made("max" if greater_is_better else "min").step(score)
+        made = self._made("max" if greater_is_better else "min")
+        before, is_lower = made.best, score == made.best and self.loss < self.best_loss - made.threshold
+        if is_lower:
+            made.num_bad_epochs = -1  # this epoch makes it 0
+        made.step(score)
+        if is_lower or made.best != before:
+            self.best_loss = self.loss
 
     def state_dict(self) -> dict[str, Any]:
         if self.scheduler is None:
@@ -151,12 +160,14 @@ class Plateau:
             "best": float(made.best),
             "bad_epochs": made.num_bad_epochs,
             "share": float(self.rate.param_groups[0]["lr"]),
+            "best_loss": self.best_loss,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if state:
             made = self._made(state["mode"])
             made.best, made.num_bad_epochs = state["best"], state["bad_epochs"]
+            self.best_loss = state.get("best_loss", math.inf)
             self.rate.param_groups[0]["lr"] = state["share"]
 
     def _made(self, mode: Any) -> ReduceLROnPlateau:

@@ -12,6 +12,7 @@ from pipeline.rules import Problem
 
 BLANK = frozenset({"", "nan", "na", "n/a", "null", "none", "<na>", "nat"})
 BOOLEAN = frozenset({"true", "false"})
+BOUNDED = frozenset({"roc_auc", "log_loss", "kl_divergence", "probabilistic_f1"})  # their graders refuse 1.1 and -0.1
 INTEGER = re.compile(r"[+-]?\d+")
 
 
@@ -43,18 +44,24 @@ def label_problems(name: str, values: pd.Series, classes: Sequence[str]) -> list
     return found
 
 
-def number_problems(name: str, values: pd.Series, probability: bool, whole: bool = False) -> list[Problem]:
-    """Values that are not finite numbers, not in [0, 1] where they are probabilities, not whole where they must be."""
+def number_problems(
+    name: str, values: pd.Series, probability: bool, whole: bool = False, metric: str = ""
+) -> list[Problem]:
+    """Values that are not finite numbers, not in [0, 1] where they are probabilities, not whole where they must be.
+
+    Args:
+        metric: that of the grader, where it is known to read this column; most take any number that ranks rows.
+    """
     numbers, lower = as_numbers(values), lower_case(values)
     blank, boolean = lower.isin(BLANK), lower.isin(BOOLEAN)
     infinite = pd.Series(np.isinf(numbers.to_numpy(float)), index=values.index)
     text = numbers.isna() & ~blank & ~boolean
     found = blank_problems(name, values)
 
-    def add(mask: pd.Series, kind: str, what: str, remedy: str) -> None:
+    def add(mask: pd.Series, kind: str, what: str, remedy: str, warning: bool = False) -> None:
         if mask.any():
             hit = values[mask]
-            found.append(Problem(kind, cell_text(name, hit, len(values), what, hit.unique(), remedy)))
+            found.append(Problem(kind, cell_text(name, hit, len(values), what, hit.unique(), remedy), warning))
 
     add(boolean, "dtype", "are booleans", "write numbers: .astype(float) before to_csv")
     comma = text & values.str.fullmatch(r"[+-]?\d+,\d+")
@@ -63,7 +70,8 @@ def number_problems(name: str, values: pd.Series, probability: bool, whole: bool
     add(infinite, "finite", "are infinite", "look for a division by zero or an overflow in the predictions")
     if probability:
         outside = ((numbers < 0) | (numbers > 1)) & ~infinite
-        add(outside, "range", "are outside [0, 1]", "write probabilities, not logits or percentages")
+        remedy = "write probabilities, not logits or percentages"
+        add(outside, "range", "are outside [0, 1]", remedy, warning=metric not in BOUNDED)
     if whole:
         decimal = (numbers.notna() & ~infinite) & ~values.str.strip().str.fullmatch(INTEGER.pattern)
         add(decimal, "dtype", "are not whole numbers", "round to a grade and write it as an integer")

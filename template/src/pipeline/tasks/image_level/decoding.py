@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from pipeline.prediction_ids import by_prediction
 from pipeline.seam import Batch
 from pipeline.tasks import Decoder, Task, Tuner
 from pipeline.tasks.image_level.kinds import Aggregate, kind_of
-from pipeline.tasks.image_level.thresholds import coordinate_ascent
+from pipeline.tasks.image_level.thresholds import Ascent, as_rank, calls_to_try, coordinate_ascent, quick_ascent
 from pipeline.tasks.shared.criterion import take
 
 
@@ -90,12 +91,15 @@ class Decoding(Task):
             columns |= kind.as_columns(np.tile(kind.constant(rows, metric), (len(ids), 1)))
         return pd.DataFrame(columns, index=pd.Index(list(ids), name=ROW_ID, dtype="str"))
 
-    def tuner(self, truth: pd.DataFrame, predictions: pd.DataFrame, metric: Metric) -> Tuner | None:
-        if metric.needs != "labels" or not any(kind.usual_thresholds for _, kind in self.kinds):
+    def tuner(
+        self, truth: pd.DataFrame, predictions: pd.DataFrame, metric: Metric, quick: bool = False
+    ) -> Tuner | None:
+        if not (metric.needs == "labels" or metric.may_cut) or not any(kind.usual_thresholds for _, kind in self.kinds):
             return None
-        return lambda rows: self._tuned(truth[rows], predictions[rows], metric)
+        ascent = partial(quick_ascent, calls=calls_to_try(metric)) if quick else coordinate_ascent
+        return lambda rows: self._tuned(truth[rows], predictions[rows], metric, ascent)
 
-    def _tuned(self, truth: pd.DataFrame, predictions: pd.DataFrame, metric: Metric) -> Task:
+    def _tuned(self, truth: pd.DataFrame, predictions: pd.DataFrame, metric: Metric, ascent: Ascent) -> Task:
         sign, heads = 1 if metric.greater_is_better else -1, list(self.heads)
         for place, (head, kind) in enumerate(self.kinds):
 
@@ -104,8 +108,9 @@ class Decoding(Task):
                 return sign * metric.function(truth, predictions, [*heads[:place], changed, *heads[place + 1 :]])
 
             if kind.usual_thresholds:
-                best = coordinate_ascent(score, kind.usual_thresholds, kind.candidates(predictions))
-                heads[place] = replace(head, thresholds=best)
+                best = ascent(score, kind.usual_thresholds, kind.candidates(predictions))
+                if as_rank(score(best)) > as_rank(score(())):  # not cut at all, probabilities may be better
+                    heads[place] = replace(head, thresholds=best)
         return type(self)(self.competition, heads)
 
     def with_thresholds(self, thresholds: Mapping[str, Sequence[float]]) -> Task:

@@ -65,7 +65,8 @@ def combined(name: str, parts: Mapping[str, tuple[str, float]]) -> Metric:
     needs: Literal["labels", "probabilities"] = (
         "labels" if any(metric.needs == "labels" for metric in metrics) else "probabilities"
     )
-    return Metric(name, function, metrics[0].greater_is_better, needs, check_heads)
+    may_cut = any(metric.may_cut for metric in metrics)
+    return Metric(name, function, metrics[0].greater_is_better, needs, check_heads, may_cut)
 
 
 def over_heads(name: str, scores: Mapping[str, Score]) -> Metric:
@@ -88,7 +89,7 @@ def over_heads(name: str, scores: Mapping[str, Score]) -> Metric:
         return float(np.mean(values))
 
     one = next(iter(scores.values()))
-    return Metric(name, function, one.greater_is_better, one.needs, check_heads)
+    return Metric(name, function, one.greater_is_better, one.needs, check_heads, one.may_cut)
 
 
 def _metrics() -> dict[str, Metric]:

@@ -21,6 +21,7 @@ class Score:
     function: Callable[[pd.DataFrame, pd.DataFrame, Head], float]
     needs: Literal["labels", "probabilities"]
     greater_is_better: bool
+    may_cut: bool = False
 
 
 def finite_predictions(

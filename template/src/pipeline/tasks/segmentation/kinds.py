@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from pipeline.competition import Head
 from pipeline.errors import UserError, listed
@@ -37,6 +38,10 @@ class MaskKind(ABC):
         """float32 (B, width, h, w) from logits of that shape."""
 
     @abstractmethod
+    def decided(self, logits: Tensor) -> Tensor:
+        """Which logits (B, width, h, w) say yes, bool of that shape."""
+
+    @abstractmethod
     def logits(self, probabilities: Tensor) -> Tensor:
         """Logits that give these probabilities."""
 
@@ -62,6 +67,9 @@ class Planes(MaskKind):
 
     def probabilities(self, logits: Tensor) -> Tensor:
         return logits.float().sigmoid()
+
+    def decided(self, logits: Tensor) -> Tensor:
+        return logits > 0
 
     def logits(self, probabilities: Tensor) -> Tensor:
         return probabilities.logit(eps=1e-6)
@@ -91,6 +99,9 @@ class OneClass(MaskKind):
 
     def probabilities(self, logits: Tensor) -> Tensor:
         return logits.float().softmax(dim=1)
+
+    def decided(self, logits: Tensor) -> Tensor:
+        return functional.one_hot(logits.argmax(dim=1), logits.shape[1]).movedim(-1, 1).bool()
 
     def logits(self, probabilities: Tensor) -> Tensor:
         return probabilities.clamp(min=1e-6).log()

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from pipeline.tasks.segmentation.drawing import sample_figure, shrunk, shrunk_tr
 from pipeline.tasks.segmentation.figures import figures, worst_and_best
 from pipeline.tasks.segmentation.kinds import kind_of
 from pipeline.tasks.segmentation.predictions import columns
-from pipeline.tasks.segmentation.seen import class_maps, sample_tables, seen_figure, seen_words
+from pipeline.tasks.segmentation.seen import class_maps, sample_dice, sample_tables, seen_figure, seen_words
 from pipeline.tasks.segmentation.suspects import suspects, suspects_figure
 from pipeline.tasks.shared.chosen import Explained, chosen_class
 from pipeline.tasks.shared.seen import SeenSample
@@ -50,6 +51,13 @@ class MaskPictures(Task):
 
     def words(self, rows: pd.DataFrame, samples: Sequence[SeenSample]) -> pd.DataFrame:
         return seen_words(samples, self.heads)
+
+    @property
+    def sample_score(self) -> str:
+        return "Dice"
+
+    def sample_scores(self, batch: Batch, outputs: Mapping[str, Tensor]) -> Tensor:
+        return torch.stack([sample_dice(head, batch[head.target_key], outputs) for head in self.heads]).mean(dim=0)
 
     def sample_tables(
         self, rows: pd.DataFrame, batch: Batch, outputs: Mapping[str, Tensor]

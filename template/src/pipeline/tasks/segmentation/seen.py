@@ -5,14 +5,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.figure import Figure
 from torch import Tensor
+from torch.nn import functional
 
 from pipeline.competition import Head
 from pipeline.keys import INPUT_IMAGE, ROW_ID
 from pipeline.seam import Batch
 from pipeline.tasks.segmentation import maps
-from pipeline.tasks.segmentation.decoding import decided, decisions
+from pipeline.tasks.segmentation.decoding import USUAL, decided, decisions
 from pipeline.tasks.segmentation.drawing import masks_figure
 from pipeline.tasks.segmentation.kinds import IGNORED, kind_of
 from pipeline.tasks.segmentation.metrics import each_dice
@@ -30,6 +32,9 @@ def seen_figure(samples: Sequence[SeenSample], heads: Sequence[Head], heading: s
     masks = [[masks_of(head, sample) for head in heads] for sample in samples]
     titles = []
     for sample, *of_heads in zip(samples, truths, masks, strict=True):
+        if len(heads) == 1 and sample.scored is not None and sample.scored[0] == "Dice":
+            titles.append(sample.told())
+            continue
         told = [
             f"{f'{shortened(head.name, 14)}: ' if len(heads) > 1 else ''}Dice {dice(truth, mask):.2f}"
             for head, truth, mask in zip(heads, *of_heads, strict=True)
@@ -126,6 +131,24 @@ def dice(truth: np.ndarray, masks: np.ndarray) -> float:
     counts = np.stack([pixels(plane, mask, foreground, list) for plane, mask in zip(truth, masks, strict=True)])
     there = (truth == 1).any(axis=(1, 2)) | masks.any(axis=(1, 2))
     return float(each_dice(counts)[there].mean()) if there.any() else 1.0
+
+
+def sample_dice(head: Head, target: Tensor, outputs: Mapping[str, Tensor]) -> Tensor:
+    """`dice` of each sample of a batch, as the usual thresholds decide, float32 (B,), on the device."""
+    kind, count = kind_of(head), len(head.classes)
+    logits = outputs[head.output_key].detach().float()
+    if logits.shape[-2:] != target.shape[-2:]:
+        logits = functional.interpolate(logits, tuple(target.shape[-2:]), mode="bilinear")
+    true, known = kind.planes(target, count)
+    said = kind.foreground(kind.decided(logits)) & kind.foreground(known.expand_as(true))
+    likely = outputs.get(f"{head.output_key}@presence")
+    if likely is not None:
+        said = said & (likely.sigmoid() >= USUAL[2])[..., None, None]
+    there = kind.foreground(true).bool() & kind.foreground(known.expand_as(true))
+    hits, both = (there & said).sum(dim=(2, 3)), there.sum(dim=(2, 3)) + said.sum(dim=(2, 3))
+    shares = torch.where(both > 0, 2 * hits / both.clamp(min=1), 0.0)
+    counted = (both > 0).sum(dim=1)
+    return torch.where(counted > 0, shares.sum(dim=1) / counted.clamp(min=1), 1.0)
 
 
 def _as_bytes(plane: np.ndarray) -> np.ndarray:

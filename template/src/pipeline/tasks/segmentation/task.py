@@ -25,6 +25,7 @@ from pipeline.tasks.segmentation.dataset import MaskDataset
 from pipeline.tasks.segmentation.decoding import USUAL, decoded, kept
 from pipeline.tasks.segmentation.demo import answer_rows
 from pipeline.tasks.segmentation.losses import LOSSES
+from pipeline.tasks.segmentation.metrics import Scored
 from pipeline.tasks.segmentation.pictures import MaskPictures
 from pipeline.tasks.segmentation.predictions import columns, gated, has_presence, presence_columns
 from pipeline.tasks.segmentation.settings import room_settings
@@ -158,13 +159,20 @@ class SegmentationTask(MaskPictures):
         }
         return pd.DataFrame(cells, index=pd.Index(rows[ROW_ID], name=ROW_ID, dtype="str"), dtype=object)
 
-    def tuner(self, truth: pd.DataFrame, predictions: pd.DataFrame, metric: Metric) -> Tuner | None:
-        if metric.needs != "labels":
-            return None
-        tunings = [Tuning(truth, predictions, head, metric) for head in self.heads]
+    def tuner(
+        self, truth: pd.DataFrame, predictions: pd.DataFrame, metric: Metric, quick: bool = False
+    ) -> Tuner | None:
+        if metric.needs != "labels" or (quick and not isinstance(metric.function, Scored)):
+            return None  # a metric of one's own may be too slow to be called for thresholds in every epoch
+        tunings = [Tuning(truth, predictions, head, metric, quick=quick) for head in self.heads]
 
         def tuned(rows: np.ndarray) -> Task:
             heads = [replace(head, thresholds=each.best(rows)) for head, each in zip(self.heads, tunings, strict=True)]
+            if quick and any(len(each.sample) < each.rows for each in tunings):  # what suits a sample may not suit all
+                tables = (truth, predictions) if rows.all() else (truth[rows], predictions[rows])
+                usual, found = (metric.function(*tables, each) for each in (self.heads, heads))
+                if not metric.better(found, usual):
+                    return self
             return type(self)(self.competition, heads)
 
         return tuned

@@ -23,6 +23,8 @@ Option = TypeVar("Option")
 MOST_IMAGES = 300
 MOST_PIXELS = 40_000_000  # of all images and classes that are looked at: some ten seconds
 FEWEST_IMAGES = 20
+QUICK_PIXELS = 10_000_000  # in every epoch, where areas are not tried, which take most of the time: half a second
+FEWEST_QUICK = 10  # images; with fewer than that thresholds would follow chance
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 FEW = (0.3, 0.4, 0.5, 0.6, 0.7)  # thresholds tried for a metric that is called for each
 MOST_CALLED = 100  # images such a metric is called with
@@ -39,8 +41,10 @@ class Candidates:
     presence: tuple[float, ...]
 
 
-def candidates(predictions: pd.DataFrame, head: Head) -> Candidates:
-    """Values worth trying for these predictions."""
+def candidates(predictions: pd.DataFrame, head: Head, quick: bool = False) -> Candidates:
+    """Values worth trying for these predictions; quick: thresholds alone."""
+    if quick:
+        return Candidates(THRESHOLDS, USUAL[1:2], USUAL[2:])
     sizes = [maps.size_of(cell) for cell in predictions[columns(head)[0]]]
     middle = float(np.median([height * width for height, width in sizes])) if sizes else 0.0
     areas = tuple(sorted({float(round(share * middle)) for share in AREA_SHARES}))
@@ -63,16 +67,23 @@ class Tuning:
 
     Args:
         heads: those that the metric is called with, where it is none of this room's; `head` alone if not given.
+        quick: fewer images are looked at, and thresholds alone are tried.
     """
 
     def __init__(
-        self, truth: pd.DataFrame, predictions: pd.DataFrame, head: Head, metric: Metric, heads: Sequence[Head] = ()
+        self,
+        truth: pd.DataFrame,
+        predictions: pd.DataFrame,
+        head: Head,
+        metric: Metric,
+        heads: Sequence[Head] = (),
+        quick: bool = False,
     ) -> None:
         require_columns(truth, predictions, head)
         self.head, self.metric, self.heads = head, metric, list(heads) or [head]
         self.rows = len(truth)
-        self.candidates = candidates(predictions, head)
-        self.sample = _sample(predictions, head)
+        self.candidates = candidates(predictions, head, quick)
+        self.sample = _sample(predictions, head, quick)
         self.truth, self.predictions = truth.iloc[self.sample], predictions.iloc[self.sample]
         self.presence = presence_of(self.predictions, head)
         self._counts = self._counted(metric.function.score.count) if isinstance(metric.function, Scored) else None
@@ -187,11 +198,15 @@ def _first_or_middle(start: Option, options: Sequence[Option], score: Callable[[
     return options[int(equal[len(equal) // 2])]
 
 
-def _sample(predictions: pd.DataFrame, head: Head) -> np.ndarray:
-    """Positions of the images that are looked at, ascending; the same for the same table."""
+def _sample(predictions: pd.DataFrame, head: Head, quick: bool) -> np.ndarray:
+    """Positions of the images that are looked at, ascending; the same for the same table. None, where it should be
+    quick and would be too few."""
     sizes = [maps.size_of(cell) for cell in predictions[columns(head)[0]]]
     pixels = float(np.mean([height * width for height, width in sizes])) if sizes else 1.0
-    most = int(np.clip(MOST_PIXELS / max(pixels * len(head.classes), 1), FEWEST_IMAGES, MOST_IMAGES))
+    affordable = (QUICK_PIXELS if quick else MOST_PIXELS) / max(pixels * len(head.classes), 1)
+    most = int(np.clip(affordable, 0 if quick else FEWEST_IMAGES, MOST_IMAGES))
     if len(sizes) <= most:
         return np.arange(len(sizes))
+    if quick and most < FEWEST_QUICK:
+        return np.arange(0)
     return np.sort(np.random.default_rng(0).choice(len(sizes), most, replace=False))

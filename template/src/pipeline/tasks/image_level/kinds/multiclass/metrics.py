@@ -16,7 +16,7 @@ from sklearn import metrics as sk
 
 from pipeline.competition import Head
 from pipeline.errors import UserError, listed, nearest
-from pipeline.tasks.image_level.kinds.multiclass.predictions import decided, normalized
+from pipeline.tasks.image_level.kinds.multiclass.predictions import cut, decided, normalized
 from pipeline.tasks.image_level.predictions import probability_columns
 from pipeline.tasks.image_level.scoring import Score, finite_predictions, grade_kappa, undefined
 
@@ -25,7 +25,11 @@ Formula = Callable[[np.ndarray, np.ndarray, Head], float]
 
 
 def _score(
-    formula: Formula, needs: Literal["labels", "probabilities"] = "labels", greater: bool = True, name: str = ""
+    formula: Formula,
+    needs: Literal["labels", "probabilities"] = "labels",
+    greater: bool = True,
+    name: str = "",
+    may_cut: bool = False,
 ) -> Score:
     def function(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head) -> float:
         given = finite_predictions(truth, predictions, head, [head.name], probability_columns(head))
@@ -34,9 +38,9 @@ def _score(
             return float("nan")
         if len(head.classes) < 2:
             return undefined(head, f"there is one class only ({listed(head.classes)})")
-        return formula(numbers, normalized(given), head)
+        return formula(numbers, cut(given, head) if may_cut and head.thresholds else normalized(given), head)
 
-    return Score(name or formula.__name__, function, needs, greater)
+    return Score(name or formula.__name__, function, needs, greater, may_cut)
 
 
 def class_numbers(truth: pd.DataFrame, head: Head) -> np.ndarray:
@@ -114,8 +118,9 @@ def _mean_over_classes(
 
 
 def probabilistic_f1(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
-    """F1 of probabilities that nobody has to cut off: 2 pTP / (sum of p + positive rows), where pTP sums the positive
-    rows' p. That is the harmonic mean of the precision pTP / sum of p and the recall pTP / positive rows.
+    """F1 of probabilities: 2 pTP / (sum of p + positive rows), where pTP sums the positive rows' p. That is the
+    harmonic mean of the precision pTP / sum of p and the recall pTP / positive rows. Nobody has to cut them off, but 0
+    and 1 beyond a threshold score more than probabilities that are honest about what they do not know.
 
     R. Yacouby and D. Axman, "Probabilistic Extension of Precision, Recall, and F1 Score for More Thorough Evaluation of
     Classification Models", Eval4NLP, 2020. Two classes: the second one is the positive one, and NaN when no row is of
@@ -186,7 +191,7 @@ SCORES = (
     _score(pr_auc, needs="probabilities"),
     _score(quadratic_weighted_kappa),
     _score(matthews_corrcoef),
-    _score(probabilistic_f1, needs="probabilities"),
+    _score(probabilistic_f1, needs="probabilities", may_cut=True),
     _score(partial(mean_average_precision_at_k, k=3), needs="probabilities", name="map_at_3"),
     _score(partial(mean_average_precision_at_k, k=5), needs="probabilities", name="map_at_5"),
 )

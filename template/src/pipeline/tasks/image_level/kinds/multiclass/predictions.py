@@ -19,6 +19,11 @@ def decided(probabilities: np.ndarray, head: Head) -> np.ndarray:
     return best
 
 
+def cut(probabilities: np.ndarray, head: Head) -> np.ndarray:
+    """1 for the class that is decided for and 0 for all others, float64 (N, C)."""
+    return np.eye(probabilities.shape[1])[decided(probabilities, head)]
+
+
 def decided_labels(predictions: pd.DataFrame, head: Head) -> np.ndarray:
     """The class that is decided for in each row, as its name: (N,) of str."""
     best = decided(predictions[probability_columns(head)].to_numpy(np.float64), head)

@@ -20,7 +20,7 @@ from pipeline.tasks.image_level.cells import (
     most_listed,
     number_problems,
 )
-from pipeline.tasks.image_level.kinds.multiclass.predictions import decided_labels, normalized
+from pipeline.tasks.image_level.kinds.multiclass.predictions import cut, decided_labels, normalized
 from pipeline.tasks.image_level.predictions import probability_columns
 from pipeline.tasks.image_level.submission import Column
 
@@ -34,11 +34,12 @@ def fill(predictions: pd.DataFrame, head: Head, columns: Sequence[Column], metri
     """Labels as text, probabilities as float64, (N,) by name of column.
 
     Probabilities of a head are divided by their sum in float64, since float32 ones miss 1 by more than some graders
-    take. When the sample asks for some of a head's classes only, those are divided by their own sum if the metric is
-    one whose graders demand it (log loss); for any other metric that would change the ranking of rows within a column,
-    so they stay as they are.
+    take; where a metric scores them higher cut at a tuned threshold, they are 0 and 1. When the sample asks for some of
+    a head's classes only, those are divided by their own sum if the metric is one whose graders demand it (log loss);
+    for any other metric that would change the ranking of rows within a column, so they stay as they are.
     """
-    probabilities = normalized(predictions[probability_columns(head)].to_numpy())
+    given = predictions[probability_columns(head)].to_numpy()
+    probabilities = cut(given, head) if metric.may_cut and head.thresholds else normalized(given)
     asked = [head.classes.index(column.of) for column in columns if column.of is not None]
     if len(asked) > 1 and metric.name in SUM_TO_ONE:
         probabilities[:, asked] = normalized(probabilities[:, asked])
@@ -83,7 +84,7 @@ def cell_problems(name: str, values: pd.Series, head: Head, column: Column | Non
         )
     probability = column is not None or metric.needs == "probabilities"
     whole = not probability and metric.name == "quadratic_weighted_kappa"
-    return number_problems(name, values, probability, whole)
+    return number_problems(name, values, probability, whole, "" if column is None else metric.name)
 
 
 def sum_problems(table: pd.DataFrame, metric: Metric) -> list[Problem]:

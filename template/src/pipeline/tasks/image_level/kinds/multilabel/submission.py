@@ -80,4 +80,5 @@ def cell_problems(name: str, values: pd.Series, head: Head, column: Column | Non
         return list_problems(name, values, head.classes, divided=form.read, form=str(form))
     if column is not None and metric.needs == "labels":
         return label_problems(name, values, ("0", "1"))
-    return number_problems(name, values, probability=column is not None or metric.needs == "probabilities")
+    probability = column is not None or metric.needs == "probabilities"
+    return number_problems(name, values, probability, metric="" if column is None else metric.name)
