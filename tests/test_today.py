@@ -53,6 +53,7 @@ def predict(project: Path, *args: str) -> Result:
     return expect(run_script(project, "predict.py", "small", "--workers", "0", *args))
 
 
+@pytest.mark.slow
 def test_some_folds_of_several(project: Path) -> None:
     """What is trained is scored, averaged and reported, and each command says what is missing."""
     assert {path.name for path in (project / "runs/small").glob("fold_*")} == {"fold_0", "fold_2"}
@@ -165,6 +166,7 @@ def test_another_test_table_is_predicted_without_a_training(project: Path) -> No
     assert "no reason to train anew" in said and "test_images" in said
 
 
+@pytest.mark.slow
 def test_a_mistake_in_test_rows_is_mended_after_the_training(project: Path) -> None:
     """It is also said before a training, in which it would take hours to show."""
     call = "return image_rows(table, settings, settings.test_images, data)"
@@ -186,6 +188,7 @@ def test_a_mistake_in_test_rows_is_mended_after_the_training(project: Path) -> N
     assert "there are no test rows yet" in said
 
 
+@pytest.mark.slow
 def test_an_edited_metric_scores_and_refuses_no_fold(project: Path) -> None:
     expect(run_script(project, "evaluate.py", "small"))
     assert scores(project)["metric"] == "accuracy"
@@ -209,6 +212,7 @@ def test_a_half_trained_fold_keeps_its_metric(project: Path) -> None:
     assert "fold 1 of 'small' is half trained" in expect(run_script(project, "train.py", "small"), 2).last_line
 
 
+@pytest.mark.slow
 def test_thresholds_of_another_metric_are_not_used(project: Path) -> None:
     expect(run_script(project, "evaluate.py", "small"))
     predict(project)
@@ -306,6 +310,7 @@ def test_what_a_loss_takes_from_the_metric_forms_weights(trained: Path, tmp_path
         assert Code(root).hash([("metric", "metrics")]) != before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by_hand", [True, False])
 def test_a_given_validation_split(project: Path, by_hand: bool) -> None:
     """One fold, made by hand (-1 trains only) or from a source in tables.py, from its folds to the report."""
