@@ -300,12 +300,17 @@ def test_fold_files_made_by_hand(project: Project) -> None:
     rows[["id"]].assign(fold=codes).to_csv(path, index=False)
     loaded = load_folds(project, "mine", rows, SETTINGS)
     assert (loaded.n_folds, loaded.splitter) == (3, "by hand")
+    rows[["id"]].assign(fold=codes - 1).to_csv(path, index=False)  # the first third only trains
+    loaded = load_folds(project, "mine", rows, SETTINGS)
+    assert loaded.n_folds == 2 and sum(loaded.sizes()) == (codes > 0).sum()
+    assert set(loaded.rows["id"][codes == 0]) < set(split(loaded.rows, 0)[0]["id"])
     rows[["id"]].assign(fold=np.arange(60) % 3).to_csv(path, index=False)
     assert "groups apart" in refusal(project, rows, "mine")
     for folds, said in (
         (codes * 2, "no row of fold 1"),
         (codes * 0, "one fold only"),
-        (codes - 1, "the fold '-1'"),
+        (codes * 0 - 1, "no row of fold 0"),
+        (codes - 2, "the fold '-2'"),
         (codes + 0.5, "whole numbers"),
     ):
         rows[["id"]].assign(fold=folds).to_csv(path, index=False)

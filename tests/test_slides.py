@@ -76,6 +76,12 @@ def test_without_stored_masks_the_folds_keep_their_scores(project: Path, seeds: 
     expect(run_script(project, "report.py", name))
     expect(run_script(project, "predict.py", name))
     expect(run_script(project, "submit.py", name))
+    metric = project / "src/competition/metric.py"
+    text = metric.read_text()
+    metric.write_text(text.replace('("dice", "iou")', '("dice", "iou", "pixel_accuracy")'))
+    refused = expect(run_script(project, "evaluate.py", name), 2).last_line
+    metric.write_text(text)
+    assert "was not scored by 'pixel_accuracy' when it was trained" in refused
 
 
 def other_size(project: Path) -> None:

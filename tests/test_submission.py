@@ -186,7 +186,7 @@ def test_a_table_of_the_users_own(build: Build) -> None:
     house = build("accuracy", THREE, ("image_id", "score", "note"))
     house.sample(("image_id", "score", "note"))
     house.predict(IDS)
-    own = house.run / "code/competition/submission.py"
+    own = house.root / "src/competition/submission.py"
     text = "def submission(settings, sample, predictions, heads, metric):\n    import pandas as pd\n"
     text += "    return pd.DataFrame({'note': 1, 'score': VALUE, 'image_id': predictions.index})\n"
     own.write_text(text.replace("VALUE", "predictions['label:cat'].to_numpy()"))

@@ -11,8 +11,9 @@ from _project import ROOT
 from pipeline.errors import run_script
 
 EXAMPLES = """examples:
-  scripts/evaluate.py demo             all folds: the CV score, oof.parquet, cv.json, pictures
-  scripts/evaluate.py demo --fold 0    only what fold 0 held out, for screening
+  scripts/evaluate.py demo               all folds that are trained: the CV score, oof.parquet, cv.json, pictures
+  scripts/evaluate.py demo --fold 0      only what fold 0 held out, for screening
+  scripts/evaluate.py demo --fold 0,2    two of them
 """
 
 
@@ -21,7 +22,7 @@ def main() -> None:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("experiment", help="name of an experiment that is trained")
-    parser.add_argument("--fold", help="score only this fold")
+    parser.add_argument("--fold", help="score only these folds: 0, or 0,2 (default: all that are trained)")
     parser.add_argument("--data", metavar="DIR", help="the data folder (default: data/raw, or DATA_DIR)")
     arguments = parser.parse_args()
 

@@ -9,6 +9,7 @@ EXAMPLES = """examples:
   scripts/make_folds.py                               5 folds; stratified, groups stay together where there are any
   scripts/make_folds.py --n-folds 10 --name ten       other folds beside them, for experiments that say `folds: ten`
   scripts/make_folds.py --seed 1 --force              replace folds/folds.csv
+  scripts/make_folds.py --n-folds 1                   a given validation split: rows of another source train
 
 Folds that are there and still fit are left alone; those of the demo are replaced when real data are there.
 """

@@ -1,4 +1,4 @@
-"""Predict the test rows with every fold of one or more experiments; each image is decoded once for all folds."""
+"""Predict the test rows with the trained folds of one or more experiments; each image is decoded once for all folds."""
 
 import argparse
 
@@ -6,9 +6,12 @@ from _project import ROOT
 from pipeline.errors import run_script
 
 EXAMPLES = """examples:
-  scripts/predict.py demo                      the mean of all folds: runs/demo/test.parquet
+  scripts/predict.py demo                      the mean of all folds that are trained: runs/demo/test.parquet
   scripts/predict.py exp012 exp013             two experiments, one after the other
-  scripts/predict.py demo --fold 0             one fold only
+  scripts/predict.py demo --fold 0             one fold only; --fold 0,2 averages two of them
+
+The test rows are those of today's competition.yaml and src/competition/tables.py, so the images of a second stage are
+predicted without a new training.
 """
 
 
@@ -17,7 +20,7 @@ def main() -> None:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("experiments", nargs="+", metavar="experiment", help="names of experiments that are trained")
-    parser.add_argument("--fold", help="use only this fold's model (or full)")
+    parser.add_argument("--fold", help="use only the models of these folds: 0, 0,2, or full")
     parser.add_argument("--data", metavar="DIR", help="the data folder (default: data/raw, or DATA_DIR)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
     parser.add_argument("--workers", type=int, help="loader processes (default: by the number of cores)")

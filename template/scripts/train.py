@@ -9,7 +9,7 @@ from pipeline.errors import run_script
 
 EXAMPLES = """examples:
   scripts/train.py demo                          every fold of experiments/demo.yaml
-  scripts/train.py baseline --fold 0             one fold
+  scripts/train.py baseline --fold 0             one fold; --fold 0,2 trains two of them
   scripts/train.py baseline --fold full          everything, without validation
   scripts/train.py baseline optimizer.lr=3e-4 --as exp012    write the variation down and train it
   scripts/train.py baseline machine.devices=2    two GPUs share each batch; the numbers stay the same
@@ -23,7 +23,7 @@ def main() -> None:
     )
     parser.add_argument("experiment", help="name of a file in experiments/")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that differ from the file")
-    parser.add_argument("--fold", default="all", help="a fold's number, all (default), or full")
+    parser.add_argument("--fold", default="all", help="a fold's number, several (0,2), all (default), or full")
     parser.add_argument("--as", dest="name", metavar="NAME", help="write experiments/NAME.yaml and train that")
     parser.add_argument("--restart", action="store_true", help="set the old run aside and begin anew")
     parser.add_argument("--print-config", action="store_true", help="show every setting and leave")

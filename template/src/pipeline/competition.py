@@ -109,12 +109,17 @@ class Competition:
     `stages` are trained before it, each with a package of its own and the same rows in the same folds: `{"gate":
     Competition(settings, "competition.gate")}`. An experiment names the stage it trains (`stage: gate`), and that of a
     later stage the experiments whose predictions it reads (`inputs: {gate: gate_baseline}`).
+
+    That of a run has the parts and settings of today where they form no weights: `parts` replace those of the package
+    ("metric:metrics" -> function), and `trained_with` are the settings for what does form weights.
     """
 
     settings: Settings
     package: str = "competition"
     names: References = field(default_factory=dict)
     stages: "Mapping[str, Competition]" = field(default_factory=dict)
+    parts: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    trained_with: Settings | None = None
 
     def stage(self, name: str) -> "Competition":
         """One of the stages, which knows the names of the whole as well; with an empty name the competition itself.
@@ -136,7 +141,8 @@ class Competition:
         """Rows of the training table: `id` (str, unique), `image` (path below `data`), the truth, and where they exist
         `prediction_id`, `group`, `source`, `weight` and `only_fold`."""
         self.require_settings()
-        rows = _checked(self._part("tables", "train_rows")(self.settings, data), self.settings.train_csv, self.settings)
+        rows = self.part("tables", "train_rows")(self.trained_with or self.settings, data)
+        rows = _checked(rows, self.settings.train_csv, self.settings)
         if rows.empty:
             raise UserError(f"{self.settings.train_csv} has no rows; download the data again")
         require_groups(rows, self.settings)
@@ -149,12 +155,12 @@ class Competition:
 
     def test_rows(self, data: Path) -> "pd.DataFrame":
         """Rows to predict: `id` and `image`. An empty table is legal (a code competition hides them)."""
-        rows = _checked(self._part("tables", "test_rows")(self.settings, data), self.settings.test_csv, self.settings)
+        rows = _checked(self.part("tables", "test_rows")(self.settings, data), self.settings.test_csv, self.settings)
         return with_predictions(rows)
 
     def heads(self, classes: Mapping[str, Sequence[str]]) -> tuple[Head, ...]:
         """What is predicted, given the class order of each target column."""
-        heads = tuple(self._part("targets", "heads")(self.settings, classes))
+        heads = tuple(self.part("targets", "heads")(self.trained_with or self.settings, classes))
         names = [head.name for head in heads]
         if len(set(names)) < len(names):
             raise UserError(f"{self.package}.targets names a head twice: {', '.join(names)}")
@@ -163,7 +169,7 @@ class Competition:
     def labels(self) -> Any:
         """How the target columns are read, a `pipeline.data.labels.Labels`; none where `targets` does not say it."""
         part = getattr(importlib.import_module(f"{self.package}.targets"), "labels", None)
-        return None if part is None else part(self.settings)
+        return None if part is None else part(self.trained_with or self.settings)
 
     def require_settings(self) -> None:
         """Raise a `UserError` for settings that nothing reads, since they are about images that are predicted whole."""
@@ -179,11 +185,11 @@ class Competition:
 
     def metrics(self) -> tuple[Metric, ...]:
         """The leaderboard's metric first, then what else is worth watching."""
-        return tuple(self._part("metric", "metrics")(self.settings))
+        return tuple(self.part("metric", "metrics")(self.settings))
 
     def submission(self, sample: "pd.DataFrame", predictions: "pd.DataFrame", heads: Sequence[Head]) -> "pd.DataFrame":
         """The submission table: the sample's columns, one row per row of `predictions`."""
-        table: pd.DataFrame = self._part("submission", "submission")(
+        table: pd.DataFrame = self.part("submission", "submission")(
             self.settings, sample, predictions, heads, self.metrics()[0]
         )
         return table
@@ -193,8 +199,12 @@ class Competition:
         default = {"default": f"{self.package}.augmentations:augmentations"}
         return {**self.names, "augmentations": {**default, **self.names.get("augmentations", {})}}
 
-    def _part(self, module: str, function: str) -> Callable[..., Any]:
-        part: Callable[..., Any] = load(f"{self.package}.{module}:{function}", f"src/{self.package}/{module}.py")
+    def part(self, module: str, function: str) -> Callable[..., Any]:
+        """A function of one of the package's modules."""
+        name = f"{module}:{function}"
+        if name in self.parts:
+            return self.parts[name]
+        part: Callable[..., Any] = load(f"{self.package}.{name}", f"src/{self.package}/{module}.py")
         return part
 
 

@@ -64,7 +64,8 @@ class Project:
         folder = self.run(experiment)
         if not (folder / "config.yaml").is_file():
             known = [path.parent.name for path in self.runs.glob("*/config.yaml")]
-            hint = nearest(experiment, known) if known else f"train it first: scripts/train.py {experiment}"
+            is_new = (self.experiments / f"{experiment}.yaml").is_file() or not known
+            hint = f"train it first: scripts/train.py {experiment}" if is_new else nearest(experiment, known)
             raise UserError(f"there is no run of experiment '{experiment}'; {hint}")
         return folder
 

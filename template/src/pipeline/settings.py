@@ -10,6 +10,8 @@ from pipeline.files import read_yaml
 from pipeline.names import explain
 
 FILE_NAME = "competition.yaml"
+LIVE = ("competition", "metric", "trackers", "submission_type", "test_csv", "sample_submission", "test_images")
+"""Settings that form no weights: a run takes those of today."""
 
 
 class Settings(BaseModel):
@@ -67,7 +69,8 @@ class Settings(BaseModel):
 def read_settings(package_file: str | Path) -> Settings:
     """Read the `competition.yaml` that belongs to a package: the first one found in the folders above `package_file`.
 
-    A run's snapshot keeps a `competition.yaml` of its own, so old runs go on reading the answers they were made with.
+    A run's snapshot keeps a `competition.yaml` of its own, so old runs go on reading the answers they were made with,
+    save for those in `LIVE`.
     """
     start = Path(package_file).resolve().parent
     for folder in start.parents:

@@ -37,7 +37,7 @@ from pipeline.data.unpacking import unpack
 from pipeline.errors import UserError, listed
 from pipeline.experiments import load_experiment
 from pipeline.files import read_json
-from pipeline.keys import ROW_FOLD, ROW_IMAGE
+from pipeline.keys import ROW_FOLD, ROW_IMAGE, ROW_SOURCE
 from pipeline.names import Named, Names
 from pipeline.project import Project
 from pipeline.terminal import console, table
@@ -77,10 +77,10 @@ def create_folds(
         asked = {"n_folds": n_folds, "seed": seed, "splitter": None if splitter == "auto" else splitter}
         kept = _existing(project, competition, name, rows, asked, demo)
         if kept is not None:
-            _keep(project, path, kept, [(kept.rows, labels), *of_stages])
+            _keep(project, path, kept, _that_name_classes([(kept.rows, labels), *of_stages], kept))
             return
     found = make_folds(rows, labels, FOLDS if n_folds is None else n_folds, seed or 0, splitter)
-    write_classes(project, (rows, labels), *of_stages)
+    write_classes(project, *_that_name_classes([(rows, labels), *of_stages], found))
     write_folds(project, name, replace(found, demo=demo), labels.targets)
     _print_folds(project, path, found, labels)
     if leak_report:
@@ -201,6 +201,20 @@ def _existing(
             "--force replaces it (runs on the old folds can then no longer be compared)"
         )
     return kept
+
+
+def _that_name_classes(
+    tables: Sequence[tuple[pd.DataFrame, Labels]], folds: FoldTable
+) -> list[tuple[pd.DataFrame, Labels]]:
+    """The tables for `write_classes`: of a given validation split, labelled rows that only train name classes too."""
+    if folds.n_folds > 1:
+        return list(tables)
+    found = []
+    for rows, labels in tables:
+        cells = [labels.cells(rows, column) for column in labels.targets]
+        lacks_one = rows.index.isin([row for values in cells for row in values.index[values.isna()]])
+        found.append((rows[is_scored(rows) | ~lacks_one].drop(columns=ROW_SOURCE), labels))
+    return found
 
 
 def _keep(project: Project, path: Path, kept: FoldTable, tables: Sequence[tuple[pd.DataFrame, Labels]]) -> None:

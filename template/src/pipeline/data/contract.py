@@ -34,23 +34,33 @@ def check_ids(table: pd.DataFrame, scored: pd.DataFrame, where: str, remedy: str
 
 
 def check_numbers(folds: pd.Series, expected: int | None, where: str) -> int:
-    """The number of folds; every one of them holds rows.
+    """The number of folds; every one of them holds rows. Rows of fold -1 only train.
 
     Raises:
         UserError: a fold that is no number from 0 on, is out of range, or holds no row.
     """
-    strange = folds[~folds.fillna("").str.fullmatch(r"\d{1,4}")]
+    strange = folds[~folds.fillna("").str.fullmatch(r"-1|\d{1,4}")]
     if len(strange):
-        raise UserError(f"{where} holds the fold '{strange.iloc[0]}'; folds are whole numbers from 0 on")
+        raise UserError(
+            f"{where} holds the fold '{strange.iloc[0]}'; folds are whole numbers from 0 on, or -1 for what only trains"
+        )
     numbers = folds.astype("int64")
     count = int(numbers.max()) + 1 if expected is None else int(expected)
     if numbers.max() >= count:
         raise UserError(f"{where} holds fold {numbers.max()}, and it was made with {count} folds (0 to {count - 1})")
-    empty = sorted(set(range(count)) - set(numbers))
-    if empty or count < 2:
-        problem = f"no row of fold {listed(empty)}" if empty else "one fold only"
-        raise UserError(f"{where} holds {problem}; number the folds from 0 on without gaps, two or more")
+    empty = sorted(set(range(max(count, 1))) - set(numbers))
+    if empty:
+        raise UserError(f"{where} holds no row of fold {listed(empty)}; number the folds from 0 on without gaps")
     return count
+
+
+def require_training_rows(rows: pd.DataFrame, where: str) -> None:
+    """Refuse a single fold that holds out every row."""
+    if (rows[ROW_FOLD] == 0).all():
+        raise UserError(
+            f"{where} holds one fold only, so nothing is left to train on; make two or more, or give the rows of a "
+            "given training split the fold -1, or another source in src/competition/tables.py"
+        )
 
 
 def check_groups(table: pd.DataFrame, scored: pd.DataFrame, where: str, remedy: str) -> None:

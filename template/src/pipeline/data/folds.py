@@ -20,6 +20,7 @@ from pipeline.data.contract import (
     check_numbers,
     fold_hash,
     only_fold,
+    require_training_rows,
 )
 from pipeline.data.labels import Labels, require_values
 from pipeline.data.splitters import Splitter, assign_folds
@@ -42,7 +43,7 @@ class FoldTable:
     Attributes:
         rows: the training rows with `fold` (int64); -1 for rows that are not scored.
         hash: of ids, groups and folds of the scored rows, and of the splitter.
-        splitter: how they were divided; `by hand` for a fold file without its json.
+        splitter: how they were divided; `by hand` for a fold file without its json, `given` for a single fold.
         warnings: what is worth knowing, one line each; a run records them.
     """
 
@@ -62,8 +63,15 @@ class FoldTable:
 def make_folds(
     rows: pd.DataFrame, labels: Labels, n_folds: int = FOLDS, seed: int = 0, splitter: Splitter = "auto"
 ) -> FoldTable:
-    """Divide the scored rows; nothing is written. For the arguments and errors see `assign_folds`."""
+    """Divide the scored rows; nothing is written. For the arguments and errors see `assign_folds`.
+
+    One fold is a given validation split: it holds out all scored rows, and those of other sources train.
+    """
     scored = rows[is_scored(rows)]
+    if n_folds == 1 and len(scored) < len(rows):
+        require_values(scored, labels)
+        given = _with_folds(rows, np.zeros(len(scored), np.int64), n_folds)
+        return FoldTable(given, n_folds, fold_hash(given, "given"), "given", seed)
     folds, chosen, notes = assign_folds(scored, labels, n_folds, seed, splitter)
     with_folds = _with_folds(rows, folds, n_folds)
     return FoldTable(with_folds, n_folds, fold_hash(with_folds, chosen), chosen, seed, warnings=notes)
@@ -115,6 +123,7 @@ def load_folds(project: Project, name: str, rows: pd.DataFrame, settings: Settin
     n_folds = check_numbers(table[ROW_FOLD], contract.get("n_folds"), where)
     check_groups(table, scored, where, remedy)
     with_folds = _with_folds(rows, table[ROW_FOLD].to_numpy(np.int64), n_folds)
+    require_training_rows(with_folds, where)
     splitter = str(contract.get("splitter", "by hand"))
     found = fold_hash(table, splitter)
     notes = changed_labels(table, scored, settings.target_columns, where)

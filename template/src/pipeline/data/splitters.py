@@ -34,7 +34,10 @@ def assign_folds(
         UserError: more folds than rows or groups, a missing group or label, or a splitter that ignores the groups.
     """
     if n_folds < 2:
-        raise UserError(f"{n_folds} folds leave nothing to train or to score on; ask for 2 or more")
+        raise UserError(
+            f"{n_folds} folds leave nothing to train or to score on; ask for 2 or more (for a given validation split, "
+            "give the rows that train another source in src/competition/tables.py, and ask for 1)"
+        )
     if len(rows) < n_folds:
         raise UserError(f"{len(rows)} rows cannot make {n_folds} folds; ask for fewer with --n-folds")
     require_values(rows, labels)

@@ -1,12 +1,13 @@
 """What earlier stages of a competition predict, as columns of a later stage's rows."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.data.folds import is_scored
 from pipeline.errors import UserError, listed
 from pipeline.files import read_json
-from pipeline.inference.predict import read_predictions
+from pipeline.inference.predict import FINISHED, read_predictions
 from pipeline.keys import ROW_ID
 from pipeline.project import Project
 
@@ -24,10 +25,16 @@ def with_earlier(project: Project, inputs: Mapping[str, str], rows: "pd.DataFram
     scored have none.
 
     Raises:
-        UserError: an experiment is not that far, or did not predict all rows.
+        UserError: an experiment is not that far, did not predict all rows, or has a single fold, which predicts none of
+            its training rows out of fold.
     """
     for stage, name in inputs.items():
         path = project.require_run(name) / file
+        if file == HELD_OUT and read_json(path.with_name("run.json")).get("n_folds") == 1:
+            raise UserError(
+                f"stage '{stage}': '{name}' has one validation split only, so what it predicts for its training rows "
+                "would leak; train both stages on folds: scripts/make_folds.py --name OTHER, and `folds: OTHER`"
+            )
         if not path.is_file():
             raise UserError(f"stage '{stage}': '{name}' has no {file} yet; run {REMEDY[file]} {name}")
         found = read_predictions(path)
@@ -35,11 +42,20 @@ def with_earlier(project: Project, inputs: Mapping[str, str], rows: "pd.DataFram
         if len(missing):
             raise UserError(
                 f"stage '{stage}': {len(missing)} rows (id {listed(missing)}) have no prediction of '{name}'; "
-                f"run {REMEDY[file]} {name} again"
+                f"run {_trains_more(path.parent, file)}{REMEDY[file]} {name}"
             )
         columns = found.reindex(rows[ROW_ID]).add_prefix(f"{stage}:").set_axis(rows.index, axis=0)
         rows = rows.join(columns)
     return rows
+
+
+def _trains_more(run: Path, file: str) -> str:
+    """The command for the folds that are missing, where it needs one before out-of-fold predictions are whole."""
+    if file == TEST:
+        return ""
+    count = read_json(run / "run.json")["n_folds"]
+    missing = [str(fold) for fold in range(count) if not (run / f"fold_{fold}" / FINISHED).is_file()]
+    return f"scripts/train.py {run.name} --fold {','.join(missing)}, and then " if missing else ""
 
 
 def require_same_folds(project: Project, inputs: Mapping[str, str], folds: str) -> None:

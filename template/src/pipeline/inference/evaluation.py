@@ -16,7 +16,7 @@ from pipeline.inference.predict import FINISHED, TrainedRun, write_predictions
 from pipeline.inference.suspects import FILE as SUSPECTS
 from pipeline.inference.suspects import write_suspects
 from pipeline.inference.thresholds import FILE as THRESHOLDS
-from pipeline.inference.thresholds import Tuned, task_of_run, tune, write_thresholds
+from pipeline.inference.thresholds import METRIC_CODE, SCORES, Tuned, metric_code, task_of_run, tune, write_thresholds
 from pipeline.keys import ROW_FOLD, ROW_ID
 from pipeline.prediction_ids import by_prediction
 from pipeline.project import Project
@@ -126,6 +126,12 @@ def evaluate(run: TrainedRun, rows: "pd.DataFrame", folds: Sequence[str]) -> Eva
     constants = constant_scores(run.task, rows, folds)
     if predictions.columns.empty:
         trained = {fold: read_json(run.folder / f"fold_{fold}" / FINISHED)["metrics"] for fold in folds}
+        unknown = [metric.name for metric in metrics if any(metric.name not in scores for scores in trained.values())]
+        if unknown:
+            raise UserError(
+                f"'{run.folder.name}' kept no out-of-fold predictions (task.params.store: none) and was not scored by "
+                f"'{unknown[0]}' when it was trained; change the metric back, or train it with another store"
+            )
         return Evaluation(metrics, trained, {}, constants, truth, predictions)
     by_fold = {}
     for fold in folds:
@@ -167,7 +173,11 @@ def constant_scores(task: Task, rows: "pd.DataFrame", folds: Sequence[str]) -> d
 
 
 def evaluate_run(project: Project, competition: Competition, folder: Path, data: Path, fold: str | None) -> None:
-    """Score a run, print the table, and for all folds write `oof.parquet`, `cv.json` and pictures into its folder."""
+    """Score a run, print the table, and write `oof.parquet`, `cv.json` and pictures into its folder.
+
+    Args:
+        fold: as in `TrainedRun.choose_folds`. Some of the folds do not replace what was written of more of them.
+    """
     run = TrainedRun.open(folder, competition)
     if run.experiment.training.max_rows is not None:
         raise UserError(
@@ -182,22 +192,38 @@ def evaluate_run(project: Project, competition: Competition, folder: Path, data:
             f"folds/{run.experiment.folds}.csv is not the one '{folder.name}' was trained with; restore it from git, "
             f"or train again: scripts/train.py {folder.name} --restart"
         )
-    folds = [fold] if fold is not None else run.expected_folds()
+    folds = run.choose_folds(fold, held_out=True)
+    for metric in stage.metrics():
+        metric.check_heads(run.task.heads)
     evaluation = evaluate(run, table_of_folds.rows, folds)
-    if fold is None:
-        write_json(folder / "cv.json", evaluation.as_json())
-        write_thresholds(folder, evaluation.tuned)
-    if fold is None and evaluation.overall:
-        write_predictions(folder / "oof.parquet", read_oof(folder, folds).drop(columns=ROW_FOLD))
+    more = fold is not None and holds_more(run, evaluation)
+    if more:
+        print_scores(project, folder, evaluation, written=False)
+        print(f"{project.shown(folder)}/cv.json holds more folds than these, and stays as it is")
+        return
+    made_by = {"n_folds": len(run.expected_folds()), METRIC_CODE: metric_code(stage)}
+    write_json(folder / SCORES, {**evaluation.as_json(), **made_by})
+    write_thresholds(folder, evaluation.tuned)
+    if evaluation.overall:
+        write_predictions(folder / HELD_OUT, read_oof(folder, folds).drop(columns=ROW_FOLD))
         for name, figure in task_of_run(folder, competition).figures(evaluation.truth, evaluation.predictions).items():
             save_figure(figure, file_of(folder / "figures", name, ".png"))
+    else:
+        (folder / HELD_OUT).unlink(missing_ok=True)
     print_scores(project, folder, evaluation)
-    if fold is None:
-        said = write_suspects(run, table_of_folds.rows, evaluation.truth, evaluation.predictions, data)
-        print(f"{said} in {project.shown(folder / SUSPECTS)}")
+    said = write_suspects(run, table_of_folds.rows, evaluation.truth, evaluation.predictions, data)
+    print(f"{said} in {project.shown(folder / SUSPECTS)}")
 
 
-def print_scores(project: Project, folder: Path, evaluation: Evaluation) -> None:
+def holds_more(run: TrainedRun, evaluation: Evaluation) -> bool:
+    """Whether `cv.json` says the same of these folds, and of others that are still there."""
+    path = run.folder / SCORES
+    before = read_json(path)["folds"] if path.is_file() else {}
+    same = all(before.get(fold) == scores for fold, scores in evaluation.folds.items())
+    return same and len(before) > len(evaluation.folds) and set(before) <= set(run.finished_folds())
+
+
+def print_scores(project: Project, folder: Path, evaluation: Evaluation, written: bool = True) -> None:
     """The scores of every fold, their mean and spread, of tuned thresholds, of a constant prediction, and of all rows.
 
     The line `tuned` is a mean as well, each fold scored with thresholds from the others.
@@ -224,10 +250,10 @@ def print_scores(project: Project, folder: Path, evaluation: Evaluation) -> None
             "(task.params.store: none): no thresholds are tuned, and no pictures drawn; `masks` keeps enough to score"
         )
         return
-    if (folder / "cv.json").is_file() and len(evaluation.folds) > 1:
+    if written:
         if evaluation.tuned is not None:
             print(_told(project.shown(folder / THRESHOLDS), evaluation.tuned, evaluation.metric))
-        print(f"written: {project.shown(folder / 'oof.parquet')}, {project.shown(folder / 'cv.json')}, figures/")
+        print(f"written: {project.shown(folder / HELD_OUT)}, {project.shown(folder / SCORES)}, figures/")
 
 
 def _told(path: str, tuned: Tuned, metric: str) -> str:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from pipeline.config import Experiment, parse_experiment
 from pipeline.data import NAMES as DATA_NAMES
 from pipeline.data.loaders import EpochBatches, RowBatches, make_loader, to_device
-from pipeline.errors import UserError, nearest
+from pipeline.errors import UserError
 from pipeline.files import atomic, read_json, read_yaml
 from pipeline.inference.device import Precision, autocast, choose_device, choose_precision
-from pipeline.inference.snapshot import CLASSES, CODE
+from pipeline.inference.snapshot import CLASSES, CODE, FINISHED
 from pipeline.inference.weights import load_weights
 from pipeline.keys import ROW_FOLD, ROW_ID
 from pipeline.names import Names
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pipeline.data.reading import Reader
 
 BEST = "best.safetensors"  # in a fold's folder, once the fold is finished
-FINISHED = "fold.json"
+FOLDS = "folds"  # of a table of predictions: an attribute
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class TrainedRun:
 
     @classmethod
     def open(cls, folder: Path, competition: "Competition", overrides: dict[str, object] | None = None) -> "TrainedRun":
-        """Read a run's folder; `competition` is the run's snapshot."""
+        """Read a run's folder; `competition` is what `run_competition` gives."""
         values = read_yaml(folder / "config.yaml")
         values["machine"] = {**values.get("machine", {}), **(overrides or {})}
         experiment = parse_experiment(values, f"{folder.name}/config.yaml")
@@ -53,34 +53,54 @@ class TrainedRun:
 
     def finished_folds(self) -> list[str]:
         """Names of the folds that are trained to the end: `0`, `1`, ..., `full`."""
-        return sorted(path.parent.name.removeprefix("fold_") for path in self.folder.glob(f"fold_*/{FINISHED}"))
+        names = [path.parent.name.removeprefix("fold_") for path in self.folder.glob(f"fold_*/{FINISHED}")]
+        return sorted(names, key=lambda name: (len(name), name))
 
     def expected_folds(self) -> list[str]:
         """Every fold of the fold file that the run was trained with."""
         return [str(fold) for fold in range(read_json(self.folder / "run.json")["n_folds"])]
 
-    def choose_folds(self, asked: str | None, expected: Sequence[str]) -> list[str]:
-        """The folds to predict with: what was asked for, else all of them, else the one trained on everything.
+    def choose_folds(self, asked: str | None, held_out: bool = False) -> list[str]:
+        """The folds to go by: those that are asked for (`0`, `0,2`, `all`, `full`), else all that are trained to the
+        end, else the model that was trained on everything. A line says which are missing.
+
+        Args:
+            held_out: what they hold out is needed, so `full` is none of them.
 
         Raises:
-            UserError: a fold that is needed is not trained to the end.
+            UserError: none is trained to the end, or one that is asked for is not.
         """
-        finished = self.finished_folds()
-        if asked is not None:
-            if asked not in finished:
-                raise UserError(
-                    f"fold {asked} of '{self.folder.name}' is not trained to the end; {nearest(asked, finished)}"
-                )
-            return [asked]
-        missing = [fold for fold in expected if fold not in finished]
-        if not missing:
-            return list(expected)
-        if finished == ["full"]:
-            return finished
-        raise UserError(
-            f"folds {', '.join(missing)} of '{self.folder.name}' are not trained to the end; "
-            f"run scripts/train.py {self.folder.name} --fold all, or name one with --fold"
-        )
+        run, expected, finished = self.folder.name, self.expected_folds(), self.finished_folds()
+        known = expected if held_out else [*expected, "full"]
+        chosen = expected if asked in (None, "all") else fold_names(str(asked))
+        unknown = [name for name in chosen if name not in known]
+        if unknown == ["full"]:
+            raise UserError(f"the model of '{run}' that was trained on everything holds nothing out to be scored")
+        if unknown:
+            raise UserError(f"'{run}' has no fold '{unknown[0]}'; choose of {', '.join(known)}, several as 0,1")
+        missing = [name for name in chosen if name not in finished]
+        trains = f"scripts/train.py {run} --fold {','.join(missing)}"
+        if asked is not None and missing:
+            there = ", ".join(finished) or "none"
+            raise UserError(
+                f"not trained to the end: fold {', '.join(missing)} of '{run}' (there: {there}); run {trains}"
+            )
+        chosen = [name for name in chosen if name in finished]
+        if not chosen and "full" in finished and not held_out:
+            return ["full"]
+        if not chosen:
+            raise UserError(f"no fold of '{run}' is trained to the end; run scripts/train.py {run}")
+        if missing and "full" in finished and not held_out:
+            raise UserError(
+                f"'{run}' has fold {', '.join(chosen)} of {len(expected)}, and a model trained on everything; "
+                f"say which is to predict: --fold {','.join(chosen)}, or --fold full"
+            )
+        if missing:
+            print(
+                f"note: {len(chosen)} of {len(expected)} folds of '{run}' are trained, and the others are left out "
+                f"(fold {', '.join(missing)}: {trains})"
+            )
+        return chosen
 
     def load(self, fold: str) -> list[nn.Module]:
         """The model of a fold, or those of all its seeds."""
@@ -92,6 +112,11 @@ class TrainedRun:
         model = self.task.model(self.experiment, self.names, pretrained=False)
         load_weights(model, folder / BEST)
         return model
+
+
+def fold_names(asked: str) -> list[str]:
+    """`0,2` as the names of folds, each of them once."""
+    return list(dict.fromkeys(name.strip() for name in asked.split(",")))
 
 
 def seed_folder(fold: Path, seed: int) -> Path:
@@ -153,11 +178,19 @@ def model_outputs(
             yield batch, outputs
 
 
-def write_predictions(path: Path, predictions: "pd.DataFrame", fold: int | None = None) -> None:
-    """Write predictions by id as parquet, atomically; out-of-fold ones with the fold that held the rows out."""
+def write_predictions(
+    path: Path, predictions: "pd.DataFrame", fold: int | None = None, folds: Sequence[str] = ()
+) -> None:
+    """Write predictions by id as parquet, atomically; out-of-fold ones with the fold that held the rows out.
+
+    Args:
+        folds: whose models predicted, kept as the attribute `folds` of the table.
+    """
     frame = predictions if fold is None else predictions.assign(**{ROW_FOLD: fold})
+    frame = frame.rename_axis(ROW_ID).reset_index()
+    frame.attrs = {FOLDS: list(folds)} if folds else {}
     with atomic(path) as temporary:
-        frame.rename_axis(ROW_ID).reset_index().to_parquet(temporary, index=False)
+        frame.to_parquet(temporary, index=False)
 
 
 def read_predictions(path: Path) -> "pd.DataFrame":

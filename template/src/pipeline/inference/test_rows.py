@@ -16,9 +16,13 @@ def predict_run(
     fold: str | None,
     machine: dict[str, object],
 ) -> None:
-    """Predict the test rows with a run's folds and write `test.parquet` into its folder."""
+    """Predict the test rows with a run's folds and write `test.parquet` into its folder.
+
+    Args:
+        fold: as in `TrainedRun.choose_folds`.
+    """
     run = TrainedRun.open(folder, competition, machine)
-    folds = run.choose_folds(fold, run.expected_folds())
+    folds = run.choose_folds(fold)
     competition = run.task.competition
     rows = with_earlier(project, run.experiment.inputs, competition.test_rows(data), TEST)
     if rows.empty:
@@ -28,6 +32,6 @@ def predict_run(
     looked_up = run.task.has_gallery and not rows.empty  # what needs no training rows predicts where there are none
     gallery = run.task.gallery(competition.train_rows(data)) if looked_up else None
     predictions = predict_rows(run.task, models, rows, data, run.experiment, run.names, "test", label, gallery=gallery)
-    write_predictions(folder / TEST, predictions)
+    write_predictions(folder / TEST, predictions, folds=folds)
     seeds = f", {run.experiment.seeds} seeds each" if run.experiment.seeds > 1 else ""
     print(f"{len(predictions)} rows with folds {', '.join(folds)}{seeds}: {project.shown(folder / 'test.parquet')}")

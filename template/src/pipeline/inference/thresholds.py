@@ -11,6 +11,7 @@ import numpy as np
 from pipeline.competition import Metric, metric_values
 from pipeline.errors import UserError
 from pipeline.files import read_json, read_yaml, write_json
+from pipeline.inference.code import code_hash
 from pipeline.inference.snapshot import CLASSES, CODE
 from pipeline.tasks import Task, task_for
 from pipeline.terminal import progress
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pipeline.competition import Competition
 
 FILE = "thresholds.json"  # in a run's folder, where tuned thresholds are the better ones
+SCORES, METRIC_CODE = "cv.json", "metric_code"
 
 
 @dataclass(frozen=True)
@@ -83,16 +85,29 @@ def write_thresholds(run: Path, tuned: Tuned | None) -> None:
         (run / FILE).unlink(missing_ok=True)
 
 
+def metric_code(competition: "Competition") -> str:
+    """A hash of the code that scores."""
+    return code_hash(competition.part("metric", "metrics"))
+
+
 def task_of_run(run: Path, competition: "Competition") -> Task:
-    """The task of a run's snapshot, which decides by the run's tuned thresholds where it has some.
+    """The task of a run, which decides by the run's tuned thresholds where it has some.
 
     Raises:
-        UserError: they do not fit the heads.
+        UserError: they do not fit the heads, or were tuned for another metric than today's.
     """
     competition = competition.stage(read_yaml(run / "config.yaml").get("stage", ""))
     task = task_for(competition, competition.heads(read_json(run / CODE / CLASSES)))
     if not (run / FILE).is_file():
         return task
+    scores = read_json(run / SCORES) if (run / SCORES).is_file() else {}
+    metric = competition.metrics()[0].name
+    before = scores.get("metric", metric)
+    if before != metric or scores.get(METRIC_CODE, "") not in ("", metric_code(competition)):
+        raise UserError(
+            f"{run.name}/{FILE} was tuned for the metric '{before}', which is now "
+            f"{'another one' if before == metric else repr(metric)}; run scripts/evaluate.py {run.name} again"
+        )
     try:
         return task.with_thresholds(read_json(run / FILE))
     except (UserError, AttributeError, TypeError) as error:

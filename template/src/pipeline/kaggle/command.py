@@ -13,6 +13,7 @@ from pipeline.data.labels import labels_of
 from pipeline.data.marker import DEMO_ANSWERS, is_demo
 from pipeline.errors import UserError, listed
 from pipeline.files import read_json, write_json
+from pipeline.inference.predict import FOLDS
 from pipeline.inference.snapshot import CLASSES, CODE, run_competition
 from pipeline.inference.thresholds import task_of_run
 from pipeline.kaggle.check import UNREADABLE, check
@@ -35,7 +36,7 @@ MOST_SHARES = 10  # classes whose shares are shown
 def submit(project: Project, name: str) -> Path:
     """Build the submission of an experiment from its test predictions, check it, and write `submissions/<name>.csv`.
 
-    Everything about the competition comes from the run's snapshot.
+    What formed the weights comes from the run's snapshot, all else is today's (`run_competition`).
 
     Raises:
         UserError: no data, no run, no predictions, or a submission that does not pass (nothing is written).
@@ -58,7 +59,10 @@ def submit(project: Project, name: str) -> Path:
         path = write_submission(project, name, filled)
         _print_shares(run, predictions, task)
         score = demo_score(data, task, metric, rules, filled, predictions)
-    made = {"file": project.shown(path), "rows": len(filled), "metric": metric.name}
+    folds = predictions.attrs.get(FOLDS, [])
+    made = {"file": project.shown(path), "rows": len(filled), "metric": metric.name, FOLDS: folds}
+    if folds and folds != ["full"] and len(folds) < (count := read_json(run / "run.json")["n_folds"]):
+        print(f"note: these are the predictions of fold {', '.join(folds)} alone, of {count}")
     write_json(run / SUBMITTED, made if score is None else {**made, "score": score})
     if test_rows.empty and filled.empty:
         print(f"there are no test rows in {project.shown(data)}, so the file holds the columns only")
@@ -99,7 +103,7 @@ def _images(test_rows: pd.DataFrame, data: Path) -> dict[str, Path]:
 
 @contextmanager
 def _task(project: Project, name: str | None, competition: Competition) -> Iterator[Task]:
-    """The task of the run's snapshot; without a run, of the competition as it is."""
+    """The task of the run; without a run, of the competition as it is."""
     run, classes = project.run(name) if name else None, project.folds / CLASSES
     if run is not None and (run / CODE / CLASSES).is_file():
         with run_competition(run) as trained:

@@ -16,7 +16,7 @@ from pipeline.data.loaders import to_device
 from pipeline.errors import Interrupted, OthersFailed, UserError, known_failures
 from pipeline.files import read_json
 from pipeline.inference.device import choose_device, choose_precision
-from pipeline.inference.predict import FINISHED, seed_folder
+from pipeline.inference.predict import FINISHED, fold_names, seed_folder
 from pipeline.processes import ALONE, Processes, end_processes, start_processes
 from pipeline.terminal import table
 from pipeline.training.build import make_loop
@@ -30,7 +30,7 @@ __all__ = ["Setup", "make_loop", "prepare", "train"]
 
 
 def train(setup: Setup, fold: str, restart: bool) -> None:
-    """Train one fold, all of them, or on everything (`0`, `all`, `full`).
+    """Train some folds, all of them, or on everything (`0`, `0,2`, `all`, `full`).
 
     Raises:
         UserError: no such fold, or a run of other settings or code is there.
@@ -72,11 +72,29 @@ def begin(setup: Setup, chosen: Sequence[str], restart: bool) -> tuple[bool, Pat
         setup.task.model(setup.config, setup.names, pretrained=True)
     for note in setup.folds.warnings:
         print(f"warning: {note}")
+    try_test_rows(setup)
     record = {"folds": setup.folds.hash, "n_folds": setup.folds.n_folds}
     old = set_aside(setup.project, setup.name) if restart else None
     is_new = not run.exists()
-    open_run(setup.project, setup.name, setup.config, record, engine.NAME)
+    folders = {name: run / f"fold_{name}" for name in chosen}
+    unfinished = [name for name, folder in folders.items() if has_begun(folder) and not (folder / FINISHED).is_file()]
+    open_run(setup.project, setup.name, setup.config, record, engine.NAME, unfinished)
     return is_new, old
+
+
+def try_test_rows(setup: Setup) -> None:
+    """Read the test rows: what is wrong with `test_rows` is better known before hours of training than after them.
+
+    Raises:
+        UserError: they cannot be read, although a table for them is there.
+    """
+    data, settings = setup.project.require_data(), setup.competition.settings
+    try:
+        setup.competition.test_rows(data)
+    except UserError as error:
+        if (data / settings.test_csv).exists() or (data / settings.sample_submission).exists():
+            raise
+        print(f"note: there are no test rows yet: {error}")
 
 
 def train_folds(setup: Setup, chosen: Sequence[str], device: torch.device, processes: Processes) -> None:
@@ -112,11 +130,13 @@ def seed_folders(setup: Setup, folder: Path) -> dict[int, Path]:
 def choose_folds(folds: FoldTable, asked: str) -> list[str]:
     """The names of the folds to train."""
     known = [str(fold) for fold in range(folds.n_folds)]
-    if asked == "all":
-        return known
-    if asked != "full" and asked not in known:
-        raise UserError(f"there is no fold '{asked}'; choose one of {', '.join(known)}, all, or full")
-    return [asked]
+    chosen = known if asked == "all" else fold_names(asked)
+    for name in chosen:
+        if name not in (*known, "full"):
+            raise UserError(
+                f"there is no fold '{name}'; choose of {', '.join(known)}, several as 0,1, all of them as all, or full"
+            )
+    return chosen
 
 
 def train_fold(

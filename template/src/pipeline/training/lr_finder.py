@@ -80,9 +80,8 @@ def find_learning_rate(
         raise UserError(f"the rates must grow from more than 0: --min is {lowest:g} and --max {highest:g}")
     if steps < FEWEST:
         raise UserError(f"--steps is {steps}; a curve needs at least {FEWEST}")
-    if fold == "all":
+    if len(choose_folds(setup.folds, fold)) > 1 or fold == "all":
         raise UserError("the finder trains on one fold; give --fold a number, or full")
-    choose_folds(setup.folds, fold)
     points: list[tuple[float, float]] = []
     stopped = False
     with tempfile.TemporaryDirectory() as folder:

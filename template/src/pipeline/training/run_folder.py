@@ -2,7 +2,7 @@
 
 import difflib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,26 +13,46 @@ from filelock import FileLock, Timeout
 from pipeline.config import Experiment, differences
 from pipeline.errors import UserError, listed
 from pipeline.files import dump_yaml, read_json, read_yaml, write_json, write_text
-from pipeline.inference.snapshot import CLASSES, CODE, PACKAGE, changed_files, save_snapshot
+from pipeline.inference.code import PACKAGE, Code
+from pipeline.inference.predict import FINISHED
+from pipeline.inference.snapshot import (
+    CLASSES,
+    CODE,
+    changed_files,
+    changed_parts,
+    changed_settings,
+    label,
+    save_snapshot,
+)
 from pipeline.project import Project
-from pipeline.settings import FILE_NAME, parse_settings
+from pipeline.settings import FILE_NAME, LIVE, parse_settings
 
 PATIENCE = 15.0  # seconds: loader processes of a killed trainer notice after a few that it is gone
 
 
-def open_run(project: Project, name: str, config: Experiment, record: dict[str, Any], engine: str) -> Path:
-    """The run's folder: made anew, or found unchanged.
+def open_run(
+    project: Project,
+    name: str,
+    config: Experiment,
+    record: dict[str, Any],
+    engine: str,
+    unfinished: Sequence[str] = (),
+) -> Path:
+    """The run's folder: made anew, or found with nothing changed that forms weights. What else changed is said.
 
     Args:
         record: what else the run depends on: the hash of its folds.
         engine: what trains it. Another one goes on from the same state, so a change is said and no more.
+        unfinished: the folds that are to go on from a state, whose best epoch so far goes by the metric.
 
     Raises:
-        UserError: a run is there, and its config, `src/competition` or folds are no longer the same.
+        UserError: a run is there, and its config, folds or what forms weights in `src/competition` are no longer the
+            same; or the metric is not, and a fold is unfinished.
     """
     folder = project.run(name)
     if (folder / "config.yaml").is_file():
         _refuse_changes(project, folder, config, record)
+        _say_changes(project, folder, unfinished)
         before = read_json(folder / "run.json").get("engine", engine)
         if before != engine:
             print(f"note: the run '{name}' was begun with {before}, and {engine} goes on with it")
@@ -91,6 +111,9 @@ def _refuse_changes(project: Project, folder: Path, config: Experiment, record: 
             values.pop(free, None)
     changes = list(differences(saved, asked))
     answers, answers_now = _answers(folder / CODE / FILE_NAME), _answers(project.root / FILE_NAME)
+    for values in (answers, answers_now):
+        for free in LIVE:
+            values.pop(free)
     changes += list(differences(answers, answers_now, FILE_NAME))
     before = read_json(folder / "run.json")
     changes += [f"{key}: {before[key]} -> {value}" for key, value in record.items() if before.get(key, value) != value]
@@ -106,9 +129,36 @@ def _refuse_changes(project: Project, folder: Path, config: Experiment, record: 
         raise UserError(f"the run '{folder.name}' was made with other code ({names}); {remedy}")
 
 
+def _say_changes(project: Project, folder: Path, unfinished: Sequence[str]) -> None:
+    """Print what changed and forms no weights.
+
+    Raises:
+        UserError: it is the metric, and a fold is unfinished.
+    """
+    saved = folder / CODE
+    parts = changed_parts(Code(saved / PACKAGE), Code(project.source / PACKAGE))
+    settings = changed_settings(_answers(saved / FILE_NAME), _answers(project.root / FILE_NAME))
+    changes = [label(*part) for part in parts] + settings
+    if changes:
+        print(f"note: changed since '{folder.name}' began, and no reason to train anew: {listed(changes, 9)}")
+    if not any(name == "metrics" for _, name in parts) and not any(text.startswith("metric ") for text in settings):
+        return
+    if unfinished:
+        fold = unfinished[0]
+        raise UserError(
+            f"fold {fold} of '{folder.name}' is half trained, and its best epoch so far goes by the metric it began "
+            f"with; change that back, or begin this fold anew: remove {project.shown(folder)}/fold_{fold}"
+        )
+    finished = sorted(path.parent.name.removeprefix("fold_") for path in folder.glob(f"fold_*/{FINISHED}"))
+    if finished:
+        print(
+            f"note: the metric is not the one '{folder.name}' began with: folds trained before it was changed "
+            f"(of {', '.join(finished)}) chose their best epoch by the older one"
+        )
+
+
 def _answers(path: Path) -> dict[str, Any]:
-    """The answers that matter to a run; where it is logged does not."""
-    return parse_settings(read_yaml(path), path).model_dump(exclude={"trackers"})
+    return parse_settings(read_yaml(path), path).model_dump()
 
 
 def _label(path: Path) -> str:

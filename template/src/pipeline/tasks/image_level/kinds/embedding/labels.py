@@ -77,7 +77,8 @@ class Identities(ClassLabels):
         Raises:
             UserError: whole identities are to be held out and some are in several folds, or images and none is.
         """
-        scored = rows[rows[ROW_FOLD] >= 0]
+        one_split = rows[ROW_FOLD].max() == 0  # its other side is the rows that only train
+        scored = rows if one_split else rows[rows[ROW_FOLD] >= 0]
         for column in self.targets:
             cells = self.cells(scored, column).dropna()
             found = scored.loc[cells.index, ROW_FOLD].groupby(cells)
