@@ -410,6 +410,7 @@ def test_training_does_not_depend_on_where_images_come_from(renders: Renders, tm
 def train_folds(project: Path, experiment: str, folds: tuple[str, ...]) -> None:
     """As scripts/train.py does, with the modules that are imported now."""
     import torch
+
     from competition import competition
     from pipeline.experiments import load_experiment
     from pipeline.project import Project

@@ -28,7 +28,6 @@ from pipeline.data.leaks import TEST
 from pipeline.data.scan import Look, scan
 from pipeline.errors import UserError
 from pipeline.tasks.shared.normalize import Standardize
-
 from test_formats import save as save_dicom
 from test_unpacking import refusal as unpacking_refusal
 

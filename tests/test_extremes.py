@@ -438,7 +438,6 @@ def test_every_head_of_masks_is_drawn(pipeline: SimpleNamespace) -> None:
 
     from pipeline.competition import Competition
     from pipeline.tasks import task_for
-
     from segmentation_tables import tables
 
     task = task_for(Competition(None), heads)

@@ -24,7 +24,6 @@ from pipeline.data.sample_faults import asked_columns, sample_faults
 from pipeline.data.scan import Look, scan
 from pipeline.data.spelling_faults import group_spellings, id_spellings, sample_spellings
 from pipeline.settings import Settings
-
 from training import expect
 
 

@@ -19,7 +19,6 @@ sys.path.insert(0, str(source()))
 from pipeline.data.formats import dicom
 from pipeline.data.images import image
 from pipeline.errors import UserError
-
 from training import SMALL, expect
 
 STORED = np.arange(4096, dtype=np.uint16).reshape(64, 64)

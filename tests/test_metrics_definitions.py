@@ -17,7 +17,6 @@ from projects import source
 sys.path.insert(0, str(source()))
 
 from pipeline.competition import Head
-
 from test_metrics import NAMES, head, score
 
 GRADES = ("0", "1", "2", "4", "7", "8")

@@ -14,7 +14,6 @@ sys.path.insert(0, str(source()))
 
 from pipeline.tasks.image_level.kinds.multiclass.metrics import mean_average_precision_at_k
 from pipeline.tasks.image_level.metrics import METRICS
-
 from test_metrics import head, score
 
 

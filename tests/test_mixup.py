@@ -223,12 +223,13 @@ def test_losses_of_a_mixed_batch_by_hand() -> None:
 
 def test_it_equals_cross_entropy_of_mixed_targets() -> None:
     """Cross entropy is linear in the truth: timm's way, mixing the targets, gives the same."""
+    from timm.data.mixup import mixup_target
+
     from pipeline.competition import Head
     from pipeline.config import LossRow
     from pipeline.names import Named, Names
     from pipeline.tasks.image_level.task import ImageLevelTask
     from pipeline.tasks.shared.criterion import WeightedLosses
-    from timm.data.mixup import mixup_target
 
     logits, target = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 2, 1, 1])
     row = LossRow(head="label", loss=Named(name="cross_entropy", params={"label_smoothing": 0.1}))
@@ -247,6 +248,8 @@ def test_it_equals_cross_entropy_of_mixed_targets() -> None:
 @pytest.mark.parametrize("transform", ["mixup", "cutmix"])
 def test_a_training_with_it_still_learns(transform: str) -> None:
     """Handwritten digits by the usual step: far better than a guess after a few epochs."""
+    from sklearn.datasets import load_digits
+
     from pipeline.competition import Head
     from pipeline.config import LossRow, Model
     from pipeline.names import Named, Names
@@ -257,7 +260,6 @@ def test_a_training_with_it_still_learns(transform: str) -> None:
     from pipeline.tasks.shared.normalize import Normalize
     from pipeline.tasks.shared.step import step
     from pipeline.training.seeds import seed_everything
-    from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)
     pixels = (pixels.reshape(-1, 8, 8, 1) * 15.9).astype(np.uint8).repeat(4, axis=1).repeat(4, axis=2)

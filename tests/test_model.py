@@ -344,6 +344,7 @@ def test_a_hub_out_of_reach_is_asked_once_and_its_cache_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from huggingface_hub import constants
+
     from pipeline.errors import UserError
 
     with SilentServer() as server:

@@ -20,7 +20,6 @@ from pipeline.data.images import array, image
 from pipeline.data.store import Stamp
 from pipeline.data.tables import image_paths, read_table
 from pipeline.errors import UserError
-
 from training import SMALL, expect
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 7, 3), dtype=np.uint8)

@@ -20,7 +20,6 @@ from pipeline.data.leaks import find_leaks
 from pipeline.data.reading import Place, Rows, image_key, row_reader
 from pipeline.data.scan import Look, scan
 from pipeline.data.store import Stamp
-
 from training import SMALL, expect, register
 
 READERS = '''"""Images that are slices of a stack, which is a folder of npy files."""
@@ -158,7 +157,7 @@ def test_slices_of_a_folder_from_the_check_to_the_submission(renders: Renders, t
         folder = data / f"volumes/v{number // 24}"
         folder.mkdir(parents=True, exist_ok=True)
         np.save(folder / f"{number % 24}.npy", picture(number, large=number % 2 == 1))
-        lines.append((f"n{number:02}", f"v{number // 24}", number % 24, "small large".split()[number % 2]))
+        lines.append((f"n{number:02}", f"v{number // 24}", number % 24, ["small", "large"][number % 2]))
     table = pd.DataFrame(lines, columns=["image_id", "volume", "slice", "label"])
     table[:48].to_csv(data / "train.csv", index=False)
     table[48:].drop(columns="label").to_csv(data / "test.csv", index=False)
@@ -220,6 +219,7 @@ def test_the_reader_of_the_experiments(renders: Renders, tmp_path: Path) -> None
 @pytest.mark.parametrize("reader", [by_row, functools.partial(by_row, gain=1)])
 def test_samples_are_read_by_their_row(tmp_path: Path, reader: Any) -> None:
     import albumentations as A
+
     from pipeline.tasks.image_level.dataset import ImageDataset
 
     rows = stack(tmp_path, [1, 2, 3])

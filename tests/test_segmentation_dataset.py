@@ -140,9 +140,9 @@ def test_images_that_are_read_by_their_row(tmp_path: Path, view: str) -> None:
         assert sample["input_image"][0, 0, 2] == index
     assert [made.picture(row)[0, 0, 2] for row in range(3)] == [0, 1, 2]
     asked = dataset(tmp_path, rows.drop(columns="mask"), (16, 12), "test", reader=reader, view=view)
-    assert {(int(asked[0, k]["input_row"]), Window.of(asked[0, k]["input_window"]).size) for k in range(len(asked))} == {
-        *enumerate(sizes)
-    }
+    assert {
+        (int(asked[0, k]["input_row"]), Window.of(asked[0, k]["input_window"]).size) for k in range(len(asked))
+    } == {*enumerate(sizes)}
 
 
 def test_neighbours_share_the_overlap() -> None:

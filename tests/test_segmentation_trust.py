@@ -26,7 +26,6 @@ from pipeline.tasks.segmentation.forms import Form, MaskFiles, Polygons, RunLeng
 from pipeline.tasks.segmentation.mask_files import mask_in
 from pipeline.tasks.segmentation.sizes import known_header
 from pipeline.tasks.segmentation.tables import mask_rows
-
 from test_segmentation_truth import settings
 from training import expect
 

@@ -216,11 +216,12 @@ def test_each_tracker_shows_more_by_its_own_means(logged: tuple[Path, subprocess
 def test_weights_and_gradients_are_spread_once_in_an_epoch_that_draws(pipeline: None, tmp_path: Path) -> None:
     """At the last step of the epoch, block by block, as NumPy counts them; what is frozen has no gradient."""
     import torch
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     from pipeline.callbacks.exports import MOST_VALUES, Exports, spread
     from pipeline.config import parse_experiment
     from pipeline.seam import Progress
     from pipeline.tracking import RunInfo, make_tracker
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 5))
     network[0].requires_grad_(False)
@@ -293,6 +294,7 @@ def test_local_files(logged: tuple[Path, subprocess.CompletedProcess[str]]) -> N
 def test_the_name_of_a_head_leads_nowhere_else(head: str, file: str, info: Any) -> None:
     """Whatever a column is called, its pictures and tables lie in the run's folder."""
     from matplotlib.figure import Figure
+
     from pipeline.tracking import make_tracker
 
     tracker = make_tracker(info, [])
@@ -371,8 +373,9 @@ def test_a_continued_table_knows_nothing_of_the_future(info: Any) -> None:
 
 
 def test_tensorboard_hides_what_is_logged_again(info: Any) -> None:
-    from pipeline.tracking.tensorboard import TensorBoardTracker
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from pipeline.tracking.tensorboard import TensorBoardTracker
 
     for step, values in ((0, [1.0, 2.0, 3.0]), (10, [2.5])):
         tracker = TensorBoardTracker(replace(info, step=step))

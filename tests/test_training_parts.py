@@ -118,6 +118,7 @@ def test_the_loss_decides_between_equal_scores_and_then_the_later_epoch(
 def test_where_auc_is_one_in_every_fold_it_is_one_for_all_rows() -> None:
     """The first epoch ranks rows as well as the last, but each fold on a scale of its own."""
     import pandas as pd
+
     from competition import competition
     from pipeline.competition import Head
     from pipeline.tasks import task_for
@@ -173,6 +174,7 @@ def test_augmentations_of_a_sample_are_drawn_independently() -> None:
     import albumentations as A
     import numpy as np
     import pandas as pd
+
     from pipeline.keys import INPUT_IMAGE
     from pipeline.tasks.image_level.dataset import ImageDataset
 

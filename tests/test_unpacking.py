@@ -19,7 +19,6 @@ sys.path.insert(0, str(source()))
 from pipeline.data import unpacking
 from pipeline.data.unpacking import unpack
 from pipeline.errors import UserError
-
 from test_data import settings
 from training import expect
 

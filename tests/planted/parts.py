@@ -7,10 +7,11 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from torch import Tensor, nn
+
 from competition.planted.losses import CULPRIT
 from pipeline.callbacks import Callback
 from pipeline.seam import Run, Verdict
-from torch import Tensor, nn
 
 
 def missing_pixel(path: Path, size: int | None) -> np.ndarray:
