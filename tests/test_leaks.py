@@ -17,7 +17,8 @@ sys.path.insert(0, str(source()))
 from pipeline.data.images import image
 from pipeline.data.leaks import TEST, LeakReport, find_leaks, write_leaks
 from pipeline.data.scan import scan
-from pipeline.data.similar import COPY, near_pairs, pixel_distance
+from pipeline.data.likeness import pixel_distance
+from pipeline.data.similar import COPY, near_pairs
 from pipeline.tasks.image_level.demo import demo_images
 
 Change = Callable[[np.ndarray], np.ndarray]
