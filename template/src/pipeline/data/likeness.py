@@ -22,14 +22,14 @@ class Likeness:
     """How alike two images are.
 
     Attributes:
-        size: height and width of both in pixels when they were compared.
+        fineness: height and width in pixels that hold their detail.
         whole: whether they show the same part of the scene, and not one a part of the other.
         distance: of their pixels, from 0 to 2: sqrt(2 - 2 correlation).
         detail: inverse hyperbolic tangent of the correlation of their details, which all count alike, faint or strong.
         area: the share of the image that has detail which can be compared.
     """
 
-    size: int
+    fineness: int
     whole: bool
     distance: float
     detail: float
@@ -62,11 +62,24 @@ def detail(image: np.ndarray) -> np.ndarray:
     return fine - coarse
 
 
+def resolution(image: np.ndarray) -> int:
+    """Height and width in pixels that hold the detail of a grey image (H, W): less than it has where it is smooth."""
+    size = min(DETAIL, *image.shape)
+    while size >= 32:
+        pixels = standardized(resized(image, size))
+        rest = pixels - cv2.resize(resized(pixels, size // 2), (size, size), interpolation=cv2.INTER_CUBIC)
+        if (cv2.GaussianBlur(rest * rest, (0, 0), max(1.5, size / 40)) > FLAT**2).mean() >= 0.5:
+            break
+        size //= 2
+    return size
+
+
 def likeness(
     first: tuple[np.ndarray, int],
     second: tuple[np.ndarray, int],
     turn: int,
     window: Window,
+    fineness: int,
     pattern: np.ndarray | None,
 ) -> Likeness:
     """Lay the first image upon the second one and compare them.
@@ -75,21 +88,23 @@ def likeness(
         first, second: grey float32 (H, W) of any size, and how each is turned before anything else.
         turn, window: what is done with the first one to become like the second: turned, then cut. The place is found
             exactly from there; where that fails, it stays.
+        fineness: the `resolution` of the finer one.
         pattern: float32 (DETAIL, DETAIL), detail that all images of the set share, which does not count.
     """
     size = max(8, min(DETAIL, *first[0].shape, *second[0].shape))
+    fineness = min(size, fineness)
     a, b = (standardized(resized(pixels, size)) for pixels, _ in (first, second))
     details = [_without(detail(image), pattern) for image in (a, b)]
     a, details[0] = (turned(turned(image, first[1]), turn) for image in (a, details[0]))
     b, details[1] = (turned(image, second[1]) for image in (b, details[1]))
-    matrix, cut = _aligned(a, b, window if size >= ALIGNED else WHOLE)
+    matrix, cut = _aligned(a, b, window if fineness >= ALIGNED else WHOLE)
     moved, detail_a = (_moved(image, matrix) for image in (a, details[0]))
     valid = cv2.warpAffine(np.ones_like(a), matrix, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP) > 0.99
     distance = float(np.linalg.norm(normalized(moved[valid]) - normalized(b[valid])))
     whole = cut <= 0.03
     if whole and 0.02 < distance <= 0.35:
         distance = min(distance, pixel_distance(turned(turned(first[0], first[1]), turn), turned(*second)))
-    return Likeness(size, whole, distance, *_shared_detail(detail_a, details[1], valid))
+    return Likeness(fineness, whole, distance, *_shared_detail(detail_a, details[1], valid))
 
 
 def _without(image: np.ndarray, pattern: np.ndarray | None) -> np.ndarray:

@@ -18,7 +18,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pipeline.data.likeness import ALIGNED, DETAIL, WHOLE, Likeness, Window, detail, likeness, resized, standardized, turned
+from pipeline.data.likeness import ALIGNED, DETAIL, WHOLE, Likeness, Window, detail, likeness, resized, resolution, standardized, turned
 from pipeline.data.scan import SIDE, Reader, grey
 
 COPY = 0.068  # pixels that are further apart are copies only if their detail says so
@@ -164,6 +164,7 @@ class Copies:
         self.set = Thumbnails(thumbnails[self.rows])
         self.paths, self.reader = paths, reader
         self.pixels = functools.lru_cache(maxsize=KEPT_IMAGES)(self._pixels)
+        self.resolution = functools.lru_cache(maxsize=65536)(lambda row: resolution(self.pixels(row)))
         self.neighbours = functools.lru_cache(maxsize=65536)(self._neighbours)
         self.pattern = self._pattern()
 
@@ -206,7 +207,9 @@ class Copies:
 
     def _compare(self, first: tuple[int, int], second: tuple[int, int], pair: Near) -> Likeness:
         a, b = ((self.pixels(row), turn) for row, turn in (first, second))
-        return likeness(a, b, pair.turn, pair.window, self.pattern)
+        # A copy may have lost detail, not gained it: the finer of the pair says how finely they are compared.
+        finest = max(self.resolution(pair.first), self.resolution(pair.second))
+        return likeness(a, b, pair.turn, pair.window, finest, self.pattern)
 
     def _stands_out(self, pair: Near, found: Likeness) -> bool:
         """Whether the two are a copy, also beside what either has in common with others that look like it."""
@@ -229,20 +232,20 @@ class Copies:
 def is_copy(found: Likeness, detail: float, distance: float) -> bool:
     """Whether two images are copies, where the most alike others of the set have this detail and distance.
 
-    The limits are measured on drawn sets (`python -m benchmarks --only near_copies`).
+    The limits are measured on drawn sets: outlines, chests, documents, forms, fundi, cells, digits, textures, scenes.
     """
     more = found.detail - detail
     nearer = float(np.log(max(distance, 1e-4) / max(found.distance, 1e-4)))
     correlation = float(np.tanh(found.detail))
-    if found.whole and found.distance <= COPY and nearer >= 0.5:
+    if found.whole and found.distance <= COPY and nearer >= 0.7:
         return True
-    if found.whole and found.size >= 48 and found.distance <= 0.25 and nearer >= 1.2 and more >= 0:
-        return True
-    if found.size < ALIGNED:
+    if found.fineness < ALIGNED:
         return False
-    if found.whole and found.distance <= 0.5 and correlation >= 0.6 and more >= 0.5:
+    if found.whole and found.distance <= 0.25 and nearer >= 1.6 and more >= 0:
+        return True
+    if found.whole and found.distance <= 0.5 and correlation >= 0.6 and more >= 0.7:
         return nearer >= (0 if found.area >= 0.7 else 0.4)
-    if found.distance <= 0.5 and correlation >= 0.7 and more >= 0.8 and found.area >= 0.7:
-        return nearer >= 0.4
+    if found.distance <= 0.5 and correlation >= 0.7 and more >= 1 and found.area >= 0.7 and nearer >= 0.6:
+        return True
     # Something was laid over a part of it, such as a text: the pixels differ, the detail elsewhere does not.
     return found.distance <= 1 and correlation >= 0.8 and more >= 1 and found.area >= 0.7 and nearer >= 0.1
