@@ -16,8 +16,8 @@ sys.path.insert(0, str(source()))
 
 from pipeline.data.images import image
 from pipeline.data.leaks import TEST, LeakReport, find_leaks, print_leaks, write_leaks
-from pipeline.data.scan import scan
 from pipeline.data.likeness import pixel_distance
+from pipeline.data.scan import scan
 from pipeline.data.similar import COPY, near_pairs
 from pipeline.tasks.image_level.demo import demo_images
 
@@ -202,7 +202,9 @@ def scene(generator: np.random.Generator) -> np.ndarray:
     pixels = np.zeros((height, width, 3), np.float32) + generator.random(3) * 255
     for _ in range(80):
         x, y = (generator.random(2) * (width, height)).astype(int).tolist()
-        cv2.circle(pixels, (x, y), int(3 + min(60, generator.pareto(1.3) * 5)), (generator.random(3) * 255).tolist(), -1)
+        cv2.circle(
+            pixels, (x, y), int(3 + min(60, generator.pareto(1.3) * 5)), (generator.random(3) * 255).tolist(), -1
+        )
     return noisy(cv2.GaussianBlur(pixels, (0, 0), 1), 2, generator)
 
 

@@ -151,10 +151,11 @@ def _registered(a: np.ndarray, b: np.ndarray, matrix: np.ndarray) -> np.ndarray:
         scaled = _shifted(found, 0.5)
         scaled[:, 2] *= small / size
         criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, steps, 1e-4)
-        images = resized(b, small), resized(a, small)
+        fixed, moving = resized(b, small), resized(a, small)
+        everywhere = np.full(moving.shape, 255, np.uint8)
         try:
             guess = _shifted(scaled, -0.5).astype(np.float32)
-            _, closer = cv2.findTransformECC(*images, guess, cv2.MOTION_AFFINE, criteria, None, blur)
+            _, closer = cv2.findTransformECC(fixed, moving, guess, cv2.MOTION_AFFINE, criteria, everywhere, blur)
         except cv2.error:  # it did not converge: they have nothing in common
             return matrix
         found = _shifted(closer.astype(np.float64), 0.5)

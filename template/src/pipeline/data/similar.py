@@ -4,9 +4,9 @@ Structure alike is no copy: all images of a medical set may have the same outlin
 set. First the thumbnails of all images are compared, all with all, less what is usual in the set; each thumbnail also
 turned, and cut to four fifths at the least. Then the nearest pairs are laid upon each other (`likeness`). A pair is a
 copy if it is near in its pixels or shares its fine detail, noise included, and both clearly more than its two images do
-with others that look like them: those at the places of `RANKS` among their neighbours. So of more than a dozen copies of
-one image, none is unusual. Images of less than 64 pixels
-are compared by their pixels alone, and crops of them are not found.
+with others that look like them: those at the places of `RANKS` among their neighbours. So of more than a dozen copies
+of one image, none is unusual. Images of less than 64 pixels, or without detail as fine as that, are compared by their
+pixels alone, and crops of them are not found.
 """
 
 import functools
@@ -18,7 +18,19 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pipeline.data.likeness import ALIGNED, DETAIL, WHOLE, Likeness, Window, detail, likeness, resized, resolution, standardized, turned
+from pipeline.data.likeness import (
+    ALIGNED,
+    DETAIL,
+    WHOLE,
+    Likeness,
+    Window,
+    detail,
+    likeness,
+    resized,
+    resolution,
+    standardized,
+    turned,
+)
 from pipeline.data.scan import SIDE, Reader, grey
 
 COPY = 0.068  # pixels that are further apart are copies only if their detail says so
@@ -169,7 +181,7 @@ class Copies:
         self.pattern = self._pattern()
 
     def _pixels(self, row: int) -> np.ndarray:
-        image = grey(self.reader(self.paths[row], (DETAIL, DETAIL))).astype(np.float32)
+        image: np.ndarray = grey(self.reader(self.paths[row], (DETAIL, DETAIL))).astype(np.float32)
         most = 2 * DETAIL
         if max(image.shape) > most:
             size = min(image.shape[1], most), min(image.shape[0], most)
@@ -241,8 +253,8 @@ def is_copy(found: Likeness, detail: float, distance: float) -> bool:
         return True
     if found.fineness < ALIGNED:
         return False
-    if found.whole and found.distance <= 0.25 and nearer >= 1.6 and more >= 0:
-        return True
+    if found.distance <= 0.25 and nearer >= 1.6 and more >= 0:
+        return found.whole or (correlation >= 0.6 and found.area >= 0.7)
     if found.whole and found.distance <= 0.5 and correlation >= 0.6 and more >= 0.7:
         return nearer >= (0 if found.area >= 0.7 else 0.4)
     if found.distance <= 0.5 and correlation >= 0.7 and more >= 1 and found.area >= 0.7 and nearer >= 0.6:
