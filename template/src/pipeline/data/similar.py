@@ -130,7 +130,7 @@ def near_pairs(
             if both_ways and j < i:
                 continue
             products = views[i : i + block] @ whole[j : j + block].T
-            left, right = np.nonzero(products >= least)
+            left, right = np.divmod(np.flatnonzero(products >= least), products.shape[1])
             a, b = usable[i + left], usable[j + right]
             kept = a < b if both_ways else a != b
             kept[kept] = wanted(a[kept], b[kept])
