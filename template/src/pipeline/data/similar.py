@@ -204,10 +204,13 @@ class Copies:
         """Images at `RANKS` among those that look like that of a row, and how each is turned to do so."""
         place = self.place[row]
         scores = np.stack([views @ self.set.turned[0][place] for views in self.set.turned])
-        order = np.argsort(-scores.max(axis=0), kind="stable")
-        order = order[order != place]
-        ranks = sorted({min(rank, len(order) // 2) for rank in RANKS}) if len(order) else []
-        return [(int(self.rows[order[rank]]), int(scores[:, order[rank]].argmax())) for rank in ranks]
+        found = []
+        for turns in (1, len(TURNS)):  # the upright ones, and those that may be turned
+            order = np.argsort(-scores[:turns].max(axis=0), kind="stable")
+            order = order[order != place]
+            for other in order[sorted({min(rank, len(order) // 2) for rank in RANKS})] if len(order) else ():
+                found.append((int(self.rows[other]), int(scores[:turns, other].argmax())))
+        return found
 
     def find(self, near: Sequence[Near]) -> Iterator[tuple[int, int, float]]:
         """The near pairs that are copies, with the distance of their pixels."""
@@ -254,8 +257,8 @@ def is_copy(found: Likeness, detail: float, distance: float) -> bool:
     if found.fineness < ALIGNED:
         return False
     if found.distance <= 0.25 and nearer >= 1.6 and more >= 0:
-        return found.whole or (correlation >= 0.6 and found.area >= 0.7)
-    if found.whole and found.distance <= 0.5 and correlation >= 0.6 and more >= 0.7:
+        return correlation >= 0.5 if found.whole else correlation >= 0.6 and found.area >= 0.7
+    if found.whole and found.distance <= 0.5 and correlation >= 0.6 and more >= 0.85:
         return nearer >= (0 if found.area >= 0.7 else 0.4)
     if found.distance <= 0.5 and correlation >= 0.7 and more >= 1 and found.area >= 0.7 and nearer >= 0.6:
         return True
