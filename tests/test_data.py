@@ -396,7 +396,7 @@ def test_all_faults_are_found_at_once(house: Path) -> None:
         "note, copies with different labels: 1",
         "005, 006",
         "leaks, identical: 1",
-        "fold 0 and test",
+        "train and test",
     ):
         assert said in result.stdout, said
     assert result.stderr.count("\n") == 1

@@ -15,9 +15,10 @@ from projects import source
 sys.path.insert(0, str(source()))
 
 from pipeline.data.images import image
-from pipeline.data.leaks import TEST, LeakReport, find_leaks, write_leaks
+from pipeline.data.leaks import TEST, LeakReport, find_leaks, print_leaks, write_leaks
+from pipeline.data.likeness import pixel_distance
 from pipeline.data.scan import scan
-from pipeline.data.similar import COPY, near_pairs, pixel_distance
+from pipeline.data.similar import COPY, near_pairs
 from pipeline.tasks.image_level.demo import demo_images
 
 Change = Callable[[np.ndarray], np.ndarray]
@@ -163,24 +164,173 @@ def test_a_reader_that_fails_is_reported_not_raised(tmp_path: Path) -> None:
     assert "ZeroDivisionError: oh" in scan([tmp_path / "a.png"], reader)[0].fault
 
 
+def noisy(pixels: np.ndarray, noise: float, generator: np.random.Generator) -> np.ndarray:
+    return np.clip(np.rint(pixels + generator.normal(0, noise, pixels.shape)), 0, 255).astype(np.uint8)
+
+
+def half_ellipse(generator: np.random.Generator, noise: float = 8) -> np.ndarray:
+    """One bright half-ellipse on dark, as a medical set has in all its images."""
+    down, right = np.mgrid[:128, :128] / 128
+    x, y = 0.5 + generator.normal(0, 0.02, 2)
+    a, b = generator.normal((0.3, 0.38), 0.02)
+    inside = (((right - x) / a) ** 2 + ((down - y) / b) ** 2 < 1) & (down < y + 0.1)
+    return noisy(20 + 150 * inside * generator.normal(1, 0.05), noise, generator)
+
+
+def form(generator: np.random.Generator) -> np.ndarray:
+    """The same printed form, filled in differently."""
+    page = np.full((240, 200), 245, np.uint8)
+    for line in range(7):
+        cv2.rectangle(page, (10, 10 + line * 31), (190, 34 + line * 31), 110, 1)
+        cv2.putText(page, "Field", (14, 28 + line * 31), 0, 0.4, 60, 1, cv2.LINE_AA)
+        text = "".join(generator.choice(list("0123456789ABCDEF"), 9))
+        cv2.putText(page, text, (70, 28 + line * 31), 0, 0.45, 20, 1, cv2.LINE_AA)
+    return page
+
+
+def cells(generator: np.random.Generator) -> np.ndarray:
+    """A few blobs on dark."""
+    field = np.full((128, 128), 30, np.float32)
+    for x, y in generator.integers(15, 113, (int(generator.integers(3, 7)), 2)).tolist():
+        cv2.circle(field, (x, y), int(generator.integers(6, 10)), 150, -1, cv2.LINE_AA)
+    return noisy(cv2.GaussianBlur(field, (0, 0), 1.5), 5, generator)
+
+
+def scene(generator: np.random.Generator) -> np.ndarray:
+    """Overlapping discs of many sizes and colours."""
+    height, width = generator.integers(160, 260, 2).tolist()
+    pixels = np.zeros((height, width, 3), np.float32) + generator.random(3) * 255
+    for _ in range(80):
+        x, y = (generator.random(2) * (width, height)).astype(int).tolist()
+        cv2.circle(
+            pixels, (x, y), int(3 + min(60, generator.pareto(1.3) * 5)), (generator.random(3) * 255).tolist(), -1
+        )
+    return noisy(cv2.GaussianBlur(pixels, (0, 0), 1), 2, generator)
+
+
+ALIKE: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
+    "half-ellipses": half_ellipse,
+    "half-ellipses without noise": lambda generator: half_ellipse(generator, 0),
+    "forms": form,
+    "cells": cells,
+}
+FLIPS: dict[str, Change] = {
+    "mirrored": lambda pixels: pixels[:, ::-1],
+    "upside down": lambda pixels: pixels[::-1],
+    "turned": np.rot90,
+    "mirrored, jpeg": lambda pixels: jpeg(np.ascontiguousarray(pixels[:, ::-1])),
+}
+
+
+def crop(share: float, top: float, left: float) -> Change:
+    """A part of `share` of both sides, with `top` and `left` of what is cut off above and left of it."""
+
+    def cut(pixels: np.ndarray) -> np.ndarray:
+        height, width = pixels.shape[:2]
+        tall, wide = round(height * share), round(width * share)
+        y, x = round((height - tall) * top), round((width - wide) * left)
+        return pixels[y : y + tall, x : x + wide]
+
+    return cut
+
+
+CROPS: dict[str, Change] = {
+    "0.95": crop(0.95, 0, 1),
+    "0.9": crop(0.9, 0.5, 0.3),
+    "0.8": crop(0.8, 1, 0.5),
+    "0.9, jpeg": lambda pixels: jpeg(np.ascontiguousarray(crop(0.9, 1, 1)(pixels))),
+    "0.9, mirrored": lambda pixels: crop(0.9, 0.2, 0.8)(pixels)[:, ::-1],
+}
+
+
+def caption(pixels: np.ndarray) -> np.ndarray:
+    return cv2.putText(pixels.copy(), "(c) photo", (10, len(pixels) - 15), 0, 0.5, (255,) * 3, 1, cv2.LINE_AA)
+
+
+@pytest.mark.parametrize("name", list(ALIKE))
+def test_structure_alike_is_no_copy(name: str, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    pictures = [ALIKE[name](generator) for _ in range(60)]
+    assert report(tmp_path, pd.DataFrame({"fold": range(60)}), pictures).pairs.empty
+
+
+@pytest.mark.parametrize("name", list(ALIKE))
+def test_copies_among_images_that_are_alike(name: str, tmp_path: Path) -> None:
+    """Those that show the whole image; a form of another size is too much like the others."""
+    generator = np.random.default_rng(0)
+    pictures = [ALIKE[name](generator) for _ in range(60)]
+    changes = {"jpeg": jpeg, "paler": COPIES["paler"]}
+    changes |= {name: FLIPS[name] for name in ("mirrored", "upside down")}
+    changes |= {} if name == "forms" else {"0.7": COPIES["0.7"], "double": COPIES["double"]}
+    planted = [change(pictures[7 * place]) for place, change in enumerate(changes.values())]
+    pairs = report(tmp_path, pd.DataFrame({"fold": range(60 + len(planted))}), [*pictures, *planted]).pairs
+    found = set(zip(pairs["id_a"], pairs["id_b"], strict=True))
+    assert found == {(f"i{7 * place}", f"i{60 + place}") for place in range(len(planted))}
+
+
+def test_flips_crops_and_captions_of_scenes(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    pictures = [scene(generator) for _ in range(40)]
+    changes = {**COPIES, **FLIPS, **CROPS, "caption": caption}
+    planted = [change(pictures[place]) for place, change in enumerate(changes.values())]
+    pairs = report(tmp_path, pd.DataFrame({"fold": range(40 + len(planted))}), [*pictures, *planted]).pairs
+    found = set(zip(pairs["id_a"], pairs["id_b"], strict=True))
+    assert found == {(f"i{place}", f"i{40 + place}") for place in range(len(planted))}
+
+
+def said(found: LeakReport, capsys: pytest.CaptureFixture[str]) -> str:
+    print_leaks(found)
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_no_leaks_is_said_of_what_was_compared(
+    digits: list[np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folds = said(report(tmp_path, pd.DataFrame({"fold": [0, 1, 2, TEST], "group": list("abcd")}), digits[:4]), capsys)
+    assert "no leaks among 4 rows" in folds
+    for compared in ("groups across folds", "copies of them across folds", "copies of them across train and test"):
+        assert compared in folds
+    assert "not compared" not in folds
+    unfolded = said(report(tmp_path, pd.DataFrame({"fold": [0, 0, TEST]}), digits[:3]), capsys)
+    assert "no leaks among 3 rows" in unfolded and "across folds" not in unfolded
+    assert "not compared: folds (none yet), groups (no group column)" in unfolded
+    nothing = said(report(tmp_path, pd.DataFrame({"fold": [0, 0]}), digits[:2]), capsys)
+    assert "no leaks" not in nothing and "nothing could be compared" in nothing
+    assert "train and test (no test rows)" in nothing
+
+
+def test_no_leaks_is_not_said_of_unreadable_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["a.png", "b.png"]
+    rows = pd.DataFrame({"id": names, "image": names, "fold": [0, 1]})
+    looks = scan([tmp_path / name for name in names], image)
+    text = said(find_leaks(rows, looks, tmp_path, image), capsys)
+    assert "no leaks" not in text and "2 images (unreadable)" in text
+
+
+def test_before_there_are_folds_a_training_row_is_in_none(
+    digits: list[np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = report(tmp_path, pd.DataFrame({"fold": [0, TEST]}), [digits[0], digits[0]]).pairs
+    assert pairs["where"].tolist() == ["train and test"]
+
+
 def test_blocks_find_what_one_block_finds(monkeypatch: pytest.MonkeyPatch) -> None:
-    vectors = np.random.default_rng(0).normal(size=(500, 6)).astype(np.float32)
+    few = np.random.default_rng(0).normal(size=(500, 6))
+    vectors = (few @ np.random.default_rng(1).normal(size=(6, 256))).astype(np.float32)
     vectors -= vectors.mean(axis=1, keepdims=True)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
 
     def everything(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return np.ones(len(a), bool)
 
+    monkeypatch.setitem(near_pairs.__globals__, "LIKELY", 0.9)
     whole, incomplete = near_pairs(vectors, everything, block=1000)
     blocks, _ = near_pairs(vectors, everything, block=64)
     assert whole and not incomplete
-    assert {pair[:2] for pair in whole} == {pair[:2] for pair in blocks}
-    monkeypatch.setattr("pipeline.data.similar.MOST_PAIRS", 10)
+    assert {(pair.first, pair.second) for pair in whole} == {(pair.first, pair.second) for pair in blocks}
     monkeypatch.setitem(near_pairs.__globals__, "MOST_PAIRS", 10)
-    nearest, incomplete = near_pairs(vectors, everything, block=64)
-    assert incomplete and {pair[:2] for pair in nearest} == {
-        pair[:2] for pair in sorted(whole, key=lambda p: p[2])[:10]
-    }
+    likeliest, incomplete = near_pairs(vectors, everything, block=64)
+    assert incomplete and likeliest == whole[:10]
 
 
 def test_the_report_is_a_file_only_if_there_is_something_to_say(digits: list[np.ndarray], tmp_path: Path) -> None:

@@ -11,9 +11,10 @@ import pandas as pd
 from pipeline.data.contract import only_fold
 from pipeline.data.reading import Reader, Rows, row_reader
 from pipeline.data.scan import Look
-from pipeline.data.similar import MOST_PAIRS, copies, near_pairs
+from pipeline.data.similar import Copies, near_pairs
+from pipeline.errors import listed
 from pipeline.files import atomic
-from pipeline.keys import ROW_FOLD, ROW_GROUP, ROW_ID, ROW_IMAGE, ROW_SOURCE
+from pipeline.keys import ROW_FOLD, ROW_GROUP, ROW_ID, ROW_IMAGE, ROW_SOURCE, SOURCE_COMPETITION
 from pipeline.terminal import console, table
 
 TEST, TRAIN_ONLY = -2, -1  # where a row is used, if not in a fold
@@ -29,13 +30,17 @@ class LeakReport:
         pairs: a table with the columns of `COLUMNS`; `kind` is `group`, `identical` or `similar`.
         rows: how many rows were compared.
         seconds: how long it took.
-        incomplete: whether so many pairs look alike that only the nearest ones were looked at closely.
+        incomplete: whether so many pairs look alike that only the likeliest ones were looked at closely.
+        compared: what was looked at, in words.
+        not_compared: what could not be, and why.
     """
 
     pairs: pd.DataFrame
     rows: int
     seconds: float
     incomplete: bool = False
+    compared: tuple[str, ...] = ()
+    not_compared: tuple[str, ...] = ()
 
 
 class Sides:
@@ -46,6 +51,8 @@ class Sides:
         self.only = only_fold(rows).to_numpy()
         self.image = pd.factorize(rows[ROW_IMAGE])[0]
         self.source = rows[ROW_SOURCE].astype(str).to_numpy() if ROW_SOURCE in rows else np.full(len(rows), "")
+        held_out = (self.side == TRAIN_ONLY) & (self.source == SOURCE_COMPETITION)
+        self.has_folds = bool((self.side > 0).any() or held_out.any())  # before there are any, all rows lie in fold 0
 
     def leaks(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """bool: whether the rows at positions `a` and `b` may leak into each other; the arrays broadcast.
@@ -70,7 +77,21 @@ class Sides:
     def name(self, row: int) -> str:
         """Where a row is used, in words."""
         side = self.side[row]
-        return "test" if side == TEST else f"fold {side}" if side >= 0 else f"{self.source[row]} (trains only)"
+        if side >= 0:
+            return f"fold {side}" if self.has_folds else "train"
+        return "test" if side == TEST else f"{self.source[row]} (trains only)"
+
+    def meetings(self, members: np.ndarray) -> list[str]:
+        """Between which sides rows at these positions (bool) are compared, in words."""
+        side = self.side[members]
+        scored, extra, test = (side >= 0).any(), (side == TRAIN_ONLY).any(), (side == TEST).any()
+        across = len(np.unique(side[side >= 0])) > 1
+        found = [
+            (across, "across folds"),
+            (extra and scored, "between rows that only train and the others"),
+            (test and (scored or extra), "across train and test"),
+        ]
+        return [words for is_compared, words in found if is_compared]
 
 
 def all_rows(train: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
@@ -95,15 +116,43 @@ def find_leaks(rows: pd.DataFrame, looks: Sequence[Look], data: Path, reader: Re
     digests = pd.Series([seen.digest or None for seen in looks], index=rows.index, dtype="str")
     found += [("identical", a, b, 0.0) for a, b in _same(digests, sides)]
     files = digests.to_numpy(object)
-    near, incomplete = near_pairs(
-        np.stack([seen.thumbnail for seen in looks]) if looks else np.zeros((0, 1), np.float32),
-        lambda a, b: (files[a] != files[b]) & sides.leaks(a, b),
-    )
-    paths, cells, read = [data / path for path in rows[ROW_IMAGE]], Rows(rows, reader), row_reader(reader)
-    pairs_alike = copies(near, range(len(rows)), lambda row, size: read(paths[row], size, cells[row]))
-    found += [("similar", a, b, distance) for a, b, distance in pairs_alike]
+    thumbnails = np.stack([seen.thumbnail for seen in looks]) if looks else np.zeros((0, 1), np.float32)
+    near, incomplete = near_pairs(thumbnails, lambda a, b: (files[a] != files[b]) & sides.leaks(a, b))
+    if near:
+        paths, cells, read = [data / path for path in rows[ROW_IMAGE]], Rows(rows, reader), row_reader(reader)
+        copies = Copies(thumbnails, lambda row, size: read(paths[row], size, cells[row]))
+        found += [("similar", a, b, distance) for a, b, distance in copies.find(near)]
     pairs = pd.DataFrame([_described(rows, sides, *entry) for entry in found], columns=list(COLUMNS))
-    return LeakReport(pairs, len(rows), time.perf_counter() - began, incomplete)
+    return LeakReport(pairs, len(rows), time.perf_counter() - began, incomplete, *_comparisons(rows, sides, looks))
+
+
+def _comparisons(rows: pd.DataFrame, sides: Sides, looks: Sequence[Look]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What was compared, and what could not be, in words."""
+    compared, missing = [], []
+    trains = sides.side != TEST
+    if not sides.has_folds:
+        missing.append("folds (none yet)")
+    if not (sides.side == TEST).any():
+        missing.append("train and test (no test rows)")
+    if not trains.any():
+        missing.append("train and test (no training rows)")
+    if ROW_GROUP not in rows:
+        missing.append("groups (no group column)")
+    else:
+        groups = sides.meetings(trains & rows[ROW_GROUP].notna().to_numpy())
+        compared += [f"groups {words}" for words in groups]
+        empty = int(rows[ROW_GROUP].isna().to_numpy()[trains].sum())
+        if empty:
+            missing.append(f"groups of {empty} rows (empty)")
+    unread = np.array([bool(seen.fault) for seen in looks], bool)
+    plain = np.array([not seen.thumbnail.any() for seen in looks], bool) & ~unread
+    meetings = sides.meetings(~unread) if len(looks) else []
+    compared += [f"images and copies of them {words}" for words in meetings]
+    if unread.any():
+        missing.append(f"{int(unread.sum())} images (unreadable)")
+    if plain.any():
+        missing.append(f"copies of {int(plain.sum())} images (without contrast)")
+    return tuple(compared), tuple(missing)
 
 
 def _described(rows: pd.DataFrame, sides: Sides, kind: str, a: int, b: int, distance: float) -> tuple[object, ...]:
@@ -128,12 +177,12 @@ def _same(values: pd.Series, sides: Sides) -> list[tuple[int, int]]:
 
 
 def print_leaks(report: LeakReport, most: int = 20) -> None:
-    """Print the leaks, at most `most` of each kind, or one line that says there are none."""
+    """Print the leaks, at most `most` of each kind, or one line that says what was compared."""
     out = console()
-    if report.pairs.empty:
-        out.print(
-            f"no leaks among {report.rows} rows: no group, no image and no copy of one across folds or train/test"
-        )
+    if report.pairs.empty and report.compared:
+        out.print(f"no leaks among {report.rows} rows; compared: {listed(report.compared, len(report.compared))}")
+    elif report.pairs.empty:
+        out.print(f"nothing could be compared among {report.rows} rows, so nothing is known about what leaks")
     for kind, pairs in report.pairs.groupby("kind", sort=False):
         shown = pairs.sort_values("distance").head(most)
         lines = [(row.where, row.id_a, row.id_b, row.distance) for row in shown.itertuples()]
@@ -141,7 +190,9 @@ def print_leaks(report: LeakReport, most: int = 20) -> None:
         out.print(f"leaks, {kind}: {len(pairs)} pairs{rest}")
         table("", ("where", "id", "id", "distance"), lines)
     if report.incomplete:
-        out.print(f"too many images look alike: only the {MOST_PAIRS} nearest pairs were compared pixel by pixel")
+        out.print("many images look alike: only the likeliest pairs were compared pixel by pixel")
+    if report.not_compared:
+        out.print(f"not compared: {listed(report.not_compared, len(report.not_compared))}")
 
 
 def write_leaks(report: LeakReport, path: Path) -> bool:
