@@ -17,8 +17,9 @@ sys.path.insert(0, str(source()))
 from pipeline.data.images import image
 from pipeline.data.leaks import TEST, LeakReport, find_leaks, print_leaks, write_leaks
 from pipeline.data.likeness import pixel_distance
+from pipeline.data.near_pairs import near_pairs
 from pipeline.data.scan import scan
-from pipeline.data.similar import COPY, near_pairs
+from pipeline.data.similar import COPY
 from pipeline.tasks.image_level.demo import demo_images
 
 Change = Callable[[np.ndarray], np.ndarray]

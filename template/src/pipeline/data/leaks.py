@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 
 from pipeline.data.contract import only_fold
+from pipeline.data.near_pairs import near_pairs
 from pipeline.data.reading import Reader, Rows, row_reader
 from pipeline.data.scan import Look
-from pipeline.data.similar import Copies, near_pairs
+from pipeline.data.similar import Copies
 from pipeline.errors import listed
 from pipeline.files import atomic
 from pipeline.keys import ROW_FOLD, ROW_GROUP, ROW_ID, ROW_IMAGE, ROW_SOURCE, SOURCE_COMPETITION
