@@ -7,11 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipeline.errors import UserError, listed, nearest
+from pipeline.errors import UserError, nearest
 from pipeline.keys import (
-    ROW_GROUP,
-    ROW_ID,
-    ROW_IMAGE,
     ROW_SOURCE,
     ROW_WEIGHT,
     SOURCE_COMPETITION,
@@ -140,9 +137,11 @@ class Competition:
     def train_rows(self, data: Path) -> "pd.DataFrame":
         """Rows of the training table: `id` (str, unique), `image` (path below `data`), the truth, and where they exist
         `prediction_id`, `group`, `source`, `weight` and `only_fold`."""
+        from pipeline.rows import checked, require_groups
+
         self.require_settings()
         rows = self.part("tables", "train_rows")(self.trained_with or self.settings, data)
-        rows = _checked(rows, self.settings.train_csv, self.settings)
+        rows = checked(rows, self.settings.train_csv, self.settings)
         if rows.empty:
             raise UserError(f"{self.settings.train_csv} has no rows; download the data again")
         require_groups(rows, self.settings)
@@ -155,7 +154,9 @@ class Competition:
 
     def test_rows(self, data: Path) -> "pd.DataFrame":
         """Rows to predict: `id` and `image`. An empty table is legal (a code competition hides them)."""
-        rows = _checked(self.part("tables", "test_rows")(self.settings, data), self.settings.test_csv, self.settings)
+        from pipeline.rows import checked
+
+        rows = checked(self.part("tables", "test_rows")(self.settings, data), self.settings.test_csv, self.settings)
         return with_predictions(rows)
 
     def heads(self, classes: Mapping[str, Sequence[str]]) -> tuple[Head, ...]:
@@ -206,58 +207,6 @@ class Competition:
             return self.parts[name]
         part: Callable[..., Any] = load(f"{self.package}.{name}", f"src/{self.package}/{module}.py")
         return part
-
-
-def require_row_columns(rows: "pd.DataFrame", table: str, settings: Settings) -> None:
-    """Raise a `UserError` for the first column that rows lack: id, image, side columns."""
-    for column in (ROW_ID, ROW_IMAGE):
-        if column not in rows:
-            raise UserError(f"tables.py returned rows of {table} without the column '{column}'; add it")
-    for column in settings.side_columns:
-        if column not in rows:
-            raise UserError(
-                f"the rows of {table} have no side column '{column}'; add it in src/competition/tables.py, "
-                "or take it out of side_columns in competition.yaml"
-            )
-
-
-def require_groups(rows: "pd.DataFrame", settings: Settings) -> None:
-    """Raise a `UserError` where training rows lack the groups that competition.yaml names: folds would leak."""
-    if settings.group_column and ROW_GROUP not in rows:
-        raise UserError(
-            f"the rows of {settings.train_csv} have no column '{ROW_GROUP}', and competition.yaml names "
-            f"'{settings.group_column}' as group_column; make that column in src/competition/tables.py before its "
-            "rows are made, or empty group_column"
-        )
-
-
-def received(rows: Any, table: str, settings: Settings) -> "pd.DataFrame":
-    """What `tables.py` returned, as the pipeline reads it: its columns are there, and names and truth are text.
-
-    Raises:
-        UserError: it is no table, lacks a column, or holds cells that name nothing; see `cells.plain_rows`.
-    """
-    import pandas as pd
-
-    from pipeline.cells import plain_rows
-
-    if not isinstance(rows, pd.DataFrame):
-        raise UserError(
-            f"tables.py returned {type(rows).__name__} for the rows of {table}; return a DataFrame (is there a return?)"
-        )
-    require_row_columns(rows, table, settings)
-    return plain_rows(rows.reset_index(drop=True), table, [*settings.target_columns, *settings.side_columns])
-
-
-def _checked(rows: Any, table: str, settings: Settings) -> "pd.DataFrame":
-    rows = received(rows, table, settings)
-    twice = rows[ROW_ID][rows[ROW_ID].duplicated()]
-    if len(twice):
-        raise UserError(
-            f"{table}: {twice.nunique()} ids stand more than once ({listed(twice.unique())}); "
-            "an id must name one row: choose another id_column in competition.yaml, or drop the copies in tables.py"
-        )
-    return rows
 
 
 def metric_values(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.competition import Competition, Head, received, require_groups
+from pipeline.competition import Competition, Head
 from pipeline.data.content import content_faults, data_statistics
 from pipeline.data.csv_faults import csv_faults
 from pipeline.data.faults import Fault, copy_faults, image_count_faults, image_faults, number_faults, target_faults
@@ -31,6 +31,7 @@ from pipeline.files import read_json
 from pipeline.keys import ROW_FOLD, ROW_GROUP, ROW_ID, ROW_IMAGE, ROW_SOURCE, SOURCE_COMPETITION
 from pipeline.prediction_ids import by_prediction, with_predictions
 from pipeline.project import Project
+from pipeline.rows import received, require_groups
 from pipeline.settings import Settings
 from pipeline.terminal import console, table
 

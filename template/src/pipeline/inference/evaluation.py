@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.competition import Competition, Metric, metric_values
-from pipeline.data.folds import load_folds, split
+from pipeline.data.folds import load_folds
 from pipeline.errors import UserError, listed
 from pipeline.files import file_of, read_json, save_figure, write_json
+from pipeline.inference.constants import constant_scores
 from pipeline.inference.earlier import HELD_OUT, with_earlier
 from pipeline.inference.predict import FINISHED, TrainedRun, write_predictions
 from pipeline.inference.suspects import FILE as SUSPECTS
@@ -20,7 +21,6 @@ from pipeline.inference.thresholds import METRIC_CODE, SCORES, Tuned, metric_cod
 from pipeline.keys import ROW_FOLD, ROW_ID
 from pipeline.prediction_ids import by_prediction
 from pipeline.project import Project
-from pipeline.tasks import Task
 from pipeline.terminal import table
 
 if TYPE_CHECKING:
@@ -140,36 +140,6 @@ def evaluate(run: TrainedRun, rows: "pd.DataFrame", folds: Sequence[str]) -> Eva
     overall = metric_values(metrics, truth, predictions, heads)
     tuned = tune(run.task, metrics, truth, predictions, fold_of, by_fold)
     return Evaluation(metrics, by_fold, overall, constants, truth, predictions, tuned)
-
-
-def constant_scores(task: Task, rows: "pd.DataFrame", folds: Sequence[str]) -> dict[str, dict[str, float]]:
-    """What predictions score that are the same for every row: mean over the folds, by name and metric.
-
-    They are made from the rows that train a fold and scored on those that it holds out. All rows at once would not do:
-    the folds' constants differ, and a ranking of rows would read the fold from them. Where a model is tuned, so is its
-    constant, with the name `NAME, tuned`: its thresholds are those that score best on the rows of the other folds.
-    """
-    metrics = task.competition.metrics()
-    scores: dict[str, list[dict[str, float]]] = {}
-    for fold in folds:
-        trains, held_out = split(rows, fold)
-        others = rows[rows[ROW_FOLD].astype(str).isin(set(folds) - {fold})]
-        truth = task.truth(held_out)
-        constants = task.constants(trains, held_out)
-        for name, constant in constants.items():
-            scores.setdefault(name, []).append(metric_values(metrics, truth, constant.loc[truth.index], task.heads))
-        if len(folds) > 1 and len(constants) == 1:  # several are what thresholds could make of one, as empty and full
-            [(name, constant)] = constants.items()
-            known = task.truth(others)
-            if (tuner := task.tuner(known, task.constants(trains, others)[name].loc[known.index], metrics[0])) is None:
-                continue
-            heads = tuner(np.ones(len(known), bool)).heads
-            found = metric_values(metrics, truth, constant.loc[truth.index], heads)
-            scores.setdefault(f"{name}, tuned", []).append(found)
-    return {
-        name: {metric.name: float(np.mean([each[metric.name] for each in values])) for metric in metrics}
-        for name, values in scores.items()
-    }
 
 
 def evaluate_run(project: Project, competition: Competition, folder: Path, data: Path, fold: str | None) -> None:

@@ -176,7 +176,7 @@ def train_unfinished(
     except BaseException as error:
         try:
             if isinstance(error, Exception) and not isinstance(error, Interrupted):
-                loop.save_if_whole()
+                save_if_whole(loop)
             loop.callbacks.on_exception(loop, error)
         finally:
             loop.tracker.finish(succeeded=False)
@@ -186,6 +186,13 @@ def train_unfinished(
     loop.tracker.finish(succeeded=True)
     if processes.highest(int(loop.signals.leave)):  # asked for while the fold was being finished
         raise Interrupted(f"fold {fold} is finished; the same command goes on with what is left")
+
+
+def save_if_whole(loop: FoldLoop) -> None:
+    """Save what is trained where something else than a step has failed."""
+    if loop.is_whole and loop.processes.is_main:
+        loop.save()
+        print(f"fold {loop.fold} is saved at epoch {loop.progress.epoch + 1}, batch {loop.progress.batch}")
 
 
 def print_contract(setup: Setup, loop: FoldLoop) -> None:

@@ -36,7 +36,7 @@ from pipeline.training.checkpoints import CheckpointStore
 from pipeline.training.freezing import freeze
 from pipeline.training.held_out import HeldOut, Monitor
 from pipeline.training.optimizer import clip_gradients, set_learning_rate
-from pipeline.training.schedules import AdaptiveFactor, Factor, Plateau
+from pipeline.training.schedules import AdaptiveFactor, Factor, observe
 from pipeline.training.seeds import seed_everything
 from pipeline.training.signals import LeaveOnSignals
 from pipeline.training.stages import TrainStages
@@ -102,7 +102,7 @@ class FoldLoop:
         self.valid_raw: HeldOut | None = None  # the same with the raw weights, where their moving average counts
         self._whole: Batch = {}  # the batch of all processes
         self._saved_at = self._stage_began = time.monotonic()
-        self._is_whole = False  # between two optimiser steps of this process, with nothing half done
+        self.is_whole = False  # between two optimiser steps of this process, with nothing half done
         self.signals = LeaveOnSignals()
 
     @property
@@ -131,7 +131,7 @@ class FoldLoop:
         self.callbacks.on_epoch_start(self, "train")
 
     def train_batch(self, batch: Batch) -> Tensor:
-        self._is_whole = False
+        self.is_whole = False
         self._show_batch("train", batch)
         result = self.run_step("train", batch)
         whole = self.processes.gather(result, len(batch[INPUT_ID]))
@@ -158,7 +158,7 @@ class FoldLoop:
         self.progress.batch += 1
         if not is_whole or self.progress.batch == self.batches_per_epoch:
             return  # gradients of half a window are not saved; the end of the epoch saves by itself
-        self._is_whole = True
+        self.is_whole = True
         is_time = time.monotonic() - self._saved_at > 60 * self.config.checkpoints.save_minutes
         if self.processes.highest(int(is_time or self.signals.leave)):
             self.save()
@@ -190,9 +190,7 @@ class FoldLoop:
         if self.processes.is_main:
             self.checkpoints.offer(self.averages.scored(self.model), epoch, score, self._raw(), loss)
         if isinstance(self.factor, AdaptiveFactor):
-            if isinstance(self.factor, Plateau):
-                self.factor.loss = loss
-            self.factor.observe(*self.monitor.observed(results[-1]))
+            observe(self.factor, *self.monitor.observed(results[-1]), loss)
             set_learning_rate(self.optimizer, self.factor(self.progress.step))
         self.valid = self.valid_raw = None
         self.progress.epoch, self.progress.batch = epoch + 1, 0
@@ -206,12 +204,6 @@ class FoldLoop:
         if self.processes.is_main:
             self.checkpoints.save_state(loop_state(self))
         self._saved_at = time.monotonic()
-
-    def save_if_whole(self) -> None:
-        """Save what is trained where something else than a step has failed."""
-        if self._is_whole and self.processes.is_main:
-            self.save()
-            print(f"fold {self.fold} is saved at epoch {self.progress.epoch + 1}, batch {self.progress.batch}")
 
     def watch_signals(self) -> None:
         self.signals.watch()

@@ -177,6 +177,13 @@ class Plateau:
         return self.scheduler
 
 
+def observe(factor: AdaptiveFactor, score: float, greater_is_better: bool, loss: float) -> None:
+    """Tell a schedule what an epoch came to; `loss` is the one beside the score."""
+    if isinstance(factor, Plateau):
+        factor.loss = loss
+    factor.observe(score, greater_is_better)
+
+
 def _after_warmup(steps: int, warmup_steps: int, shape: Callable[[float], float]) -> Factor:
     """Linear from zero, which step -1 would be at, to 1; then `shape` of the share of the rest that is done."""
 
