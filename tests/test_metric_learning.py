@@ -344,7 +344,7 @@ def test_folds_of_the_other_form_are_refused() -> None:
     split = of_images.assign(fold=of_images["fold"].map({0: 0}).fillna(-1).astype("int64"))  # a given validation split
     images.check_folds(split, "folds/folds.csv")
     with pytest.raises(UserError, match=lost.replace("24 ", r"\d+ ")):
-        whole.check_folds(split, "folds/folds.csv")
+        whole.check_folds(split, "folds/ten.csv")
 
 
 def test_groups_stay_together_and_make_identities_stand_alone() -> None:

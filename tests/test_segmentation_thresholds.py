@@ -9,10 +9,12 @@ import pytest
 
 from segmentation_tables import blob, tables  # isort: skip
 
-from pipeline.competition import Head, Metric
+from pipeline.competition import Competition, Head, Metric
 from pipeline.tasks.segmentation import thresholds as module
 from pipeline.tasks.segmentation.metrics import find_metric
+from pipeline.tasks.segmentation.task import SegmentationTask
 from pipeline.tasks.segmentation.thresholds import Tuning, tuned
+from pipeline.training.held_out import quickly_tuned
 
 ONE = Head("mask", "mask", ("a",))
 TWO = Head("mask", "mask", ("a", "b"))
@@ -116,11 +118,7 @@ def test_any_subset_of_the_rows_is_tuned_from_the_same_counts(monkeypatch: pytes
 
 def test_in_every_epoch_thresholds_alone_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing reaches one half in these maps, and a model is not to be judged by that."""
-    from pipeline.competition import Competition
-    from pipeline.tasks import task_for
-    from pipeline.training.held_out import quickly_tuned
-
-    both, task = planted(cut=60), task_for(Competition(None), [ONE])
+    both, task = planted(cut=60), SegmentationTask(Competition(None), [ONE])
     [head] = quickly_tuned(task, DICE, *both).heads
     assert head.thresholds[0] == pytest.approx(0.3, abs=0.06) and head.thresholds[1:] == (0, 0.5)
     assert score(both, ONE, head.thresholds) > score(both, ONE, ())
