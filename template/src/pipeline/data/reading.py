@@ -7,6 +7,7 @@ slice of a stack, a record of a table, a part of a large file. Then rows of one 
 import hashlib
 import inspect
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ NO_ROW: Row = {}
 POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
-class RowReader:
+class RowReader(ABC):
     """Any reader, called as `(path, size, row)`.
 
     Attributes:
@@ -35,8 +36,9 @@ class RowReader:
 
     takes_row: bool
 
+    @abstractmethod
     def __call__(self, path: Path, size: Size | None, row: Row = NO_ROW) -> np.ndarray:
-        raise NotImplementedError
+        """The image (H, W, C) at a path, or of a row."""
 
 
 @dataclass(frozen=True)
