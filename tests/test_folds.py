@@ -187,17 +187,17 @@ def test_the_table_of_folds_shows_classes() -> None:
     counts = rows.groupby(["fold", "label"]).size()
     said = fold_columns(table, ClassLabels(["label"]))
     assert said == {
-        "label": [", ".join(f"c{label} {counts[fold, f'c{label}']}" for label in range(4)) for fold in range(2)]
+        "label": [", ".join(f"c{label}: {counts[fold, f'c{label}']}" for label in range(4)) for fold in range(2)]
     }
     many = rows.assign(label=[f"w{row // 3:03}" for row in range(300)])
     many.loc[many["fold"].eq(1).idxmax(), "label"] = "alone"
     said = fold_columns(replace(table, rows=many), ClassLabels(["label"]))
-    assert said["label"][0] == "100 of 101 classes, rarest w001 1"
+    assert said["label"][0] == "100 of 101 classes, the rarest w001: 1"
     assert said["label: only here"] == ["1 (w000)", "1 (alone)"]
     flags = rows.assign(cat=["1", "0", "0"] * 100, dog=["1.0"] + ["False"] * 299, label="3.5")
     flags.loc[1, "label"] = "-1"
     assert fold_columns(replace(table, rows=flags), Flags(["cat", "dog", "label"])) == {
-        "positives": ["cat 50, dog 1", "cat 50, dog 0"],
+        "positives": ["cat: 50, dog: 1", "cat: 50, dog: 0"],
         "label": ["mean 3.5, 3.5 to 3.5", "mean 3.47, -1 to 3.5"],
         "positives: only here": ["1 (dog)", ""],
     }

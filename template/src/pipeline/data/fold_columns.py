@@ -43,11 +43,11 @@ def _counts(rows: pd.DataFrame, labels: Labels, column: str, n_folds: int) -> pd
 def _told(counts: pd.DataFrame, what: str) -> list[str]:
     """How many rows each class has in a fold; of many classes, how many there are and how often the rarest is."""
     if len(counts) <= MOST_CLASSES:
-        return [", ".join(f"{name} {count}" for name, count in counts[fold].items()) for fold in counts]
+        return [", ".join(f"{name}: {count}" for name, count in counts[fold].items()) for fold in counts]
     cells = []
     for fold in counts:
         there = counts[fold][counts[fold] > 0]
-        rarest = f", rarest {there.idxmin()} {there.min()}" if len(there) else ""
+        rarest = f", the rarest {there.idxmin()}: {there.min()}" if len(there) else ""
         cells.append(f"{len(there)} of {len(counts)} {what}{rarest}")
     return cells
 
