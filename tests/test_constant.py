@@ -115,6 +115,21 @@ def test_a_constant_is_tuned_where_a_model_is() -> None:
     assert "constant, tuned" not in constant_scores(task, rows, ["1"]), "one fold has no others"
 
 
+def test_a_model_below_a_constant_is_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    from pipeline.inference.evaluation import Evaluation, print_scores
+    from pipeline.inference.thresholds import Tuned
+    from pipeline.project import Project
+    from pipeline.tasks.image_level.metrics import find_metric
+
+    empty, metric, folds = pd.DataFrame(), find_metric("f1_macro"), {"0": {"f1_macro": 0.0}, "1": {"f1_macro": 0.2}}
+    tuned = Tuned(None, {"0": {"f1_macro": 0.3}, "1": {"f1_macro": 0.4}}, 0.25, True)  # type: ignore[arg-type]
+    for constant, is_told in ((0.39, True), (0.34, False)):
+        constants = {"constant": {"f1_macro": 0.1}, "constant, tuned": {"f1_macro": constant}}
+        found = Evaluation([metric], folds, {}, constants, empty, empty, tuned)
+        print_scores(Project.at(tmp_path), tmp_path / "runs/one", found)
+        assert ("looks at no image scores 0.3900 in f1_macro, and 'one' 0.3500" in capsys.readouterr().out) is is_told
+
+
 def test_a_tuned_constant_of_sparse_labels_by_hand(renders: Renders) -> None:
     with imported(renders.shared({"task": "multilabel", "metric": "f1_micro"})):
         from competition import competition

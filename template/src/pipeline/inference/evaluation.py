@@ -61,6 +61,12 @@ class Evaluation:
             best = other if is_better or np.isnan(best[self.metric]) else best
         return best
 
+    @property
+    def decided(self) -> float:
+        """The mean over the folds in the leaderboard's metric, at the thresholds that submissions are decided by."""
+        folds = self.tuned.folds if self.tuned is not None and self.tuned.helps else self.folds
+        return float(np.mean([scores[self.metric] for scores in folds.values()]))
+
     def as_json(self) -> dict[str, object]:
         """What `cv.json` holds."""
         scores = [scores[self.metric] for scores in self.folds.values()]
@@ -214,6 +220,12 @@ def print_scores(project: Project, folder: Path, evaluation: Evaluation, written
         rows,
         footer=("all rows", *[evaluation.overall[name] for name in names]) if evaluation.overall else (),
     )
+    constant = evaluation.constant[evaluation.metric]
+    if evaluation.metrics[0].better(constant, evaluation.decided):
+        print(
+            f"note: what looks at no image scores {constant:.4f} in {evaluation.metric}, and '{folder.name}' "
+            f"{evaluation.decided:.4f}: it has learnt nothing that this metric rewards"
+        )
     if not evaluation.overall:
         print(
             f"these are the scores of the training, since '{folder.name}' kept no out-of-fold predictions "
