@@ -341,3 +341,14 @@ def test_the_report_is_a_file_only_if_there_is_something_to_say(digits: list[np.
     assert pd.read_csv(path).loc[0, ["kind", "id_a", "id_b"]].tolist() == ["identical", "i0", "i1"]
     assert not write_leaks(report(tmp_path, rows, digits[:2]), path)
     assert not path.exists()
+
+
+def test_of_many_images_crops_and_turns_are_not_looked_for_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.data import near_pairs as module
+
+    monkeypatch.setattr(module, "MOST_CROPPED", 10)
+    monkeypatch.setattr(module, "MOST_TURNED", 20)
+    by_count = {count: module.views_for(count) for count in (10, 11, 21)}
+    assert [len({turn for turn, _ in views}) for views in by_count.values()] == [8, 8, 2]
+    assert [all(window == (0, 0, 1, 1) for _, window in views) for views in by_count.values()] == [False, True, True]
+    assert [len(module.not_looked_for(count)) for count in by_count] == [0, 1, 2]

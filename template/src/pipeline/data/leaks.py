@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.data.contract import only_fold
-from pipeline.data.near_pairs import near_pairs
+from pipeline.data.near_pairs import near_pairs, not_looked_for
 from pipeline.data.reading import Reader, Rows, row_reader
 from pipeline.data.scan import Look
 from pipeline.data.similar import Copies
@@ -153,6 +153,7 @@ def _comparisons(rows: pd.DataFrame, sides: Sides, looks: Sequence[Look]) -> tup
         missing.append(f"{int(unread.sum())} images (unreadable)")
     if plain.any():
         missing.append(f"copies of {int(plain.sum())} images (without contrast)")
+    missing += not_looked_for(int((~unread & ~plain).sum()))
     return tuple(compared), tuple(missing)
 
 

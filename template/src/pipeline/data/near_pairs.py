@@ -9,12 +9,14 @@ import numpy as np
 
 from pipeline.data.likeness import WHOLE, Window, turned
 from pipeline.data.scan import SIDE
+from pipeline.terminal import progress
 
 LIKELY = 0.5  # least likeness of two thumbnails, from -1 to 1, that is worth a closer look
 MOST_PAIRS = 10_000  # no more pairs are looked at closely, and no more than `PAIRS_PER_IMAGE`: the likeliest ones
 PAIRS_PER_IMAGE = 5
 TURNS = range(8)
 COMPONENTS = 64
+MOST_CROPPED, MOST_TURNED = 10_000, 50_000  # images: the time grows with the square of their number
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,17 @@ def windows() -> Iterator[Window]:
             yield left, top, share, share
 
 
-VIEWS = [(turn, window) for turn in TURNS for window in windows() if window == WHOLE or turn < 2]
+def views_for(count: int) -> list[tuple[int, Window]]:
+    """How each of so many thumbnails is turned and cut before it is compared with all others."""
+    if count <= MOST_CROPPED:
+        return [(turn, window) for turn in TURNS for window in windows() if window == WHOLE or turn < 2]
+    return [(turn, WHOLE) for turn in (TURNS if count <= MOST_TURNED else TURNS[:2])]
+
+
+def not_looked_for(count: int) -> list[str]:
+    """The sorts of copies that are not looked for among so many images, since it would take too long."""
+    crops = [f"crops (of more than {MOST_CROPPED:,} images)"] if count > MOST_CROPPED else []
+    return crops + ([f"turned images (of more than {MOST_TURNED:,})"] if count > MOST_TURNED else [])
 
 
 class Thumbnails:
@@ -96,7 +108,8 @@ def near_pairs(
     set_ = Thumbnails(thumbnails[usable])
     most = min(MOST_PAIRS, max(500, PAIRS_PER_IMAGE * len(usable)))
     found, least, incomplete = np.zeros((4, 0)), LIKELY, False
-    for number, (turn, window) in enumerate(VIEWS):
+    chosen = views_for(len(usable))
+    for number, (turn, window) in enumerate(progress(chosen, "comparing thumbnails")):
         views, whole = set_.seen(turn, window), set_.turned[0]
         both_ways = window == WHOLE and turn not in (5, 6)  # the other two turns undo each other, not themselves
         for i, j in itertools.product(range(0, len(usable), block), repeat=2):
@@ -116,7 +129,7 @@ def near_pairs(
                     least = float(found[2, -1])
     found = _likeliest_views(found)
     incomplete = incomplete or found.shape[1] > most
-    return [Near(int(a), int(b), *VIEWS[int(view)]) for a, b, _, view in found[:, :most].T], incomplete
+    return [Near(int(a), int(b), *chosen[int(view)]) for a, b, _, view in found[:, :most].T], incomplete
 
 
 def usable_rows(thumbnails: np.ndarray) -> np.ndarray:

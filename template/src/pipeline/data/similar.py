@@ -28,6 +28,7 @@ from pipeline.data.likeness import (
 from pipeline.data.near_pairs import TURNS, Near, Thumbnails, usable_rows
 from pipeline.data.pixels import Size
 from pipeline.data.scan import grey
+from pipeline.terminal import progress
 
 COPY = 0.068  # pixels that are further apart are copies only if their detail says so
 RANKS = (12, 20, 30)  # places among the neighbours of an image, of those that it is compared with for what is usual
@@ -91,7 +92,8 @@ class Copies:
     def find(self, near: Sequence[Near]) -> Iterator[tuple[int, int, float]]:
         """The near pairs that are copies, with the distance of their pixels."""
         # In the order of the rows, so that an image is seldom read more than once.
-        for pair in sorted(near, key=lambda pair: (pair.first, pair.second)):
+        ordered = sorted(near, key=lambda pair: (pair.first, pair.second))
+        for pair in progress(ordered, "comparing images that look alike"):
             found = self._compare((pair.first, 0), (pair.second, 0), pair)
             if self._stands_out(pair, found):
                 yield min(pair.first, pair.second), max(pair.first, pair.second), found.distance
