@@ -1,15 +1,17 @@
 """`python -m benchmarks --quick`: it runs and writes what it promises. No time is asserted."""
 
+import itertools
 import json
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from engines import ENGINES
-from projects import ROOT
+from projects import ROOT, imported, source
 
 
 @pytest.mark.slow
@@ -97,3 +99,35 @@ def test_differences_of_two_versions_are_told(monkeypatch: pytest.MonkeyPatch) -
     same["submission"] = pd.DataFrame({"id": ["a", "b"]})
     told = dict(differences(one, same))
     assert "by at most 1e-09: loss" in told["metrics"] and "1 and 2 rows" in told["submission"]
+
+
+def test_copies_planted_in_a_drawn_set_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks.drawn_sets import SETS, as_uint8
+    from benchmarks.near_copies import MANIPULATIONS, measure
+
+    generator = np.random.default_rng(0)
+    images = list(SETS["half-ellipse-8"](generator))
+    planted = {name: MANIPULATIONS[name] for name in ("jpeg 50", "turn by 90")}
+    planted["another"] = lambda image, generator: as_uint8(255 * generator.random(image.shape))
+    with imported(source().parent):
+        found = measure(images, planted, 2, generator)
+        assert (found.drawn, found.false_alarms) == (60, 0)
+        assert found.recall == {"jpeg 50": 1, "turn by 90": 1, "another": 0}
+        copied = [*images, MANIPULATIONS["jpeg 70"](images[0], generator)]
+        assert measure(copied, {}, 0, generator).false_alarms == 1
+
+
+def test_drawn_sets_differ_and_manipulations_change_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks.drawn_sets import SETS
+    from benchmarks.near_copies import MANIPULATIONS
+
+    generator = np.random.default_rng(0)
+    for name, draw in SETS.items():
+        image, other = itertools.islice(draw(generator), 2)
+        assert not np.array_equal(image, other), name
+        for manipulation, manipulate in MANIPULATIONS.items():
+            copy = manipulate(image, generator)
+            assert (copy.dtype, copy.shape[2:]) == (np.uint8, image.shape[2:]), (name, manipulation)
+            assert not np.array_equal(copy, image), (name, manipulation)
