@@ -12,11 +12,12 @@ from projects import source
 
 sys.path.insert(0, str(source()))
 
+from pipeline.competition import Competition
 from pipeline.data.marker import DEMO_ANSWERS
 from pipeline.data.tables import read_table
 from pipeline.errors import UserError
 from pipeline.settings import Settings
-from pipeline.tasks.segmentation.demo import CLASSES, LARGE, write_demo
+from pipeline.tasks.segmentation.demo import CLASSES, LARGE, answer_rows, write_demo
 from pipeline.tasks.segmentation.forms import RunLengths
 from pipeline.tasks.segmentation.tables import mask_rows, rows_to_predict
 
@@ -55,6 +56,19 @@ def test_tables_and_images(demo: Path) -> None:
     assert (np.abs(1 - present.mean(axis=0) - 0.22) < 0.08).all() and 0.3 < present.all(axis=1).mean() < 0.8
     assert (~present.any(axis=1)).sum() >= 4
     assert not set(train["group"]) & set(read_table(demo / "test.csv")["writer"])
+
+
+def test_the_answers_of_a_trained_competition_are_those_of_its_test_rows(demo: Path) -> None:
+    """What forms weights goes by the settings of the run, and the answers do not."""
+    given = settings(group_column="writer")
+
+    def rows(asked: Settings, data: Path) -> pd.DataFrame:
+        return mask_rows(read_table(data / asked.train_csv), asked, FORM, CLASSES, data)
+
+    trained = Competition(given, parts={"tables:train_rows": rows}, trained_with=given)
+    answers = answer_rows(trained, demo, DEMO_ANSWERS)
+    assert answers["id"].tolist() == read_table(demo / "test.csv")["image_id"].tolist()
+    assert all(truth.present().any() or not truth.read().any() for truth in answers["mask"])
 
 
 def test_light_is_lighter_and_dark_is_darker_than_what_is_around(demo: Path) -> None:

@@ -61,7 +61,8 @@ def write_demo(settings: Settings, data: Path) -> str:
 def answer_rows(competition: Competition, data: Path, name: str) -> pd.DataFrame:
     """The test rows with their truth, from the demo's table of answers, which has the form of the training table."""
     update = {"train_csv": name, "train_images": competition.settings.test_images}
-    return replace(competition, settings=competition.settings.model_copy(update=update)).train_rows(data)
+    settings = competition.settings.model_copy(update=update)
+    return replace(competition, settings=settings, trained_with=None).train_rows(data)
 
 
 def demo_tables(settings: Settings, pictures: Sequence[Picture]) -> tuple[dict[str, pd.DataFrame], list[str]]:
