@@ -461,7 +461,7 @@ def test_an_unclosed_quote_and_classes_in_two_spellings_are_told(house: Path) ->
     assert result.status == 2 and "2 x labels" in result.last_line
     made = run_script(house, "make_folds.py", "--n-folds", "3", "--no-leak-report")
     assert made.status == 0 and "are one in several spellings ('0' and '0.0', '1' and '1.0')" in made.stdout
-    assert "0 1, 0.0 1, 1 1, 1.0 1" in made.stdout
+    assert "0: 1, 0.0: 1, 1: 1, 1.0: 1" in made.stdout
 
 
 def test_missing_data(renders: Renders, tmp_path: Path) -> None:
