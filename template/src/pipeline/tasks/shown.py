@@ -44,8 +44,8 @@ class Shown(ABC):
         return ""
 
     def sample_scores(self, batch: Batch, outputs: Mapping[str, Tensor]) -> Tensor:
-        """How good the predictions of a batch's samples are, float32 (B,) on the device, 1 where nothing is wrong. Asked
-        for only where `sample_score` names them."""
+        """How good the predictions of a batch's samples are, float32 (B,) on the device, 1 where nothing is wrong.
+        Asked for only where `sample_score` names them."""
         raise NotImplementedError
 
     @abstractmethod
