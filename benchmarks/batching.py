@@ -20,8 +20,8 @@ def measure(place: Workplace, effort: Effort) -> list[Row]:
     images = [generator.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8) for _ in range(BATCH)]
     floats = [torch.from_numpy(image).permute(2, 0, 1).float().contiguous() for image in images]
     with place.pipeline():
+        from pipeline.data.collate import collate
         from pipeline.keys import INPUT_ID, INPUT_IMAGE, INPUT_ROW, INPUT_WEIGHT
-        from pipeline.tasks.shared.collate import collate
 
         samples = [
             {INPUT_ID: str(number), INPUT_ROW: np.int64(number), INPUT_IMAGE: image, INPUT_WEIGHT: np.float32(1)}

@@ -135,7 +135,7 @@ def make_loop(place: Workplace, name: str, batch_size: int, variant: Variant) ->
 
 def memory_loader(loop: Any, samples: "InMemory", steps: int) -> "tuple[DataLoader[dict[str, Any]], Any]":
     """A loader and its sampler as the pipeline makes them, for one epoch of `steps` batches."""
-    from pipeline.data.loaders import TrainBatches, make_loader
+    from pipeline.data.loader import TrainBatches, make_loader
 
     rows, size = loop.stages.batches.rows, loop.stages.batches.batch_size
     many = rows.iloc[np.resize(np.arange(len(rows)), steps * size)]

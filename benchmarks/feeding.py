@@ -62,8 +62,8 @@ class Fed:
         compiled: bool,
         device: torch.device,
     ) -> None:
-        from pipeline.data.cache import open_cache
-        from pipeline.data.loaders import EpochBatches, TrainBatches, make_loader
+        from pipeline.data.image_cache import open_cache
+        from pipeline.data.loader import EpochBatches, TrainBatches, make_loader
         from pipeline.data.samplers import shuffle
         from pipeline.inference.device import choose_precision
         from pipeline.training.optimizer import make_optimizer
@@ -100,7 +100,7 @@ class Fed:
 
     def turn(self, fed: bool) -> float:
         """Images per second over an epoch from the loader, or over as many steps on the batch that is there."""
-        from pipeline.data.loaders import to_device
+        from pipeline.data.loader import to_device
 
         self.batches.begin(self.epoch, 0)
         self.epoch += 1
@@ -120,7 +120,7 @@ class Fed:
 
     def _train(self, batch: dict[str, Any]) -> None:
         from pipeline.inference.device import autocast
-        from pipeline.seam import StepContext
+        from pipeline.types import StepContext
 
         context = StepContext("train", self.epoch, 0, 0, self.criterion)
         with autocast(self.device, self.precision):

@@ -33,7 +33,7 @@ def measure(place: Workplace, effort: Effort) -> list[Row]:
     """A row for each size of images, and one for what a step asks of the others besides."""
     output = place.folder / "gather.json"
     with imported(place.project):
-        from pipeline.launch import free_port
+        from toolkit.launch import free_port
 
         job = (free_port(), place.project, effort.gather_rounds, output)
     multiprocessing.spawn(_measure_in_process, job, nprocs=PROCESSES)
@@ -53,7 +53,7 @@ def _measure_in_process(rank: int, port: int, project: Path, rounds: int, output
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
     with imported(project):
-        from pipeline.processes import end_processes, start_processes
+        from toolkit.distributed import end_processes, start_processes
 
         processes = start_processes()
         batches = {size: _batch(size) for size in SIZES}
@@ -86,7 +86,7 @@ def _batch(size: int) -> dict[str, Any]:
 
 
 def _result() -> dict[str, Any]:
-    """What a step returns for this share: `pipeline.seam.StepResult` of one head."""
+    """What a step returns for this share: `pipeline.types.StepResult` of one head."""
     share = BATCH // PROCESSES
     return {
         "loss": torch.ones(()),

@@ -68,8 +68,8 @@ class OurReader:
     def __init__(
         self, place: Workplace, folder: Path, files: Sequence[str], count: int, workers: int, cache: bool = False
     ) -> None:
-        from pipeline.data.cache import open_cache
-        from pipeline.data.loaders import TrainBatches, make_loader
+        from pipeline.data.image_cache import open_cache
+        from pipeline.data.loader import TrainBatches, make_loader
         from pipeline.data.samplers import shuffle
 
         overrides = [f"image.size={SIZE}", f"image.cache={str(cache).lower()}", "model.pretrained=false"]

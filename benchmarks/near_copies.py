@@ -142,9 +142,9 @@ def measure(
 
     `import pipeline` must find a rendered project's.
     """
-    from pipeline.data.images import image as reader
     from pipeline.data.leaks import find_leaks
-    from pipeline.data.scan import scan
+    from toolkit.audit.scan import scan
+    from toolkit.images.readers import image as reader
 
     origins, made_by = list(range(len(images))), [""] * len(images)
     every = list(images)

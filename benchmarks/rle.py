@@ -18,7 +18,7 @@ def measure(place: Workplace, effort: Effort) -> list[Row]:
     generator = np.random.default_rng(0)
     masks = [blobs(generator) for _ in range(MASKS)]
     with place.pipeline():
-        from pipeline.tasks.segmentation.rle import decode, encode
+        from toolkit.masks.rle import decode, encode
 
         texts = [encode(mask) for mask in masks]
         for mask, text in zip(masks, texts, strict=True):

@@ -9,9 +9,9 @@ import signal
 import torch
 
 from pipeline.callbacks import Callback
-from pipeline.errors import UserError
+from toolkit.errors import UserError
 from pipeline.keys import INPUT_ID
-from pipeline.seam import Verdict
+from pipeline.types import Verdict
 
 
 def gradient_norm(run):

@@ -13,8 +13,8 @@ from projects import source
 sys.path.insert(0, str(source()))
 
 from pipeline.competition import Head
-from pipeline.tasks.segmentation.maps import encode
-from pipeline.tasks.segmentation.predictions import columns, presence_columns
+from pipeline.heads.mask_predictions import columns, presence_columns
+from toolkit.masks.maps import encode
 
 
 @dataclass(frozen=True, eq=False)

@@ -94,8 +94,8 @@ def test_swa_is_the_mean_of_the_epochs_from_its_start(pipeline: None, start: int
 @pytest.mark.parametrize("start", [0, 6, -6])
 def test_swa_from_no_epoch_is_refused(pipeline: None, start: int) -> None:
     from pipeline.config import Averaging
-    from pipeline.errors import UserError
     from pipeline.training.averaging import WeightAverages
+    from toolkit.errors import UserError
 
     with pytest.raises(UserError, match="5 epochs"):
         WeightAverages(nn.Linear(1, 1), Averaging(swa_start=start), epochs=5)

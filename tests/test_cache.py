@@ -29,7 +29,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.data.images import image
+from toolkit.images.readers import image
 
 
 def logged(path: Path, size: tuple[int, int] | None, *, gain: int = 1, seconds: float = 0.0) -> np.ndarray:
@@ -44,9 +44,9 @@ from pathlib import Path
 import pandas as pd
 from pipeline.config import parse_experiment
 from pipeline.data import filling
-from pipeline.data.cache import open_cache
-from pipeline.names import Names
-from pipeline.project import Project
+from pipeline.data.image_cache import open_cache
+from pipeline.registry import Names
+from pipeline.paths import Project
 
 assert "torch" not in sys.modules
 filling.CHUNK_ROWS = 4
@@ -88,9 +88,9 @@ def opened(table: pd.DataFrame | None = None, plain: bool = False, name: str = "
     """The reader of an experiment with the cache, in the current folder; `plain`: what decodes on the spot."""
     from pipeline.config import parse_experiment
     from pipeline.data import NAMES
-    from pipeline.data.cache import open_cache, reader_for
-    from pipeline.names import Names
-    from pipeline.project import Project
+    from pipeline.data.image_cache import open_cache, reader_for
+    from pipeline.paths import Project
+    from pipeline.registry import Names
 
     params = image.pop("params", {})
     settings = {"size": 32, "cache": True, "reader": {"name": name, "params": params}, **image}
@@ -230,7 +230,7 @@ def test_code_of_a_reader_counts(folder: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["truncated", "missing"])
 def test_an_image_that_cannot_be_read_is_named_and_the_others_stay(folder: Path, damage: str) -> None:
-    from pipeline.errors import UserError
+    from toolkit.errors import UserError
 
     picture = folder / "data" / "raw" / "10.png"
     whole = picture.read_bytes()
@@ -249,7 +249,7 @@ def test_an_image_that_cannot_be_read_is_named_and_the_others_stay(folder: Path,
 
 
 def test_images_that_do_not_fit_together(folder: Path) -> None:
-    from pipeline.errors import UserError
+    from toolkit.errors import UserError
 
     raw = folder / "data" / "raw"
     cv2.imwrite(str(raw / "deep.png"), np.full((40, 40, 3), 9000, np.uint16))
@@ -267,8 +267,8 @@ def test_images_that_do_not_fit_together(folder: Path) -> None:
 def test_a_small_disk_is_refused_before_anything_is_written(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pipeline.data import filling
-    from pipeline.errors import UserError
+    from pipeline.data import image_cache_fill as filling
+    from toolkit.errors import UserError
 
     opened(rows(4))
     capsys.readouterr()
@@ -287,8 +287,8 @@ def test_a_small_disk_is_refused_before_anything_is_written(
 
 
 def test_a_disk_that_fills_up_loses_nothing(folder: Path) -> None:
-    from pipeline.data import filling
-    from pipeline.errors import UserError
+    from pipeline.data import image_cache_fill as filling
+    from toolkit.errors import UserError
 
     filling.CHUNK_ROWS = 4
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -347,7 +347,7 @@ def test_two_processes_decode_each_image_once(folder: Path) -> None:
 
 
 def test_damage_is_said(folder: Path) -> None:
-    from pipeline.errors import UserError
+    from toolkit.errors import UserError
 
     opened()
     (images,) = (folder / "data" / "cache").rglob("images.npy")
@@ -398,7 +398,7 @@ def test_training_does_not_depend_on_where_images_come_from(renders: Renders, tm
     expect(run_script(cached, "cache.py", "--clear"))
     expect(run_script(cached, "train.py", "small_cached", "--fold", "1"))
     with imported(plain):
-        import pipeline.data.cache as cache
+        import pipeline.data.image_cache as cache
 
         cache.open_cache = lambda project, experiment, names, *tables: cache.reader_for(experiment, names)
         train_folds(plain, "small_cached", ("0", "1"))
@@ -413,7 +413,7 @@ def train_folds(project: Path, experiment: str, folds: tuple[str, ...]) -> None:
 
     from competition import competition
     from pipeline.experiments import load_experiment
-    from pipeline.project import Project
+    from pipeline.paths import Project
     from pipeline.training.fold import prepare, train
 
     torch.set_num_threads(1)  # as `run_script` does

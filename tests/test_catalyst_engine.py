@@ -21,7 +21,7 @@ import torch
 from catalyst import dl
 
 from pipeline.callbacks import Callback
-from pipeline.seam import Verdict
+from pipeline.types import Verdict
 
 
 class Note(dl.Callback):

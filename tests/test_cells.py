@@ -18,8 +18,8 @@ sys.path.insert(0, str(source()))
 
 from pipeline.cells import as_text, plain_rows
 from pipeline.data.tables import image_paths, image_rows
-from pipeline.errors import UserError
 from pipeline.settings import Settings
+from toolkit.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -169,8 +169,8 @@ def test_columns_of_any_dtype_train(task: str, renders: Renders, tmp_path: Path)
     with imported(project):
         from competition import competition
         from pipeline.data.folds import load_folds
-        from pipeline.project import Project
-        from pipeline.tasks.image_level.kinds import kind_of
+        from pipeline.heads.base import kind_of
+        from pipeline.paths import Project
 
         rows = competition.train_rows(data)
         heads = competition.heads(json.loads((project / "folds/classes.json").read_text()))

@@ -19,9 +19,9 @@ from projects import Renders, imported
 @pytest.fixture(scope="module")
 def pipeline(renders: Renders) -> Iterator[SimpleNamespace]:
     with imported(renders.shared()):
-        from pipeline.errors import UserError
         from pipeline.inference.weights import load_weights, save_weights
         from pipeline.training.checkpoints import CheckpointStore
+        from toolkit.errors import UserError
 
         yield SimpleNamespace(
             UserError=UserError, load_weights=load_weights, save_weights=save_weights, Store=CheckpointStore

@@ -44,7 +44,7 @@ def test_bad_settings_are_refused_in_one_line(project: Path, case: str) -> None:
 
 def test_numbers_are_read_as_yaml_1_2(project: Path) -> None:
     with imported(project):
-        from pipeline.files import parse_yaml_value
+        from toolkit.files import parse_yaml_value
 
         assert parse_yaml_value("3e-4") == 3e-4
         assert parse_yaml_value("no") == "no"
@@ -60,7 +60,7 @@ def test_extends_merges_mapping_by_mapping(project: Path) -> None:
     (experiments / "child.yaml").write_text("extends: parent\nschedule: {name: constant}\ntraining: {epochs: 3}\n")
     with imported(project):
         from pipeline.experiments import load_experiment
-        from pipeline.project import Project
+        from pipeline.paths import Project
 
         child = load_experiment(Project.at(project), "child", ["seed=5"])
     assert (child.optimizer.lr, child.training.epochs, child.seed) == (0.1, 3, 5)
@@ -135,7 +135,7 @@ def test_another_name_in_a_file_and_by_an_intervention(project: Path) -> None:
     (project / "experiments/child.yaml").write_text("extends: parent\noptimizer: {name: sgd}\nmodel: {name: default}\n")
     with imported(project):
         from pipeline.experiments import load_experiment
-        from pipeline.project import Project
+        from pipeline.paths import Project
 
         child = load_experiment(Project.at(project), "child")
     assert (child.optimizer.name, child.optimizer.lr, child.optimizer.params) == ("sgd", 0.1, {})
@@ -232,7 +232,7 @@ def test_the_json_schema_is_up_to_date_and_accepts_the_experiments(project: Path
     schema = json.loads((project / "src" / "pipeline" / "experiment.schema.json").read_text())
     with imported(project):
         from pipeline.config import json_schema
-        from pipeline.files import read_yaml
+        from toolkit.files import read_yaml
 
         assert schema == json_schema(), "run `make schema` in this repository"
         for path in (project / "experiments").glob("*.yaml"):
@@ -245,8 +245,8 @@ def test_the_json_schema_is_up_to_date_and_accepts_the_experiments(project: Path
 
 def test_params_are_checked_against_the_signature(project: Path) -> None:
     with imported(project):
-        from pipeline.errors import UserError
-        from pipeline.names import check_params
+        from pipeline.registry import check_params
+        from toolkit.errors import UserError
 
         class Mine:
             def __init__(self, head: object, *, gamma: float = 2.0, names: tuple[str, ...] = (), rate: int) -> None: ...

@@ -78,8 +78,8 @@ def test_soft_targets_count_as_parts_of_rows() -> None:
 
 def test_a_metric_says_which_heads_it_does_not_score() -> None:
     from pipeline.competition import Head
-    from pipeline.errors import UserError
-    from pipeline.tasks.image_level.metrics import find_metric
+    from pipeline.metrics.image_level import find_metric
+    from toolkit.errors import UserError
 
     table = pd.DataFrame({"size": ["1"]}, index=["a"])
     with pytest.raises(UserError, match=r"'accuracy' does not score heads like 'size' \(odd\)"):
@@ -93,8 +93,8 @@ def test_a_constant_is_tuned_where_a_model_is() -> None:
     from competition import competition
     from pipeline.competition import Head
     from pipeline.inference.constants import constant_scores
+    from pipeline.metrics.image_level import find_metric
     from pipeline.tasks import task_for
-    from pipeline.tasks.image_level.metrics import find_metric
 
     class OfTwo(type(competition)):  # type: ignore[misc]
         def metrics(self) -> tuple[object, ...]:
@@ -118,8 +118,8 @@ def test_a_constant_is_tuned_where_a_model_is() -> None:
 def test_a_model_below_a_constant_is_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     from pipeline.inference.evaluation import Evaluation, print_scores
     from pipeline.inference.thresholds import Tuned
-    from pipeline.project import Project
-    from pipeline.tasks.image_level.metrics import find_metric
+    from pipeline.metrics.image_level import find_metric
+    from pipeline.paths import Project
 
     empty, metric, folds = pd.DataFrame(), find_metric("f1_macro"), {"0": {"f1_macro": 0.0}, "1": {"f1_macro": 0.2}}
     tuned = Tuned(None, {"0": {"f1_macro": 0.3}, "1": {"f1_macro": 0.4}}, 0.25, True)  # type: ignore[arg-type]
@@ -156,11 +156,11 @@ def test_pf1_is_decided_at_a_cut_that_is_tuned_on_other_folds() -> None:
     """Of calibrated probabilities, against an independent search; 0 and 1 are what is handed in."""
     from competition import competition
     from pipeline.competition import Head, metric_values
+    from pipeline.heads.base import kind_of
+    from pipeline.heads.submission_columns import Column
     from pipeline.inference.thresholds import tune
+    from pipeline.metrics.image_level import find_metric
     from pipeline.tasks import task_for
-    from pipeline.tasks.image_level.kinds import kind_of
-    from pipeline.tasks.image_level.metrics import find_metric
-    from pipeline.tasks.image_level.submission import Column
 
     head, metric = Head("label", "multiclass", ("no", "yes")), find_metric("probabilistic_f1")
     task, generator = task_for(competition, [head]), np.random.default_rng(0)
@@ -205,8 +205,8 @@ def test_pf1_is_decided_at_a_cut_that_is_tuned_on_other_folds() -> None:
 def test_the_best_constant_of_pf1_is_certain() -> None:
     """No other constant probability scores more."""
     from pipeline.competition import Head
-    from pipeline.tasks.image_level.kinds import kind_of
-    from pipeline.tasks.image_level.metrics import find_metric
+    from pipeline.heads.base import kind_of
+    from pipeline.metrics.image_level import find_metric
 
     head, metric = Head("label", "multiclass", ("no", "yes")), find_metric("probabilistic_f1")
     rows = pd.DataFrame({"id": [f"r{row}" for row in range(100)], "label": ["yes"] * 20 + ["no"] * 80})

@@ -20,16 +20,16 @@ from projects import source
 sys.path.insert(0, str(source()))
 
 from pipeline.data.content import content_faults, data_statistics
-from pipeline.data.damage import damage
 from pipeline.data.faults import Fault, image_faults
-from pipeline.data.formats import dicom
-from pipeline.data.images import array, image
 from pipeline.data.leaks import TEST
-from pipeline.data.scan import Look, scan
-from pipeline.errors import UserError
-from pipeline.tasks.shared.normalize import Standardize
+from pipeline.models.preprocess import Standardize
 from test_formats import save as save_dicom
 from test_unpacking import refusal as unpacking_refusal
+from toolkit.audit.scan import Look, scan
+from toolkit.errors import UserError
+from toolkit.images.damage import damage
+from toolkit.images.formats import dicom
+from toolkit.images.readers import array, image
 
 START = b"\xff\xda"  # of the compressed data of a JPEG
 

@@ -15,10 +15,10 @@ from projects import Renders, Result, run_script, source
 sys.path.insert(0, str(source()))
 
 from pipeline.data.csv_faults import csv_faults
-from pipeline.data.images import array, describe, image, is_whole
 from pipeline.data.tables import image_paths, image_rows, read_table, sample_ids
-from pipeline.errors import UserError
 from pipeline.settings import Settings
+from toolkit.errors import UserError
+from toolkit.images.readers import array, describe, image, is_whole
 
 
 def settings(**changed: object) -> Settings:

@@ -15,13 +15,13 @@ from projects import Renders, run_script, source
 
 sys.path.insert(0, str(source()))
 
-from pipeline.data.images import image
 from pipeline.data.marker import demo_files, is_demo
 from pipeline.data.tables import image_rows, read_table
-from pipeline.errors import UserError
 from pipeline.settings import Settings
 from pipeline.tasks.image_level.demo import write_demo
 from pipeline.tasks.shared.demo_files import remove_demo
+from toolkit.errors import UserError
+from toolkit.images.readers import image
 
 USUAL: dict[str, Any] = {
     "competition": "digits-demo",

@@ -20,12 +20,12 @@ pytestmark = pytest.mark.filterwarnings("error")  # a warning of matplotlib's wo
 def draw(renders: Renders) -> Iterator[SimpleNamespace]:
     """The drawing functions."""
     with imported(renders.shared()):
-        from pipeline import fonts
-        from pipeline.callbacks.curves import learning_curves_figure
-        from pipeline.tasks.image_level.drawing import sample_figure, worst_and_right
-        from pipeline.tasks.image_level.kinds.multiclass.drawing import confusion_matrix_figure
-        from pipeline.tasks.shared.drawing import image_grid, shortened
-        from pipeline.tracking.images import pixels
+        from pipeline.heads.drawing import sample_figure, worst_and_right
+        from pipeline.heads.multiclass.drawing import confusion_matrix_figure
+        from pipeline.trackers.images import pixels
+        from toolkit.plots import fonts
+        from toolkit.plots.curves import learning_curves_figure
+        from toolkit.plots.images import image_grid, shortened
 
         yield SimpleNamespace(
             confusion_matrix=confusion_matrix_figure,

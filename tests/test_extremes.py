@@ -315,8 +315,8 @@ def test_masks_are_drawn_in_three_colours(pipeline: SimpleNamespace, kind: str) 
 def test_a_correctly_empty_image_is_a_good_one(pipeline: SimpleNamespace, kind: str) -> None:
     """Dice calls it the worst: it has a smooth term of one pixel, and thousands of pixels that are nearly sure."""
     from pipeline.competition import Competition
+    from pipeline.losses.mask_overlap import Dice
     from pipeline.tasks import task_for
-    from pipeline.tasks.segmentation.overlap_losses import Dice
 
     head, size = pipeline.Head("mask", kind, ("a", "b")), 32
     task = task_for(Competition(None), [head])
@@ -370,9 +370,9 @@ def test_a_correctly_empty_image_is_a_good_one(pipeline: SimpleNamespace, kind: 
 def test_samples_are_scored_as_validation_scores_rows(pipeline: SimpleNamespace) -> None:
     """Truth and predictions of a batch go through the same metrics as whole tables do."""
     from pipeline.competition import Competition
+    from pipeline.metrics.image_level import find_metric
+    from pipeline.metrics.masks import find_metric as find_mask_metric
     from pipeline.tasks import task_for
-    from pipeline.tasks.image_level.metrics import find_metric
-    from pipeline.tasks.segmentation.metrics import find_metric as find_mask_metric
 
     competition = Competition(None)
     task = task_for(competition, [pipeline.Head("label", "multiclass", ("a", "b", "c"))])

@@ -17,8 +17,8 @@ from projects import Renders, imported, run_script, source
 from training import assert_same_outcome, demo_project, expect, outcome, register
 
 with imported(source().parent):
-    from pipeline.errors import UserError, known_failure, known_failures
-    from pipeline.tasks.shared.collate import collate
+    from pipeline.data.collate import collate
+    from toolkit.errors import UserError, known_failure, known_failures
 
 TRACEBACK = 'Caught {} in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  File "x"\n'
 KNOWN: dict[str, tuple[Exception, str]] = {
@@ -128,7 +128,7 @@ def batches_of(limit: Callable[[], object], made: Callable[..., Any] = collate) 
     """The batches of one loader process, which pickles by the names of modules."""
     device = torch.device("cpu")
     with imported(source().parent):
-        from pipeline.data.loaders import EpochBatches, RowBatches, make_loader
+        from pipeline.data.loader import EpochBatches, RowBatches, make_loader
 
         loader = make_loader(Samples(limit), RowBatches(8, 4), made, 1, device)
         with no_hang(), EpochBatches(loader, device) as batches:

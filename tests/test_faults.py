@@ -17,13 +17,13 @@ sys.path.insert(0, str(source()))
 
 from pipeline.data.checks import label_faults
 from pipeline.data.faults import Fault, image_faults, target_faults
-from pipeline.data.images import array, image
 from pipeline.data.labels import ClassLabels
 from pipeline.data.leaks import TEST
 from pipeline.data.sample_faults import asked_columns, sample_faults
-from pipeline.data.scan import Look, scan
 from pipeline.data.spelling_faults import group_spellings, id_spellings, sample_spellings
 from pipeline.settings import Settings
+from toolkit.audit.scan import Look, scan
+from toolkit.images.readers import array, image
 from training import expect
 
 

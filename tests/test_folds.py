@@ -17,9 +17,9 @@ sys.path.insert(0, str(source()))
 from pipeline.data.fold_columns import fold_columns
 from pipeline.data.folds import FoldTable, class_order, load_folds, make_folds, split, write_classes, write_folds
 from pipeline.data.labels import ClassLabels
-from pipeline.errors import UserError
-from pipeline.project import Project
+from pipeline.paths import Project
 from pipeline.settings import Settings
+from toolkit.errors import UserError
 
 SETTINGS = Settings(
     competition="birds",

@@ -16,9 +16,9 @@ from projects import Renders, imported, run_script, source
 
 sys.path.insert(0, str(source()))
 
-from pipeline.data.formats import dicom
-from pipeline.data.images import image
-from pipeline.errors import UserError
+from toolkit.errors import UserError
+from toolkit.images.formats import dicom
+from toolkit.images.readers import image
 from training import SMALL, expect
 
 STORED = np.arange(4096, dtype=np.uint16).reshape(64, 64)
@@ -194,7 +194,7 @@ def test_from_the_file_to_the_submission(renders: Renders, tmp_path: Path, suffi
     right = sum(submitted[name] == label for name, label in zip(ids[96:], labels[96:], strict=True))
     assert right >= 20, f"{right} of 24"
     with imported(project):
-        from pipeline.data.images import image as read
+        from toolkit.images.readers import image as read
 
         first = read(data / "all" / f"000{suffix}", None, channels=channels)
         assert first.shape == (32, 32, channels)

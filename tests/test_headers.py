@@ -16,12 +16,12 @@ from projects import source
 
 sys.path.insert(0, str(source()))
 
-from pipeline.data import tif_windows
-from pipeline.data.header import header_in, header_of
-from pipeline.data.images import image
-from pipeline.data.pixels import stored_box, turned, turned_back
-from pipeline.data.tif_windows import TifWindows
-from pipeline.errors import UserError
+from toolkit.errors import UserError
+from toolkit.images import tif_windows
+from toolkit.images.header import header_in, header_of
+from toolkit.images.pixels import stored_box, turned, turned_back
+from toolkit.images.readers import image
+from toolkit.images.tif_windows import TifWindows
 
 STORED = cv2.resize(np.random.default_rng(0).integers(0, 255, (3, 4, 3)).astype(np.uint8), (64, 48))  # (48, 64, 3)
 

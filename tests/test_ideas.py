@@ -28,8 +28,8 @@ from pipeline.callbacks import Callback
 from pipeline.competition import Head
 from pipeline.config import Model
 from pipeline.keys import INPUT_IMAGE
-from pipeline.names import Names
-from pipeline.seam import Batch, Run, Stage, StepContext, StepResult
+from pipeline.registry import Names
+from pipeline.types import Batch, Run, Stage, StepContext, StepResult
 
 STRENGTH = 1.0
 

@@ -29,7 +29,7 @@ def make_model(seed: int = 0, channels: int = 3, classes: str = "abc") -> Any:
     from pipeline.competition import Head
     from pipeline.config import Experiment, Image, Model
     from pipeline.data import NAMES
-    from pipeline.names import Names
+    from pipeline.registry import Names
     from pipeline.tasks.image_level.task import ImageLevelTask
 
     torch.manual_seed(seed)
@@ -40,7 +40,7 @@ def make_model(seed: int = 0, channels: int = 3, classes: str = "abc") -> Any:
 
 def load(model: nn.Module, root: Path, source: str, fold: str = "0", folds: str = "abc") -> None:
     from pipeline.inference.initial_weights import load_initial_weights
-    from pipeline.project import Project
+    from pipeline.paths import Project
 
     load_initial_weights(model, source, Project.at(root), fold, folds)
 
@@ -151,7 +151,7 @@ def test_a_named_fold_may_know_the_held_out_rows(tmp_path: Path, capsys: pytest.
 
 
 def test_a_run_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
-    from pipeline.errors import UserError
+    from toolkit.errors import UserError
 
     run_folder(tmp_path, folds="abc", chosen="3")
     run_folder(tmp_path, "other", folds="xyz")
@@ -174,7 +174,7 @@ class Harmful:
 
 
 def test_a_file_that_cannot_be_used_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.errors import UserError
+    from toolkit.errors import UserError
 
     monkeypatch.chdir(tmp_path)
     save_file({"a": torch.ones(3)}, "other.safetensors")

@@ -14,13 +14,13 @@ from projects import source
 
 sys.path.insert(0, str(source()))
 
-from pipeline.data.images import image
 from pipeline.data.leaks import TEST, LeakReport, find_leaks, print_leaks, write_leaks
-from pipeline.data.likeness import pixel_distance
-from pipeline.data.near_pairs import near_pairs
-from pipeline.data.scan import scan
-from pipeline.data.similar import COPY
 from pipeline.tasks.image_level.demo import demo_images
+from toolkit.audit.likeness import pixel_distance
+from toolkit.audit.near_copies import COPY
+from toolkit.audit.near_pairs import near_pairs
+from toolkit.audit.scan import scan
+from toolkit.images.readers import image
 
 Change = Callable[[np.ndarray], np.ndarray]
 
@@ -344,7 +344,7 @@ def test_the_report_is_a_file_only_if_there_is_something_to_say(digits: list[np.
 
 
 def test_of_many_images_crops_and_turns_are_not_looked_for_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.data import near_pairs as module
+    from toolkit.audit import near_pairs as module
 
     monkeypatch.setattr(module, "MOST_CROPPED", 10)
     monkeypatch.setattr(module, "MOST_TURNED", 20)

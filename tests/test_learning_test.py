@@ -15,7 +15,7 @@ import zlib
 
 import numpy as np
 import torch
-from pipeline.data.images import image
+from toolkit.images.readers import image
 
 
 def black(path, size, *, channels: int = 3):

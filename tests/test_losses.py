@@ -46,7 +46,7 @@ def make_head(name: str = "label") -> Any:
 
 
 def make_loss(name: str, **params: Any) -> Any:
-    from pipeline.names import Named, Names
+    from pipeline.registry import Named, Names
     from pipeline.tasks.image_level.task import ImageLevelTask
 
     return Names(ImageLevelTask.NAMES).bind("loss", Named(name=name, params=params))(make_head())
@@ -56,7 +56,7 @@ def make_criterion(rows: pd.DataFrame | None = None, name: str = "cross_entropy"
     """The criterion of one loss row, as the task makes it from the rows that train."""
     from competition import competition
     from pipeline.config import LossRow
-    from pipeline.names import Named, Names
+    from pipeline.registry import Named, Names
     from pipeline.tasks.image_level.task import ImageLevelTask
 
     task = ImageLevelTask(competition, [make_head()])
@@ -164,7 +164,7 @@ def test_losses_equal_those_of_the_libraries() -> None:
     ],
 )
 def test_settings_out_of_range_are_one_line(name: str, params: dict[str, Any], message: str) -> None:
-    from pipeline.errors import UserError
+    from toolkit.errors import UserError
 
     with pytest.raises(UserError, match=message):
         make_loss(name, **params)
@@ -172,8 +172,8 @@ def test_settings_out_of_range_are_one_line(name: str, params: dict[str, Any], m
 
 def test_a_loss_says_which_heads_it_trains() -> None:
     from pipeline.competition import Head
-    from pipeline.errors import UserError
-    from pipeline.tasks.image_level.kinds.multiclass.losses import Focal
+    from pipeline.losses.multiclass import Focal
+    from toolkit.errors import UserError
 
     with pytest.raises(UserError, match="'focal' trains heads of the kind multiclass; 'age' is regression"):
         Focal(Head("age", "regression"))
@@ -191,8 +191,8 @@ def test_a_loss_says_which_heads_it_trains() -> None:
 )
 def test_class_weights_are_of_mean_one_over_the_rows(chosen: Any, expected: list[float]) -> None:
     """Four ants, two bees, a cat, and no dog: it is weighted like a single one."""
-    from pipeline.tasks.image_level.kinds.multiclass.targets import class_counts
-    from pipeline.tasks.shared.class_weights import class_weights
+    from pipeline.heads.multiclass.targets import class_counts
+    from pipeline.losses.class_weights import class_weights
 
     rows = table(*["ant"] * 4, *["bee"] * 2, "cat")
     counts = class_counts(rows, make_head())
@@ -223,9 +223,9 @@ def test_a_soft_target_has_its_expected_class_weight() -> None:
 
 def test_wrong_class_weights_are_one_line() -> None:
     from pipeline.config import LossRow
-    from pipeline.errors import UserError
-    from pipeline.names import Named, Names
-    from pipeline.tasks.shared.criterion import WeightedLosses
+    from pipeline.losses.criterion import WeightedLosses
+    from pipeline.registry import Named, Names
+    from toolkit.errors import UserError
 
     with pytest.raises(UserError, match="no class 'beee'; did you mean 'bee'"):
         make_criterion(class_weights={"beee": 2.0})
@@ -265,7 +265,7 @@ def soft_table() -> pd.DataFrame:
 
 
 def test_rows_may_bring_probabilities() -> None:
-    from pipeline.tasks.image_level.kinds.multiclass.targets import class_counts, targets
+    from pipeline.heads.multiclass.targets import class_counts, targets
 
     found = targets(soft_table(), make_head())
     expected = np.array([[0, 1, 0, 0], np.array([0.1, 0.2, 0.3, 0.4002]) / 1.0002, [0, 0.5, 0.5, 0]])
@@ -286,8 +286,8 @@ def test_rows_may_bring_probabilities() -> None:
     ],
 )
 def test_wrong_probabilities_name_their_rows(row: int, values: list[Any], message: str) -> None:
-    from pipeline.errors import UserError
-    from pipeline.tasks.image_level.kinds.multiclass.targets import targets
+    from pipeline.heads.multiclass.targets import targets
+    from toolkit.errors import UserError
 
     rows = soft_table().astype(object)
     for name, value in zip(CLASSES, values, strict=True):
@@ -300,8 +300,8 @@ def test_wrong_probabilities_name_their_rows(row: int, values: list[Any], messag
 
 def test_the_contract_takes_numbers_and_probabilities() -> None:
     from competition import competition
-    from pipeline.errors import UserError
     from pipeline.tasks.image_level.task import ImageLevelTask
+    from toolkit.errors import UserError
 
     task = ImageLevelTask(competition, [make_head()])
     batch = {"input_id": ["a"] * 5, "input_image": torch.zeros(5, 4, 4, 3)}

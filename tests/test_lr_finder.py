@@ -17,8 +17,8 @@ OWN = '''"""Steps that get in the way."""
 
 import torch
 
-from pipeline.seam import Batch, StepContext, StepResult
-from pipeline.tasks.shared.step import step
+from pipeline.types import Batch, StepContext, StepResult
+from pipeline.training.step import step
 
 
 def stopped(batch: Batch, model: torch.nn.Module, context: StepContext, *, after: int = 30) -> StepResult:

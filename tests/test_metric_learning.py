@@ -54,7 +54,7 @@ def make_task(head: Any = None) -> Any:
 
 def table(lists: list[list[tuple[str, float]]], head: Any, ids: list[str] | None = None) -> pd.DataFrame:
     """Predictions from lists of (label, score), best first."""
-    from pipeline.tasks.image_level.kinds.embedding.rankings import label_columns, score_columns
+    from pipeline.heads.embedding.rankings import label_columns, score_columns
 
     width = len(label_columns(head))
     full = [[*row, *[("", -1.0)] * (width - len(row))] for row in lists]
@@ -66,7 +66,7 @@ def table(lists: list[list[tuple[str, float]]], head: Any, ids: list[str] | None
 
 
 def score(name: str, truth: list[str], predictions: pd.DataFrame, head: Any) -> float:
-    from pipeline.tasks.image_level.metrics import find_metric
+    from pipeline.metrics.image_level import find_metric
 
     return float(find_metric(name).function(pd.DataFrame({"whale": truth}, predictions.index), predictions, [head]))
 
@@ -87,8 +87,8 @@ def random_cosines(rows: int = 300, seed: int = 0) -> tuple[torch.Tensor, list[s
 @pytest.mark.parametrize("margin", [0.0, 0.3, 1.2])
 @pytest.mark.parametrize("subcenters", [1, 3])
 def test_layer_and_loss_are_those_of_pytorch_metric_learning(margin: float, subcenters: int) -> None:
-    from pipeline.tasks.image_level.kinds import kind_of
-    from pipeline.tasks.image_level.kinds.embedding.losses import ArcFace
+    from pipeline.heads.base import kind_of
+    from pipeline.losses.embedding import ArcFace
 
     torch.manual_seed(0)
     head = make_head()
@@ -116,7 +116,7 @@ def test_layer_and_loss_are_those_of_pytorch_metric_learning(margin: float, subc
 @pytest.mark.parametrize("value", [1.0, -1.0, 1.0000001, 0.0])
 def test_gradients_are_finite_at_the_ends(easy: bool, value: float) -> None:
     from pipeline.config import LossRow
-    from pipeline.names import Named
+    from pipeline.registry import Named
 
     cosines = torch.full((3, 30), value, requires_grad=True)
     entry = Named(name="arcface", params={"scale": 64.0, "margin": 0.5, "easy_margin": easy})
@@ -131,7 +131,7 @@ def test_gradients_are_finite_at_the_ends(easy: bool, value: float) -> None:
 
 
 def test_the_own_cosine_falls_with_the_angle_by_either_rule() -> None:
-    from pipeline.tasks.image_level.kinds.embedding.losses import ArcFace
+    from pipeline.losses.embedding import ArcFace
 
     head = make_head(("a", "b"))
     angles = torch.linspace(0.01, math.pi - 0.01, 200)
@@ -148,7 +148,7 @@ def test_the_own_cosine_falls_with_the_angle_by_either_rule() -> None:
 
 def test_dynamic_margins_go_with_the_fourth_root() -> None:
     from pipeline.config import LossRow
-    from pipeline.names import Named, Names
+    from pipeline.registry import Named, Names
 
     head = make_head(("a", "b", "c"))
     task = make_task(head)
@@ -161,7 +161,7 @@ def test_dynamic_margins_go_with_the_fourth_root() -> None:
 
 
 def test_the_layer_takes_a_batch_of_one_and_stays_in_float32() -> None:
-    from pipeline.tasks.image_level.kinds import kind_of
+    from pipeline.heads.base import kind_of
 
     layer = kind_of(make_head()).layer(10).train()
     with torch.autocast("cpu", torch.bfloat16):
@@ -192,7 +192,7 @@ def unit(rows: int, generator: torch.Generator, size: int = 8) -> torch.Tensor:
 
 @pytest.mark.parametrize("block", [1 << 26, 100])
 def test_a_class_is_as_near_as_its_nearest_image(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.tasks.image_level.kinds.embedding import retrieval
+    from pipeline.heads.embedding import retrieval
 
     monkeypatch.setattr(retrieval, "BLOCK", block)
     generator = torch.Generator().manual_seed(0)
@@ -235,7 +235,7 @@ def test_an_average_is_a_union_by_label() -> None:
 
 
 def test_models_look_up_in_galleries_of_their_own_and_an_empty_one_is_refused() -> None:
-    from pipeline.errors import UserError
+    from toolkit.errors import UserError
 
     task, generator = make_task(), torch.Generator().manual_seed(1)
     rows = pd.DataFrame({"id": [f"g{row}" for row in range(12)], "whale": [*WHALES[:6], *WHALES[:4], NEW, NEW]})
@@ -267,7 +267,7 @@ def random_rows(groups: bool = False) -> pd.DataFrame:
 
 def test_images_are_held_out_where_others_are_left_to_find_them_by() -> None:
     from pipeline.data.folds import make_folds, split
-    from pipeline.tasks.image_level.kinds.embedding.labels import Identities
+    from pipeline.heads.embedding.labels import Identities
 
     labels = Identities(("whale",), NEW)
     folds = make_folds(labels.marked(random_rows()), labels, 5)
@@ -287,8 +287,8 @@ def test_images_are_held_out_where_others_are_left_to_find_them_by() -> None:
 
 def test_whole_identities_are_held_out() -> None:
     from pipeline.data.folds import make_folds
-    from pipeline.errors import UserError
-    from pipeline.tasks.image_level.kinds.embedding.labels import Identities
+    from pipeline.heads.embedding.labels import Identities
+    from toolkit.errors import UserError
 
     labels = Identities(("whale",), NEW, hold_out="identities")
     folds = make_folds(labels.marked(random_rows()), labels, 4)
@@ -305,7 +305,7 @@ def test_whole_identities_are_held_out() -> None:
 
 def test_an_answer_for_the_unknown_that_no_row_has_is_told() -> None:
     from pipeline.data.folds import make_folds
-    from pipeline.tasks.image_level.kinds.embedding.labels import Identities
+    from pipeline.heads.embedding.labels import Identities
 
     rows = random_rows()
     told = [note for note in make_folds(rows, Identities(("whale",), "new_digit"), 5).warnings if "new_digit" in note]
@@ -327,8 +327,8 @@ def test_the_demo_s_word_for_the_unknown_stays_with_the_demo(renders: Renders, c
 
 def test_folds_of_the_other_form_are_refused() -> None:
     from pipeline.data.folds import make_folds
-    from pipeline.errors import UserError
-    from pipeline.tasks.image_level.kinds.embedding.labels import Identities
+    from pipeline.heads.embedding.labels import Identities
+    from toolkit.errors import UserError
 
     images, whole = Identities(("whale",), NEW), Identities(("whale",), NEW, hold_out="identities")
     of_images, of_whole = (make_folds(random_rows(), labels, 4).rows for labels in (images, whole))
@@ -349,7 +349,7 @@ def test_folds_of_the_other_form_are_refused() -> None:
 
 def test_groups_stay_together_and_make_identities_stand_alone() -> None:
     from pipeline.data.folds import make_folds
-    from pipeline.tasks.image_level.kinds.embedding.labels import Identities
+    from pipeline.heads.embedding.labels import Identities
 
     labels = Identities(("whale",), NEW)
     rows = make_folds(labels.marked(random_rows(groups=True)), labels, 4).rows
@@ -359,9 +359,9 @@ def test_groups_stay_together_and_make_identities_stand_alone() -> None:
 
 
 def test_held_out_identities_are_scored_among_each_other() -> None:
-    from pipeline.tasks.image_level.kinds.embedding.labels import Identities
-    from pipeline.tasks.image_level.metrics import find_metric
-    from pipeline.training.held_out import HeldOut
+    from pipeline.heads.embedding.labels import Identities
+    from pipeline.metrics.image_level import find_metric
+    from pipeline.training.validation import HeldOut
 
     generator = torch.Generator().manual_seed(3)
     rows = pd.DataFrame({"id": [f"r{row}" for row in range(30)], "whale": [WHALES[row // 3] for row in range(30)]})
@@ -381,7 +381,7 @@ def test_held_out_identities_are_scored_among_each_other() -> None:
 
 
 def test_a_label_that_is_no_class_names_its_row() -> None:
-    from pipeline.errors import UserError
+    from toolkit.errors import UserError
 
     rows = pd.DataFrame({"id": ["x", "y"], "whale": ["w_00", "w_30"]})
     with pytest.raises(UserError, match=r"column 'whale': 1 rows \(id y\) have the label 'w_30'.*did you mean 'w_"):
@@ -391,7 +391,7 @@ def test_a_label_that_is_no_class_names_its_row() -> None:
 
 
 def names() -> Any:
-    from pipeline.names import Names
+    from pipeline.registry import Names
 
     return Names(make_task().NAMES)
 
@@ -401,8 +401,8 @@ def names() -> Any:
 
 def test_an_empty_cell_is_no_answer() -> None:
     """As beside other heads: the row trains nothing here, is no part of a gallery, and is not scored."""
-    from pipeline.tasks.image_level.kinds import kind_of
-    from pipeline.tasks.image_level.predictions import has_truth
+    from pipeline.heads.base import kind_of
+    from pipeline.heads.predictions import has_truth
 
     head = make_head()
     rows = pd.DataFrame({"id": ["a", "b", "c"], "whale": [WHALES[1], None, NEW]})
@@ -442,7 +442,7 @@ def test_every_score_against_torchmetrics_and_scikit_learn() -> None:
 
 
 def test_copier_asks_for_every_metric_with_its_meaning() -> None:
-    from pipeline.tasks.image_level.metrics import METRICS
+    from pipeline.metrics.image_level import METRICS
 
     choices = metric_choices("metric_learning")
     assert [meaning.split(": ")[0] for meaning in choices] == list(choices.values()) == list(NAMES) == list(METRICS)
@@ -497,7 +497,7 @@ def test_a_constant_names_the_most_frequent() -> None:
 
 
 def test_thresholds_are_tuned() -> None:
-    from pipeline.tasks.image_level.metrics import find_metric
+    from pipeline.metrics.image_level import find_metric
 
     head = make_head()
     lists = [[("w_00", value)] for value in np.linspace(0.1, 0.9, 30)]
@@ -513,8 +513,8 @@ def test_thresholds_are_tuned() -> None:
 
 def submitted(metric: str, unknown: str = NEW) -> tuple[pd.DataFrame, Any, Any]:
     """A submission of three rows, the task, and the metric."""
-    from pipeline.tasks.image_level.metrics import find_metric
-    from pipeline.tasks.image_level.submission import submission_table
+    from pipeline.heads.submission_columns import submission_table
+    from pipeline.metrics.image_level import find_metric
 
     head = make_head(unknown=unknown, thresholds=(0.5,) if unknown else ())
     predictions = table(
@@ -583,7 +583,7 @@ def test_the_commented_example_of_an_own_metric_works(renders: Renders) -> None:
     prelude = (
         "from collections.abc import Sequence\nimport pandas as pd\nfrom pipeline.competition import Head, Metric\n"
     )
-    prelude += "from pipeline.settings import Settings\nfrom pipeline.tasks.image_level.metrics import find_metric\n"
+    prelude += "from pipeline.settings import Settings\nfrom pipeline.metrics.image_level import find_metric\n"
     exec(prelude + "COMPANIONS = ('accuracy',)\n" + example, scope)
     own = scope["metrics"](None)[0]
     head = make_head()
@@ -596,7 +596,7 @@ def test_the_commented_example_of_an_own_metric_works(renders: Renders) -> None:
 
 def test_settings_of_the_layer_are_checked() -> None:
     from pipeline.config import parse_experiment
-    from pipeline.errors import UserError
+    from toolkit.errors import UserError
 
     for params, message in (
         ({"wale": {"size": 4}}, "there is no head 'wale'; did you mean 'whale'"),

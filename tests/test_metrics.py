@@ -15,9 +15,9 @@ from projects import source
 sys.path.insert(0, str(source()))
 
 from pipeline.competition import Head, Metric
-from pipeline.errors import UserError
+from pipeline.metrics.image_level import METRICS, find_metric
 from pipeline.settings import Settings
-from pipeline.tasks.image_level.metrics import METRICS, find_metric
+from toolkit.errors import UserError
 
 NAMES = sorted(METRICS)
 DISTANCES = {"log_loss", "kl_divergence"}

@@ -12,8 +12,8 @@ from projects import metric_choices, source
 
 sys.path.insert(0, str(source()))
 
-from pipeline.tasks.image_level.kinds.multiclass.metrics import mean_average_precision_at_k
-from pipeline.tasks.image_level.metrics import METRICS
+from pipeline.metrics.image_level import METRICS
+from pipeline.metrics.multiclass import mean_average_precision_at_k
 from test_metrics import head, score
 
 

@@ -36,7 +36,7 @@ def make_rows() -> pd.DataFrame:
 
 
 def targets_of(task: Any, rows: pd.DataFrame) -> dict[str, np.ndarray]:
-    from pipeline.tasks.image_level.contract import all_targets
+    from pipeline.tasks.image_level.batch_schema import all_targets
 
     return all_targets(rows, task.kinds)
 
@@ -48,7 +48,7 @@ def batch_of(task: Any, rows: pd.DataFrame) -> dict[str, Any]:
 
 def criterion_of(task: Any, loss: str = "cross_entropy", **settings: Any) -> Any:
     from pipeline.config import LossRow
-    from pipeline.names import Named, Names
+    from pipeline.registry import Named, Names
 
     losses = [LossRow(head=head.name, loss=Named(name=loss), **settings) for head in task.heads]
     return task.criterion(losses, Names(task.NAMES), make_rows())
@@ -91,7 +91,7 @@ def test_a_partner_without_truth_counts_nothing() -> None:
 
 
 def test_gaps_in_a_row_of_labels_are_left_out() -> None:
-    from pipeline.tasks.image_level.losses import BinaryCrossEntropy
+    from pipeline.losses.image_level import BinaryCrossEntropy
 
     loss, logits = BinaryCrossEntropy(make_task().heads[0]), torch.tensor([[0.3, -2.0, 1.0]], requires_grad=True)
     value = loss(logits, torch.tensor([[1.0, float("nan"), 0.0]]))
@@ -114,7 +114,7 @@ def test_soft_truths_may_be_missing_as_well() -> None:
 
 @pytest.mark.parametrize("name", ["accuracy", "log_loss"])
 def test_metrics_score_the_rows_that_have_a_truth(name: str) -> None:
-    from pipeline.tasks.image_level.metrics import combined, find_metric
+    from pipeline.metrics.image_level import combined, find_metric
 
     task, rows = make_task(), make_rows()
     truth = task.truth(rows)
@@ -137,8 +137,8 @@ def test_metrics_score_the_rows_that_have_a_truth(name: str) -> None:
 
 
 def test_what_cannot_be_combined_is_refused() -> None:
-    from pipeline.errors import UserError
-    from pipeline.tasks.image_level.metrics import combined
+    from pipeline.metrics.image_level import combined
+    from toolkit.errors import UserError
 
     with pytest.raises(UserError, match="better when larger, others when smaller"):
         combined("both", {"first": ("accuracy", 1), "second": ("log_loss", 1)})
@@ -154,7 +154,7 @@ def test_what_cannot_be_combined_is_refused() -> None:
 
 
 def test_a_row_without_any_truth_is_refused() -> None:
-    from pipeline.errors import UserError
+    from toolkit.errors import UserError
 
     rows = make_rows()
     rows.loc[3, ["first", "second"]] = None

@@ -31,7 +31,7 @@ def rendered(renders: Renders) -> Iterator[Path]:
 
 
 def mixer(name: str = "mixup", **params: Any) -> Any:
-    from pipeline.names import Named, Names
+    from pipeline.registry import Named, Names
     from pipeline.tasks.image_level.task import ImageLevelTask
 
     return Names(ImageLevelTask.NAMES).bind("batch_transform", Named(name=name, params=params))()
@@ -139,14 +139,14 @@ def test_how_often_it_mixes_and_switches() -> None:
     ],
 )
 def test_wrong_settings_are_one_line(name: str, params: dict[str, Any], message: str) -> None:
-    from pipeline.errors import UserError
+    from toolkit.errors import UserError
 
     with pytest.raises(UserError, match=message):
         mixer(name, **params)
 
 
 def test_mixing_twice_is_refused() -> None:
-    from pipeline.errors import UserError
+    from toolkit.errors import UserError
 
     batch = mixed(mixer(), images())
     with pytest.raises(UserError, match="mixes twice"):
@@ -170,10 +170,10 @@ def test_losses_of_a_mixed_batch_by_hand() -> None:
     """
     from pipeline.competition import Head
     from pipeline.config import LossRow
-    from pipeline.names import Named, Names
+    from pipeline.losses.class_weights import class_weights
+    from pipeline.losses.criterion import WeightedLosses
+    from pipeline.registry import Named, Names
     from pipeline.tasks.image_level.task import ImageLevelTask
-    from pipeline.tasks.shared.class_weights import class_weights
-    from pipeline.tasks.shared.criterion import WeightedLosses
 
     counts = {"label": torch.tensor([3.0, 1.0]), "other": torch.tensor([1.0, 1.0, 1.0])}
     rows = [
@@ -227,9 +227,9 @@ def test_it_equals_cross_entropy_of_mixed_targets() -> None:
 
     from pipeline.competition import Head
     from pipeline.config import LossRow
-    from pipeline.names import Named, Names
+    from pipeline.losses.criterion import WeightedLosses
+    from pipeline.registry import Named, Names
     from pipeline.tasks.image_level.task import ImageLevelTask
-    from pipeline.tasks.shared.criterion import WeightedLosses
 
     logits, target = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 2, 1, 1])
     row = LossRow(head="label", loss=Named(name="cross_entropy", params={"label_smoothing": 0.1}))
@@ -252,14 +252,14 @@ def test_a_training_with_it_still_learns(transform: str) -> None:
 
     from pipeline.competition import Head
     from pipeline.config import LossRow, Model
-    from pipeline.names import Named, Names
-    from pipeline.seam import PreparedModel, StepContext
-    from pipeline.tasks.image_level.model import EncoderHeads
+    from pipeline.losses.criterion import WeightedLosses
+    from pipeline.models.encoder_heads import EncoderHeads
+    from pipeline.models.preprocess import Normalize
+    from pipeline.registry import Named, Names
     from pipeline.tasks.image_level.task import ImageLevelTask
-    from pipeline.tasks.shared.criterion import WeightedLosses
-    from pipeline.tasks.shared.normalize import Normalize
-    from pipeline.tasks.shared.step import step
     from pipeline.training.seeds import seed_everything
+    from pipeline.training.step import step
+    from pipeline.types import PreparedModel, StepContext
 
     pixels, labels = load_digits(return_X_y=True)
     pixels = (pixels.reshape(-1, 8, 8, 1) * 15.9).astype(np.uint8).repeat(4, axis=1).repeat(4, axis=2)

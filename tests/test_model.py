@@ -69,8 +69,8 @@ def rendered(renders: Renders) -> Iterator[Path]:
 def network(encoder: str, size: int = 32, pooling: str = "encoder", names: dict[str, Any] | None = None, **more: Any):
     from pipeline.competition import Head
     from pipeline.config import Model
-    from pipeline.names import Named, Names
-    from pipeline.tasks.image_level.model import EncoderHeads
+    from pipeline.models.encoder_heads import EncoderHeads
+    from pipeline.registry import Named, Names
     from pipeline.tasks.image_level.task import ImageLevelTask
 
     parameters = {"encoder_params": more.pop("encoder_params", None)}
@@ -90,8 +90,8 @@ def batch(size: int, count: int = 2, channels: int = 3) -> dict[str, torch.Tenso
 
 @pytest.mark.parametrize(("encoder", "size", "averages"), FAMILIES)
 def test_every_family_with_every_pooling(encoder: str, size: int, averages: bool) -> None:
-    from pipeline.names import Named, Names
-    from pipeline.tasks.image_level.pooling import features, width
+    from pipeline.models.pooling import features, width
+    from pipeline.registry import Named, Names
     from pipeline.tasks.image_level.task import ImageLevelTask
 
     torch.manual_seed(0)
@@ -127,7 +127,7 @@ def test_pooling_of_an_experiment(pooling: str) -> None:
 
 
 def test_prefix_tokens_are_not_pooled() -> None:
-    from pipeline.tasks.image_level.pooling import average, features
+    from pipeline.models.pooling import average, features
 
     model = network("test_vit").eval()
     image = batch(32)["input_image"]
@@ -153,7 +153,7 @@ def test_the_encoders_own_pooling_is_what_it_was() -> None:
 
 @pytest.mark.parametrize("p", [1.0, 3.0, 50.0])
 def test_gem_equals_its_formula(p: float) -> None:
-    from pipeline.tasks.image_level.pooling import GeneralizedMean
+    from pipeline.models.pooling import GeneralizedMean
 
     features = torch.rand(2, 4, 3, 5, generator=torch.Generator().manual_seed(1)) + 0.01
     double = features.double().requires_grad_()
@@ -172,7 +172,7 @@ def test_gem_equals_its_formula(p: float) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("value", [6e4, 1e-6, 0.0, -5.0])
 def test_gem_is_safe_in_half_precision(dtype: torch.dtype, value: float) -> None:
-    from pipeline.tasks.image_level.pooling import GeneralizedMean
+    from pipeline.models.pooling import GeneralizedMean
 
     features = torch.full((1, 2, 4, 4), value, dtype=dtype)
     features[0, 0, 0, 0] = 1.0
@@ -186,7 +186,7 @@ def test_gem_is_safe_in_half_precision(dtype: torch.dtype, value: float) -> None
 
 
 def test_a_pooling_that_does_not_fit_is_refused() -> None:
-    from pipeline.errors import UserError
+    from toolkit.errors import UserError
 
     with pytest.raises(UserError, match="96 channels cannot be divided among 7 heads"):
         network("test_resnet", pooling="attention", pooling_params={"num_heads": 7})
@@ -196,7 +196,7 @@ def test_a_pooling_that_does_not_fit_is_refused() -> None:
 
 
 def test_encoders_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.errors import UserError
+    from toolkit.errors import UserError
 
     (tmp_path / "own_encoders.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
@@ -236,7 +236,7 @@ def test_the_task_builds_for_the_size_of_the_images() -> None:
     from pipeline.competition import Head
     from pipeline.config import Experiment, Image, Model
     from pipeline.data import NAMES
-    from pipeline.names import Names
+    from pipeline.registry import Names
     from pipeline.tasks.image_level.task import ImageLevelTask
 
     task = ImageLevelTask(competition, [Head("label", "multiclass", ("a", "b"))])
@@ -258,14 +258,14 @@ def test_the_task_builds_for_the_size_of_the_images() -> None:
     ],
 )
 def test_what_an_encoder_refuses_is_one_line(encoder: str, size: int, more: dict[str, Any], message: str) -> None:
-    from pipeline.errors import UserError
+    from toolkit.errors import UserError
 
     with pytest.raises(UserError, match=message):
         network(encoder, size, **more)
 
 
 def test_an_image_size_that_an_encoder_refuses_is_one_line() -> None:
-    from pipeline.errors import UserError
+    from toolkit.errors import UserError
 
     with pytest.raises(UserError, match="cannot take images of 48x48"):
         network("mixer_s32_224", 32)(batch(48))
@@ -282,9 +282,9 @@ def test_drop_path_reaches_the_encoder() -> None:
 def test_multi_sample_dropout_has_a_mask_for_each_sample_of_logits() -> None:
     from pipeline.config import LossRow
     from pipeline.keys import mask_key
-    from pipeline.names import Named, Names
+    from pipeline.losses.criterion import WeightedLosses
+    from pipeline.registry import Named, Names
     from pipeline.tasks.image_level.task import ImageLevelTask
-    from pipeline.tasks.shared.criterion import WeightedLosses
 
     model, given = network("test_resnet", drop_rate=0.5, multi_sample_dropout=3), batch(32, count=4)
     outputs = model(given)
@@ -345,7 +345,7 @@ def test_a_hub_out_of_reach_is_asked_once_and_its_cache_is_used(
 ) -> None:
     from huggingface_hub import constants
 
-    from pipeline.errors import UserError
+    from toolkit.errors import UserError
 
     with SilentServer() as server:
         template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, server.address)
@@ -374,8 +374,8 @@ def test_heads_of_any_name_have_outputs_and_weights_of_their_own() -> None:
     """pandas itself writes `label.1`, and torch takes no dot in the name of a module."""
     from pipeline.competition import Head
     from pipeline.config import Model
-    from pipeline.names import Names
-    from pipeline.tasks.image_level.model import EncoderHeads
+    from pipeline.models.encoder_heads import EncoderHeads
+    from pipeline.registry import Names
     from pipeline.tasks.image_level.task import ImageLevelTask
 
     columns = ["label", "label.1", "label_1", "type", "training", "T", "a b", "a/b", "größe", "..", ".", "", "a%b"]

@@ -52,7 +52,7 @@ def make_task() -> Any:
 
 
 def score(name: str, truth: Any, probabilities: Any) -> float:
-    from pipeline.tasks.image_level.metrics import find_metric
+    from pipeline.metrics.image_level import find_metric
 
     columns = [f"labels:{label}" for label in LABELS]
     tables = [pd.DataFrame(np.asarray(values), columns=columns) for values in (truth, probabilities)]
@@ -101,9 +101,9 @@ def test_every_metric_against_torchmetrics() -> None:
 
 
 def test_scores_with_settings_against_scikit_learn() -> None:
-    from pipeline.errors import UserError
-    from pipeline.tasks.image_level.kinds.multilabel.metrics import f_score, log_loss
-    from pipeline.tasks.image_level.metrics import over_heads
+    from pipeline.metrics.image_level import over_heads
+    from pipeline.metrics.multilabel import f_score, log_loss
+    from toolkit.errors import UserError
 
     generator = np.random.default_rng(0)
     columns = [f"labels:{label}" for label in LABELS]
@@ -123,7 +123,7 @@ def test_scores_with_settings_against_scikit_learn() -> None:
 
 
 def test_copier_asks_for_every_metric_with_its_meaning() -> None:
-    from pipeline.tasks.image_level.metrics import METRICS
+    from pipeline.metrics.image_level import METRICS
 
     choices = metric_choices("multilabel")
     assert [meaning.split(": ")[0] for meaning in choices] == list(choices.values()) == list(NAMES) == list(METRICS)
@@ -131,7 +131,7 @@ def test_copier_asks_for_every_metric_with_its_meaning() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_perfect_and_direction(name: str) -> None:
-    from pipeline.tasks.image_level.metrics import find_metric
+    from pipeline.metrics.image_level import find_metric
 
     truth = np.array([[1, 0, 1], [0, 1, 0], [1, 1, 0], [0, 0, 0]])
     perfect, worse = score(name, truth, truth), score(name, truth, 1.0 - 0.8 * truth)
@@ -163,7 +163,7 @@ def test_what_is_not_defined_is_nan_with_a_reason() -> None:
 
 
 def test_targets_of_both_forms_are_the_same() -> None:
-    from pipeline.tasks.image_level.kinds.multilabel.targets import targets
+    from pipeline.heads.multilabel.targets import targets
 
     rows = random_rows()
     expected = rows[list(LABELS)].to_numpy(np.float32)
@@ -188,8 +188,8 @@ def test_targets_of_both_forms_are_the_same() -> None:
     ],
 )
 def test_a_wrong_cell_names_its_row(form: str, cell: str, message: str) -> None:
-    from pipeline.errors import UserError
-    from pipeline.tasks.image_level.kinds.multilabel.targets import targets
+    from pipeline.heads.multilabel.targets import targets
+    from toolkit.errors import UserError
 
     rows = random_rows() if form == "columns" else listed(random_rows())
     rows.loc[7, "bee" if form == "columns" else "labels"] = cell
@@ -200,7 +200,7 @@ def test_a_wrong_cell_names_its_row(form: str, cell: str, message: str) -> None:
 @pytest.mark.parametrize("form", ["columns", "list"])
 def test_each_fold_has_every_label_as_often(form: str) -> None:
     from pipeline.data.folds import make_folds
-    from pipeline.tasks.image_level.kinds.multilabel.labels import LabelSets
+    from pipeline.heads.multilabel.labels import LabelSets
 
     truth = random_rows()
     rows = truth if form == "columns" else listed(truth)
@@ -213,7 +213,7 @@ def test_each_fold_has_every_label_as_often(form: str) -> None:
 
 def test_groups_stay_together_and_labels_are_spread() -> None:
     from pipeline.data.folds import make_folds
-    from pipeline.tasks.image_level.kinds.multilabel.labels import LabelSets
+    from pipeline.heads.multilabel.labels import LabelSets
 
     rows = make_folds(random_rows(2000, groups=300), LabelSets(LABELS), 4).rows
     assert (rows.groupby("group")["fold"].nunique() == 1).all()
@@ -223,7 +223,7 @@ def test_groups_stay_together_and_labels_are_spread() -> None:
 
 def test_rare_labels_are_a_note_and_classes_are_words() -> None:
     from pipeline.data.folds import make_folds
-    from pipeline.tasks.image_level.kinds.multilabel.labels import LabelSets
+    from pipeline.heads.multilabel.labels import LabelSets
 
     rows, labels = listed(random_rows()), LabelSets(("labels",))
     rows.loc[3, "labels"] = "ant yak"
@@ -246,8 +246,8 @@ def test_rare_labels_are_a_note_and_classes_are_words() -> None:
 )
 def test_lists_are_divided_by_what_their_cells_show(cells: list[str], said: str) -> None:
     """Labels, truth, the note, and a submission in the form of the sample's cells."""
-    from pipeline.tasks.image_level.kinds.multilabel.labels import LabelSets
-    from pipeline.tasks.image_level.kinds.multilabel.targets import targets
+    from pipeline.heads.multilabel.labels import LabelSets
+    from pipeline.heads.multilabel.targets import targets
 
     rows, labels = pd.DataFrame({"id": list("abcd"), "labels": cells}, dtype="str"), LabelSets(("labels",))
     assert labels.cells(rows, "labels").tolist() == ["ant", "bee", "bee", "cat", "ant"]
@@ -269,12 +269,12 @@ def test_lists_are_divided_by_what_their_cells_show(cells: list[str], said: str)
 
 
 def test_labels_with_spaces_and_marks_in_their_names() -> None:
-    from pipeline.errors import UserError
-    from pipeline.tasks.image_level.kinds.multilabel.labels import LabelSets
-    from pipeline.tasks.image_level.kinds.multilabel.lists import ListForm
-    from pipeline.tasks.image_level.kinds.multilabel.submission import label_lists, list_form
-    from pipeline.tasks.image_level.kinds.multilabel.targets import targets
-    from pipeline.tasks.image_level.submission import Column
+    from pipeline.heads.multilabel.labels import LabelSets
+    from pipeline.heads.multilabel.lists import ListForm
+    from pipeline.heads.multilabel.submission import label_lists, list_form
+    from pipeline.heads.multilabel.targets import targets
+    from pipeline.heads.submission_columns import Column
+    from toolkit.errors import UserError
 
     def found(cells: list[str], separator: str = "") -> set[str]:
         rows = pd.DataFrame({"labels": cells}, dtype="str")
@@ -298,8 +298,8 @@ def test_labels_with_spaces_and_marks_in_their_names() -> None:
 
 def test_flags_in_several_spellings_are_the_same() -> None:
     from pipeline.data.checks import label_faults
-    from pipeline.tasks.image_level.kinds.multilabel.labels import LabelSets
-    from pipeline.tasks.image_level.kinds.multilabel.targets import targets
+    from pipeline.heads.multilabel.labels import LabelSets
+    from pipeline.heads.multilabel.targets import targets
 
     rows = random_rows()
     truth = targets(rows, make_head())
@@ -323,7 +323,7 @@ def test_flags_in_several_spellings_are_the_same() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_a_rare_label_trains_in_each_fold(seed: int) -> None:
     from pipeline.data.folds import make_folds
-    from pipeline.tasks.image_level.kinds.multilabel.labels import LabelSets
+    from pipeline.heads.multilabel.labels import LabelSets
 
     generator = np.random.default_rng(seed)
     held = pd.DataFrame(generator.random((60, 30)) < 0.04, columns=[f"l{label}" for label in range(30)])
@@ -348,7 +348,7 @@ def test_a_constant_scores_as_the_dummy_of_each_fold() -> None:
 
 
 def test_decoding_is_a_sigmoid_and_smoothing_moves_towards_a_half() -> None:
-    from pipeline.names import Named, Names
+    from pipeline.registry import Named, Names
 
     task, logits = make_task(), torch.tensor([[2.0, -1.0, 0.0], [-3.0, 9.0, 0.5]])
     found = task.decode(["a", "b"], {"output_labels": logits})
@@ -361,8 +361,8 @@ def test_decoding_is_a_sigmoid_and_smoothing_moves_towards_a_half() -> None:
 
 def submitted(columns: tuple[str, ...], metric: str, shown: Sequence[str] = ("",)) -> tuple[pd.DataFrame, Any, Any]:
     """A submission of three rows, the task, and the metric; the cells of the sample are `shown`."""
-    from pipeline.tasks.image_level.metrics import find_metric
-    from pipeline.tasks.image_level.submission import submission_table
+    from pipeline.heads.submission_columns import submission_table
+    from pipeline.metrics.image_level import find_metric
 
     given = np.array([[0.9, 0.6, 0.1], [0.2, 0.4, 0.3], [0.5, 0.1, 0.8]])
     predictions = pd.DataFrame(given, index=["x", "y", "z"], columns=[f"labels:{label}" for label in LABELS])

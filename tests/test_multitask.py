@@ -53,8 +53,8 @@ def make_rows(count: int = 600, seed: int = 0) -> pd.DataFrame:
 
 def make_labels() -> Any:
     from pipeline.data.labels import ClassLabels
-    from pipeline.tasks.image_level.kinds.multilabel.labels import LabelSets
-    from pipeline.tasks.image_level.kinds.regression.labels import NumberLabels
+    from pipeline.heads.multilabel.labels import LabelSets
+    from pipeline.heads.regression.labels import NumberLabels
     from pipeline.tasks.image_level.mixed_labels import MixedLabels
 
     return MixedLabels([ClassLabels(("type",)), ClassLabels(("sex",)), NumberLabels(("age",)), LabelSets(("tags",))])
@@ -82,7 +82,7 @@ def test_each_fold_has_all_of_it(grouped: bool) -> None:
 
 def test_classes_are_listed_for_what_names_some(tmp_path: Path) -> None:
     from pipeline.data.folds import write_classes
-    from pipeline.project import Project
+    from pipeline.paths import Project
 
     project = Project(tmp_path, tmp_path / "data")
     (tmp_path / "folds").mkdir()
@@ -96,10 +96,10 @@ def test_classes_are_listed_for_what_names_some(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mark", ["_", "."])
 def test_a_row_for_each_image_and_head(mark: str) -> None:
     """As in Bengali graphemes: ids that end in the name of the head, in whatever order."""
-    from pipeline.kaggle.submission import fill
-    from pipeline.rules import Keys
-    from pipeline.tasks.image_level.metrics import find_metric
-    from pipeline.tasks.image_level.submission import submission_table
+    from pipeline.heads.submission_columns import submission_table
+    from pipeline.metrics.image_level import find_metric
+    from pipeline.submission.build import fill
+    from pipeline.submission_schema import Keys
 
     task, metric, ids = make_task(), find_metric("accuracy"), ["t_1", "t_2"]
     given = {

@@ -191,9 +191,9 @@ def test_fp16_is_told_apart(size: float, overflows: bool, tmp_path: Path) -> Non
     with imported(ROOT / "template"):
         from pipeline.callbacks.non_finite import NonFinite
         from pipeline.config import parse_experiment
-        from pipeline.errors import UserError
-        from pipeline.processes import Processes
-        from pipeline.seam import PreparedModel, Progress, Verdict
+        from pipeline.types import PreparedModel, Progress, Verdict
+        from toolkit.distributed import Processes
+        from toolkit.errors import UserError
 
         parts = {"PreparedModel": PreparedModel, "Progress": Progress, "Processes": Processes}
         run = Half(SimpleNamespace(parse_experiment=parse_experiment, **parts), tmp_path / "runs/half/fold_0", size)

@@ -111,7 +111,7 @@ def test_the_encoder_has_a_rate_of_its_own_and_frozen_parameters_are_there() -> 
     [({"layer_decay": 0.7}, "layer_decay needs a model"), ({"encoder_lr_factor": 0.5}, "encoder_lr_factor needs")],
 )
 def test_a_model_without_an_encoder(settings: dict[str, float], message: str) -> None:
-    from pipeline.errors import UserError
+    from toolkit.errors import UserError
 
     model = model_of(nn.Linear(3, 2))
     assert len(groups_of(model, layer_decay=1.0)) == 2, "1 asks for nothing"
@@ -120,7 +120,7 @@ def test_a_model_without_an_encoder(settings: dict[str, float], message: str) ->
 
 
 def test_an_encoder_without_layers() -> None:
-    from pipeline.errors import UserError
+    from toolkit.errors import UserError
 
     network = Network("test_resnet")
     network.encoder = nn.Sequential(nn.Linear(3, 2))
@@ -138,7 +138,7 @@ def small_model() -> nn.Module:
 
 def optimizer_of(model: nn.Module, name: str, may_fuse: bool = True, **params: Any) -> torch.optim.Optimizer:
     from pipeline.config import Optimizer
-    from pipeline.names import Names
+    from pipeline.registry import Names
     from pipeline.training import NAMES
     from pipeline.training.optimizer import make_optimizer
 
@@ -201,7 +201,7 @@ def test_an_optimiser_goes_on_bit_for_bit(name: str) -> None:
     ],
 )
 def test_an_optimiser_that_cannot_be(name: str, params: dict[str, Any], message: str) -> None:
-    from pipeline.errors import UserError
+    from toolkit.errors import UserError
 
     with pytest.raises(UserError, match=message) as raised:
         optimizer_of(small_model(), name, may_fuse=False, **params)
@@ -211,7 +211,7 @@ def test_an_optimiser_that_cannot_be(name: str, params: dict[str, Any], message:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="apex and bitsandbytes want a GPU")
 @pytest.mark.parametrize("name", ["bnbadam8bit", "fusedadam", "lookahead_fusedadam"])
 def test_an_optimiser_for_a_gpu(name: str) -> None:
-    from pipeline.errors import UserError
+    from toolkit.errors import UserError
 
     with pytest.raises(UserError, match=f"'{name}' refused its settings: CUDA required"):
         optimizer_of(small_model(), name)
@@ -219,7 +219,7 @@ def test_an_optimiser_for_a_gpu(name: str) -> None:
 
 def test_the_rates_are_shown_where_there_are_several(capsys: pytest.CaptureFixture[str]) -> None:
     from pipeline.config import Optimizer
-    from pipeline.names import Names
+    from pipeline.registry import Names
     from pipeline.training import NAMES
     from pipeline.training.optimizer import make_optimizer, print_rates
 
@@ -238,7 +238,7 @@ WATCH = '''"""Keeps one step: weights and gradients before clipping, and the wei
 import torch
 
 from pipeline.callbacks import Callback
-from pipeline.seam import Verdict
+from pipeline.types import Verdict
 
 
 class Watch(Callback):

@@ -39,7 +39,7 @@ def make_task(kind: str = "ordinal", classes: tuple[str, ...] = GRADES) -> Any:
 
 
 def make_loss(classes: tuple[str, ...] = GRADES) -> Any:
-    from pipeline.names import Named, Names
+    from pipeline.registry import Named, Names
 
     task = make_task(classes=classes)
     return Names(task.NAMES).bind("loss", Named(name="corn"))(task.heads[0])
@@ -93,8 +93,8 @@ def test_the_largest_logits_of_float16_are_finite(sign: float) -> None:
 
 
 def test_all_else_is_as_with_classes_in_no_order() -> None:
-    from pipeline.tasks.image_level.metrics import find_metric
-    from pipeline.tasks.image_level.submission import submission_table
+    from pipeline.heads.submission_columns import submission_table
+    from pipeline.metrics.image_level import find_metric
 
     rows = pd.DataFrame({"id": ["x", "y", "z"], "grade": ["0", "3", "3"]})
     ordinal, plain = make_task(), make_task("multiclass")
@@ -113,7 +113,7 @@ def test_all_else_is_as_with_classes_in_no_order() -> None:
 
 def test_it_learns_the_order_of_digits() -> None:
     """A digit is a grade from 0 to 9; a small network on its 64 pixels, with the head's own layer and loss."""
-    from pipeline.tasks.image_level.kinds import kind_of
+    from pipeline.heads.base import kind_of
 
     digits, grades = load_digits(), tuple("0123456789")
     features, truth = torch.from_numpy(digits.data / 16).float(), torch.from_numpy(digits.target)

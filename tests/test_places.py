@@ -16,10 +16,10 @@ from projects import Renders, run_script, source
 sys.path.insert(0, str(source()))
 
 from pipeline.data.folders import rows_from_folders
-from pipeline.data.images import array, image
-from pipeline.data.store import Stamp
+from pipeline.data.image_cache_file import Stamp
 from pipeline.data.tables import image_paths, read_table
-from pipeline.errors import UserError
+from toolkit.errors import UserError
+from toolkit.images.readers import array, image
 from training import SMALL, expect
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 7, 3), dtype=np.uint8)

@@ -27,7 +27,7 @@ def rendered(renders: Renders) -> Iterator[None]:
 def multiclass(truth: np.ndarray, given: np.ndarray, names: tuple[str, ...], **more: Any) -> dict[str, Figure]:
     """The figures of class numbers (N,) and probabilities, by the first part of their name."""
     from pipeline.competition import Head
-    from pipeline.tasks.image_level.kinds.multiclass.drawing import multiclass_figures
+    from pipeline.heads.multiclass.drawing import multiclass_figures
 
     texts = np.array(names, dtype=object)[truth]
     return drawn(multiclass_figures(texts, given, Head("a", "multiclass", names, **more)))
@@ -35,13 +35,13 @@ def multiclass(truth: np.ndarray, given: np.ndarray, names: tuple[str, ...], **m
 
 def multilabel(truth: np.ndarray, given: np.ndarray, names: tuple[str, ...], **more: Any) -> dict[str, Figure]:
     from pipeline.competition import Head
-    from pipeline.tasks.image_level.kinds.multilabel.drawing import multilabel_figures
+    from pipeline.heads.multilabel.drawing import multilabel_figures
 
     return drawn(multilabel_figures(truth, given, Head("a", "multilabel", names, **more)))
 
 
 def drawn(figures: dict[str, Figure]) -> dict[str, Figure]:
-    from pipeline.tracking.images import pixels
+    from pipeline.trackers.images import pixels
 
     assert len(figures) <= 6
     assert all(pixels(figure).std() > 5 for figure in figures.values())
@@ -256,7 +256,7 @@ def test_labels_that_are_missed_for_others() -> None:
 
 
 def test_errors_of_numbers_by_truth() -> None:
-    from pipeline.tasks.image_level.kinds.regression.drawing import by_truth_figure, errors_by_truth, scatter_figure
+    from pipeline.heads.regression.drawing import by_truth_figure, errors_by_truth, scatter_figure
 
     truth = np.random.default_rng(0).permutation(np.arange(100.0))
     table = errors_by_truth(truth, truth * 0.5)
@@ -274,7 +274,7 @@ def test_errors_of_numbers_by_truth() -> None:
 
 @pytest.mark.parametrize("truth", [[], [np.nan], [3.0], [2.0, 2.0, 2.0]])
 def test_numbers_of_which_there_are_few(truth: list[float]) -> None:
-    from pipeline.tasks.image_level.kinds.regression.drawing import by_truth_figure, scatter_figure
+    from pipeline.heads.regression.drawing import by_truth_figure, scatter_figure
 
     values = np.array(truth, dtype=float)
     drawn({"a": scatter_figure(values, values + 1, "ink"), "b": by_truth_figure(values, values + 1, "ink")})
@@ -282,8 +282,8 @@ def test_numbers_of_which_there_are_few(truth: list[float]) -> None:
 
 def test_the_nearest_right_and_wrong_neighbours() -> None:
     from pipeline.competition import Head
-    from pipeline.tasks.image_level.kinds import kind_of
-    from pipeline.tasks.image_level.kinds.embedding.rankings import table_of
+    from pipeline.heads.base import kind_of
+    from pipeline.heads.embedding.rankings import table_of
 
     head = Head("who", "embedding", ("a", "b", "c"), unknown="new")
     labels = np.array([["a", "b", "c"], ["b", "a", "c"], ["c", "", ""], ["a", "b", "c"]], dtype=object)

@@ -30,7 +30,7 @@ def make_task(*classes: str) -> Any:
 
 
 def bound(name: str, **params: Any) -> Any:
-    from pipeline.names import Named, Names
+    from pipeline.registry import Named, Names
 
     return Names(make_task("0", "1").NAMES).bind("aggregate", Named(name=name, params=params))
 
@@ -61,7 +61,7 @@ def test_aggregates_against_scipy(name: str, params: dict[str, float], oracle: A
 
 
 def test_a_generalized_mean_of_zeros_is_zero_and_of_negative_numbers_refused() -> None:
-    from pipeline.errors import UserError
+    from toolkit.errors import UserError
 
     ids = np.array(["a", "a"], object)
     for power in (0.0, -1.0, 3.0):
@@ -94,7 +94,7 @@ def test_probabilities_stay_probabilities() -> None:
 
 
 def test_an_own_aggregate_that_loses_ids_is_refused() -> None:
-    from pipeline.errors import UserError
+    from toolkit.errors import UserError
 
     rows = rows_of("b", "a", "b")
     predictions = pd.DataFrame(0.5, index=rows["id"], columns=["cancer:0", "cancer:1"])
@@ -106,8 +106,8 @@ def test_ranked_labels_are_aggregated_label_by_label(renders: Renders) -> None:
     """Worked by hand: an image that does not list a label gives it the score of its last one."""
     with imported(renders.shared({"task": "metric_learning", "trackers": []})):
         from pipeline.competition import Head
-        from pipeline.tasks.image_level.aggregates import maximum, mean
-        from pipeline.tasks.image_level.kinds import kind_of
+        from pipeline.heads.base import kind_of
+        from pipeline.inference.aggregates import maximum, mean
 
         kind = kind_of(Head("whale", "embedding", ("u", "v", "w")))
         said = [["u", "v", "w", 0.9, 0.5, 0.1], ["w", "v", "u", 0.6, 0.2, 0.0], ["v", "u", "", 0.7, 0.6, -1.0]]
@@ -144,8 +144,8 @@ def test_rows_that_only_train_stand_for_themselves_and_ids_are_groups() -> None:
     ],
 )
 def test_ids_that_do_not_agree_are_named(change: dict[str, Any], message: str) -> None:
-    from pipeline.errors import UserError
     from pipeline.prediction_ids import with_predictions
+    from toolkit.errors import UserError
 
     with pytest.raises(UserError, match=message):
         with_predictions(rows_of("a", "a", "b").assign(**change), ["cancer"])
@@ -154,7 +154,7 @@ def test_ids_that_do_not_agree_are_named(change: dict[str, Any], message: str) -
 def test_a_table_with_a_line_for_several_images(tmp_path: Path) -> None:
     from competition import competition
     from pipeline.data.folders import rows_of_all_images
-    from pipeline.errors import UserError
+    from toolkit.errors import UserError
 
     for name in ("7/a.png", "7/b.jpg", "12/a.png", "99/a.png"):
         (tmp_path / "train" / name).parent.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ import os
 import signal
 
 from pipeline.callbacks import Callback
-from pipeline.seam import Verdict
+from pipeline.types import Verdict
 
 
 class Witness(Callback):
@@ -194,10 +194,10 @@ def test_a_run_goes_on_with_another_number_of_processes(project: Path) -> None:
 
 def test_shares_are_the_batch_and_no_process_goes_without(renders: Renders) -> None:
     with imported(renders.shared()):
-        from pipeline.data.loaders import RowBatches, TrainBatches
+        from pipeline.data.loader import RowBatches, TrainBatches
         from pipeline.data.samplers import shuffle
-        from pipeline.errors import UserError
-        from pipeline.processes import Processes
+        from toolkit.distributed import Processes
+        from toolkit.errors import UserError
 
         table = pd.DataFrame({"id": [str(row) for row in range(50)]})
         three = [Processes(rank, 3) for rank in range(3)]
@@ -225,9 +225,9 @@ def test_an_environment_that_says_half_of_it(renders: Renders, monkeypatch: pyte
     for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     with imported(renders.shared()):
-        from pipeline.errors import UserError
-        from pipeline.launch import must_launch
-        from pipeline.processes import start_processes
+        from toolkit.distributed import start_processes
+        from toolkit.errors import UserError
+        from toolkit.launch import must_launch
 
         monkeypatch.setenv("WORLD_SIZE", "1")
         assert start_processes().size == 1 and must_launch(2) and not must_launch(1)
@@ -241,7 +241,7 @@ GATHER = """
 import sys
 sys.path.insert(0, "src")
 import torch
-from pipeline.processes import end_processes, start_processes
+from toolkit.distributed import end_processes, start_processes
 
 processes = start_processes()
 count = [3, 1][processes.rank]
@@ -273,7 +273,7 @@ end_processes()
 
 def test_shares_of_every_kind_are_joined(renders: Renders) -> None:
     with imported(renders.shared()):
-        from pipeline.launch import free_port
+        from toolkit.launch import free_port
 
         port = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
     children = [

@@ -15,11 +15,11 @@ from projects import Renders, imported, run_script, source
 
 sys.path.insert(0, str(source()))
 
-from pipeline.data.images import image
+from pipeline.data.image_cache_file import Stamp
 from pipeline.data.leaks import find_leaks
-from pipeline.data.reading import Place, Rows, image_key, row_reader
-from pipeline.data.scan import Look, scan
-from pipeline.data.store import Stamp
+from toolkit.audit.scan import Look, scan
+from toolkit.images.readers import image
+from toolkit.images.row_reader import Place, Rows, image_key, row_reader
 from training import SMALL, expect, register
 
 READERS = '''"""Images that are slices of a stack, which is a folder of npy files."""
@@ -201,7 +201,7 @@ def test_the_reader_of_the_experiments(renders: Renders, tmp_path: Path) -> None
 
     with imported(project):
         from pipeline.data.command import usual_experiment
-        from pipeline.project import Project
+        from pipeline.paths import Project
 
         place = Project.at(project)
         assert usual_experiment(place) is None
@@ -220,7 +220,7 @@ def test_the_reader_of_the_experiments(renders: Renders, tmp_path: Path) -> None
 def test_samples_are_read_by_their_row(tmp_path: Path, reader: Any) -> None:
     import albumentations as A
 
-    from pipeline.tasks.image_level.dataset import ImageDataset
+    from pipeline.data.image_dataset import ImageDataset
 
     rows = stack(tmp_path, [1, 2, 3])
     dataset = ImageDataset(rows, tmp_path, reader, A.Compose([A.Resize(32, 32)], seed=0), (32, 32), {}, 0)

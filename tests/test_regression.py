@@ -50,7 +50,7 @@ def make_task(*heads: Any) -> Any:
 
 
 def find(name: str) -> Any:
-    from pipeline.tasks.image_level.metrics import find_metric
+    from pipeline.metrics.image_level import find_metric
 
     return find_metric(name)
 
@@ -63,7 +63,7 @@ def score(
 
 
 def make_loss(name: str, **params: Any) -> Any:
-    from pipeline.names import Named, Names
+    from pipeline.registry import Named, Names
 
     return Names(make_task().NAMES).bind("loss", Named(name=name, params=params))(make_head())
 
@@ -105,7 +105,7 @@ def test_rmse_of_several_columns_is_mcrmse() -> None:
 
 
 def test_copier_asks_for_every_metric_with_its_meaning() -> None:
-    from pipeline.tasks.image_level.metrics import METRICS
+    from pipeline.metrics.image_level import METRICS
 
     choices = metric_choices("regression")
     assert [meaning.split(": ")[0] for meaning in choices] == list(choices.values()) == list(NAMES) == list(METRICS)
@@ -167,7 +167,7 @@ def test_kappa_cuts_where_the_head_says() -> None:
     ],
 )
 def test_grades_that_cannot_be_are_refused(classes: tuple[str, ...], message: str) -> None:
-    from pipeline.errors import UserError
+    from toolkit.errors import UserError
 
     with pytest.raises(UserError, match=message):
         score("quadratic_weighted_kappa", [0.0, 1.0], [0.0, 1.0], classes=classes)
@@ -189,7 +189,7 @@ def test_cut_points_are_tuned_out_of_fold() -> None:
 
 
 def test_targets_are_numbers_and_an_empty_cell_is_nan() -> None:
-    from pipeline.tasks.image_level.kinds import kind_of
+    from pipeline.heads.base import kind_of
 
     rows = pd.DataFrame({"id": ["x", "y", "z"], "age": ["1.5", None, "-2e3"]})
     found = kind_of(make_head()).targets(rows)
@@ -203,9 +203,9 @@ def test_targets_are_numbers_and_an_empty_cell_is_nan() -> None:
 @pytest.mark.parametrize("cell", ["old", "1,5", "inf"])
 def test_a_cell_that_is_no_number_names_its_row(cell: str) -> None:
     from pipeline.data.folds import make_folds
-    from pipeline.errors import UserError
-    from pipeline.tasks.image_level.kinds import kind_of
-    from pipeline.tasks.image_level.kinds.regression.labels import NumberLabels
+    from pipeline.heads.base import kind_of
+    from pipeline.heads.regression.labels import NumberLabels
+    from toolkit.errors import UserError
 
     rows = random_rows()
     rows.loc[7, "age"] = cell
@@ -239,7 +239,7 @@ def test_losses_by_hand_in_standard_deviations(name: str, params: dict[str, floa
 
 
 def test_a_loss_refuses_what_it_cannot_mean() -> None:
-    from pipeline.errors import UserError
+    from toolkit.errors import UserError
 
     for name, params in (("huber", {"delta": 0.0}), ("smooth_l1", {"beta": -1.0})):
         with pytest.raises(UserError, match=f"loss '{name}': .* must be"):
@@ -248,7 +248,7 @@ def test_a_loss_refuses_what_it_cannot_mean() -> None:
 
 def test_learning_does_not_depend_on_the_unit() -> None:
     """The same network, shown the target in another unit: the same gradients, the same predictions in that unit."""
-    from pipeline.tasks.image_level.kinds import kind_of
+    from pipeline.heads.base import kind_of
 
     features, truth = torch.randn(40, 8), np.random.default_rng(0).normal(0, 1, 40)
     gradients, answers = [], []
@@ -271,7 +271,7 @@ def test_learning_does_not_depend_on_the_unit() -> None:
 
 def test_folds_have_small_and_large_numbers_equally_often() -> None:
     from pipeline.data.folds import make_folds
-    from pipeline.tasks.image_level.kinds.regression.labels import NumberLabels
+    from pipeline.heads.regression.labels import NumberLabels
 
     folds = make_folds(random_rows(403), NumberLabels(("age",)), 5)
     assert folds.splitter == "stratified" and not folds.warnings
@@ -283,7 +283,7 @@ def test_folds_have_small_and_large_numbers_equally_often() -> None:
 
 def test_folds_of_several_columns_and_of_groups() -> None:
     from pipeline.data.folds import make_folds
-    from pipeline.tasks.image_level.kinds.regression.labels import NumberLabels
+    from pipeline.heads.regression.labels import NumberLabels
 
     rows, columns = random_rows(1000, columns=("age", "size")), ["age", "size"]
     spreads: dict[str, list[float]] = {"stratified": [], "plain": []}
@@ -301,7 +301,7 @@ def test_folds_of_several_columns_and_of_groups() -> None:
 
 def test_grades_are_strata_of_their_own() -> None:
     from pipeline.data.folds import make_folds
-    from pipeline.tasks.image_level.kinds.regression.labels import NumberLabels
+    from pipeline.heads.regression.labels import NumberLabels
 
     rows = random_rows(200).assign(age=np.repeat(["0", "1", "2", "3"], [120, 50, 20, 10]))
     found = make_folds(rows, NumberLabels(("age",), graded=True), 5).rows
@@ -330,7 +330,7 @@ def test_a_constant_is_the_best_for_the_metric(metric: str, monkeypatch: pytest.
 
 def submitted(columns: tuple[str, ...], metric: str, **settings: Any) -> tuple[pd.DataFrame, Any]:
     """A submission of three rows, and the task."""
-    from pipeline.tasks.image_level.submission import submission_table
+    from pipeline.heads.submission_columns import submission_table
 
     head = make_head(**settings)
     predictions = pd.DataFrame({"age": np.array([-3.25, 1.5, 44.0078125], np.float32)}, index=["x", "y", "z"])
@@ -355,8 +355,8 @@ def submitted(columns: tuple[str, ...], metric: str, **settings: Any) -> tuple[p
 def test_a_submission_is_a_column_of_numbers_or_grades(
     column: str, metric: str, settings: dict[str, Any], expected: list[str]
 ) -> None:
-    from pipeline.kaggle.submission import as_text
-    from pipeline.tasks.image_level.submission import submission_table
+    from pipeline.heads.submission_columns import submission_table
+    from pipeline.submission.build import as_text
 
     table, task = submitted((column,), metric, **settings)
     written = as_text(table)
@@ -391,7 +391,7 @@ def test_a_bad_cell_is_one_problem(metric: str, settings: dict[str, Any], cell: 
 
 
 def test_a_sample_of_grades_as_columns_is_not_taken_for_numbers() -> None:
-    from pipeline.errors import UserError
+    from toolkit.errors import UserError
 
     with pytest.raises(UserError, match="the sample submission has the columns"):
         submitted(("0", "1"), "rmse", classes=GRADES)

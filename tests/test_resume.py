@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from pipeline.callbacks import Callback
-from pipeline.seam import Verdict
+from pipeline.types import Verdict
 
 
 class Noise(Callback):

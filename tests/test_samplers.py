@@ -25,7 +25,7 @@ def table(**columns: Any) -> pd.DataFrame:
 
 def epoch(name: str, rows: pd.DataFrame, number: int = 0, **params: Any) -> np.ndarray:
     """The positions of an epoch, as the pipeline asks for them."""
-    from pipeline.names import Named, Names
+    from pipeline.registry import Named, Names
     from pipeline.training import NAMES
 
     order = Names(NAMES).bind("sampler", Named(name=name, params=params))
@@ -126,7 +126,7 @@ def test_sources_have_their_times_and_shares() -> None:
     ],
 )
 def test_what_cannot_be_sampled_is_said_in_one_line(name: str, params: dict[str, Any], message: str) -> None:
-    from pipeline.errors import UserError
+    from toolkit.errors import UserError
 
     rows = table(
         label=["a", "b", "c"],
@@ -141,7 +141,7 @@ def test_what_cannot_be_sampled_is_said_in_one_line(name: str, params: dict[str,
 
 
 def test_an_epoch_starts_at_any_batch() -> None:
-    from pipeline.data.loaders import TrainBatches
+    from pipeline.data.loader import TrainBatches
     from pipeline.data.samplers import shuffle
 
     rows = table(x=range(50))
@@ -158,7 +158,7 @@ def test_an_epoch_starts_at_any_batch() -> None:
 
 
 def test_a_row_that_is_shown_again_has_another_turn() -> None:
-    from pipeline.data.loaders import TrainBatches
+    from pipeline.data.loader import TrainBatches
 
     order = [3, 0, 3, 3, 1, 0, 2, 3]
     whole, rest = (TrainBatches(table(x=range(4)), lambda *_: np.array(order), 2, seed=0) for _ in range(2))
@@ -170,8 +170,8 @@ def test_a_row_that_is_shown_again_has_another_turn() -> None:
 
 
 def test_batches_are_counted_by_the_order_and_not_by_the_rows() -> None:
-    from pipeline.data.loaders import TrainBatches
-    from pipeline.names import Named, Names
+    from pipeline.data.loader import TrainBatches
+    from pipeline.registry import Named, Names
     from pipeline.training import NAMES
 
     for params, expected in (({"length": 2.0}, 25), ({"length": 0.5}, 6), ({"length": 0.05}, 1)):
@@ -195,16 +195,16 @@ def test_batches_are_counted_by_the_order_and_not_by_the_rows() -> None:
     ],
 )
 def test_an_own_sampler_that_gives_no_order(order: Any, message: str) -> None:
-    from pipeline.data.loaders import TrainBatches
-    from pipeline.errors import UserError
+    from pipeline.data.loader import TrainBatches
+    from toolkit.errors import UserError
 
     with pytest.raises(UserError, match=message):
         TrainBatches(table(x=range(5)), order, 2, seed=0)
 
 
 def test_an_own_sampler_that_changes_its_length() -> None:
-    from pipeline.data.loaders import TrainBatches
-    from pipeline.errors import UserError
+    from pipeline.data.loader import TrainBatches
+    from toolkit.errors import UserError
 
     sizes = iter([10, 10, 12])
     batches = TrainBatches(table(x=range(20)), lambda rows, generator: np.arange(next(sizes)), 2, seed=0)

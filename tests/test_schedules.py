@@ -166,7 +166,7 @@ def test_nan_from_the_first_epoch_is_no_improvement() -> None:
 
 
 def test_every_schedule_by_name_stays_between_zero_and_the_peak() -> None:
-    from pipeline.names import Named, Names
+    from pipeline.registry import Named, Names
     from pipeline.training import NAMES
 
     for name in NAMES["schedule"]:
@@ -187,9 +187,9 @@ def test_every_schedule_by_name_stays_between_zero_and_the_peak() -> None:
     ],
 )
 def test_numbers_that_cannot_be(name: str, params: dict[str, Any], message: str) -> None:
-    from pipeline.errors import UserError
-    from pipeline.names import Named, Names
+    from pipeline.registry import Named, Names
     from pipeline.training import NAMES
+    from toolkit.errors import UserError
 
     with pytest.raises(UserError, match=message):
         Names(NAMES).bind("schedule", Named(name=name, params=params))(100, 10)

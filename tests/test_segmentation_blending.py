@@ -19,14 +19,14 @@ from projects import source
 sys.path.insert(0, str(source()))
 
 from pipeline.competition import Head
-from pipeline.data.images import image as read_image
-from pipeline.tasks.segmentation import maps
+from pipeline.data.augment import resize
+from pipeline.data.collate import collate
 from pipeline.tasks.segmentation.blending import Blender
 from pipeline.tasks.segmentation.dataset import MaskDataset
 from pipeline.tasks.segmentation.settings import SegmentationSettings
 from pipeline.tasks.segmentation.windows import windows
-from pipeline.tasks.shared.augmenting import resize
-from pipeline.tasks.shared.collate import collate
+from toolkit.images.readers import image as read_image
+from toolkit.masks import maps
 
 PLANES, LABELS = Head("mask", "mask", ("a", "b")), Head("kind", "multiclass_mask", ("x", "y"))
 

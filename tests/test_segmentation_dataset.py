@@ -21,16 +21,17 @@ from projects import source
 sys.path.insert(0, str(source()))
 
 from pipeline.competition import Head
-from pipeline.data.images import image as read_image
-from pipeline.data.pixels import turned
-from pipeline.errors import UserError
-from pipeline.tasks.segmentation import maps, sources
+from pipeline.data.augment import resize
+from pipeline.tasks.segmentation import sources
 from pipeline.tasks.segmentation.blending import Blender
 from pipeline.tasks.segmentation.dataset import MaskDataset
 from pipeline.tasks.segmentation.settings import SegmentationSettings
 from pipeline.tasks.segmentation.truth import FileTruth
 from pipeline.tasks.segmentation.windows import Window, starts, windows
-from pipeline.tasks.shared.augmenting import resize
+from toolkit.errors import UserError
+from toolkit.images.pixels import turned
+from toolkit.images.readers import image as read_image
+from toolkit.masks import maps
 
 HEAD = Head("mask", "mask", ("a", "b"))
 

@@ -10,10 +10,10 @@ from scipy import ndimage
 from segmentation_tables import blob, tables  # isort: skip
 
 from pipeline.competition import Head
-from pipeline.errors import UserError
-from pipeline.tasks.segmentation.decoding import decoded, kept
-from pipeline.tasks.segmentation.maps import size_of
-from pipeline.tasks.segmentation.predictions import columns, has_presence
+from pipeline.heads.mask_decoding import decoded, kept
+from pipeline.heads.mask_predictions import columns, has_presence
+from toolkit.errors import UserError
+from toolkit.masks.maps import size_of
 
 MASK = Head("mask", "mask", ("a", "b"))
 MULTI = Head("mask", "multiclass_mask", ("a", "b", "c"))

@@ -15,11 +15,11 @@ sys.path.insert(0, str(source()))
 from pipeline.competition import Competition
 from pipeline.data.marker import DEMO_ANSWERS
 from pipeline.data.tables import read_table
-from pipeline.errors import UserError
 from pipeline.settings import Settings
 from pipeline.tasks.segmentation.demo import CLASSES, LARGE, answer_rows, write_demo
 from pipeline.tasks.segmentation.forms import RunLengths
 from pipeline.tasks.segmentation.tables import mask_rows, rows_to_predict
+from toolkit.errors import UserError
 
 FORM = RunLengths("rle", classes="class")
 

@@ -12,8 +12,10 @@ from matplotlib.figure import Figure
 from segmentation_tables import blob, tables  # isort: skip
 
 from pipeline.competition import Head
-from pipeline.tasks.segmentation.decoding import decoded
-from pipeline.tasks.segmentation.drawing import (
+from pipeline.heads.mask_decoding import decoded
+from pipeline.metrics.masks import per_class
+from pipeline.tasks.segmentation.figures import figures, probability_counts, worst_and_best
+from toolkit.plots.masks import (
     IGNORED_COLOR,
     MISSED,
     RIGHT,
@@ -23,8 +25,6 @@ from pipeline.tasks.segmentation.drawing import (
     sample_figure,
     shrunk,
 )
-from pipeline.tasks.segmentation.figures import figures, probability_counts, worst_and_best
-from pipeline.tasks.segmentation.metrics import per_class
 
 pytestmark = pytest.mark.filterwarnings("error")  # a warning of matplotlib's would reach a user's terminal
 LONG = ("_a very long name of a class that starts hidden and costs $5 or $6", "b" * 80)

@@ -32,7 +32,7 @@ def heads(settings, classes):
 ''',
     "metric.py": '''"""The area under the ROC curve."""
 
-from pipeline.tasks.image_level.metrics import find_metric
+from pipeline.metrics.image_level import find_metric
 
 
 def metrics(settings):
@@ -105,10 +105,10 @@ def test_a_gate_feeds_the_masks(staged: Path) -> None:
 def test_what_is_surely_empty_has_no_mask(staged: Path) -> None:
     with imported(staged):
         from pipeline.competition import Head
-        from pipeline.errors import UserError
-        from pipeline.tasks.segmentation.decoding import decoded
-        from pipeline.tasks.segmentation.maps import encode
-        from pipeline.tasks.segmentation.predictions import gated
+        from pipeline.heads.mask_decoding import decoded
+        from pipeline.heads.mask_predictions import gated
+        from toolkit.errors import UserError
+        from toolkit.masks.maps import encode
 
         head = Head("mask", "mask", ("a", "b"))
         sure = encode(np.full((4, 4), 250, np.uint8), (4, 4))

@@ -19,11 +19,11 @@ sys.path.insert(0, str(source()))
 
 from pipeline.competition import Competition, Head
 from pipeline.config import LossRow
-from pipeline.errors import UserError
-from pipeline.names import Named, Names
+from pipeline.losses.masks import LOSSES
+from pipeline.registry import Named, Names
 from pipeline.settings import Settings
-from pipeline.tasks.segmentation.losses import LOSSES
 from pipeline.tasks.segmentation.task import SegmentationTask
+from toolkit.errors import UserError
 
 PLANES = Head("mask", "mask", ("a", "b"))
 LABELS = Head("mask", "multiclass_mask", ("a", "b"))

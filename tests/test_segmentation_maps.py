@@ -12,7 +12,7 @@ from projects import source
 
 sys.path.insert(0, str(source()))
 
-from pipeline.tasks.segmentation.maps import (
+from toolkit.masks.maps import (
     MapWriter,
     at_image_size,
     average,

@@ -16,10 +16,10 @@ from projects import ROOT
 from segmentation_tables import Planes, blob, tables  # isort: skip
 
 from pipeline.competition import Head, Metric
-from pipeline.errors import UserError
-from pipeline.tasks.segmentation import scoring
-from pipeline.tasks.segmentation.decoding import decoded
-from pipeline.tasks.segmentation.metrics import NAMES, find_metric, per_class
+from pipeline.heads.mask_decoding import decoded
+from pipeline.metrics import mask_scores as scoring
+from pipeline.metrics.masks import NAMES, find_metric, per_class
+from toolkit.errors import UserError
 
 MASK = Head("mask", "mask", ("a", "b"))
 ONE = Head("mask", "mask", ("ship",))

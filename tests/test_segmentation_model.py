@@ -18,13 +18,13 @@ sys.path.insert(0, str(source()))
 
 from pipeline.competition import Competition, Head
 from pipeline.config import Experiment, Model, Optimizer
-from pipeline.errors import UserError
-from pipeline.names import Named, Names, check_params
+from pipeline.models import segmenter as model
+from pipeline.registry import Named, Names, check_params
 from pipeline.settings import Settings
-from pipeline.tasks.segmentation import model
-from pipeline.tasks.segmentation.contract import check_contract
+from pipeline.tasks.segmentation.batch_schema import check_contract
 from pipeline.tasks.segmentation.task import MODELS, SegmentationTask
 from pipeline.training.optimizer import parameter_groups
+from toolkit.errors import UserError
 
 HEADS = [Head("mask", "mask", ("a",)), Head("kind", "multiclass_mask", ("a", "b"))]
 TRANSFORMERS = {"dpt": "test_vit", "unetplusplus": "convnext_atto", "deeplabv3plus": "mobilenetv3_small_050"}

@@ -11,8 +11,8 @@ from projects import source
 
 sys.path.insert(0, str(source()))
 
-from pipeline.errors import UserError
-from pipeline.tasks.segmentation.rle import check, decode, decode_window, encode, fault
+from toolkit.errors import UserError
+from toolkit.masks.rle import check, decode, decode_window, encode, fault
 
 
 def random_mask(generator: np.random.Generator) -> np.ndarray:

@@ -14,14 +14,14 @@ from projects import source
 sys.path.insert(0, str(source()))
 
 from pipeline.competition import Head
-from pipeline.errors import UserError
-from pipeline.kaggle.check import check
-from pipeline.kaggle.submission import expected_rows, fill, require_keys
-from pipeline.tasks.segmentation import maps
+from pipeline.heads.mask_predictions import columns
+from pipeline.submission.build import expected_rows, fill, require_keys
+from pipeline.submission.check import check
 from pipeline.tasks.segmentation.forms import RunLengths
-from pipeline.tasks.segmentation.predictions import columns
 from pipeline.tasks.segmentation.submission import Written, as_predictions, submission_table
 from pipeline.tasks.segmentation.submission_rules import MaskRules, submission_rules
+from toolkit.errors import UserError
+from toolkit.masks import maps
 
 HEAD = Head("mask", "mask", ("cat", "dog"))
 ONE = Head("mask", "mask", ("ship",))

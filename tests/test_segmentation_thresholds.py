@@ -10,11 +10,11 @@ import pytest
 from segmentation_tables import blob, tables  # isort: skip
 
 from pipeline.competition import Competition, Head, Metric
+from pipeline.metrics.masks import find_metric
 from pipeline.tasks.segmentation import thresholds as module
-from pipeline.tasks.segmentation.metrics import find_metric
 from pipeline.tasks.segmentation.task import SegmentationTask
 from pipeline.tasks.segmentation.thresholds import Tuning, tuned
-from pipeline.training.held_out import quickly_tuned
+from pipeline.training.validation import quickly_tuned
 
 ONE = Head("mask", "mask", ("a",))
 TWO = Head("mask", "mask", ("a", "b"))

@@ -17,16 +17,16 @@ from projects import Renders, imported, run_script, source
 sys.path.insert(0, str(source()))
 
 from pipeline.data.faults import Fault
-from pipeline.data.pixels import turned
 from pipeline.data.tables import read_table
-from pipeline.errors import UserError
-from pipeline.tasks.segmentation import rle
 from pipeline.tasks.segmentation.checks import mask_faults
 from pipeline.tasks.segmentation.forms import Form, MaskFiles, Polygons, RunLengths
 from pipeline.tasks.segmentation.mask_files import mask_in
-from pipeline.tasks.segmentation.sizes import known_header
 from pipeline.tasks.segmentation.tables import mask_rows
 from test_segmentation_truth import settings
+from toolkit.errors import UserError
+from toolkit.images.pixels import turned
+from toolkit.masks import rle
+from toolkit.masks.sizes import known_header
 from training import expect
 
 SIZE = (40, 60)
@@ -420,7 +420,7 @@ def test_a_project_of_turned_photos(renders: Renders, tmp_path: Path) -> None:
     with imported(project):
         from competition import competition  # type: ignore[import-not-found]
         from pipeline.experiments import load_experiment
-        from pipeline.project import Project
+        from pipeline.paths import Project
         from pipeline.training.setup import prepare
 
         place = Project.at(project)

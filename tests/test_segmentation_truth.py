@@ -18,13 +18,13 @@ sys.path.insert(0, str(source()))
 
 from pipeline.data.samplers import balanced
 from pipeline.data.tables import read_table
-from pipeline.errors import UserError
 from pipeline.settings import Settings
 from pipeline.tasks.segmentation.forms import Form, MaskFiles, Polygons, RunLengths
 from pipeline.tasks.segmentation.labels import MaskLabels
-from pipeline.tasks.segmentation.sizes import known_header
 from pipeline.tasks.segmentation.tables import every_image, mask_rows, rows_to_predict, with_truth
 from pipeline.tasks.segmentation.truth import RunTruth
+from toolkit.errors import UserError
+from toolkit.masks.sizes import known_header
 
 CLASSES = ("cat", "dog")
 SIZES = {"a": (20, 31), "b": (33, 18), "c": (12, 12)}  # c has no mask

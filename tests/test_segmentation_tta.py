@@ -13,8 +13,8 @@ from projects import source
 sys.path.insert(0, str(source()))
 
 from pipeline.competition import Head
-from pipeline.errors import UserError
 from pipeline.tasks.segmentation.tta import VIEWS, TTAModel
+from toolkit.errors import UserError
 
 PLANES, LABELS = Head("mask", "mask", ("a", "b")), Head("kind", "multiclass_mask", ("x", "y"))
 TURNS: dict[str, Callable[[Tensor], Tensor]] = {

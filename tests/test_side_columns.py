@@ -61,7 +61,7 @@ def test_cells_become_numbers_in_the_order_of_the_columns() -> None:
 )
 def test_a_wrong_cell_names_its_row(column: str, cells: list[str], message: str) -> None:
     from pipeline.data.side_columns import side_inputs
-    from pipeline.errors import UserError
+    from toolkit.errors import UserError
 
     with pytest.raises(UserError, match=message):
         side_inputs(rows_of(**{column: cells}), {column: COLUMNS[column]}, is_test=False)
@@ -75,7 +75,7 @@ def test_a_category_that_only_a_test_table_has_is_none_of_them() -> None:
 
 
 def test_statistics_are_those_of_all_values_seen() -> None:
-    from pipeline.tasks.image_level.side import Standardize
+    from pipeline.models.side_columns import Standardize
 
     random = np.random.default_rng(0)
     values = random.normal([60, 0.001, 5], [12, 0.0001, 0], (101, 3)).astype(np.float32)
@@ -96,8 +96,8 @@ def test_statistics_are_those_of_all_values_seen() -> None:
 def make_network(side: tuple[str, ...] | None) -> Any:
     from pipeline.competition import Head
     from pipeline.config import Model
-    from pipeline.names import Names
-    from pipeline.tasks.image_level.model import EncoderHeads
+    from pipeline.models.encoder_heads import EncoderHeads
+    from pipeline.registry import Names
     from pipeline.tasks.image_level.task import ImageLevelTask
 
     settings = Model(encoder="test_resnet", pretrained=False, side_columns=side, side_drop_rate=0.0)
@@ -132,7 +132,7 @@ def test_without_side_columns_the_weights_are_what_they_were() -> None:
 
 
 def test_mixup_mixes_what_both_know() -> None:
-    from pipeline.tasks.image_level.batch_transforms import Mixup
+    from pipeline.training.batch_transforms import Mixup
 
     np.random.seed(0)
     torch.manual_seed(0)
@@ -153,8 +153,8 @@ def test_mixup_mixes_what_both_know() -> None:
 
 def test_settings_take_a_list_or_categories() -> None:
     from competition import competition
-    from pipeline.errors import UserError
     from pipeline.settings import parse_settings
+    from toolkit.errors import UserError
 
     answers = competition.settings.model_dump(mode="json")
 

@@ -20,15 +20,15 @@ from training import expect
 sys.path.insert(0, str(source()))
 
 from pipeline.competition import Head
-from pipeline.data import tif_windows
-from pipeline.data.images import image
-from pipeline.errors import UserError
-from pipeline.tasks.segmentation import maps, rle
-from pipeline.tasks.segmentation.components import Components
-from pipeline.tasks.segmentation.decoding import decoded
-from pipeline.tasks.segmentation.metrics import find_metric
+from pipeline.heads.mask_decoding import decoded
+from pipeline.metrics.masks import find_metric
 from pipeline.tasks.segmentation.sources import header_at
 from pipeline.tasks.segmentation.truth import FileTruth, RunTruth
+from toolkit.errors import UserError
+from toolkit.images import tif_windows
+from toolkit.images.readers import image
+from toolkit.masks import maps, rle
+from toolkit.masks.components import Components
 
 SLIDES = """extends: demo
 image: {size: 96}

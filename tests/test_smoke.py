@@ -138,7 +138,7 @@ def test_prediction_needs_neither_framework_nor_tracker(project: Path, monkeypat
 
 
 def test_each_test_image_is_decoded_once_for_all_folds(project: Path) -> None:
-    counter = project / "src/pipeline/data/images.py"
+    counter = project / "src/toolkit/images/readers.py"
     source = counter.read_text()
     counter.write_text(
         source + "\n\n_real = image\n\n\ndef image(*args, **kwargs):\n    _COUNT.append(1)\n"

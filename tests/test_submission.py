@@ -18,7 +18,7 @@ from projects import Renders, source
 sys.path.insert(0, str(source()))
 
 from houses import CLASS_HEADER, IDS, THREE, House, csv, make_house, one_line, refused
-from pipeline.data.marker import digest
+from toolkit.files import digest
 
 Build = Callable[..., House]
 

@@ -17,10 +17,10 @@ from segmentation_tables import blob, tables
 sys.path.insert(0, str(source()))
 
 from pipeline.competition import Head
-from pipeline.inference.suspects import write_suspects
-from pipeline.tasks.image_level.kinds.multiclass.suspects import doubted_classes
+from pipeline.heads.multiclass.suspects import doubted_classes
+from pipeline.inference.label_errors import write_suspects
 from pipeline.tasks.segmentation.suspects import suspects
-from pipeline.tasks.shared.suspects import LIMIT, modified_z_scores
+from toolkit.audit.label_errors import LIMIT, modified_z_scores
 
 ROWS, FLIPS = 1300, 20
 
@@ -114,7 +114,7 @@ def test_labels_that_were_forgotten_or_invented(renders: Renders) -> None:
     """One label in twenty, some of them forgotten: a model that learnt from the rest seldom says more than one half."""
     with imported(renders.shared({"task": "multilabel"})):
         from pipeline.competition import Head as HeadOfRender
-        from pipeline.tasks.image_level.kinds.multilabel.head import Multilabel
+        from pipeline.heads.multilabel.head import Multilabel
 
         counts = np.zeros(5)
         for seed in range(5):
@@ -157,8 +157,8 @@ def test_looking_for_suspects_says_nothing_and_starts_no_process() -> None:
         import multiprocessing, os, sys
         multiprocessing.Process.start = multiprocessing.Pool = os.fork = None
         import numpy as np
-        from pipeline.tasks.image_level.kinds.multiclass.head import Multiclass
-        from pipeline.tasks.image_level.kinds.multiclass.suspects import doubted_classes
+        from pipeline.heads.multiclass.head import Multiclass
+        from pipeline.heads.multiclass.suspects import doubted_classes
         assert "cleanlab" not in sys.modules
         assert len(doubted_classes(np.array([0, 1]), np.array([[0.1, 0.9], [0.2, 0.8]]))[0]) == 1
         assert "cleanlab" in sys.modules

@@ -32,7 +32,7 @@ def tables(power: float, rows: int = 600, seed: int = 0) -> tuple[pd.DataFrame, 
 
 
 def find(name: str) -> Any:
-    from pipeline.tasks.image_level.metrics import find_metric
+    from pipeline.metrics.image_level import find_metric
 
     return find_metric(name)
 
@@ -51,7 +51,7 @@ def tune(truth: pd.DataFrame, predictions: pd.DataFrame, name: Any = "f1_macro")
 
 
 def test_the_ascent_finds_what_an_exhaustive_search_finds() -> None:
-    from pipeline.tasks.image_level.thresholds import coordinate_ascent
+    from pipeline.heads.thresholds import coordinate_ascent
 
     truth, predictions = (table.to_numpy() for table in tables(power=3, rows=200))
     grid = np.linspace(0.02, 0.9, 12)
@@ -65,7 +65,7 @@ def test_the_ascent_finds_what_an_exhaustive_search_finds() -> None:
 
 
 def test_of_equal_thresholds_the_middle_one_is_taken_and_nan_is_never_best() -> None:
-    from pipeline.tasks.image_level.thresholds import coordinate_ascent
+    from pipeline.heads.thresholds import coordinate_ascent
 
     plateau = coordinate_ascent(lambda at: float(0.2 <= at[0] <= 0.6), (0.9,), [np.linspace(0, 1, 11)])
     assert plateau == (pytest.approx(0.4),)
@@ -105,7 +105,7 @@ def test_noise_is_not_taken_for_a_gain() -> None:
     from pipeline.competition import Metric
 
     def right(truth: pd.DataFrame, predictions: pd.DataFrame, heads: Any) -> float:
-        from pipeline.tasks.image_level.kinds.multilabel.decisions import decided
+        from pipeline.heads.multilabel.decisions import decided
 
         return float((decided(predictions.to_numpy(), heads[0]) == truth.to_numpy()).mean())
 
@@ -123,7 +123,7 @@ def best_f1(truth: np.ndarray, predictions: np.ndarray) -> float:
 @pytest.mark.parametrize("name", ["f1_macro", "f1_micro"])
 def test_the_best_epoch_is_that_of_tuned_decisions(name: str) -> None:
     """No label ever reaches one half, so all epochs score 0 there; the third one ranks best."""
-    from pipeline.training.held_out import HeldOut, Monitor
+    from pipeline.training.validation import HeldOut, Monitor
 
     generator, task, metrics = np.random.default_rng(0), make_task(), [find(name), find("roc_auc")]
     columns = [f"labels:{label}" for label in LABELS]
@@ -154,7 +154,7 @@ def test_the_best_epoch_is_that_of_tuned_decisions(name: str) -> None:
 
 @pytest.mark.parametrize("labels", [1, 3, 200])
 def test_a_quick_ascent_calls_the_metric_a_few_times_only(labels: int) -> None:
-    from pipeline.tasks.image_level.thresholds import quick_ascent, values_to_try
+    from pipeline.heads.thresholds import quick_ascent, values_to_try
 
     calls = []
 
@@ -176,7 +176,7 @@ def test_what_needs_no_decision_is_not_tuned() -> None:
 
 
 def test_thresholds_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    from pipeline.errors import UserError
+    from toolkit.errors import UserError
 
     task = make_task()
     for wrong in ({"labels": [0.5]}, {"other": [0.5, 0.5, 0.5]}):

@@ -12,8 +12,8 @@ from projects import source
 
 sys.path.insert(0, str(source()))
 
-from pipeline.data.tif_windows import TifWindows
-from pipeline.errors import UserError
+from toolkit.errors import UserError
+from toolkit.images.tif_windows import TifWindows
 
 PIXELS = np.random.default_rng(0).integers(0, 60000, (150, 217, 3)).astype(np.uint16)
 WINDOWS = [(0, 0, 150, 217), (0, 0, 1, 1), (149, 216, 1, 1), (31, 60, 70, 100), (64, 64, 32, 32), (100, 0, 50, 217)]

@@ -36,7 +36,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from pipeline.tracking import Overlay, Points, RunInfo, make_tracker
+from pipeline.trackers import Overlay, Points, RunInfo, make_tracker
 {before}
 generator = np.random.default_rng(0)
 images = list(generator.integers(0, 256, (3, 16, 16, 3), dtype=np.uint8))
@@ -220,8 +220,8 @@ def test_weights_and_gradients_are_spread_once_in_an_epoch_that_draws(pipeline: 
 
     from pipeline.callbacks.exports import MOST_VALUES, Exports, spread
     from pipeline.config import parse_experiment
-    from pipeline.seam import Progress
-    from pipeline.tracking import RunInfo, make_tracker
+    from pipeline.trackers import RunInfo, make_tracker
+    from pipeline.types import Progress
 
     network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 5))
     network[0].requires_grad_(False)
@@ -295,7 +295,7 @@ def test_the_name_of_a_head_leads_nowhere_else(head: str, file: str, info: Any) 
     """Whatever a column is called, its pictures and tables lie in the run's folder."""
     from matplotlib.figure import Figure
 
-    from pipeline.tracking import make_tracker
+    from pipeline.trackers import make_tracker
 
     tracker = make_tracker(info, [])
     tracker.figure(f"scatter/{head}", Figure(figsize=(1, 1)), 0)
@@ -321,7 +321,7 @@ def test_evaluating_names_pictures_as_training_does(renders: Renders, tmp_path: 
 
 @pytest.mark.slow
 def test_an_unreachable_server_is_waited_for_once(project: Path, tmp_path: Path) -> None:
-    before = "import pipeline.tracking.wandb as ours; ours.INIT_SECONDS = 2"
+    before = "import pipeline.trackers.wandb as ours; ours.INIT_SECONDS = 2"
     key = {"WANDB_API_KEY": "k" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
     done = drive(project, tmp_path, ["wandb"], before, **key)
     [note] = done.stderr.splitlines()
@@ -333,14 +333,14 @@ def test_an_unreachable_server_is_waited_for_once(project: Path, tmp_path: Path)
 
 @pytest.fixture
 def info(pipeline: None, tmp_path: Path) -> Any:
-    from pipeline.tracking import RunInfo
+    from pipeline.trackers import RunInfo
 
     return RunInfo("digits-demo", "baseline", "0", tmp_path / "fold_0", {}, (), "id", 0)
 
 
 @pytest.mark.parametrize("saved", range(len(EVENTS) + 1))
 def test_a_continued_table_has_the_same_bytes(saved: int, info: Any, tmp_path: Path) -> None:
-    from pipeline.tracking.local import LocalTracker
+    from pipeline.trackers.local import LocalTracker
 
     def log(tracker: Any, events: list[Any]) -> None:
         for step, values in events:
@@ -361,7 +361,7 @@ def test_a_continued_table_has_the_same_bytes(saved: int, info: Any, tmp_path: P
 
 
 def test_a_continued_table_knows_nothing_of_the_future(info: Any) -> None:
-    from pipeline.tracking.local import LocalTracker
+    from pipeline.trackers.local import LocalTracker
 
     tracker = LocalTracker(info)
     for step, values in EVENTS:
@@ -375,7 +375,7 @@ def test_a_continued_table_knows_nothing_of_the_future(info: Any) -> None:
 def test_tensorboard_hides_what_is_logged_again(info: Any) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    from pipeline.tracking.tensorboard import TensorBoardTracker
+    from pipeline.trackers.tensorboard import TensorBoardTracker
 
     for step, values in ((0, [1.0, 2.0, 3.0]), (10, [2.5])):
         tracker = TensorBoardTracker(replace(info, step=step))
@@ -402,8 +402,8 @@ class Broken:
 
 
 def test_a_tracker_that_fails_is_left_behind(info: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    from pipeline.tracking import Trackers
-    from pipeline.tracking.local import LocalTracker
+    from pipeline.trackers import Trackers
+    from pipeline.trackers.local import LocalTracker
 
     broken = Broken(info)
     tracker = Trackers({"broken": broken, "local files": LocalTracker(info)})  # type: ignore[dict-item]
@@ -420,8 +420,8 @@ def test_a_tracker_that_fails_is_left_behind(info: Any, capsys: pytest.CaptureFi
 def test_a_tracker_that_does_not_start_is_left_behind(
     info: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import pipeline.tracking.tensorboard as board
-    from pipeline.tracking import make_tracker
+    import pipeline.trackers.tensorboard as board
+    from pipeline.trackers import make_tracker
 
     def refuse(info: Any) -> None:
         raise OSError("no space left on device")
@@ -434,7 +434,7 @@ def test_a_tracker_that_does_not_start_is_left_behind(
 def test_a_full_disk_does_not_stop_a_training(
     info: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline.tracking import make_tracker, say_once
+    from pipeline.trackers import make_tracker, say_once
 
     tracker = make_tracker(info, [])
     tracker.scalars({"batch/loss": 1.0}, 1)
@@ -448,8 +448,8 @@ def test_a_full_disk_does_not_stop_a_training(
 
 
 def test_an_unknown_tracker(info: Any) -> None:
-    from pipeline.errors import UserError
-    from pipeline.tracking import make_tracker
+    from pipeline.trackers import make_tracker
+    from toolkit.errors import UserError
 
     with pytest.raises(UserError) as caught:
         make_tracker(info, ["wandb", "mlflow"])
@@ -459,8 +459,8 @@ def test_an_unknown_tracker(info: Any) -> None:
 
 
 def test_a_tracker_that_is_not_installed(info: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.errors import UserError
-    from pipeline.tracking import make_tracker
+    from pipeline.trackers import make_tracker
+    from toolkit.errors import UserError
 
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(UserError, match=r"needs the package 'torch.utils.tensorboard', which is not installed"):

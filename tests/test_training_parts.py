@@ -25,7 +25,7 @@ def rendered(renders: Renders) -> Iterator[Path]:
 @pytest.mark.parametrize("as_float", [False, True])
 def test_prepare_equals_torchvision_and_is_channels_last(as_float: bool) -> None:
     from pipeline.keys import INPUT_IMAGE
-    from pipeline.tasks.shared.normalize import Normalize
+    from pipeline.models.preprocess import Normalize
 
     image = torch.randint(0, 256, (2, 5, 7, 3), dtype=torch.uint8)
     given = image / 255 if as_float else image
@@ -41,9 +41,9 @@ def test_weights_of_rows_and_of_loss_rows() -> None:
     """Hand-worked: 0.5 * mean(w * CE) + 2 * mean(w * CE with smoothing)."""
     from pipeline.competition import Head
     from pipeline.config import LossRow
-    from pipeline.names import Named, Names
+    from pipeline.losses.criterion import WeightedLosses
+    from pipeline.registry import Named, Names
     from pipeline.tasks.image_level.task import ImageLevelTask
-    from pipeline.tasks.shared.criterion import WeightedLosses
 
     head = Head("label", "multiclass", ("a", "b", "c"))
     smooth = Named(name="cross_entropy", params={"label_smoothing": 0.2})
@@ -63,8 +63,8 @@ def test_weights_of_rows_and_of_loss_rows() -> None:
 
 
 def test_a_missing_key_names_the_wiring_and_the_keys_there_are() -> None:
-    from pipeline.errors import UserError
-    from pipeline.tasks.shared.criterion import take
+    from pipeline.losses.criterion import take
+    from toolkit.errors import UserError
 
     with pytest.raises(UserError, match=r"loss row 'x' needs the key 'output_a', .* only: output_b, output_c"):
         take({"output_b": torch.ones(1), "output_c": torch.ones(1)}, "output_a", "loss row 'x'", "the model returns")
@@ -121,9 +121,9 @@ def test_where_auc_is_one_in_every_fold_it_is_one_for_all_rows() -> None:
 
     from competition import competition
     from pipeline.competition import Head
+    from pipeline.metrics.image_level import find_metric
     from pipeline.tasks import task_for
-    from pipeline.tasks.image_level.metrics import find_metric
-    from pipeline.training.held_out import HeldOut, Monitor
+    from pipeline.training.validation import HeldOut, Monitor
 
     task, auc = task_for(competition, [Head("label", "multiclass", ("no", "yes"))]), find_metric("roc_auc")
     monitor, held = Monitor([auc], "metric"), torch.arange(32) % 4 == 0
@@ -175,8 +175,8 @@ def test_augmentations_of_a_sample_are_drawn_independently() -> None:
     import numpy as np
     import pandas as pd
 
+    from pipeline.data.image_dataset import ImageDataset
     from pipeline.keys import INPUT_IMAGE
-    from pipeline.tasks.image_level.dataset import ImageDataset
 
     rows = pd.DataFrame({"id": [str(number) for number in range(200)], "image": "left.png"})
     left = np.zeros((8, 8, 3), np.uint8)
@@ -199,8 +199,8 @@ def test_augmentations_of_a_sample_are_drawn_independently() -> None:
 
 def test_an_unusable_gpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """A P100 under a torch without its kernels: `is_available()` is true and the first operation would fail."""
-    from pipeline.errors import UserError
     from pipeline.inference.device import choose_device, unusable_gpu
+    from toolkit.errors import UserError
 
     chosen: list[int] = []
     fake = SimpleNamespace(

@@ -18,8 +18,8 @@ sys.path.insert(0, str(source()))
 
 from pipeline.data import unpacking
 from pipeline.data.unpacking import unpack
-from pipeline.errors import UserError
 from test_data import settings
+from toolkit.errors import UserError
 from training import expect
 
 SETTINGS = settings()

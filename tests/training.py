@@ -119,7 +119,7 @@ def assert_close_maps(project: Path, first: pd.DataFrame, second: pd.DataFrame) 
     assert maps
     pd.testing.assert_frame_equal(first.drop(columns=maps), second.drop(columns=maps))
     with imported(project):
-        from pipeline.tasks.segmentation.maps import probability
+        from toolkit.masks.maps import probability
 
         for name in maps:
             for one, other in zip(map(probability, first[name]), map(probability, second[name]), strict=True):

@@ -6,7 +6,7 @@ Training does the same by itself when it begins; this does it beforehand, and go
 import argparse
 
 from _project import ROOT
-from pipeline.errors import UserError, run_script
+from toolkit.errors import UserError, run_script
 
 EXAMPLES = """examples:
   scripts/cache.py baseline                      the images of experiments/baseline.yaml
@@ -32,7 +32,7 @@ def main() -> None:
         raise UserError("name the experiments whose images are to be cached, or say --clear")
 
     from competition import competition
-    from pipeline.project import Project
+    from pipeline.paths import Project
 
     project = Project.at(ROOT, arguments.data)
     if arguments.clear:

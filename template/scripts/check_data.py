@@ -3,7 +3,7 @@
 import argparse
 
 from _project import ROOT
-from pipeline.errors import run_script
+from toolkit.errors import run_script
 
 EXAMPLES = """examples:
   scripts/check_data.py                          the data in data/raw, and folds/folds.csv if it is there
@@ -24,7 +24,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from competition import competition
-    from pipeline.project import Project
+    from pipeline.paths import Project
 
     project = Project.at(ROOT, arguments.data)
     project.require_data()

@@ -8,7 +8,7 @@ thresholds from all rows go into thresholds.json, and submissions decide by them
 import argparse
 
 from _project import ROOT
-from pipeline.errors import run_script
+from toolkit.errors import run_script
 
 EXAMPLES = """examples:
   scripts/evaluate.py demo               all folds that are trained: the CV score, oof.parquet, cv.json, pictures
@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--data", metavar="DIR", help="the data folder (default: data/raw, or DATA_DIR)")
     arguments = parser.parse_args()
 
-    from pipeline.project import Project
+    from pipeline.paths import Project
 
     project = Project.at(ROOT, arguments.data)
     folder = project.require_run(arguments.experiment)

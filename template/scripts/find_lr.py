@@ -3,7 +3,7 @@
 import argparse
 
 from _project import ROOT
-from pipeline.errors import run_script
+from toolkit.errors import run_script
 
 EXAMPLES = """examples:
   scripts/find_lr.py baseline                             the first fold's training rows
@@ -26,7 +26,7 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
 
     from pipeline.experiments import load_experiment
-    from pipeline.project import Project
+    from pipeline.paths import Project
 
     project = Project.at(ROOT, arguments.data)
     config = load_experiment(project, arguments.experiment, arguments.overrides)

@@ -3,7 +3,7 @@
 import argparse
 
 from _project import ROOT
-from pipeline.errors import run_script
+from toolkit.errors import run_script
 
 EXAMPLES = """examples:
   scripts/make_demo_data.py                       into data/raw
@@ -21,7 +21,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from competition import competition
-    from pipeline.project import Project
+    from pipeline.paths import Project
     from pipeline.tasks.shared.demo_files import write_demo
 
     project = Project.at(ROOT, arguments.data)

@@ -3,7 +3,7 @@
 import argparse
 
 from _project import ROOT
-from pipeline.errors import run_script
+from toolkit.errors import run_script
 
 EXAMPLES = """examples:
   scripts/make_folds.py                               5 folds; stratified, groups stay together where there are any
@@ -31,7 +31,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from competition import competition
-    from pipeline.project import Project
+    from pipeline.paths import Project
 
     project = Project.at(ROOT, arguments.data)
     project.require_data()

@@ -3,7 +3,7 @@
 import argparse
 
 from _project import ROOT
-from pipeline.errors import run_script
+from toolkit.errors import run_script
 
 EXAMPLES = """examples:
   scripts/predict.py demo                      the mean of all folds that are trained: runs/demo/test.parquet
@@ -29,7 +29,7 @@ def main() -> None:
     if arguments.batch_size is not None and arguments.batch_size < 1:
         parser.error(f"argument --batch-size: {arguments.batch_size} is given; 1 or more is expected")
 
-    from pipeline.project import Project
+    from pipeline.paths import Project
 
     project = Project.at(ROOT, arguments.data)
     folders = [project.require_run(name) for name in arguments.experiments]

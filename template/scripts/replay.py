@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 from _project import ROOT
-from pipeline.errors import run_script
+from toolkit.errors import run_script
 
 EXAMPLES = """examples:
   scripts/replay.py runs/baseline/fold_0/non_finite/step_000123.pt
@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--data", metavar="DIR", help="the data folder (default: data/raw, or DATA_DIR)")
     arguments = parser.parse_args()
 
-    from pipeline.project import Project
+    from pipeline.paths import Project
 
     project = Project.at(ROOT, arguments.data)
 

@@ -3,7 +3,7 @@
 import argparse
 
 from _project import ROOT
-from pipeline.errors import run_script
+from toolkit.errors import run_script
 
 EXAMPLES = """examples:
   scripts/report.py baseline            one experiment
@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("experiments", nargs="+", metavar="experiment", help="names of experiments that are evaluated")
     arguments = parser.parse_args()
 
-    from pipeline.project import Project
+    from pipeline.paths import Project
     from pipeline.report import compare
 
     compare(Project.at(ROOT), arguments.experiments)

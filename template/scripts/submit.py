@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from _project import ROOT
-from pipeline.errors import UserError, run_script
+from toolkit.errors import UserError, run_script
 
 EXAMPLES = """examples:
   scripts/submit.py baseline                      submissions/baseline.csv, from the predictions in runs/baseline
@@ -24,16 +24,16 @@ def main() -> None:
     if arguments.name is None and arguments.check is None:
         raise UserError("what is to be submitted? name an experiment, or a csv with --check FILE")
 
-    from pipeline.project import Project
+    from pipeline.paths import Project
 
     project = Project.at(ROOT, arguments.data)
     if arguments.check is None:
-        from pipeline.kaggle.command import submit
+        from pipeline.submission.command import submit
 
         submit(project, arguments.name)
     else:
         from competition import competition
-        from pipeline.kaggle.command import check_file
+        from pipeline.submission.command import check_file
 
         check_file(project, arguments.name, arguments.check, competition)
 

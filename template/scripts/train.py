@@ -5,7 +5,7 @@ import sys
 from contextlib import ExitStack
 
 from _project import ROOT
-from pipeline.errors import run_script
+from toolkit.errors import run_script
 
 EXAMPLES = """examples:
   scripts/train.py demo                          every fold of experiments/demo.yaml
@@ -36,7 +36,7 @@ def main() -> None:
 
 def run(arguments: argparse.Namespace, stack: ExitStack) -> None:
     from pipeline.experiments import kept_with_a_run, load_experiment, write_variation
-    from pipeline.project import Project
+    from pipeline.paths import Project
 
     project = Project.at(ROOT, arguments.data)
     name, overrides = arguments.experiment, arguments.overrides
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace, stack: ExitStack) -> None:
         print_config(competition, config)
         return
     project.require_data()
-    from pipeline.launch import launch, must_launch
+    from toolkit.launch import launch, must_launch
 
     if must_launch(config.machine.devices):
         sys.exit(launch(config.machine.devices))

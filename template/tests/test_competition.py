@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.competition import Competition
-from pipeline.files import read_yaml
-from pipeline.names import load
-from pipeline.project import Project
+from pipeline.paths import Project
+from pipeline.registry import load
 from pipeline.settings import parse_settings
+from toolkit.files import read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 

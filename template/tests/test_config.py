@@ -9,10 +9,10 @@ import pytest
 import pipeline
 from pipeline.competition import Head, Metric
 from pipeline.config import json_schema
-from pipeline.errors import UserError
 from pipeline.experiments import load_experiment, write_variation
 from pipeline.settings import read_settings
 from small_project import SmallProject
+from toolkit.errors import UserError
 
 
 @pytest.mark.parametrize(

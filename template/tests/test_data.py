@@ -9,12 +9,12 @@ import torch
 from drawn import NAMES
 from pipeline.data.checks import check_data
 from pipeline.data.folds import load_folds, make_folds, split
-from pipeline.data.images import image
 from pipeline.data.labels import labels_of
-from pipeline.errors import UserError
 from pipeline.keys import INPUT_ID, INPUT_IMAGE, INPUT_ROW, INPUT_WEIGHT
 from pipeline.tasks import Task
 from small_project import SmallProject
+from toolkit.errors import UserError
+from toolkit.images.readers import image
 
 
 def read_folds(project: SmallProject) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from competition.planted.losses import CULPRIT
 from pipeline.callbacks import Callback
-from pipeline.seam import Run, Verdict
+from pipeline.types import Run, Verdict
 
 
 def missing_pixel(path: Path, size: int | None) -> np.ndarray:

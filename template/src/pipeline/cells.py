@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.errors import UserError, listed
 from pipeline.keys import ROW_GROUP, ROW_ID, ROW_IMAGE, ROW_PREDICTION, ROW_SOURCE, ROW_WEIGHT, SOURCE_COMPETITION
+from toolkit.errors import UserError, listed
 
 MOST_EXACT = 2**53  # beyond it a float64 is no exact whole number
 NAMES = (ROW_ID, ROW_IMAGE, ROW_PREDICTION, ROW_GROUP, ROW_SOURCE)  # columns that hold nothing but text

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipeline.errors import UserError, nearest
 from pipeline.keys import (
     ROW_SOURCE,
     ROW_WEIGHT,
@@ -15,9 +14,10 @@ from pipeline.keys import (
     output_key,
     target_key,
 )
-from pipeline.names import References, load
 from pipeline.prediction_ids import with_predictions
+from pipeline.registry import References, load
 from pipeline.settings import Settings
+from toolkit.errors import UserError, nearest
 
 if TYPE_CHECKING:
     import pandas as pd

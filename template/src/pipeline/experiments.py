@@ -12,10 +12,10 @@ from typing import Any
 from pydantic import BaseModel
 
 from pipeline.config import Experiment, default_names, parse_experiment
-from pipeline.errors import LAUNCHED, UserError, nearest
-from pipeline.files import dump_yaml, parse_yaml_value, read_yaml, write_text
-from pipeline.names import Named
-from pipeline.project import Project
+from pipeline.paths import Project
+from pipeline.registry import Named
+from toolkit.errors import LAUNCHED, UserError, nearest
+from toolkit.files import dump_yaml, parse_yaml_value, read_yaml, write_text
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pipeline.errors import UserError, listed
 from pipeline.keys import ROW_GROUP, ROW_ID, ROW_PREDICTION, ROW_SOURCE, SOURCE_COMPETITION
+from toolkit.errors import UserError, listed
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -5,9 +5,9 @@ from typing import Any
 import pandas as pd
 
 from pipeline.cells import plain_rows
-from pipeline.errors import UserError, listed
 from pipeline.keys import ROW_GROUP, ROW_ID, ROW_IMAGE
 from pipeline.settings import Settings
+from toolkit.errors import UserError, listed
 
 
 def received(rows: Any, table: str, settings: Settings) -> pd.DataFrame:

@@ -5,9 +5,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from pipeline.errors import UserError
-from pipeline.files import read_yaml
-from pipeline.names import explain
+from pipeline.registry import explain
+from toolkit.errors import UserError
+from toolkit.files import read_yaml
 
 FILE_NAME = "competition.yaml"
 LIVE = ("competition", "metric", "trackers", "submission_type", "test_csv", "sample_submission", "test_images")

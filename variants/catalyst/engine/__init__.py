@@ -17,9 +17,9 @@ from catalyst.core.callback import Callback, IBackwardCallback, IOptimizerCallba
 from catalyst.core.engine import Engine
 from catalyst.core.runner import IRunner
 
-from pipeline.data.loaders import to_device
-from pipeline.errors import UserError
-from pipeline.seam import Batch, Batches, Loop, StepModule, Verdict
+from pipeline.data.loader import to_device
+from pipeline.types import Batch, Batches, Loop, StepModule, Verdict
+from toolkit.errors import UserError
 
 NAME = "catalyst"
 

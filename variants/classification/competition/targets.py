@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from pipeline.competition import Head
-from pipeline.errors import UserError
 from pipeline.settings import Settings
+from toolkit.errors import UserError
 
 
 def heads(settings: Settings, classes: Mapping[str, Sequence[str]]) -> tuple[Head, ...]:

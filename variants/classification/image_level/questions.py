@@ -3,10 +3,10 @@
 import numpy as np
 import pandas as pd
 
+from pipeline.heads.cells import most_listed
+from pipeline.metrics.image_level import find_metric
 from pipeline.settings import Settings
-from pipeline.tasks.image_level.cells import most_listed
 from pipeline.tasks.image_level.digits import digits
-from pipeline.tasks.image_level.metrics import find_metric
 
 TASK = "classification"
 

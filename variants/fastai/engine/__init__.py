@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.data.loaders import to_device
-from pipeline.errors import UserError
-from pipeline.seam import Batch, Batches, Loop, StepModule, Verdict
+from pipeline.data.loader import to_device
+from pipeline.types import Batch, Batches, Loop, StepModule, Verdict
+from toolkit.errors import UserError
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)  # torch's, about layers of fastai that nothing here uses

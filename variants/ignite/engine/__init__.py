@@ -14,9 +14,9 @@ from ignite.engine import Engine, Events, State
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.data.loaders import to_device
-from pipeline.errors import UserError
-from pipeline.seam import Batch, Loop, StepModule, Verdict
+from pipeline.data.loader import to_device
+from pipeline.types import Batch, Loop, StepModule, Verdict
+from toolkit.errors import UserError
 
 NAME = "ignite"
 

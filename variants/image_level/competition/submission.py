@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import pandas as pd
 
 from pipeline.competition import Head, Metric
+from pipeline.heads.submission_columns import submission_table
 from pipeline.settings import Settings
-from pipeline.tasks.image_level.submission import submission_table
 
 
 def submission(

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.callbacks import Callback
-from pipeline.seam import Batch, Run, Stage, StepResult
+from pipeline.types import Batch, Run, Stage, StepResult
 
 
 class Tiny(nn.Module):

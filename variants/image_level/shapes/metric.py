@@ -1,8 +1,8 @@
 """The metric of the answers counts, the log loss is watched."""
 
 from pipeline.competition import Metric
+from pipeline.metrics.image_level import find_metric
 from pipeline.settings import Settings
-from pipeline.tasks.image_level.metrics import find_metric
 
 
 def metrics(settings: Settings) -> tuple[Metric, ...]:

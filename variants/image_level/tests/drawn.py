@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from pipeline.files import read_yaml
+from toolkit.files import read_yaml
 
 NAMES: dict[str, str] = read_yaml(Path(__file__).with_name("shapes") / "shapes.yaml")["names"]
 SMALL = """\

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file
 
 from drawn import NAMES
-from pipeline.errors import UserError
-from pipeline.files import read_json, read_yaml
-from pipeline.kaggle.command import check_file
+from pipeline.submission.command import check_file
 from small_project import SmallProject
+from toolkit.errors import UserError
+from toolkit.files import read_json, read_yaml
 
 
 def metrics_of(fold: Path) -> pd.DataFrame:

@@ -15,9 +15,9 @@ from lightning.pytorch.plugins.environments import TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
-from pipeline.data.loaders import to_device
-from pipeline.errors import UserError
-from pipeline.seam import Batch, Batches, Loop, Verdict
+from pipeline.data.loader import to_device
+from pipeline.types import Batch, Batches, Loop, Verdict
+from toolkit.errors import UserError
 
 NAME = "lightning"
 PRECISION: dict[str, Literal["32-true", "bf16-mixed"]] = {"fp32": "32-true", "bf16": "bf16-mixed"}  # fp16: a plugin

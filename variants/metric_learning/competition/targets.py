@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 from pipeline.competition import Head
-from pipeline.errors import UserError
+from pipeline.heads.embedding.labels import Identities
 from pipeline.settings import Settings
-from pipeline.tasks.image_level.kinds.embedding.labels import Identities
+from toolkit.errors import UserError
 
 # What is answered for an identity that no training row shows, such as new_whale. Rows may be labelled so: they are held
 # out and scored, and train nothing. "" where every identity is known.

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from pipeline.competition import Head
+from pipeline.heads.embedding.labels import Identities
 from pipeline.settings import Settings
-from pipeline.tasks.image_level.kinds.embedding.labels import Identities
 
 
 def heads(settings: Settings, classes: Mapping[str, Sequence[str]]) -> tuple[Head, ...]:

@@ -1,8 +1,8 @@
 """The leaderboard's metric, computed on all out-of-fold rows at once, and what else is worth watching."""
 
 from pipeline.competition import Metric
+from pipeline.metrics.image_level import find_metric
 from pipeline.settings import Settings
-from pipeline.tasks.image_level.metrics import find_metric
 
 COMPANIONS = ("roc_auc", "f1_macro", "log_loss")
 
@@ -15,8 +15,8 @@ def metrics(settings: Settings) -> tuple[Metric, ...]:
 
 # A score with settings of its own, such as F2 of the rows or a log loss whose labels count differently:
 #
-# from pipeline.tasks.image_level.kinds.multilabel.metrics import f_score, log_loss
-# from pipeline.tasks.image_level.metrics import over_heads
+# from pipeline.metrics.multilabel import f_score, log_loss
+# from pipeline.metrics.image_level import over_heads
 #
 # own = over_heads("f2_samples", {"multilabel": f_score(2, "samples")})
 # own = over_heads("weighted_log_loss", {"multilabel": log_loss({"any": 2})})

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 from pipeline.competition import Head
-from pipeline.errors import UserError
+from pipeline.heads.multilabel.labels import LabelSets
 from pipeline.settings import Settings
-from pipeline.tasks.image_level.kinds.multilabel.labels import LabelSets
+from toolkit.errors import UserError
 
 # What divides the labels of a column that lists them: "|", ";", ",", " ". "": what its cells show, which check_data.py
 # tells. A submission is written as the cells of the sample show it.

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from pipeline.competition import Head
+from pipeline.heads.multilabel.labels import LabelSets
 from pipeline.settings import Settings
-from pipeline.tasks.image_level.kinds.multilabel.labels import LabelSets
 
 
 def heads(settings: Settings, classes: Mapping[str, Sequence[str]]) -> tuple[Head, ...]:

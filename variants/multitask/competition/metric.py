@@ -4,8 +4,8 @@ A metric by name is the mean over the heads that it can score, each over the row
 """
 
 from pipeline.competition import Metric
+from pipeline.metrics.image_level import find_metric
 from pipeline.settings import Settings
-from pipeline.tasks.image_level.metrics import find_metric
 
 COMPANIONS = ("balanced_accuracy", "accuracy", "log_loss")
 
@@ -18,7 +18,7 @@ def metrics(settings: Settings) -> tuple[Metric, ...]:
 
 # A metric that combines heads, each with a score and a weight of its own:
 #
-# from pipeline.tasks.image_level.metrics import combined
+# from pipeline.metrics.image_level import combined
 #
 #
 # def metrics(settings: Settings) -> tuple[Metric, ...]:

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 
 from pipeline.competition import Head
 from pipeline.data.labels import ClassLabels, Labels
-from pipeline.errors import UserError
+from pipeline.heads.multilabel.labels import LabelSets
+from pipeline.heads.regression.labels import NumberLabels
 from pipeline.settings import Settings
-from pipeline.tasks.image_level.kinds.multilabel.labels import LabelSets
-from pipeline.tasks.image_level.kinds.regression.labels import NumberLabels
 from pipeline.tasks.image_level.mixed_labels import MixedLabels
+from toolkit.errors import UserError
 
 # What a column holds: `multiclass` (one class of several), `ordinal` (grades in order), `multilabel` (a list of labels)
 # or `regression` (a number). One that is not named here is multiclass.

@@ -1,8 +1,8 @@
 """The leaderboard's metric, computed on all out-of-fold rows at once, and what else is worth watching."""
 
 from pipeline.competition import Metric
+from pipeline.metrics.image_level import find_metric
 from pipeline.settings import Settings
-from pipeline.tasks.image_level.metrics import find_metric
 
 COMPANIONS = ("rmse", "mae", "r2")
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from pipeline.competition import Head
+from pipeline.heads.regression.labels import NumberLabels
 from pipeline.settings import Settings
-from pipeline.tasks.image_level.kinds.regression.labels import NumberLabels
 
 
 def heads(settings: Settings, classes: Mapping[str, Sequence[str]]) -> tuple[Head, ...]:

@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 
+from pipeline.metrics.image_level import find_metric
 from pipeline.settings import Settings
 from pipeline.tasks.image_level.digits import digits
-from pipeline.tasks.image_level.metrics import find_metric
 
 TASK = "regression"
 GRADES = 5

@@ -1,8 +1,8 @@
 """The leaderboard's metric, computed on all out-of-fold rows at once, and what else is worth watching."""
 
 from pipeline.competition import Metric
+from pipeline.metrics.masks import find_metric
 from pipeline.settings import Settings
-from pipeline.tasks.segmentation.metrics import find_metric
 
 COMPANIONS = ("dice", "iou")
 
@@ -14,7 +14,7 @@ def metrics(settings: Settings) -> tuple[Metric, ...]:
 
 
 # A metric of your own reads whole tables, indexed by id: the truth, whose cells `read()` planes, uint8 (C, H, W) of 0,
-# 1 and 255 (ignored), and the predictions, which `pipeline.tasks.segmentation.decoding.decoded` turns into masks, bool
+# 1 and 255 (ignored), and the predictions, which `pipeline.heads.mask_decoding.decoded` turns into masks, bool
 # (C, H, W). For example, the share of images in which exactly the right classes are found:
 #
 # def classes_right(truth: pd.DataFrame, predictions: pd.DataFrame, heads: Sequence[Head]) -> float:

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from pipeline.competition import Head
 from pipeline.config import Model
 from pipeline.keys import INPUT_IMAGE
-from pipeline.names import Names
-from pipeline.seam import Batch
+from pipeline.registry import Names
+from pipeline.types import Batch
 
 
 class Small(nn.Module):

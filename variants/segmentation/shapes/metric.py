@@ -1,8 +1,8 @@
 """Dice."""
 
 from pipeline.competition import Metric
+from pipeline.metrics.masks import find_metric
 from pipeline.settings import Settings
-from pipeline.tasks.segmentation.metrics import find_metric
 
 
 def metrics(settings: Settings) -> tuple[Metric, ...]:

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from pipeline.tasks.segmentation.rle import encode
+from toolkit.masks.rle import encode
 
 COLORS = {"disc": (40, 40, 220), "bar": (40, 220, 40)}  # BGR
 SMALL = """\

@@ -3,10 +3,10 @@
 import pandas as pd
 import pytest
 
-from pipeline.errors import UserError
-from pipeline.files import read_json
-from pipeline.tasks.segmentation.rle import decode
 from small_project import SmallProject
+from toolkit.errors import UserError
+from toolkit.files import read_json
+from toolkit.masks.rle import decode
 
 
 def test_a_fold_predicts_what_it_held_out(trained: SmallProject) -> None:

@@ -8,8 +8,8 @@ from scipy.ndimage import distance_transform_edt
 
 from pipeline.competition import Head, Metric
 from pipeline.settings import Settings
-from pipeline.tasks.segmentation.decoding import decoded
-from pipeline.tasks.segmentation.metrics import find_metric
+from pipeline.heads.mask_decoding import decoded
+from pipeline.metrics.masks import find_metric
 
 COMPANIONS = ("dice", "iou")
 

@@ -17,7 +17,7 @@ def submission(
 ) -> pd.DataFrame:
     """The sample's columns, in any order of rows: they are aligned by their ids, and classes, afterwards.
 
-    `sample` is all text; `predictions` is indexed by id, and `pipeline.tasks.segmentation.decoding.decoded` gives the
+    `sample` is all text; `predictions` is indexed by id, and `pipeline.heads.mask_decoding.decoded` gives the
     masks that are decided. The usual samples are recognised; for any other one, build the DataFrame here.
     """
     return submission_table(sample, predictions, heads, settings.id_column, FORM)

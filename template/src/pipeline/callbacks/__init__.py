@@ -7,8 +7,8 @@ Watchers never change a bit of the training. A callback is made by name from an 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline.names import References
-from pipeline.seam import Batch, Run, SampleDataset, Stage, StageResult, StepResult, Verdict
+from pipeline.registry import References
+from pipeline.types import Batch, Run, SampleDataset, Stage, StageResult, StepResult, Verdict
 
 if TYPE_CHECKING:
     import pandas as pd

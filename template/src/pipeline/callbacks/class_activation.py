@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.keys import INPUT_ID, INPUT_IMAGE
-from pipeline.seam import Batch, PreparedModel
+from pipeline.types import Batch, PreparedModel
 
 if TYPE_CHECKING:
     from pipeline.tasks import Task

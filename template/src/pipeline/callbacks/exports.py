@@ -20,9 +20,9 @@ from pipeline.callbacks import Callback
 from pipeline.callbacks.gradients import blocks
 from pipeline.competition import Head
 from pipeline.keys import INPUT_IMAGE, embedding_key
-from pipeline.seam import Batch, Run, Stage, StageResult, StepResult, Verdict
-from pipeline.tasks.shared.drawing import visible
-from pipeline.tracking import Points
+from pipeline.trackers import Points
+from pipeline.types import Batch, Run, Stage, StageResult, StepResult, Verdict
+from toolkit.plots.images import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -17,10 +17,10 @@ from pipeline.callbacks.pictures import draw_figures, may_fail
 from pipeline.callbacks.ranking import MetricScores, ranking_metric, sample_scores
 from pipeline.callbacks.seen import Seen
 from pipeline.competition import Metric
-from pipeline.seam import Batch, Run, Stage, StageResult, StepResult
-from pipeline.tasks.shared.drawing import visible
-from pipeline.tasks.shared.seen import SeenSample
-from pipeline.tracking import Overlay, say_once
+from pipeline.data.sample_record import SeenSample
+from pipeline.trackers import Overlay, say_once
+from pipeline.types import Batch, Run, Stage, StageResult, StepResult
+from toolkit.plots.images import visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -14,10 +14,10 @@ from pipeline.callbacks import Callback
 from pipeline.callbacks.class_activation import Heat, explain
 from pipeline.callbacks.pictures import draw_figures
 from pipeline.callbacks.ranking import ranked_by, sample_scores
+from pipeline.data.explain_target import chosen_class
 from pipeline.keys import INPUT_ID
-from pipeline.seam import Batch, Run, Stage, StageResult, StepResult
-from pipeline.tasks.shared.chosen import chosen_class
-from pipeline.tasks.shared.drawing import image_grid, shortened, visible
+from pipeline.types import Batch, Run, Stage, StageResult, StepResult
+from toolkit.plots.images import image_grid, shortened, visible
 
 if TYPE_CHECKING:
     from pipeline.tasks import Task

@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from pipeline.callbacks import Callback
-from pipeline.errors import listed
-from pipeline.seam import Batch, Run, Stage, StageResult, Verdict
-from pipeline.terminal import console
+from pipeline.types import Batch, Run, Stage, StageResult, Verdict
+from toolkit.errors import listed
+from toolkit.terminal import console
 
 MOST_BLOCKS = 48  # in a picture that can still be read
 MOST_COLUMNS = 128  # steps that are remembered; beyond them, every second one goes

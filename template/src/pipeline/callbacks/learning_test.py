@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from pipeline.callbacks import Callback
-from pipeline.errors import UserError, listed
 from pipeline.keys import INPUT_IMAGE
-from pipeline.seam import Batch, Run, Stage, StageResult, StepResult, Verdict
-from pipeline.terminal import console
+from pipeline.types import Batch, Run, Stage, StageResult, StepResult, Verdict
+from toolkit.errors import UserError, listed
+from toolkit.terminal import console
 
 
 class LearningTest(Callback):

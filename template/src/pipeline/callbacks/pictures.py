@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from pipeline.callbacks import Callback
-from pipeline.callbacks.curves import learning_curves_figure
-from pipeline.errors import Interrupted
 from pipeline.keys import ROW_ID
 from pipeline.prediction_ids import by_prediction
-from pipeline.seam import Run, SampleDataset, StageResult
-from pipeline.tasks.shared.drawing import RowImages
-from pipeline.tracking.local import METRICS_FILE
+from pipeline.trackers.local import METRICS_FILE
+from pipeline.types import Run, SampleDataset, StageResult
+from toolkit.errors import Interrupted
+from toolkit.plots.curves import learning_curves_figure
+from toolkit.plots.images import RowImages
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from pipeline.competition import Head, Metric
 from pipeline.config import Experiment
-from pipeline.errors import Interrupted, UserError, listed
 from pipeline.keys import LOSS
-from pipeline.seam import Batch, StepResult
+from pipeline.types import Batch, StepResult
+from toolkit.errors import Interrupted, UserError, listed
 
 if TYPE_CHECKING:
     from pipeline.tasks import Task

@@ -18,7 +18,7 @@ import torch
 from pipeline.callbacks import Callback
 from pipeline.config import Experiment
 from pipeline.keys import LOSS
-from pipeline.seam import Batch, Run, Stage, StageResult, StepResult
+from pipeline.types import Batch, Run, Stage, StageResult, StepResult
 
 
 class LogScalars(Callback):

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from pipeline.callbacks.ranking import MetricScores, ranked_by
 from pipeline.config import Experiment
+from pipeline.data.sample_record import SeenSample
 from pipeline.keys import INPUT_ID, INPUT_IMAGE, INPUT_PARTNER, INPUT_ROW, INPUT_SHARE, ROW_ID, TARGET_PREFIX
-from pipeline.seam import Batch, StepResult
-from pipeline.tasks.shared.seen import SeenSample
+from pipeline.types import Batch, StepResult
 
 MOST = 8  # samples in a picture
 MOST_BYTES = 256 * 2**20  # of a stage; of huge samples fewer are kept

@@ -10,8 +10,8 @@ from rich.text import Text
 from pipeline.callbacks import Callback
 from pipeline.competition import rank
 from pipeline.keys import INPUT_ID
-from pipeline.seam import Batch, Run, Stage, StageResult, StepResult
-from pipeline.terminal import console, progress_bar
+from pipeline.types import Batch, Run, Stage, StageResult, StepResult
+from toolkit.terminal import console, progress_bar
 
 MARK = "*"
 

@@ -9,8 +9,8 @@ import torch
 from pipeline.callbacks import Callback
 from pipeline.config import Experiment
 from pipeline.keys import INPUT_ID
-from pipeline.seam import Batch, Run, Stage, StageResult, StepResult
-from pipeline.terminal import console
+from pipeline.types import Batch, Run, Stage, StageResult, StepResult
+from toolkit.terminal import console
 
 MUCH = 0.3  # of the time
 FEWEST_SECONDS = 1.0  # a shorter wait is not worth a word

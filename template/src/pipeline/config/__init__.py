@@ -21,8 +21,8 @@ from pipeline.config.groups import (
     named,
 )
 from pipeline.config.watch import Watch
-from pipeline.errors import UserError
-from pipeline.names import Named, Names, explain
+from pipeline.registry import Named, Names, explain
+from toolkit.errors import UserError
 
 __all__ = [
     "Averaging",

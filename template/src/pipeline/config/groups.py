@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 
-from pipeline.errors import nearest
-from pipeline.names import Named
+from pipeline.registry import Named
+from toolkit.errors import nearest
 
 
 class Strict(BaseModel):

@@ -1,11 +1,11 @@
 """From files to batches: tables, readers, folds and loaders, and what is checked before any of it is trusted."""
 
-from pipeline.names import References
+from pipeline.registry import References
 
 NAMES: References = {
     "reader": {
-        "image": "pipeline.data.images:image",
-        "array": "pipeline.data.images:array",
-        "dicom": "pipeline.data.formats:dicom",
+        "image": "toolkit.images.readers:image",
+        "array": "toolkit.images.readers:array",
+        "dicom": "toolkit.images.formats:dicom",
     },
 }

@@ -15,9 +15,7 @@ from pipeline.data.folds import CLASSES, FOLDS, NO_FOLD, fold_path, is_scored, l
 from pipeline.data.labels import Labels, labels_of
 from pipeline.data.leaks import LeakReport, all_rows, find_leaks, print_leaks
 from pipeline.data.marker import is_demo
-from pipeline.data.reading import Reader, Rows
 from pipeline.data.sample_faults import sample_faults
-from pipeline.data.scan import scan
 from pipeline.data.side_columns import side_inputs
 from pipeline.data.spelling_faults import (
     group_spellings,
@@ -26,14 +24,16 @@ from pipeline.data.spelling_faults import (
     sample_spellings,
 )
 from pipeline.data.tables import TEXT_SUFFIXES, read_table
-from pipeline.errors import UserError, listed
-from pipeline.files import read_json
 from pipeline.keys import ROW_FOLD, ROW_GROUP, ROW_ID, ROW_IMAGE, ROW_SOURCE, SOURCE_COMPETITION
+from pipeline.paths import Project
 from pipeline.prediction_ids import by_prediction, with_predictions
-from pipeline.project import Project
 from pipeline.rows import received, require_groups
 from pipeline.settings import Settings
-from pipeline.terminal import console, table
+from toolkit.audit.scan import scan
+from toolkit.errors import UserError, listed
+from toolkit.files import read_json
+from toolkit.images.row_reader import Reader, Rows
+from toolkit.terminal import console, table
 
 MOST_SHOWN = 20
 

@@ -26,21 +26,21 @@ from pipeline.data.folds import (
     write_classes,
     write_folds,
 )
+from pipeline.data.image_cache_file import LOCK, Store, writing
 from pipeline.data.labels import Labels, labels_of
 from pipeline.data.leaks import all_rows, find_leaks, print_leaks, write_leaks
 from pipeline.data.marker import is_demo
-from pipeline.data.reading import Reader, Rows
-from pipeline.data.scan import scan
 from pipeline.data.splitters import Splitter
-from pipeline.data.store import LOCK, Store, writing
 from pipeline.data.unpacking import unpack
-from pipeline.errors import UserError, listed
 from pipeline.experiments import load_experiment
-from pipeline.files import read_json
 from pipeline.keys import ROW_FOLD, ROW_IMAGE, ROW_SOURCE
-from pipeline.names import Named, Names
-from pipeline.project import Project
-from pipeline.terminal import console, table
+from pipeline.paths import Project
+from pipeline.registry import Named, Names
+from toolkit.audit.scan import scan
+from toolkit.errors import UserError, listed
+from toolkit.files import read_json
+from toolkit.images.row_reader import Reader, Rows
+from toolkit.terminal import console, table
 
 READER, PREPARE = Named(name="image"), Named(name="normalize")
 USUAL, OF_DEMO = "baseline", "demo"  # experiments

@@ -7,9 +7,9 @@ import pandas as pd
 
 from pipeline.data.faults import Fault
 from pipeline.data.leaks import TEST
-from pipeline.data.scan import Look
-from pipeline.errors import listed
 from pipeline.keys import ROW_FOLD, ROW_ID, ROW_IMAGE
+from toolkit.audit.scan import Look
+from toolkit.errors import listed
 
 
 def content_faults(rows: pd.DataFrame, looks: Sequence[Look]) -> Iterator[Fault]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.data.faults import Fault
 from pipeline.data.tables import separator_of
-from pipeline.errors import listed
+from toolkit.errors import listed
 
 LIMIT = 2**31 - 1  # characters of a cell, since RLE can be long
 

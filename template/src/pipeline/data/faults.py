@@ -11,10 +11,10 @@ from pipeline.competition import Head
 from pipeline.data.folds import NO_FOLD, is_scored
 from pipeline.data.labels import Labels
 from pipeline.data.leaks import TEST
-from pipeline.data.scan import Look
-from pipeline.errors import listed
 from pipeline.keys import ROW_FOLD, ROW_GROUP, ROW_ID, ROW_PREDICTION
 from pipeline.settings import Settings
+from toolkit.audit.scan import Look
+from toolkit.errors import listed
 
 DEVIATIONS = 3.5  # modified z-score beyond which a value is an outlier (Iglewicz and Hoaglin, 1993)
 SIDE, SHAPE = 4.0, 3.0  # and how many times the median side, and ratio of sides, it must be at least

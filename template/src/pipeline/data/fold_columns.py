@@ -6,8 +6,8 @@ import pandas as pd
 from pipeline.data.folds import FoldTable, class_order
 from pipeline.data.labels import Labels
 from pipeline.data.spellings import FALSE, TRUE, loose
-from pipeline.errors import listed
 from pipeline.keys import ROW_FOLD
+from toolkit.errors import listed
 
 MOST_CLASSES = 8  # of which each is counted by name
 

@@ -7,11 +7,11 @@ from typing import Literal
 import pandas as pd
 
 from pipeline.cells import with_text
-from pipeline.data.places import files_below, shown
 from pipeline.data.tables import FIELD, RESERVED, image_rows, is_image, pattern_column, require_columns
-from pipeline.errors import UserError, listed
 from pipeline.keys import ROW_GROUP, ROW_ID, ROW_IMAGE, ROW_PREDICTION
 from pipeline.settings import Settings
+from toolkit.archives import files_below, shown
+from toolkit.errors import UserError, listed
 
 WILD = re.compile(r"\*\*/|\*")
 

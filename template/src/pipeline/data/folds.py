@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.data.contract import (
+from pipeline.data.fold_file import (
     changed_labels,
     check_groups,
     check_ids,
@@ -25,11 +25,11 @@ from pipeline.data.contract import (
 from pipeline.data.labels import Labels, require_values
 from pipeline.data.splitters import Splitter, assign_folds
 from pipeline.data.tables import read_table
-from pipeline.errors import UserError, nearest
-from pipeline.files import atomic, read_json, write_json
 from pipeline.keys import ROW_FOLD, ROW_GROUP, ROW_ID, ROW_SOURCE, SOURCE_COMPETITION
-from pipeline.project import Project
+from pipeline.paths import Project
 from pipeline.settings import Settings
+from toolkit.errors import UserError, nearest
+from toolkit.files import atomic, read_json, write_json
 
 CLASSES = "classes.json"
 FOLDS = 5  # how many are made where none is asked for

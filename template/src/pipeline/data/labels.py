@@ -9,8 +9,8 @@ import pandas as pd
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, StratifiedKFold
 
 from pipeline.competition import Competition
-from pipeline.errors import UserError, listed
 from pipeline.keys import ROW_GROUP, ROW_ID
+from toolkit.errors import UserError, listed
 
 if TYPE_CHECKING:
     from pipeline.data.faults import Fault

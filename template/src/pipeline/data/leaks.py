@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.data.contract import only_fold
-from pipeline.data.near_pairs import near_pairs, not_looked_for
-from pipeline.data.reading import Reader, Rows, row_reader
-from pipeline.data.scan import Look
-from pipeline.data.similar import Copies
-from pipeline.errors import listed
-from pipeline.files import atomic
+from pipeline.data.fold_file import only_fold
 from pipeline.keys import ROW_FOLD, ROW_GROUP, ROW_ID, ROW_IMAGE, ROW_SOURCE, SOURCE_COMPETITION
-from pipeline.terminal import console, table
+from toolkit.audit.near_copies import Copies
+from toolkit.audit.near_pairs import near_pairs, not_looked_for
+from toolkit.audit.scan import Look
+from toolkit.errors import listed
+from toolkit.files import atomic
+from toolkit.images.row_reader import Reader, Rows, row_reader
+from toolkit.terminal import console, table
 
 TEST, TRAIN_ONLY = -2, -1  # where a row is used, if not in a fold
 

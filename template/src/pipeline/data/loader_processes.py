@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.seam import Batch
+from pipeline.types import Batch
 
 
 def prepare_worker(_worker: int) -> None:

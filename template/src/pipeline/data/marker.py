@@ -1,24 +1,12 @@
 """How demo data is told from real data: a hidden file beside it that knows what was written."""
 
-import hashlib
 import json
-from io import BufferedReader
 from pathlib import Path
+
+from toolkit.files import digest
 
 DEMO_MARKER = ".demo"  # beside demo data, and only there
 DEMO_ANSWERS = ".answers.csv"  # the truth of the demo's test rows
-
-
-def digest(content: bytes) -> str:
-    """A short fingerprint of a file's content."""
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
-
-
-def digest_of(file: BufferedReader) -> str:
-    """The same of an open file, of which only a part is in memory at a time; it is rewound afterwards."""
-    found = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-    file.seek(0)
-    return found
 
 
 def demo_files(data: Path) -> dict[str, str]:

@@ -10,10 +10,10 @@ from pipeline.data.faults import Fault
 from pipeline.data.labels import Labels
 from pipeline.data.spelling_faults import renamed_ids
 from pipeline.data.tables import read_table
-from pipeline.errors import UserError, listed, nearest
 from pipeline.keys import ROW_ID
-from pipeline.rules import sample_id_column
 from pipeline.settings import Settings
+from pipeline.submission_schema import sample_id_column
+from toolkit.errors import UserError, listed, nearest
 
 
 def sample_faults(settings: Settings, data: Path, test: pd.DataFrame, labels: Labels) -> Iterator[Fault]:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from pipeline.errors import UserError, listed, nearest
 from pipeline.keys import ROW_GROUP, ROW_ID, ROW_SOURCE, ROW_WEIGHT, SOURCE_COMPETITION
+from toolkit.errors import UserError, listed, nearest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

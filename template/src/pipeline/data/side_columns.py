@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from pipeline.errors import UserError, listed, nearest
 from pipeline.keys import ROW_ID
+from toolkit.errors import UserError, listed, nearest
 
 Columns = Mapping[str, Sequence[str]]  # name -> its categories; none: numbers, or true and false
 FLAGS = {"true": 1.0, "yes": 1.0, "false": 0.0, "no": 0.0}

@@ -7,10 +7,10 @@ import pandas as pd
 from pipeline.data.faults import Fault
 from pipeline.data.labels import Labels
 from pipeline.data.spellings import alike, answers, are_one, loose, loose_id
-from pipeline.errors import listed
 from pipeline.keys import ROW_FOLD, ROW_GROUP, ROW_ID, ROW_PREDICTION
-from pipeline.rules import sample_id_column
 from pipeline.settings import Settings
+from pipeline.submission_schema import sample_id_column
+from toolkit.errors import listed
 
 MISSING = ("nan", "none", "null", "na", "n/a", "<na>", "nat", "")
 

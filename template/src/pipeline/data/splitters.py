@@ -10,8 +10,8 @@ from sklearn.model_selection import GroupKFold, KFold
 from pipeline.data.class_spread import spread_classes
 from pipeline.data.labels import Labels, require_values
 from pipeline.data.spellings import alike, loose, strict
-from pipeline.errors import UserError, listed
 from pipeline.keys import ROW_GROUP
+from toolkit.errors import UserError, listed
 
 Splitter = Literal["auto", "plain", "stratified", "group", "stratified_group"]
 SPLITTERS: tuple[Splitter, ...] = get_args(Splitter)

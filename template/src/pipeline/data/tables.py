@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from pipeline.cells import with_text
-from pipeline.data.places import ZIP, names_in, shown
-from pipeline.errors import UserError, listed, nearest
 from pipeline.keys import ROW_FOLD, ROW_GROUP, ROW_ID, ROW_IMAGE, ROW_ONLY_FOLD, ROW_PREDICTION, ROW_SOURCE, ROW_WEIGHT
-from pipeline.rules import sample_id_column
 from pipeline.settings import Settings
+from pipeline.submission_schema import sample_id_column
+from toolkit.archives import ZIP, names_in, shown
+from toolkit.errors import UserError, listed, nearest
 
 RESERVED = (ROW_ID, ROW_IMAGE, ROW_PREDICTION, ROW_GROUP, ROW_SOURCE, ROW_WEIGHT, ROW_ONLY_FOLD, ROW_FOLD)
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".jp2", ".npy", ".dcm", ".dicom")

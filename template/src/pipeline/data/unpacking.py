@@ -10,11 +10,11 @@ from zipfile import ZipInfo
 from filelock import FileLock, Timeout
 from rich.filesize import decimal
 
-from pipeline.data.places import DAMAGE, ZIP, Archive, shown, unpacking_command
-from pipeline.data.store import writing
-from pipeline.errors import UserError
+from pipeline.data.image_cache_file import writing
 from pipeline.settings import Settings
-from pipeline.terminal import console, progress
+from toolkit.archives import DAMAGE, ZIP, Archive, shown, unpacking_command
+from toolkit.errors import UserError
+from toolkit.terminal import console, progress
 
 DRAFT = ".unpack."  # what the names of unfinished folders begin with
 Members = Mapping[str, ZipInfo]  # path below the data folder -> what is unpacked there

@@ -4,7 +4,7 @@ from typing import Literal
 
 import torch
 
-from pipeline.errors import UserError
+from toolkit.errors import UserError
 
 Precision = Literal["fp32", "bf16", "fp16"]
 

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.data.folds import is_scored
-from pipeline.errors import UserError, listed
-from pipeline.files import read_json
 from pipeline.inference.predict import FINISHED, read_predictions
 from pipeline.keys import ROW_ID
-from pipeline.project import Project
+from pipeline.paths import Project
+from toolkit.errors import UserError, listed
+from toolkit.files import read_json
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,19 +9,19 @@ import numpy as np
 
 from pipeline.competition import Competition, Metric, metric_values
 from pipeline.data.folds import load_folds
-from pipeline.errors import UserError, listed
-from pipeline.files import file_of, read_json, save_figure, write_json
 from pipeline.inference.constants import constant_scores
 from pipeline.inference.earlier import HELD_OUT, with_earlier
+from pipeline.inference.label_errors import FILE as SUSPECTS
+from pipeline.inference.label_errors import write_suspects
 from pipeline.inference.predict import FINISHED, TrainedRun, write_predictions
-from pipeline.inference.suspects import FILE as SUSPECTS
-from pipeline.inference.suspects import write_suspects
 from pipeline.inference.thresholds import FILE as THRESHOLDS
 from pipeline.inference.thresholds import METRIC_CODE, SCORES, Tuned, metric_code, task_of_run, tune, write_thresholds
 from pipeline.keys import ROW_FOLD, ROW_ID
+from pipeline.paths import Project
 from pipeline.prediction_ids import by_prediction
-from pipeline.project import Project
-from pipeline.terminal import table
+from toolkit.errors import UserError, listed
+from toolkit.files import file_of, read_json, save_figure, write_json
+from toolkit.terminal import table
 
 if TYPE_CHECKING:
     import pandas as pd

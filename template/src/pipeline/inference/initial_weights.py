@@ -6,10 +6,10 @@ from pathlib import Path
 from timm.models import adapt_input_conv, clean_state_dict, load_state_dict
 from torch import Tensor, nn
 
-from pipeline.errors import UserError, listed
-from pipeline.files import read_json
 from pipeline.inference.predict import BEST, FINISHED
-from pipeline.project import Project
+from pipeline.paths import Project
+from toolkit.errors import UserError, listed
+from toolkit.files import read_json
 
 RUN = "run:"
 OWN = ("network.", "network.encoder.")  # where weights of a whole model, or of an encoder alone, belong

@@ -10,23 +10,23 @@ from torch import Tensor, nn
 
 from pipeline.config import Experiment, parse_experiment
 from pipeline.data import NAMES as DATA_NAMES
-from pipeline.data.loaders import EpochBatches, RowBatches, make_loader, to_device
-from pipeline.errors import UserError
-from pipeline.files import atomic, read_json, read_yaml
+from pipeline.data.loader import EpochBatches, RowBatches, make_loader, to_device
 from pipeline.inference.device import Precision, autocast, choose_device, choose_precision
 from pipeline.inference.snapshot import CLASSES, CODE, FINISHED
 from pipeline.inference.weights import load_weights
 from pipeline.keys import ROW_FOLD, ROW_ID
-from pipeline.names import Names
-from pipeline.seam import Batch, SampleDataset
+from pipeline.registry import Names
 from pipeline.tasks import Decoder, Task, task_for
-from pipeline.terminal import progress
+from pipeline.types import Batch, SampleDataset
+from toolkit.errors import UserError
+from toolkit.files import atomic, read_json, read_yaml
+from toolkit.terminal import progress
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from pipeline.competition import Competition
-    from pipeline.data.reading import Reader
+    from toolkit.images.row_reader import Reader
 
 BEST = "best.safetensors"  # in a fold's folder, once the fold is finished
 FOLDS = "folds"  # of a table of predictions: an attribute

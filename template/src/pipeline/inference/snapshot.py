@@ -13,10 +13,10 @@ from types import ModuleType
 from typing import Any
 
 from pipeline.competition import Competition
-from pipeline.errors import UserError, listed
 from pipeline.inference.code import LIVE, PACKAGE, Code, code_files
 from pipeline.settings import FILE_NAME
 from pipeline.settings import LIVE as LIVE_SETTINGS
+from toolkit.errors import UserError, listed
 
 CODE = "code"  # runs/<experiment>/code
 CLASSES = "classes.json"

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.competition import Metric, metric_values
-from pipeline.errors import UserError
-from pipeline.files import read_json, read_yaml, write_json
 from pipeline.inference.code import code_hash
 from pipeline.inference.snapshot import CLASSES, CODE
 from pipeline.tasks import Task, task_for
-from pipeline.terminal import progress
+from toolkit.errors import UserError
+from toolkit.files import read_json, read_yaml, write_json
+from toolkit.terminal import progress
 
 if TYPE_CHECKING:
     import pandas as pd

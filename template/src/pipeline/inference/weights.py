@@ -8,8 +8,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_model
 from torch import nn
 
-from pipeline.errors import UserError, listed
-from pipeline.files import atomic
+from toolkit.errors import UserError, listed
+from toolkit.files import atomic
 
 CHECKSUM = "crc32"
 

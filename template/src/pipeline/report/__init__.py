@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError
-from pipeline.files import read_json, read_yaml
 from pipeline.inference.snapshot import FINISHED
-from pipeline.kaggle.submission import SUBMITTED
-from pipeline.project import Project
-from pipeline.terminal import console, table
+from pipeline.paths import Project
+from pipeline.submission.build import SUBMITTED
+from toolkit.errors import UserError
+from toolkit.files import read_json, read_yaml
+from toolkit.terminal import console, table
 
 
 def compare(project: Project, names: Sequence[str]) -> None:

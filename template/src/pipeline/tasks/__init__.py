@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.competition import Competition, Head, Metric
 from pipeline.config import Experiment, LossRow
-from pipeline.errors import UserError, listed
-from pipeline.names import Names, References, load
-from pipeline.rules import Rules
+from pipeline.registry import Names, References, load
+from pipeline.submission_schema import Rules
 from pipeline.tasks.shown import Shown
+from toolkit.errors import UserError, listed
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from torch import Tensor, nn
 
-    from pipeline.data.reading import Reader
-    from pipeline.seam import Batch, Criterion, PreparedModel, SampleDataset
+    from pipeline.types import Batch, Criterion, PreparedModel, SampleDataset
+    from toolkit.images.row_reader import Reader
 
 # (batch, outputs) -> predictions of what is complete after this batch, as batches come in their order
 Decoder = Callable[["Batch", Mapping[str, "Tensor"]], "pd.DataFrame"]

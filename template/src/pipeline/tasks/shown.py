@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    from pipeline.seam import Batch
-    from pipeline.tasks.shared.chosen import Explained
-    from pipeline.tasks.shared.seen import SeenSample
+    from pipeline.data.explain_target import Explained
+    from pipeline.data.sample_record import SeenSample
+    from pipeline.types import Batch
 
 
 class Shown(ABC):

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from pipeline.config import Averaging
-from pipeline.errors import UserError
 from pipeline.inference.weights import load_weights
+from toolkit.errors import UserError
 
 Model = TypeVar("Model", bound=nn.Module)
 

@@ -11,27 +11,27 @@ import torch
 
 from pipeline.callbacks import CallbackList, default_callbacks
 from pipeline.config import Experiment
-from pipeline.data.cache import open_cache
 from pipeline.data.folds import name_option, split
-from pipeline.data.loaders import EpochBatches, RowBatches, TrainBatches, make_loader
-from pipeline.errors import UserError
-from pipeline.files import read_json, remove_parts
+from pipeline.data.image_cache import open_cache
+from pipeline.data.loader import EpochBatches, RowBatches, TrainBatches, make_loader
 from pipeline.inference.device import choose_precision
 from pipeline.inference.initial_weights import load_initial_weights
-from pipeline.names import Named, Names
-from pipeline.processes import ALONE, Processes
-from pipeline.seam import PreparedModel
-from pipeline.tracking import RunInfo, Trackers, make_tracker
+from pipeline.registry import Named, Names
+from pipeline.trackers import RunInfo, Trackers, make_tracker
 from pipeline.training.averaging import WeightAverages
 from pipeline.training.checkpoints import CheckpointStore
 from pipeline.training.freezing import freeze
 from pipeline.training.loop import FoldLoop
 from pipeline.training.optimizer import make_optimizer
+from pipeline.training.phases import TrainStages
 from pipeline.training.schedules import Factor
 from pipeline.training.seeds import seed_everything
 from pipeline.training.setup import Setup
-from pipeline.training.stages import TrainStages
 from pipeline.training.state import load_loop_state
+from pipeline.types import PreparedModel
+from toolkit.distributed import ALONE, Processes
+from toolkit.errors import UserError
+from toolkit.files import read_json, remove_parts
 
 if TYPE_CHECKING:
     import pandas as pd

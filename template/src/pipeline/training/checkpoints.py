@@ -19,10 +19,10 @@ import torch
 from torch import nn
 
 from pipeline.competition import rank
-from pipeline.errors import UserError
-from pipeline.files import atomic
 from pipeline.inference.weights import save_weights
-from pipeline.seam import Best
+from pipeline.types import Best
+from toolkit.errors import UserError
+from toolkit.files import atomic
 
 VERSION = 1
 RAW = "best.raw.safetensors"  # in a fold's folder, where a moving average is what is kept

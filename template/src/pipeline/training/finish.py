@@ -12,19 +12,19 @@ from torch.optim.swa_utils import update_bn
 
 from pipeline.competition import metric_values
 from pipeline.data.folds import split
-from pipeline.data.loaders import to_device
-from pipeline.errors import UserError
-from pipeline.files import read_json, write_json
+from pipeline.data.loader import to_device
 from pipeline.inference.device import autocast
 from pipeline.inference.predict import BEST, FINISHED, predict_rows, read_predictions, write_predictions
 from pipeline.inference.weights import load_weights, save_weights
-from pipeline.seam import StageResult
-from pipeline.terminal import progress, table
 from pipeline.training.averaging import load_mean
-from pipeline.training.held_out import quickly_tuned, score_rows
 from pipeline.training.loop import FoldLoop
 from pipeline.training.seeds import seed_everything
 from pipeline.training.setup import Setup
+from pipeline.training.validation import quickly_tuned, score_rows
+from pipeline.types import StageResult
+from toolkit.errors import UserError
+from toolkit.files import read_json, write_json
+from toolkit.terminal import progress, table
 
 if TYPE_CHECKING:
     import pandas as pd

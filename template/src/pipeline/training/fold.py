@@ -12,19 +12,19 @@ import torch
 from pipeline import engine
 from pipeline.callbacks.non_finite.dump import FOLDER as DUMPS
 from pipeline.data.folds import FoldTable
-from pipeline.data.loaders import to_device
-from pipeline.errors import Interrupted, OthersFailed, UserError, known_failures
-from pipeline.files import read_json
+from pipeline.data.loader import to_device
 from pipeline.inference.device import choose_device, choose_precision
 from pipeline.inference.predict import FINISHED, fold_names, seed_folder
-from pipeline.processes import ALONE, Processes, end_processes, start_processes
-from pipeline.terminal import table
 from pipeline.training.build import make_loop
 from pipeline.training.finish import average_seeds, finish_fold
 from pipeline.training.loop import FoldLoop
 from pipeline.training.optimizer import print_rates
 from pipeline.training.run_folder import open_run, set_aside, the_only_trainer
 from pipeline.training.setup import Setup, prepare
+from toolkit.distributed import ALONE, Processes, end_processes, start_processes
+from toolkit.errors import Interrupted, OthersFailed, UserError, known_failures
+from toolkit.files import read_json
+from toolkit.terminal import table
 
 __all__ = ["Setup", "make_loop", "prepare", "train"]
 

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.config import Model
-from pipeline.errors import UserError, nearest
+from toolkit.errors import UserError, nearest
 
 
 def freeze(network: nn.Module, settings: Model) -> None:

@@ -3,9 +3,9 @@
 from typing import Any
 
 from pipeline.config import Experiment, Intervention, parse_experiment, resolve_names
-from pipeline.errors import UserError
 from pipeline.experiments import merge, nested, together
-from pipeline.names import Names
+from pipeline.registry import Names
+from toolkit.errors import UserError
 
 
 def by_epoch(config: Experiment, names: Names) -> list[Experiment]:

@@ -12,12 +12,22 @@ from torch import Tensor
 from pipeline.callbacks import CallbackList
 from pipeline.competition import Head, Metric
 from pipeline.config import Experiment
-from pipeline.data.loaders import EpochBatches
-from pipeline.errors import Interrupted, UserError
+from pipeline.data.loader import EpochBatches
 from pipeline.inference.device import Precision, autocast
 from pipeline.keys import INPUT_ID
-from pipeline.processes import Processes
-from pipeline.seam import (
+from pipeline.tasks import Decoder, Finisher, Task
+from pipeline.training.averaging import WeightAverages
+from pipeline.training.checkpoints import CheckpointStore
+from pipeline.training.freezing import freeze
+from pipeline.training.optimizer import clip_gradients, set_learning_rate
+from pipeline.training.phases import TrainStages
+from pipeline.training.schedules import AdaptiveFactor, Factor, observe
+from pipeline.training.seeds import seed_everything
+from pipeline.training.signals import LeaveOnSignals
+from pipeline.training.state import loop_state
+from pipeline.training.sums import LossSums
+from pipeline.training.validation import HeldOut, Monitor
+from pipeline.types import (
     Batch,
     Best,
     Criterion,
@@ -30,27 +40,17 @@ from pipeline.seam import (
     StepResult,
     Verdict,
 )
-from pipeline.tasks import Decoder, Finisher, Task
-from pipeline.training.averaging import WeightAverages
-from pipeline.training.checkpoints import CheckpointStore
-from pipeline.training.freezing import freeze
-from pipeline.training.held_out import HeldOut, Monitor
-from pipeline.training.optimizer import clip_gradients, set_learning_rate
-from pipeline.training.schedules import AdaptiveFactor, Factor, observe
-from pipeline.training.seeds import seed_everything
-from pipeline.training.signals import LeaveOnSignals
-from pipeline.training.stages import TrainStages
-from pipeline.training.state import loop_state
-from pipeline.training.sums import LossSums
+from toolkit.distributed import Processes
+from toolkit.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pipeline.tracking import Tracker
+    from pipeline.trackers import Tracker
 
 
 class FoldLoop:
-    """One fold's run: position, state, metrics, callbacks. Implements `pipeline.seam.Loop`."""
+    """One fold's run: position, state, metrics, callbacks. Implements `pipeline.types.Loop`."""
 
     tracker: "Tracker"  # set once the position is known from which it goes on
 

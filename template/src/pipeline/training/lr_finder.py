@@ -14,18 +14,18 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from pipeline.data.loaders import to_device
-from pipeline.errors import Interrupted, UserError
-from pipeline.files import atomic, save_figure
+from pipeline.data.loader import to_device
 from pipeline.inference.device import choose_device
-from pipeline.seam import Batch
-from pipeline.terminal import console, progress_bar
 from pipeline.training.build import make_loop
 from pipeline.training.fold import choose_folds
 from pipeline.training.freezing import freeze
 from pipeline.training.loop import FoldLoop
 from pipeline.training.optimizer import set_learning_rate
 from pipeline.training.setup import Setup
+from pipeline.types import Batch
+from toolkit.errors import Interrupted, UserError
+from toolkit.files import atomic, save_figure
+from toolkit.terminal import console, progress_bar
 
 DIVERGED = 4.0  # times the least smoothed loss: by then nothing is left to see
 FEWEST = 10  # steps below which a curve says nothing

@@ -11,9 +11,9 @@ from timm.utils import dispatch_clip_grad
 from torch import nn
 
 from pipeline.config import Optimizer, Training
-from pipeline.errors import UserError, nearest
-from pipeline.names import Names
-from pipeline.terminal import table
+from pipeline.registry import Names
+from toolkit.errors import UserError, nearest
+from toolkit.terminal import table
 
 LOOKAHEAD = "lookahead_"  # timm's prefix for an optimiser with slow weights (Zhang et al., arXiv:1907.08610)
 NO_DECAY = " (no decay)"

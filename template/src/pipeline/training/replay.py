@@ -10,13 +10,13 @@ from pipeline.callbacks.non_finite.replay import Finding, replay
 from pipeline.config import parse_experiment
 from pipeline.inference.device import choose_precision
 from pipeline.inference.snapshot import run_competition
-from pipeline.processes import Processes
-from pipeline.project import Project
-from pipeline.seam import Progress
-from pipeline.terminal import console
+from pipeline.paths import Project
 from pipeline.training.build import make_loop
 from pipeline.training.optimizer import set_learning_rate
 from pipeline.training.setup import prepare
+from pipeline.types import Progress
+from toolkit.distributed import Processes
+from toolkit.terminal import console
 
 
 def replay_dump(project: Project, path: Path) -> Finding:

@@ -11,8 +11,6 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from pipeline.config import Experiment, differences
-from pipeline.errors import UserError, listed
-from pipeline.files import dump_yaml, read_json, read_yaml, write_json, write_text
 from pipeline.inference.code import PACKAGE, Code
 from pipeline.inference.predict import FINISHED
 from pipeline.inference.snapshot import (
@@ -24,8 +22,10 @@ from pipeline.inference.snapshot import (
     label,
     save_snapshot,
 )
-from pipeline.project import Project
+from pipeline.paths import Project
 from pipeline.settings import FILE_NAME, LIVE, parse_settings
+from toolkit.errors import UserError, listed
+from toolkit.files import dump_yaml, read_json, read_yaml, write_json, write_text
 
 PATIENCE = 15.0  # seconds: loader processes of a killed trainer notice after a few that it is gone
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from pipeline.errors import UserError
+from toolkit.errors import UserError
 
 Factor = Callable[[int], float]  # optimiser step -> share of the peak learning rate
 

@@ -6,7 +6,7 @@ from pipeline.competition import Competition
 from pipeline.config import Experiment, resolve_names
 from pipeline.data import NAMES as DATA_NAMES
 from pipeline.experiments import describe
-from pipeline.names import Names
+from pipeline.registry import Names
 from pipeline.tasks import rooms
 
 

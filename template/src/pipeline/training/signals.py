@@ -6,7 +6,7 @@ import threading
 from types import FrameType
 from typing import Any
 
-from pipeline.errors import Interrupted
+from toolkit.errors import Interrupted
 
 
 class LeaveOnSignals:

@@ -3,9 +3,9 @@
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import UserError
-from pipeline.seam import Progress
 from pipeline.training.schedules import AdaptiveFactor
+from pipeline.types import Progress
+from toolkit.errors import UserError
 
 if TYPE_CHECKING:
     from pipeline.training.loop import FoldLoop

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from pipeline.seam import StepResult
+from pipeline.types import StepResult
 
 
 class LossSums:

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from pipeline.callbacks import Callback
 from pipeline.callbacks.non_finite.dump import Dump
-from pipeline.callbacks.non_finite.finder import is_finite
 from pipeline.callbacks.non_finite.replay import Finding, fits_fp32, losses_of, replay
-from pipeline.errors import UserError, listed
 from pipeline.keys import INPUT_ID
-from pipeline.seam import Batch, Run, Stage, StepResult, Verdict
+from pipeline.types import Batch, Run, Stage, StepResult, Verdict
+from toolkit.debug.non_finite import is_finite
+from toolkit.errors import UserError, listed
 
 MOST_DUMPS = 3  # of a run: a dump is as large as the weights
 DETECTED = "returned nan values"  # what torch says under `watch.anomaly`

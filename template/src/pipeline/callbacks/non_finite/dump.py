@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.errors import UserError
-from pipeline.files import atomic, write_text
-from pipeline.seam import Batch
+from pipeline.types import Batch
+from toolkit.errors import UserError
+from toolkit.files import atomic, write_text
 
 FOLDER = "non_finite"  # runs/<experiment>/fold_<k>/non_finite/step_000123.pt, and .txt
 FORMAT = 1

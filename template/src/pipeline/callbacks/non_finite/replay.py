@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pipeline.callbacks.non_finite.causes import cause
-from pipeline.callbacks.non_finite.finder import Finder, Origin, is_finite
-from pipeline.errors import listed
 from pipeline.keys import INPUT_ID
-from pipeline.seam import Batch, Run, StepResult
+from pipeline.types import Batch, Run, StepResult
+from toolkit.debug.causes import cause
+from toolkit.debug.non_finite import Finder, Origin, is_finite
+from toolkit.errors import listed
 
 
 @dataclass(frozen=True)

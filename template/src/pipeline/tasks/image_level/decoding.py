@@ -12,14 +12,14 @@ from torch import Tensor
 
 from pipeline.competition import Competition, Head, Metric
 from pipeline.data.tables import read_table
-from pipeline.errors import UserError
+from pipeline.heads.base import Aggregate, kind_of
+from pipeline.heads.thresholds import Ascent, as_rank, calls_to_try, coordinate_ascent, quick_ascent
 from pipeline.keys import INPUT_ID, ROW_ID, ROW_PREDICTION
+from pipeline.losses.criterion import take
 from pipeline.prediction_ids import by_prediction
-from pipeline.seam import Batch
 from pipeline.tasks import Decoder, Task, Tuner
-from pipeline.tasks.image_level.kinds import Aggregate, kind_of
-from pipeline.tasks.image_level.thresholds import Ascent, as_rank, calls_to_try, coordinate_ascent, quick_ascent
-from pipeline.tasks.shared.criterion import take
+from pipeline.types import Batch
+from toolkit.errors import UserError
 
 
 class Decoding(Task):

@@ -9,7 +9,7 @@ import pandas as pd
 
 from pipeline.data.faults import Fault
 from pipeline.data.labels import Labels
-from pipeline.tasks.image_level.kinds.multilabel.labels import LabelSets
+from pipeline.heads.multilabel.labels import LabelSets
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import pandas as pd
 
 from pipeline.competition import Head, Metric
-from pipeline.errors import UserError, listed
-from pipeline.rules import Keys, Problem, sample_id_column
-from pipeline.tasks.image_level.cells import as_numbers, blank_problems
-from pipeline.tasks.image_level.kinds import kind_of
-from pipeline.tasks.image_level.submission import Column, columns_of, heads_of_rows, shown
+from pipeline.heads.base import kind_of
+from pipeline.heads.cells import as_numbers, blank_problems
+from pipeline.heads.submission_columns import Column, columns_of, heads_of_rows, shown
+from pipeline.submission_schema import Keys, Problem, sample_id_column
+from toolkit.errors import UserError, listed
 
 
 def submission_rules(sample: pd.DataFrame, heads: Sequence[Head], metric: Metric, id_column: str) -> "SubmissionRules":

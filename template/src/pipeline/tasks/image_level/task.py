@@ -13,28 +13,26 @@ from torch import Tensor
 
 from pipeline.competition import Metric
 from pipeline.config import Experiment, LossRow
-from pipeline.data.cache import reader_for
-from pipeline.data.reading import Reader
+from pipeline.data.collate import collate
+from pipeline.data.explain_target import Explained, chosen_class
+from pipeline.data.image_cache import reader_for
+from pipeline.data.image_dataset import ImageDataset
+from pipeline.data.sample_record import SeenSample
 from pipeline.data.side_columns import chosen_columns, input_names, side_inputs
+from pipeline.heads.base import KINDS, losses
+from pipeline.heads.drawing import ReadOut, seen_figure, seen_words, suspects_figure
+from pipeline.heads.predictions import has_truth
+from pipeline.heads.submission_columns import as_predictions
 from pipeline.keys import INPUT_ID, INPUT_SIDE, ROW_ID
-from pipeline.names import Names, References
-from pipeline.seam import Batch, Criterion, PreparedModel, SampleDataset
+from pipeline.losses.criterion import WeightedLosses
+from pipeline.models.prepared import prepared_model
+from pipeline.registry import Names, References
 from pipeline.tasks import Decoder, Finisher
-from pipeline.tasks.image_level.contract import all_targets, check_contract
-from pipeline.tasks.image_level.dataset import ImageDataset
+from pipeline.tasks.image_level.batch_schema import all_targets, check_contract
 from pipeline.tasks.image_level.decoding import Decoding
-from pipeline.tasks.image_level.drawing import ReadOut, seen_figure, seen_words, suspects_figure
-from pipeline.tasks.image_level.kinds import KINDS, losses
-from pipeline.tasks.image_level.predictions import has_truth
-from pipeline.tasks.image_level.submission import as_predictions
 from pipeline.tasks.image_level.submission_rules import SubmissionRules, submission_rules
-from pipeline.tasks.shared.chosen import Explained, chosen_class
-from pipeline.tasks.shared.collate import collate
-from pipeline.tasks.shared.criterion import WeightedLosses
-from pipeline.tasks.shared.model import prepared_model
-from pipeline.tasks.shared.seen import SeenSample
-
-ROOM = "pipeline.tasks.image_level"
+from pipeline.types import Batch, Criterion, PreparedModel, SampleDataset
+from toolkit.images.row_reader import Reader
 
 
 def no_settings() -> None:
@@ -46,30 +44,30 @@ class ImageLevelTask(Decoding):
 
     KINDS: ClassVar[frozenset[str]] = frozenset(KINDS)
     NAMES: ClassVar[References] = {
-        "augmentations": {"resize": "pipeline.tasks.shared.augmenting:resize"},
+        "augmentations": {"resize": "pipeline.data.augment:resize"},
         "prepare": {
-            "normalize": "pipeline.tasks.shared.normalize:Normalize",
-            "standardize": "pipeline.tasks.shared.normalize:Standardize",
+            "normalize": "pipeline.models.preprocess:Normalize",
+            "standardize": "pipeline.models.preprocess:Standardize",
         },
-        "model": {"default": f"{ROOM}.model:EncoderHeads", "encoder_heads": f"{ROOM}.model:EncoderHeads"},
+        "model": dict.fromkeys(("default", "encoder_heads"), "pipeline.models.encoder_heads:EncoderHeads"),
         "pooling": {
-            "encoder": f"{ROOM}.pooling:EncoderPooling",
-            "avg": f"{ROOM}.pooling:average",
-            "max": f"{ROOM}.pooling:maximum",
-            "gem": f"{ROOM}.pooling:GeneralizedMean",
-            "attention": f"{ROOM}.pooling:AttentionPooling",
+            "encoder": "pipeline.models.pooling:EncoderPooling",
+            "avg": "pipeline.models.pooling:average",
+            "max": "pipeline.models.pooling:maximum",
+            "gem": "pipeline.models.pooling:GeneralizedMean",
+            "attention": "pipeline.models.pooling:AttentionPooling",
         },
         "loss": losses(),
         "batch_transform": {
-            "mixup": f"{ROOM}.batch_transforms:Mixup",
-            "cutmix": f"{ROOM}.batch_transforms:cutmix",
+            "mixup": "pipeline.training.batch_transforms:Mixup",
+            "cutmix": "pipeline.training.batch_transforms:cutmix",
         },
-        "step": {"default": "pipeline.tasks.shared.step:step"},
-        "task": {"default": f"{ROOM}.task:no_settings"},
+        "step": {"default": "pipeline.training.step:step"},
+        "task": {"default": "pipeline.tasks.image_level.task:no_settings"},
         "aggregate": {
-            "mean": f"{ROOM}.aggregates:mean",
-            "max": f"{ROOM}.aggregates:maximum",
-            "generalized_mean": f"{ROOM}.aggregates:generalized_mean",
+            "mean": "pipeline.inference.aggregates:mean",
+            "max": "pipeline.inference.aggregates:maximum",
+            "generalized_mean": "pipeline.inference.aggregates:generalized_mean",
         },
     }
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.data.header import Header
-from pipeline.tasks.segmentation.components import Components
-from pipeline.tasks.segmentation.maps import strips
 from pipeline.tasks.segmentation.mask_files import IGNORED
-from pipeline.tasks.segmentation.sizes import Frame, Size, known_size, told_frame
+from toolkit.images.header import Header
+from toolkit.masks.components import Components
+from toolkit.masks.maps import strips
+from toolkit.masks.sizes import Frame, Size, known_size, told_frame
 
 Window = tuple[int, int, int, int]  # top, left, height, width in pixels of the image
 

@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.competition import Head
+from pipeline.heads.mask import kind_of
+from pipeline.heads.mask_predictions import columns, presence_columns
 from pipeline.keys import INPUT_ID, ROW_ID
-from pipeline.seam import Batch
-from pipeline.tasks.segmentation.kinds import kind_of
-from pipeline.tasks.segmentation.maps import MapWriter, turned_back
-from pipeline.tasks.segmentation.predictions import columns, presence_columns
 from pipeline.tasks.segmentation.settings import SegmentationSettings
 from pipeline.tasks.segmentation.windows import INPUT_WINDOW, Window
+from pipeline.types import Batch
+from toolkit.masks.maps import MapWriter, turned_back
 
 LEAST = 1e-6  # weight of a window at its edge, where another one knows better
 

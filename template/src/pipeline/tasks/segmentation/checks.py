@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 
 from pipeline.data.faults import Fault
-from pipeline.data.places import archive_at
 from pipeline.data.tables import is_image
-from pipeline.errors import UserError, listed
 from pipeline.keys import ROW_FOLD, ROW_ID
-from pipeline.tasks.segmentation import rle
-from pipeline.tasks.segmentation.sizes import Frame, Size, known_header, known_size
 from pipeline.tasks.segmentation.truth import PolygonTruth, RunTruth, Truth
+from toolkit.archives import archive_at
+from toolkit.errors import UserError, listed
+from toolkit.masks import rle
+from toolkit.masks.sizes import Frame, Size, known_header, known_size
 
 LOOKED_AT = 40  # images whose outlines are measured
 SMOOTHER = 0.6  # how much shorter outlines must be in another order to be the right ones

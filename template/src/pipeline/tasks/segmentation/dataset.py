@@ -10,18 +10,18 @@ import numpy as np
 import pandas as pd
 
 from pipeline.competition import Head
-from pipeline.data.pixels import INVERSE, stored_box, turned, turned_back, turned_size
-from pipeline.data.reading import Place, Reader, Rows
-from pipeline.errors import UserError
+from pipeline.data.augment import Augmenting
+from pipeline.heads.mask import IGNORED, kind_of
 from pipeline.keys import INPUT_ID, INPUT_IMAGE, INPUT_ROW, INPUT_WEIGHT, ROW_ID, ROW_IMAGE, ROW_WEIGHT
-from pipeline.seam import Index, SampleDataset
-from pipeline.tasks.segmentation.kinds import IGNORED, kind_of
 from pipeline.tasks.segmentation.settings import SegmentationSettings
-from pipeline.tasks.segmentation.sizes import Frame
 from pipeline.tasks.segmentation.sources import WindowReader, check_size, label_window
 from pipeline.tasks.segmentation.truth import Truth
 from pipeline.tasks.segmentation.windows import INPUT_WINDOW, Size, Window, crop, windows
-from pipeline.tasks.shared.augmenting import Augmenting
+from pipeline.types import Index, SampleDataset
+from toolkit.errors import UserError
+from toolkit.images.pixels import INVERSE, stored_box, turned, turned_back, turned_size
+from toolkit.images.row_reader import Place, Reader, Rows
+from toolkit.masks.sizes import Frame
 
 Sample = dict[str, Any]
 

@@ -17,10 +17,10 @@ from sklearn.datasets import load_digits, load_sample_images
 
 from pipeline.competition import Competition
 from pipeline.data.marker import DEMO_ANSWERS
-from pipeline.errors import UserError
 from pipeline.settings import Settings
-from pipeline.tasks.segmentation import rle
 from pipeline.tasks.shared.demo_files import image_files, with_pattern_columns, write_files
+from toolkit.errors import UserError
+from toolkit.masks import rle
 
 TASK = "segmentation"
 CLASSES = ("light", "dark")

@@ -10,13 +10,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pipeline.competition import Head
-from pipeline.tasks.segmentation import maps
-from pipeline.tasks.segmentation.decoding import decisions
-from pipeline.tasks.segmentation.drawing import GREY, class_colors
-from pipeline.tasks.segmentation.metrics import each_dice, each_iou, per_class
-from pipeline.tasks.segmentation.predictions import columns
-from pipeline.tasks.segmentation.scoring import FN, FP, KNOWN, TP, counts, pixels
-from pipeline.tasks.shared.drawing import shortened
+from pipeline.heads.mask_decoding import decisions
+from pipeline.heads.mask_predictions import columns
+from pipeline.metrics.mask_scores import FN, FP, KNOWN, TP, counts, pixels
+from pipeline.metrics.masks import each_dice, each_iou, per_class
+from toolkit.masks import maps
+from toolkit.plots.images import shortened
+from toolkit.plots.masks import GREY, class_colors
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

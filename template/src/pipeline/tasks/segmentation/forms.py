@@ -7,16 +7,16 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from pipeline.data.places import archive_at
 from pipeline.data.tables import image_paths, require_columns
-from pipeline.errors import UserError, listed, nearest
 from pipeline.keys import ROW_ID, ROW_IMAGE
 from pipeline.tasks.segmentation.mask_files import BACKGROUND, IGNORED, colour_code
 from pipeline.tasks.segmentation.outline_truth import matched, outline_truth, read_json
-from pipeline.tasks.segmentation.outlines import Outlined, image_in, images_in
-from pipeline.tasks.segmentation.rle import Order
-from pipeline.tasks.segmentation.sizes import Frame, Size
 from pipeline.tasks.segmentation.truth import FileTruth, RunTruth, Truth
+from toolkit.archives import archive_at
+from toolkit.errors import UserError, listed, nearest
+from toolkit.masks.outlines import Outlined, image_in, images_in
+from toolkit.masks.rle import Order
+from toolkit.masks.sizes import Frame, Size
 
 EMPTY = frozenset({"", "-", "-1", "nan", "none", "0 0", "1 0"})  # what stands for an empty mask
 Image = Size | Path

@@ -8,11 +8,11 @@ import pandas as pd
 
 from pipeline.data.faults import Fault
 from pipeline.data.labels import ClassLabels
-from pipeline.errors import UserError
 from pipeline.keys import ROW_ID
 from pipeline.tasks.segmentation.checks import mask_faults
 from pipeline.tasks.segmentation.submission import mark_of
 from pipeline.tasks.segmentation.truth import Truth
+from toolkit.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pipeline.data.formats import tif
-from pipeline.data.header import header_in, orientation_in
-from pipeline.data.images import JPEG, describe
-from pipeline.data.pixels import turned
-from pipeline.data.places import read_bytes, shown
-from pipeline.errors import UserError, listed
-from pipeline.tasks.segmentation.maps import strips
+from toolkit.archives import read_bytes, shown
+from toolkit.errors import UserError, listed
+from toolkit.images.formats import tif
+from toolkit.images.header import header_in, orientation_in
+from toolkit.images.pixels import turned
+from toolkit.images.readers import JPEG, describe
+from toolkit.masks.maps import strips
 
 BACKGROUND = -1  # in place of a class
 IGNORED = 255  # in place of a class, and in its planes

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline.data.places import read_bytes, shown
-from pipeline.errors import UserError, listed, nearest
-from pipeline.tasks.segmentation.outlines import Outlined
-from pipeline.tasks.segmentation.polygons import Polygon
-from pipeline.tasks.segmentation.sizes import Frame, Size
 from pipeline.tasks.segmentation.truth import PolygonTruth
+from toolkit.archives import read_bytes, shown
+from toolkit.errors import UserError, listed, nearest
+from toolkit.masks.outlines import Outlined
+from toolkit.masks.polygons import Polygon
+from toolkit.masks.sizes import Frame, Size
 
 
 def read_json(path: Path) -> Any:

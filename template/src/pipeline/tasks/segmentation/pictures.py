@@ -9,19 +9,19 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from pipeline.data.explain_target import Explained, chosen_class
+from pipeline.data.sample_record import SeenSample
+from pipeline.heads.mask import kind_of
+from pipeline.heads.mask_decoding import decoded
+from pipeline.heads.mask_predictions import columns
 from pipeline.keys import ROW_ID
-from pipeline.seam import Batch
 from pipeline.tasks import Task
-from pipeline.tasks.segmentation import maps
-from pipeline.tasks.segmentation.decoding import decoded
-from pipeline.tasks.segmentation.drawing import sample_figure, shrunk, shrunk_truth
 from pipeline.tasks.segmentation.figures import figures, worst_and_best
-from pipeline.tasks.segmentation.kinds import kind_of
-from pipeline.tasks.segmentation.predictions import columns
 from pipeline.tasks.segmentation.seen import class_maps, sample_dice, sample_tables, seen_figure, seen_words
 from pipeline.tasks.segmentation.suspects import suspects, suspects_figure
-from pipeline.tasks.shared.chosen import Explained, chosen_class
-from pipeline.tasks.shared.seen import SeenSample
+from pipeline.types import Batch
+from toolkit.masks import maps
+from toolkit.plots.masks import sample_figure, shrunk, shrunk_truth
 
 
 class MaskPictures(Task):

@@ -11,19 +11,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.competition import Head
+from pipeline.data.sample_record import SeenSample
+from pipeline.heads.mask import IGNORED, kind_of
+from pipeline.heads.mask_decoding import USUAL, decided, decisions
+from pipeline.heads.mask_predictions import columns, presence_columns
 from pipeline.keys import INPUT_IMAGE, ROW_ID
-from pipeline.seam import Batch
-from pipeline.tasks.segmentation import maps
-from pipeline.tasks.segmentation.decoding import USUAL, decided, decisions
-from pipeline.tasks.segmentation.drawing import masks_figure
-from pipeline.tasks.segmentation.kinds import IGNORED, kind_of
-from pipeline.tasks.segmentation.metrics import each_dice
-from pipeline.tasks.segmentation.predictions import columns, presence_columns
-from pipeline.tasks.segmentation.scoring import pixels
+from pipeline.metrics.mask_scores import pixels
+from pipeline.metrics.masks import each_dice
 from pipeline.tasks.segmentation.suspects import in_words
 from pipeline.tasks.segmentation.truth import Truth, Window
-from pipeline.tasks.shared.drawing import shortened, visible
-from pipeline.tasks.shared.seen import SeenSample
+from pipeline.types import Batch
+from toolkit.masks import maps
+from toolkit.plots.images import shortened, visible
+from toolkit.plots.masks import masks_figure
 
 
 def seen_figure(samples: Sequence[SeenSample], heads: Sequence[Head], heading: str) -> Figure:

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pipeline.config import Experiment
-from pipeline.errors import UserError
-from pipeline.names import Names
+from pipeline.registry import Names
+from toolkit.errors import UserError
 
 Share = Annotated[float, Field(ge=0, le=1)]
 

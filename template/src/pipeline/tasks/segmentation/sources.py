@@ -8,17 +8,17 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pipeline.data.cache import CachedImages, ResizedReader, resized
-from pipeline.data.formats import require
-from pipeline.data.header import Header, header_of
-from pipeline.data.images import TIF_SUFFIXES
-from pipeline.data.images import image as read_image
-from pipeline.data.pixels import scaled, with_channels
-from pipeline.data.places import is_file
-from pipeline.data.reading import OwnReader, Place, Reader, row_reader
-from pipeline.data.tif_windows import LARGE, TifWindows
-from pipeline.errors import UserError
+from pipeline.data.image_cache import CachedImages, ResizedReader, resized
 from pipeline.tasks.segmentation.windows import Size, Window
+from toolkit.archives import is_file
+from toolkit.errors import UserError
+from toolkit.images.formats import require
+from toolkit.images.header import Header, header_of
+from toolkit.images.pixels import scaled, with_channels
+from toolkit.images.readers import TIF_SUFFIXES
+from toolkit.images.readers import image as read_image
+from toolkit.images.row_reader import OwnReader, Place, Reader, row_reader
+from toolkit.images.tif_windows import LARGE, TifWindows
 
 
 class WindowReader:

@@ -14,14 +14,14 @@ import numpy as np
 import pandas as pd
 
 from pipeline.competition import Competition, Head
-from pipeline.errors import UserError, listed
-from pipeline.rules import Keys, sample_id_column
-from pipeline.tasks.segmentation import maps, rle
-from pipeline.tasks.segmentation.components import Components
-from pipeline.tasks.segmentation.decoding import decoded
+from pipeline.heads.mask_decoding import decoded
+from pipeline.heads.mask_predictions import columns
+from pipeline.submission_schema import Keys, sample_id_column
 from pipeline.tasks.segmentation.forms import EMPTY, RunLengths
-from pipeline.tasks.segmentation.predictions import columns
-from pipeline.tasks.segmentation.sizes import Size
+from toolkit.errors import UserError, listed
+from toolkit.masks import maps, rle
+from toolkit.masks.components import Components
+from toolkit.masks.sizes import Size
 
 CLASS_COLUMNS = ("class", "label", "class_id", "classid", "category")
 

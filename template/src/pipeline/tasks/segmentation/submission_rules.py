@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 
 from pipeline.competition import Head
-from pipeline.errors import UserError, listed
-from pipeline.rules import Keys, Problem
-from pipeline.tasks.segmentation import rle
+from pipeline.submission_schema import Keys, Problem
 from pipeline.tasks.segmentation.forms import EMPTY, RunLengths
-from pipeline.tasks.segmentation.sizes import Size, known_size
 from pipeline.tasks.segmentation.submission import Layout, Written, layout
+from toolkit.errors import UserError, listed
+from toolkit.masks import rle
+from toolkit.masks.sizes import Size, known_size
 
 ANY_SIZE = (1 << 30, 1 << 30)  # stands for a size that is not known
 NUMBER = re.compile(r"-?\d+")

@@ -9,13 +9,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from pipeline.competition import Head
+from pipeline.heads.mask_decoding import decoded
+from pipeline.heads.mask_predictions import columns
 from pipeline.keys import ROW_ID
-from pipeline.tasks.segmentation import maps
-from pipeline.tasks.segmentation.decoding import decoded
-from pipeline.tasks.segmentation.drawing import masks_figure
-from pipeline.tasks.segmentation.predictions import columns
-from pipeline.tasks.shared.drawing import shortened
-from pipeline.tasks.shared.suspects import LIMIT, modified_z_scores, worst_first
+from toolkit.audit.label_errors import LIMIT, modified_z_scores, worst_first
+from toolkit.masks import maps
+from toolkit.plots.images import shortened
+from toolkit.plots.masks import masks_figure
 
 VALUES = np.arange(256) / 255  # probabilities as maps store them
 ROUNDING = 1e-6  # of a mean of equal probabilities

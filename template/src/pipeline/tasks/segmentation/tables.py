@@ -9,10 +9,10 @@ import pandas as pd
 from pipeline.cells import with_text
 from pipeline.data.folders import rows_from_folders
 from pipeline.data.tables import image_rows, require_columns
-from pipeline.errors import UserError
 from pipeline.keys import ROW_ID, ROW_IMAGE
 from pipeline.settings import Settings
 from pipeline.tasks.segmentation.forms import Form, Image
+from toolkit.errors import UserError
 
 
 def mask_rows(

@@ -11,35 +11,34 @@ from torch import Tensor, nn
 
 from pipeline.competition import Metric
 from pipeline.config import Experiment, LossRow
-from pipeline.data.cache import reader_for
-from pipeline.data.reading import Reader
-from pipeline.errors import UserError
+from pipeline.data.collate import collate
+from pipeline.data.image_cache import reader_for
+from pipeline.heads.mask_decoding import USUAL, decoded, kept
+from pipeline.heads.mask_predictions import columns, gated, has_presence, presence_columns
 from pipeline.keys import ROW_ID, ROW_IMAGE
-from pipeline.names import Named, Names, References
-from pipeline.seam import Batch, Criterion, PreparedModel, SampleDataset
+from pipeline.losses.criterion import WeightedLosses
+from pipeline.losses.masks import LOSSES
+from pipeline.metrics.masks import Scored
+from pipeline.models.prepared import prepared_model
+from pipeline.registry import Named, Names, References
 from pipeline.tasks import Decoder, Finisher, Task, Tuner
-from pipeline.tasks.segmentation import maps
+from pipeline.tasks.segmentation.batch_schema import check_contract
 from pipeline.tasks.segmentation.blending import Blender
-from pipeline.tasks.segmentation.contract import check_contract
 from pipeline.tasks.segmentation.dataset import MaskDataset
-from pipeline.tasks.segmentation.decoding import USUAL, decoded, kept
 from pipeline.tasks.segmentation.demo import answer_rows
-from pipeline.tasks.segmentation.losses import LOSSES
-from pipeline.tasks.segmentation.metrics import Scored
 from pipeline.tasks.segmentation.pictures import MaskPictures
-from pipeline.tasks.segmentation.predictions import columns, gated, has_presence, presence_columns
 from pipeline.tasks.segmentation.settings import room_settings
-from pipeline.tasks.segmentation.sizes import Frame, known_header
 from pipeline.tasks.segmentation.submission import as_predictions, form_of, read_as
 from pipeline.tasks.segmentation.submission_rules import MaskRules, submission_rules
 from pipeline.tasks.segmentation.thresholds import Tuning
 from pipeline.tasks.segmentation.truth import Truth
 from pipeline.tasks.segmentation.tta import TTAModel
-from pipeline.tasks.shared.collate import collate
-from pipeline.tasks.shared.criterion import WeightedLosses
-from pipeline.tasks.shared.model import prepared_model
+from pipeline.types import Batch, Criterion, PreparedModel, SampleDataset
+from toolkit.errors import UserError
+from toolkit.images.row_reader import Reader
+from toolkit.masks import maps
+from toolkit.masks.sizes import Frame, known_header
 
-ROOM = "pipeline.tasks.segmentation"
 MODELS = {
     "default": "Unet",
     "unet": "Unet",
@@ -57,15 +56,15 @@ class SegmentationTask(MaskPictures):
 
     KINDS: ClassVar[frozenset[str]] = frozenset({"mask", "multiclass_mask"})
     NAMES: ClassVar[References] = {
-        "task": {"default": f"{ROOM}.settings:SegmentationSettings"},
-        "augmentations": {"resize": "pipeline.tasks.shared.augmenting:resize"},
+        "task": {"default": "pipeline.tasks.segmentation.settings:SegmentationSettings"},
+        "augmentations": {"resize": "pipeline.data.augment:resize"},
         "prepare": {
-            "normalize": "pipeline.tasks.shared.normalize:Normalize",
-            "standardize": "pipeline.tasks.shared.normalize:Standardize",
+            "normalize": "pipeline.models.preprocess:Normalize",
+            "standardize": "pipeline.models.preprocess:Standardize",
         },
-        "model": {name: f"{ROOM}.model:{made}" for name, made in MODELS.items()},
+        "model": {name: f"pipeline.models.segmenter:{made}" for name, made in MODELS.items()},
         "loss": {name: f"{made.__module__}:{made.__name__}" for name, made in LOSSES.items()},
-        "step": {"default": "pipeline.tasks.shared.step:step"},
+        "step": {"default": "pipeline.training.step:step"},
     }
 
     def check_settings(self, experiment: Experiment, names: Names) -> None:

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from pipeline.competition import Head, Metric
-from pipeline.tasks.segmentation import maps
-from pipeline.tasks.segmentation.decoding import EXCLUSIVE, USUAL, above, cleanings, owners, presence_of
-from pipeline.tasks.segmentation.metrics import Scored
-from pipeline.tasks.segmentation.predictions import columns, has_presence, require_columns
-from pipeline.tasks.segmentation.scoring import Count, foreground_of, instances_of, require_size
+from pipeline.heads.mask_decoding import EXCLUSIVE, USUAL, above, cleanings, owners, presence_of
+from pipeline.heads.mask_predictions import columns, has_presence, require_columns
+from pipeline.metrics.mask_scores import Count, foreground_of, instances_of, require_size
+from pipeline.metrics.masks import Scored
+from toolkit.masks import maps
 
 if TYPE_CHECKING:
     from pipeline.tasks.segmentation.truth import Truth

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.errors import UserError
-from pipeline.tasks.segmentation import rle
 from pipeline.tasks.segmentation.base_truth import Truth, Window
-from pipeline.tasks.segmentation.maps import strips
 from pipeline.tasks.segmentation.mask_files import COLOUR, IGNORED, mask_in, sort_out
-from pipeline.tasks.segmentation.polygons import Polygon, filled, has_inner, rings_of
-from pipeline.tasks.segmentation.sizes import Size, known_header, known_size, told_frame
+from toolkit.errors import UserError
+from toolkit.masks import rle
+from toolkit.masks.maps import strips
+from toolkit.masks.polygons import Polygon, filled, has_inner, rings_of
+from toolkit.masks.sizes import Size, known_header, known_size, told_frame
 
 BEYOND = 2.0  # pixels that an outline may leave the image
 

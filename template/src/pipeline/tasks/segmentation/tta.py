@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.competition import Head
-from pipeline.errors import UserError
+from pipeline.heads.mask import kind_of
 from pipeline.keys import INPUT_IMAGE
-from pipeline.seam import Batch
-from pipeline.tasks.segmentation.kinds import kind_of
+from pipeline.types import Batch
+from toolkit.errors import UserError
 
 SCALE = "scale:"
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import UserError
 from pipeline.tasks.segmentation.settings import SegmentationSettings
+from toolkit.errors import UserError
 
 INPUT_WINDOW = "input_window"  # int64 (B, 9): see `Window.numbers`
 Size = tuple[int, int]

@@ -10,13 +10,13 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from pipeline.data.marker import DEMO_MARKER, demo_files, digest, is_unchanged
+from pipeline.data.marker import DEMO_MARKER, demo_files, is_unchanged
 from pipeline.data.tables import FIELD, image_paths, pattern_column
-from pipeline.errors import UserError, listed
-from pipeline.files import write_text
-from pipeline.names import load
+from pipeline.registry import load
 from pipeline.settings import Settings
 from pipeline.tasks import room_packages
+from toolkit.errors import UserError, listed
+from toolkit.files import digest, write_text
 
 PARTS = 4  # invented folders, for columns of an image pattern that the competition does not describe
 

@@ -1,0 +1,42 @@
+"""What of a model's outputs is explained: a head, or a class of it, that somebody may name in a setting."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from pipeline.competition import Head
+from toolkit.errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What of the outputs for one sample is explained by where the model looked.
+
+    Attributes:
+        score: a number with its graph, which is differentiated.
+        name: of what is explained, such as a class.
+        region: bool (H, W), where the truth lies in the image; none where it has no place.
+    """
+
+    score: Tensor
+    name: str
+    region: Tensor | None = None
+
+
+def chosen_class(heads: Sequence[Head], chosen: str | None) -> tuple[Head, int | None]:
+    """The head of `HEAD` or `HEAD:CLASS`, and the number of the class; the first head where nothing is named.
+
+    Raises:
+        UserError: there is no such head or class.
+    """
+    if chosen is None:
+        return heads[0], None
+    known = {head.name: head for head in heads}
+    name, _, label = chosen.partition(":")
+    if name not in known:
+        raise UserError(f"watch.explain names the head '{name}'; {nearest(name, known)}")
+    head = known[name]
+    if label and label not in head.classes:
+        raise UserError(f"watch.explain names the class '{label}' of the head '{name}'; {nearest(label, head.classes)}")
+    return head, head.classes.index(label) if label else None

@@ -1,0 +1,229 @@
+"""Loaders whose randomness is a function of (seed, epoch, row, turn), not of a worker's history.
+
+The sampler hands out (epoch, row, turn), where the turn counts from 0 how often that row came before in the epoch, and
+the dataset reseeds its augmentations from the three: the number of workers changes nothing, an epoch can start at any
+batch, and a row that is shown twice looks different each time.
+"""
+
+import functools
+import itertools
+import os
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from pipeline.data.loader_processes import prepare_worker, shared_batch
+from pipeline.types import Batch, Index
+from toolkit.distributed import ALONE, Processes
+from toolkit.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Order = Callable[["pd.DataFrame", np.random.Generator], np.ndarray]
+
+
+class TrainBatches(Sampler[list[Index]]):
+    """Batches of (epoch, row, turn) from any batch of any epoch on. The last rows that fill no batch are left out.
+
+    Args:
+        rows: the training rows.
+        order: positions of rows for an epoch, given the rows and the epoch's own generator; as many in each epoch.
+        batch_size: of all processes together.
+        processes: those that share each batch.
+
+    Raises:
+        UserError: the order has no rows, or is none, or the processes cannot have shares of one size.
+    """
+
+    def __init__(
+        self, rows: "pd.DataFrame", order: Order, batch_size: int, seed: int, processes: Processes = ALONE
+    ) -> None:
+        self.rows = rows
+        self.order = order
+        self.seed = seed
+        self.processes = processes
+        self.epoch = 0
+        self.start = 0
+        self.rows_per_epoch = len(self._positions(0))
+        if batch_size % processes.size:
+            raise UserError(
+                f"training.batch_size is {batch_size}, and {processes.size} processes share each batch; "
+                f"choose a multiple of {processes.size}"
+            )
+        self.batch_size = min(batch_size, self.rows_per_epoch // processes.size * processes.size)
+        if not self.batch_size:
+            raise UserError(
+                f"an epoch has {self.rows_per_epoch} rows for {processes.size} processes; set machine.devices to fewer"
+            )
+
+    def begin(self, epoch: int, start: int) -> None:
+        """The next iteration gives the batches of `epoch` from `start` on."""
+        self.epoch, self.start = epoch, start
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return self.rows_per_epoch // self.batch_size
+
+    def __len__(self) -> int:
+        return self.batches_per_epoch - self.start
+
+    def __iter__(self) -> Iterator[list[Index]]:
+        epoch = self.epoch
+        order = self._positions(epoch)
+        if len(order) != self.rows_per_epoch:
+            raise UserError(
+                f"the sampler gives {len(order)} rows in epoch {epoch + 1} and gave {self.rows_per_epoch} in the first "
+                "one; it must give as many in each, or the schedule and a resume would not fit"
+            )
+        turns = _turns(order)
+        for batch in range(self.start, self.batches_per_epoch):
+            chosen = range(batch * self.batch_size, (batch + 1) * self.batch_size)
+            yield [(epoch, int(order[place]), int(turns[place])) for place in self.processes.share(chosen)]
+
+    def _positions(self, epoch: int) -> np.ndarray:
+        order = np.asarray(self.order(self.rows, np.random.default_rng([self.seed, epoch])))
+        if order.ndim != 1 or not order.size or order.dtype.kind not in "iu":
+            raise UserError(
+                f"the sampler gave {order.dtype} {order.shape}; whole numbers (N,) are expected, one position per row"
+            )
+        if order.min() < 0 or order.max() >= len(self.rows):
+            raise UserError(
+                f"the sampler gave positions from {order.min()} to {order.max()}, and the {len(self.rows)} rows are "
+                f"0 to {len(self.rows) - 1}; give positions, not labels of an index"
+            )
+        return order
+
+
+def _turns(order: np.ndarray) -> np.ndarray:
+    """How often each of some rows came before, int64 (N,)."""
+    import pandas as pd
+
+    turns: np.ndarray = pd.Series(order).groupby(order).cumcount().to_numpy()
+    return turns
+
+
+class RowBatches(Sampler[list[Index]]):
+    """Every row once, in the order of the table. No process goes without a row of a batch.
+
+    Raises:
+        UserError: there are fewer rows than processes.
+    """
+
+    def __init__(self, count: int, batch_size: int, processes: Processes = ALONE) -> None:
+        self.count = count
+        self.processes = processes
+        self.starts = list(range(0, count, max(batch_size, processes.size)))
+        if 0 < count < processes.size:
+            raise UserError(f"{count} rows are held out for {processes.size} processes; set machine.devices to fewer")
+        if len(self.starts) > 1 and count - self.starts[-1] < processes.size:
+            self.starts.pop()  # too few rows for all: they go into the batch before
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __iter__(self) -> Iterator[list[Index]]:
+        for start, end in itertools.pairwise([*self.starts, self.count]):
+            yield [(0, row) for row in self.processes.share(range(start, end))]
+
+
+class EpochBatches:
+    """One loader's batches for the rest of an epoch, on the device, with their number known.
+
+    As a context it ends the loader's processes, which would otherwise live as long as the program.
+    """
+
+    def __init__(self, loader: "DataLoader[dict[str, Any]]", device: torch.device) -> None:
+        self.loader = loader
+        self.device = device
+        self.running: Generator[Batch, None, None] | None = None
+        self.waits: list[float] = []  # seconds for each batch of the running epoch
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    @property
+    def waited(self) -> float:
+        """Seconds for which the model had nothing to do; the first batch, for which the workers start, is left out."""
+        return sum(self.waits[1:])
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.running = self._batches()
+        return self.running
+
+    def __enter__(self) -> "EpochBatches":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.running is not None:
+            self.running.close()
+        del self.loader, self.running
+
+    def _batches(self) -> Generator[Batch, None, None]:
+        try:
+            batches = iter(prefetched(self.loader, self.device) if self.device.type == "cuda" else self.loader)
+            self.waits, began = [], time.perf_counter()
+            for batch in batches:
+                self.waits.append(time.perf_counter() - began)
+                yield batch
+                began = time.perf_counter()
+        except UserError as error:
+            # A worker's exception arrives with its whole traceback as text; the user needs its last line.
+            raise UserError(str(error).rpartition("UserError: ")[2].strip()) from error
+
+
+def prefetched(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+    """The batches on a GPU; each is copied, on a stream of its own, while the one before it is computed on."""
+    copies = torch.cuda.Stream(device)
+    ahead: Batch | None = None
+    for batch in batches:
+        with torch.cuda.stream(copies):
+            moved = to_device(batch, device)
+        if ahead is not None:
+            yield ahead
+        torch.cuda.current_stream(device).wait_stream(copies)
+        for value in moved.values():
+            if isinstance(value, torch.Tensor):
+                value.record_stream(torch.cuda.current_stream(device))  # or its memory could be given away too early
+        ahead = moved
+    if ahead is not None:
+        yield ahead
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors on `device`; lists of strings stay where they are."""
+    return {
+        key: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+        for key, value in batch.items()
+    }
+
+
+def make_loader(
+    dataset: Dataset[dict[str, Any]],
+    batches: Sampler[list[Index]],
+    collate: Callable[[list[dict[str, Any]]], Batch],
+    workers: int | None,
+    device: torch.device,
+) -> "DataLoader[dict[str, Any]]":
+    """A loader over batches of (epoch, row, turn); its workers live as long as the loader."""
+    count = default_workers() if workers is None else workers
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        collate_fn=functools.partial(shared_batch, collate) if count else collate,
+        num_workers=count,
+        persistent_workers=count > 0,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=prepare_worker if count else None,
+    )
+
+
+def default_workers() -> int:
+    """One process per core that this process may use, at most eight; none on a single core."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores //= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes that train beside this one
+    return min(cores, 8) if cores > 1 else 0

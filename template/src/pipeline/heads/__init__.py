@@ -1,0 +1,1 @@
+"""Heads: what one thing that is predicted needs, by kind."""

@@ -1,0 +1,128 @@
+"""What differs between masks that may overlap (`mask`) and one class for each pixel (`multiclass_mask`)."""
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pipeline.competition import Head
+from toolkit.errors import UserError, listed
+
+IGNORED = 255  # in a target: what is known of no class
+
+
+class MaskKind(ABC):
+    """What a head's logits and targets look like; C is the number of foreground classes."""
+
+    @abstractmethod
+    def width(self, classes: int) -> int:
+        """How many logits a pixel has."""
+
+    @abstractmethod
+    def target(self, planes: np.ndarray) -> np.ndarray:
+        """The target, uint8, of the planes of a truth, uint8 (C, H, W) of 0, 1 or 255."""
+
+    @abstractmethod
+    def target_shape(self, classes: int, size: tuple[int, int]) -> tuple[int, ...]:
+        """The shape of one sample's target."""
+
+    @abstractmethod
+    def planes(self, target: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+        """The truth of each logit, float32 (B, width, H, W) of 0 or 1, and where it is known, bool of a shape that is
+        broadcast to it."""
+
+    @abstractmethod
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """float32 (B, width, h, w) from logits of that shape."""
+
+    @abstractmethod
+    def decided(self, logits: Tensor) -> Tensor:
+        """Which logits (B, width, h, w) say yes, bool of that shape."""
+
+    @abstractmethod
+    def logits(self, probabilities: Tensor) -> Tensor:
+        """Logits that give these probabilities."""
+
+    @abstractmethod
+    def foreground(self, values: Tensor) -> Tensor:
+        """Of something for each logit, (B, width, ...), that of the foreground classes, (B, C, ...)."""
+
+
+class Planes(MaskKind):
+    """One logit for each class, without a background; one class is a binary mask."""
+
+    def width(self, classes: int) -> int:
+        return classes
+
+    def target(self, planes: np.ndarray) -> np.ndarray:
+        return planes
+
+    def target_shape(self, classes: int, size: tuple[int, int]) -> tuple[int, ...]:
+        return (classes, *size)
+
+    def planes(self, target: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+        return (target == 1).float(), target != IGNORED
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return logits.float().sigmoid()
+
+    def decided(self, logits: Tensor) -> Tensor:
+        return logits > 0
+
+    def logits(self, probabilities: Tensor) -> Tensor:
+        return probabilities.logit(eps=1e-6)
+
+    def foreground(self, values: Tensor) -> Tensor:
+        return values
+
+
+class OneClass(MaskKind):
+    """Background first, then the classes; they share each pixel's probability."""
+
+    def width(self, classes: int) -> int:
+        return 1 + classes
+
+    def target(self, planes: np.ndarray) -> np.ndarray:
+        numbers = np.arange(1, 1 + len(planes), dtype=np.uint8)[:, None, None]
+        label: np.ndarray = ((planes == 1) * numbers).max(axis=0)
+        label[(planes == IGNORED).any(axis=0)] = IGNORED
+        return label
+
+    def target_shape(self, classes: int, size: tuple[int, int]) -> tuple[int, ...]:
+        return size
+
+    def planes(self, target: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+        numbers = torch.arange(1 + classes, device=target.device).view(1, -1, 1, 1)
+        return (target[:, None] == numbers).float(), target[:, None] != IGNORED
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return logits.float().softmax(dim=1)
+
+    def decided(self, logits: Tensor) -> Tensor:
+        return functional.one_hot(logits.argmax(dim=1), logits.shape[1]).movedim(-1, 1).bool()
+
+    def logits(self, probabilities: Tensor) -> Tensor:
+        return probabilities.clamp(min=1e-6).log()
+
+    def foreground(self, values: Tensor) -> Tensor:
+        return values[:, 1:]
+
+
+KINDS: dict[str, MaskKind] = {"mask": Planes(), "multiclass_mask": OneClass()}
+
+
+def kind_of(head: Head) -> MaskKind:
+    """The kind of a head; one of another room is a `UserError`."""
+    if head.kind not in KINDS:
+        raise UserError(f"head '{head.name}' is of the kind '{head.kind}'; masks are of the kind {listed(KINDS)}")
+    return KINDS[head.kind]
+
+
+def check_classes(head: Head) -> None:
+    """Raise a `UserError` for a head without classes, or with more than a target of bytes can tell apart."""
+    if not 0 < len(head.classes) < IGNORED:
+        raise UserError(
+            f"head '{head.name}' has {len(head.classes)} classes; name 1 to {IGNORED - 1} in src/competition/targets.py"
+        )

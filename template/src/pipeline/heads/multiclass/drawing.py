@@ -1,0 +1,154 @@
+"""Classes of which one is true: arrays in, figures out. A notebook can call them as well."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+
+from pipeline.competition import Head
+from pipeline.heads.class_drawing import calibration_figure, class_figures
+from pipeline.heads.drawing import WRONG
+from pipeline.heads.multiclass.predictions import decided
+from toolkit.plots.images import Texts, shortened
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MOST_CLASSES = 100  # of more, the ones that are confused most are shown
+MOST_NUMBERS = 30  # with more classes a cell is too small for its number
+MOST_PAIRS = 10
+SHORT = 18  # characters of a name in a pair
+INCHES_PER_CHARACTER = 0.0085  # and point of font size
+
+
+def multiclass_figures(truth: Texts, probabilities: np.ndarray, head: Head) -> dict[str, Figure]:
+    """The pictures of one head, by their names.
+
+    Args:
+        truth: (N,) class names.
+        probabilities: (N, C); rows that are not finite are left out.
+    """
+    there = np.isfinite(probabilities).all(axis=1)
+    labels, probabilities = np.asarray(truth, dtype=object)[there], probabilities[there]
+    names, said = np.array(head.classes, dtype=object), decided(probabilities, head)
+    true = labels[:, None] == names
+    figures = {f"confusion_matrix/{head.name}": confusion_matrix_figure(labels, names[said], head.classes)}
+    chosen, shown, thresholds = said[:, None] == np.arange(len(names)), slice(None), None
+    if len(names) == 2:  # the second one's probability says all
+        shown, thresholds = slice(1, None), np.array(head.thresholds or [0.5])
+        figures[f"calibration/{head.name}"] = calibration_figure(
+            true[:, 1], probabilities[:, 1], f"probability of {shortened(names[1])}"
+        )
+    else:
+        rows = np.arange(len(said))
+        figures[f"calibration/{head.name}"] = calibration_figure(
+            true[rows, said], probabilities[rows, said], "probability of the class that is decided for"
+        )
+    return figures | class_figures(
+        head.name, true.astype(np.float32), probabilities, chosen, head.classes, shown, thresholds
+    )
+
+
+def confusion_matrix_figure(truth: Texts, predicted: Texts, classes: Sequence[str]) -> Figure:
+    """Counts, shares of each true class, and the pairs that are confused most often.
+
+    Args:
+        truth, predicted: (N,) class names.
+        classes: all class names, in the order of rows and columns.
+    """
+    names = np.asarray(classes, dtype=object)
+    counts = _counts(truth, predicted, names)
+    total, right = int(counts.sum()), int(np.trace(counts))
+    title = f"{right:,} of {total:,} right ({right / max(1, total):.1%})"
+    shown = _most_confused_classes(counts)
+    if len(shown) < len(names):
+        title += f"; the {len(shown)} of {len(names)} classes with most mistakes"
+    labels = [shortened(name) for name in names[shown]]
+    cell, font = _sizes(len(shown))
+    side, room = max(2.6, cell * len(shown)), _longest(labels) * font * INCHES_PER_CHARACTER
+    below = room if _crowded(labels) else 0.2
+    pairs_width = 2.6 + 2 * min(_longest(labels), SHORT) * 9 * INCHES_PER_CHARACTER
+    figure = Figure(figsize=(2 * (side + room + 0.6) + pairs_width, side + below + 1.2), dpi=110, layout="constrained")
+    figure.suptitle(title, fontsize=13, fontweight="bold", x=0.01, ha="left")
+    left, middle, pairs = figure.subplots(1, 3, width_ratios=[side, side, 2.0])
+    part = counts[np.ix_(shown, shown)]
+    per_class = counts.sum(axis=1, keepdims=True)[shown]
+    shares = np.divide(part, per_class, out=np.full(part.shape, np.nan), where=per_class > 0)
+    _draw_matrix(left, part, [f"{value:d}" for value in part.flat], labels, "counts")
+    percents = ["" if np.isnan(value) else f"{value:.0%}".rstrip("%") for value in shares.flat]
+    _draw_matrix(middle, shares, percents, labels, "percent of each true class")
+    _draw_pairs(pairs, counts, names, slots=max(MOST_PAIRS, side / 0.4))
+    return figure
+
+
+def _counts(truth: Texts, predicted: Texts, names: np.ndarray) -> np.ndarray:
+    position = {name: number for number, name in enumerate(names)}
+    true, said = (np.array([position[name] for name in column], dtype=np.int64) for column in (truth, predicted))
+    size = len(names)
+    return np.bincount(true * size + said, minlength=size * size).reshape(size, size)
+
+
+def _most_confused_classes(counts: np.ndarray) -> np.ndarray:
+    """Positions of the classes to show, in class order."""
+    mistakes = counts.sum(axis=0) + counts.sum(axis=1) - 2 * np.diag(counts)
+    return np.sort(np.argsort(-mistakes, kind="stable")[:MOST_CLASSES])
+
+
+def _sizes(classes: int) -> tuple[float, float]:
+    """Inches of a cell and points of its text."""
+    if classes <= 3:
+        return 1.1, 11
+    if classes <= 12:
+        return 0.5, 9
+    return (0.32, 7.5) if classes <= MOST_NUMBERS else (0.13, 6)
+
+
+def _draw_matrix(axes: "Axes", values: np.ndarray, texts: Sequence[str], labels: Sequence[str], title: str) -> None:
+    count, (_, size) = len(labels), _sizes(len(labels))
+    top = max(float(np.nanmax(values, initial=0)), 1e-9)
+    # The diagonal is hundreds and a mistake is one: a root scale lets both be seen.
+    scaled = np.where(np.isnan(values), 0.0, values)
+    places = np.arange(count)
+    axes.pcolormesh(places, places, scaled, shading="nearest", cmap="Blues", norm=PowerNorm(0.5, 0, top))
+    axes.set(aspect="equal", ylim=(count - 0.5, -0.5))
+    axes.set_xticks(range(count), labels, rotation=90 if _crowded(labels) else 0, fontsize=size, parse_math=False)
+    axes.set_yticks(range(count), labels, fontsize=size, parse_math=False)
+    axes.tick_params(length=0)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.set_anchor("NW")
+    axes.spines[:].set_color("#cccccc")
+    if count > MOST_NUMBERS:
+        return
+    for number in map(int, np.flatnonzero(scaled)):
+        row, column = divmod(number, count)
+        color = "white" if (scaled[row, column] / top) ** 0.5 > 0.6 else "#1b2a41"
+        # Inside its cell a number needs no room of its own; without this the layout measures each of them.
+        axes.text(column, row, texts[number], ha="center", va="center", fontsize=size, color=color).set_in_layout(False)
+
+
+def _draw_pairs(axes: "Axes", counts: np.ndarray, names: np.ndarray, slots: float) -> None:
+    mistakes = counts - np.diag(np.diag(counts))
+    order = np.argsort(-mistakes, axis=None, kind="stable")[:MOST_PAIRS]
+    pairs = [divmod(int(cell), len(names)) for cell in order if mistakes.flat[cell] > 0]
+    axes.set_title("most frequent mistakes" if pairs else "no mistakes", fontsize=10, loc="left")
+    axes.spines[:].set_visible(False)
+    axes.set_xticks([])
+    axes.tick_params(length=0)
+    labels = [f"{shortened(names[true], SHORT)} taken for {shortened(names[said], SHORT)}" for true, said in pairs]
+    axes.set_yticks(range(len(pairs)), labels, fontsize=9, parse_math=False)
+    axes.set_ylim(slots - 0.4, -0.6)
+    bars = axes.barh(range(len(pairs)), [int(mistakes[pair]) for pair in pairs], color=WRONG, height=0.6)
+    axes.bar_label(bars, padding=3, fontsize=9)
+    axes.margins(x=0.15)
+
+
+def _crowded(labels: Sequence[str]) -> bool:
+    return len(labels) > 12 or _longest(labels) > (10 if len(labels) <= 3 else 5)
+
+
+def _longest(labels: Sequence[str]) -> int:
+    return max(map(len, labels), default=0)

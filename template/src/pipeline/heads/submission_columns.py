@@ -1,0 +1,163 @@
+"""How predictions become the columns of a sample submission, which is recognised by its columns.
+
+One column per class (its probability), or one column per head, which may have any name where there is a single head.
+Or one row per image and head, whose ids end in the name of the head. What a column or a row holds, its kind knows.
+"""
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from pipeline.competition import Head, Metric
+from pipeline.heads.base import kind_of
+from pipeline.submission_schema import sample_id_column
+from toolkit.errors import UserError, listed, nearest
+
+
+@dataclass(frozen=True)
+class Column:
+    """What one column of a sample holds: the probability of class `of`, or what is decided when that is none. The
+    number of a head without such columns is its `of`. `shown` is what the sample's own cells hold, each once."""
+
+    name: str
+    head: Head
+    of: str | None = None
+    shown: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return kind_of(self.head).described(self)
+
+
+def recognise(columns: Sequence[str], heads: Sequence[Head], metric: Metric) -> tuple[Column, ...]:
+    """What each column of the sample (without the id) holds.
+
+    A sample may ask for fewer classes, and for fewer heads, than were trained. With several heads, the column of a
+    class is called `head_class` or `head:class`, or like the class where only one head has it.
+
+    Raises:
+        UserError: the columns are of no known kind; they are named.
+    """
+    of_class = _class_columns(heads)
+    of_head = {head.name: head for head in heads}
+    if columns and all(_found(name, of_class) in of_class for name in columns):
+        return tuple(Column(name, *of_class[_found(name, of_class)]) for name in columns)
+    if columns and all(_found(name, of_head) in of_head for name in columns):
+        return tuple(_head_column(name, of_head[_found(name, of_head)], metric) for name in columns)
+    if len(columns) == 1 and len(heads) == 1:
+        return (_head_column(columns[0], heads[0], metric),)
+    strange = [name for name in columns if name not in of_class and name not in of_head]
+    if strange and len(strange) < len(columns):
+        names = [*of_head, *_class_names(heads)]
+        hint = nearest(strange[0], names) if len(names) <= 20 else f"known: {listed(names)}"
+        what = f"{listed(map(repr, strange))}, neither a trained class nor a target column; {hint}"
+    else:
+        what = f"{listed(map(repr, columns), 5)}, which are neither the classes ({listed(_class_names(heads))}) nor "
+        what += f"the target columns ({listed(of_head)})"
+    raise UserError(f"the sample submission has the columns {what} (fill them in src/competition/submission.py)")
+
+
+def _found(name: str, known: Collection[str]) -> str:
+    """The name of a column as it is known: spaces around it do not count."""
+    return name if name in known else name.strip()
+
+
+def columns_of(sample: pd.DataFrame, id_column: str, heads: Sequence[Head], metric: Metric) -> tuple[Column, ...]:
+    """What each column of the sample (all text) but the id's holds, and shows.
+
+    Raises:
+        UserError: the columns are of no known kind; they are named.
+    """
+    found = recognise([name for name in sample.columns if name != id_column], heads, metric)
+    return tuple(replace(column, shown=shown(sample[column.name])) for column in found)
+
+
+def shown(cells: pd.Series) -> tuple[str, ...]:
+    """Cells of a sample, each once."""
+    return tuple(map(str, cells.dropna().unique()))
+
+
+def _class_names(heads: Sequence[Head]) -> list[str]:
+    return [name for head in heads for name in head.classes]
+
+
+def _class_columns(heads: Sequence[Head]) -> dict[str, tuple[Head, str]]:
+    """Every name under which a sample may ask for the probability of a class."""
+    pairs = [(head, name) for head in heads for name in head.classes if f"{head.name}:{name}" in kind_of(head).columns]
+    names = [name for _, name in pairs]
+    known = {f"{head.name}{mark}{name}": (head, name) for head, name in pairs for mark in ":_"}
+    return known | {name: (head, name) for head, name in pairs if names.count(name) == 1}
+
+
+def _head_column(name: str, head: Head, metric: Metric) -> Column:
+    return Column(name, head, kind_of(head).single_column(metric))
+
+
+def heads_of_rows(ids: pd.Series, heads: Sequence[Head]) -> pd.DataFrame | None:
+    """What the ids of a sample with a row for each image and head are made of (`Test_0_vowel`): the columns `mark`
+    (what stands before the head's name) and `head`. None where some id ends in no head, or there is one head only."""
+    if len(heads) < 2 or ids.empty:
+        return None
+    names = "|".join(re.escape(name) for name in sorted((head.name for head in heads), key=len, reverse=True))
+    found = ids.str.extract(rf"(?P<mark>[^0-9A-Za-z])(?P<head>{names})$")
+    return None if found.isna().to_numpy().any() else found
+
+
+def submission_table(
+    sample: pd.DataFrame, predictions: pd.DataFrame, heads: Sequence[Head], metric: Metric, id_column: str
+) -> pd.DataFrame:
+    """The sample's columns, one row per row of `predictions`, or per row and head: ids and labels as text, numbers as
+    float64.
+
+    Raises:
+        UserError: the sample's columns are not recognised, or the predictions lack a column.
+    """
+    id_column = sample_id_column(list(sample.columns), id_column)
+    named = heads_of_rows(sample[id_column], heads) if len(sample.columns) == 2 else None
+    if named is not None:
+        asked = [(head, mark) for head in heads for mark in named["mark"][named["head"] == head.name].unique()]
+        parts = [_rows_of_head(sample, predictions, head, metric, id_column, mark) for head, mark in asked]
+        return pd.concat(parts, ignore_index=True)
+    columns = columns_of(sample, id_column, heads, metric)
+    filled: dict[str, object] = {id_column: predictions.index.to_numpy()}
+    for head in {column.head.name: column.head for column in columns}.values():
+        filled |= _filled(predictions, head, [column for column in columns if column.head is head], metric)
+    return pd.DataFrame(filled)[list(sample.columns)]
+
+
+def _rows_of_head(
+    sample: pd.DataFrame, predictions: pd.DataFrame, head: Head, metric: Metric, id_column: str, mark: str
+) -> pd.DataFrame:
+    """The rows of one head, where a sample has a row for each image and head."""
+    [value] = [name for name in sample.columns if name != id_column]
+    column = replace(
+        _head_column(value, head, metric), shown=shown(sample[value][sample[id_column].str.endswith(head.name)])
+    )
+    values = _filled(predictions, head, [column], metric)[value]
+    ids = predictions.index.astype(str) + mark + head.name
+    return pd.DataFrame({id_column: ids, value: values.astype(object)})[list(sample.columns)]
+
+
+def _filled(predictions: pd.DataFrame, head: Head, columns: Sequence[Column], metric: Metric) -> dict[str, np.ndarray]:
+    """The head's columns; a `UserError` where its predictions are not all there."""
+    missing = [name for name in kind_of(head).columns if name not in predictions]
+    if missing:
+        raise UserError(f"the predictions lack the column '{missing[0]}'; the classes have changed: predict again")
+    return kind_of(head).fill(predictions, columns, metric)
+
+
+def as_predictions(table: pd.DataFrame, columns: Sequence[Column], heads: Sequence[Head]) -> pd.DataFrame | None:
+    """A submission, indexed by id, as a table of predictions: the way back from `submission_table`.
+
+    None when the submission does not tell everything of every head.
+    """
+    parts: list[pd.DataFrame] = []
+    for head in heads:
+        kind = kind_of(head)
+        values = kind.read({column.of: table[column.name] for column in columns if column.head is head})
+        if values is None:
+            return None
+        parts.append(pd.DataFrame(values, index=table.index, columns=kind.columns))
+    return pd.concat(parts, axis=1)

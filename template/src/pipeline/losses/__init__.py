@@ -1,0 +1,1 @@
+"""Losses of heads, and their weighted sum."""

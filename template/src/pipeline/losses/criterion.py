@@ -1,0 +1,156 @@
+"""Loss rows as one criterion. Every term is kept per sample, so that the worst ones can be shown."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.competition import Head
+from pipeline.config import LossRow
+from pipeline.keys import INPUT_PARTNER, INPUT_SHARE, INPUT_WEIGHT, TARGET_PREFIX, mask_key
+from pipeline.losses.class_weights import class_weights, probabilities
+from pipeline.registry import Names
+from pipeline.types import Batch, LossResult
+from toolkit.errors import UserError, nearest
+
+Truths = Mapping[str, Callable[[], np.ndarray]]
+
+
+class Term:
+    """One loss row: called with outputs and batch, it gives the loss and the weight of each sample, (B,) each.
+
+    A loss of a head is called with (logits, target), once for each dropout mask; a loss without a head with
+    (outputs, batch). Either returns (B,). A loss of a head that has a method `fit` sees the truth of the rows that
+    train by it first, (N, ...).
+    """
+
+    def __init__(
+        self, row: LossRow, head: Head | None, names: Names, counts: Mapping[str, Tensor], truths: Truths
+    ) -> None:
+        if head is None and row.class_weights is not None:
+            raise UserError(f"loss row '{row.term}' has class_weights and no head; name the head")
+        self.row, self.head = row, head
+        self.function: Callable[..., Tensor] = names.bind("loss", row.loss)(head)
+        fit = getattr(self.function, "fit", None)
+        if fit is not None and head is not None and head.name in truths:
+            fit(truths[head.name]())
+        self.class_weights: Tensor | None = None
+        if head is not None and row.class_weights is not None:
+            if head.name not in counts:
+                raise UserError(f"loss row '{row.term}': head '{head.name}' has no classes to weight")
+            self.class_weights = class_weights(row.class_weights, head.classes, counts[head.name])
+
+    def __call__(self, outputs: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
+        weights: Tensor = batch[INPUT_WEIGHT]
+        if self.head is None:
+            return self._checked(self.function(outputs, batch), weights), weights
+        wiring = f"loss row '{self.row.term}' of head '{self.head.name}'"
+        target, known = known_truth(take(batch, self.head.target_key, wiring, "the batch holds"))
+        weights = weights * known
+        output = f"{self.head.output_key}@{self.row.output}" if self.row.output else self.head.output_key
+        logits = [take(outputs, output, wiring, "the model returns")]
+        while (key := mask_key(output, len(logits))) in outputs:
+            logits.append(outputs[key])
+        masks = [self._checked(self.function(each, target), weights) for each in logits]
+        if self.class_weights is not None:
+            self.class_weights = self.class_weights.to(target.device)
+            truth = probabilities(target, len(self.class_weights))
+            weights = weights * (truth * self.class_weights).sum(dim=1)  # not @, which autocast would round
+        return (masks[0] if len(masks) == 1 else torch.stack(masks).mean(dim=0)) * known, weights
+
+    def _checked(self, values: Tensor, weights: Tensor) -> Tensor:
+        if values.shape != weights.shape:
+            raise UserError(
+                f"loss '{self.row.loss.name}' returned the shape {tuple(values.shape)}; "
+                f"one value per sample is expected, ({len(weights)},): use reduction='none'"
+            )
+        return values
+
+
+class WeightedLosses(nn.Module):
+    """The weighted sum of the loss rows.
+
+    A sample's loss is multiplied by the weight of its row and of its class. In a mixed batch (`INPUT_PARTNER`,
+    `INPUT_SHARE`) it is the share of what the sample's own truth says, and for the rest what its partner's says, each
+    side with its own weights: that is right for every loss, whatever the truth is. `sample_losses` are without weights.
+
+    Args:
+        counts: rows of each class that train, float (classes,) by name of head; only class weights need them.
+        truths: what makes the truth of the rows that train, by name of head.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[LossRow],
+        heads: Sequence[Head],
+        names: Names,
+        counts: Mapping[str, Tensor] | None = None,
+        truths: Truths | None = None,
+    ) -> None:
+        super().__init__()
+        known = {head.name: head for head in heads}
+        for row in rows:
+            if row.head is not None and row.head not in known:
+                raise UserError(f"a loss row names the head '{row.head}'; {nearest(row.head, known)}")
+        terms = [row.term for row in rows]
+        if len(set(terms)) < len(terms):
+            raise UserError(f"two loss rows share a name ({', '.join(terms)}); give them a 'name' of their own")
+        self.terms = [Term(row, known.get(row.head or ""), names, counts or {}, truths or {}) for row in rows]
+
+    def forward(self, outputs: Mapping[str, Tensor], batch: Batch) -> LossResult:
+        sample_losses: dict[str, Tensor] = {}
+        losses: dict[str, Tensor] = {}
+        total = torch.zeros((), device=batch[INPUT_WEIGHT].device)
+        partners = partner_truth(batch) if INPUT_PARTNER in batch else None
+        for term in self.terms:
+            values, weights = term(outputs, batch)
+            weighted = values * weights
+            if partners is not None:
+                share = batch[INPUT_SHARE]
+                others, their_weights = term(outputs, partners)
+                weighted = share * weighted + (1 - share) * others * their_weights
+                values = share * values + (1 - share) * others
+            mean = hardest(weighted, term.row.hardest).mean()
+            total = total + term.row.weight * mean
+            sample_losses[term.row.term] = values.detach()
+            losses[term.row.term] = mean.detach()
+        return {"loss": total, "losses": losses, "sample_losses": sample_losses}
+
+
+def partner_truth(batch: Batch) -> Batch:
+    """The batch with the truth and the row weights of every sample's partner."""
+    partner: Tensor = batch[INPUT_PARTNER]
+    own = [key for key in batch if key.startswith(TARGET_PREFIX) or key == INPUT_WEIGHT]
+    return {**batch, **{key: batch[key][partner] for key in own}}
+
+
+def known_truth(target: Tensor) -> tuple[Tensor, Tensor]:
+    """A head's targets with zeros where a row has no truth (-1, or NaN throughout), and float32 (B,) 0 for these rows.
+
+    A row that has a part of its truth keeps the gaps: the losses of such truths leave them out.
+    """
+    if target.is_floating_point():
+        known = ~target.isnan().flatten(1).all(dim=1) if target.ndim > 1 else ~target.isnan()
+        shown = known.view(-1, *[1] * (target.ndim - 1))
+        return torch.where(shown, target, 0), known.float()
+    return target.clamp(min=0), (target >= 0).flatten(1).any(dim=1).float() if target.ndim > 1 else (
+        target >= 0
+    ).float()
+
+
+def hardest(values: Tensor, share: float) -> Tensor:
+    """That share of (B,) values, at least one, which is largest (Shrivastava et al., arXiv:1604.03540).
+
+    Without gradients nothing trains, and all of them are kept: held-out rows are scored as a whole.
+    """
+    if share >= 1 or not values.requires_grad:
+        return values
+    return values.topk(max(1, round(share * len(values)))).values
+
+
+def take(mapping: Mapping[str, Tensor], key: str, wiring: str, holder: str) -> Tensor:
+    """`mapping[key]`; a missing key is a `UserError` that names the wiring row and the keys there are."""
+    if key not in mapping:
+        raise UserError(f"{wiring} needs the key '{key}', but {holder} only: {', '.join(mapping)}")
+    return mapping[key]

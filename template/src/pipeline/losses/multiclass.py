@@ -1,0 +1,97 @@
+"""Losses of a choice between classes: logits (B, classes) and the truth to one value per sample, float32 (B,).
+
+The truth is a class number int64 (B,), or a probability for each class float (B, classes). All of them compute in
+float32 and stay finite, with finite gradients, for the largest logits that float16 can hold.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline.competition import Head
+from pipeline.losses.class_weights import probabilities
+from pipeline.losses.image_level import check_head, check_range, smooth
+from toolkit.errors import UserError
+
+TINY = torch.finfo(torch.float32).tiny  # a power of 0 has no finite gradient below an exponent of 1
+
+
+class CrossEntropy(nn.Module):
+    """`-sum_c t_c log p_c`, where p is the softmax of the logits and t the truth, smoothed.
+
+    `label_smoothing` s makes `(1 - s) t_c + s / classes` of t_c (Szegedy et al., arXiv:1512.00567).
+    """
+
+    def __init__(self, head: Head, *, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        check_head("cross_entropy", head)
+        self.label_smoothing = check_range("cross_entropy", "label_smoothing", label_smoothing, below=1)
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        truth = target.float() if target.is_floating_point() else target
+        return functional.cross_entropy(logits.float(), truth, reduction="none", label_smoothing=self.label_smoothing)
+
+
+class Focal(nn.Module):
+    """Cross entropy that fades where the model is right: `-sum_c t_c (1 - p_c)^gamma log p_c` (arXiv:1708.02002).
+
+    Args:
+        gamma: how much it fades; 0 is cross entropy.
+        alpha: multiplies the loss; none: 1. With `sigmoid` the share of the class itself, and 1 - alpha of the rest.
+        sigmoid: each class against the rest, summed over the classes, as the paper has it for detection.
+    """
+
+    def __init__(self, head: Head, *, gamma: float = 2.0, alpha: float | None = None, sigmoid: bool = False) -> None:
+        super().__init__()
+        check_head("focal", head)
+        self.gamma = check_range("focal", "gamma", gamma)
+        self.alpha = None if alpha is None else check_range("focal", "alpha", alpha)
+        if sigmoid and self.alpha is not None and self.alpha > 1:
+            raise UserError(f"loss 'focal': alpha is a share with sigmoid, from 0 to 1 (it is {alpha})")
+        self.sigmoid = sigmoid
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        truth = probabilities(target, logits.shape[1])
+        return self._sigmoid(logits.float(), truth) if self.sigmoid else self._softmax(logits.float(), truth)
+
+    def _softmax(self, logits: Tensor, truth: Tensor) -> Tensor:
+        log_p = torch.log_softmax(logits, dim=1)
+        rest = -torch.expm1(log_p)  # 1 - p, exact also where p is nearly 1
+        values = -(truth * rest.clamp(min=TINY) ** self.gamma * log_p).sum(dim=1)
+        return values if self.alpha is None else self.alpha * values
+
+    def _sigmoid(self, logits: Tensor, truth: Tensor) -> Tensor:
+        p = torch.sigmoid(logits)
+        rest = p + truth - 2 * p * truth  # 1 - (p t + (1 - p) (1 - t))
+        values = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+        values = values * rest.clamp(min=TINY) ** self.gamma
+        if self.alpha is not None:
+            values = values * (self.alpha * truth + (1 - self.alpha) * (1 - truth))
+        return values.sum(dim=1)
+
+
+class Asymmetric(nn.Module):
+    """Focal loss with a focus of its own for the class itself and for the others (Ridnik et al., arXiv:2009.14119).
+
+    `-sum_c t'_c w_c log p_c` with `w_c = (1 - t_c p_c - (1 - t_c) (1 - p_c)) ^ (gamma_pos t_c + gamma_neg (1 - t_c))`,
+    where p is the softmax and t' the smoothed truth: the single-label form of the paper's code.
+
+    Args:
+        gamma_pos: the focus on the class itself.
+        gamma_neg: that on the others; they count through the smoothing alone.
+        eps: label smoothing, as for `CrossEntropy`.
+    """
+
+    def __init__(self, head: Head, *, gamma_pos: float = 1.0, gamma_neg: float = 4.0, eps: float = 0.1) -> None:
+        super().__init__()
+        check_head("asymmetric", head)
+        self.gamma_pos = check_range("asymmetric", "gamma_pos", gamma_pos)
+        self.gamma_neg = check_range("asymmetric", "gamma_neg", gamma_neg)
+        self.eps = check_range("asymmetric", "eps", eps, below=1)
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        truth = probabilities(target, logits.shape[1])
+        log_p = torch.log_softmax(logits.float(), dim=1)
+        rest = truth * -torch.expm1(log_p) + (1 - truth) * log_p.exp()
+        focus = rest.clamp(min=TINY) ** (self.gamma_pos * truth + self.gamma_neg * (1 - truth))
+        return -(smooth(truth, self.eps, 1 / truth.shape[1]) * focus * log_p).sum(dim=1)

@@ -1,0 +1,103 @@
+"""Metrics by name: the mean, over the heads of the kinds that know it, of what they score under it.
+
+A metric reads the truth and the predictions, both indexed by id in the same order. A score that is not defined is NaN,
+and a warning says why; it is never a number that looks like a score.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from pipeline.competition import Head, Metric
+from pipeline.heads.base import KINDS, part
+from pipeline.heads.predictions import has_truth
+from pipeline.metrics.scoring import Score
+from toolkit.errors import UserError, nearest
+
+
+def find_metric(name: str) -> Metric:
+    """The metric of that name.
+
+    Raises:
+        UserError: there is none; the nearest one is named.
+    """
+    if name not in METRICS:
+        raise UserError(
+            f"unknown metric '{name}' (metric in competition.yaml); {nearest(name, METRICS)} "
+            "A metric of your own goes into src/competition/metric.py"
+        )
+    return METRICS[name]
+
+
+def combined(name: str, parts: Mapping[str, tuple[str, float]]) -> Metric:
+    """A metric that combines heads: the weighted mean of a score of each.
+
+    Args:
+        parts: name of a head -> name of its metric, and weight.
+
+    Raises:
+        UserError: an unknown metric, metrics of which some want to be large and others small, or weights that are none.
+    """
+    found = {head: (find_metric(metric), weight) for head, (metric, weight) in parts.items()}
+    metrics = [metric for metric, _ in found.values()]
+    if len({metric.greater_is_better for metric in metrics}) != 1:
+        raise UserError(
+            f"the metric '{name}' combines metrics of which some are better when larger, others when smaller"
+        )
+    if min(weight for _, weight in found.values()) < 0 or not sum(weight for _, weight in found.values()):
+        raise UserError(f"the metric '{name}' needs weights of at least 0 that are not all 0")
+
+    def check_heads(heads: Sequence[Head]) -> None:
+        known = {head.name: head for head in heads}
+        for head, (metric, _) in found.items():
+            if head not in known:
+                raise UserError(f"the metric '{name}' scores the head '{head}'; {nearest(head, known)}")
+            metric.check_heads([known[head]])
+
+    def function(truth: pd.DataFrame, predictions: pd.DataFrame, heads: Sequence[Head]) -> float:
+        check_heads(heads)
+        known = {head.name: head for head in heads}
+        scores = [metric.function(truth, predictions, [known[head]]) for head, (metric, _) in found.items()]
+        return float(np.average(scores, weights=[weight for _, weight in found.values()]))
+
+    needs: Literal["labels", "probabilities"] = (
+        "labels" if any(metric.needs == "labels" for metric in metrics) else "probabilities"
+    )
+    may_cut = any(metric.may_cut for metric in metrics)
+    return Metric(name, function, metrics[0].greater_is_better, needs, check_heads, may_cut)
+
+
+def over_heads(name: str, scores: Mapping[str, Score]) -> Metric:
+    """The plain mean over the heads, each over the rows that have a truth for it; `scores` by kind of head."""
+
+    def check_heads(heads: Sequence[Head]) -> None:
+        if not any(head.kind in scores for head in heads):
+            raise UserError(
+                f"the metric '{name}' does not score heads like '{heads[0].name}' ({heads[0].kind}); "
+                "choose another in competition.yaml, or write one in src/competition/metric.py"
+            )
+
+    def function(truth: pd.DataFrame, predictions: pd.DataFrame, heads: Sequence[Head]) -> float:
+        check_heads(heads)
+        values = []
+        for head in [head for head in heads if head.kind in scores]:
+            known = has_truth(truth, head)
+            rows = (truth, predictions) if known.all() else (truth[known], predictions[known])
+            values.append(scores[head.kind].function(*rows, head))
+        return float(np.mean(values))
+
+    one = next(iter(scores.values()))
+    return Metric(name, function, one.greater_is_better, one.needs, check_heads, one.may_cut)
+
+
+def _metrics() -> dict[str, Metric]:
+    found: dict[str, dict[str, Score]] = {}
+    for kind in KINDS:
+        for score in part(kind, "metrics").SCORES:
+            found.setdefault(score.name, {})[kind] = score
+    return {name: over_heads(name, scores) for name, scores in found.items()}
+
+
+METRICS = _metrics()

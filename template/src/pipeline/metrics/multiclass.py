@@ -1,0 +1,197 @@
+"""Scores of labels and class probabilities, on whole tables, by scikit-learn.
+
+A score reads the truth (class names as text) and the predictions (probabilities, one column per class).
+
+The formulas are scikit-learn's: https://scikit-learn.org/stable/modules/model_evaluation.html
+"""
+
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from sklearn import metrics as sk
+
+from pipeline.competition import Head
+from pipeline.heads.multiclass.predictions import cut, decided, normalized
+from pipeline.heads.predictions import probability_columns
+from pipeline.metrics.scoring import Score, finite_predictions, grade_kappa, undefined
+from toolkit.errors import UserError, listed, nearest
+
+# (class numbers (N,) int64, probabilities (N, C) float64 with rows summing to 1, head) -> score
+Formula = Callable[[np.ndarray, np.ndarray, Head], float]
+
+
+def _score(
+    formula: Formula,
+    needs: Literal["labels", "probabilities"] = "labels",
+    greater: bool = True,
+    name: str = "",
+    may_cut: bool = False,
+) -> Score:
+    def function(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head) -> float:
+        given = finite_predictions(truth, predictions, head, [head.name], probability_columns(head))
+        numbers = class_numbers(truth, head)
+        if given is None:
+            return float("nan")
+        if len(head.classes) < 2:
+            return undefined(head, f"there is one class only ({listed(head.classes)})")
+        return formula(numbers, cut(given, head) if may_cut and head.thresholds else normalized(given), head)
+
+    return Score(name or formula.__name__, function, needs, greater, may_cut)
+
+
+def class_numbers(truth: pd.DataFrame, head: Head) -> np.ndarray:
+    """The truth of one head as positions in its classes: (N,) int64. A label that is no class is a `UserError`."""
+    numbers = pd.Index(head.classes).get_indexer(pd.Index(truth[head.name]))
+    if (numbers < 0).any():
+        unknown = str(truth[head.name].to_numpy()[numbers < 0][0])
+        raise UserError(
+            f"column '{head.name}': '{unknown}' is not one of the classes; {nearest(unknown, head.classes)}"
+        )
+    return numbers.astype(np.int64)
+
+
+def accuracy(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
+    """Share of rows whose most probable class is the true one; of equal ones, the first in class order."""
+    return float(sk.accuracy_score(numbers, decided(probabilities, head)))
+
+
+def balanced_accuracy(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
+    """Mean recall over the classes that occur in the truth."""
+    predicted, present = decided(probabilities, head), np.unique(numbers)
+    return float(sk.recall_score(numbers, predicted, labels=present, average="macro"))
+
+
+def f1_macro(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
+    """Mean F1 over the classes that occur in truth or prediction; one that is never hit counts 0."""
+    return float(sk.f1_score(numbers, decided(probabilities, head), average="macro", zero_division=0))
+
+
+def f1_micro(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
+    """F1 of all classes' hits and misses together. With one class per row that is the accuracy."""
+    return float(sk.f1_score(numbers, decided(probabilities, head), average="micro"))
+
+
+def f1_weighted(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
+    """Mean F1 over the classes, each weighted by its rows in the truth; one that is never hit counts 0."""
+    return float(sk.f1_score(numbers, decided(probabilities, head), average="weighted", zero_division=0))
+
+
+def log_loss(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
+    """Mean negative logarithm of the true class's probability, which is clipped to the float64 epsilon from below."""
+    return float(sk.log_loss(numbers, probabilities, labels=np.arange(len(head.classes))))
+
+
+def roc_auc(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
+    """Area under the ROC curve; ties count half.
+
+    Two classes: the second one is the positive one. More: each class against the rest, and the plain mean over the
+    classes that occur in the truth. NaN when the truth holds one class only.
+    """
+    return _mean_over_classes(sk.roc_auc_score, "roc_auc", numbers, probabilities, head)
+
+
+def pr_auc(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
+    """Area under the precision-recall curve as average precision, without interpolation; tied rows enter together.
+
+    Classes are handled as in `roc_auc`. NaN when the truth holds one class only: without positive rows there is no
+    recall, and without negative ones every prediction scores 1.
+    """
+    return _mean_over_classes(sk.average_precision_score, "pr_auc", numbers, probabilities, head)
+
+
+def _mean_over_classes(
+    score: Callable[[np.ndarray, np.ndarray], float],
+    name: str,
+    numbers: np.ndarray,
+    probabilities: np.ndarray,
+    head: Head,
+) -> float:
+    present = np.unique(numbers)
+    if len(present) < 2:
+        return undefined(head, f"{name} needs two classes in the truth, all rows are '{head.classes[present[0]]}'")
+    positive = present if len(head.classes) > 2 else present[1:]
+    return float(np.mean([score(numbers == number, probabilities[:, number]) for number in positive]))
+
+
+def probabilistic_f1(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
+    """F1 of probabilities: 2 pTP / (sum of p + positive rows), where pTP sums the positive rows' p. That is the
+    harmonic mean of the precision pTP / sum of p and the recall pTP / positive rows. Nobody has to cut them off, but 0
+    and 1 beyond a threshold score more than probabilities that are honest about what they do not know.
+
+    R. Yacouby and D. Axman, "Probabilistic Extension of Precision, Recall, and F1 Score for More Thorough Evaluation of
+    Classification Models", Eval4NLP, 2020. Two classes: the second one is the positive one, and NaN when no row is of
+    it. More: each class against the rest, and the plain mean over the classes that occur in the truth.
+    """
+    positive = np.unique(numbers) if len(head.classes) > 2 else np.array([1])
+    true = numbers[:, None] == positive
+    if not true.any():
+        return undefined(head, f"probabilistic_f1 needs rows of '{head.classes[1]}', all are '{head.classes[0]}'")
+    given = probabilities[:, positive]
+    return float(np.mean(2 * (given * true).sum(axis=0) / (given.sum(axis=0) + true.sum(axis=0))))
+
+
+def mean_average_precision_at_k(numbers: np.ndarray, probabilities: np.ndarray, head: Head, *, k: int) -> float:
+    """Mean of 1 / rank of the true class among the `k` most probable ones, 0 where it is not among them.
+
+    With one true class per row that is the mean average precision at k; of equally probable classes, the first in class
+    order comes first.
+    """
+    true = probabilities[np.arange(len(numbers)), numbers][:, None]
+    earlier = np.arange(probabilities.shape[1]) < numbers[:, None]
+    rank = 1 + ((probabilities > true) | ((probabilities == true) & earlier)).sum(axis=1)
+    return float(np.where(rank <= k, 1 / rank, 0.0).mean())
+
+
+def quadratic_weighted_kappa(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
+    """Cohen's kappa of the decided classes with squared distances between them; see `grade_kappa`."""
+    return grade_kappa(numbers, decided(probabilities, head), head)
+
+
+def matthews_corrcoef(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
+    """Correlation of truth and prediction, for several classes by J. Gorodkin, "Comparing two K-category assignments
+    by a K-category correlation coefficient", 2004. By convention 0 when either of the two is one class only."""
+    with warnings.catch_warnings():  # about the shape of a table that nobody sees
+        warnings.filterwarnings("ignore", message="A single label was found")
+        return float(sk.matthews_corrcoef(numbers, decided(probabilities, head)))
+
+
+def kl_divergence(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head) -> float:
+    """Mean over the rows of `sum_c t_c log(t_c / p_c)` (Kullback and Leibler, Annals of Mathematical Statistics 22,
+    1951), where t are the probabilities that the truth gives, or 1 for its label. It is 0 at best.
+
+    p is clipped to 1e-15 from below, as in Kaggle's metric of that name.
+    """
+    columns = probability_columns(head)
+    given = finite_predictions(truth, predictions, head, [head.name], columns)
+    if given is None:
+        return float("nan")
+    if set(columns) <= set(truth.columns):
+        true = truth[columns].to_numpy(np.float64, copy=True)
+        known = ~np.isnan(true).any(axis=1)
+        true[~known] = np.eye(len(columns))[class_numbers(truth[~known], head)]
+    else:
+        true = np.eye(len(columns))[class_numbers(truth, head)]
+    said = np.clip(normalized(given), 1e-15, None)
+    return float((true * np.log(np.where(true > 0, true, said) / said)).sum(axis=1).mean())
+
+
+SCORES = (
+    Score("kl_divergence", kl_divergence, "probabilities", greater_is_better=False),
+    _score(accuracy),
+    _score(balanced_accuracy),
+    _score(f1_macro),
+    _score(f1_micro),
+    _score(f1_weighted),
+    _score(log_loss, needs="probabilities", greater=False),
+    _score(roc_auc, needs="probabilities"),
+    _score(pr_auc, needs="probabilities"),
+    _score(quadratic_weighted_kappa),
+    _score(matthews_corrcoef),
+    _score(probabilistic_f1, needs="probabilities", may_cut=True),
+    _score(partial(mean_average_precision_at_k, k=3), needs="probabilities", name="map_at_3"),
+    _score(partial(mean_average_precision_at_k, k=5), needs="probabilities", name="map_at_5"),
+)

@@ -1,0 +1,5 @@
+"""The scores of class probabilities."""
+
+from pipeline.metrics.multiclass import SCORES
+
+__all__ = ["SCORES"]

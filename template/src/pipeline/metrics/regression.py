@@ -1,0 +1,79 @@
+"""Scores of numbers, on whole tables, by scikit-learn.
+
+A score reads the truth and the predictions, a column of numbers each.
+
+The formulas are scikit-learn's: https://scikit-learn.org/stable/modules/model_evaluation.html
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from sklearn import metrics as sk
+
+from pipeline.competition import Head
+from pipeline.heads.regression.numbers import clipped, grade_values, grades
+from pipeline.metrics.scoring import Score, finite_predictions, grade_kappa, undefined
+from toolkit.errors import UserError
+
+# (truth (N,) float64, predictions (N,) float64 inside the head's limits, head) -> score
+Formula = Callable[[np.ndarray, np.ndarray, Head], float]
+
+
+def _score(formula: Formula, needs: Literal["labels", "probabilities"], greater: bool = True) -> Score:
+    def function(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head) -> float:
+        given = finite_predictions(truth, predictions, head, [head.name], [head.name])
+        if given is None:
+            return float("nan")
+        return formula(truth[head.name].to_numpy(np.float64), clipped(given[:, 0], head), head)
+
+    return Score(formula.__name__, function, needs, greater)
+
+
+def rmse(truth: np.ndarray, predictions: np.ndarray, head: Head) -> float:
+    """Root of the mean squared error. Over several heads their mean is MCRMSE."""
+    return float(sk.root_mean_squared_error(truth, predictions))
+
+
+def mae(truth: np.ndarray, predictions: np.ndarray, head: Head) -> float:
+    """Mean absolute error."""
+    return float(sk.mean_absolute_error(truth, predictions))
+
+
+def rmsle(truth: np.ndarray, predictions: np.ndarray, head: Head) -> float:
+    """Root of the mean squared difference of log(1 + y). NaN where a number is -1 or less, which has no such log."""
+    if min(truth.min(), predictions.min()) <= -1:
+        return undefined(head, "rmsle needs numbers above -1; give the head limits in src/competition/targets.py")
+    return float(sk.root_mean_squared_log_error(truth, predictions))
+
+
+def r2(truth: np.ndarray, predictions: np.ndarray, head: Head) -> float:
+    """Share of the truth's variance that is explained, 1 - SSE / SST. NaN where the truth is the same in all rows."""
+    if np.ptp(truth) == 0:
+        return undefined(head, f"r2 needs two different numbers in the truth, all rows are {truth[0]:g}")
+    return float(sk.r2_score(truth, predictions))
+
+
+def quadratic_weighted_kappa(truth: np.ndarray, predictions: np.ndarray, head: Head) -> float:
+    """Cohen's kappa of grades with squared distances; a number becomes a grade at the head's cut points."""
+    if len(head.classes) < 2:
+        raise UserError(
+            f"quadratic_weighted_kappa needs the grades of '{head.name}'; "
+            "give the head classes in src/competition/targets.py"
+        )
+    values = grade_values(head)
+    numbers = np.searchsorted(values, truth).clip(max=len(values) - 1)
+    if (values[numbers] != truth).any():
+        strange = truth[values[numbers] != truth][0]
+        raise UserError(f"column '{head.name}': {strange:g} is not one of the grades ({', '.join(head.classes)})")
+    return grade_kappa(numbers, grades(predictions, head), head)
+
+
+SCORES = (
+    _score(rmse, "probabilities", greater=False),
+    _score(mae, "probabilities", greater=False),
+    _score(rmsle, "probabilities", greater=False),
+    _score(r2, "probabilities"),
+    _score(quadratic_weighted_kappa, "labels"),
+)

@@ -1,0 +1,93 @@
+"""What the scores of all kinds of heads have in common."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from sklearn.exceptions import UndefinedMetricWarning
+
+from pipeline.competition import Head
+from toolkit.errors import UserError, listed
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score of one head: `(truth, predictions, head) -> float`. The other attributes are those of a `Metric`."""
+
+    name: str
+    function: Callable[[pd.DataFrame, pd.DataFrame, Head], float]
+    needs: Literal["labels", "probabilities"]
+    greater_is_better: bool
+    may_cut: bool = False
+
+
+def finite_predictions(
+    truth: pd.DataFrame, predictions: pd.DataFrame, head: Head, targets: Sequence[str], columns: Sequence[str]
+) -> np.ndarray | None:
+    """The predictions of a head, float64 (N, columns). None, with a warning, where no score can be had from them.
+
+    Args:
+        targets: what must be in the truth.
+        columns: what must be in the predictions.
+
+    Raises:
+        UserError: a column is missing, or the tables are not in the same order.
+    """
+    for name, table, needed in (("truth", truth, targets), ("predictions", predictions, columns)):
+        missing = [column for column in needed if column not in table]
+        if missing:
+            has = "has" if name == "truth" else "have"
+            raise UserError(
+                f"the {name} {has} no column '{missing[0]}'; the classes or target columns changed: predict again"
+            )
+    if not truth.index.equals(predictions.index):
+        raise UserError(
+            "truth and predictions do not hold the same ids in the same order; use predictions.loc[truth.index]"
+        )
+    given = predictions[list(columns)].to_numpy(np.float64)
+    broken = ~np.isfinite(given).all(axis=1)
+    if len(given) and not broken.any():
+        return given
+    ids = listed(truth.index[broken])
+    undefined(
+        head, f"{broken.sum()} rows of the predictions are not finite ({ids})" if len(given) else "no row has a truth"
+    )
+    return None
+
+
+def grade_kappa(truth: np.ndarray, predicted: np.ndarray, head: Head) -> float:
+    """Cohen's kappa with squared distances between grades: J. Cohen, "Weighted kappa", Psychological Bulletin, 1968.
+
+    Grades are the classes themselves where all are whole numbers (a gap counts as distance), else their positions in
+    class order. NaN when truth and prediction are one and the same single grade.
+
+    Args:
+        truth, predicted: positions in the classes, int64 (N,).
+    """
+    if len(np.unique(np.concatenate([truth, predicted]))) < 2:
+        return undefined(head, f"kappa needs two grades, all rows are '{head.classes[truth[0]]}'")
+    grades = _grades(head)
+    size = len(grades)
+    # Tuning asks some thousand times, and scikit-learn's function takes a hundred times as long.
+    counts = np.bincount(truth * size + predicted, minlength=size * size).reshape(size, size)
+    by_chance = np.outer(counts.sum(axis=1), counts.sum(axis=0)) / len(truth)
+    distance = (grades[:, None] - grades) ** 2
+    return float(1 - (distance * counts).sum() / (distance * by_chance).sum())
+
+
+def _grades(head: Head) -> np.ndarray:
+    try:
+        values = np.array([int(name) for name in head.classes])
+    except ValueError:
+        return np.arange(len(head.classes))
+    # Far apart they are codes rather than grades.
+    return values if np.ptp(values) < 1000 else np.arange(len(head.classes))
+
+
+def undefined(head: Head, reason: str) -> float:
+    """NaN, and a warning that says why: never a number that looks like a score."""
+    warnings.warn(f"head '{head.name}': {reason}; the score is NaN", UndefinedMetricWarning, stacklevel=2)
+    return float("nan")

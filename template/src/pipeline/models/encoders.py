@@ -1,0 +1,107 @@
+"""Encoders: timm's by name or the competition's own, and whether their pretrained weights are within reach."""
+
+from typing import Any
+
+import timm
+
+from pipeline.config import Model
+from pipeline.models.pretrained import HUB, cached_weights, fixed_size, no_weights, reason, recompute
+from pipeline.registry import Names
+from toolkit.errors import UserError, nearest
+
+WEIGHTS_FROM_ELSEWHERE = {"pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}  # arguments of timm.create_model
+
+MISFITS = ("must match", "broadcast", "is invalid for input of size")  # how torch says that shapes do not fit
+
+
+def make_encoder(settings: Model, names: Names, params: dict[str, Any]) -> Any:
+    """An encoder of the competition's own, or timm's by name: (B, C, H, W) to pooled features (B, width).
+
+    An architecture of a fixed size is built for `settings.image_size`, and timm resamples the position embeddings of
+    its pretrained weights. Where it can, it takes other sizes as well, by resampling them in each call.
+
+    Raises:
+        UserError: a name nobody knows, an argument or image size the encoder refuses, or weights out of reach.
+    """
+    if names.has("encoder", settings.encoder):
+        encoder = _own_encoder(settings, names, params)
+    else:
+        encoder = _timm_encoder(settings, params)
+    if settings.grad_checkpointing:
+        recompute(encoder, settings.encoder)
+    return encoder
+
+
+def _own_encoder(settings: Model, names: Names, params: dict[str, Any]) -> Any:
+    if settings.drop_path_rate:
+        raise UserError(
+            f"encoder '{settings.encoder}' is the competition's own and gets no model.drop_path_rate; "
+            "set it to 0, and what the encoder takes in model.params.encoder_params"
+        )
+    encoder = names.find("encoder", settings.encoder)(settings.in_chans, settings.pretrained, **params)
+    if not isinstance(getattr(encoder, "num_features", None), int):
+        raise UserError(f"encoder '{settings.encoder}' does not say how wide its features are; give it num_features")
+    return encoder
+
+
+def _timm_encoder(settings: Model, params: dict[str, Any]) -> Any:
+    name = settings.encoder
+    architecture = name.partition(".")[0]
+    if not timm.is_model(architecture) and not name.startswith((*HUB, "local-dir:")):
+        raise UserError(f"unknown encoder '{name}'; {nearest(architecture, timm.list_models())}")
+    arguments = {"drop_path_rate": settings.drop_path_rate or None, **params}
+    cached = None
+    if settings.pretrained and not params.keys() & WEIGHTS_FROM_ELSEWHERE:
+        cached = cached_weights(name)
+    if cached:
+        arguments["pretrained_cfg_overlay"] = {"file": cached}
+    try:
+        return _create(
+            {
+                "model_name": name,
+                "pretrained": settings.pretrained,
+                "in_chans": settings.in_chans,
+                "num_classes": 0,
+                **{key: value for key, value in arguments.items() if value is not None},
+            },
+            _size_arguments(settings),
+        )
+    except TypeError as error:
+        remedy = "correct model.params.encoder_params" + (
+            ", or model.drop_path_rate" if settings.drop_path_rate else ""
+        )
+        raise UserError(f"encoder '{name}' refused its settings ({reason(error)}); {remedy}") from error
+    except AssertionError as error:
+        raise UserError(
+            f"encoder '{name}' cannot be built for images of {settings.image_size} ({reason(error)}); "
+            "choose another image.size"
+        ) from error
+    except Exception as error:
+        if not settings.pretrained:
+            raise
+        raise no_weights(name, error) from error
+
+
+def _create(arguments: dict[str, Any], sizes: dict[str, Any]) -> Any:
+    """`timm.create_model`, without those of `sizes` that the architecture does not take."""
+    sizes = {key: value for key, value in sizes.items() if key not in arguments}
+    try:
+        return timm.create_model(**arguments, **sizes)
+    except TypeError as error:
+        taken = {key: value for key, value in sizes.items() if f"'{key}'" not in str(error)}
+        if len(taken) == len(sizes):
+            raise
+    return _create(arguments, taken)
+
+
+def _size_arguments(settings: Model) -> dict[str, Any]:
+    """Nothing for an architecture that takes images of any size; one from the hub is known only after it is fetched."""
+    if settings.image_size is None or not fixed_size(settings):
+        return {}
+    return {"img_size": settings.image_size, "dynamic_img_size": True}
+
+
+def refuses_size(encoder: Any, error: Exception) -> bool:
+    """Whether a timm encoder failed at the size of its images: an assertion, or tensors that do not fit together."""
+    ours = type(encoder).__module__.startswith("timm.")
+    return ours and (isinstance(error, AssertionError) or any(text in str(error) for text in MISFITS))

@@ -1,0 +1,85 @@
+"""What a submission has to be: a task knows the values, `pipeline.submission` knows the file."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a submission.
+
+    Attributes:
+        kind: what sort of thing, in a word or two.
+        text: one line: how many, examples, and the remedy.
+        warning: it may be meant so, and does not stop a submission.
+    """
+
+    kind: str
+    text: str
+    warning: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.text}"
+
+
+@dataclass(frozen=True)
+class Keys:
+    """What names a row of a submission.
+
+    Attributes:
+        columns: the id's first, then what else is needed.
+        repeats: a key may stand in several rows, as many as there are things to say.
+        rows: ids of what is predicted -> the rows they should have, of key columns alone; none: one row for each id.
+    """
+
+    columns: tuple[str, ...]
+    repeats: bool = False
+    rows: "Callable[[pd.Series], pd.DataFrame] | None" = None
+
+    def texts(self, table: "pd.DataFrame") -> "pd.Series":
+        """The key of each row as one text."""
+        first, *others = self.columns
+        keys: pd.Series = table[first].astype(str)
+        for column in others:
+            keys = keys + " / " + table[column].astype(str)
+        return keys
+
+    def expected(self, ids: "pd.Series", columns: Sequence[str]) -> "pd.DataFrame":
+        """The rows of a submission for these ids, with empty cells beside the keys."""
+        first = ids.reset_index(drop=True).to_frame(self.columns[0])
+        rows = first if self.rows is None else self.rows(ids)
+        return rows.reindex(columns=list(columns), fill_value="")
+
+
+class Rules(Protocol):
+    """What a room knows about a submission: what names its rows, and what may stand in the other columns."""
+
+    @property
+    def id_column(self) -> str: ...
+
+    @property
+    def keys(self) -> Keys: ...
+
+    def described(self) -> list[str]:
+        """What each column holds, in a few words; empty when that is not known."""
+        ...
+
+    def notes(self) -> list[str]:
+        """What is worth knowing about the sample, one line each."""
+        ...
+
+    def problems(self, table: "pd.DataFrame") -> list[Problem]:
+        """What is wrong with the values. `table` is all text, as it stands in the file; columns may be missing."""
+        ...
+
+
+def sample_id_column(columns: Sequence[str], id_column: str) -> str:
+    """The id column of a sample submission: the one that `competition.yaml` names, else the first one.
+
+    Samples often call the id by another name than the training table does.
+    """
+    return id_column if id_column in columns else columns[0]

@@ -1,0 +1,117 @@
+"""What the held-out rows come to, batch by batch, and which result is the better one."""
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from pipeline.competition import Metric, metric_values, rank
+from pipeline.keys import INPUT_ID, ROW_ID
+from pipeline.tasks import Decoder, Finisher, Task
+from pipeline.training.sums import LossSums
+from pipeline.types import Batch, StageResult, StepResult
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+
+class HeldOut:
+    """Losses and predictions of the held-out rows, batch by batch.
+
+    Args:
+        decode: what `Task.decoder` made, for these rows alone.
+        finish: what `Task.finisher` made.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        metrics: Sequence[Metric],
+        rows: "pd.DataFrame",
+        decode: Decoder,
+        finish: Finisher,
+    ) -> None:
+        self.task, self.metrics, self.rows, self.finish = task, metrics, rows, finish
+        self.decode = decode
+        self.sums = LossSums()
+        self.parts: list[pd.DataFrame] = []
+        self.among = task.looks_among(rows)
+        self.seen: list[tuple[list[str], dict[str, Tensor]]] = []  # what is decoded once all rows are there
+
+    def add(self, batch: Batch, result: StepResult) -> None:
+        """Keep what a batch came to."""
+        self.sums.add(result, len(batch[INPUT_ID]))
+        if self.among:
+            self.seen.append((batch[INPUT_ID], result["outputs"]))
+        else:
+            found = self.decode(batch, result["outputs"])
+            if len(found):
+                self.parts.append(found)
+
+    def result(self, epoch: int) -> StageResult:
+        """Losses, metrics and predictions once all batches are in.
+
+        What the metrics decide is decided by the thresholds that suit the leaderboard's metric best on these rows, as
+        far as they are quickly found: so the best epoch is chosen by what is used in the end.
+        """
+        import pandas as pd
+
+        if self.among:
+            ids = [name for names, _ in self.seen for name in names]
+            gallery = self.rows.set_index(ROW_ID, drop=False).loc[ids]
+            [decode] = self.task.decoders(gallery, ([outputs] for _, outputs in self.seen), own=True)
+            self.parts = [decode({INPUT_ID: names}, outputs) for names, outputs in self.seen]
+        predictions = self.finish(self.rows, pd.concat(self.parts))
+        truth = self.task.truth(self.rows).loc[predictions.index]
+        tuned = quickly_tuned(self.task, self.metrics[0], truth, predictions)
+        metrics = metric_values(self.metrics, truth, predictions, tuned.heads)
+        return StageResult("valid", epoch, self.sums.means(), metrics, truth, predictions)
+
+
+def score_rows(
+    task: Task, metrics: Sequence[Metric], rows: "pd.DataFrame", predictions: "pd.DataFrame"
+) -> "tuple[pd.DataFrame, dict[str, float]]":
+    """Truth of labelled rows in the order of `predictions`, and every metric."""
+    truth = task.truth(rows).loc[predictions.index]
+    return truth, metric_values(metrics, truth, predictions, task.heads)
+
+
+def quickly_tuned(task: Task, metric: Metric, truth: "pd.DataFrame", predictions: "pd.DataFrame") -> Task:
+    """The task with thresholds that suit these rows; the task itself where the metric asks for none."""
+    tuner = task.tuner(truth, predictions, metric, quick=True)
+    if tuner is None:
+        return task
+    with warnings.catch_warnings():  # of thresholds that are only tried
+        warnings.simplefilter("ignore")
+        return tuner(np.ones(len(truth), bool))
+
+
+class Monitor:
+    """What the best epoch is chosen by: the leaderboard's metric, or the loss (`training.monitor`). The loss decides
+    between equal scores of the metric."""
+
+    def __init__(self, metrics: Sequence[Metric], by: Literal["metric", "loss"]) -> None:
+        self.metric = metrics[0]
+        self.by_loss = by == "loss"
+        self.greater_is_better = self.metric.greater_is_better and not self.by_loss
+
+    def score(self, result: StageResult) -> float:
+        """The number that is compared. Where everything trains there is nothing to choose by: the last epoch counts."""
+        if result.stage == "train":
+            return float(result.epoch)
+        return result.losses["loss"] if self.by_loss else result.metrics[self.metric.name]
+
+    def observed(self, result: StageResult) -> tuple[float, bool]:
+        """What a schedule sees, and whether greater is better: the loss of training where nothing is held out."""
+        if result.stage == "train":
+            return result.losses["loss"], False
+        return self.score(result), self.greater_is_better
+
+    def is_better(self, result: StageResult, than: StageResult) -> bool:
+        """Whether one result on the held-out rows beats another; a NaN beats nothing."""
+        return self._rank(result) > self._rank(than)
+
+    def _rank(self, result: StageResult) -> tuple[float, float]:
+        return rank(self.score(result), result.losses["loss"], self.greater_is_better)

@@ -1,0 +1,260 @@
+"""The framework seam: what an engine drives and what a step returns. It names no framework.
+
+An engine owns the loop, device, precision, accumulation, distribution and the moment of clipping. Everything else of a
+run is behind `Loop`, so that every engine does the same work in the same order.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, Protocol, TypedDict
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from pipeline.competition import Head, Metric
+from pipeline.config import Experiment
+from toolkit.distributed import Processes
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from pipeline.trackers import Tracker
+
+Stage = Literal["train", "valid"]
+Batch = dict[str, Any]
+Criterion = Callable[[Mapping[str, Tensor], Batch], "LossResult"]
+BatchTransform = Callable[[Batch], Batch]  # on the device, after `Prepare`, while training
+Index = tuple[int, int] | tuple[int, int, int]  # of a sample: see `SampleDataset`
+
+
+class PreparedModel(nn.Module):
+    """What a room's model is: `prepare`, then `network`, saved together. Batch dict in, output dict out.
+
+    A step calls them one by one, so that the batch can be changed between the two. The optimiser, freezing and
+    compilation see them by these names.
+    """
+
+    def __init__(self, prepare: nn.Module, network: nn.Module) -> None:
+        super().__init__()
+        self.prepare = prepare
+        self.network = network
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        outputs: dict[str, Tensor] = self.network(self.prepare(batch))
+        return outputs
+
+
+class LossResult(TypedDict):
+    """What a criterion returns: the scalar that trains, each term, and each term per sample."""
+
+    loss: Tensor  # float32 scalar, keeps its graph
+    losses: dict[str, Tensor]  # term -> float32 scalar, detached
+    sample_losses: dict[str, Tensor]  # term -> float32 (B,), detached
+
+
+class StepResult(LossResult):
+    """What a step returns: the losses and the model's outputs, detached outside `loss`. Of a mixed batch also who was
+    mixed with whom: `INPUT_PARTNER`, here the `INPUT_ROW` of the partner, and `INPUT_SHARE`."""
+
+    outputs: dict[str, Tensor]
+    mixed: NotRequired[dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """What a step may know beside batch and model.
+
+    Randomness drawn from torch, NumPy or `random` inside a training step is a function of seed, epoch and batch.
+    """
+
+    stage: Stage
+    epoch: int
+    batch: int  # position in the epoch
+    step: int  # optimiser steps done
+    criterion: Criterion
+    transforms: Sequence[BatchTransform] = ()  # of a training batch; none in the other stages
+
+
+Step = Callable[[Batch, PreparedModel, StepContext], StepResult]
+
+
+class Verdict(IntEnum):
+    """What a callback may answer when the gradients are ready, before the optimiser steps. The highest one counts."""
+
+    GO = 0
+    SKIP = 1
+    STOP = 2
+
+
+@dataclass
+class Progress:
+    """Where a run stands: the epoch, the batches of it that are done, the optimiser steps done in all."""
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage of an epoch (or the final prediction of the held-out rows) came to.
+
+    Attributes:
+        losses: mean per term over the stage's samples, and `loss` for their weighted sum.
+        metrics: every metric of the competition; empty for the training stage.
+        truth, predictions: tables indexed by id, in the same order; none for the training stage.
+        seconds: wall time of the stage.
+        waited: seconds of it for which the model waited for training batches; the start of the loader is left out.
+        raw: the same rows with the weights as they train, where the moving average of the weights is what is scored.
+        weights: in the final prediction, which weights these are: `best epoch 7`, `mean of epochs 5, 6, 7`.
+    """
+
+    stage: Stage
+    epoch: int
+    losses: dict[str, float]
+    metrics: dict[str, float] = field(default_factory=dict)
+    truth: "pd.DataFrame | None" = None
+    predictions: "pd.DataFrame | None" = None
+    seconds: float = 0.0
+    waited: float = 0.0
+    raw: "StageResult | None" = None
+    weights: str = ""
+
+
+class Run(Protocol):
+    """What callbacks may read of a fold's run while it trains."""
+
+    config: Experiment
+    experiment: str
+    fold: str  # "0", "1", ... or "full"
+    folder: Path  # runs/<experiment>/fold_<k>
+    heads: Sequence[Head]
+    metrics: Sequence[Metric]
+    model: PreparedModel
+    optimizer: torch.optim.Optimizer
+    tracker: "Tracker"
+    progress: Progress
+    epochs: int
+    batches_per_epoch: int
+    precision: Literal["fp32", "bf16", "fp16"]
+    scaler: torch.amp.GradScaler  # the engine scales with it, and the loop saves it; for all but fp16 it scales nothing
+    processes: Processes  # those that train this fold together; the engine averages their gradients
+
+    @property
+    def best(self) -> "Best | None":
+        """The best epoch so far; none before the first one has ended."""
+
+    def run_step(
+        self,
+        stage: Stage,
+        batch: Batch,
+        model: PreparedModel | None = None,
+        precision: Literal["fp32", "bf16", "fp16"] | None = None,
+    ) -> StepResult:
+        """The step once more, on a batch that is on the device, for what needs a second pass (SAM, AWP).
+
+        A training step draws the same dropout and the same mixup again. Gradients flow as they do in training; the
+        caller differentiates `loss`, or switches gradients off.
+
+        Args:
+            model: none: the one that trains.
+            precision: none: that of the run.
+        """
+
+
+class SampleDataset(Dataset[dict[str, Any]], ABC):
+    """Sample dicts by (epoch, position, turn). Rows come in their order, and one may have several samples; the turn, 0
+    if not given, counts how often the sampler shows a row in an epoch, each time augmented anew."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """The number of samples."""
+
+    @abstractmethod
+    def picture(self, row: int) -> "np.ndarray":
+        """What the model sees of a row, or the whole of it where it sees parts: uint8 or float32 (H, W, C)."""
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best epoch so far, by what `training.monitor` names."""
+
+    epoch: int
+    score: float
+
+
+class Batches(Protocol):
+    """Batches whose number is known before the first is read."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+
+class Loop(Run, Protocol):
+    """What an engine drives. The order of calls is the engine's promise:
+
+    per epoch `epoch_start`, per batch `train_batch`, (when the gradients of an accumulation window are there:
+    `gradients_ready`, `clip_gradients`, the optimiser's step unless vetoed, `stepped`), `batch_end`; then `valid_batch`
+    for each batch of `valid_batches`, and `epoch_end`.
+
+    The loss is divided by `training.accumulate` before it is differentiated, also in an epoch's last window, which may
+    be shorter.
+    """
+
+    device: torch.device
+    engine_callbacks: Sequence[Any]  # of the engine's own kind, in the order of the experiment
+
+    @property
+    def window_ends(self) -> bool:
+        """Whether the optimiser steps after the current batch: it ends its accumulation window, or the epoch."""
+
+    def train_batches(self) -> "Batches":
+        """The batches of the current epoch that are still to do."""
+
+    def valid_batches(self) -> "Batches":
+        """Every held-out row once; empty when training on everything."""
+
+    def watch_signals(self) -> None:
+        """Put the handlers for Ctrl-C and SIGTERM in place, once the framework has put in its own."""
+
+    def epoch_start(self) -> None:
+        """Before the first batch of an epoch, or of the rest of one."""
+
+    def train_batch(self, batch: Batch) -> Tensor:
+        """Run the step on a batch that is on the device; returns the loss to be differentiated."""
+
+    def gradients_ready(self) -> Verdict:
+        """Ask the callbacks, with unscaled gradients in place. `STOP` is raised as an exception here."""
+
+    def clip_gradients(self) -> None:
+        """Clip the unscaled gradients in place, after the callbacks have seen them."""
+
+    def stepped(self) -> None:
+        """The optimiser has stepped (or was vetoed): counts it and sets the next learning rate."""
+
+    def batch_end(self) -> None:
+        """After each training batch; saves the state when it is time, leaves when it was asked to."""
+
+    def valid_batch(self, batch: Batch) -> None:
+        """Run the step without gradients and keep what the metrics need."""
+
+    def epoch_end(self) -> None:
+        """Metrics, logs, checkpoints; the next epoch may start."""
+
+
+class StepModule(nn.Module):
+    """The training step as a module, which is what frameworks know how to distribute: batch dict in, loss out."""
+
+    def __init__(self, loop: Loop) -> None:
+        super().__init__()
+        self.loop = loop
+        self.model = loop.model
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self.loop.train_batch(batch)

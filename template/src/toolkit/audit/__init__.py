@@ -1,0 +1,1 @@
+"""Many images looked at once: what cannot be read, what is there twice."""

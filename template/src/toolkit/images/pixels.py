@@ -1,0 +1,107 @@
+"""Arrays as readers give them: (H, W, C) with the wanted channels, uint8, or float32 in [0, 1]."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from toolkit.archives import shown
+from toolkit.errors import UserError
+
+Size = tuple[int, int]
+MOST_CHANNELS = 16  # an image of more is told apart from one whose axes stand in another order
+INVERSE = {6: 8, 8: 6}  # of the EXIF orientations that are not their own
+
+
+def with_channels(pixels: np.ndarray, channels: int, path: Path, pages: int = 1) -> np.ndarray:
+    """(H, W, C) with the wanted number of channels.
+
+    Args:
+        pages: how many pages the channels stand on; where they are several, no colours are meant.
+    """
+    count = pixels.shape[2]
+    if count == channels:
+        return pixels
+    if count == 1 and channels == 4:
+        pixels, count = np.repeat(pixels, 3, axis=2), 3
+    if count == 1:
+        return np.repeat(pixels, channels, axis=2)
+    if count == 4 and channels == 3 and pages == 1:
+        return pixels[:, :, :3]
+    if count == 3 and channels == 4 and pages == 1:
+        opaque = np.iinfo(pixels.dtype).max if pixels.dtype.kind == "u" else 1
+        return np.concatenate([pixels, np.full_like(pixels[:, :, :1], opaque)], axis=2)
+    if count in (3, 4) and channels == 1 and pages == 1:
+        grey = cv2.cvtColor(np.ascontiguousarray(pixels[:, :, :3]), cv2.COLOR_RGB2GRAY)
+        return grey[:, :, None]
+    if count > MOST_CHANNELS >= min(pixels.shape[:2]):
+        raise UserError(
+            f"{shown(path)} has the shape {pixels.shape}, read as height, width, channels; {_moved(path, pixels.shape)}"
+        )
+    raise UserError(
+        f"{shown(path)} has {count} channels, and {channels} are wanted{', and its pages are channels' * (pages > 1)}; "
+        f"set image.reader.params.channels and model.in_chans to {count}, or write a reader of your own"
+    )
+
+
+def _moved(path: Path, shape: tuple[int, ...]) -> str:
+    """What to do where the last axis is no channels."""
+    axis = int(np.argmin(shape[:2]))
+    own = f"its channels stand on axis {axis}: write a reader of your own that gives np.moveaxis(array, {axis}, 2)"
+    params = "image: {reader: {name: array, params: {channels_first: true}}}"
+    return f"its channels come first: {params}" if path.suffix.lower() == ".npy" and axis == 0 else own
+
+
+def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """An image (H, W, ...) as it is seen, of one as it is stored."""
+    if orientation >= 5:
+        pixels = np.swapaxes(pixels, 0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def turned_back(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """The inverse of `turned`."""
+    return turned(pixels, INVERSE.get(orientation, orientation))
+
+
+def turned_size(size: Size, orientation: int) -> Size:
+    """Height and width after a turn, or before it."""
+    return (size[1], size[0]) if orientation >= 5 else size
+
+
+def stored_box(box: tuple[int, int, int, int], seen: Size, orientation: int) -> tuple[int, int, int, int]:
+    """Where a part (top, left, height, width) of an image as it is seen lies in it as it is stored.
+
+    Args:
+        seen: height and width of the image as it is seen.
+    """
+    top, left, height, width = box
+    if orientation in (2, 3, 6, 7):
+        left = seen[1] - left - width
+    if orientation in (3, 4, 7, 8):
+        top = seen[0] - top - height
+    return (left, top, width, height) if orientation >= 5 else (top, left, height, width)
+
+
+def scaled(pixels: np.ndarray, low: float | None, high: float | None, as_float: bool, path: Path) -> np.ndarray:
+    """uint8 as it is; anything else as float32 in [0, 1]."""
+    if pixels.dtype == np.uint8 and low is None and high is None:
+        return pixels.astype(np.float32) / 255 if as_float else pixels
+    if low is None and high is None and pixels.dtype.kind not in "ub":
+        # Signed and floating-point values say nothing about their range: guessing it per image would change contrasts.
+        if not (pixels.size and pixels.min() >= 0 and pixels.max() <= 1):
+            raise UserError(
+                f"{shown(path)} holds {pixels.dtype} values from {pixels.min()} to {pixels.max()}; "
+                "set image.reader.params low and high to the values that become 0 and 1"
+            )
+        return pixels.astype(np.float32)
+    top = float(np.iinfo(pixels.dtype).max) if pixels.dtype.kind in "iu" else 1.0
+    bottom, top = (0.0 if low is None else low), (top if high is None else high)
+    if top <= bottom:
+        raise UserError(f"image.reader.params: high ({top}) must be more than low ({bottom})")
+    scaled: np.ndarray = np.clip((pixels.astype(np.float32) - bottom) / (top - bottom), 0, 1)
+    return scaled

@@ -1,0 +1,106 @@
+"""How a reader is called, and with which row: the one place that knows whether it asks for the row.
+
+A reader is `(path, size)`, or `(path, size, row)` with a third positional parameter, where an image is not one file: a
+slice of a stack, a record of a table, a part of a large file. Then rows of one path are different images.
+"""
+
+import hashlib
+import inspect
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from toolkit.images.pixels import Size
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Row = Mapping[str, Any]  # column -> cell
+Reader = Callable[..., np.ndarray]  # (path, size) or (path, size, row) -> (H, W, C)
+NO_ROW: Row = {}
+FOLD = "fold"  # the column that says nothing about the image
+POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+class RowReader(ABC):
+    """Any reader, called as `(path, size, row)`.
+
+    Attributes:
+        takes_row: whether the row decides what is read, beside the path.
+    """
+
+    takes_row: bool
+
+    @abstractmethod
+    def __call__(self, path: Path, size: Size | None, row: Row = NO_ROW) -> np.ndarray:
+        """The image (H, W, C) at a path, or of a row."""
+
+
+@dataclass(frozen=True)
+class OwnReader(RowReader):
+    """A reader as an experiment names it."""
+
+    function: Reader
+    takes_row: bool
+
+    def __call__(self, path: Path, size: Size | None, row: Row = NO_ROW) -> np.ndarray:
+        return self.function(path, size, row) if self.takes_row else self.function(path, size)
+
+
+def row_reader(reader: Reader) -> RowReader:
+    """The reader, called as `(path, size, row)`; one that is called so already stays as it is."""
+    if isinstance(reader, RowReader):
+        return reader
+    parameters = inspect.signature(reader).parameters.values()
+    return OwnReader(reader, sum(parameter.kind in POSITIONAL for parameter in parameters) > 2)
+
+
+class Rows:
+    """The rows of a table as a reader sees them, each made when it is asked for.
+
+    A reader that does not ask for them gets none. The fold is left out: it says nothing about the image.
+    """
+
+    def __init__(self, table: "pd.DataFrame", reader: Reader) -> None:
+        self.columns: dict[str, np.ndarray] = {}
+        if row_reader(reader).takes_row:
+            self.columns = {str(name): table[name].to_numpy(object) for name in table if name != FOLD}
+
+    def __getitem__(self, position: int) -> Row:
+        return {name: cells[position] for name, cells in self.columns.items()} if self.columns else NO_ROW
+
+
+class Place:
+    """Where an image is: a path, and the row for a reader that asks for it. Equal where both are."""
+
+    __slots__ = ("key", "path", "row")
+
+    def __init__(self, path: Path, row: Row = NO_ROW) -> None:
+        self.path, self.row, self.key = path, row, image_key(str(path), row)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Place) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+
+def image_key(path: str, row: Row) -> str:
+    """What an image is known by: its path, and where the reader asks for the row, all that stands in it."""
+    if not row:
+        return path
+    cells = json.dumps(row, sort_keys=True, default=_plain)
+    return f"{path} {hashlib.blake2b(cells.encode(), digest_size=12).hexdigest()}"
+
+
+def _plain(cell: Any) -> Any:
+    """A cell that JSON does not know. An object (the truth of a mask) is known by its kind only."""
+    if isinstance(cell, np.generic | np.ndarray):
+        return cell.tolist()
+    text = str(cell)
+    return text if isinstance(cell, Path | bytes) or type(cell).__module__.startswith(("pandas", "datetime")) else ""

@@ -1,0 +1,1 @@
+"""Masks as run lengths, outlines and connected parts."""

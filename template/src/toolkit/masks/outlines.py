@@ -1,0 +1,229 @@
+"""Outlines of objects as json files hold them: COCO, GeoJSON, labelme, and lists of classes and points."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cv2
+import numpy as np
+
+from toolkit.errors import UserError, listed
+from toolkit.masks.polygons import Polygon, rings_of
+from toolkit.masks.rle import counts_of, filled
+from toolkit.masks.sizes import Size
+
+CLASS_KEYS = ("class", "label", "category", "name", "type")
+POINT_KEYS = ("points", "polygon", "segmentation", "coordinates", "vertices", "geometry")
+LIST_KEYS = ("shapes", "objects", "annotations", "polygons", "features")
+GEOMETRIES = ("Feature", "Polygon", "MultiPolygon", "Point", "MultiPoint", "LineString", "MultiLineString")
+CIRCLE = 64  # points of one
+
+
+@dataclass(frozen=True)
+class Object:
+    """An object of an image.
+
+    Attributes:
+        label: its class; empty where it has none.
+        polygons: of which it is the union.
+        crowd: whether it is a crowd of COCO, whose pixels neither train nor score.
+        odd: why nothing of it, or not all of it, is read; empty if all is.
+        size: height and width of the image, where its mask says them.
+    """
+
+    label: str
+    polygons: tuple[Polygon, ...]
+    crowd: bool = False
+    odd: str = ""
+    size: Size | None = None
+
+
+@dataclass(frozen=True)
+class Outlined:
+    """The objects of an image, the name the file gives it, and its height and width where the file says them."""
+
+    name: str
+    objects: tuple[Object, ...]
+    size: Size | None = None
+
+
+def images_in(content: Any) -> list[Outlined]:
+    """The images in a file for all of them: COCO, or a mapping from ids to lists of objects.
+
+    Raises:
+        UserError: the content is neither, or no outline.
+    """
+    if isinstance(content, Mapping) and isinstance(content.get("annotations"), list) and "images" in content:
+        return list(_coco(content))
+    if isinstance(content, Mapping):
+        return [image_in(objects, str(name)) for name, objects in content.items()]
+    raise UserError(f"a json file of masks holds a {type(content).__name__}; COCO, or lists of objects by id, are read")
+
+
+def image_in(content: Any, name: str) -> Outlined:
+    """The objects of one image.
+
+    Raises:
+        UserError: the content is no list of objects.
+    """
+    size = None
+    if isinstance(content, Mapping):
+        size = _size(content, "imageHeight", "imageWidth")
+        content = next((content[key] for key in LIST_KEYS if key in content), content)
+    if not isinstance(content, list):
+        raise UserError(f"a json file of masks holds no list of objects ({listed(content)}); read it in tables.py")
+    return _sized(Outlined(name, tuple(_object(each, name) for each in content), size))
+
+
+def _coco(content: Mapping[str, Any]) -> Iterator[Outlined]:
+    found: dict[Any, list[Object]] = {}
+    for image in content["images"]:
+        if image.get("id") in found or "file_name" not in image:
+            raise UserError(f"COCO: the image {image.get('id')} is named twice, or has no file_name; mend the file")
+        found[image["id"]] = []
+    classes = {each["id"]: str(each.get("name", each["id"])) for each in content.get("categories", [])}
+    for each in content["annotations"]:
+        if each.get("image_id") not in found:
+            raise UserError(f"an annotation names the image {each.get('image_id')}, which is not among its images")
+        label = classes.get(each.get("category_id"), str(each.get("category_id", "")))
+        where = f"image {each['image_id']}"
+        made = _outline(label, each.get("segmentation") or [], False, where)
+        found[each["image_id"]].append(replace(made, crowd=bool(each.get("iscrowd"))))
+    for image in content["images"]:
+        size = _size(image, "height", "width")
+        yield _sized(Outlined(str(image["file_name"]).replace("\\", "/"), tuple(found[image["id"]]), size))
+
+
+def _size(about: Mapping[str, Any], height: str, width: str) -> Size | None:
+    try:
+        size = int(about[height]), int(about[width])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return size if min(size) > 0 else None
+
+
+def _sized(image: Outlined) -> Outlined:
+    """The image with the size that its masks say, where it says none; a `UserError` where they differ."""
+    size = image.size
+    for each in image.objects:
+        size = size or each.size
+        if each.size not in (None, size):
+            raise UserError(
+                f"an RLE of '{image.name}' is of {each.size} pixels (height, width), and the image of {size}; "
+                "mend the file"
+            )
+    return replace(image, size=size)
+
+
+def _object(each: Any, where: str) -> Object:
+    if not isinstance(each, Mapping):
+        return _outline("", each, False, where)
+    points = next((each[key] for key in POINT_KEYS if key in each), None)
+    if points is None:
+        raise UserError(f"an object of a json file has the keys {listed(each, 6)} and no '{POINT_KEYS[0]}'")
+    is_geometry = "coordinates" in each or "geometry" in each
+    made = _outline(_label(each), points, is_geometry, where)
+    form = each.get("shape_type")  # of labelme
+    if form in (None, "polygon") or not isinstance(points, list):
+        return made
+    ring = _ring(points, where)
+    if form == "rectangle" and len(ring) == 2:
+        (left, top), (right, bottom) = ring
+        ring = np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
+    elif form == "circle" and len(ring) == 2:
+        angles = np.linspace(0, 2 * np.pi, CIRCLE, endpoint=False)
+        ring = ring[0] + np.hypot(*(ring[1] - ring[0])) * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    elif form != "rectangle":
+        return Object(made.label, (), odd=f"an object is a {form}, which has no area, and is read as nothing")
+    return Object(made.label, ((ring,),))
+
+
+def _label(each: Mapping[str, Any]) -> str:
+    own = each.get("properties")
+    for about in (each, own if isinstance(own, Mapping) else {}):
+        for key in CLASS_KEYS:
+            if key in about and not (key == "type" and about[key] in GEOMETRIES):
+                return str(about[key])
+    if isinstance(own, Mapping):  # QuPath writes what it found as {"name": ..., "color": ...}
+        return next(
+            (str(found["name"]) for found in own.values() if isinstance(found, Mapping) and "name" in found), ""
+        )
+    return ""
+
+
+def _outline(label: str, points: Any, is_geometry: bool, where: str) -> Object:
+    """An object of one outline in any of the ways it may be written."""
+    if isinstance(points, Mapping) and "counts" in points:
+        polygons, size = _runs(points, where)
+        return Object(label, polygons, size=size)
+    if isinstance(points, Mapping):
+        return _outline(label, points.get("coordinates") or [], True, where)
+    polygons = tuple(_polygons(points, is_geometry, where))
+    sound = tuple(polygon for polygon in polygons if len(rings_of(polygon)[0]) > 2)
+    if not polygons:
+        return Object(label, (), odd="an object has no outline (an empty list of points), and is read as nothing")
+    few = "an outline has fewer than three points, which have no area, and is read as nothing"
+    return Object(label, sound, odd=few if len(sound) < len(polygons) else "")
+
+
+def _polygons(points: Any, is_geometry: bool, where: str) -> Iterator[Polygon]:
+    """Of `[x, y, x, y, ...]` or `[[x, y], ...]` one, of a list of either one each; in GeoJSON the first ring of a list
+    is the outer one and the others are its holes (RFC 7946, 3.1.6), and a list of such lists is a MultiPolygon."""
+    points = [each for each in points if not isinstance(each, Sequence) or len(each)] if points is not None else []
+    if not points:
+        return
+    depth = _depth(points)
+    if depth == 1 or (depth == 2 and all(len(each) == 2 + (is_geometry and len(each) == 3) for each in points)):
+        yield (_ring(points, where),)
+    elif depth == 3 and is_geometry:
+        yield tuple(_ring(each, where) for each in points)
+    elif depth == 4:
+        for each in points:
+            yield tuple(_ring(ring, where) for ring in each)
+    else:
+        for each in points:
+            yield (_ring(each, where),)
+
+
+def _depth(points: Any) -> int:
+    depth = 0
+    while isinstance(points, list | tuple) and len(points):
+        points, depth = points[0], depth + 1
+    return depth
+
+
+def _ring(points: Any, where: str) -> np.ndarray:
+    """float64 (points, 2); heights of GeoJSON are left out."""
+    try:
+        flat = np.asarray(points, dtype=np.float64)
+        ring = flat.reshape(-1, 2) if flat.ndim == 1 else flat.reshape(len(flat), -1)[:, :2]
+    except (TypeError, ValueError) as error:
+        raise UserError(f"an outline of '{where}' is no list of x and y ({error}); mend the file") from error
+    if ring.shape[1:] != (2,) or not np.isfinite(ring).all():
+        raise UserError(f"an outline of '{where}' holds points that are no finite numbers; mend the file")
+    return ring
+
+
+def _runs(mask: Mapping[str, Any], where: str) -> tuple[tuple[Polygon, ...], Size]:
+    """The outlines of a mask that COCO holds as run lengths, of which filling gives the same pixels; and its size."""
+    height, width = (int(side) for side in mask.get("size", (0, 0)))
+    try:
+        ends = np.cumsum(counts_of(mask["counts"]))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"an RLE of '{where}' cannot be read ({error}); mend the file") from error
+    if not len(ends) or ends[-1] != height * width:
+        raise UserError(
+            f"an RLE of '{where}' has {ends[-1] if len(ends) else 0} pixels and a size of {height} x {width}; "
+            "mend the file"
+        )
+    runs = ends[: len(ends) // 2 * 2].reshape(-1, 2)
+    runs = runs[runs[:, 0] < runs[:, 1]]
+    flat = filled(runs[:, 0], runs[:, 1], height * width).view(np.uint8)
+    found, tree = cv2.findContours(flat.reshape(width, height).T.copy(), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    rings = [ring[:, 0].astype(np.float64) for ring in found]
+    parents = [] if tree is None else tree[0][:, 3].tolist()
+    return tuple(
+        (rings[k], *(ring for ring, over in zip(rings, parents, strict=True) if over == k))
+        for k, parent in enumerate(parents)
+        if parent < 0
+    ), (height, width)
