@@ -176,7 +176,7 @@ def _own_process(project: Path, argv: list[str], env: Mapping[str, str]) -> Iter
         contextlib.redirect_stderr(err),
         warnings.catch_warnings(),
     ):
-        _forget_project()
+        ours = _forget_project()
         sys.argv = argv
         sys.path.insert(0, str(project / "scripts"))
         os.environ.update({**_THREADS, **env})
@@ -193,11 +193,14 @@ def _own_process(project: Path, argv: list[str], env: Mapping[str, str]) -> Iter
             for name, handler in zip(_SIGNALS, handlers, strict=True):
                 signal.signal(name, handler)
             _forget_project()
+            sys.modules.update(ours)
 
 
 def _forget_project() -> dict[str, Any]:
     """Take the projects' own modules out of the imported ones."""
-    ours = [name for name in sys.modules if name.partition(".")[0] in ("pipeline", "competition", "_project")]
+    ours = [
+        name for name in sys.modules if name.partition(".")[0] in ("toolkit", "pipeline", "competition", "_project")
+    ]
     return {name: sys.modules.pop(name) for name in ours}
 
 

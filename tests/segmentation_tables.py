@@ -1,16 +1,11 @@
 """Small tables of true and predicted masks, for the tests of decisions, scores and pictures."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import pandas as pd
-
-from projects import source
-
-sys.path.insert(0, str(source()))
 
 from pipeline.competition import Head
 from pipeline.heads.mask_predictions import columns, presence_columns

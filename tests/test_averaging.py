@@ -12,7 +12,11 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from projects import Renders, imported, run_script
+from pipeline.config import Averaging
+from pipeline.inference.weights import save_weights
+from pipeline.training.averaging import WeightAverages, load_mean
+from projects import Renders, run_script
+from toolkit.errors import UserError
 from training import add_callbacks, assert_same_outcome, demo_project, expect, outcome
 
 RECORDER = '''
@@ -33,8 +37,7 @@ class Recorder(Callback):
 
 @pytest.fixture
 def pipeline(renders: Renders) -> Iterator[None]:
-    with imported(renders.shared()):
-        yield
+    yield
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +54,6 @@ def train(project: Path, name: str, *settings: str, fold: str = "0") -> str:
 
 @pytest.mark.parametrize("warmup", [False, True])
 def test_ema_equals_its_formula(pipeline: None, warmup: bool) -> None:
-    from pipeline.config import Averaging
-    from pipeline.training.averaging import WeightAverages
-
     model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
     averages = WeightAverages(model, Averaging(ema_decay=0.6, ema_warmup=warmup), epochs=1)
     expected: dict[str, torch.Tensor] = {}
@@ -73,9 +73,6 @@ def test_ema_equals_its_formula(pipeline: None, warmup: bool) -> None:
 
 @pytest.mark.parametrize(("start", "epochs"), [(3, [2, 3, 4]), (-2, [3, 4]), (5, [4])])
 def test_swa_is_the_mean_of_the_epochs_from_its_start(pipeline: None, start: int, epochs: list[int]) -> None:
-    from pipeline.config import Averaging
-    from pipeline.training.averaging import WeightAverages
-
     model = nn.Linear(3, 2)
     averages = WeightAverages(model, Averaging(swa_start=start), epochs=5)
     seen = []
@@ -93,18 +90,11 @@ def test_swa_is_the_mean_of_the_epochs_from_its_start(pipeline: None, start: int
 
 @pytest.mark.parametrize("start", [0, 6, -6])
 def test_swa_from_no_epoch_is_refused(pipeline: None, start: int) -> None:
-    from pipeline.config import Averaging
-    from pipeline.training.averaging import WeightAverages
-    from toolkit.errors import UserError
-
     with pytest.raises(UserError, match="5 epochs"):
         WeightAverages(nn.Linear(1, 1), Averaging(swa_start=start), epochs=5)
 
 
 def test_the_mean_of_files(pipeline: None, tmp_path: Path) -> None:
-    from pipeline.inference.weights import save_weights
-    from pipeline.training.averaging import load_mean
-
     models = [nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)) for _ in range(3)]
     for number, model in enumerate(models):
         nn.init.normal_(model[1].running_mean)

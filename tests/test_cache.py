@@ -43,13 +43,13 @@ sys.path[:0] = {path}
 from pathlib import Path
 import pandas as pd
 from pipeline.config import parse_experiment
-from pipeline.data import filling
+from pipeline.data import image_cache_fill
 from pipeline.data.image_cache import open_cache
 from pipeline.registry import Names
 from pipeline.paths import Project
 
 assert "torch" not in sys.modules
-filling.CHUNK_ROWS = 4
+image_cache_fill.CHUNK_ROWS = 4
 reader = {{"name": "logged", "params": {{"seconds": {seconds}}}}}
 experiment = parse_experiment({{"image": {{"size": 32, "cache": True, "reader": reader}}}}, "here")
 names = Names({{"reader": {{"logged": "own_reader:logged"}}}})

@@ -15,32 +15,29 @@ import pytest
 import torch
 from rich.console import Console
 
-from projects import imported
-
 ROOT = Path(__file__).resolve().parents[1]
 BATCHES, EPOCHS = 4, 3
 IDS = ["a1", "b2", "c3"]
 
 
 USED = {
-    "callbacks": ["CallbackList", "default_callbacks"],
-    "callbacks.pictures": ["Pictures"],
-    "callbacks.scalars": ["LogScalars"],
-    "callbacks.table": ["EpochTable"],
-    "competition": ["Metric"],
-    "config": ["parse_experiment"],
-    "seam": ["Best", "PreparedModel", "Progress", "StageResult"],
-    "tasks.shared.drawing": ["visible"],
-    "tracking": ["RunInfo", "make_tracker"],
+    "pipeline.callbacks": ["CallbackList", "default_callbacks"],
+    "pipeline.callbacks.pictures": ["Pictures"],
+    "pipeline.callbacks.scalars": ["LogScalars"],
+    "pipeline.callbacks.table": ["EpochTable"],
+    "pipeline.competition": ["Metric"],
+    "pipeline.config": ["parse_experiment"],
+    "pipeline.types": ["Best", "PreparedModel", "Progress", "StageResult"],
+    "toolkit.plots.images": ["visible"],
+    "pipeline.trackers": ["RunInfo", "make_tracker"],
 }
 
 
 @pytest.fixture(scope="module")
 def pipeline() -> Iterator[SimpleNamespace]:
     """What the tests use of the pipeline."""
-    with imported(ROOT / "template"):
-        modules = {module: importlib.import_module(f"pipeline.{module}") for module in USED}
-        yield SimpleNamespace(**{name: getattr(modules[module], name) for module in USED for name in USED[module]})
+    modules = {module: importlib.import_module(module) for module in USED}
+    yield SimpleNamespace(**{name: getattr(modules[module], name) for module in USED for name in USED[module]})
 
 
 class Log:

@@ -2,7 +2,6 @@
 
 import datetime
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from projects import Renders, imported, run_script, source
-from training import expect
-
-sys.path.insert(0, str(source()))
-
 from pipeline.cells import as_text, plain_rows
 from pipeline.data.tables import image_paths, image_rows
 from pipeline.settings import Settings
+from projects import Renders, imported, run_script
 from toolkit.errors import UserError
+from training import expect
 
 
 @pytest.mark.parametrize(

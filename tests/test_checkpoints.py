@@ -13,19 +13,17 @@ import torch
 from safetensors.torch import save_model
 from torch import nn
 
-from projects import Renders, imported
+from pipeline.inference.weights import load_weights, save_weights
+from pipeline.training.checkpoints import CheckpointStore
+from projects import Renders
+from toolkit.errors import UserError
 
 
 @pytest.fixture(scope="module")
 def pipeline(renders: Renders) -> Iterator[SimpleNamespace]:
-    with imported(renders.shared()):
-        from pipeline.inference.weights import load_weights, save_weights
-        from pipeline.training.checkpoints import CheckpointStore
-        from toolkit.errors import UserError
-
-        yield SimpleNamespace(
-            UserError=UserError, load_weights=load_weights, save_weights=save_weights, Store=CheckpointStore
-        )
+    yield SimpleNamespace(
+        UserError=UserError, load_weights=load_weights, save_weights=save_weights, Store=CheckpointStore
+    )
 
 
 def state(step: int = 0) -> dict[str, Any]:

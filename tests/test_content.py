@@ -1,6 +1,5 @@
 """Files that are read and hold nothing, or less than they should; files of other formats; what is said of them."""
 
-import sys
 from collections.abc import Callable
 from functools import partial
 from io import BytesIO
@@ -14,10 +13,6 @@ import pytest
 import tifffile
 import yaml
 from PIL import Image, ImageDraw
-
-from projects import source
-
-sys.path.insert(0, str(source()))
 
 from pipeline.data.content import content_faults, data_statistics
 from pipeline.data.faults import Fault, image_faults

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import sys
 from pathlib import Path
 
 import cv2
@@ -10,13 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from projects import Renders, Result, run_script, source
-
-sys.path.insert(0, str(source()))
-
 from pipeline.data.csv_faults import csv_faults
 from pipeline.data.tables import image_paths, image_rows, read_table, sample_ids
 from pipeline.settings import Settings
+from projects import Renders, Result, run_script
 from toolkit.errors import UserError
 from toolkit.images.readers import array, describe, image, is_whole
 

@@ -1,7 +1,6 @@
 """The demo competition: real digits in Kaggle's layout, whatever the answers are."""
 
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,15 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from projects import Renders, run_script, source
-
-sys.path.insert(0, str(source()))
-
 from pipeline.data.marker import demo_files, is_demo
 from pipeline.data.tables import image_rows, read_table
 from pipeline.settings import Settings
 from pipeline.tasks.image_level.demo import write_demo
 from pipeline.tasks.shared.demo_files import remove_demo
+from projects import Renders, run_script
 from toolkit.errors import UserError
 from toolkit.images.readers import image
 

@@ -11,7 +11,12 @@ import pandas as pd
 import pytest
 from sklearn.metrics import confusion_matrix
 
-from projects import Renders, imported
+from pipeline.heads.drawing import sample_figure, worst_and_right
+from pipeline.heads.multiclass.drawing import confusion_matrix_figure
+from pipeline.trackers.images import pixels
+from projects import Renders
+from toolkit.plots.curves import learning_curves_figure
+from toolkit.plots.images import image_grid, shortened
 
 pytestmark = pytest.mark.filterwarnings("error")  # a warning of matplotlib's would reach a user's terminal
 
@@ -19,24 +24,18 @@ pytestmark = pytest.mark.filterwarnings("error")  # a warning of matplotlib's wo
 @pytest.fixture(scope="module")
 def draw(renders: Renders) -> Iterator[SimpleNamespace]:
     """The drawing functions."""
-    with imported(renders.shared()):
-        from pipeline.heads.drawing import sample_figure, worst_and_right
-        from pipeline.heads.multiclass.drawing import confusion_matrix_figure
-        from pipeline.trackers.images import pixels
-        from toolkit.plots import fonts
-        from toolkit.plots.curves import learning_curves_figure
-        from toolkit.plots.images import image_grid, shortened
+    from toolkit.plots import fonts
 
-        yield SimpleNamespace(
-            confusion_matrix=confusion_matrix_figure,
-            curves=learning_curves_figure,
-            fonts=fonts,
-            grid=image_grid,
-            pixels=pixels,
-            sample=sample_figure,
-            shortened=shortened,
-            worst_and_right=worst_and_right,
-        )
+    yield SimpleNamespace(
+        confusion_matrix=confusion_matrix_figure,
+        curves=learning_curves_figure,
+        fonts=fonts,
+        grid=image_grid,
+        pixels=pixels,
+        sample=sample_figure,
+        shortened=shortened,
+        worst_and_right=worst_and_right,
+    )
 
 
 def labels(classes: int, rows: int = 600, right: float = 0.8) -> tuple[list[str], np.ndarray, np.ndarray]:

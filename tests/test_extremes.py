@@ -14,21 +14,26 @@ import torch
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from projects import Renders, imported, run_script, source
+from pipeline.competition import Competition
+from pipeline.losses.mask_overlap import Dice
+from pipeline.metrics.image_level import find_metric
+from pipeline.metrics.masks import find_metric as find_mask_metric
+from pipeline.tasks import task_for
+from projects import Renders, run_script
 from training import assert_same_outcome, demo_project, expect, killed, outcome
 
 USED = {
-    "callbacks.extremes": ["Extremes"],
-    "callbacks.ranking": ["MetricScores", "sample_scores"],
-    "callbacks.seen": ["Seen"],
-    "competition": ["Head", "Metric"],
-    "config": ["parse_experiment"],
-    "errors": ["UserError"],
-    "seam": ["Progress", "StageResult"],
-    "tasks.image_level.drawing": ["RIGHT", "WRONG"],
-    "tasks.segmentation.seen": ["dice", "masks_of", "planes_of", "seen_figure"],
-    "tasks.shared.seen": ["SeenSample"],
-    "tracking.images": ["pixels"],
+    "pipeline.callbacks.extremes": ["Extremes"],
+    "pipeline.callbacks.ranking": ["MetricScores", "sample_scores"],
+    "pipeline.callbacks.seen": ["Seen"],
+    "pipeline.competition": ["Head", "Metric"],
+    "pipeline.config": ["parse_experiment"],
+    "toolkit.errors": ["UserError"],
+    "pipeline.types": ["Progress", "StageResult"],
+    "pipeline.heads.drawing": ["RIGHT", "WRONG"],
+    "pipeline.tasks.segmentation.seen": ["dice", "masks_of", "planes_of", "seen_figure"],
+    "pipeline.data.sample_record": ["SeenSample"],
+    "pipeline.trackers.images": ["pixels"],
 }
 LOSSES = [{"loss": "a", "name": "one"}, {"loss": "b", "name": "two", "weight": 2.0}]
 KINDS = ("best_batch", "worst_batch", "best_samples", "worst_samples")
@@ -37,12 +42,11 @@ KINDS = ("best_batch", "worst_batch", "best_samples", "worst_samples")
 @pytest.fixture(scope="module")
 def pipeline() -> Iterator[SimpleNamespace]:
     """What the tests use of the pipeline, in a render with both rooms."""
-    with imported(source().parent):
-        modules = {module: importlib.import_module(f"pipeline.{module}") for module in USED}
-        yield SimpleNamespace(
-            seen=modules["callbacks.seen"],
-            **{name: getattr(modules[module], name) for module in USED for name in USED[module]},
-        )
+    modules = {module: importlib.import_module(module) for module in USED}
+    yield SimpleNamespace(
+        seen=modules["pipeline.callbacks.seen"],
+        **{name: getattr(modules[module], name) for module in USED for name in USED[module]},
+    )
 
 
 def fed(pipeline: SimpleNamespace, batches: Sequence[Sequence[float]], scores: Any = None, **watch: Any) -> Any:
@@ -314,10 +318,6 @@ def test_masks_are_drawn_in_three_colours(pipeline: SimpleNamespace, kind: str) 
 @pytest.mark.parametrize("kind", ["mask", "multiclass_mask"])
 def test_a_correctly_empty_image_is_a_good_one(pipeline: SimpleNamespace, kind: str) -> None:
     """Dice calls it the worst: it has a smooth term of one pixel, and thousands of pixels that are nearly sure."""
-    from pipeline.competition import Competition
-    from pipeline.losses.mask_overlap import Dice
-    from pipeline.tasks import task_for
-
     head, size = pipeline.Head("mask", kind, ("a", "b")), 32
     task = task_for(Competition(None), [head])
     generator = np.random.default_rng(0)
@@ -369,11 +369,6 @@ def test_a_correctly_empty_image_is_a_good_one(pipeline: SimpleNamespace, kind: 
 
 def test_samples_are_scored_as_validation_scores_rows(pipeline: SimpleNamespace) -> None:
     """Truth and predictions of a batch go through the same metrics as whole tables do."""
-    from pipeline.competition import Competition
-    from pipeline.metrics.image_level import find_metric
-    from pipeline.metrics.masks import find_metric as find_mask_metric
-    from pipeline.tasks import task_for
-
     competition = Competition(None)
     task = task_for(competition, [pipeline.Head("label", "multiclass", ("a", "b", "c"))])
     rows = pd.DataFrame({"id": ["r", "s", "t", "u"], "label": ["a", "b", "c", np.nan]})
@@ -436,8 +431,6 @@ def test_every_head_of_masks_is_drawn(pipeline: SimpleNamespace) -> None:
     areas = [int((np.abs(drawn / 255 - color).max(axis=2) < 0.02).sum()) for color in overlay]
     assert min(areas) > 10_000 and max(areas) < 1.1 * min(areas)
 
-    from pipeline.competition import Competition
-    from pipeline.tasks import task_for
     from segmentation_tables import tables
 
     task = task_for(Competition(None), heads)

@@ -13,12 +13,11 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from projects import Renders, imported, run_script, source
+from pipeline.data.collate import collate
+from pipeline.data.loader import EpochBatches, RowBatches, make_loader
+from projects import Renders, run_script
+from toolkit.errors import UserError, known_failure, known_failures
 from training import assert_same_outcome, demo_project, expect, outcome, register
-
-with imported(source().parent):
-    from pipeline.data.collate import collate
-    from toolkit.errors import UserError, known_failure, known_failures
 
 TRACEBACK = 'Caught {} in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  File "x"\n'
 KNOWN: dict[str, tuple[Exception, str]] = {
@@ -127,12 +126,9 @@ def no_hang(seconds: int = 90) -> Iterator[None]:
 def batches_of(limit: Callable[[], object], made: Callable[..., Any] = collate) -> list[Any]:
     """The batches of one loader process, which pickles by the names of modules."""
     device = torch.device("cpu")
-    with imported(source().parent):
-        from pipeline.data.loader import EpochBatches, RowBatches, make_loader
-
-        loader = make_loader(Samples(limit), RowBatches(8, 4), made, 1, device)
-        with no_hang(), EpochBatches(loader, device) as batches:
-            return list(batches)
+    loader = make_loader(Samples(limit), RowBatches(8, 4), made, 1, device)
+    with no_hang(), EpochBatches(loader, device) as batches:
+        return list(batches)
 
 
 def no_file_of_this_size() -> None:

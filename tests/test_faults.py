@@ -11,10 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from projects import Renders, run_script, source
-
-sys.path.insert(0, str(source()))
-
 from pipeline.data.checks import label_faults
 from pipeline.data.faults import Fault, image_faults, target_faults
 from pipeline.data.labels import ClassLabels
@@ -22,6 +18,7 @@ from pipeline.data.leaks import TEST
 from pipeline.data.sample_faults import asked_columns, sample_faults
 from pipeline.data.spelling_faults import group_spellings, id_spellings, sample_spellings
 from pipeline.settings import Settings
+from projects import Renders, run_script
 from toolkit.audit.scan import Look, scan
 from toolkit.images.readers import array, image
 from training import expect

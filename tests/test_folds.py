@@ -1,7 +1,6 @@
 """The fold contract: who divides, what is refused later, what only warns."""
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,15 +9,12 @@ import pandas as pd
 import pytest
 from sklearn.model_selection import StratifiedKFold
 
-from projects import Renders, run_script, source
-
-sys.path.insert(0, str(source()))
-
 from pipeline.data.fold_columns import fold_columns
 from pipeline.data.folds import FoldTable, class_order, load_folds, make_folds, split, write_classes, write_folds
 from pipeline.data.labels import ClassLabels
 from pipeline.paths import Project
 from pipeline.settings import Settings
+from projects import Renders, run_script
 from toolkit.errors import UserError
 
 SETTINGS = Settings(

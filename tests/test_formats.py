@@ -12,10 +12,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.pixels import apply_windowing
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, SecondaryCaptureImageStorage
 
-from projects import Renders, imported, run_script, source
-
-sys.path.insert(0, str(source()))
-
+from projects import Renders, imported, run_script
 from toolkit.errors import UserError
 from toolkit.images.formats import dicom
 from toolkit.images.readers import image

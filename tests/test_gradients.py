@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from projects import ROOT, Renders, imported, run_script
+from projects import Renders, run_script
 from training import demo_project, expect, register
 
 DEAD = """import torch
@@ -46,8 +46,7 @@ def slow(path, size):
 
 @pytest.fixture(scope="module")
 def gradients() -> Iterator[SimpleNamespace]:
-    with imported(ROOT / "template"):
-        yield importlib.import_module("pipeline.callbacks.gradients")
+    yield importlib.import_module("pipeline.callbacks.gradients")
 
 
 def test_measures_equal_numpy(gradients: SimpleNamespace) -> None:

@@ -1,6 +1,5 @@
 """Every reader sees an image as its header says: turned alike, of one size, with the pages as channels."""
 
-import sys
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,6 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image, ImageOps
-
-from projects import source
-
-sys.path.insert(0, str(source()))
 
 from toolkit.errors import UserError
 from toolkit.images import tif_windows

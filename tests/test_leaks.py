@@ -1,6 +1,5 @@
 """Planted copies are found, and a demo of look-alike digits raises no alarm."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,12 +9,9 @@ import pandas as pd
 import pytest
 from sklearn.datasets import load_sample_images
 
-from projects import source
-
-sys.path.insert(0, str(source()))
-
 from pipeline.data.leaks import TEST, LeakReport, find_leaks, print_leaks, write_leaks
 from pipeline.tasks.image_level.demo import demo_images
+from toolkit.audit import near_pairs as module
 from toolkit.audit.likeness import pixel_distance
 from toolkit.audit.near_copies import COPY
 from toolkit.audit.near_pairs import near_pairs
@@ -344,8 +340,6 @@ def test_the_report_is_a_file_only_if_there_is_something_to_say(digits: list[np.
 
 
 def test_of_many_images_crops_and_turns_are_not_looked_for_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    from toolkit.audit import near_pairs as module
-
     monkeypatch.setattr(module, "MOST_CROPPED", 10)
     monkeypatch.setattr(module, "MOST_TURNED", 20)
     by_count = {count: module.views_for(count) for count in (10, 11, 21)}

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from projects import Renders, files, imported, run_script
+from pipeline.training.lr_finder import figure, make_curve
+from projects import Renders, files, run_script
 from training import demo_project, expect
 
 OWN = '''"""Steps that get in the way."""
@@ -59,23 +60,20 @@ def curve(project: Path, experiment: str = "small") -> pd.DataFrame:
 
 def test_the_suggestion_of_a_curve_that_is_known(renders: Renders) -> None:
     """Flat, then down a logistic with its middle at 1e-3, up again from 1e-1 on."""
-    with imported(renders.shared()):
-        from pipeline.training.lr_finder import figure, make_curve
-
-        exponents = np.linspace(-7, 0, 141)
-        losses = 1 + 1 / (1 + np.exp(4 * (exponents + 3))) + 5 * np.clip(exponents + 1, 0, None) ** 2
-        for seed in range(5):
-            noisy = losses + np.random.default_rng(seed).normal(0, 0.1, len(losses))
-            found = make_curve([(10**exponent, loss) for exponent, loss in zip(exponents, noisy, strict=True)])
-            assert found.steepest is not None
-            assert math.log10(found.steepest) == pytest.approx(-3, abs=0.3), "and not where noise falls at the edge"
-            assert -1 < math.log10(found.tenth) - (exponents[losses.argmin()] - 1) < 0.1, "rather too low than too high"
-            assert np.abs(found.smoothed - losses)[10:100].max() < 0.12
-        axes = figure(found, "a title").axes[0]
-        assert axes.get_xscale() == "log" and len(axes.get_legend_handles_labels()[1]) == 4
-        rising = make_curve([(10**exponent, 1 + exponent) for exponent in exponents])
-        assert rising.steepest is None
-        assert figure(rising, "only up").axes
+    exponents = np.linspace(-7, 0, 141)
+    losses = 1 + 1 / (1 + np.exp(4 * (exponents + 3))) + 5 * np.clip(exponents + 1, 0, None) ** 2
+    for seed in range(5):
+        noisy = losses + np.random.default_rng(seed).normal(0, 0.1, len(losses))
+        found = make_curve([(10**exponent, loss) for exponent, loss in zip(exponents, noisy, strict=True)])
+        assert found.steepest is not None
+        assert math.log10(found.steepest) == pytest.approx(-3, abs=0.3), "and not where noise falls at the edge"
+        assert -1 < math.log10(found.tenth) - (exponents[losses.argmin()] - 1) < 0.1, "rather too low than too high"
+        assert np.abs(found.smoothed - losses)[10:100].max() < 0.12
+    axes = figure(found, "a title").axes[0]
+    assert axes.get_xscale() == "log" and len(axes.get_legend_handles_labels()[1]) == 4
+    rising = make_curve([(10**exponent, 1 + exponent) for exponent in exponents])
+    assert rising.steepest is None
+    assert figure(rising, "only up").axes
 
 
 @pytest.mark.slow

@@ -1,7 +1,6 @@
 """Every metric against another library or a case worked by hand."""
 
 import math
-import sys
 import warnings
 from collections.abc import Sequence
 
@@ -10,16 +9,15 @@ import pandas as pd
 import pytest
 from sklearn.exceptions import UndefinedMetricWarning
 
-from projects import source
-
-sys.path.insert(0, str(source()))
-
 from pipeline.competition import Head, Metric
-from pipeline.metrics.image_level import METRICS, find_metric
+from pipeline.metrics.image_level import find_metric, over_heads
+from pipeline.metrics.multiclass import SCORES
 from pipeline.settings import Settings
+from projects import source
 from toolkit.errors import UserError
 
-NAMES = sorted(METRICS)
+SCORED = {one.name: over_heads(one.name, {"multiclass": one}) for one in SCORES}
+NAMES = sorted(SCORED)
 DISTANCES = {"log_loss", "kl_divergence"}
 OF_PROBABILITIES = DISTANCES | {"roc_auc", "pr_auc", "probabilistic_f1", "map_at_3", "map_at_5"}
 
@@ -36,7 +34,7 @@ def tables(of: Head, truth: list[str], probabilities: object) -> tuple[pd.DataFr
 
 
 def score(name: str, of: Head, truth: list[str], probabilities: object) -> float:
-    return float(find_metric(name).function(*tables(of, truth, probabilities), [of]))
+    return float(SCORED[name].function(*tables(of, truth, probabilities), [of]))
 
 
 def decided(of: Head, labels: list[str]) -> np.ndarray:
@@ -48,7 +46,7 @@ def decided(of: Head, labels: list[str]) -> np.ndarray:
 def test_perfect_and_direction(name: str) -> None:
     of = head("a", "b", "c")
     truth = ["a", "b", "c", "b", "a", "c"]
-    metric = find_metric(name)
+    metric = SCORED[name]
     perfect = score(name, of, truth, np.eye(3)[[of.classes.index(label) for label in truth]])
     worse = score(name, of, truth, decided(of, ["b", "c", "a", "b", "a", "c"]) / 1.1)
     assert perfect == pytest.approx(0.0 if name in DISTANCES else 1.0, abs=1e-9)
@@ -126,7 +124,7 @@ def test_several_heads_are_averaged(name: str) -> None:
     guess, chance = generator.dirichlet(np.ones(3), size=100), generator.random((100, 1))
     pairs = [tables(one, first, guess), tables(other, second, np.hstack([chance, 1 - chance]))]
     both = [pd.concat(parts, axis=1) for parts in zip(*pairs, strict=True)]
-    metric = find_metric(name)
+    metric = SCORED[name]
     single = [metric.function(*pair, [of]) for pair, of in zip(pairs, (one, other), strict=True)]
     assert metric.function(both[0], both[1], [one, other]) == pytest.approx(np.mean(single))
 

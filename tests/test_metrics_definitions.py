@@ -1,7 +1,6 @@
 """Every metric against its definition in plain Python, on random inputs full of edges."""
 
 import math
-import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,10 +10,6 @@ from itertools import product
 import numpy as np
 import pytest
 from sklearn.exceptions import UndefinedMetricWarning
-
-from projects import source
-
-sys.path.insert(0, str(source()))
 
 from pipeline.competition import Head
 from test_metrics import NAMES, head, score

@@ -11,7 +11,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from projects import Renders, imported
+from pipeline.competition import Head
+from pipeline.config import LossRow, Model
+from pipeline.losses.class_weights import class_weights
+from pipeline.losses.criterion import WeightedLosses
+from pipeline.models.encoder_heads import EncoderHeads
+from pipeline.models.preprocess import Normalize
+from pipeline.registry import Named, Names
+from pipeline.tasks.image_level.task import ImageLevelTask
+from pipeline.training.seeds import seed_everything
+from pipeline.training.step import step
+from pipeline.types import PreparedModel, StepContext
+from projects import Renders
+from toolkit.errors import UserError
 
 MODES = [
     {"mixup_alpha": 0.4},
@@ -26,14 +38,10 @@ MODES = [
 @pytest.fixture(scope="module", autouse=True)
 def rendered(renders: Renders) -> Iterator[Path]:
     torch.set_num_threads(1)
-    with imported(renders.shared()):
-        yield renders.folder
+    yield renders.folder
 
 
 def mixer(name: str = "mixup", **params: Any) -> Any:
-    from pipeline.registry import Named, Names
-    from pipeline.tasks.image_level.task import ImageLevelTask
-
     return Names(ImageLevelTask.NAMES).bind("batch_transform", Named(name=name, params=params))()
 
 
@@ -44,8 +52,6 @@ def images(count: int = 8, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def mixed(transform: Any, image: Tensor, seed: int = 0) -> dict[str, Any]:
-    from pipeline.training.seeds import seed_everything
-
     seed_everything(seed)
     return transform({"input_image": image, "target_label": torch.arange(len(image)), "other": "kept"})
 
@@ -139,15 +145,11 @@ def test_how_often_it_mixes_and_switches() -> None:
     ],
 )
 def test_wrong_settings_are_one_line(name: str, params: dict[str, Any], message: str) -> None:
-    from toolkit.errors import UserError
-
     with pytest.raises(UserError, match=message):
         mixer(name, **params)
 
 
 def test_mixing_twice_is_refused() -> None:
-    from toolkit.errors import UserError
-
     batch = mixed(mixer(), images())
     with pytest.raises(UserError, match="mixes twice"):
         mixer("cutmix")(batch)
@@ -168,13 +170,6 @@ def test_losses_of_a_mixed_batch_by_hand() -> None:
 
     For what trains: share * w_i c_i l_i + (1 - share) * w_p c_p l_p; what is shown is without weights.
     """
-    from pipeline.competition import Head
-    from pipeline.config import LossRow
-    from pipeline.losses.class_weights import class_weights
-    from pipeline.losses.criterion import WeightedLosses
-    from pipeline.registry import Named, Names
-    from pipeline.tasks.image_level.task import ImageLevelTask
-
     counts = {"label": torch.tensor([3.0, 1.0]), "other": torch.tensor([1.0, 1.0, 1.0])}
     rows = [
         LossRow(head="label", loss=Named(name="cross_entropy"), class_weights="balanced", weight=0.5, name="first"),
@@ -225,12 +220,6 @@ def test_it_equals_cross_entropy_of_mixed_targets() -> None:
     """Cross entropy is linear in the truth: timm's way, mixing the targets, gives the same."""
     from timm.data.mixup import mixup_target
 
-    from pipeline.competition import Head
-    from pipeline.config import LossRow
-    from pipeline.losses.criterion import WeightedLosses
-    from pipeline.registry import Named, Names
-    from pipeline.tasks.image_level.task import ImageLevelTask
-
     logits, target = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 2, 1, 1])
     row = LossRow(head="label", loss=Named(name="cross_entropy", params={"label_smoothing": 0.1}))
     criterion = WeightedLosses([row], [Head("label", "multiclass", ("a", "b", "c"))], Names(ImageLevelTask.NAMES))
@@ -249,17 +238,6 @@ def test_it_equals_cross_entropy_of_mixed_targets() -> None:
 def test_a_training_with_it_still_learns(transform: str) -> None:
     """Handwritten digits by the usual step: far better than a guess after a few epochs."""
     from sklearn.datasets import load_digits
-
-    from pipeline.competition import Head
-    from pipeline.config import LossRow, Model
-    from pipeline.losses.criterion import WeightedLosses
-    from pipeline.models.encoder_heads import EncoderHeads
-    from pipeline.models.preprocess import Normalize
-    from pipeline.registry import Named, Names
-    from pipeline.tasks.image_level.task import ImageLevelTask
-    from pipeline.training.seeds import seed_everything
-    from pipeline.training.step import step
-    from pipeline.types import PreparedModel, StepContext
 
     pixels, labels = load_digits(return_X_y=True)
     pixels = (pixels.reshape(-1, 8, 8, 1) * 15.9).astype(np.uint8).repeat(4, axis=1).repeat(4, axis=2)

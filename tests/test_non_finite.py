@@ -11,8 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pipeline.callbacks.non_finite import NonFinite
+from pipeline.config import parse_experiment
+from pipeline.types import PreparedModel, Progress, Verdict
 from planted.losses import CULPRIT, KINDS
-from projects import ROOT, Renders, imported, run_process, run_script
+from projects import ROOT, Renders, run_process, run_script
+from toolkit.distributed import Processes
+from toolkit.errors import UserError
 from training import demo_project, expect, register
 
 pytestmark = pytest.mark.slow
@@ -188,28 +193,21 @@ class Half:
 
 @pytest.mark.parametrize(("size", "overflows"), [(1.0, False), (1e5, True)])
 def test_fp16_is_told_apart(size: float, overflows: bool, tmp_path: Path) -> None:
-    with imported(ROOT / "template"):
-        from pipeline.callbacks.non_finite import NonFinite
-        from pipeline.config import parse_experiment
-        from pipeline.types import PreparedModel, Progress, Verdict
-        from toolkit.distributed import Processes
-        from toolkit.errors import UserError
-
-        parts = {"PreparedModel": PreparedModel, "Progress": Progress, "Processes": Processes}
-        run = Half(SimpleNamespace(parse_experiment=parse_experiment, **parts), tmp_path / "runs/half/fold_0", size)
-        callback = NonFinite()
-        batch = {"input_id": ["a", "b"], "input_image": torch.ones(2, 1)}
-        callback.on_batch_start(run, "train", batch)
-        result = run.run_step("train", batch)
-        callback.on_batch_end(run, "train", batch, result)
-        run.model.network.weight.grad = torch.full((1, 1), torch.inf)  # as the scaled gradients overflowed
-        if overflows:  # the forward pass itself, which no scaler mends
-            with pytest.raises(UserError, match=r"float16, which ends at 65504.*in fp32 is finite: fp16 overflowed"):
-                callback.on_gradients_ready(run)
-        else:
-            assert callback.on_gradients_ready(run) is Verdict.GO, "the scaler leaves the step out"
-            assert callback.overflows == 1
-            assert torch.isinf(run.model.network.weight.grad).all(), "and sees the gradients as they are"
+    parts = {"PreparedModel": PreparedModel, "Progress": Progress, "Processes": Processes}
+    run = Half(SimpleNamespace(parse_experiment=parse_experiment, **parts), tmp_path / "runs/half/fold_0", size)
+    callback = NonFinite()
+    batch = {"input_id": ["a", "b"], "input_image": torch.ones(2, 1)}
+    callback.on_batch_start(run, "train", batch)
+    result = run.run_step("train", batch)
+    callback.on_batch_end(run, "train", batch, result)
+    run.model.network.weight.grad = torch.full((1, 1), torch.inf)  # as the scaled gradients overflowed
+    if overflows:  # the forward pass itself, which no scaler mends
+        with pytest.raises(UserError, match=r"float16, which ends at 65504.*in fp32 is finite: fp16 overflowed"):
+            callback.on_gradients_ready(run)
+    else:
+        assert callback.on_gradients_ready(run) is Verdict.GO, "the scaler leaves the step out"
+        assert callback.overflows == 1
+        assert torch.isinf(run.model.network.weight.grad).all(), "and sees the gradients as they are"
 
 
 def test_a_dump_that_is_none(project: Path, tmp_path: Path) -> None:

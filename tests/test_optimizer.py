@@ -13,14 +13,19 @@ from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 from torch.nn import functional
 
-from projects import Renders, imported, run_script
+from pipeline.config import Optimizer
+from pipeline.registry import Names
+from pipeline.training import NAMES
+from pipeline.training.optimizer import make_optimizer, parameter_groups, print_rates, set_learning_rate
+from pipeline.training.seeds import seed_everything
+from projects import Renders, run_script
+from toolkit.errors import UserError
 from training import demo_project, expect
 
 
 @pytest.fixture(scope="module", autouse=True)
 def rendered(renders: Renders) -> Iterator[None]:
-    with imported(renders.shared()):
-        yield
+    yield
 
 
 class Network(nn.Module):
@@ -38,9 +43,6 @@ def model_of(network: nn.Module) -> nn.Module:
 
 
 def groups_of(model: nn.Module, **settings: Any) -> list[dict[str, Any]]:
-    from pipeline.config import Optimizer
-    from pipeline.training.optimizer import parameter_groups
-
     return parameter_groups(model, Optimizer(**settings))
 
 
@@ -111,8 +113,6 @@ def test_the_encoder_has_a_rate_of_its_own_and_frozen_parameters_are_there() -> 
     [({"layer_decay": 0.7}, "layer_decay needs a model"), ({"encoder_lr_factor": 0.5}, "encoder_lr_factor needs")],
 )
 def test_a_model_without_an_encoder(settings: dict[str, float], message: str) -> None:
-    from toolkit.errors import UserError
-
     model = model_of(nn.Linear(3, 2))
     assert len(groups_of(model, layer_decay=1.0)) == 2, "1 asks for nothing"
     with pytest.raises(UserError, match=message):
@@ -120,8 +120,6 @@ def test_a_model_without_an_encoder(settings: dict[str, float], message: str) ->
 
 
 def test_an_encoder_without_layers() -> None:
-    from toolkit.errors import UserError
-
     network = Network("test_resnet")
     network.encoder = nn.Sequential(nn.Linear(3, 2))
     assert len(groups_of(model_of(network), encoder_lr_factor=0.5)) == 4
@@ -137,17 +135,10 @@ def small_model() -> nn.Module:
 
 
 def optimizer_of(model: nn.Module, name: str, may_fuse: bool = True, **params: Any) -> torch.optim.Optimizer:
-    from pipeline.config import Optimizer
-    from pipeline.registry import Names
-    from pipeline.training import NAMES
-    from pipeline.training.optimizer import make_optimizer
-
     return make_optimizer(model, Optimizer(name=name, lr=0.01, weight_decay=0.3, params=params), Names(NAMES), may_fuse)
 
 
 def test_fused_where_it_can_be_and_every_group_keeps_its_share() -> None:
-    from pipeline.training.optimizer import set_learning_rate
-
     optimizer = optimizer_of(small_model(), "adamw")
     assert all(group["fused"] for group in optimizer.param_groups)
     set_learning_rate(optimizer, 0.25)
@@ -159,9 +150,6 @@ NAMES_TRIED = ["adamw", "sgd", "lamb", "lion", "adan", "nadamw", "muon", "radam"
 
 @pytest.mark.parametrize("name", NAMES_TRIED)
 def test_an_optimiser_goes_on_bit_for_bit(name: str) -> None:
-    from pipeline.training.optimizer import set_learning_rate
-    from pipeline.training.seeds import seed_everything
-
     generator = torch.Generator().manual_seed(0)
     batches = [(torch.randn(8, 3, 8, 8, generator=generator), torch.arange(8) % 4) for _ in range(12)]
 
@@ -201,8 +189,6 @@ def test_an_optimiser_goes_on_bit_for_bit(name: str) -> None:
     ],
 )
 def test_an_optimiser_that_cannot_be(name: str, params: dict[str, Any], message: str) -> None:
-    from toolkit.errors import UserError
-
     with pytest.raises(UserError, match=message) as raised:
         optimizer_of(small_model(), name, may_fuse=False, **params)
     assert "\n" not in str(raised.value)
@@ -211,18 +197,11 @@ def test_an_optimiser_that_cannot_be(name: str, params: dict[str, Any], message:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="apex and bitsandbytes want a GPU")
 @pytest.mark.parametrize("name", ["bnbadam8bit", "fusedadam", "lookahead_fusedadam"])
 def test_an_optimiser_for_a_gpu(name: str) -> None:
-    from toolkit.errors import UserError
-
     with pytest.raises(UserError, match=f"'{name}' refused its settings: CUDA required"):
         optimizer_of(small_model(), name)
 
 
 def test_the_rates_are_shown_where_there_are_several(capsys: pytest.CaptureFixture[str]) -> None:
-    from pipeline.config import Optimizer
-    from pipeline.registry import Names
-    from pipeline.training import NAMES
-    from pipeline.training.optimizer import make_optimizer, print_rates
-
     model = model_of(Network("test_resnet"))
     print_rates(make_optimizer(model, Optimizer(), Names(NAMES), fused=True))
     assert capsys.readouterr().out == ""

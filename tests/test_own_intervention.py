@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from projects import ROOT, Renders, imported, run_script
+from projects import ROOT, Renders, run_script
 from training import demo_project, expect, outcome
 
 
@@ -23,10 +23,9 @@ def blocks() -> dict[str, str]:
 
 @pytest.fixture
 def perturbation(renders: Renders) -> Iterator[Any]:
-    with imported(renders.shared()):
-        scope: dict[str, Any] = {}
-        exec(blocks()["src/competition/perturbation.py"], scope)
-        yield scope["WeightPerturbation"]
+    scope: dict[str, Any] = {}
+    exec(blocks()["src/competition/perturbation.py"], scope)
+    yield scope["WeightPerturbation"]
 
 
 class Bowl(nn.Module):

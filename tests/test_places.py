@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import sys
 import zipfile
 from pathlib import Path
 
@@ -11,13 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from projects import Renders, run_script, source
-
-sys.path.insert(0, str(source()))
-
 from pipeline.data.folders import rows_from_folders
 from pipeline.data.image_cache_file import Stamp
 from pipeline.data.tables import image_paths, read_table
+from projects import Renders, run_script
 from toolkit.errors import UserError
 from toolkit.images.readers import array, image
 from training import SMALL, expect

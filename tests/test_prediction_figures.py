@@ -11,7 +11,14 @@ from matplotlib.figure import Figure
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 from sklearn.metrics import classification_report as report
 
-from projects import Renders, imported
+from pipeline.competition import Head
+from pipeline.heads.base import kind_of
+from pipeline.heads.embedding.rankings import table_of
+from pipeline.heads.multiclass.drawing import multiclass_figures
+from pipeline.heads.multilabel.drawing import multilabel_figures
+from pipeline.heads.regression.drawing import by_truth_figure, errors_by_truth, scatter_figure
+from pipeline.trackers.images import pixels
+from projects import Renders
 
 pytestmark = pytest.mark.filterwarnings("error")  # a warning of matplotlib's would reach a user's terminal
 PARTS = {"confusion_matrix", "calibration", "curves", "probabilities", "classes"}
@@ -20,29 +27,20 @@ LONG = tuple(f"_{number}_costs ${number} or $x^ and_more_{'very ' * 12}long {num
 
 @pytest.fixture(scope="module", autouse=True)
 def rendered(renders: Renders) -> Iterator[None]:
-    with imported(renders.shared({"task": "multitask", "trackers": []})):
-        yield
+    yield
 
 
 def multiclass(truth: np.ndarray, given: np.ndarray, names: tuple[str, ...], **more: Any) -> dict[str, Figure]:
     """The figures of class numbers (N,) and probabilities, by the first part of their name."""
-    from pipeline.competition import Head
-    from pipeline.heads.multiclass.drawing import multiclass_figures
-
     texts = np.array(names, dtype=object)[truth]
     return drawn(multiclass_figures(texts, given, Head("a", "multiclass", names, **more)))
 
 
 def multilabel(truth: np.ndarray, given: np.ndarray, names: tuple[str, ...], **more: Any) -> dict[str, Figure]:
-    from pipeline.competition import Head
-    from pipeline.heads.multilabel.drawing import multilabel_figures
-
     return drawn(multilabel_figures(truth, given, Head("a", "multilabel", names, **more)))
 
 
 def drawn(figures: dict[str, Figure]) -> dict[str, Figure]:
-    from pipeline.trackers.images import pixels
-
     assert len(figures) <= 6
     assert all(pixels(figure).std() > 5 for figure in figures.values())
     return {name.split("/")[0]: figure for name, figure in figures.items()}
@@ -256,8 +254,6 @@ def test_labels_that_are_missed_for_others() -> None:
 
 
 def test_errors_of_numbers_by_truth() -> None:
-    from pipeline.heads.regression.drawing import by_truth_figure, errors_by_truth, scatter_figure
-
     truth = np.random.default_rng(0).permutation(np.arange(100.0))
     table = errors_by_truth(truth, truth * 0.5)
     assert table["rows"].tolist() == [10] * 10 and table["first"].tolist() == list(range(0, 100, 10))
@@ -274,17 +270,11 @@ def test_errors_of_numbers_by_truth() -> None:
 
 @pytest.mark.parametrize("truth", [[], [np.nan], [3.0], [2.0, 2.0, 2.0]])
 def test_numbers_of_which_there_are_few(truth: list[float]) -> None:
-    from pipeline.heads.regression.drawing import by_truth_figure, scatter_figure
-
     values = np.array(truth, dtype=float)
     drawn({"a": scatter_figure(values, values + 1, "ink"), "b": by_truth_figure(values, values + 1, "ink")})
 
 
 def test_the_nearest_right_and_wrong_neighbours() -> None:
-    from pipeline.competition import Head
-    from pipeline.heads.base import kind_of
-    from pipeline.heads.embedding.rankings import table_of
-
     head = Head("who", "embedding", ("a", "b", "c"), unknown="new")
     labels = np.array([["a", "b", "c"], ["b", "a", "c"], ["c", "", ""], ["a", "b", "c"]], dtype=object)
     scores = np.array([[0.9, 0.4, 0.1], [0.8, 0.7, 0.1], [0.6, -1, -1], [0.5, 0.4, 0.3]])

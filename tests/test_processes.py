@@ -15,7 +15,12 @@ import pandas as pd
 import pytest
 
 from engines import BARE, ENGINES, bare_engine
-from projects import Renders, imported, run_process
+from pipeline.data.loader import RowBatches, TrainBatches
+from pipeline.data.samplers import shuffle
+from projects import Renders, run_process
+from toolkit.distributed import Processes, start_processes
+from toolkit.errors import UserError
+from toolkit.launch import free_port, must_launch
 from training import add_callbacks, assert_close_maps, assert_same_outcome, demo_project, expect, killed, outcome
 
 pytestmark = pytest.mark.slow
@@ -193,48 +198,35 @@ def test_a_run_goes_on_with_another_number_of_processes(project: Path) -> None:
 
 
 def test_shares_are_the_batch_and_no_process_goes_without(renders: Renders) -> None:
-    with imported(renders.shared()):
-        from pipeline.data.loader import RowBatches, TrainBatches
-        from pipeline.data.samplers import shuffle
-        from toolkit.distributed import Processes
-        from toolkit.errors import UserError
-
-        table = pd.DataFrame({"id": [str(row) for row in range(50)]})
-        three = [Processes(rank, 3) for rank in range(3)]
-        whole = list(TrainBatches(table, shuffle, 12, 0))
-        shares = [list(TrainBatches(table, shuffle, 12, 0, each)) for each in three]
-        assert [list(itertools.chain(*parts)) for parts in zip(*shares, strict=True)] == whole
-        for count, size in [(50, 12), (49, 12), (3, 32), (13, 4), (7, 1)]:
-            parts = [[list(batch) for batch in RowBatches(count, size, each)] for each in three]
-            assert all(len(own) == len(RowBatches(count, size, each)) for own, each in zip(parts, three, strict=True))
-            assert [row for batch in zip(*parts, strict=True) for share in batch for _, row in share] == list(
-                range(count)
-            )
-            assert all(share for own in parts for share in own)
-        with pytest.raises(UserError, match=r"batch_size is 32.*3 processes"):
-            TrainBatches(table, shuffle, 32, 0, three[0])
-        with pytest.raises(UserError, match="an epoch has 2 rows for 3 processes"):
-            TrainBatches(table.iloc[:2], shuffle, 12, 0, three[0])
-        with pytest.raises(UserError, match="2 rows are held out for 3 processes"):
-            RowBatches(2, 32, three[0])
-        with three[1].alone():
-            assert list(TrainBatches(table, shuffle, 12, 0, three[1])) == whole
+    table = pd.DataFrame({"id": [str(row) for row in range(50)]})
+    three = [Processes(rank, 3) for rank in range(3)]
+    whole = list(TrainBatches(table, shuffle, 12, 0))
+    shares = [list(TrainBatches(table, shuffle, 12, 0, each)) for each in three]
+    assert [list(itertools.chain(*parts)) for parts in zip(*shares, strict=True)] == whole
+    for count, size in [(50, 12), (49, 12), (3, 32), (13, 4), (7, 1)]:
+        parts = [[list(batch) for batch in RowBatches(count, size, each)] for each in three]
+        assert all(len(own) == len(RowBatches(count, size, each)) for own, each in zip(parts, three, strict=True))
+        assert [row for batch in zip(*parts, strict=True) for share in batch for _, row in share] == list(range(count))
+        assert all(share for own in parts for share in own)
+    with pytest.raises(UserError, match=r"batch_size is 32.*3 processes"):
+        TrainBatches(table, shuffle, 32, 0, three[0])
+    with pytest.raises(UserError, match="an epoch has 2 rows for 3 processes"):
+        TrainBatches(table.iloc[:2], shuffle, 12, 0, three[0])
+    with pytest.raises(UserError, match="2 rows are held out for 3 processes"):
+        RowBatches(2, 32, three[0])
+    with three[1].alone():
+        assert list(TrainBatches(table, shuffle, 12, 0, three[1])) == whole
 
 
 def test_an_environment_that_says_half_of_it(renders: Renders, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
-    with imported(renders.shared()):
-        from toolkit.distributed import start_processes
-        from toolkit.errors import UserError
-        from toolkit.launch import must_launch
-
-        monkeypatch.setenv("WORLD_SIZE", "1")
-        assert start_processes().size == 1 and must_launch(2) and not must_launch(1)
-        monkeypatch.setenv("WORLD_SIZE", "4")
-        assert not must_launch(2)
-        with pytest.raises(UserError, match=r"WORLD_SIZE is 4.*RANK, LOCAL_RANK.*torchrun"):
-            start_processes()
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert start_processes().size == 1 and must_launch(2) and not must_launch(1)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert not must_launch(2)
+    with pytest.raises(UserError, match=r"WORLD_SIZE is 4.*RANK, LOCAL_RANK.*torchrun"):
+        start_processes()
 
 
 GATHER = """
@@ -272,10 +264,7 @@ end_processes()
 
 
 def test_shares_of_every_kind_are_joined(renders: Renders) -> None:
-    with imported(renders.shared()):
-        from toolkit.launch import free_port
-
-        port = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    port = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
     children = [
         subprocess.Popen(
             [sys.executable, "-c", GATHER],

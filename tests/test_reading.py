@@ -3,7 +3,6 @@ the row."""
 
 import functools
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from projects import Renders, imported, run_script, source
-
-sys.path.insert(0, str(source()))
-
 from pipeline.data.image_cache_file import Stamp
 from pipeline.data.leaks import find_leaks
+from projects import Renders, imported, run_script
 from toolkit.audit.scan import Look, scan
 from toolkit.images.readers import image
 from toolkit.images.row_reader import Place, Rows, image_key, row_reader

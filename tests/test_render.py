@@ -219,12 +219,12 @@ def test_arrows_run_one_way(name: str, renders: Renders) -> None:
     check(renders.shared(VARIANTS[name]), script("lint-imports"), "--no-logo", "--no-cache")
 
 
-def test_only_the_tracking_room_imports_tensorboard(renders: Renders) -> None:
+def test_only_the_trackers_imports_tensorboard(renders: Renders) -> None:
     """import-linter sees torch only, not which part of it is imported."""
     source = renders.shared(VARIANTS["both-trackers"]) / "src"
     importers = [path for path in source.rglob("*.py") if "torch.utils.tensorboard" in path.read_text()]
     assert importers
-    assert all(path.is_relative_to(source / "pipeline" / "tracking") for path in importers)
+    assert all(path.is_relative_to(source / "pipeline" / "trackers") for path in importers)
 
 
 @pytest.mark.slow

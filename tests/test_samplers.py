@@ -8,13 +8,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from projects import Renders, imported
+from pipeline.data.loader import TrainBatches
+from pipeline.data.samplers import shuffle
+from pipeline.registry import Named, Names
+from pipeline.training import NAMES
+from projects import Renders
+from toolkit.errors import UserError
 
 
 @pytest.fixture(scope="module", autouse=True)
 def rendered(renders: Renders) -> Iterator[None]:
-    with imported(renders.shared()):
-        yield
+    yield
 
 
 def table(**columns: Any) -> pd.DataFrame:
@@ -25,9 +29,6 @@ def table(**columns: Any) -> pd.DataFrame:
 
 def epoch(name: str, rows: pd.DataFrame, number: int = 0, **params: Any) -> np.ndarray:
     """The positions of an epoch, as the pipeline asks for them."""
-    from pipeline.registry import Named, Names
-    from pipeline.training import NAMES
-
     order = Names(NAMES).bind("sampler", Named(name=name, params=params))
     return np.asarray(order(rows, np.random.default_rng([7, number])))
 
@@ -126,8 +127,6 @@ def test_sources_have_their_times_and_shares() -> None:
     ],
 )
 def test_what_cannot_be_sampled_is_said_in_one_line(name: str, params: dict[str, Any], message: str) -> None:
-    from toolkit.errors import UserError
-
     rows = table(
         label=["a", "b", "c"],
         gap=[1.0, None, 2.0],
@@ -141,9 +140,6 @@ def test_what_cannot_be_sampled_is_said_in_one_line(name: str, params: dict[str,
 
 
 def test_an_epoch_starts_at_any_batch() -> None:
-    from pipeline.data.loader import TrainBatches
-    from pipeline.data.samplers import shuffle
-
     rows = table(x=range(50))
     whole = TrainBatches(rows, shuffle, 8, seed=3)
     whole.begin(2, 0)
@@ -158,8 +154,6 @@ def test_an_epoch_starts_at_any_batch() -> None:
 
 
 def test_a_row_that_is_shown_again_has_another_turn() -> None:
-    from pipeline.data.loader import TrainBatches
-
     order = [3, 0, 3, 3, 1, 0, 2, 3]
     whole, rest = (TrainBatches(table(x=range(4)), lambda *_: np.array(order), 2, seed=0) for _ in range(2))
     whole.begin(5, 0)
@@ -170,10 +164,6 @@ def test_a_row_that_is_shown_again_has_another_turn() -> None:
 
 
 def test_batches_are_counted_by_the_order_and_not_by_the_rows() -> None:
-    from pipeline.data.loader import TrainBatches
-    from pipeline.registry import Named, Names
-    from pipeline.training import NAMES
-
     for params, expected in (({"length": 2.0}, 25), ({"length": 0.5}, 6), ({"length": 0.05}, 1)):
         order = Names(NAMES).bind("sampler", Named(name="balanced", params={"column": "label", **params}))
         whole, rest = (TrainBatches(LONG_TAIL, order, 8, seed=1) for _ in range(2))
@@ -195,17 +185,11 @@ def test_batches_are_counted_by_the_order_and_not_by_the_rows() -> None:
     ],
 )
 def test_an_own_sampler_that_gives_no_order(order: Any, message: str) -> None:
-    from pipeline.data.loader import TrainBatches
-    from toolkit.errors import UserError
-
     with pytest.raises(UserError, match=message):
         TrainBatches(table(x=range(5)), order, 2, seed=0)
 
 
 def test_an_own_sampler_that_changes_its_length() -> None:
-    from pipeline.data.loader import TrainBatches
-    from toolkit.errors import UserError
-
     sizes = iter([10, 10, 12])
     batches = TrainBatches(table(x=range(20)), lambda rows, generator: np.arange(next(sizes)), 2, seed=0)
     assert len(list(batches)) == 5

@@ -11,14 +11,17 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from projects import Renders, imported, run_script
+from pipeline.registry import Named, Names
+from pipeline.training import NAMES
+from pipeline.training.schedules import AdaptiveFactor, Plateau, constant, cosine, flat_cosine, linear, one_cycle, step
+from projects import Renders, run_script
+from toolkit.errors import UserError
 from training import assert_same_outcome, demo_project, expect, outcome
 
 
 @pytest.fixture(scope="module", autouse=True)
 def rendered(renders: Renders) -> Iterator[None]:
-    with imported(renders.shared()):
-        yield
+    yield
 
 
 def torchs(make: Callable[[torch.optim.Optimizer], Any], steps: int) -> list[float]:
@@ -34,8 +37,6 @@ def torchs(make: Callable[[torch.optim.Optimizer], Any], steps: int) -> list[flo
 
 
 def test_the_warm_up_is_linear_and_the_cosine_ends_at_its_floor() -> None:
-    from pipeline.training.schedules import constant, cosine
-
     factor = cosine(110, 10, final=0.1)
     assert [factor(step) for step in (0, 4)] == pytest.approx([1 / 11, 5 / 11])
     assert factor(10) == pytest.approx(1)
@@ -46,8 +47,6 @@ def test_the_warm_up_is_linear_and_the_cosine_ends_at_its_floor() -> None:
 
 
 def test_cosine_linear_and_step_are_torchs() -> None:
-    from pipeline.training.schedules import cosine, linear, step
-
     steps = 40
     assert [cosine(steps, 0, final=0.2)(i) for i in range(steps)] == pytest.approx(
         torchs(lambda optimizer: lr_scheduler.CosineAnnealingLR(optimizer, steps, eta_min=0.2), steps), abs=1e-6
@@ -64,31 +63,25 @@ def test_cosine_linear_and_step_are_torchs() -> None:
 
 @pytest.mark.parametrize("pct_start", [0.3, 0.05])
 def test_one_cycle_is_torchs(pct_start: float) -> None:
-    from pipeline.training.schedules import one_cycle
-
     ours = one_cycle(60, 12, pct_start=pct_start, div_factor=10, final_div_factor=50)
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
     scheduler = lr_scheduler.OneCycleLR(
         optimizer, 1.0, total_steps=60, pct_start=pct_start, div_factor=10, final_div_factor=50, cycle_momentum=False
     )
-    for step in range(60):
-        assert ours(step) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-6)
+    for at in range(60):
+        assert ours(at) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-6)
         optimizer.step()
-        if step < 59:  # it refuses one more
+        if at < 59:  # it refuses one more
             scheduler.step()
 
 
 def test_one_cycle_rises_as_long_as_the_warm_up_where_nothing_else_is_said() -> None:
-    from pipeline.training.schedules import one_cycle
-
     assert [one_cycle(60, 18)(i) for i in range(60)] == [one_cycle(60, 0, pct_start=0.3)(i) for i in range(60)]
     without = one_cycle(60, 0)
     assert without(0) == 1 and without(59) == pytest.approx(1 / 25e4) and without(60) == pytest.approx(1 / 25e4)
 
 
 def test_flat_cosine_is_flat_and_then_a_cosine() -> None:
-    from pipeline.training.schedules import flat_cosine
-
     factor = flat_cosine(100, 10, flat=0.6, final=0.2)
     assert [factor(i) for i in (0, 9, 10, 59, 60)] == pytest.approx([1 / 11, 10 / 11, 1, 1, 1])
     assert factor(80) == pytest.approx(0.6), "half way down from 1 to 0.2"
@@ -102,8 +95,6 @@ SCORES = [0.5, 0.6, 0.6, 0.60005, 0.59, 0.7, math.nan, 0.69, 0.7, 0.4, 0.3, math
 
 @pytest.mark.parametrize("greater_is_better", [True, False])
 def test_plateau_is_torchs(greater_is_better: bool) -> None:
-    from pipeline.training.schedules import AdaptiveFactor, Plateau, cosine
-
     scores = SCORES if greater_is_better else [-score for score in SCORES]  # below zero as well
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
     scheduler = lr_scheduler.ReduceLROnPlateau(
@@ -124,8 +115,6 @@ def test_plateau_is_torchs(greater_is_better: bool) -> None:
 
 
 def test_of_equal_scores_a_lower_loss_is_an_improvement() -> None:
-    from pipeline.training.schedules import Plateau
-
     rates = []
     for losses in ([0.9, 0.5, 0.2, 0.1, 0.05], [0.9, 0.9, 1.0, 0.95, 0.99]):
         factor = Plateau(100, 0, factor=0.5, patience=1)
@@ -140,8 +129,6 @@ def test_of_equal_scores_a_lower_loss_is_an_improvement() -> None:
 
 
 def test_plateau_goes_on_where_it_stood() -> None:
-    from pipeline.training.schedules import Plateau
-
     whole = Plateau(100, 4, factor=0.5, patience=1)
     for score in SCORES:
         file = io.BytesIO()
@@ -155,8 +142,6 @@ def test_plateau_goes_on_where_it_stood() -> None:
 
 
 def test_nan_from_the_first_epoch_is_no_improvement() -> None:
-    from pipeline.training.schedules import Plateau
-
     factor = Plateau(100, 0, factor=0.5, patience=1)
     for _ in range(2):
         factor.observe(math.nan, True)
@@ -166,9 +151,6 @@ def test_nan_from_the_first_epoch_is_no_improvement() -> None:
 
 
 def test_every_schedule_by_name_stays_between_zero_and_the_peak() -> None:
-    from pipeline.registry import Named, Names
-    from pipeline.training import NAMES
-
     for name in NAMES["schedule"]:
         for steps, warmup in ((1, 0), (1, 5), (20, 0), (20, 3), (20, 20)):
             factor = Names(NAMES).bind("schedule", Named(name=name))(steps, warmup)
@@ -187,10 +169,6 @@ def test_every_schedule_by_name_stays_between_zero_and_the_peak() -> None:
     ],
 )
 def test_numbers_that_cannot_be(name: str, params: dict[str, Any], message: str) -> None:
-    from pipeline.registry import Named, Names
-    from pipeline.training import NAMES
-    from toolkit.errors import UserError
-
     with pytest.raises(UserError, match=message):
         Names(NAMES).bind("schedule", Named(name=name, params=params))(100, 10)
 

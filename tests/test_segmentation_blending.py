@@ -14,10 +14,6 @@ import tifffile
 import torch
 from torch import Tensor, nn
 
-from projects import source
-
-sys.path.insert(0, str(source()))
-
 from pipeline.competition import Head
 from pipeline.data.augment import resize
 from pipeline.data.collate import collate
@@ -25,6 +21,7 @@ from pipeline.tasks.segmentation.blending import Blender
 from pipeline.tasks.segmentation.dataset import MaskDataset
 from pipeline.tasks.segmentation.settings import SegmentationSettings
 from pipeline.tasks.segmentation.windows import windows
+from projects import source
 from toolkit.images.readers import image as read_image
 from toolkit.masks import maps
 

@@ -1,15 +1,10 @@
 """What the data check says of masks."""
 
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
-
-from projects import source
-
-sys.path.insert(0, str(source()))
 
 from pipeline.data.faults import Fault
 from pipeline.tasks.segmentation.checks import mask_faults

@@ -1,7 +1,6 @@
 """Windows of images and masks, pixel by pixel."""
 
 import itertools
-import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -15,10 +14,6 @@ import pytest
 import tifffile
 import torch
 from PIL import Image as PilImage
-
-from projects import source
-
-sys.path.insert(0, str(source()))
 
 from pipeline.competition import Head
 from pipeline.data.augment import resize

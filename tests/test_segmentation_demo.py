@@ -1,16 +1,11 @@
 """The demo of masks: its files, and that what stands in them is what was painted."""
 
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
-
-from projects import source
-
-sys.path.insert(0, str(source()))
 
 from pipeline.competition import Competition
 from pipeline.data.marker import DEMO_ANSWERS

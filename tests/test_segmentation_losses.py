@@ -1,7 +1,6 @@
 """Losses of masks: against segmentation_models_pytorch, torchvision, brute force, and at extremes."""
 
 import itertools
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -12,10 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torchvision.ops import sigmoid_focal_loss
-
-from projects import source
-
-sys.path.insert(0, str(source()))
 
 from pipeline.competition import Competition, Head
 from pipeline.config import LossRow

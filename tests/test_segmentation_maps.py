@@ -1,16 +1,11 @@
 """Map cells come back as they went in, at the size that was asked for, through parquet as well."""
 
 import io
-import sys
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
-
-from projects import source
-
-sys.path.insert(0, str(source()))
 
 from toolkit.masks.maps import (
     MapWriter,

@@ -2,7 +2,6 @@
 
 import copy
 import re
-import sys
 from typing import Any
 
 import pytest
@@ -11,10 +10,6 @@ import timm
 import torch
 from timm.optim import param_groups_layer_decay
 from torch import nn
-
-from projects import source
-
-sys.path.insert(0, str(source()))
 
 from pipeline.competition import Competition, Head
 from pipeline.config import Experiment, Model, Optimizer

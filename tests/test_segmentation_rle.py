@@ -1,15 +1,9 @@
 """RLE against pycocotools, windows against whole masks, and what is wrong with a text."""
 
-import sys
-
 import cv2
 import numpy as np
 import pytest
 from pycocotools import mask as coco
-
-from projects import source
-
-sys.path.insert(0, str(source()))
 
 from toolkit.errors import UserError
 from toolkit.masks.rle import check, decode, decode_window, encode, fault

@@ -1,6 +1,5 @@
 """From decided masks to the rows of a sample, and what is refused on the way."""
 
-import sys
 from pathlib import Path
 
 import cv2
@@ -8,10 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from pycocotools import mask as coco
-
-from projects import source
-
-sys.path.insert(0, str(source()))
 
 from pipeline.competition import Head
 from pipeline.heads.mask_predictions import columns

@@ -1,7 +1,6 @@
 """What masks and outlines hold is read as it is meant, or the check says how it is read."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,13 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco
 
-from projects import Renders, imported, run_script, source
-
-sys.path.insert(0, str(source()))
-
 from pipeline.data.faults import Fault
 from pipeline.data.tables import read_table
 from pipeline.tasks.segmentation.checks import mask_faults
 from pipeline.tasks.segmentation.forms import Form, MaskFiles, Polygons, RunLengths
 from pipeline.tasks.segmentation.mask_files import mask_in
 from pipeline.tasks.segmentation.tables import mask_rows
+from projects import Renders, imported, run_script
 from test_segmentation_truth import settings
 from toolkit.errors import UserError
 from toolkit.images.pixels import turned

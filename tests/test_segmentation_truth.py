@@ -3,7 +3,6 @@
 import importlib
 import json
 import pickle
-import sys
 from pathlib import Path
 
 import cv2
@@ -11,10 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from pycocotools import mask as coco
-
-from projects import source
-
-sys.path.insert(0, str(source()))
 
 from pipeline.data.samplers import balanced
 from pipeline.data.tables import read_table

@@ -1,16 +1,11 @@
 """Views of images are undone exactly on maps."""
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-
-from projects import source
-
-sys.path.insert(0, str(source()))
 
 from pipeline.competition import Head
 from pipeline.tasks.segmentation.tta import VIEWS, TTAModel

@@ -13,22 +13,19 @@ import pytest
 import tifffile
 import yaml
 
-from projects import Renders, run_script, source
-from slides import graded, slide_project
-from training import expect
-
-sys.path.insert(0, str(source()))
-
 from pipeline.competition import Head
 from pipeline.heads.mask_decoding import decoded
 from pipeline.metrics.masks import find_metric
 from pipeline.tasks.segmentation.sources import header_at
 from pipeline.tasks.segmentation.truth import FileTruth, RunTruth
+from projects import Renders, run_script
+from slides import graded, slide_project
 from toolkit.errors import UserError
 from toolkit.images import tif_windows
 from toolkit.images.readers import image
 from toolkit.masks import maps, rle
 from toolkit.masks.components import Components
+from training import expect
 
 SLIDES = """extends: demo
 image: {size: 96}

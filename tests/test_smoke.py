@@ -148,7 +148,7 @@ def test_each_test_image_is_decoded_once_for_all_folds(project: Path) -> None:
     script.write_text(
         script.read_text().replace(
             "    run_script(main)",
-            "    main()\n    from pipeline.data import images\n    print('decoded', len(images._COUNT))",
+            "    main()\n    from toolkit.images import readers\n    print('decoded', len(readers._COUNT))",
         )
     )
     result = expect(run_script(project, "predict.py", "demo", "--workers", "0"))

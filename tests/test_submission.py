@@ -4,7 +4,6 @@ import functools
 import io
 import json
 import re
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from projects import Renders, source
-
-sys.path.insert(0, str(source()))
-
 from houses import CLASS_HEADER, IDS, THREE, House, csv, make_house, one_line, refused
+from projects import Renders
 from toolkit.files import digest
 
 Build = Callable[..., House]

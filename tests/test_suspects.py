@@ -11,15 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from projects import Renders, imported, source
-from segmentation_tables import blob, tables
-
-sys.path.insert(0, str(source()))
-
 from pipeline.competition import Head
+from pipeline.competition import Head as HeadOfRender
 from pipeline.heads.multiclass.suspects import doubted_classes
+from pipeline.heads.multilabel.head import Multilabel
 from pipeline.inference.label_errors import write_suspects
 from pipeline.tasks.segmentation.suspects import suspects
+from projects import Renders, source
+from segmentation_tables import blob, tables
 from toolkit.audit.label_errors import LIMIT, modified_z_scores
 
 ROWS, FLIPS = 1300, 20
@@ -112,42 +111,38 @@ def test_rows_are_counted_as_rows_and_labels_as_labels(tmp_path: Path, found: li
 
 def test_labels_that_were_forgotten_or_invented(renders: Renders) -> None:
     """One label in twenty, some of them forgotten: a model that learnt from the rest seldom says more than one half."""
-    with imported(renders.shared({"task": "multilabel"})):
-        from pipeline.competition import Head as HeadOfRender
-        from pipeline.heads.multilabel.head import Multilabel
-
-        counts = np.zeros(5)
-        for seed in range(5):
-            generator = np.random.default_rng(seed)
-            true = generator.random((ROWS, 2)) < [0.06, 0.5]
-            seen = generator.normal(0, 1, true.shape) + 4 * true
-            odds = np.log(np.array([0.03, 0.5]) / [0.97, 0.5])
-            probabilities = 1 / (1 + np.exp(-(4 * seen - 8 + odds)))
-            given = true.copy()
-            planted = {(row, 0) for row in generator.choice(np.flatnonzero(true[:, 0]), 15, replace=False)}
-            planted |= {(row, 1) for row in generator.choice(ROWS, 5, replace=False)}
-            for row, label in planted:
-                given[row, label] = not given[row, label]
-            head = HeadOfRender("labels", "multilabel", ("rare", "usual"))
-            columns, index = ["labels:rare", "labels:usual"], pd.RangeIndex(ROWS)
-            truth = pd.DataFrame(given.astype(float), index=index, columns=columns)
-            found = Multilabel(head).suspects(truth, pd.DataFrame(probabilities, index=index, columns=columns))
-            assert found["score"].is_monotonic_decreasing and (found["score"] > 0).all()
-            is_rare = found["given"].str.contains("rare")
-            places = zip(found.index, is_rare, strict=True)
-            counts[seed] = sum((row, int(not rare)) in planted for row, rare in itertools.islice(places, 40))
-            for row, given_word, suggested in zip(found.index, found["given"], found["suggested"], strict=True):
-                label = int("usual" in given_word)
-                held = given[row, label]
-                assert given_word.startswith("not ") != held and suggested.startswith("not ") == held
-        assert counts.min() >= 15
-        seldom = pd.DataFrame({"labels:rare": np.r_[[0.3] * 6, [0.02] * 50], "labels:usual": 0.5})
-        labels = pd.DataFrame({"labels:rare": np.r_[[1.0] * 5, [0.0] * 51], "labels:usual": np.arange(56) % 2.0})
-        found = Multilabel(head).suspects(labels, seldom)
-        assert found.index.tolist() == [5] and found["suggested"].tolist() == ["rare"], "less probable than not"
-        none = pd.DataFrame(np.ones((3, 2)), columns=columns)
-        assert Multilabel(head).suspects(none, none).empty, "a label that every row has"
-        assert Multilabel(head).suspects(none[:0], none[:0]).empty
+    counts = np.zeros(5)
+    for seed in range(5):
+        generator = np.random.default_rng(seed)
+        true = generator.random((ROWS, 2)) < [0.06, 0.5]
+        seen = generator.normal(0, 1, true.shape) + 4 * true
+        odds = np.log(np.array([0.03, 0.5]) / [0.97, 0.5])
+        probabilities = 1 / (1 + np.exp(-(4 * seen - 8 + odds)))
+        given = true.copy()
+        planted = {(row, 0) for row in generator.choice(np.flatnonzero(true[:, 0]), 15, replace=False)}
+        planted |= {(row, 1) for row in generator.choice(ROWS, 5, replace=False)}
+        for row, label in planted:
+            given[row, label] = not given[row, label]
+        head = HeadOfRender("labels", "multilabel", ("rare", "usual"))
+        columns, index = ["labels:rare", "labels:usual"], pd.RangeIndex(ROWS)
+        truth = pd.DataFrame(given.astype(float), index=index, columns=columns)
+        found = Multilabel(head).suspects(truth, pd.DataFrame(probabilities, index=index, columns=columns))
+        assert found["score"].is_monotonic_decreasing and (found["score"] > 0).all()
+        is_rare = found["given"].str.contains("rare")
+        places = zip(found.index, is_rare, strict=True)
+        counts[seed] = sum((row, int(not rare)) in planted for row, rare in itertools.islice(places, 40))
+        for row, given_word, suggested in zip(found.index, found["given"], found["suggested"], strict=True):
+            label = int("usual" in given_word)
+            held = given[row, label]
+            assert given_word.startswith("not ") != held and suggested.startswith("not ") == held
+    assert counts.min() >= 15
+    seldom = pd.DataFrame({"labels:rare": np.r_[[0.3] * 6, [0.02] * 50], "labels:usual": 0.5})
+    labels = pd.DataFrame({"labels:rare": np.r_[[1.0] * 5, [0.0] * 51], "labels:usual": np.arange(56) % 2.0})
+    found = Multilabel(head).suspects(labels, seldom)
+    assert found.index.tolist() == [5] and found["suggested"].tolist() == ["rare"], "less probable than not"
+    none = pd.DataFrame(np.ones((3, 2)), columns=columns)
+    assert Multilabel(head).suspects(none, none).empty, "a label that every row has"
+    assert Multilabel(head).suspects(none[:0], none[:0]).empty
 
 
 @pytest.mark.slow

@@ -1,16 +1,11 @@
 """Windows of a tif are those of the whole image, in every layout that tifffile writes."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
-
-from projects import source
-
-sys.path.insert(0, str(source()))
 
 from toolkit.errors import UserError
 from toolkit.images.tif_windows import TifWindows

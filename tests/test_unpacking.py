@@ -3,7 +3,6 @@
 import io
 import shutil
 import stat
-import sys
 import zipfile
 from pathlib import Path
 
@@ -12,12 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from projects import Renders, files, run_script, source
-
-sys.path.insert(0, str(source()))
-
 from pipeline.data import unpacking
 from pipeline.data.unpacking import unpack
+from projects import Renders, files, run_script
 from test_data import settings
 from toolkit.errors import UserError
 from training import expect

@@ -1,8 +1,6 @@
 """Kinds of heads, a package each: all that is different between a head of one kind and of another.
 
-A package in this folder is a kind, and its name is what `Head.kind` says. Nothing outside it asks for that name. It
-holds
-
+A package in this folder is a kind, and its name is what `Head.kind` says. It holds
 - `LOSSES`: the losses that train it, name -> "module:attribute";
 - `head.HEAD`: its `HeadKind`;
 - `metrics.SCORES`: the scores of one head, by the names that `competition.yaml` may hold.
@@ -249,7 +247,7 @@ def part(kind: str, module: str = "") -> Any:
         raise UserError(f"there is no kind of heads '{kind}'; known: {listed(KINDS, 9)}")
     if module in ("losses", "metrics"):
         return importlib.import_module(f"pipeline.{module}.{kind}")
-    return importlib.import_module(f"pipeline.heads.{kind}.{module}".rstrip("."))
+    return importlib.import_module(f"{heads.__name__}.{kind}.{module}".rstrip("."))
 
 
 def losses() -> dict[str, str]:
