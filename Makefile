@@ -2,6 +2,7 @@
 #                   (TASK= and FRAMEWORK= choose another variant, into build/demo-TASK-FRAMEWORK)
 # make test         the tests; make test-fast leaves out the slow ones, make test-all runs the longest too
 # make bench        the benchmark tables
+# make house        how much of a render a reader meets, and what a batch walks through
 # make lint         ruff over this repository (what is rendered is linted and type-checked by the tests)
 # make schema       write the JSON schema of experiments after a change of the settings
 # make constraints  pin the newest versions that pyproject.toml allows
@@ -26,7 +27,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # The wheels of torch are large, and some lines are slow.
 export UV_HTTP_TIMEOUT ?= 300
 
-.PHONY: help demo test test-fast test-all bench lint schema constraints clean
+.PHONY: help demo test test-fast test-all bench house lint schema constraints clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -50,6 +51,9 @@ test-all: $(READY)
 
 bench: $(READY)
 	$(PYTHON) -m benchmarks
+
+house: $(READY)
+	$(PYTHON) -m benchmarks.house
 
 lint: $(READY)
 	$(PYTHON) -m ruff check

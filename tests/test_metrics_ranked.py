@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from houses import IDS, csv, make_house, refused
+from house_prices import IDS, csv, make_house, refused
 from projects import Renders
 
 CLASSES = {"Id": ["new_whale", "w_1", "w_2", "w_3", "w_4", "w_5", "w_6"]}

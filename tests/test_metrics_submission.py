@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from sklearn import metrics as sk
 
-from houses import House, make_house, refused
+from house_prices import House, make_house, refused
 from projects import Renders, imported
 
 IDS = [f"id-{number:02d}" for number in range(40)]

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from scipy.stats import gmean, pmean
 
-from breasts import ANSWERS, breast_project, set_answer
+from multi_view import ANSWERS, multi_view_project, set_answer
 from projects import Renders, imported, run_script
 from training import expect, register
 
@@ -179,7 +179,7 @@ def pf1(truth: np.ndarray, probability: np.ndarray) -> float:
 
 @pytest.mark.slow
 def test_the_whole_path(renders: Renders, tmp_path: Path) -> None:
-    project = breast_project(renders, tmp_path / "project", epochs=4)
+    project = multi_view_project(renders, tmp_path / "project", epochs=4)
     (project / "src/competition/aggregates.py").write_text(
         "def highest(predictions, ids):\n    return predictions.groupby(ids, sort=False).max()\n"
     )
@@ -239,7 +239,7 @@ def by_image(project: Path, run: Path) -> pd.Series:
 
 
 def test_faults_are_one_line(renders: Renders, tmp_path: Path) -> None:
-    project = breast_project(renders, tmp_path / "project", patients=12)
+    project = multi_view_project(renders, tmp_path / "project", patients=12)
     data = project / "data/raw"
     set_answer(project, "prediction_column: prediction_id", 'prediction_column: ""')
     said = " ".join(expect(run_script(project, "check_data.py")).stdout.replace("│", " ").split())

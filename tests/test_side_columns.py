@@ -11,7 +11,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from breasts import ANSWERS, breast_project, set_answer
+from multi_view import ANSWERS, multi_view_project, set_answer
 from projects import ROOT, Renders, imported, run_script
 from training import assert_same_outcome, expect, outcome
 
@@ -170,7 +170,7 @@ def test_settings_take_a_list_or_categories() -> None:
 
 @pytest.mark.slow
 def test_the_whole_path_learns_from_the_side_column_alone(renders: Renders, tmp_path: Path) -> None:
-    project = breast_project(renders, tmp_path / "project", patients=60, epochs=12, told_by="implant")
+    project = multi_view_project(renders, tmp_path / "project", patients=60, epochs=12, told_by="implant")
     set_answer(project, "side_columns: []", "side_columns: {age: [], implant: [], view: [CC, MLO]}")
     (project / "experiments/blind.yaml").write_text(
         "extends: small\nmodel: {side_columns: []}\ntraining: {epochs: 2}\n"
@@ -201,7 +201,7 @@ def test_the_whole_path_learns_from_the_side_column_alone(renders: Renders, tmp_
 
 
 def test_faults_are_one_line(renders: Renders, tmp_path: Path) -> None:
-    project = breast_project(renders, tmp_path / "project", patients=12)
+    project = multi_view_project(renders, tmp_path / "project", patients=12)
     set_answer(project, "side_columns: []", "side_columns: [age, view]")
     result = expect(run_script(project, "check_data.py"), 2)
     assert "2 x side column" in result.last_line

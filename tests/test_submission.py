@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from houses import CLASS_HEADER, IDS, THREE, House, csv, make_house, one_line, refused
+from house_prices import CLASS_HEADER, IDS, THREE, House, csv, make_house, one_line, refused
 from projects import Renders
 from toolkit.files import digest
 

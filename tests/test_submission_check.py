@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from houses import CLASS_HEADER, IDS, THREE, House, csv, make_house, refused
+from house_prices import CLASS_HEADER, IDS, THREE, House, csv, make_house, refused
 from projects import Renders
 
 

@@ -71,22 +71,22 @@ def killed(project: Path, kills: int, name: str, processes: int = 1, status: int
     with tempfile.NamedTemporaryFile("r") as out:
         arguments = ["train.py", name, "--fold", "0"]
         job = {"project": str(project), "seed": 7, "kills": kills, "processes": processes, "arguments": arguments}
-        zygote = _zygote()
-        assert zygote.stdin is not None and zygote.stdout is not None
-        print(json.dumps({**job, "out": out.name}), file=zygote.stdin, flush=True)
-        answer = zygote.stdout.readline()
+        fork_server = _fork_server()
+        assert fork_server.stdin is not None and fork_server.stdout is not None
+        print(json.dumps({**job, "out": out.name}), file=fork_server.stdin, flush=True)
+        answer = fork_server.stdout.readline()
         said = out.read()
     assert answer.strip() == str(status), f"status {answer}\n{said}"
     return said
 
 
 @functools.cache
-def _zygote() -> "subprocess.Popen[str]":
+def _fork_server() -> "subprocess.Popen[str]":
     """The process that forks, one for all tests: it ends with its standard input."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     return subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("zygote.py"))],
+        [sys.executable, str(Path(__file__).with_name("fork_server.py"))],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=environment,

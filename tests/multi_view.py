@@ -10,7 +10,7 @@ import pandas as pd
 from projects import Renders
 
 ANSWERS = {
-    "competition": "breasts",
+    "competition": "views",
     "trackers": [],
     "metric": "probabilistic_f1",
     "id_column": "image_id",
@@ -48,7 +48,9 @@ machine: {{workers: 0}}
 """
 
 
-def breast_project(renders: Renders, target: Path, patients: int = 40, epochs: int = 3, told_by: str = "image") -> Path:
+def multi_view_project(
+    renders: Renders, target: Path, patients: int = 40, epochs: int = 3, told_by: str = "image"
+) -> Path:
     """A project with the data, `prediction_column` and the experiment `small`.
 
     Args:
@@ -58,7 +60,7 @@ def breast_project(renders: Renders, target: Path, patients: int = 40, epochs: i
     set_answer(project, 'prediction_column: ""', "prediction_column: prediction_id")
     (project / "src/competition/tables.py").write_text(TABLES)
     (project / "experiments/small.yaml").write_text(EXPERIMENT.format(epochs=epochs))
-    write_breasts(project / "data/raw", patients, told_by)
+    write_views(project / "data/raw", patients, told_by)
     return project
 
 
@@ -70,7 +72,7 @@ def set_answer(project: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-def write_breasts(data: Path, patients: int, told_by: str) -> None:
+def write_views(data: Path, patients: int, told_by: str) -> None:
     """Tables and images; in a sick breast one view at least shows it."""
     random = np.random.default_rng(0)
     for part, first, count in (("train", 0, patients), ("test", patients, patients // 4)):

@@ -1,0 +1,115 @@
+"""How much of a rendered repository a reader meets: lines in all, and what one training batch walks through.
+
+Counted in the default render: lines of its pipeline and toolkit, methods of the interfaces of a head and of a task, and
+the functions of its `src` that are entered between the ends of two ordinary batches, with the files they stand in.
+"""
+
+import inspect
+import sys
+import tempfile
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+import copier
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import ROOT
+from projects import imported, run_script
+
+# The budgets, and what is known of others: https://github.com/facebookresearch/detr and Henkel's competition skeleton.
+BUDGETS = {
+    "lines of src/pipeline and src/toolkit": "11,000",
+    "methods of a head": "12",
+    "methods of a task": "12",
+    "functions a training batch enters": "45 (DETR: 12, Henkel: 14)",
+    "files a training batch enters": "20 (DETR: 6, Henkel: 4)",
+}
+SETTINGS = ["model.encoder=test_resnet", "training.epochs=1", "training.batch_size=32", "training.max_rows=128"]
+ORDINARY = ["machine.workers=0", "machine.device=cpu", "watch.figure_epochs=0", "tracking.every_steps=50"]
+
+
+def render(folder: Path) -> Path:
+    """The default answers as a project with demo data and folds."""
+    copier.run_copy(str(ROOT), folder, data={"trackers": []}, defaults=True, quiet=True, vcs_ref="HEAD")
+    for script in ("make_demo_data.py", "make_folds.py"):
+        done = run_script(folder, script)
+        if done.status:
+            raise RuntimeError(f"{script} failed: {done.stderr}")
+    return folder
+
+
+def entered(project: Path) -> set[CodeType]:
+    """The functions of `src` entered by the third batch of a fold's training."""
+    found: set[CodeType] = set()
+    source = str(project / "src")
+
+    def note(frame: FrameType, event: str, argument: Any) -> None:
+        if event == "call" and frame.f_code.co_filename.startswith(source):
+            found.add(frame.f_code)
+
+    with imported(project):
+        from competition import competition
+        from pipeline.experiments import load_experiment
+        from pipeline.paths import Project
+        from pipeline.training import fold
+        from pipeline.training.loop import FoldLoop
+
+        ends, seen = FoldLoop.batch_end, 0
+
+        def batch_end(self: FoldLoop) -> None:
+            nonlocal seen
+            ends(self)
+            seen += 1
+            sys.setprofile(note if seen == 2 else None)
+
+        paths = Project.at(project)
+        config = load_experiment(paths, "demo", [*SETTINGS, *ORDINARY])
+        FoldLoop.batch_end = batch_end  # type: ignore[method-assign]
+        try:
+            fold.train(fold.prepare(paths, competition, "house", config), "0", restart=False)
+        finally:
+            FoldLoop.batch_end = ends  # type: ignore[method-assign]
+            sys.setprofile(None)
+    return {code for code in found if not code.co_name.startswith("<")}
+
+
+def methods(interface: type) -> int:
+    """The public methods that an interface asks for or offers to replace, inherited ones included."""
+    return sum(
+        callable(member) or isinstance(member, property)
+        for name, member in inspect.getmembers(interface)
+        if not name.startswith("_")
+    )
+
+
+def measure(project: Path) -> dict[str, int]:
+    """Each figure of `BUDGETS` for a project."""
+    files = [path for ring in ("pipeline", "toolkit") for path in (project / "src" / ring).rglob("*.py")]
+    with imported(project):
+        from pipeline.heads.base import HeadKind
+        from pipeline.tasks import Task
+
+        interfaces = methods(HeadKind), methods(Task)
+    codes = entered(project)
+    values = (
+        sum(len(path.read_text().splitlines()) for path in files),
+        *interfaces,
+        len(codes),
+        len({code.co_filename for code in codes}),
+    )
+    return dict(zip(BUDGETS, values, strict=True))
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(render(Path(folder) / "project"))
+    table = Table("what", "here", "budget", title="the house")
+    for name, value in found.items():
+        table.add_row(name, f"{value:,}", BUDGETS[name])
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
