@@ -62,7 +62,7 @@ class Fed:
         compiled: bool,
         device: torch.device,
     ) -> None:
-        from pipeline.data.image_cache import open_cache
+        from pipeline.data.cache import open_cache
         from pipeline.data.loader import EpochBatches, TrainBatches, make_loader
         from pipeline.data.samplers import shuffle
         from pipeline.inference.device import choose_precision

@@ -52,7 +52,7 @@ def entered(project: Path) -> set[CodeType]:
     with imported(project):
         from competition import competition
         from pipeline.experiments import load_experiment
-        from pipeline.paths import Project
+        from pipeline.project import Project
         from pipeline.training import fold
         from pipeline.training.loop import FoldLoop
 

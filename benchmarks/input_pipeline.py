@@ -68,7 +68,7 @@ class OurReader:
     def __init__(
         self, place: Workplace, folder: Path, files: Sequence[str], count: int, workers: int, cache: bool = False
     ) -> None:
-        from pipeline.data.image_cache import open_cache
+        from pipeline.data.cache import open_cache
         from pipeline.data.loader import TrainBatches, make_loader
         from pipeline.data.samplers import shuffle
 

@@ -63,7 +63,7 @@ class Workplace:
         """`pipeline.training.fold.Setup` as `train.py` makes it; only inside `pipeline()`."""
         from competition import competition
         from pipeline.experiments import load_experiment
-        from pipeline.paths import Project
+        from pipeline.project import Project
         from pipeline.training.fold import prepare
 
         project = Project.at(self.project, self.project / "data" / "raw")

@@ -43,13 +43,13 @@ sys.path[:0] = {path}
 from pathlib import Path
 import pandas as pd
 from pipeline.config import parse_experiment
-from pipeline.data import image_cache_fill
-from pipeline.data.image_cache import open_cache
+from pipeline.data import cache_fill
+from pipeline.data.cache import open_cache
 from pipeline.registry import Names
-from pipeline.paths import Project
+from pipeline.project import Project
 
 assert "torch" not in sys.modules
-image_cache_fill.CHUNK_ROWS = 4
+cache_fill.CHUNK_ROWS = 4
 reader = {{"name": "logged", "params": {{"seconds": {seconds}}}}}
 experiment = parse_experiment({{"image": {{"size": 32, "cache": True, "reader": reader}}}}, "here")
 names = Names({{"reader": {{"logged": "own_reader:logged"}}}})
@@ -88,8 +88,8 @@ def opened(table: pd.DataFrame | None = None, plain: bool = False, name: str = "
     """The reader of an experiment with the cache, in the current folder; `plain`: what decodes on the spot."""
     from pipeline.config import parse_experiment
     from pipeline.data import NAMES
-    from pipeline.data.image_cache import open_cache, reader_for
-    from pipeline.paths import Project
+    from pipeline.data.cache import open_cache, reader_for
+    from pipeline.project import Project
     from pipeline.registry import Names
 
     params = image.pop("params", {})
@@ -267,7 +267,7 @@ def test_images_that_do_not_fit_together(folder: Path) -> None:
 def test_a_small_disk_is_refused_before_anything_is_written(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pipeline.data import image_cache_fill as filling
+    from pipeline.data import cache_fill as filling
     from toolkit.errors import UserError
 
     opened(rows(4))
@@ -287,7 +287,7 @@ def test_a_small_disk_is_refused_before_anything_is_written(
 
 
 def test_a_disk_that_fills_up_loses_nothing(folder: Path) -> None:
-    from pipeline.data import image_cache_fill as filling
+    from pipeline.data import cache_fill as filling
     from toolkit.errors import UserError
 
     filling.CHUNK_ROWS = 4
@@ -398,7 +398,7 @@ def test_training_does_not_depend_on_where_images_come_from(renders: Renders, tm
     expect(run_script(cached, "cache.py", "--clear"))
     expect(run_script(cached, "train.py", "small_cached", "--fold", "1"))
     with imported(plain):
-        import pipeline.data.image_cache as cache
+        import pipeline.data.cache as cache
 
         cache.open_cache = lambda project, experiment, names, *tables: cache.reader_for(experiment, names)
         train_folds(plain, "small_cached", ("0", "1"))
@@ -413,7 +413,7 @@ def train_folds(project: Path, experiment: str, folds: tuple[str, ...]) -> None:
 
     from competition import competition
     from pipeline.experiments import load_experiment
-    from pipeline.paths import Project
+    from pipeline.project import Project
     from pipeline.training.fold import prepare, train
 
     torch.set_num_threads(1)  # as `run_script` does

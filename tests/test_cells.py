@@ -166,7 +166,7 @@ def test_columns_of_any_dtype_train(task: str, renders: Renders, tmp_path: Path)
         from competition import competition
         from pipeline.data.folds import load_folds
         from pipeline.heads.base import kind_of
-        from pipeline.paths import Project
+        from pipeline.project import Project
 
         rows = competition.train_rows(data)
         heads = competition.heads(json.loads((project / "folds/classes.json").read_text()))

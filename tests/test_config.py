@@ -60,7 +60,7 @@ def test_extends_merges_mapping_by_mapping(project: Path) -> None:
     (experiments / "child.yaml").write_text("extends: parent\nschedule: {name: constant}\ntraining: {epochs: 3}\n")
     with imported(project):
         from pipeline.experiments import load_experiment
-        from pipeline.paths import Project
+        from pipeline.project import Project
 
         child = load_experiment(Project.at(project), "child", ["seed=5"])
     assert (child.optimizer.lr, child.training.epochs, child.seed) == (0.1, 3, 5)
@@ -135,7 +135,7 @@ def test_another_name_in_a_file_and_by_an_intervention(project: Path) -> None:
     (project / "experiments/child.yaml").write_text("extends: parent\noptimizer: {name: sgd}\nmodel: {name: default}\n")
     with imported(project):
         from pipeline.experiments import load_experiment
-        from pipeline.paths import Project
+        from pipeline.project import Project
 
         child = load_experiment(Project.at(project), "child")
     assert (child.optimizer.name, child.optimizer.lr, child.optimizer.params) == ("sgd", 0.1, {})

@@ -119,7 +119,7 @@ def test_a_model_below_a_constant_is_told(capsys: pytest.CaptureFixture[str], tm
     from pipeline.inference.evaluation import Evaluation, print_scores
     from pipeline.inference.thresholds import Tuned
     from pipeline.metrics.image_level import find_metric
-    from pipeline.paths import Project
+    from pipeline.project import Project
 
     empty, metric, folds = pd.DataFrame(), find_metric("f1_macro"), {"0": {"f1_macro": 0.0}, "1": {"f1_macro": 0.2}}
     tuned = Tuned(None, {"0": {"f1_macro": 0.3}, "1": {"f1_macro": 0.4}}, 0.25, True)  # type: ignore[arg-type]

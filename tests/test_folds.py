@@ -12,7 +12,7 @@ from sklearn.model_selection import StratifiedKFold
 from pipeline.data.fold_columns import fold_columns
 from pipeline.data.folds import FoldTable, class_order, load_folds, make_folds, split, write_classes, write_folds
 from pipeline.data.labels import ClassLabels
-from pipeline.paths import Project
+from pipeline.project import Project
 from pipeline.settings import Settings
 from projects import Renders, run_script
 from toolkit.errors import UserError

@@ -203,7 +203,7 @@ def test_params_of_an_intervention_are_kept_with_their_defaults(project: Path) -
     with imported(project):
         from competition import competition
         from pipeline.experiments import load_experiment
-        from pipeline.paths import Project
+        from pipeline.project import Project
         from pipeline.training.setup import prepare
 
         write(project, "kept", "  - {epochs: [-1, -1], set: {losses: [{head: label, loss: cross_entropy}]}}\n")

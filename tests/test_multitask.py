@@ -82,7 +82,7 @@ def test_each_fold_has_all_of_it(grouped: bool) -> None:
 
 def test_classes_are_listed_for_what_names_some(tmp_path: Path) -> None:
     from pipeline.data.folds import write_classes
-    from pipeline.paths import Project
+    from pipeline.project import Project
 
     project = Project(tmp_path, tmp_path / "data")
     (tmp_path / "folds").mkdir()

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline.data.cache_file import Stamp
 from pipeline.data.folders import rows_from_folders
-from pipeline.data.image_cache_file import Stamp
 from pipeline.data.tables import image_paths, read_table
 from projects import Renders, run_script
 from toolkit.errors import UserError

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.data.image_cache_file import Stamp
+from pipeline.data.cache_file import Stamp
 from pipeline.data.leaks import find_leaks
 from projects import Renders, imported, run_script
 from toolkit.audit.scan import Look, scan
@@ -197,7 +197,7 @@ def test_the_reader_of_the_experiments(renders: Renders, tmp_path: Path) -> None
 
     with imported(project):
         from pipeline.data.command import usual_experiment
-        from pipeline.paths import Project
+        from pipeline.project import Project
 
         place = Project.at(project)
         assert usual_experiment(place) is None

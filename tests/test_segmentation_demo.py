@@ -14,6 +14,7 @@ from pipeline.settings import Settings
 from pipeline.tasks.segmentation.demo import CLASSES, LARGE, answer_rows, write_demo
 from pipeline.tasks.segmentation.forms import RunLengths
 from pipeline.tasks.segmentation.tables import mask_rows, rows_to_predict
+from projects import ROOT
 from toolkit.errors import UserError
 
 FORM = RunLengths("rle", classes="class")
@@ -53,14 +54,18 @@ def test_tables_and_images(demo: Path) -> None:
     assert not set(train["group"]) & set(read_table(demo / "test.csv")["writer"])
 
 
-def test_the_answers_of_a_trained_competition_are_those_of_its_test_rows(demo: Path) -> None:
+def test_the_answers_of_a_trained_competition_are_those_of_its_test_rows(
+    demo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What forms weights goes by the settings of the run, and the answers do not."""
+    monkeypatch.syspath_prepend(ROOT)
     given = settings(group_column="writer")
 
     def rows(asked: Settings, data: Path) -> pd.DataFrame:
         return mask_rows(read_table(data / asked.train_csv), asked, FORM, CLASSES, data)
 
-    trained = Competition(given, parts={"tables:train_rows": rows}, trained_with=given)
+    package = "variants.segmentation.competition"
+    trained = Competition(given, package, parts={"tables:train_rows": rows}, trained_with=given)
     answers = answer_rows(trained, demo, DEMO_ANSWERS)
     assert answers["id"].tolist() == read_table(demo / "test.csv")["image_id"].tolist()
     assert all(truth.present().any() or not truth.read().any() for truth in answers["mask"])

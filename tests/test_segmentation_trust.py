@@ -416,7 +416,7 @@ def test_a_project_of_turned_photos(renders: Renders, tmp_path: Path) -> None:
     with imported(project):
         from competition import competition  # type: ignore[import-not-found]
         from pipeline.experiments import load_experiment
-        from pipeline.paths import Project
+        from pipeline.project import Project
         from pipeline.training.setup import prepare
 
         place = Project.at(project)

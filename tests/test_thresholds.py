@@ -12,19 +12,14 @@ import pytest
 import torch
 from sklearn.metrics import f1_score
 
-from pipeline.competition import Metric, metric_values
-from pipeline.heads.multilabel.decisions import decided
-from pipeline.heads.thresholds import coordinate_ascent, quick_ascent, values_to_try
-from pipeline.metrics.image_level import find_metric
-from pipeline.training.validation import HeldOut, Monitor
-from projects import Renders
-from test_multilabel import LABELS, make_head, make_task
-from toolkit.errors import UserError
+from projects import Renders, imported
+from test_multilabel import ANSWERS, LABELS, make_head, make_task
 
 
 @pytest.fixture(scope="module", autouse=True)
 def rendered(renders: Renders) -> Iterator[Path]:
-    yield renders.folder
+    with imported(renders.shared(ANSWERS)):
+        yield renders.folder
 
 
 def tables(power: float, rows: int = 600, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -37,10 +32,13 @@ def tables(power: float, rows: int = 600, seed: int = 0) -> tuple[pd.DataFrame, 
 
 
 def find(name: str) -> Any:
+    from pipeline.metrics.image_level import find_metric
+
     return find_metric(name)
 
 
 def tune(truth: pd.DataFrame, predictions: pd.DataFrame, name: Any = "f1_macro") -> Any:
+    from pipeline.competition import metric_values
     from pipeline.inference.thresholds import tune
 
     task, metrics = make_task(), [find(name) if isinstance(name, str) else name]
@@ -53,6 +51,8 @@ def tune(truth: pd.DataFrame, predictions: pd.DataFrame, name: Any = "f1_macro")
 
 
 def test_the_ascent_finds_what_an_exhaustive_search_finds() -> None:
+    from pipeline.heads.thresholds import coordinate_ascent
+
     truth, predictions = (table.to_numpy() for table in tables(power=3, rows=200))
     grid = np.linspace(0.02, 0.9, 12)
 
@@ -65,6 +65,8 @@ def test_the_ascent_finds_what_an_exhaustive_search_finds() -> None:
 
 
 def test_of_equal_thresholds_the_middle_one_is_taken_and_nan_is_never_best() -> None:
+    from pipeline.heads.thresholds import coordinate_ascent
+
     plateau = coordinate_ascent(lambda at: float(0.2 <= at[0] <= 0.6), (0.9,), [np.linspace(0, 1, 11)])
     assert plateau == (pytest.approx(0.4),)
     assert coordinate_ascent(lambda at: float("nan") if at[0] != 0.5 else 0.1, (0.5,), [np.linspace(0, 1, 9)]) == (0.5,)
@@ -100,8 +102,11 @@ def test_the_score_of_a_fold_knows_nothing_of_its_truth() -> None:
 
 def test_noise_is_not_taken_for_a_gain() -> None:
     """Calibrated probabilities have their best accuracy at one half; tuning only follows the noise."""
+    from pipeline.competition import Metric
 
     def right(truth: pd.DataFrame, predictions: pd.DataFrame, heads: Any) -> float:
+        from pipeline.heads.multilabel.decisions import decided
+
         return float((decided(predictions.to_numpy(), heads[0]) == truth.to_numpy()).mean())
 
     metric = Metric("right", right)
@@ -118,6 +123,8 @@ def best_f1(truth: np.ndarray, predictions: np.ndarray) -> float:
 @pytest.mark.parametrize("name", ["f1_macro", "f1_micro"])
 def test_the_best_epoch_is_that_of_tuned_decisions(name: str) -> None:
     """No label ever reaches one half, so all epochs score 0 there; the third one ranks best."""
+    from pipeline.training.validation import HeldOut, Monitor
+
     generator, task, metrics = np.random.default_rng(0), make_task(), [find(name), find("roc_auc")]
     columns = [f"labels:{label}" for label in LABELS]
     ids = [f"r{row}" for row in range(400)]
@@ -147,6 +154,8 @@ def test_the_best_epoch_is_that_of_tuned_decisions(name: str) -> None:
 
 @pytest.mark.parametrize("labels", [1, 3, 200])
 def test_a_quick_ascent_calls_the_metric_a_few_times_only(labels: int) -> None:
+    from pipeline.heads.thresholds import quick_ascent, values_to_try
+
     calls = []
 
     def score(at: tuple[float, ...]) -> float:
@@ -167,6 +176,8 @@ def test_what_needs_no_decision_is_not_tuned() -> None:
 
 
 def test_thresholds_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    from toolkit.errors import UserError
+
     task = make_task()
     for wrong in ({"labels": [0.5]}, {"other": [0.5, 0.5, 0.5]}):
         with pytest.raises(UserError, match="thresholds for the head"):

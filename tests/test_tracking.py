@@ -468,7 +468,7 @@ def test_a_tracker_that_is_not_installed(info: Any, monkeypatch: pytest.MonkeyPa
 
 
 def test_without_trackers_none_is_rendered(renders: Renders) -> None:
-    folder = renders.shared({"trackers": []}) / "src" / "pipeline" / "tracking"
+    folder = renders.shared({"trackers": []}) / "src" / "pipeline" / "trackers"
     assert sorted(path.name for path in folder.iterdir()) == ["__init__.py", "images.py", "local.py"]
     assert not [
         path for path in folder.rglob("*.py") if "wandb" in path.read_text() or "tensorboard" in path.read_text()

@@ -32,7 +32,7 @@ def main() -> None:
         raise UserError("name the experiments whose images are to be cached, or say --clear")
 
     from competition import competition
-    from pipeline.paths import Project
+    from pipeline.project import Project
 
     project = Project.at(ROOT, arguments.data)
     if arguments.clear:

@@ -26,7 +26,7 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
 
     from pipeline.experiments import load_experiment
-    from pipeline.paths import Project
+    from pipeline.project import Project
 
     project = Project.at(ROOT, arguments.data)
     config = load_experiment(project, arguments.experiment, arguments.overrides)

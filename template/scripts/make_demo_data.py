@@ -21,7 +21,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from competition import competition
-    from pipeline.paths import Project
+    from pipeline.project import Project
     from pipeline.tasks.shared.demo_files import write_demo
 
     project = Project.at(ROOT, arguments.data)

@@ -31,7 +31,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from competition import competition
-    from pipeline.paths import Project
+    from pipeline.project import Project
 
     project = Project.at(ROOT, arguments.data)
     project.require_data()

@@ -29,7 +29,7 @@ def main() -> None:
     if arguments.batch_size is not None and arguments.batch_size < 1:
         parser.error(f"argument --batch-size: {arguments.batch_size} is given; 1 or more is expected")
 
-    from pipeline.paths import Project
+    from pipeline.project import Project
 
     project = Project.at(ROOT, arguments.data)
     folders = [project.require_run(name) for name in arguments.experiments]

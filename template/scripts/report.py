@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("experiments", nargs="+", metavar="experiment", help="names of experiments that are evaluated")
     arguments = parser.parse_args()
 
-    from pipeline.paths import Project
+    from pipeline.project import Project
     from pipeline.report import compare
 
     compare(Project.at(ROOT), arguments.experiments)

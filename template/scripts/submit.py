@@ -24,7 +24,7 @@ def main() -> None:
     if arguments.name is None and arguments.check is None:
         raise UserError("what is to be submitted? name an experiment, or a csv with --check FILE")
 
-    from pipeline.paths import Project
+    from pipeline.project import Project
 
     project = Project.at(ROOT, arguments.data)
     if arguments.check is None:

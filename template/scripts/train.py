@@ -36,7 +36,7 @@ def main() -> None:
 
 def run(arguments: argparse.Namespace, stack: ExitStack) -> None:
     from pipeline.experiments import kept_with_a_run, load_experiment, write_variation
-    from pipeline.paths import Project
+    from pipeline.project import Project
 
     project = Project.at(ROOT, arguments.data)
     name, overrides = arguments.experiment, arguments.overrides

@@ -22,7 +22,7 @@ from pipeline.experiments import load_experiment
 from pipeline.inference.evaluation import evaluate_run
 from pipeline.inference.snapshot import run_competition
 from pipeline.inference.test_rows import predict_run
-from pipeline.paths import Project
+from pipeline.project import Project
 from pipeline.submission.command import submit
 from pipeline.training.fold import Setup, prepare, train
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.competition import Competition
-from pipeline.paths import Project
+from pipeline.project import Project
 from pipeline.registry import load
 from pipeline.settings import parse_settings
 from toolkit.files import read_yaml

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from pipeline.config import Experiment, default_names, parse_experiment
-from pipeline.paths import Project
+from pipeline.project import Project
 from pipeline.registry import Named
 from toolkit.errors import LAUNCHED, UserError, nearest
 from toolkit.files import dump_yaml, parse_yaml_value, read_yaml, write_text

@@ -7,9 +7,9 @@ import pandas as pd
 from scipy.ndimage import distance_transform_edt
 
 from pipeline.competition import Head, Metric
-from pipeline.settings import Settings
 from pipeline.heads.mask_decoding import decoded
 from pipeline.metrics.masks import find_metric
+from pipeline.settings import Settings
 
 COMPANIONS = ("dice", "iou")
 

@@ -25,8 +25,8 @@ from pipeline.data.spelling_faults import (
 )
 from pipeline.data.tables import TEXT_SUFFIXES, read_table
 from pipeline.keys import ROW_FOLD, ROW_GROUP, ROW_ID, ROW_IMAGE, ROW_SOURCE, SOURCE_COMPETITION
-from pipeline.paths import Project
 from pipeline.prediction_ids import by_prediction, with_predictions
+from pipeline.project import Project
 from pipeline.rows import received, require_groups
 from pipeline.settings import Settings
 from toolkit.audit.scan import scan

@@ -11,6 +11,7 @@ from rich.filesize import decimal
 
 from pipeline.competition import Competition
 from pipeline.data import NAMES
+from pipeline.data.cache_file import LOCK, Store, writing
 from pipeline.data.checks import check_data
 from pipeline.data.fold_columns import fold_columns
 from pipeline.data.folds import (
@@ -26,7 +27,6 @@ from pipeline.data.folds import (
     write_classes,
     write_folds,
 )
-from pipeline.data.image_cache_file import LOCK, Store, writing
 from pipeline.data.labels import Labels, labels_of
 from pipeline.data.leaks import all_rows, find_leaks, print_leaks, write_leaks
 from pipeline.data.marker import is_demo
@@ -34,7 +34,7 @@ from pipeline.data.splitters import Splitter
 from pipeline.data.unpacking import unpack
 from pipeline.experiments import load_experiment
 from pipeline.keys import ROW_FOLD, ROW_IMAGE, ROW_SOURCE
-from pipeline.paths import Project
+from pipeline.project import Project
 from pipeline.registry import Named, Names
 from toolkit.audit.scan import scan
 from toolkit.errors import UserError, listed

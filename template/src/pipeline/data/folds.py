@@ -26,7 +26,7 @@ from pipeline.data.labels import Labels, require_values
 from pipeline.data.splitters import Splitter, assign_folds
 from pipeline.data.tables import read_table
 from pipeline.keys import ROW_FOLD, ROW_GROUP, ROW_ID, ROW_SOURCE, SOURCE_COMPETITION
-from pipeline.paths import Project
+from pipeline.project import Project
 from pipeline.settings import Settings
 from toolkit.errors import UserError, nearest
 from toolkit.files import atomic, read_json, write_json

@@ -10,7 +10,7 @@ from zipfile import ZipInfo
 from filelock import FileLock, Timeout
 from rich.filesize import decimal
 
-from pipeline.data.image_cache_file import writing
+from pipeline.data.cache_file import writing
 from pipeline.settings import Settings
 from toolkit.archives import DAMAGE, ZIP, Archive, shown, unpacking_command
 from toolkit.errors import UserError

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pipeline.data.folds import is_scored
 from pipeline.inference.predict import FINISHED, read_predictions
 from pipeline.keys import ROW_ID
-from pipeline.paths import Project
+from pipeline.project import Project
 from toolkit.errors import UserError, listed
 from toolkit.files import read_json
 

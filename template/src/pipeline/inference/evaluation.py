@@ -17,8 +17,8 @@ from pipeline.inference.predict import FINISHED, TrainedRun, write_predictions
 from pipeline.inference.thresholds import FILE as THRESHOLDS
 from pipeline.inference.thresholds import METRIC_CODE, SCORES, Tuned, metric_code, task_of_run, tune, write_thresholds
 from pipeline.keys import ROW_FOLD, ROW_ID
-from pipeline.paths import Project
 from pipeline.prediction_ids import by_prediction
+from pipeline.project import Project
 from toolkit.errors import UserError, listed
 from toolkit.files import file_of, read_json, save_figure, write_json
 from toolkit.terminal import table

@@ -7,7 +7,7 @@ from timm.models import adapt_input_conv, clean_state_dict, load_state_dict
 from torch import Tensor, nn
 
 from pipeline.inference.predict import BEST, FINISHED
-from pipeline.paths import Project
+from pipeline.project import Project
 from toolkit.errors import UserError, listed
 from toolkit.files import read_json
 

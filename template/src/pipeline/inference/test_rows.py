@@ -5,7 +5,7 @@ from pathlib import Path
 from pipeline.competition import Competition
 from pipeline.inference.earlier import TEST, with_earlier
 from pipeline.inference.predict import TrainedRun, predict_rows, write_predictions
-from pipeline.paths import Project
+from pipeline.project import Project
 
 
 def predict_run(

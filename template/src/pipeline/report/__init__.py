@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.inference.snapshot import FINISHED
-from pipeline.paths import Project
+from pipeline.project import Project
 from pipeline.submission.build import SUBMITTED
 from toolkit.errors import UserError
 from toolkit.files import read_json, read_yaml

@@ -6,7 +6,7 @@ import pandas as pd
 
 from pipeline.data.tables import read_table
 from pipeline.keys import ROW_ID
-from pipeline.paths import Project
+from pipeline.project import Project
 from pipeline.settings import Settings
 from pipeline.submission.ids import compare_ids
 from pipeline.submission_schema import Keys

@@ -14,8 +14,8 @@ from pipeline.inference.predict import FOLDS
 from pipeline.inference.snapshot import CLASSES, CODE, run_competition
 from pipeline.inference.thresholds import task_of_run
 from pipeline.keys import ROW_ID, ROW_IMAGE
-from pipeline.paths import Project
 from pipeline.prediction_ids import by_prediction
+from pipeline.project import Project
 from pipeline.submission.build import SUBMITTED, expected_rows, fill, read_sample, require_keys, write_submission
 from pipeline.submission.check import UNREADABLE, check
 from pipeline.submission_schema import Problem, Rules

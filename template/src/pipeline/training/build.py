@@ -11,8 +11,8 @@ import torch
 
 from pipeline.callbacks import CallbackList, default_callbacks
 from pipeline.config import Experiment
+from pipeline.data.cache import open_cache
 from pipeline.data.folds import name_option, split
-from pipeline.data.image_cache import open_cache
 from pipeline.data.loader import EpochBatches, RowBatches, TrainBatches, make_loader
 from pipeline.inference.device import choose_precision
 from pipeline.inference.initial_weights import load_initial_weights

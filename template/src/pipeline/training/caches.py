@@ -4,10 +4,10 @@ import time
 from collections.abc import Sequence
 
 from pipeline.competition import Competition
+from pipeline.data.cache import open_cache
 from pipeline.data.folds import load_folds
-from pipeline.data.image_cache import open_cache
 from pipeline.experiments import load_experiment
-from pipeline.paths import Project
+from pipeline.project import Project
 from pipeline.training.setup import checked_task
 from toolkit.errors import UserError
 from toolkit.terminal import console

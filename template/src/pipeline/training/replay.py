@@ -10,7 +10,7 @@ from pipeline.callbacks.non_finite.replay import Finding, replay
 from pipeline.config import parse_experiment
 from pipeline.inference.device import choose_precision
 from pipeline.inference.snapshot import run_competition
-from pipeline.paths import Project
+from pipeline.project import Project
 from pipeline.training.build import make_loop
 from pipeline.training.optimizer import set_learning_rate
 from pipeline.training.setup import prepare

@@ -22,7 +22,7 @@ from pipeline.inference.snapshot import (
     label,
     save_snapshot,
 )
-from pipeline.paths import Project
+from pipeline.project import Project
 from pipeline.settings import FILE_NAME, LIVE, parse_settings
 from toolkit.errors import UserError, listed
 from toolkit.files import dump_yaml, read_json, read_yaml, write_json, write_text

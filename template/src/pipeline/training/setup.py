@@ -11,7 +11,7 @@ from pipeline.data import NAMES as DATA_NAMES
 from pipeline.data.folds import FoldTable, fold_path, load_folds, read_classes
 from pipeline.data.labels import labels_of
 from pipeline.inference.earlier import HELD_OUT, require_same_folds, with_earlier
-from pipeline.paths import Project
+from pipeline.project import Project
 from pipeline.registry import Names
 from pipeline.tasks import Task, task_for
 from pipeline.training.interventions import by_epoch, written_out

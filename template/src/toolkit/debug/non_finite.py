@@ -1,6 +1,5 @@
 """Where the first value came from that is not finite, of all that reached a loss or a gradient of one training step."""
 
-import inspect
 import linecache
 import re
 import sys
@@ -9,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from traceback import walk_stack
 from typing import Any, Literal, cast
 
 import torch
@@ -162,7 +162,7 @@ class Finder(TorchDispatchMode):
         rows = _rows(bad[0], self.count)
         node = torch._C._current_autograd_node()
         if node is None:
-            frames = [(frame.filename, frame.lineno or 0) for frame in _stack()]
+            frames = [(frame.f_code.co_filename, line) for frame, line in walk_stack(sys._getframe())][::-1]
             line, code = _shown(frames)
             module = self.modules[-1] if self.modules else ""
             return Origin("forward", name, module, line, code, inputs, outputs, rows, _written(frames))
@@ -220,10 +220,6 @@ def _rows(tensor: Tensor, count: int) -> tuple[int, ...]:
     wrong = ~torch.isfinite(tensor.detach()).reshape(count, -1).all(dim=1)
     rows = tuple(torch.nonzero(wrong).flatten().tolist())
     return rows if len(rows) < count else ()
-
-
-def _stack() -> list[inspect.FrameInfo]:
-    return inspect.stack(context=0)[::-1]
 
 
 def _shown(frames: Sequence[tuple[str, int]]) -> tuple[str, str]:

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from pipeline.competition import Metric
 from pipeline.config import Experiment, LossRow
+from pipeline.data.cache import reader_for
 from pipeline.data.collate import collate
 from pipeline.data.explain_target import Explained, chosen_class
-from pipeline.data.image_cache import reader_for
 from pipeline.data.image_dataset import ImageDataset
 from pipeline.data.sample_record import SeenSample
 from pipeline.data.side_columns import chosen_columns, input_names, side_inputs

@@ -8,7 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pipeline.data.image_cache import CachedImages, ResizedReader, resized
+from pipeline.data.cache import CachedImages, ResizedReader, resized
 from pipeline.tasks.segmentation.windows import Size, Window
 from toolkit.archives import is_file
 from toolkit.errors import UserError

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from pipeline.competition import Metric
 from pipeline.config import Experiment, LossRow
+from pipeline.data.cache import reader_for
 from pipeline.data.collate import collate
-from pipeline.data.image_cache import reader_for
 from pipeline.heads.mask_decoding import USUAL, decoded, kept
 from pipeline.heads.mask_predictions import columns, gated, has_presence, presence_columns
 from pipeline.keys import ROW_ID, ROW_IMAGE

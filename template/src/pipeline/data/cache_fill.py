@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.filesize import decimal
 
-from pipeline.data.image_cache_file import Form, Stamp, Store, Writer
-from pipeline.paths import Project
+from pipeline.data.cache_file import Form, Stamp, Store, Writer
+from pipeline.project import Project
 from toolkit.errors import UserError
 from toolkit.files import write_json
 from toolkit.images.row_reader import Row, RowReader

@@ -17,10 +17,10 @@ import cv2
 import numpy as np
 
 from pipeline.config import Experiment
-from pipeline.data.image_cache_file import Store
-from pipeline.data.image_cache_fill import Filling, Source
+from pipeline.data.cache_file import Store
+from pipeline.data.cache_fill import Filling, Source
 from pipeline.keys import ROW_ID, ROW_IMAGE
-from pipeline.paths import Project
+from pipeline.project import Project
 from pipeline.registry import Names
 from toolkit.errors import UserError
 from toolkit.files import digest
