@@ -3,7 +3,7 @@
 A package in this folder is a kind, and its name is what `Head.kind` says. It holds
 - `LOSSES`: the losses that train it, name -> "module:attribute";
 - `head.HEAD`: its `HeadKind`;
-- `metrics.SCORES`: the scores of one head, by the names that `competition.yaml` may hold.
+- `pipeline.metrics.<kind>.SCORES`: the scores of one head, by the names that `competition.yaml` may hold.
 """
 
 from __future__ import annotations

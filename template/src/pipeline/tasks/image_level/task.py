@@ -49,7 +49,10 @@ class ImageLevelTask(Decoding):
             "normalize": "pipeline.models.preprocess:Normalize",
             "standardize": "pipeline.models.preprocess:Standardize",
         },
-        "model": dict.fromkeys(("default", "encoder_heads"), "pipeline.models.encoder_heads:EncoderHeads"),
+        "model": {
+            "default": "pipeline.models.encoder_heads:EncoderHeads",
+            "encoder_heads": "pipeline.models.encoder_heads:EncoderHeads",
+        },
         "pooling": {
             "encoder": "pipeline.models.pooling:EncoderPooling",
             "avg": "pipeline.models.pooling:average",
