@@ -4,16 +4,13 @@ A score is a count of every image and a reduction of all counts. So no masks are
 every score of a table, and a tuned threshold changes counts that are there already.
 """
 
-import warnings
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from sklearn.exceptions import UndefinedMetricWarning
 
 from pipeline.competition import Head
 from pipeline.heads.mask_decoding import EXCLUSIVE, decoded
@@ -46,10 +43,10 @@ def pixels(plane: np.ndarray, mask: np.ndarray, foreground: np.ndarray, instance
     counts = np.zeros(5, np.int64)
     for rows in strips((plane.shape[0], plane.shape[1])):
         true, known = plane[rows] == 1, plane[rows] != IGNORED
-        said = mask[rows] & known
-        hit = np.count_nonzero(true & said)
-        crossed = np.count_nonzero(said & foreground[rows] & ~true)
-        counts += hit, np.count_nonzero(said) - hit, np.count_nonzero(true) - hit, np.count_nonzero(known), crossed
+        decided = mask[rows] & known
+        hit = np.count_nonzero(true & decided)
+        crossed = np.count_nonzero(decided & foreground[rows] & ~true)
+        counts += hit, np.count_nonzero(decided) - hit, np.count_nonzero(true) - hit, np.count_nonzero(known), crossed
     return counts
 
 
@@ -75,20 +72,6 @@ def objects(plane: np.ndarray, mask: np.ndarray, foreground: np.ndarray, instanc
         hits, missed, wrong = matched.any(axis=1).sum(), (~matched.any(axis=1)).sum(), (~matched.any(axis=0)).sum()
         scores.append(5 * hits / (5 * hits + 4 * missed + wrong))
     return np.array([np.mean(scores)])
-
-
-@dataclass(frozen=True)
-class Score:
-    """A score of one head.
-
-    Attributes:
-        count: of one class of one image, (K,).
-        reduce: counts (N, C, K) and the kind of the head to the score; greater is better.
-    """
-
-    name: str
-    count: Count
-    reduce: Callable[[np.ndarray, str], float]
 
 
 def counts(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head, count: Count) -> np.ndarray:
@@ -141,12 +124,6 @@ def require_size(name: object, truth: "Truth", size: tuple[int, int]) -> None:
             f"{name}: the truth is {truth.size[0]} x {truth.size[1]} pixels, the prediction {size[0]} x {size[1]}; "
             "correct the masks in src/competition/tables.py, or train again"
         )
-
-
-def undefined(head: Head, reason: str) -> float:
-    """NaN, and a warning that says why: never a number that looks like a score."""
-    warnings.warn(f"head '{head.name}': {reason}; the score is NaN", UndefinedMetricWarning, stacklevel=2)
-    return float("nan")
 
 
 _Entry = tuple["weakref.ref[pd.DataFrame]", "weakref.ref[pd.DataFrame]", Head, Count, np.ndarray]

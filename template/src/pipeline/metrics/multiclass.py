@@ -17,7 +17,8 @@ from sklearn import metrics as sk
 from pipeline.competition import Head
 from pipeline.heads.multiclass.predictions import cut, decided, normalized
 from pipeline.heads.predictions import probability_columns
-from pipeline.metrics.scoring import Score, finite_predictions, grade_kappa, undefined
+from pipeline.metrics import undefined
+from pipeline.metrics.scoring import Score, finite_predictions, grade_kappa
 from toolkit.errors import UserError, listed, nearest
 
 # (class numbers (N,) int64, probabilities (N, C) float64 with rows summing to 1, head) -> score

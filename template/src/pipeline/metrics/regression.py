@@ -14,7 +14,8 @@ from sklearn import metrics as sk
 
 from pipeline.competition import Head
 from pipeline.heads.regression.numbers import clipped, grade_values, grades
-from pipeline.metrics.scoring import Score, finite_predictions, grade_kappa, undefined
+from pipeline.metrics import undefined
+from pipeline.metrics.scoring import Score, finite_predictions, grade_kappa
 from toolkit.errors import UserError
 
 # (truth (N,) float64, predictions (N,) float64 inside the head's limits, head) -> score
