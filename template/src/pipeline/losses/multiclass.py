@@ -51,17 +51,14 @@ class Focal(nn.Module):
         self.sigmoid = sigmoid
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        truth = probabilities(target, logits.shape[1])
-        return self._sigmoid(logits.float(), truth) if self.sigmoid else self._softmax(logits.float(), truth)
-
-    def _softmax(self, logits: Tensor, truth: Tensor) -> Tensor:
-        log_p = torch.log_softmax(logits, dim=1)
-        rest = -torch.expm1(log_p)  # 1 - p, exact also where p is nearly 1
-        values = -(truth * rest.clamp(min=TINY) ** self.gamma * log_p).sum(dim=1)
-        return values if self.alpha is None else self.alpha * values
-
-    def _sigmoid(self, logits: Tensor, truth: Tensor) -> Tensor:
-        p = torch.sigmoid(logits)
+        logits, truth = logits.float(), probabilities(target, logits.shape[1])
+        if not self.sigmoid:
+            log_p = logits.log_softmax(dim=1)
+            rest = -torch.expm1(log_p)  # 1 - p, exact also where p is nearly 1
+            values = -(truth * rest.clamp(min=TINY) ** self.gamma * log_p).sum(dim=1)
+            return values if self.alpha is None else self.alpha * values
+        # torchvision's sigmoid_focal_loss; but its gradient is NaN below a gamma of 1 where the model is quite sure
+        p = logits.sigmoid()
         rest = p + truth - 2 * p * truth  # 1 - (p t + (1 - p) (1 - t))
         values = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
         values = values * rest.clamp(min=TINY) ** self.gamma

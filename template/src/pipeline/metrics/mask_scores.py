@@ -5,9 +5,9 @@ every score of a table, and a tuned threshold changes counts that are there alre
 """
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -19,15 +19,26 @@ from toolkit.errors import UserError
 from toolkit.masks.components import Components
 from toolkit.masks.maps import strips
 
-if TYPE_CHECKING:
-    from pipeline.tasks.segmentation.truth import Truth
-
 TP, FP, FN, KNOWN, CROSSED = range(5)
 IGNORED = 255
 CACHED = 8  # tables whose counts are remembered
 
 Instances = Callable[[], Sequence[np.ndarray]]
 Count = Callable[[np.ndarray, np.ndarray, np.ndarray, Instances], np.ndarray]
+
+
+class MaskTruth(Protocol):
+    """The masks of one image, as scores read them."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+
+    def read(self) -> np.ndarray:
+        """The planes, uint8 (C, H, W) of 0, 1 or 255."""
+
+    def instances(self, class_index: int) -> Iterable[np.ndarray]:
+        """The objects of a class, bool (H, W) each."""
 
 
 def pixels(plane: np.ndarray, mask: np.ndarray, foreground: np.ndarray, instances: Instances) -> np.ndarray:
@@ -92,7 +103,7 @@ def counts(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head, count: Co
     return found
 
 
-def count_image(truth: "Truth", planes: np.ndarray, masks: np.ndarray, kind: str, count: Count) -> np.ndarray:
+def count_image(truth: MaskTruth, planes: np.ndarray, masks: np.ndarray, kind: str, count: Count) -> np.ndarray:
     """Counts (C, K) of one image, given its truth, that truth's planes, and what is decided, both (C, H, W)."""
     foreground = foreground_of(planes, kind)
     return np.stack(
@@ -111,13 +122,13 @@ def foreground_of(planes: np.ndarray, kind: str) -> np.ndarray:
     return found
 
 
-def instances_of(truth: "Truth", number: int, plane: np.ndarray) -> list[np.ndarray]:
+def instances_of(truth: MaskTruth, number: int, plane: np.ndarray) -> list[np.ndarray]:
     """The flat positions, int64 (pixels,), of each object of a class that has pixels which are not ignored."""
     known = plane != IGNORED
     return [places for mask in truth.instances(number) if len(places := np.flatnonzero(mask & known))]
 
 
-def require_size(name: object, truth: "Truth", size: tuple[int, int]) -> None:
+def require_size(name: object, truth: MaskTruth, size: tuple[int, int]) -> None:
     """Raise a `UserError` where a map is not of the size of its image."""
     if tuple(truth.size) != tuple(size):
         raise UserError(
