@@ -71,7 +71,7 @@ def test_extends_merges_mapping_by_mapping(project: Path) -> None:
 
 PARENT = """extends: demo
 optimizer: {lr: 0.1, weight_decay: 0.2, params: {betas: [0.8, 0.9]}}
-schedule: {name: one_cycle, warmup_epochs: 3, params: {div_factor: 5}}
+schedule: {name: flat_cosine, warmup_epochs: 3, params: {flat: 0.5}}
 augmentations: {params: {strength: 0.5}}
 image: {reader: {params: {high: 9}}}
 model: {name: mine, drop_rate: 0.4, params: {width: 8}}

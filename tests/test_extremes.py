@@ -15,7 +15,7 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from pipeline.competition import Competition
-from pipeline.losses.mask_overlap import Dice
+from pipeline.losses.masks import Dice
 from pipeline.metrics.image_level import find_metric
 from pipeline.metrics.masks import find_metric as find_mask_metric
 from pipeline.tasks import task_for

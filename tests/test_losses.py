@@ -192,7 +192,7 @@ def test_a_loss_says_which_heads_it_trains() -> None:
 def test_class_weights_are_of_mean_one_over_the_rows(chosen: Any, expected: list[float]) -> None:
     """Four ants, two bees, a cat, and no dog: it is weighted like a single one."""
     from pipeline.heads.multiclass.targets import class_counts
-    from pipeline.losses.class_weights import class_weights
+    from pipeline.losses.criterion import class_weights
 
     rows = table(*["ant"] * 4, *["bee"] * 2, "cat")
     counts = class_counts(rows, make_head())

@@ -13,8 +13,7 @@ from torch.nn import functional
 
 from pipeline.competition import Head
 from pipeline.config import LossRow, Model
-from pipeline.losses.class_weights import class_weights
-from pipeline.losses.criterion import WeightedLosses
+from pipeline.losses.criterion import WeightedLosses, class_weights
 from pipeline.models.encoder_heads import EncoderHeads
 from pipeline.models.preprocess import Normalize
 from pipeline.registry import Named, Names

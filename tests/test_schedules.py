@@ -13,7 +13,7 @@ from torch.optim import lr_scheduler
 
 from pipeline.registry import Named, Names
 from pipeline.training import NAMES
-from pipeline.training.schedules import AdaptiveFactor, Plateau, constant, cosine, flat_cosine, linear, one_cycle, step
+from pipeline.training.schedules import AdaptiveFactor, Plateau, constant, cosine, flat_cosine, linear, step
 from projects import Renders, run_script
 from toolkit.errors import UserError
 from training import assert_same_outcome, demo_project, expect, outcome
@@ -59,26 +59,6 @@ def test_cosine_linear_and_step_are_torchs() -> None:
     )
     warm = step(steps, 4, milestones=(0.5,), gamma=0.3)
     assert [warm(i) for i in (0, 3, 4, 19, 20)] == pytest.approx([0.2, 0.8, 1, 1, 0.3])
-
-
-@pytest.mark.parametrize("pct_start", [0.3, 0.05])
-def test_one_cycle_is_torchs(pct_start: float) -> None:
-    ours = one_cycle(60, 12, pct_start=pct_start, div_factor=10, final_div_factor=50)
-    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
-    scheduler = lr_scheduler.OneCycleLR(
-        optimizer, 1.0, total_steps=60, pct_start=pct_start, div_factor=10, final_div_factor=50, cycle_momentum=False
-    )
-    for at in range(60):
-        assert ours(at) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-6)
-        optimizer.step()
-        if at < 59:  # it refuses one more
-            scheduler.step()
-
-
-def test_one_cycle_rises_as_long_as_the_warm_up_where_nothing_else_is_said() -> None:
-    assert [one_cycle(60, 18)(i) for i in range(60)] == [one_cycle(60, 0, pct_start=0.3)(i) for i in range(60)]
-    without = one_cycle(60, 0)
-    assert without(0) == 1 and without(59) == pytest.approx(1 / 25e4) and without(60) == pytest.approx(1 / 25e4)
 
 
 def test_flat_cosine_is_flat_and_then_a_cosine() -> None:
@@ -161,9 +141,8 @@ def test_every_schedule_by_name_stays_between_zero_and_the_peak() -> None:
     ("name", "params", "message"),
     [
         ("step", {"milestones": (10, 20)}, "milestones: 10 is no share"),
+        ("cosine", {"final": -0.1}, "final is -0.1"),
         ("flat_cosine", {"flat": 1.5}, "flat: 1.5 is no share"),
-        ("one_cycle", {"pct_start": 0.0}, "pct_start: 0 is no share"),
-        ("one_cycle", {"div_factor": 0.0}, "div_factor is 0"),
         ("plateau", {"factor": 2.0}, "factor: 2 is no share"),
         ("plateau", {"patience": -1}, "patience"),
     ],

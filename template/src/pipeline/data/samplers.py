@@ -4,21 +4,17 @@ A sampler is called with the training rows and the epoch's own generator, and re
 N is the same for every epoch. A row's `weight` multiplies its loss whichever sampler is chosen.
 """
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from pipeline.keys import ROW_GROUP, ROW_ID, ROW_SOURCE, ROW_WEIGHT, SOURCE_COMPETITION
 from toolkit.errors import UserError, listed, nearest
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Positions = NDArray[np.int64]
+Positions = NDArray[np.int64]
 
 
-def shuffle(rows: pd.DataFrame, generator: np.random.Generator, *, times: int = 1) -> "Positions":
+def shuffle(rows: pd.DataFrame, generator: np.random.Generator, *, times: int = 1) -> Positions:
     """Every row `times` times: one permutation after the other."""
     if times < 1:
         raise UserError(f"sampler 'shuffle': times is {times}; it must be at least 1")
@@ -27,7 +23,7 @@ def shuffle(rows: pd.DataFrame, generator: np.random.Generator, *, times: int = 
 
 def balanced(
     rows: pd.DataFrame, generator: np.random.Generator, *, column: str, power: float = 1.0, length: float = 1.0
-) -> "Positions":
+) -> Positions:
     """As many rows of each value of `column`, such as a target; the rows of a value are used evenly.
 
     Args:
@@ -48,7 +44,7 @@ def balanced(
 
 def weighted(
     rows: pd.DataFrame, generator: np.random.Generator, *, column: str = ROW_WEIGHT, length: float = 1.0
-) -> "Positions":
+) -> Positions:
     """Rows drawn with replacement, in proportion to the numbers in `column`.
 
     The column `weight` also multiplies the losses: a row that is drawn by it counts by its square. Draw by a column of
@@ -73,7 +69,7 @@ def weighted(
     return generator.choice(len(rows), _total(rows, length, "weighted"), p=weights / weights.sum())
 
 
-def groups(rows: pd.DataFrame, generator: np.random.Generator, *, per_group: int = 1) -> "Positions":
+def groups(rows: pd.DataFrame, generator: np.random.Generator, *, per_group: int = 1) -> Positions:
     """At most `per_group` rows of each `group`, others in each epoch.
 
     Raises:
@@ -92,7 +88,7 @@ def sources(
     *,
     times: dict[str, float] | None = None,
     shares: dict[str, float] | None = None,
-) -> "Positions":
+) -> Positions:
     """Rows by their `source`: so many times each, or so large a share of the epoch; all others are in once.
 
     Args:
@@ -159,7 +155,7 @@ def _counts(shares: np.ndarray, total: int, generator: np.random.Generator) -> l
     return [int(count) for count in np.diff(edges, prepend=0, append=total)]
 
 
-def _repeated(positions: "Positions", count: int, generator: np.random.Generator) -> "Positions":
+def _repeated(positions: Positions, count: int, generator: np.random.Generator) -> Positions:
     """`count` of the positions, as whole permutations one after the other and a part of another one."""
     if not count:
         return positions[:0]

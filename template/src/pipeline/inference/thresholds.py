@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.competition import Metric, metric_values
+from pipeline.competition import Competition, Metric, metric_values
 from pipeline.inference.code import code_hash
 from pipeline.inference.snapshot import CLASSES, CODE
 from pipeline.tasks import Task, task_for
@@ -18,8 +18,6 @@ from toolkit.terminal import progress
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from pipeline.competition import Competition
 
 FILE = "thresholds.json"  # in a run's folder, where tuned thresholds are the better ones
 SCORES, METRIC_CODE = "cv.json", "metric_code"
@@ -85,12 +83,12 @@ def write_thresholds(run: Path, tuned: Tuned | None) -> None:
         (run / FILE).unlink(missing_ok=True)
 
 
-def metric_code(competition: "Competition") -> str:
+def metric_code(competition: Competition) -> str:
     """A hash of the code that scores."""
     return code_hash(competition.part("metric", "metrics"))
 
 
-def task_of_run(run: Path, competition: "Competition") -> Task:
+def task_of_run(run: Path, competition: Competition) -> Task:
     """The task of a run, which decides by the run's tuned thresholds where it has some.
 
     Raises:

@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from pipeline.competition import Head
 from pipeline.config import LossRow
 from pipeline.keys import INPUT_PARTNER, INPUT_SHARE, INPUT_WEIGHT, TARGET_PREFIX, mask_key
-from pipeline.losses.class_weights import class_weights, probabilities
 from pipeline.registry import Names
 from pipeline.types import Batch, LossResult
 from toolkit.errors import UserError, nearest
@@ -131,12 +131,9 @@ def known_truth(target: Tensor) -> tuple[Tensor, Tensor]:
     A row that has a part of its truth keeps the gaps: the losses of such truths leave them out.
     """
     if target.is_floating_point():
-        known = ~target.isnan().flatten(1).all(dim=1) if target.ndim > 1 else ~target.isnan()
-        shown = known.view(-1, *[1] * (target.ndim - 1))
-        return torch.where(shown, target, 0), known.float()
-    return target.clamp(min=0), (target >= 0).flatten(1).any(dim=1).float() if target.ndim > 1 else (
-        target >= 0
-    ).float()
+        known = ~target.isnan().reshape(len(target), -1).all(dim=1)
+        return torch.where(known.view(-1, *[1] * (target.ndim - 1)), target, 0), known.float()
+    return target.clamp(min=0), (target >= 0).reshape(len(target), -1).any(dim=1).float()
 
 
 def hardest(values: Tensor, share: float) -> Tensor:
@@ -154,3 +151,44 @@ def take(mapping: Mapping[str, Tensor], key: str, wiring: str, holder: str) -> T
     if key not in mapping:
         raise UserError(f"{wiring} needs the key '{key}', but {holder} only: {', '.join(mapping)}")
     return mapping[key]
+
+
+def class_weights(chosen: str | Mapping[str, float], classes: Sequence[str], counts: Tensor) -> Tensor:
+    """Float32 (classes,), of mean 1 over the rows that train.
+
+    Args:
+        chosen: `balanced` for 1 / count, `sqrt` for 1 / sqrt(count), or weights by name; a class that is not named
+            counts 1. A class without rows is weighted like one with a single row.
+        classes: their names, in the order of the logits.
+        counts: rows of each class, float (classes,).
+
+    Raises:
+        UserError: an unknown class, a negative weight, or weights that leave nothing to train.
+    """
+    counts = counts.double()
+    if isinstance(chosen, str):
+        weights = counts.clamp(min=1).pow(-1.0 if chosen == "balanced" else -0.5)
+    else:
+        for name, value in chosen.items():
+            if name not in classes:
+                raise UserError(f"class_weights: there is no class '{name}'; {nearest(name, classes)}")
+            if not 0 <= value < float("inf"):
+                raise UserError(f"class_weights: the weight of '{name}' must be at least 0 and finite (it is {value})")
+        weights = torch.tensor([chosen.get(name, 1.0) for name in classes], dtype=torch.float64)
+    total = (weights * counts).sum()
+    if not total > 0:
+        raise UserError("class_weights: every row that trains has the weight 0; give a class that has rows more")
+    return (weights * counts.sum() / total).float()
+
+
+def probabilities(target: Tensor, classes: int) -> Tensor:
+    """Class numbers int64 (B,) or probabilities (B, classes) as float32 (B, classes)."""
+    return target.float() if target.ndim == 2 else functional.one_hot(target, classes).float()
+
+
+def check_range(loss: str, name: str, value: float, below: float = float("inf")) -> float:
+    """`value`, if it is in [0, below)."""
+    if not 0 <= value < below:
+        limit = "at least 0" if below == float("inf") else f"in [0, {below})"
+        raise UserError(f"loss '{loss}': {name} must be {limit} (it is {value})")
+    return value

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.competition import Head
-from pipeline.losses.image_level import check_head, check_range
+from pipeline.losses.criterion import check_range
+from pipeline.losses.image_level import check_head
 from toolkit.errors import UserError
 
 SMALLEST = 1e-6  # of a squared sine: its root has no slope at 0

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from pipeline.competition import Head
 from pipeline.heads.base import kind_of, trained_by
-from pipeline.losses.class_weights import probabilities
+from pipeline.losses.criterion import check_range, probabilities
 from toolkit.errors import UserError, listed
 
 
@@ -61,11 +61,3 @@ def check_head(loss: str, head: Head | None) -> None:
     able = trained_by(loss)
     if head.kind not in able:
         raise UserError(f"loss '{loss}' trains heads of the kind {listed(able)}; '{head.name}' is {head.kind}")
-
-
-def check_range(loss: str, name: str, value: float, below: float = float("inf")) -> float:
-    """`value`, if it is in [0, below)."""
-    if not 0 <= value < below:
-        limit = "at least 0" if below == float("inf") else f"in [0, {below})"
-        raise UserError(f"loss '{loss}': {name} must be {limit} (it is {value})")
-    return value

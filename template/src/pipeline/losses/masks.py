@@ -1,18 +1,167 @@
-"""Losses of an output: logits and the head's target to one value per sample, float32 (B,).
+"""Losses of masks: logits and the head's target to one value per sample, float32 (B,).
 
 Pixels of 255 count nowhere; a sample without any other has the loss 0. A loss computes in float32, and is finite, with
 finite gradients, on empty masks. Where logits are smaller than the target, the target is resized to them (nearest).
+They are their own, since those of segmentation_models_pytorch and torchvision give one value for a whole batch.
 """
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.competition import Head
-from pipeline.heads.mask import kind_of
-from pipeline.losses.mask_base import MaskLoss, mean_of
-from pipeline.losses.mask_overlap import Dice, Jaccard, Lovasz, Tversky
-from toolkit.errors import UserError
+from pipeline.heads.mask import KINDS, kind_of
+from pipeline.losses.criterion import check_range
+from toolkit.errors import UserError, listed, nearest
+
+
+class MaskLoss(nn.Module, ABC):
+    """A loss whose `values` gets float32 logits (B, K, h, w), the truth of each and where it is known."""
+
+    name, kinds = "", tuple(KINDS)
+
+    def __init__(self, head: Head | None) -> None:
+        super().__init__()
+        if head is None:
+            raise UserError(f"loss '{self.name}' needs a head; add 'head: NAME' to its row in losses")
+        kind = kind_of(head)
+        if head.kind not in self.kinds:
+            raise UserError(
+                f"loss '{self.name}' trains heads of the kind {listed(self.kinds)}; '{head.name}' is {head.kind}"
+            )
+        self.head, self.kind = head, kind
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        width = self.kind.width(len(self.head.classes))
+        if logits.ndim != 4 or logits.shape[1] != width:
+            raise UserError(
+                f"loss '{self.name}' of head '{self.head.name}' needs logits (B, {width}, h, w) and got "
+                f"{tuple(logits.shape)}; correct 'output' in its row in losses"
+            )
+        with torch.autocast(logits.device.type, enabled=False):
+            truth, known = self.kind.planes(resized(target, logits.shape[-2:]), len(self.head.classes))
+            return self.values(logits.float(), truth, known.expand_as(truth))
+
+    @abstractmethod
+    def values(self, logits: Tensor, truth: Tensor, known: Tensor) -> Tensor:
+        """float32 (B,): logits and truth (B, K, h, w), and bool of the same shape where the truth is known."""
+
+    def by_class(self, parameter: str, given: float | Mapping[str, float], classes: Sequence[str]) -> Tensor:
+        """float32 (classes, 1, 1): one number for all, or those that are given by name and 1 for the others."""
+        if not isinstance(given, Mapping):
+            given = dict.fromkeys(classes, given)
+        for name in given:
+            if name not in classes:
+                raise UserError(f"loss '{self.name}': {parameter} names the class '{name}'; {nearest(name, classes)}")
+        numbers = [check_range(self.name, parameter, given.get(name, 1.0)) for name in classes]
+        return torch.tensor(numbers).view(-1, 1, 1)
+
+
+def mean_of(values: Tensor, counted: Tensor) -> Tensor:
+    """The mean over (B, N) of those that count, 0 where none does."""
+    return (values * counted).sum(dim=1) / counted.sum(dim=1).clamp(min=1)
+
+
+def resized(target: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:
+    """A target (B, ..., H, W) at the size of the logits, by its nearest pixels."""
+    if target.shape[-2:] == size:
+        return target
+    planes = target[:, None] if target.ndim == 3 else target
+    smaller = functional.interpolate(planes.float(), size=tuple(size), mode="nearest-exact").to(target.dtype)
+    return smaller[:, 0] if target.ndim == 3 else smaller
+
+
+def pixel_entropy(kind: str, logits: Tensor, truth: Tensor) -> Tensor:
+    """Cross entropy of each pixel: (B, C, h, w) of planes, (B, 1, h, w) where classes share a pixel."""
+    if kind == "mask":
+        return functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+    return -(truth * logits.log_softmax(dim=1)).sum(dim=1, keepdim=True)
+
+
+class Overlap(MaskLoss):
+    """1 minus `(TP + s) / (TP + alpha FP + beta FN + s)` of soft counts, the mean over the foreground classes."""
+
+    def __init__(self, head: Head | None, alpha: float, beta: float, smooth: float, gamma: float = 1.0) -> None:
+        super().__init__(head)
+        self.alpha = check_range(self.name, "alpha", alpha)
+        self.beta = check_range(self.name, "beta", beta)
+        self.gamma = gamma
+        if smooth <= 0:  # or an empty mask would be 0 / 0
+            raise UserError(f"loss '{self.name}': smooth must be more than 0 (it is {smooth})")
+        self.smooth = smooth
+
+    def values(self, logits: Tensor, truth: Tensor, known: Tensor) -> Tensor:
+        found = self.kind.foreground(self.kind.probabilities(logits) * known).flatten(2)
+        wanted = self.kind.foreground(truth * known).flatten(2)
+        hits = (found * wanted).sum(dim=2)
+        more, less = found.sum(dim=2) - hits, wanted.sum(dim=2) - hits
+        losses = 1 - (hits + self.smooth) / (hits + self.alpha * more + self.beta * less + self.smooth)
+        some = self.kind.foreground(known).flatten(2).any(dim=2)  # (B, C): whether anything is known of a class
+        return mean_of(losses.clamp(min=1e-7) ** self.gamma if self.gamma != 1 else losses, some)
+
+
+class Dice(Overlap):
+    """Soft Dice (Milletari et al., arXiv:1606.04797): `(TP + s) / ((P + T) / 2 + s)`."""
+
+    name = "dice"
+
+    def __init__(self, head: Head | None, *, smooth: float = 1.0) -> None:
+        super().__init__(head, 0.5, 0.5, smooth)
+
+
+class Jaccard(Overlap):
+    """Soft Jaccard: `(TP + s) / (union + s)`."""
+
+    name = "jaccard"
+
+    def __init__(self, head: Head | None, *, smooth: float = 1.0) -> None:
+        super().__init__(head, 1.0, 1.0, smooth)
+
+
+class Tversky(Overlap):
+    """Tversky (Salehi et al., arXiv:1706.05721); with `gamma` the focal one, `loss ** gamma` (arXiv:1810.07842).
+
+    Args:
+        alpha, beta: what a false positive and a false negative weigh.
+    """
+
+    name = "tversky"
+
+    def __init__(
+        self, head: Head | None, *, alpha: float = 0.3, beta: float = 0.7, gamma: float = 1.0, smooth: float = 1.0
+    ) -> None:
+        super().__init__(head, alpha, beta, smooth, gamma)
+        if gamma <= 0:
+            raise UserError(f"loss 'tversky': gamma must be more than 0 (it is {gamma})")
+
+
+class Lovasz(MaskLoss):
+    """The Lovász extension of the Jaccard loss, per image (Berman et al., arXiv:1705.08790).
+
+    `mask`: the hinge of each class; `multiclass_mask`: the softmax, over background and classes that are in the image.
+    """
+
+    name = "lovasz"
+
+    def values(self, logits: Tensor, truth: Tensor, known: Tensor) -> Tensor:
+        truth, known = (truth * known).flatten(2), known.flatten(2)
+        if self.head.kind == "mask":
+            # What is not known comes last in the order, where the hinge is 0.
+            errors = torch.where(known, 1 - logits.flatten(2) * (2 * truth - 1), torch.finfo(torch.float32).min)
+            counted = known.any(dim=2)
+        else:
+            errors = (truth - self.kind.probabilities(logits).flatten(2)).abs() * known
+            counted = truth.any(dim=2)
+        ordered, order = errors.sort(dim=2, descending=True)
+        wanted = truth.gather(2, order)
+        total = wanted.sum(dim=2, keepdim=True)
+        union = total + (1 - wanted).cumsum(dim=2)
+        jaccard = 1 - (total - wanted.cumsum(dim=2)) / union.clamp(min=1)
+        steps = torch.cat([jaccard[..., :1], jaccard[..., 1:] - jaccard[..., :-1]], dim=2)
+        return mean_of((ordered.relu() * steps).sum(dim=2), counted)
 
 
 class PixelLoss(MaskLoss):
@@ -44,7 +193,7 @@ class BinaryCrossEntropy(PixelLoss):
         positive_weight: float | dict[str, float] = 1.0,
     ) -> None:
         super().__init__(head)
-        self.label_smoothing = self.check("label_smoothing", label_smoothing, below=1)
+        self.label_smoothing = check_range(self.name, "label_smoothing", label_smoothing, below=1)
         self.positive_weight = self.by_class("positive_weight", positive_weight, self.head.classes)
 
     def pixels(self, logits: Tensor, truth: Tensor) -> Tensor:
@@ -67,7 +216,7 @@ class CrossEntropy(MaskLoss):
         self, head: Head | None, *, label_smoothing: float = 0.0, weights: dict[str, float] | None = None
     ) -> None:
         super().__init__(head)
-        self.label_smoothing = self.check("label_smoothing", label_smoothing, below=1)
+        self.label_smoothing = check_range(self.name, "label_smoothing", label_smoothing, below=1)
         self.weights = self.by_class("weights", weights or {}, ("background", *self.head.classes))
 
     def values(self, logits: Tensor, truth: Tensor, known: Tensor) -> Tensor:
@@ -89,7 +238,7 @@ class Focal(PixelLoss):
 
     def __init__(self, head: Head | None, *, gamma: float = 2.0, alpha: float | None = None) -> None:
         super().__init__(head)
-        self.gamma = self.check("gamma", gamma)
+        self.gamma = check_range(self.name, "gamma", gamma)
         if alpha is not None and (self.head.kind != "mask" or not 0 <= alpha <= 1):
             raise UserError(f"loss 'focal': alpha is for heads of the kind mask, and in [0, 1] (it is {alpha})")
         self.alpha = alpha
@@ -116,7 +265,7 @@ class Boundary(MaskLoss):
         super().__init__(head)
         if width < 1:
             raise UserError(f"loss 'boundary': width must be at least 1 (it is {width})")
-        self.width, self.factor = width, self.check("factor", factor)
+        self.width, self.factor = width, check_range(self.name, "factor", factor)
 
     def values(self, logits: Tensor, truth: Tensor, known: Tensor) -> Tensor:
         losses = pixel_entropy(self.head.kind, logits, truth)
@@ -163,10 +312,3 @@ LOSSES: dict[str, type[nn.Module]] = {
     "boundary": Boundary,
     "presence": Presence,
 }
-
-
-def pixel_entropy(kind: str, logits: Tensor, truth: Tensor) -> Tensor:
-    """Cross entropy of each pixel: (B, C, h, w) of planes, (B, 1, h, w) where classes share a pixel."""
-    if kind == "mask":
-        return functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
-    return -(truth * logits.log_softmax(dim=1)).sum(dim=1, keepdim=True)

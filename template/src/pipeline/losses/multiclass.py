@@ -1,4 +1,4 @@
-"""Losses of a choice between classes: logits (B, classes) and the truth to one value per sample, float32 (B,).
+"""Losses of a choice between classes, or of a grade: logits (B, classes) and the truth to one value per sample, (B,).
 
 The truth is a class number int64 (B,), or a probability for each class float (B, classes). All of them compute in
 float32 and stay finite, with finite gradients, for the largest logits that float16 can hold.
@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.competition import Head
-from pipeline.losses.class_weights import probabilities
-from pipeline.losses.image_level import check_head, check_range, smooth
+from pipeline.losses.criterion import check_range, probabilities
+from pipeline.losses.image_level import check_head, smooth
 from toolkit.errors import UserError
 
 TINY = torch.finfo(torch.float32).tiny  # a power of 0 has no finite gradient below an exponent of 1
@@ -51,17 +51,14 @@ class Focal(nn.Module):
         self.sigmoid = sigmoid
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        truth = probabilities(target, logits.shape[1])
-        return self._sigmoid(logits.float(), truth) if self.sigmoid else self._softmax(logits.float(), truth)
-
-    def _softmax(self, logits: Tensor, truth: Tensor) -> Tensor:
-        log_p = torch.log_softmax(logits, dim=1)
-        rest = -torch.expm1(log_p)  # 1 - p, exact also where p is nearly 1
-        values = -(truth * rest.clamp(min=TINY) ** self.gamma * log_p).sum(dim=1)
-        return values if self.alpha is None else self.alpha * values
-
-    def _sigmoid(self, logits: Tensor, truth: Tensor) -> Tensor:
-        p = torch.sigmoid(logits)
+        logits, truth = logits.float(), probabilities(target, logits.shape[1])
+        if not self.sigmoid:
+            log_p = logits.log_softmax(dim=1)
+            rest = -torch.expm1(log_p)  # 1 - p, exact also where p is nearly 1
+            values = -(truth * rest.clamp(min=TINY) ** self.gamma * log_p).sum(dim=1)
+            return values if self.alpha is None else self.alpha * values
+        # torchvision's sigmoid_focal_loss; but its gradient is NaN below a gamma of 1 where the model is quite sure
+        p = logits.sigmoid()
         rest = p + truth - 2 * p * truth  # 1 - (p t + (1 - p) (1 - t))
         values = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
         values = values * rest.clamp(min=TINY) ** self.gamma
@@ -95,3 +92,22 @@ class Asymmetric(nn.Module):
         rest = truth * -torch.expm1(log_p) + (1 - truth) * log_p.exp()
         focus = rest.clamp(min=TINY) ** (self.gamma_pos * truth + self.gamma_neg * (1 - truth))
         return -(smooth(truth, self.eps, 1 / truth.shape[1]) * focus * log_p).sum(dim=1)
+
+
+class Corn(nn.Module):
+    """CORN (Shi, Cao and Raschka, arXiv:2111.08851): is the grade above k, asked of those that are above k - 1 only.
+
+    The sum over k of the binary cross entropies, which is `-log p` of the true grade. The truth is a grade's number
+    int64 (B,), or a probability of each grade float (B, grades).
+    """
+
+    def __init__(self, head: Head) -> None:
+        super().__init__()
+        check_head("corn", head)
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        truth = probabilities(target, logits.shape[1] + 1)
+        reached = truth.flip(1).cumsum(dim=1).flip(1)  # of grade k or above
+        above, level = reached[:, 1:], truth[:, :-1]
+        log_above, log_level = functional.logsigmoid(logits.float()), functional.logsigmoid(-logits.float())
+        return -(above * log_above + level * log_level).sum(dim=1)

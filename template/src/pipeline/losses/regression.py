@@ -1,10 +1,10 @@
 """Losses of a number: numbers and truth (B, 1), in the units of the target, to one value per sample, float32 (B,).
 
 Errors are measured in standard deviations of the rows that train. So a rate, a weight or a clipped gradient means the
-same whatever the unit is, and a loss of 1 is what the mean of all rows would have by `mse`.
+same whatever the unit is, and a loss of 1 is what the mean of all rows would have by `mse`. The formulas are torch's.
 """
 
-from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import numpy as np
 from torch import Tensor, nn
@@ -12,69 +12,45 @@ from torch.nn import functional
 
 from pipeline.competition import Head
 from pipeline.heads.regression.numbers import moments
-from pipeline.losses.image_level import check_head, check_range
+from pipeline.losses.criterion import check_range
+from pipeline.losses.image_level import check_head
 from toolkit.errors import UserError
 
 
-class NumberLoss(nn.Module, ABC):
-    """A loss of standardised numbers."""
+class NumberLoss(nn.Module):
+    """One of torch's losses of standardised numbers, with its parameters."""
 
-    def __init__(self, name: str, head: Head) -> None:
+    def __init__(self, name: str, head: Head, formula: Callable[..., Tensor], **params: float) -> None:
         super().__init__()
         check_head(name, head)
-        self.deviation = 1.0
+        self.formula, self.params, self.deviation = formula, params, 1.0
 
     def fit(self, truth: np.ndarray) -> None:
         """See the truth (N, 1) of the rows that train, before the first batch."""
         self.deviation = moments(truth)[1]
 
     def forward(self, numbers: Tensor, target: Tensor) -> Tensor:
-        return self.formula(numbers.float() / self.deviation, target.float() / self.deviation)[:, 0]
-
-    @abstractmethod
-    def formula(self, numbers: Tensor, target: Tensor) -> Tensor:
-        """The loss of each number, float32 (B, 1)."""
+        numbers, target = numbers.float() / self.deviation, target.float() / self.deviation
+        return self.formula(numbers, target, reduction="none", **self.params)[:, 0]
 
 
-class SquaredError(NumberLoss):
+def mse(head: Head) -> NumberLoss:
     """`e^2`, whose best constant is the mean."""
-
-    def __init__(self, head: Head) -> None:
-        super().__init__("mse", head)
-
-    def formula(self, numbers: Tensor, target: Tensor) -> Tensor:
-        return functional.mse_loss(numbers, target, reduction="none")
+    return NumberLoss("mse", head, functional.mse_loss)
 
 
-class AbsoluteError(NumberLoss):
+def mae(head: Head) -> NumberLoss:
     """`|e|`, whose best constant is the median."""
-
-    def __init__(self, head: Head) -> None:
-        super().__init__("mae", head)
-
-    def formula(self, numbers: Tensor, target: Tensor) -> Tensor:
-        return functional.l1_loss(numbers, target, reduction="none")
+    return NumberLoss("mae", head, functional.l1_loss)
 
 
-class Huber(NumberLoss):
+def huber(head: Head, *, delta: float = 1.0) -> NumberLoss:
     """`e^2 / 2` up to `delta` standard deviations, and a line of the slope `delta` from there (Huber, 1964)."""
-
-    def __init__(self, head: Head, *, delta: float = 1.0) -> None:
-        super().__init__("huber", head)
-        if not 0 < delta < float("inf"):
-            raise UserError(f"loss 'huber': delta must be above 0 and finite (it is {delta})")
-        self.delta = delta
-
-    def formula(self, numbers: Tensor, target: Tensor) -> Tensor:
-        return functional.huber_loss(numbers, target, reduction="none", delta=self.delta)
+    if not 0 < delta < float("inf"):
+        raise UserError(f"loss 'huber': delta must be above 0 and finite (it is {delta})")
+    return NumberLoss("huber", head, functional.huber_loss, delta=delta)
 
 
-class SmoothL1(NumberLoss):
+def smooth_l1(head: Head, *, beta: float = 1.0) -> NumberLoss:
     """`huber / delta`: `e^2 / (2 beta)` up to `beta` standard deviations, then `|e| - beta / 2` (arXiv:1504.08083)."""
-
-    def __init__(self, head: Head, *, beta: float = 1.0) -> None:
-        super().__init__("smooth_l1", head)
-        self.beta = check_range("smooth_l1", "beta", beta)
-
-    def formula(self, numbers: Tensor, target: Tensor) -> Tensor:
-        return functional.smooth_l1_loss(numbers, target, reduction="none", beta=self.beta)
+    return NumberLoss("smooth_l1", head, functional.smooth_l1_loss, beta=check_range("smooth_l1", "beta", beta))

@@ -12,7 +12,8 @@ from sklearn.metrics import average_precision_score
 
 from pipeline.competition import Head
 from pipeline.heads.embedding.rankings import listed_labels, ranked, score_columns
-from pipeline.metrics.scoring import Score, finite_predictions, undefined
+from pipeline.metrics import undefined
+from pipeline.metrics.scoring import Score, finite_predictions
 
 # (truth (N,) of str, predictions, head) -> score
 Formula = Callable[[np.ndarray, pd.DataFrame, Head], float]

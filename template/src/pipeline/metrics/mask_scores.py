@@ -4,16 +4,13 @@ A score is a count of every image and a reduction of all counts. So no masks are
 every score of a table, and a tuned threshold changes counts that are there already.
 """
 
-import warnings
 import weakref
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
-from sklearn.exceptions import UndefinedMetricWarning
 
 from pipeline.competition import Head
 from pipeline.heads.mask_decoding import EXCLUSIVE, decoded
@@ -22,15 +19,26 @@ from toolkit.errors import UserError
 from toolkit.masks.components import Components
 from toolkit.masks.maps import strips
 
-if TYPE_CHECKING:
-    from pipeline.tasks.segmentation.truth import Truth
-
 TP, FP, FN, KNOWN, CROSSED = range(5)
 IGNORED = 255
 CACHED = 8  # tables whose counts are remembered
 
 Instances = Callable[[], Sequence[np.ndarray]]
 Count = Callable[[np.ndarray, np.ndarray, np.ndarray, Instances], np.ndarray]
+
+
+class MaskTruth(Protocol):
+    """The masks of one image, as scores read them."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+
+    def read(self) -> np.ndarray:
+        """The planes, uint8 (C, H, W) of 0, 1 or 255."""
+
+    def instances(self, class_index: int) -> Iterable[np.ndarray]:
+        """The objects of a class, bool (H, W) each."""
 
 
 def pixels(plane: np.ndarray, mask: np.ndarray, foreground: np.ndarray, instances: Instances) -> np.ndarray:
@@ -46,10 +54,10 @@ def pixels(plane: np.ndarray, mask: np.ndarray, foreground: np.ndarray, instance
     counts = np.zeros(5, np.int64)
     for rows in strips((plane.shape[0], plane.shape[1])):
         true, known = plane[rows] == 1, plane[rows] != IGNORED
-        said = mask[rows] & known
-        hit = np.count_nonzero(true & said)
-        crossed = np.count_nonzero(said & foreground[rows] & ~true)
-        counts += hit, np.count_nonzero(said) - hit, np.count_nonzero(true) - hit, np.count_nonzero(known), crossed
+        decided = mask[rows] & known
+        hit = np.count_nonzero(true & decided)
+        crossed = np.count_nonzero(decided & foreground[rows] & ~true)
+        counts += hit, np.count_nonzero(decided) - hit, np.count_nonzero(true) - hit, np.count_nonzero(known), crossed
     return counts
 
 
@@ -77,20 +85,6 @@ def objects(plane: np.ndarray, mask: np.ndarray, foreground: np.ndarray, instanc
     return np.array([np.mean(scores)])
 
 
-@dataclass(frozen=True)
-class Score:
-    """A score of one head.
-
-    Attributes:
-        count: of one class of one image, (K,).
-        reduce: counts (N, C, K) and the kind of the head to the score; greater is better.
-    """
-
-    name: str
-    count: Count
-    reduce: Callable[[np.ndarray, str], float]
-
-
 def counts(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head, count: Count) -> np.ndarray:
     """Counts (N, C, K) of every image and class, as the head's thresholds decide. They are remembered for the last few
     pairs of tables.
@@ -109,7 +103,7 @@ def counts(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head, count: Co
     return found
 
 
-def count_image(truth: "Truth", planes: np.ndarray, masks: np.ndarray, kind: str, count: Count) -> np.ndarray:
+def count_image(truth: MaskTruth, planes: np.ndarray, masks: np.ndarray, kind: str, count: Count) -> np.ndarray:
     """Counts (C, K) of one image, given its truth, that truth's planes, and what is decided, both (C, H, W)."""
     foreground = foreground_of(planes, kind)
     return np.stack(
@@ -128,25 +122,19 @@ def foreground_of(planes: np.ndarray, kind: str) -> np.ndarray:
     return found
 
 
-def instances_of(truth: "Truth", number: int, plane: np.ndarray) -> list[np.ndarray]:
+def instances_of(truth: MaskTruth, number: int, plane: np.ndarray) -> list[np.ndarray]:
     """The flat positions, int64 (pixels,), of each object of a class that has pixels which are not ignored."""
     known = plane != IGNORED
     return [places for mask in truth.instances(number) if len(places := np.flatnonzero(mask & known))]
 
 
-def require_size(name: object, truth: "Truth", size: tuple[int, int]) -> None:
+def require_size(name: object, truth: MaskTruth, size: tuple[int, int]) -> None:
     """Raise a `UserError` where a map is not of the size of its image."""
     if tuple(truth.size) != tuple(size):
         raise UserError(
             f"{name}: the truth is {truth.size[0]} x {truth.size[1]} pixels, the prediction {size[0]} x {size[1]}; "
             "correct the masks in src/competition/tables.py, or train again"
         )
-
-
-def undefined(head: Head, reason: str) -> float:
-    """NaN, and a warning that says why: never a number that looks like a score."""
-    warnings.warn(f"head '{head.name}': {reason}; the score is NaN", UndefinedMetricWarning, stacklevel=2)
-    return float("nan")
 
 
 _Entry = tuple["weakref.ref[pd.DataFrame]", "weakref.ref[pd.DataFrame]", Head, Count, np.ndarray]

@@ -1,4 +1,4 @@
-"""Metrics by name: the mean, over the heads of this room, of what they score.
+"""Metrics by name: the mean, over the heads of masks, of what they score.
 
 A metric reads the truth and the predictions, both indexed by id in the same order. Ignored pixels count nowhere; a
 class of an image without any other pixel is left out. A score that is not defined is NaN, and a warning says why.
@@ -12,6 +12,7 @@ import pandas as pd
 
 from pipeline.competition import Head, Metric
 from pipeline.heads.mask_decoding import EXCLUSIVE
+from pipeline.metrics import undefined
 from pipeline.metrics.mask_scores import (
     CROSSED,
     FN,
@@ -19,11 +20,9 @@ from pipeline.metrics.mask_scores import (
     KNOWN,
     TP,
     Count,
-    Score,
     counts,
     objects,
     pixels,
-    undefined,
 )
 from toolkit.errors import UserError, nearest
 
@@ -33,24 +32,30 @@ Reduce = Callable[[np.ndarray, str], float]
 
 @dataclass(frozen=True)
 class Scored:
-    """What a metric of this room calls: the plain mean of a score over the heads. Tuning knows it by this type."""
+    """What a metric of masks calls: the plain mean of a score over the heads. Tuning knows it by this type.
 
-    score: Score
+    Attributes:
+        count: of one class of one image, (K,).
+        reduce: counts (N, C, K) and the kind of the head to the score; greater is better.
+    """
+
+    name: str
+    count: Count
+    reduce: Reduce
 
     def __call__(self, truth: pd.DataFrame, predictions: pd.DataFrame, heads: Sequence[Head]) -> float:
         self.check_heads(heads)
-        return float(np.mean([self.of_head(truth, predictions, head) for head in heads if head.kind in KINDS]))
-
-    def of_head(self, truth: pd.DataFrame, predictions: pd.DataFrame, head: Head) -> float:
-        """The score of one head; NaN with a warning where it is not defined."""
-        value = self.score.reduce(counts(truth, predictions, head, self.score.count), head.kind)
-        return undefined(head, f"{self.score.name}: no image has a truth for it") if np.isnan(value) else value
+        values = []
+        for head in [head for head in heads if head.kind in KINDS]:
+            value = self.reduce(counts(truth, predictions, head, self.count), head.kind)
+            values.append(undefined(head, f"{self.name}: no image has a truth for it") if np.isnan(value) else value)
+        return float(np.mean(values))
 
     def check_heads(self, heads: Sequence[Head]) -> None:
-        """Raise a `UserError` where no head is of this room."""
+        """Raise a `UserError` where no head is one of masks."""
         if not any(head.kind in KINDS for head in heads):
             raise UserError(
-                f"the metric '{self.score.name}' scores masks, and there is no head of one; "
+                f"the metric '{self.name}' scores masks, and there is no head of one; "
                 "choose another in competition.yaml, or write one in src/competition/metric.py"
             )
 
@@ -75,7 +80,7 @@ def find_metric(name: str, **params: float) -> Metric:
     count, reduce = _SCORES[name]
     if params:
         reduce = fbeta_pixels(params["beta"])
-    scored = Scored(Score(name, count, reduce))
+    scored = Scored(name, count, reduce)
     return Metric(name, scored, check_heads=scored.check_heads)
 
 

@@ -8,7 +8,7 @@ The formulas are scikit-learn's: https://scikit-learn.org/stable/modules/model_e
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,8 @@ from sklearn import metrics as sk
 from pipeline.competition import Head
 from pipeline.heads.multiclass.predictions import cut, decided, normalized
 from pipeline.heads.predictions import probability_columns
-from pipeline.metrics.scoring import Score, finite_predictions, grade_kappa, undefined
+from pipeline.metrics import undefined
+from pipeline.metrics.scoring import Score, finite_predictions, grade_kappa
 from toolkit.errors import UserError, listed, nearest
 
 # (class numbers (N,) int64, probabilities (N, C) float64 with rows summing to 1, head) -> score
@@ -25,10 +26,10 @@ Formula = Callable[[np.ndarray, np.ndarray, Head], float]
 
 
 def _score(
+    name: str,
     formula: Formula,
-    needs: Literal["labels", "probabilities"] = "labels",
+    needs: Literal["labels", "probabilities"] = "probabilities",
     greater: bool = True,
-    name: str = "",
     may_cut: bool = False,
 ) -> Score:
     def function(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head) -> float:
@@ -40,7 +41,16 @@ def _score(
             return undefined(head, f"there is one class only ({listed(head.classes)})")
         return formula(numbers, cut(given, head) if may_cut and head.thresholds else normalized(given), head)
 
-    return Score(name or formula.__name__, function, needs, greater, may_cut)
+    return Score(name, function, needs, greater, may_cut)
+
+
+def _of_decision(name: str, function: Callable[..., float], **params: Any) -> Score:
+    """A score of scikit-learn's that compares class numbers: the true ones, and those that are decided for."""
+
+    def formula(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
+        return float(function(numbers, decided(probabilities, head), **params))
+
+    return _score(name, formula, "labels")
 
 
 def class_numbers(truth: pd.DataFrame, head: Head) -> np.ndarray:
@@ -54,30 +64,9 @@ def class_numbers(truth: pd.DataFrame, head: Head) -> np.ndarray:
     return numbers.astype(np.int64)
 
 
-def accuracy(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
-    """Share of rows whose most probable class is the true one; of equal ones, the first in class order."""
-    return float(sk.accuracy_score(numbers, decided(probabilities, head)))
-
-
-def balanced_accuracy(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
-    """Mean recall over the classes that occur in the truth."""
-    predicted, present = decided(probabilities, head), np.unique(numbers)
-    return float(sk.recall_score(numbers, predicted, labels=present, average="macro"))
-
-
-def f1_macro(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
-    """Mean F1 over the classes that occur in truth or prediction; one that is never hit counts 0."""
-    return float(sk.f1_score(numbers, decided(probabilities, head), average="macro", zero_division=0))
-
-
-def f1_micro(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
-    """F1 of all classes' hits and misses together. With one class per row that is the accuracy."""
-    return float(sk.f1_score(numbers, decided(probabilities, head), average="micro"))
-
-
-def f1_weighted(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
-    """Mean F1 over the classes, each weighted by its rows in the truth; one that is never hit counts 0."""
-    return float(sk.f1_score(numbers, decided(probabilities, head), average="weighted", zero_division=0))
+def balanced_accuracy(numbers: np.ndarray, predicted: np.ndarray) -> float:
+    """Mean recall over the classes that occur in the truth; scikit-learn's own warns of those that do not."""
+    return float(sk.recall_score(numbers, predicted, labels=np.unique(numbers), average="macro"))
 
 
 def log_loss(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
@@ -85,36 +74,21 @@ def log_loss(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> floa
     return float(sk.log_loss(numbers, probabilities, labels=np.arange(len(head.classes))))
 
 
-def roc_auc(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
-    """Area under the ROC curve; ties count half.
+def _one_vs_rest(name: str, area: Callable[[np.ndarray, np.ndarray], float]) -> Score:
+    """The area under a curve of scikit-learn's: ties count half under the ROC curve, and enter the other together.
 
     Two classes: the second one is the positive one. More: each class against the rest, and the plain mean over the
     classes that occur in the truth. NaN when the truth holds one class only.
     """
-    return _mean_over_classes(sk.roc_auc_score, "roc_auc", numbers, probabilities, head)
 
+    def formula(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
+        present = np.unique(numbers)
+        if len(present) < 2:
+            return undefined(head, f"{name} needs two classes in the truth, all rows are '{head.classes[present[0]]}'")
+        positive = present if len(head.classes) > 2 else present[1:]
+        return float(np.mean([area(numbers == number, probabilities[:, number]) for number in positive]))
 
-def pr_auc(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
-    """Area under the precision-recall curve as average precision, without interpolation; tied rows enter together.
-
-    Classes are handled as in `roc_auc`. NaN when the truth holds one class only: without positive rows there is no
-    recall, and without negative ones every prediction scores 1.
-    """
-    return _mean_over_classes(sk.average_precision_score, "pr_auc", numbers, probabilities, head)
-
-
-def _mean_over_classes(
-    score: Callable[[np.ndarray, np.ndarray], float],
-    name: str,
-    numbers: np.ndarray,
-    probabilities: np.ndarray,
-    head: Head,
-) -> float:
-    present = np.unique(numbers)
-    if len(present) < 2:
-        return undefined(head, f"{name} needs two classes in the truth, all rows are '{head.classes[present[0]]}'")
-    positive = present if len(head.classes) > 2 else present[1:]
-    return float(np.mean([score(numbers == number, probabilities[:, number]) for number in positive]))
+    return _score(name, formula)
 
 
 def probabilistic_f1(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
@@ -151,12 +125,12 @@ def quadratic_weighted_kappa(numbers: np.ndarray, probabilities: np.ndarray, hea
     return grade_kappa(numbers, decided(probabilities, head), head)
 
 
-def matthews_corrcoef(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
+def matthews_corrcoef(numbers: np.ndarray, predicted: np.ndarray) -> float:
     """Correlation of truth and prediction, for several classes by J. Gorodkin, "Comparing two K-category assignments
     by a K-category correlation coefficient", 2004. By convention 0 when either of the two is one class only."""
     with warnings.catch_warnings():  # about the shape of a table that nobody sees
         warnings.filterwarnings("ignore", message="A single label was found")
-        return float(sk.matthews_corrcoef(numbers, decided(probabilities, head)))
+        return float(sk.matthews_corrcoef(numbers, predicted))
 
 
 def kl_divergence(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head) -> float:
@@ -181,17 +155,18 @@ def kl_divergence(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head) ->
 
 SCORES = (
     Score("kl_divergence", kl_divergence, "probabilities", greater_is_better=False),
-    _score(accuracy),
-    _score(balanced_accuracy),
-    _score(f1_macro),
-    _score(f1_micro),
-    _score(f1_weighted),
-    _score(log_loss, needs="probabilities", greater=False),
-    _score(roc_auc, needs="probabilities"),
-    _score(pr_auc, needs="probabilities"),
-    _score(quadratic_weighted_kappa),
-    _score(matthews_corrcoef),
-    _score(probabilistic_f1, needs="probabilities", may_cut=True),
-    _score(partial(mean_average_precision_at_k, k=3), needs="probabilities", name="map_at_3"),
-    _score(partial(mean_average_precision_at_k, k=5), needs="probabilities", name="map_at_5"),
+    _of_decision("accuracy", sk.accuracy_score),
+    _of_decision("balanced_accuracy", balanced_accuracy),
+    # A class that is never hit counts 0; with one class per row f1_micro is the accuracy.
+    _of_decision("f1_macro", sk.f1_score, average="macro", zero_division=0),
+    _of_decision("f1_micro", sk.f1_score, average="micro"),
+    _of_decision("f1_weighted", sk.f1_score, average="weighted", zero_division=0),
+    _score("log_loss", log_loss, greater=False),
+    _one_vs_rest("roc_auc", sk.roc_auc_score),
+    _one_vs_rest("pr_auc", sk.average_precision_score),
+    _score("quadratic_weighted_kappa", quadratic_weighted_kappa, "labels"),
+    _of_decision("matthews_corrcoef", matthews_corrcoef),
+    _score("probabilistic_f1", probabilistic_f1, may_cut=True),
+    _score("map_at_3", partial(mean_average_precision_at_k, k=3)),
+    _score("map_at_5", partial(mean_average_precision_at_k, k=5)),
 )

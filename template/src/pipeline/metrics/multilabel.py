@@ -16,7 +16,8 @@ from sklearn import metrics as sk
 from pipeline.competition import Head
 from pipeline.heads.multilabel.decisions import decided
 from pipeline.heads.predictions import probability_columns
-from pipeline.metrics.scoring import Score, finite_predictions, undefined
+from pipeline.metrics import undefined
+from pipeline.metrics.scoring import Score, finite_predictions
 from toolkit.errors import UserError, nearest
 
 # (truth (N, labels) of bool, probabilities (N, labels) float64, head) -> score

@@ -14,31 +14,24 @@ from sklearn import metrics as sk
 
 from pipeline.competition import Head
 from pipeline.heads.regression.numbers import clipped, grade_values, grades
-from pipeline.metrics.scoring import Score, finite_predictions, grade_kappa, undefined
+from pipeline.metrics import undefined
+from pipeline.metrics.scoring import Score, finite_predictions, grade_kappa
 from toolkit.errors import UserError
 
 # (truth (N,) float64, predictions (N,) float64 inside the head's limits, head) -> score
 Formula = Callable[[np.ndarray, np.ndarray, Head], float]
 
 
-def _score(formula: Formula, needs: Literal["labels", "probabilities"], greater: bool = True) -> Score:
+def _score(
+    name: str, formula: Formula, needs: Literal["labels", "probabilities"] = "probabilities", greater: bool = True
+) -> Score:
     def function(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head) -> float:
         given = finite_predictions(truth, predictions, head, [head.name], [head.name])
         if given is None:
             return float("nan")
-        return formula(truth[head.name].to_numpy(np.float64), clipped(given[:, 0], head), head)
+        return float(formula(truth[head.name].to_numpy(np.float64), clipped(given[:, 0], head), head))
 
-    return Score(formula.__name__, function, needs, greater)
-
-
-def rmse(truth: np.ndarray, predictions: np.ndarray, head: Head) -> float:
-    """Root of the mean squared error. Over several heads their mean is MCRMSE."""
-    return float(sk.root_mean_squared_error(truth, predictions))
-
-
-def mae(truth: np.ndarray, predictions: np.ndarray, head: Head) -> float:
-    """Mean absolute error."""
-    return float(sk.mean_absolute_error(truth, predictions))
+    return Score(name, function, needs, greater)
 
 
 def rmsle(truth: np.ndarray, predictions: np.ndarray, head: Head) -> float:
@@ -71,9 +64,10 @@ def quadratic_weighted_kappa(truth: np.ndarray, predictions: np.ndarray, head: H
 
 
 SCORES = (
-    _score(rmse, "probabilities", greater=False),
-    _score(mae, "probabilities", greater=False),
-    _score(rmsle, "probabilities", greater=False),
-    _score(r2, "probabilities"),
-    _score(quadratic_weighted_kappa, "labels"),
+    # Over several heads the mean of rmse is MCRMSE.
+    _score("rmse", lambda truth, given, head: sk.root_mean_squared_error(truth, given), greater=False),
+    _score("mae", lambda truth, given, head: sk.mean_absolute_error(truth, given), greater=False),
+    _score("rmsle", rmsle, greater=False),
+    _score("r2", r2),
+    _score("quadratic_weighted_kappa", quadratic_weighted_kappa, "labels"),
 )

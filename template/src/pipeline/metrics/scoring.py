@@ -1,15 +1,14 @@
 """What the scores of all kinds of heads have in common."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import pandas as pd
-from sklearn.exceptions import UndefinedMetricWarning
 
 from pipeline.competition import Head
+from pipeline.metrics import undefined
 from toolkit.errors import UserError, listed
 
 
@@ -85,9 +84,3 @@ def _grades(head: Head) -> np.ndarray:
         return np.arange(len(head.classes))
     # Far apart they are codes rather than grades.
     return values if np.ptp(values) < 1000 else np.arange(len(head.classes))
-
-
-def undefined(head: Head, reason: str) -> float:
-    """NaN, and a warning that says why: never a number that looks like a score."""
-    warnings.warn(f"head '{head.name}': {reason}; the score is NaN", UndefinedMetricWarning, stacklevel=2)
-    return float("nan")

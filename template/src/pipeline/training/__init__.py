@@ -15,7 +15,6 @@ NAMES = {
         "cosine": "pipeline.training.schedules:cosine",
         "step": "pipeline.training.schedules:step",
         "flat_cosine": "pipeline.training.schedules:flat_cosine",
-        "one_cycle": "pipeline.training.schedules:one_cycle",
         "plateau": "pipeline.training.schedules:Plateau",
     },
 }

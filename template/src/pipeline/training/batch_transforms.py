@@ -67,42 +67,43 @@ class Mixup:
         size, height, width = len(image), *image.shape[2:]
         share, boxes = self._draw(size if self.mode == "elem" else 1, (height, width))
         partner = torch.randperm(size).to(image.device, non_blocking=True)
-        kept = torch.from_numpy(share).to(image.device, non_blocking=True)
+        own_share = torch.from_numpy(share).to(image.device, non_blocking=True)
         if boxes is None:
-            weight = kept.view(-1, 1, 1, 1)
+            weight = own_share.view(-1, 1, 1, 1)
         else:
             top, bottom, left, right = torch.from_numpy(boxes).to(image.device, non_blocking=True)[:, :, None]
             row, column = torch.arange(height, device=image.device), torch.arange(width, device=image.device)
             inside = ((row >= top) & (row < bottom))[:, :, None] & ((column >= left) & (column < right))[:, None]
             is_box = (bottom > top)[:, :, None]
-            weight = torch.where(is_box, (~inside).float(), kept[:, None, None])[:, None]
+            weight = torch.where(is_box, (~inside).float(), own_share[:, None, None])[:, None]
         mixed = torch.lerp(image[partner].float(), image.float(), weight).to(image.dtype)
-        if (
-            INPUT_SIDE in batch
-        ):  # a label of two samples needs what both know, and a mixture lacks what one of them lacks
-            own, left = batch[INPUT_SIDE], kept[:, None]
+        if INPUT_SIDE in batch:
+            # A label of two samples needs what both know, and a mixture lacks what one of them lacks.
+            own, left = batch[INPUT_SIDE], own_share[:, None]
             blend = torch.lerp(own[partner], own, left)
             batch = {**batch, INPUT_SIDE: torch.where(left < 1, blend, own)}
+        channels_last = image.is_contiguous(memory_format=torch.channels_last)
+        memory_format = torch.channels_last if channels_last else torch.contiguous_format
         return {
             **batch,
-            INPUT_IMAGE: mixed.contiguous(memory_format=_memory_format(image)),
+            INPUT_IMAGE: mixed.contiguous(memory_format=memory_format),
             INPUT_PARTNER: partner,
-            INPUT_SHARE: kept.expand(size).contiguous(),
+            INPUT_SHARE: own_share.expand(size).contiguous(),
         }
 
     def _draw(self, count: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray | None]:
         """Shares float32 (count,), and boxes int64 (4, count) where there are any; an empty box stands for mixup."""
         share = np.ones(count, np.float32)
         boxes = np.zeros((4, count), np.int64)
-        for place in range(count):
+        for sample in range(count):
             mixes, switches = np.random.rand(2)
             if mixes >= self.prob:
                 continue
             if self.cutmix_alpha and (not self.mixup_alpha or switches < self.switch_prob):
                 drawn = np.random.beta(self.cutmix_alpha, self.cutmix_alpha)
-                boxes[:, place], share[place] = cutmix_bbox_and_lam(size, drawn, ratio_minmax=self.minmax)
+                boxes[:, sample], share[sample] = cutmix_bbox_and_lam(size, drawn, ratio_minmax=self.minmax)
             else:
-                share[place] = np.random.beta(self.mixup_alpha, self.mixup_alpha)
+                share[sample] = np.random.beta(self.mixup_alpha, self.mixup_alpha)
         return share, boxes if boxes.any() else None
 
 
@@ -117,8 +118,3 @@ def cutmix(
     if not (cutmix_alpha or cutmix_minmax):
         raise UserError("batch transform 'cutmix': cutmix_alpha must be more than 0")
     return Mixup(mixup_alpha=0.0, cutmix_alpha=cutmix_alpha, cutmix_minmax=cutmix_minmax, prob=prob, mode=mode)
-
-
-def _memory_format(image: Tensor) -> torch.memory_format:
-    channels_last = image.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if channels_last else torch.contiguous_format

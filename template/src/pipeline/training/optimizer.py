@@ -41,7 +41,8 @@ def parameter_groups(model: nn.Module, settings: Optimizer) -> list[dict[str, An
         raise UserError(f"optimizer.{setting} needs a model with a module `encoder`, which yours lacks; leave it out")
     layers = encoder_layers(encoder) if by_layer and isinstance(encoder, nn.Module) else {}
     top = max(layers.values(), default=0)
-    exempt = exempt_names(encoder)
+    no_decay = getattr(encoder, "no_weight_decay", None)
+    exempt = no_decay() if no_decay else ()  # names, or patterns with `*`, such as those of position embeddings
     groups: dict[tuple[str, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         inner = name.removeprefix("network.encoder.")
@@ -53,8 +54,8 @@ def parameter_groups(model: nn.Module, settings: Optimizer) -> list[dict[str, An
             part = "encoder" if inside and by_part else "heads"
         else:
             part = "model"
-        decays = parameter.ndim > 1 and not name.endswith(".bias") and not (inside and _matches(inner, exempt))
-        decays = decays and settings.weight_decay > 0
+        decays = settings.weight_decay > 0 and parameter.ndim > 1 and not name.endswith(".bias")
+        decays = decays and not (inside and any(fnmatch.fnmatchcase(inner, pattern) for pattern in exempt))
         steps = (settings.layer_decay or 1.0) ** (top - layer)
         rate = settings.lr * (settings.encoder_lr_factor if inside else 1.0) * steps
         group = groups.setdefault((part, decays), {"params": [], "lr": rate, "initial_lr": rate})
@@ -77,16 +78,6 @@ def encoder_layers(encoder: nn.Module) -> dict[str, int]:
     named = [*((name, None) for name, _ in encoder.named_parameters()), (marker, None)]
     layers: dict[str, int] = group_with_matcher(iter(named), encoder.group_matcher(coarse=False), reverse=True)  # type: ignore[operator]
     return layers
-
-
-def exempt_names(encoder: nn.Module | None) -> set[str]:
-    """Names (or patterns with `*`) of the encoder's parameters that never decay, such as position embeddings."""
-    no_weight_decay = getattr(encoder, "no_weight_decay", None)
-    return set(no_weight_decay()) if no_weight_decay else set()
-
-
-def _matches(name: str, patterns: set[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def make_optimizer(model: nn.Module, settings: Optimizer, names: Names, fused: bool) -> torch.optim.Optimizer:

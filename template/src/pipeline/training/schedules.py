@@ -1,8 +1,8 @@
 """Schedules: the learning rate as a share of its peak, by optimiser step.
 
 A schedule is called with the optimiser steps of the whole training and those of its warm-up, and returns a `Factor`.
-The first one is taken at `factor(0)`. The warm-up is linear, and a part of the training; `one_cycle` rises in a way of
-its own. Momentum and betas stay as they are under every schedule.
+The first one is taken at `factor(0)`. The warm-up is linear from zero, which step -1 would be at, and a part of the
+training. Momentum and betas stay as they are under every schedule.
 """
 
 import math
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from timm.scheduler import CosineLRScheduler, PolyLRScheduler
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from toolkit.errors import UserError
@@ -40,68 +41,33 @@ class AdaptiveFactor(Protocol):
 
 def constant(steps: int, warmup_steps: int) -> Factor:
     """The peak."""
-    return _after_warmup(steps, warmup_steps, lambda done: 1.0)
+    return lambda step: min(1.0, (step + 1) / (warmup_steps + 1))
 
 
 def linear(steps: int, warmup_steps: int, *, final: float = 0.0) -> Factor:
     """A straight line from 1 down to `final` of the peak."""
-    return _after_warmup(steps, warmup_steps, lambda done: 1 + (final - 1) * done)
+    return _of_timm(PolyLRScheduler, steps, warmup_steps, final, power=1.0)
 
 
 def cosine(steps: int, warmup_steps: int, *, final: float = 0.0) -> Factor:
     """Half a cosine from 1 down to `final` of the peak (Loshchilov & Hutter, arXiv:1608.03983)."""
-    return _after_warmup(steps, warmup_steps, lambda done: _anneal(1, final, done))
-
-
-def step(steps: int, warmup_steps: int, *, milestones: tuple[float, ...] = (0.5, 0.75), gamma: float = 0.1) -> Factor:
-    """Times `gamma` at each milestone, which is a share of the training (He et al., arXiv:1512.03385)."""
-    for milestone in milestones:
-        _require_share("milestones", milestone)
-    at = [round(milestone * steps) for milestone in milestones]
-    warm = constant(steps, warmup_steps)
-    return lambda step: warm(step) * gamma ** sum(step >= milestone for milestone in at)
+    return _of_timm(CosineLRScheduler, steps, warmup_steps, final)
 
 
 def flat_cosine(steps: int, warmup_steps: int, *, flat: float = 0.75, final: float = 0.0) -> Factor:
     """The peak for a share `flat` of the training, then half a cosine down to `final`."""
     _require_share("flat", flat)
     start = max(round(flat * steps), warmup_steps)
-    warm = constant(steps, warmup_steps)
-    fall = cosine(steps - start, 0, final=final)
+    warm, fall = constant(steps, warmup_steps), cosine(steps - start, 0, final=final)
     return lambda step: warm(step) if step < start else fall(step - start)
 
 
-def one_cycle(
-    steps: int,
-    warmup_steps: int,
-    *,
-    pct_start: float | None = None,
-    div_factor: float = 25.0,
-    final_div_factor: float = 1e4,
-) -> Factor:
-    """Up half a cosine and down another one (Smith & Topin, arXiv:1708.07120, as `OneCycleLR` of torch has it).
-
-    Args:
-        pct_start: share of the training in which the rate rises, instead of the warm-up. None: as long as the warm-up.
-        div_factor: the peak over the rate of the first step.
-        final_div_factor: the rate of the first step over that of the last one.
-    """
-    if pct_start is not None:
-        _require_share("pct_start", pct_start)
-    for name, value in (("div_factor", div_factor), ("final_div_factor", final_div_factor)):
-        if value <= 0:
-            raise UserError(f"schedule.params.{name} is {value:g}; it must be more than 0")
-    first = 1 / div_factor
-    last = first / final_div_factor
-    top = (warmup_steps if pct_start is None else pct_start * steps) - 1
-
-    def factor(step: int) -> float:
-        if step <= top and top > 0:
-            return _anneal(first, 1, step / top)
-        start = max(top, 0)
-        return _anneal(1, last, (step - start) / max(1e-9, steps - 1 - start))
-
-    return factor
+def step(steps: int, warmup_steps: int, *, milestones: tuple[float, ...] = (0.5, 0.75), gamma: float = 0.1) -> Factor:
+    """Times `gamma` at each milestone, which is a share of the training (He et al., arXiv:1512.03385)."""
+    for milestone in milestones:
+        _require_share("milestones", milestone)
+    warm = constant(steps, warmup_steps)
+    return lambda step: warm(step) * gamma ** sum(step >= round(milestone * steps) for milestone in milestones)
 
 
 class Plateau:
@@ -184,20 +150,21 @@ def observe(factor: AdaptiveFactor, score: float, greater_is_better: bool, loss:
     factor.observe(score, greater_is_better)
 
 
-def _after_warmup(steps: int, warmup_steps: int, shape: Callable[[float], float]) -> Factor:
-    """Linear from zero, which step -1 would be at, to 1; then `shape` of the share of the rest that is done."""
+def _of_timm(scheduler: type[Any], steps: int, warmup_steps: int, final: float, **settings: Any) -> Factor:
+    """The warm-up, and one of timm's schedules for a peak of 1 in the steps behind it, by `step_update`."""
+    if final < 0:
+        raise UserError(f"schedule.params.final is {final:g}; it must be at least 0")
+    rate = torch.optim.SGD([torch.zeros(1)], lr=1.0)  # its rate is the share
+    length = max(2, steps - warmup_steps)  # of a single step, which is at the peak, timm would warn
+    made, warm = scheduler(rate, length, lr_min=final, t_in_epochs=False, **settings), constant(steps, warmup_steps)
 
     def factor(step: int) -> float:
         if step < warmup_steps:
-            return (step + 1) / (warmup_steps + 1)
-        return shape(min(1.0, (step - warmup_steps) / max(1, steps - warmup_steps)))
+            return warm(step)
+        made.step_update(step - warmup_steps)
+        return float(rate.param_groups[0]["lr"])
 
     return factor
-
-
-def _anneal(start: float, end: float, done: float) -> float:
-    """Half a cosine from `start` to `end`."""
-    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
 def _require_share(name: str, value: float) -> None:

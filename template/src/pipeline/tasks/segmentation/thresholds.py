@@ -86,7 +86,7 @@ class Tuning:
         self.sample = _sample(predictions, head, quick)
         self.truth, self.predictions = truth.iloc[self.sample], predictions.iloc[self.sample]
         self.presence = presence_of(self.predictions, head)
-        self._counts = self._counted(metric.function.score.count) if isinstance(metric.function, Scored) else None
+        self._counts = self._counted(metric.function.count) if isinstance(metric.function, Scored) else None
 
     def best(self, rows: np.ndarray) -> tuple[float, ...]:
         """The best thresholds, three per class, for a subset of the rows, bool (N,). The usual ones stay where nothing
@@ -143,7 +143,7 @@ class Tuning:
     def _best(self, found: np.ndarray, presence: np.ndarray) -> tuple[float, ...]:
         """Coordinate ascent over the classes, each over the whole grid of its candidates."""
         assert isinstance(self.metric.function, Scored)
-        reduce = self.metric.function.score.reduce
+        reduce = self.metric.function.reduce
         grid, usual = self.candidates, (THRESHOLDS.index(USUAL[0]), 0, USUAL[2])
         chosen = [usual] * len(self.head.classes)
 
