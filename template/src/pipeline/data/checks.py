@@ -8,23 +8,17 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline.competition import Competition, Head
-from pipeline.data.content import content_faults, data_statistics
-from pipeline.data.csv_faults import csv_faults
-from pipeline.data.faults import Fault, copy_faults, image_count_faults, image_faults, number_faults, target_faults
+from pipeline.data.check_images import content_faults, copy_faults, data_statistics, image_count_faults, image_faults
+from pipeline.data.check_labels import label_faults, number_faults, target_faults
+from pipeline.data.check_tables import csv_faults, id_spellings, sample_faults, sample_spellings
+from pipeline.data.faults import Fault
 from pipeline.data.folds import CLASSES, FOLDS, NO_FOLD, fold_path, is_scored, load_folds, name_option, read_contract
-from pipeline.data.labels import Labels, labels_of
+from pipeline.data.labels import labels_of
 from pipeline.data.leaks import LeakReport, all_rows, find_leaks, print_leaks
 from pipeline.data.marker import is_demo
-from pipeline.data.sample_faults import sample_faults
 from pipeline.data.side_columns import side_inputs
-from pipeline.data.spelling_faults import (
-    group_spellings,
-    id_spellings,
-    label_spellings,
-    sample_spellings,
-)
 from pipeline.data.tables import TEXT_SUFFIXES, read_table
-from pipeline.keys import ROW_FOLD, ROW_GROUP, ROW_ID, ROW_IMAGE, ROW_SOURCE, SOURCE_COMPETITION
+from pipeline.keys import ROW_FOLD, ROW_ID, ROW_IMAGE, ROW_SOURCE, SOURCE_COMPETITION
 from pipeline.paths import Project
 from pipeline.prediction_ids import by_prediction, with_predictions
 from pipeline.rows import received, require_groups
@@ -162,32 +156,6 @@ def _heads(competition: Competition, classes: Mapping[str, Sequence[str]]) -> Se
         return competition.heads(classes)
     except UserError:
         return ()
-
-
-def label_faults(
-    rows: pd.DataFrame, labels: Labels, settings: Settings, classes: Mapping[str, Sequence[str]]
-) -> Iterator[Fault]:
-    """Missing labels and groups, labels that are no class, columns with one class, one thing in several spellings."""
-    if ROW_GROUP in rows:
-        for name in rows[ROW_ID][rows[ROW_GROUP].isna()]:
-            yield Fault("missing group", str(name), f"'{settings.group_column or ROW_GROUP}' is empty")
-        yield from group_spellings(rows)
-    for column in settings.target_columns:
-        if column not in rows:
-            yield Fault("table", column, "the training rows have no such target column")
-            continue
-        cells = labels.cells(rows, column)
-        for name in rows[ROW_ID].loc[cells.index[cells.isna()]]:
-            yield Fault("missing label", str(name), f"'{column}' is empty")
-        found = cells.dropna().astype(str)
-        if 0 < found.nunique() < labels.fewest_classes:
-            detail = f"all rows have the label '{found.iloc[0]}'; name another column in competition.yaml"
-            yield Fault("labels", column, detail)
-        for name, label in zip(rows.loc[found.index, ROW_ID], found, strict=True):
-            if column in classes and label not in classes[column]:
-                yield Fault("unknown label", str(name), f"'{label}' of '{column}' is not in folds/{CLASSES}")
-        if column in labels.named:
-            yield from label_spellings(column, found)
 
 
 def _report(project: Project, faults: list[Fault], leaks: LeakReport, train: int, test: int) -> None:
