@@ -4,7 +4,6 @@ import csv
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -19,19 +18,7 @@ from pipeline.submission_schema import sample_id_column
 from toolkit.errors import UserError, listed, nearest
 
 LIMIT = 2**31 - 1  # characters of a cell, since RLE can be long
-
-
-@dataclass
-class _Found:
-    """Records by what is remarkable about them; lines count from 1."""
-
-    names: list[str] = field(default_factory=list)
-    records: int = 0
-    broken: list[tuple[int, int, list[str]]] = field(default_factory=list)  # first and last line, cells
-    short: list[tuple[int, int]] = field(default_factory=list)  # line, number of cells
-    lone: list[tuple[int, str, str]] = field(default_factory=list)  # line, column, cell
-    nul: int = 0  # the first line with a NUL byte
-    shapes: Counter[str] = field(default_factory=Counter)  # of first cells
+Record = tuple[int, int, list[str]]  # the first and the last line of a record, counted from 1, and its cells
 
 
 def csv_faults(path: Path, keys: Collection[str]) -> Iterator[Fault]:
@@ -42,109 +29,97 @@ def csv_faults(path: Path, keys: Collection[str]) -> Iterator[Fault]:
     """
     try:
         separator = separator_of(path)
-        found = _read(path, separator, keys)
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            lines = file.readlines()
     except (OSError, UnicodeDecodeError):
         return
-    if found.nul:
-        detail = f"line {found.nul} holds a NUL byte, which no text has; download the file again, or save it as UTF-8"
+    nul = next((number for number, line in enumerate(lines, 1) if "\0" in line), 0)
+    if nul:
+        detail = f"line {nul} holds a NUL byte, which no text has; download the file again, or save it as UTF-8"
         yield Fault("table", path.name, detail)
         return
     if separator != ",":
         detail = f"its cells are divided by {separator!r}, and are read so; the submission is written with commas"
         yield Fault("table", path.name, detail, fatal=False)
-    yield from _line_breaks(path.name, found, separator, keys)
-    if found.short:
-        lines = listed(f"{line}: {cells}" for line, cells in found.short)
+    (_, _, names), *records = _records(lines, separator) or [(1, 1, [])]
+    yield from _line_breaks(path.name, names, records, separator, keys)
+    whole = [(first, cells) for first, last, cells in records if not _is_broken(first, last, cells)]
+    short = [f"{first}: {len(cells)}" for first, cells in whole if len(cells) < len(names)]
+    if short:
         detail = (
-            f"{len(found.short)} of {found.records} rows have fewer cells than the {len(found.names)} columns (line "
-            f"{lines}); what is missing is empty: complete these lines, or drop the rows in src/competition/tables.py"
+            f"{len(short)} of {len(records)} rows have fewer cells than the {len(names)} columns (line "
+            f"{listed(short)}); what is missing is empty: complete these lines, or drop the rows in "
+            "src/competition/tables.py"
         )
         yield Fault("table", path.name, detail, fatal=False)
-    if found.lone:
-        cells = listed(f"line {line}, '{column}': {cell!r}" for line, column, cell in found.lone)
-        detail = f"{len(found.lone)} cells hold a single quotation mark ({cells}); mend it where it is a slip"
+    lone = [
+        f"line {first}, '{column}': {cell!r}"
+        for first, cells in whole
+        for column, cell in zip(names, cells, strict=False)
+        if column in keys and cell.count('"') % 2
+    ]
+    if lone:
+        detail = f"{len(lone)} cells hold a single quotation mark ({listed(lone)}); mend it where it is a slip"
         yield Fault("table", path.name, detail, fatal=False)
 
 
-def _read(path: Path, separator: str, keys: Collection[str]) -> _Found:
-    before = csv.field_size_limit(LIMIT)
-    found, last = _Found(), 0
+def _records(lines: Iterable[str], separator: str) -> list[Record]:
+    """The records of a csv but for blank lines, up to one that cannot be read, which pandas says."""
+    records: list[Record] = []
+    before, last = csv.field_size_limit(LIMIT), 0
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(_noting_nul(file, found), delimiter=separator)
-            for cells in reader:
-                first, last = last + 1, reader.line_num
-                _note(found, first, last, cells, keys)
-    except csv.Error:  # pandas says it when the table is read
+        reader = csv.reader(lines, delimiter=separator)
+        for cells in reader:
+            records.append((last + 1, reader.line_num, cells))
+            last = reader.line_num
+    except csv.Error:
         pass
     finally:
         csv.field_size_limit(before)
-    return found
+    return [record for record in records if record[2]]
 
 
-def _noting_nul(lines: Iterable[str], found: _Found) -> Iterator[str]:
-    for number, line in enumerate(lines, 1):
-        if not found.nul and "\0" in line:
-            found.nul = number
-        yield line
+def _is_broken(first: int, last: int, cells: Iterable[str]) -> bool:
+    """Whether a record goes over several lines, by line breaks in its cells."""
+    return last > first and any("\n" in cell or "\r" in cell for cell in cells)
 
 
-def _note(found: _Found, first: int, last: int, cells: list[str], keys: Collection[str]) -> None:
-    """Take down what is remarkable about a record that stands in these lines."""
-    if not found.names:
-        found.names = cells
-        return
-    if not cells:  # a blank line
-        return
-    found.records += 1
-    if last > first and any("\n" in cell or "\r" in cell for cell in cells):
-        found.broken.append((first, last, cells))
-        return
-    found.shapes[_shape(cells[0])] += 1
-    if len(cells) < len(found.names):
-        found.short.append((first, len(cells)))
-    for column, cell in zip(found.names, cells, strict=False):
-        if column in keys and cell.count('"') % 2:
-            found.lone.append((first, column, cell))
-
-
-def _line_breaks(name: str, found: _Found, separator: str, keys: Collection[str]) -> Iterator[Fault]:
+def _line_breaks(
+    name: str, names: Sequence[str], records: Sequence[Record], separator: str, keys: Collection[str]
+) -> Iterator[Fault]:
     """Line breaks in cells: a fault in what names something, and where the lines of a cell look like rows."""
-    swallowed: list[tuple[int, int, list[str], int]] = []  # first and last line, columns, lines like rows
-    told: list[tuple[int, int, list[str], int]] = []
-    for first, last, cells in found.broken:
-        named = [
-            column for column, cell in zip(found.names, cells, strict=False) if column in keys and _is_broken(cell)
+    broken = [record for record in records if _is_broken(*record)]
+    if not broken:
+        return
+    usual = Counter(_shape(record[2][0]) for record in records if not _is_broken(*record)).most_common(1)
+    swallowed, texts = [], []
+    for first, last, cells in broken:
+        columns = [
+            column
+            for column, cell in zip(names, cells, strict=False)
+            if column in keys and len(cell.strip().splitlines()) > 1
         ]
-        rows = sum(_row_like(line, found, separator) for cell in cells for line in cell.splitlines()[1:])
-        (swallowed if named or rows else told).append((first, last, named, rows))
+        parts = [line.split(separator) for cell in cells for line in cell.splitlines()[1:]]
+        like_rows = [part for part in parts if len(part) == len(names) > 1 and usual and _shape(part[0]) == usual[0][0]]
+        if columns or like_rows:
+            swallowed.append((first, last, columns))
+        else:
+            texts.append(f"{first} to {last}")
     if swallowed:
-        first, last, named, rows = swallowed[0]
-        where = f"column '{named[0]}' " if named else "a cell "
-        lost = sum(last - first for first, last, _, _ in swallowed)
+        first, last, columns = swallowed[0]
+        where = f"column '{columns[0]}' " if columns else "a cell "
+        lost = sum(last - first for first, last, _ in swallowed)
         detail = (
             f"{where}of line {first} goes on to line {last}: a quotation mark that is not closed swallows rows "
             f"({lost} lines in {len(swallowed)} rows); close or remove the '\"' of line {first}"
         )
         yield Fault("swallowed rows", name, detail)
-    if told:
-        lines = listed(f"{first} to {last}" for first, last, _, _ in told)
+    if texts:
         detail = (
-            f"{len(told)} of {found.records} rows hold line breaks in a cell (lines {lines}), as texts of several "
-            "lines do; where it is none, a quotation mark is not closed there"
+            f"{len(texts)} of {len(records)} rows hold line breaks in a cell (lines {listed(texts)}), as texts of "
+            "several lines do; where it is none, a quotation mark is not closed there"
         )
         yield Fault("line breaks", name, detail, fatal=False)
-
-
-def _is_broken(cell: str) -> bool:
-    return "\n" in cell.strip() or "\r" in cell.strip()
-
-
-def _row_like(line: str, found: _Found, separator: str) -> bool:
-    """Whether a line within a cell has as many cells as the table, and begins like most of its rows."""
-    cells = line.split(separator)
-    usual = found.shapes.most_common(1)
-    return len(cells) == len(found.names) > 1 and bool(usual) and _shape(cells[0]) == usual[0][0]
 
 
 def _shape(cell: str) -> str:

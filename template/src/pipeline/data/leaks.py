@@ -10,8 +10,7 @@ import pandas as pd
 
 from pipeline.data.fold_file import only_fold
 from pipeline.keys import ROW_FOLD, ROW_GROUP, ROW_ID, ROW_IMAGE, ROW_SOURCE, SOURCE_COMPETITION
-from toolkit.audit.near_copies import Copies
-from toolkit.audit.near_pairs import near_pairs, not_looked_for
+from toolkit.audit.near_copies import Copies, near_pairs, not_looked_for
 from toolkit.audit.scan import Look
 from toolkit.errors import listed
 from toolkit.files import atomic
