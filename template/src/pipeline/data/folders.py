@@ -6,9 +6,9 @@ from typing import Literal
 
 import pandas as pd
 
-from pipeline.cells import with_text
 from pipeline.data.tables import FIELD, RESERVED, image_rows, is_image, pattern_column, require_columns
 from pipeline.keys import ROW_GROUP, ROW_ID, ROW_IMAGE, ROW_PREDICTION
+from pipeline.rows import with_text
 from pipeline.settings import Settings
 from toolkit.archives import files_below, shown
 from toolkit.errors import UserError, listed

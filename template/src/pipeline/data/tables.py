@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.cells import with_text
 from pipeline.keys import ROW_FOLD, ROW_GROUP, ROW_ID, ROW_IMAGE, ROW_ONLY_FOLD, ROW_PREDICTION, ROW_SOURCE, ROW_WEIGHT
+from pipeline.rows import with_text
 from pipeline.settings import Settings
 from pipeline.submission_schema import sample_id_column
 from toolkit.archives import ZIP, names_in, shown
