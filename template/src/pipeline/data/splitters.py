@@ -3,7 +3,7 @@
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -43,21 +43,21 @@ def assign_folds(
         raise UserError(f"{len(rows)} rows cannot make {n_folds} folds; ask for fewer with --n-folds")
     require_values(rows, labels)
     strata, notes = labels.strata(rows, n_folds)
-    chosen = _choose(splitter, ROW_GROUP in rows, strata is not None)
+    used = _choose(splitter, ROW_GROUP in rows, strata is not None)
     groups = None
-    if "group" in chosen:
+    if "group" in used:
         groups, noted = _group_codes(rows, n_folds, seed)
         notes += noted
     notes += _class_notes(rows, labels)
-    if "stratified" in chosen and strata is None:
+    if "stratified" in used and strata is None:
         raise UserError("classes have too few rows to be stratified; use --splitter plain or group")
     folds = np.full(len(rows), -1, np.int64)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the rare classes are told by our own note
-        held_out = _splits(chosen, labels, n_folds, seed, strata, groups, len(rows))
+        warnings.simplefilter("ignore", UserWarning)  # our own note names the rare classes
+        held_out = _splits(used, labels, n_folds, seed, strata, groups, len(rows))
     for fold, positions in enumerate(held_out):
         folds[positions] = fold
-    if labels.trains_each and (splitter == "auto" or "stratified" in chosen):
+    if labels.trains_each and (splitter == "auto" or "stratified" in used):
         folds = spread_classes(folds, rows, labels, np.arange(len(rows)) if groups is None else groups, seed)
     sizes = np.bincount(folds, minlength=n_folds)
     if sizes.min() == 0:
@@ -66,7 +66,7 @@ def assign_folds(
         )
     if sizes.max() > 1.5 * sizes.mean():
         notes.append(f"the folds are uneven ({listed(sizes, 20)} rows), since large groups stay together")
-    return folds, chosen, tuple(notes)
+    return folds, used, tuple(notes)
 
 
 def _choose(splitter: Splitter, grouped: bool, stratifiable: bool) -> Splitter:
@@ -118,7 +118,7 @@ def _group_codes(rows: pd.DataFrame, n_folds: int, seed: int) -> tuple[np.ndarra
 
 
 def _splits(
-    chosen: Splitter,
+    splitter: Splitter,
     labels: Labels,
     n_folds: int,
     seed: int,
@@ -127,13 +127,13 @@ def _splits(
     count: int,
 ) -> list[np.ndarray]:
     """The positions that each fold holds out."""
-    if chosen == "plain":
-        splitter = KFold(n_folds, shuffle=True, random_state=seed)
-    elif chosen == "group":
-        splitter = GroupKFold(n_folds)
+    if splitter == "plain":
+        divider: Any = KFold(n_folds, shuffle=True, random_state=seed)
+    elif splitter == "group":
+        divider = GroupKFold(n_folds)
     else:
-        splitter = labels.splitter(n_folds, seed, "group" in chosen)
-    return [valid for _, valid in splitter.split(np.zeros(count), strata, groups)]
+        divider = labels.splitter(n_folds, seed, "group" in splitter)
+    return [valid for _, valid in divider.split(np.zeros(count), strata, groups)]
 
 
 FEW = 50  # units of a class that exchanges could bring into one fold
@@ -164,9 +164,9 @@ def _units_of_classes(
     rows: pd.DataFrame, labels: Labels, column: str, units: np.ndarray, folds: np.ndarray
 ) -> Iterator[np.ndarray]:
     """The units of each class that is in one fold, or could come to be by exchanges: those with few units."""
-    places = pd.DataFrame({"unit": units, "fold": folds}, index=rows.index)
+    table = pd.DataFrame({"unit": units, "fold": folds}, index=rows.index)
     cells = labels.cells(rows, column).dropna().astype(str)
-    found = places.loc[cells.index].assign(name=cells.to_numpy()).drop_duplicates()
+    found = table.loc[cells.index].assign(name=cells.to_numpy()).drop_duplicates()
     counts = found.groupby("name").agg({"unit": "size", "fold": "nunique"})
     wanted = counts.index[(counts["unit"] > 1) & ((counts["unit"] <= FEW) | (counts["fold"] == 1))]
     for _, same in found[found["name"].isin(wanted)].groupby("name"):

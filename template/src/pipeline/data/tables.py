@@ -115,8 +115,8 @@ def image_rows(table: pd.DataFrame, settings: Settings, pattern: str | Sequence[
     require_columns(table, [settings.id_column], "the table")
     table = with_text(table, [settings.id_column, settings.group_column, settings.prediction_column])
     require_cells(table, settings.id_column)
-    told = (*settings.target_columns, *settings.side_columns)
-    reserved = [column for column in told if column in RESERVED and column in table]
+    read = (*settings.target_columns, *settings.side_columns)
+    reserved = [column for column in read if column in RESERVED and column in table]
     if reserved:
         raise UserError(
             f"the column '{reserved[0]}' has a name that the pipeline uses itself ({', '.join(RESERVED)}); "
