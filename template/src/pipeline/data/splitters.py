@@ -3,7 +3,7 @@
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,6 @@ from pipeline.keys import ROW_GROUP
 from toolkit.errors import UserError, listed
 
 Splitter = Literal["auto", "plain", "stratified", "group", "stratified_group"]
-SPLITTERS: tuple[Splitter, ...] = get_args(Splitter)
 
 
 def assign_folds(
