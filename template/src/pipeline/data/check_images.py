@@ -28,24 +28,24 @@ def image_faults(rows: pd.DataFrame, looks: Sequence[Look]) -> Iterator[Fault]:
     ids = rows[ROW_ID].astype(str).to_numpy()
     yield from _unreadable(rows, looks)
     for name, values, remedy in (
-        ("value types", [seen.dtype for seen in looks], "set image.reader.params.as_float to true"),
-        ("channels", [seen.channels for seen in looks], "set image.reader.params.channels to one number for all"),
+        ("value types", [look.dtype for look in looks], "set image.reader.params.as_float to true"),
+        ("channels", [look.channels for look in looks], "set image.reader.params.channels to one number for all"),
     ):
         found = _sorted_out(ids, values)
         if len(found) > 1:
             for value, names in found.items():
                 yield Fault(f"mixed {name}", listed(names), f"{len(names)} images are read as {value}; {remedy}")
-    forms = _sorted_out(ids, [seen.form for seen in looks])
+    forms = _sorted_out(ids, [look.form for look in looks])
     if len(forms) > 1:
         for form, names in forms.items():
             remedy = "all are read alike, as image.reader.params say; drop rows in tables.py that are mistakes"
             yield Fault("kinds of images", listed(names), f"{len(names)} are {form}; {remedy}", fatal=False)
     yield from _odd_sizes(ids, looks)
-    yield from _dark(ids, [seen if not seen.constant else Look() for seen in looks])
+    yield from _dark(ids, [look if not look.constant else Look() for look in looks])
 
 
 def _unreadable(rows: pd.DataFrame, looks: Sequence[Look]) -> Iterator[Fault]:
-    faults = pd.Series([seen.fault for seen in looks], index=rows.index, dtype="str")
+    faults = pd.Series([look.fault for look in looks], index=rows.index, dtype="str")
     lost = faults.str.startswith("there is no image")
     parts = (rows[ROW_FOLD] == TEST).map({True: "test rows", False: "training rows"})
     nowhere = [part for part, of in lost.groupby(parts) if of.all() and len(of) > 1]
@@ -79,10 +79,10 @@ def _sorted_out(ids: np.ndarray, values: Iterable[object]) -> dict[object, list[
 
 def _odd_sizes(ids: np.ndarray, looks: Sequence[Look]) -> Iterator[Fault]:
     """Images far larger, smaller or longer than the others."""
-    seen = np.array([position for position, look in enumerate(looks) if min(look.size) > 0], np.int64)
-    if len(seen) < 3:
+    readable = np.array([position for position, look in enumerate(looks) if min(look.size) > 0], np.int64)
+    if len(readable) < 3:
         return
-    sizes = np.array([looks[position].size for position in seen], np.float64)
+    sizes = np.array([looks[position].size for position in readable], np.float64)
     odd = _outlying(np.sqrt(sizes.prod(axis=1)), SIDE) | _outlying(sizes.max(axis=1) / sizes.min(axis=1), SHAPE)
     if odd.any():
         height, width = np.median(sizes, axis=0)
@@ -91,7 +91,7 @@ def _odd_sizes(ids: np.ndarray, looks: Sequence[Look]) -> Iterator[Fault]:
             f"{odd.sum()} images of {examples} pixels (height x width) stand out from a median of "
             f"{height:.0f}x{width:.0f}; look at them, and drop their rows in tables.py where they are mistakes"
         )
-        yield Fault("odd sizes", listed(ids[seen[odd]]), detail, fatal=False)
+        yield Fault("odd sizes", listed(ids[readable[odd]]), detail, fatal=False)
 
 
 def _outlying(values: np.ndarray, least: float) -> np.ndarray:
@@ -106,23 +106,23 @@ def _outlying(values: np.ndarray, least: float) -> np.ndarray:
 
 def _dark(ids: np.ndarray, looks: Sequence[Look]) -> Iterator[Fault]:
     """Images that are nearly black, all of them: values of 10 or 12 bits in files of 16, above all."""
-    seen = [(name, look.brightest) for name, look in zip(ids, looks, strict=True) if look.dtype]
-    top = max((brightest for _, brightest in seen), default=1.0)
+    readable = [(name, look.brightest) for name, look in zip(ids, looks, strict=True) if look.dtype]
+    top = max((brightest for _, brightest in readable), default=1.0)
     if top < DARK:
         detail = (
             f"the brightest pixel of all images is {top:.2%} of white, which is hardly seen; set "
             f"image.reader.params.high to the value that becomes white ({top * 65535:.0f} where files have 16 bits and "
             "it was not set yet)"
         )
-        yield Fault("dark images", listed(name for name, _ in seen), detail, fatal=False)
+        yield Fault("dark images", listed(name for name, _ in readable), detail, fatal=False)
 
 
 def copy_faults(rows: pd.DataFrame, looks: Iterable[Look], settings: Settings) -> Iterator[Fault]:
     """Training images that are the same file under different labels."""
     targets = [column for column in settings.target_columns if column in rows]
-    seen = rows.assign(digest=[look.digest for look in looks])
-    seen = seen[(seen[ROW_FOLD] >= NO_FOLD) & (seen["digest"] != "")]
-    for _, copies in seen[seen["digest"].duplicated(keep=False)].groupby("digest"):
+    files = rows.assign(digest=[look.digest for look in looks])
+    files = files[(files[ROW_FOLD] >= NO_FOLD) & (files["digest"] != "")]
+    for _, copies in files[files["digest"].duplicated(keep=False)].groupby("digest"):
         labels = copies[targets].astype(str).agg(" / ".join, axis=1) if targets else pd.Series(dtype="str")
         if labels.nunique() > 1:
             detail = f"the same file, labelled {listed(labels.unique(), 5)}"
@@ -156,23 +156,23 @@ def content_faults(rows: pd.DataFrame, looks: Sequence[Look]) -> Iterator[Fault]
 
 def _damaged(rows: pd.DataFrame, looks: Sequence[Look]) -> Iterator[Fault]:
     """Files that are read though a part of them is lost. Rows that are asked for cannot be dropped."""
-    for name, image, fold, seen in zip(rows[ROW_ID], rows[ROW_IMAGE], rows[ROW_FOLD], looks, strict=True):
-        if seen.damage:
+    for name, image, fold, look in zip(rows[ROW_ID], rows[ROW_IMAGE], rows[ROW_FOLD], looks, strict=True):
+        if look.damage:
             remedy = "download it again" + ("" if fold == TEST else ", or drop its row in tables.py")
-            yield Fault("damaged image", str(name), f"{image}: {seen.damage}; {remedy}", fatal=fold != TEST)
+            yield Fault("damaged image", str(name), f"{image}: {look.damage}; {remedy}", fatal=fold != TEST)
 
 
 def _blank(rows: pd.DataFrame, looks: Sequence[Look]) -> Iterator[Fault]:
     """Images that are read and show nothing, and images that are all the same."""
-    ids, read = rows[ROW_ID].astype(str).to_numpy(), [seen for seen in looks if seen.dtype]
-    names = [name for name, seen in zip(ids, looks, strict=True) if seen.alpha]
+    ids, read = rows[ROW_ID].astype(str).to_numpy(), [look for look in looks if look.dtype]
+    names = [name for name, look in zip(ids, looks, strict=True) if look.alpha]
     if names:
         detail = (
             f"{len(names)} images are of one colour, and their picture is in the alpha channel, which is dropped; set "
             "image.reader.params.channels and model.in_chans to 4, or write a reader of your own that gives it as grey"
         )
         yield Fault("picture in the alpha channel", listed(names), detail)
-    names = [name for name, seen in zip(ids, looks, strict=True) if seen.constant and not seen.alpha]
+    names = [name for name, look in zip(ids, looks, strict=True) if look.constant and not look.alpha]
     if names and len(names) == len(read) > 1:
         detail = (
             f"each of the {len(names)} images has one value everywhere; look at them, or at low and high of the reader"
@@ -183,7 +183,7 @@ def _blank(rows: pd.DataFrame, looks: Sequence[Look]) -> Iterator[Fault]:
             f"{len(names)} of {len(read)} images have one value everywhere; drop rows in tables.py that are mistakes"
         )
         yield Fault("blank images", listed(names), detail, fatal=False)
-    thumbnails = [seen.thumbnail for seen in read]
+    thumbnails = [look.thumbnail for look in read]
     if len(read) > 2 and thumbnails[0].any() and all(np.array_equal(each, thumbnails[0]) for each in thumbnails):
         remedy = "look at the image pattern in competition.yaml, at the files, or at the reader"
         if rows[ROW_IMAGE].nunique() == 1:
@@ -194,15 +194,15 @@ def _blank(rows: pd.DataFrame, looks: Sequence[Look]) -> Iterator[Fault]:
 def _values(rows: pd.DataFrame, looks: Sequence[Look]) -> Iterator[Fault]:
     """Values that a reader gives and nothing can be trained on."""
     ids = rows[ROW_ID].astype(str).to_numpy()
-    lost = [name for name, seen in zip(ids, looks, strict=True) if not np.isfinite(seen.brightest)]
+    lost = [name for name, look in zip(ids, looks, strict=True) if not np.isfinite(look.brightest)]
     if lost:
         detail = (
             f"{len(lost)} images hold values that are no finite numbers; write a reader of your own that fills them"
         )
         yield Fault("no numbers", listed(lost), detail)
-    outside = [name for name, seen in zip(ids, looks, strict=True) if 1.01 < seen.brightest < np.inf]
+    outside = [name for name, look in zip(ids, looks, strict=True) if 1.01 < look.brightest < np.inf]
     if outside:
-        most = max(seen.brightest for seen in looks if np.isfinite(seen.brightest))
+        most = max(look.brightest for look in looks if np.isfinite(look.brightest))
         detail = (
             f"{len(outside)} images are read as values up to {most:.6g}, and 0 to 1 is expected; correct the reader"
         )
@@ -214,11 +214,11 @@ def data_statistics(rows: pd.DataFrame, looks: Sequence[Look]) -> str:
 
     What the encoder was pretrained on says nothing about other channels, or about values that a reader has scaled.
     """
-    seen = [look for look, fold in zip(looks, rows[ROW_FOLD], strict=True) if len(look.mean) and fold != TEST]
-    seen = [look for look in seen if np.isfinite(look.square).all()]
-    if not seen or len({look.channels for look in seen}) > 1:
+    trained = [look for look, fold in zip(looks, rows[ROW_FOLD], strict=True) if len(look.mean) and fold != TEST]
+    trained = [look for look in trained if np.isfinite(look.square).all()]
+    if not trained or len({look.channels for look in trained}) > 1:
         return ""
-    mean = np.mean([look.mean for look in seen], axis=0)
-    spread = np.sqrt(np.maximum(np.mean([look.square for look in seen], axis=0) - mean**2, 1e-6))
+    mean = np.mean([look.mean for look in trained], axis=0)
+    spread = np.sqrt(np.maximum(np.mean([look.square for look in trained], axis=0) - mean**2, 1e-6))
     texts = (", ".join(f"{value:.4f}" for value in values) for values in (mean, spread))
     return "image: {{prepare: {{name: standardize, params: {{mean: [{}], std: [{}]}}}}}}".format(*texts)
