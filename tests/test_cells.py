@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.cells import as_text, plain_rows
 from pipeline.data.tables import image_paths, image_rows
+from pipeline.rows import as_text, plain_rows
 from pipeline.settings import Settings
 from projects import Renders, imported, run_script
 from toolkit.errors import UserError

@@ -14,8 +14,8 @@ import tifffile
 import yaml
 from PIL import Image, ImageDraw
 
-from pipeline.data.content import content_faults, data_statistics
-from pipeline.data.faults import Fault, image_faults
+from pipeline.data.check_images import content_faults, data_statistics, image_faults
+from pipeline.data.faults import Fault
 from pipeline.data.leaks import TEST
 from pipeline.models.preprocess import Standardize
 from test_formats import save as save_dicom

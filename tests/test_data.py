@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.data.csv_faults import csv_faults
+from pipeline.data.check_tables import csv_faults
 from pipeline.data.tables import image_paths, image_rows, read_table, sample_ids
 from pipeline.settings import Settings
 from projects import Renders, Result, run_script

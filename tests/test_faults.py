@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.data.checks import label_faults
-from pipeline.data.faults import Fault, image_faults, target_faults
+from pipeline.data.check_images import image_faults
+from pipeline.data.check_labels import group_spellings, label_faults, target_faults
+from pipeline.data.check_tables import asked_columns, id_spellings, sample_faults, sample_spellings
+from pipeline.data.faults import Fault
 from pipeline.data.labels import ClassLabels
 from pipeline.data.leaks import TEST
-from pipeline.data.sample_faults import asked_columns, sample_faults
-from pipeline.data.spelling_faults import group_spellings, id_spellings, sample_spellings
 from pipeline.settings import Settings
 from projects import Renders, run_script
 from toolkit.audit.scan import Look, scan

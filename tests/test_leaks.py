@@ -11,10 +11,9 @@ from sklearn.datasets import load_sample_images
 
 from pipeline.data.leaks import TEST, LeakReport, find_leaks, print_leaks, write_leaks
 from pipeline.tasks.image_level.demo import demo_images
-from toolkit.audit import near_pairs as module
+from toolkit.audit import near_copies as module
 from toolkit.audit.likeness import pixel_distance
-from toolkit.audit.near_copies import COPY
-from toolkit.audit.near_pairs import near_pairs
+from toolkit.audit.near_copies import COPY, near_pairs
 from toolkit.audit.scan import scan
 from toolkit.images.readers import image
 

@@ -297,7 +297,7 @@ def test_labels_with_spaces_and_marks_in_their_names() -> None:
 
 
 def test_flags_in_several_spellings_are_the_same() -> None:
-    from pipeline.data.checks import label_faults
+    from pipeline.data.check_labels import label_faults
     from pipeline.heads.multilabel.labels import LabelSets
     from pipeline.heads.multilabel.targets import targets
 

@@ -272,7 +272,7 @@ def test_faults_are_one_line(renders: Renders, tmp_path: Path) -> None:
 
 
 def test_far_more_images_in_one_table_are_a_note(rendered: Path) -> None:
-    from pipeline.data.faults import image_count_faults
+    from pipeline.data.check_images import image_count_faults
 
     [note] = image_count_faults(rows_of("a", "b"), rows_of("c", "c", "c", "d"))
     assert not note.fatal and "1.0 images in training and 2.0 in the test table" in note.detail

@@ -1,26 +1,41 @@
-"""What `tables.py` returned, as the pipeline reads it: its columns are there, and names and truth are text."""
+"""Rows of `tables.py` as the pipeline reads them: their columns are there, and ids, groups and labels are text."""
 
+import datetime
+import os
+from collections.abc import Iterable
+from pathlib import PurePath
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from pipeline.cells import plain_rows
-from pipeline.keys import ROW_GROUP, ROW_ID, ROW_IMAGE
+from pipeline.keys import ROW_GROUP, ROW_ID, ROW_IMAGE, ROW_PREDICTION, ROW_SOURCE, ROW_WEIGHT, SOURCE_COMPETITION
 from pipeline.settings import Settings
 from toolkit.errors import UserError, listed
+
+MOST_EXACT = 2**53  # beyond it a float64 is no exact whole number
+NAMES = (ROW_ID, ROW_IMAGE, ROW_PREDICTION, ROW_GROUP, ROW_SOURCE)  # columns that hold nothing but text
 
 
 def received(rows: Any, table: str, settings: Settings) -> pd.DataFrame:
     """Rows of a table with their names and truth as text.
 
     Raises:
-        UserError: it is no table, lacks a column, or holds cells that name nothing; see `cells.plain_rows`.
+        UserError: it is no table, lacks a column, or holds cells that name nothing; see `plain_rows`.
     """
     if not isinstance(rows, pd.DataFrame):
         raise UserError(
             f"tables.py returned {type(rows).__name__} for the rows of {table}; return a DataFrame (is there a return?)"
         )
-    _require_columns(rows, table, settings)
+    for column in (ROW_ID, ROW_IMAGE):
+        if column not in rows:
+            raise UserError(f"tables.py returned rows of {table} without the column '{column}'; add it")
+    for column in settings.side_columns:
+        if column not in rows:
+            raise UserError(
+                f"the rows of {table} have no side column '{column}'; add it in src/competition/tables.py, "
+                "or take it out of side_columns in competition.yaml"
+            )
     return plain_rows(rows.reset_index(drop=True), table, [*settings.target_columns, *settings.side_columns])
 
 
@@ -50,13 +65,99 @@ def require_groups(rows: pd.DataFrame, settings: Settings) -> None:
         )
 
 
-def _require_columns(rows: pd.DataFrame, table: str, settings: Settings) -> None:
-    for column in (ROW_ID, ROW_IMAGE):
-        if column not in rows:
-            raise UserError(f"tables.py returned rows of {table} without the column '{column}'; add it")
-    for column in settings.side_columns:
-        if column not in rows:
+def plain_rows(rows: pd.DataFrame, table: str, columns: Iterable[str]) -> pd.DataFrame:
+    """Rows whose names (`id`, `group`, ...), targets and side columns are text, as if they came from a csv.
+
+    A row without a source is the competition's own, and one without a weight counts 1, as without such a column.
+
+    Args:
+        table: what they come from, as errors name it.
+        columns: the targets and side columns.
+
+    Raises:
+        UserError: a name that is no text, a row without id or image, a weight that is no number from 0 on.
+    """
+    rows = with_text(rows, [*NAMES, *columns])
+    for column in [name for name in NAMES if name in rows]:
+        cells = rows[column].dropna()
+        strange = cells if cells.dtype == object else cells.iloc[:0]
+        strange = strange[[not isinstance(cell, str) for cell in strange]]
+        if len(strange):
             raise UserError(
-                f"the rows of {table} have no side column '{column}'; add it in src/competition/tables.py, "
-                "or take it out of side_columns in competition.yaml"
+                f"the column '{column}' of {table} holds no text in {len(strange)} rows, but "
+                f"{listed(sorted({type(cell).__name__ for cell in strange}))}; make text of it in "
+                "src/competition/tables.py"
             )
+    for column in (ROW_ID, ROW_IMAGE):
+        empty = rows.index[rows[column].isna()]
+        if len(empty):
+            of = "" if column == ROW_ID else f" (id {listed(rows.loc[empty, ROW_ID])})"
+            raise UserError(
+                f"{len(empty)} rows of {table} have no '{column}'{of}; fill or drop them in src/competition/tables.py"
+            )
+    if ROW_SOURCE in rows:
+        rows[ROW_SOURCE] = rows[ROW_SOURCE].fillna(SOURCE_COMPETITION)
+    if ROW_WEIGHT in rows:
+        rows[ROW_WEIGHT] = _weights(rows, table)
+    return rows
+
+
+def with_text(table: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
+    """A copy whose cells are text in those of the columns that it has; see `as_text`."""
+    found = [column for column in dict.fromkeys(columns) if column in table]
+    return table.assign(**{column: as_text(table[column]) for column in found})
+
+
+def as_text(values: pd.Series) -> pd.Series:
+    """Cells as a csv would hold them, str (N,): 1 is `1`, True is `True`, and 1.0 is `1` where all floats are whole.
+
+    None, NaN and NaT are missing; a list is the text of a Python list. Objects that no csv can hold stay what they are.
+    """
+    if values.dtype == "str":
+        return values
+    if values.dtype == object:
+        values = values.infer_objects()
+    if pd.api.types.is_datetime64_any_dtype(values.dtype):
+        return values.astype("str").where(values.notna())
+    missing = values.isna().to_numpy()
+    cells = values.astype(object).to_numpy()
+    floats = [float(cell) for cell, empty in zip(cells, missing, strict=True) if not empty and isinstance(cell, _FLOAT)]
+    whole = all(number.is_integer() and abs(number) <= MOST_EXACT for number in floats)
+    texts = [None if empty else _text(cell, whole) for cell, empty in zip(cells, missing, strict=True)]
+    kept = all(text is None or isinstance(text, str) for text in texts)
+    return pd.Series(texts, index=values.index, name=values.name, dtype="str" if kept else object)
+
+
+_FLOAT = (float, np.floating)
+
+
+def _text(cell: Any, whole: bool) -> Any:
+    """One cell as text, or itself where it is nothing that a csv holds."""
+    if isinstance(cell, str):
+        return str(cell)
+    if isinstance(cell, bool | np.bool_):
+        return str(bool(cell))
+    if isinstance(cell, _FLOAT):
+        return str(int(cell)) if whole else str(cell)
+    if isinstance(cell, list | tuple | np.ndarray):
+        return str([_text(part, whole=False) for part in cell])
+    if isinstance(cell, set | frozenset):
+        return str(sorted(str(_text(part, whole=False)) for part in cell))
+    if isinstance(cell, bytes):
+        return cell.decode("utf-8", "replace")
+    if isinstance(cell, os.PathLike):
+        return PurePath(cell).as_posix()
+    return str(cell) if np.isscalar(cell) or isinstance(cell, datetime.date | datetime.time) else cell
+
+
+def _weights(rows: pd.DataFrame, table: str) -> pd.Series:
+    """float64 (N,)."""
+    given = rows[ROW_WEIGHT]
+    numbers = pd.to_numeric(given, errors="coerce").astype("float64")
+    wrong = given.notna() & ~(np.isfinite(numbers) & (numbers >= 0))
+    if wrong.any():
+        raise UserError(
+            f"{int(wrong.sum())} rows of {table} (id {listed(rows.loc[wrong, ROW_ID])}) have the weight "
+            f"'{given[wrong].iloc[0]}'; a number from 0 on is expected: correct it in src/competition/tables.py"
+        )
+    return numbers.fillna(1.0)

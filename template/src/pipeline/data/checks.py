@@ -8,34 +8,25 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline.competition import Competition, Head
-from pipeline.data.content import content_faults, data_statistics
-from pipeline.data.csv_faults import csv_faults
-from pipeline.data.faults import Fault, copy_faults, image_count_faults, image_faults, number_faults, target_faults
+from pipeline.data.check_images import content_faults, copy_faults, data_statistics, image_count_faults, image_faults
+from pipeline.data.check_labels import label_faults, number_faults, target_faults
+from pipeline.data.check_tables import csv_faults, id_spellings, sample_faults, sample_spellings
+from pipeline.data.faults import Fault, print_faults, require_no_fatal
 from pipeline.data.folds import CLASSES, FOLDS, NO_FOLD, fold_path, is_scored, load_folds, name_option, read_contract
-from pipeline.data.labels import Labels, labels_of
-from pipeline.data.leaks import LeakReport, all_rows, find_leaks, print_leaks
+from pipeline.data.labels import labels_of
+from pipeline.data.leaks import all_rows, find_leaks, print_leaks
 from pipeline.data.marker import is_demo
-from pipeline.data.sample_faults import sample_faults
 from pipeline.data.side_columns import side_inputs
-from pipeline.data.spelling_faults import (
-    group_spellings,
-    id_spellings,
-    label_spellings,
-    sample_spellings,
-)
 from pipeline.data.tables import TEXT_SUFFIXES, read_table
-from pipeline.keys import ROW_FOLD, ROW_GROUP, ROW_ID, ROW_IMAGE, ROW_SOURCE, SOURCE_COMPETITION
+from pipeline.keys import ROW_FOLD, ROW_ID, ROW_IMAGE, ROW_SOURCE, SOURCE_COMPETITION
 from pipeline.prediction_ids import by_prediction, with_predictions
 from pipeline.project import Project
 from pipeline.rows import received, require_groups
-from pipeline.settings import Settings
 from toolkit.audit.scan import scan
-from toolkit.errors import UserError, listed
+from toolkit.errors import UserError
 from toolkit.files import read_json
 from toolkit.images.row_reader import Reader, Rows
-from toolkit.terminal import console, table
-
-MOST_SHOWN = 20
+from toolkit.terminal import console
 
 
 def check_data(
@@ -51,16 +42,18 @@ def check_data(
     Raises:
         UserError: something fatal was found; it is counted in one line.
     """
-    data, settings = project.require_data(), competition.settings
+    data, settings, labels = project.require_data(), competition.settings, labels_of(competition)
     competition.require_settings()
-    train, faults = _rows(competition, "train_rows", data)
-    test, more = _rows(competition, "test_rows", data)
-    faults += [*more, *_table_faults(settings, data)]
-    train, more, classes = _with_folds(project, competition, train, folds)
-    faults += more
+    faults: list[Fault] = []
+    train, test = (_rows(competition, part, data, faults) for part in ("train_rows", "test_rows"))
+    keys = {settings.id_column, settings.group_column, settings.prediction_column, *settings.target_columns}
+    for name in dict.fromkeys((settings.train_csv, settings.test_csv, settings.sample_submission)):
+        if name.lower().endswith(TEXT_SUFFIXES):
+            faults += csv_faults(data / name, keys)
+    train, classes = _with_folds(project, competition, train, folds, faults)
     if not train.empty:
         faults += _truth_faults(competition, data, train, test, classes)
-    faults += sample_faults(settings, data, by_prediction(test), labels_of(competition))
+    faults += sample_faults(settings, data, by_prediction(test), labels)
     faults += [*id_spellings(train, "train rows"), *id_spellings(test, "test rows")]
     faults += image_count_faults(train, test)
     rows = all_rows(train, test)
@@ -72,15 +65,11 @@ def check_data(
         what = "these images are no 8-bit RGB; an experiment normalises by their own mean and standard deviation with:"
         console().print(what, soft_wrap=True)
         print(statistics, flush=True)
-    _report(project, faults, leaks, len(train), len(test))
-
-
-def _table_faults(settings: Settings, data: Path) -> Iterator[Fault]:
-    """What is wrong with the files themselves."""
-    keys = {settings.id_column, settings.group_column, settings.prediction_column, *settings.target_columns}
-    for name in dict.fromkeys((settings.train_csv, settings.test_csv, settings.sample_submission)):
-        if name.lower().endswith(TEXT_SUFFIXES):
-            yield from csv_faults(data / name, keys)
+    print_faults(faults)
+    print_leaks(leaks)
+    console().print(f"checked {len(train)} training rows and {len(test)} test rows in {project.shown(project.data)}")
+    require_no_fatal(faults)
+    console().print("the data can be trained on")
 
 
 def _truth_faults(
@@ -100,15 +89,18 @@ def _truth_faults(
         return
     yield from label_faults(train, labels, competition.settings, classes)
     yield from target_faults(train, test, labels, n_folds if n_folds > 1 else FOLDS)
-    yield from number_faults(train, labels, _heads(competition, classes))
+    heads: Sequence[Head] = ()
+    with contextlib.suppress(UserError):  # of heads that need the classes, which are not there yet
+        heads = competition.heads(classes)
+    yield from number_faults(train, labels, heads)
     with contextlib.suppress(UserError):  # of the sample, which is told of elsewhere, or of the metric
         sample = read_table(data / competition.settings.sample_submission)
         decides = competition.metrics()[0].needs == "labels"
         yield from sample_spellings(competition.settings, sample, train, labels, decides)
 
 
-def _rows(competition: Competition, function: str, data: Path) -> tuple[pd.DataFrame, list[Fault]]:
-    """The rows as far as they can be had; where an id stands twice, the first one."""
+def _rows(competition: Competition, function: str, data: Path, faults: list[Fault]) -> pd.DataFrame:
+    """The rows as far as they can be had, those of an id that stands twice once; their faults are added to `faults`."""
     empty = pd.DataFrame({ROW_ID: [], ROW_IMAGE: []}, dtype="str")
     what, settings, is_train = function.replace("_", " "), competition.settings, function == "train_rows"
     try:
@@ -116,12 +108,13 @@ def _rows(competition: Competition, function: str, data: Path) -> tuple[pd.DataF
         rows = received(rows, settings.train_csv if is_train else settings.test_csv, settings)
         if is_train:
             require_groups(rows, settings)
+            if rows.empty:
+                raise UserError("there are no training rows")
     except UserError as error:
-        return empty, [Fault("table", what, str(error))]
-    if rows.empty and is_train:
-        return empty, [Fault("table", what, "there are no training rows")]
+        faults.append(Fault("table", what, str(error)))
+        return empty
     counts = rows[ROW_ID].value_counts()
-    faults = [Fault("duplicate id", str(name), f"{count} {what}") for name, count in counts[counts > 1].items()]
+    faults += [Fault("duplicate id", str(name), f"{count} {what}") for name, count in counts[counts > 1].items()]
     rows = rows.drop_duplicates(ROW_ID).reset_index(drop=True)
     rows = rows if ROW_SOURCE in rows else rows.assign(**{ROW_SOURCE: SOURCE_COMPETITION})
     try:
@@ -133,88 +126,30 @@ def _rows(competition: Competition, function: str, data: Path) -> tuple[pd.DataF
             side_inputs(rows, {column: categories}, is_test=not is_train)
         except UserError as error:
             faults.append(Fault("side column", what, str(error)))
-    return rows, faults
+    return rows
 
 
 def _with_folds(
-    project: Project, competition: Competition, train: pd.DataFrame, name: str
-) -> tuple[pd.DataFrame, list[Fault], Mapping[str, Sequence[str]]]:
-    """Training rows with their folds and classes; without a fold file that fits, all of them lie in fold 0."""
+    project: Project, competition: Competition, train: pd.DataFrame, name: str, faults: list[Fault]
+) -> tuple[pd.DataFrame, Mapping[str, Sequence[str]]]:
+    """Training rows with their folds and classes; without a fold file that fits, all of them lie in fold 0.
+
+    Faults of the fold file are added to `faults`.
+    """
     unfolded = train.assign(**{ROW_FOLD: is_scored(train).map({True: 0, False: NO_FOLD}).astype("int64")})
     path = fold_path(project, name)
     if train.empty or not path.is_file():
-        return unfolded, [], {}
+        return unfolded, {}
     try:
         if read_contract(path).get("demo") and not is_demo(project.data):
             note = f"these folds are the demo's; scripts/make_folds.py{name_option(name)} replaces them"
-            return unfolded, [Fault("folds", name, note, fatal=False)], {}
+            faults.append(Fault("folds", name, note, fatal=False))
+            return unfolded, {}
         found = load_folds(project, name, train, competition.settings)
         labels_of(competition).check_folds(found.rows, project.shown(path))
         classes = read_json(project.folds / CLASSES) if (project.folds / CLASSES).is_file() else {}
     except UserError as error:
-        return unfolded, [Fault("folds", name, str(error))], {}
-    return found.rows, [Fault("folds", name, note, fatal=False) for note in found.warnings], classes
-
-
-def _heads(competition: Competition, classes: Mapping[str, Sequence[str]]) -> Sequence[Head]:
-    """What is predicted, as far as that can be told before there are classes."""
-    try:
-        return competition.heads(classes)
-    except UserError:
-        return ()
-
-
-def label_faults(
-    rows: pd.DataFrame, labels: Labels, settings: Settings, classes: Mapping[str, Sequence[str]]
-) -> Iterator[Fault]:
-    """Missing labels and groups, labels that are no class, columns with one class, one thing in several spellings."""
-    if ROW_GROUP in rows:
-        for name in rows[ROW_ID][rows[ROW_GROUP].isna()]:
-            yield Fault("missing group", str(name), f"'{settings.group_column or ROW_GROUP}' is empty")
-        yield from group_spellings(rows)
-    for column in settings.target_columns:
-        if column not in rows:
-            yield Fault("table", column, "the training rows have no such target column")
-            continue
-        cells = labels.cells(rows, column)
-        for name in rows[ROW_ID].loc[cells.index[cells.isna()]]:
-            yield Fault("missing label", str(name), f"'{column}' is empty")
-        found = cells.dropna().astype(str)
-        if 0 < found.nunique() < labels.fewest_classes:
-            detail = f"all rows have the label '{found.iloc[0]}'; name another column in competition.yaml"
-            yield Fault("labels", column, detail)
-        for name, label in zip(rows.loc[found.index, ROW_ID], found, strict=True):
-            if column in classes and label not in classes[column]:
-                yield Fault("unknown label", str(name), f"'{label}' of '{column}' is not in folds/{CLASSES}")
-        if column in labels.named:
-            yield from label_spellings(column, found)
-
-
-def _report(project: Project, faults: list[Fault], leaks: LeakReport, train: int, test: int) -> None:
-    out = console()
-    sorts: dict[tuple[str, bool], list[Fault]] = {}
-    for fault in faults:
-        sorts.setdefault((fault.problem, fault.fatal), []).append(fault)
-    for (problem, is_fatal), members in sorts.items():
-        same: dict[str, list[str]] = {}
-        for fault in members:
-            same.setdefault(fault.detail, []).append(fault.row)
-        rest = f" (the first {MOST_SHOWN})" if len(same) > MOST_SHOWN else ""
-        out.print(f"{'' if is_fatal else 'note, '}{problem}: {len(members)}{rest}")
-        lines = [(len(rows), listed(rows), detail) for detail, rows in list(same.items())[:MOST_SHOWN]]
-        table("", ("count", "row", "detail"), lines)
-    print_leaks(leaks)
-    fatal = sum(fault.fatal for fault in faults)
-    out.print(f"checked {train} training rows and {test} test rows in {project.shown(project.data)}")
-    if fatal == 1:
-        [only] = [fault for fault in faults if fault.fatal]
-        remedy = (
-            "" if "; " in only.detail else "; mend it, or drop the row in src/competition/tables.py"
-        )  # one is enough
-        raise UserError(f"a fault in the data ({only.problem}): {only.row}: {only.detail}{remedy}")
-    if fatal:
-        names = ", ".join(f"{len(members)} x {problem}" for (problem, is_fatal), members in sorts.items() if is_fatal)
-        raise UserError(
-            f"{fatal} faults in the data ({names}); mend them, or drop the rows in src/competition/tables.py"
-        )
-    out.print("the data can be trained on")
+        faults.append(Fault("folds", name, str(error)))
+        return unfolded, {}
+    faults += [Fault("folds", name, note, fatal=False) for note in found.warnings]
+    return found.rows, classes

@@ -75,9 +75,9 @@ def create_folds(
     read = image_reader(project, competition, experiment)
     if path.is_file() and not force:
         asked = {"n_folds": n_folds, "seed": seed, "splitter": None if splitter == "auto" else splitter}
-        kept = _existing(project, competition, name, rows, asked, demo)
-        if kept is not None:
-            _keep(project, path, kept, _that_name_classes([(kept.rows, labels), *of_stages], kept))
+        current = _existing(project, competition, name, rows, asked, demo)
+        if current is not None:
+            _leave_alone(project, path, current, _that_name_classes([(current.rows, labels), *of_stages], current))
             return
     found = make_folds(rows, labels, FOLDS if n_folds is None else n_folds, seed or 0, splitter)
     write_classes(project, *_that_name_classes([(rows, labels), *of_stages], found))
@@ -177,30 +177,28 @@ def _existing(
     """The folds that are there, if they are to stay; none if they are to be replaced."""
     path = fold_path(project, name)
     contract = read_contract(path)
-    of_demo = bool(contract.get("demo"))
+    of_demo, where = bool(contract.get("demo")), project.shown(path)
     if of_demo and not demo:
-        console().print(f"{project.shown(path)} was made for the demo and is replaced")
+        console().print(f"{where} was made for the demo and is replaced")
         return None
-    try:
-        kept = load_folds(project, name, rows, competition.settings)
-        labels_of(competition).check_folds(kept.rows, project.shown(path))
-    except UserError:
-        if of_demo:
-            return None
-        raise
     different = [
         f"{key} {contract[key]}"
         for key, value in asked.items()
         if value is not None and contract.get(key, value) != value
     ]
-    if different and of_demo:
-        return None
-    if different:
-        raise UserError(
-            f"{project.shown(path)} was made with {listed(different)}; --name OTHER writes another file beside it, "
-            "--force replaces it (runs on the old folds can then no longer be compared)"
-        )
-    return kept
+    try:
+        current = load_folds(project, name, rows, competition.settings)
+        labels_of(competition).check_folds(current.rows, where)
+        if different:
+            raise UserError(
+                f"{where} was made with {listed(different)}; --name OTHER writes another file beside it, "
+                "--force replaces it (runs on the old folds can then no longer be compared)"
+            )
+    except UserError:
+        if of_demo:
+            return None
+        raise
+    return current
 
 
 def _that_name_classes(
@@ -217,9 +215,12 @@ def _that_name_classes(
     return found
 
 
-def _keep(project: Project, path: Path, kept: FoldTable, tables: Sequence[tuple[pd.DataFrame, Labels]]) -> None:
+def _leave_alone(
+    project: Project, path: Path, current: FoldTable, tables: Sequence[tuple[pd.DataFrame, Labels]]
+) -> None:
+    """Say that the folds still fit; classes that are new since then are written."""
     out = console()
-    for note in kept.warnings:
+    for note in current.warnings:
         out.print(f"warning: {note}", soft_wrap=True)
     classes = project.folds / CLASSES
     before = read_json(classes) if classes.is_file() else {}

@@ -26,11 +26,11 @@ def fold_columns(folds: FoldTable, labels: Labels) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for column in ["positives", *labels.targets]:
         if column in counts:
-            found[column] = _told(counts[column], "labels" if column == "positives" else "classes")
+            found[column] = _class_cells(counts[column], "labels" if column == "positives" else "classes")
         elif column not in labels.named and column in rows:
             found[column] = _numbers(rows, column, folds.n_folds)
-    lost = {column: _only_here(table) for column, table in counts.items()}
-    return found | {f"{column}: only here": cells for column, cells in lost.items() if any(cells)}
+    single = {column: _classes_of_one_fold(table) for column, table in counts.items()}
+    return found | {f"{column}: only here": cells for column, cells in single.items() if any(cells)}
 
 
 def _counts(rows: pd.DataFrame, labels: Labels, column: str, n_folds: int) -> pd.DataFrame:
@@ -40,7 +40,7 @@ def _counts(rows: pd.DataFrame, labels: Labels, column: str, n_folds: int) -> pd
     return counts.reindex(index=class_order(cells), columns=range(n_folds), fill_value=0)
 
 
-def _told(counts: pd.DataFrame, what: str) -> list[str]:
+def _class_cells(counts: pd.DataFrame, what: str) -> list[str]:
     """How many rows each class has in a fold; of many classes, how many there are and how often the rarest is."""
     if len(counts) <= MOST_CLASSES:
         return [", ".join(f"{name}: {count}" for name, count in counts[fold].items()) for fold in counts]
@@ -52,7 +52,7 @@ def _told(counts: pd.DataFrame, what: str) -> list[str]:
     return cells
 
 
-def _only_here(counts: pd.DataFrame) -> list[str]:
+def _classes_of_one_fold(counts: pd.DataFrame) -> list[str]:
     """The classes that a fold holds out as a whole, so that its run never trains them."""
     whole = counts[(counts > 0).sum(axis=1) == 1]
     names = [whole.index[whole[fold] > 0] for fold in counts]

@@ -54,15 +54,6 @@ def check_numbers(folds: pd.Series, expected: int | None, where: str) -> int:
     return count
 
 
-def require_training_rows(rows: pd.DataFrame, where: str) -> None:
-    """Refuse a single fold that holds out every row."""
-    if (rows[ROW_FOLD] == 0).all():
-        raise UserError(
-            f"{where} holds one fold only, so nothing is left to train on; make two or more, or give the rows of a "
-            "given training split the fold -1, or another source in src/competition/tables.py"
-        )
-
-
 def check_groups(table: pd.DataFrame, scored: pd.DataFrame, where: str, remedy: str) -> None:
     """Refuse groups that changed since the folds were made, and groups that lie in several folds. Rows are aligned."""
     if ROW_GROUP in table:

@@ -6,9 +6,9 @@ from typing import Literal
 
 import pandas as pd
 
-from pipeline.cells import with_text
 from pipeline.data.tables import FIELD, RESERVED, image_rows, is_image, pattern_column, require_columns
 from pipeline.keys import ROW_GROUP, ROW_ID, ROW_IMAGE, ROW_PREDICTION
+from pipeline.rows import with_text
 from pipeline.settings import Settings
 from toolkit.archives import files_below, shown
 from toolkit.errors import UserError, listed
@@ -93,9 +93,9 @@ def _expression(pattern: str) -> re.Pattern[str]:
     parts = []
     for position, part in enumerate(FIELD.split(pattern)):
         if position % 2 == 0:
-            kept = WILD.split(part)
+            texts = WILD.split(part)
             wild = ["(?:[^/]+/)*" if found == "**/" else "[^/]*" for found in WILD.findall(part)]
-            parts += [re.escape(kept[0]), *(way + re.escape(text) for way, text in zip(wild, kept[1:], strict=True))]
+            parts += [re.escape(texts[0]), *(way + re.escape(text) for way, text in zip(wild, texts[1:], strict=True))]
         elif pattern_column(part) != part:
             parts.append("[^/]+")
         elif part in numbers:

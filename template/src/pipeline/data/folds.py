@@ -20,7 +20,6 @@ from pipeline.data.fold_file import (
     check_numbers,
     fold_hash,
     only_fold,
-    require_training_rows,
 )
 from pipeline.data.labels import Labels, require_values
 from pipeline.data.splitters import Splitter, assign_folds
@@ -123,7 +122,11 @@ def load_folds(project: Project, name: str, rows: pd.DataFrame, settings: Settin
     n_folds = check_numbers(table[ROW_FOLD], contract.get("n_folds"), where)
     check_groups(table, scored, where, remedy)
     with_folds = _with_folds(rows, table[ROW_FOLD].to_numpy(np.int64), n_folds)
-    require_training_rows(with_folds, where)
+    if (with_folds[ROW_FOLD] == 0).all():
+        raise UserError(
+            f"{where} holds one fold only, so nothing is left to train on; make two or more, or give the rows of a "
+            "given training split the fold -1, or another source in src/competition/tables.py"
+        )
     splitter = str(contract.get("splitter", "by hand"))
     found = fold_hash(table, splitter)
     notes = changed_labels(table, scored, settings.target_columns, where)

@@ -2,18 +2,16 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, StratifiedKFold
 
 from pipeline.competition import Competition
+from pipeline.data.faults import Fault
 from pipeline.keys import ROW_GROUP, ROW_ID
 from toolkit.errors import UserError, listed
-
-if TYPE_CHECKING:
-    from pipeline.data.faults import Fault
 
 
 class Labels(Protocol):
@@ -64,7 +62,7 @@ class Labels(Protocol):
         """Of what stands in the id column of a sample submission, the ids of what is predicted."""
         ...
 
-    def faults(self, rows: pd.DataFrame) -> "Iterable[Fault]":
+    def faults(self, rows: pd.DataFrame) -> Iterable[Fault]:
         """What is wrong with what stands in the target columns of training rows, besides what is true of any labels.
 
         Args:
@@ -139,7 +137,7 @@ class ClassLabels:
     def asked(self, ids: pd.Series) -> pd.Series:
         return ids
 
-    def faults(self, rows: pd.DataFrame) -> "Iterable[Fault]":
+    def faults(self, rows: pd.DataFrame) -> Iterable[Fault]:
         return ()
 
     def check_folds(self, rows: pd.DataFrame, where: str) -> None:

@@ -10,8 +10,7 @@ import pandas as pd
 
 from pipeline.data.fold_file import only_fold
 from pipeline.keys import ROW_FOLD, ROW_GROUP, ROW_ID, ROW_IMAGE, ROW_SOURCE, SOURCE_COMPETITION
-from toolkit.audit.near_copies import Copies
-from toolkit.audit.near_pairs import near_pairs, not_looked_for
+from toolkit.audit.near_copies import Copies, near_pairs, not_looked_for
 from toolkit.audit.scan import Look
 from toolkit.errors import listed
 from toolkit.files import atomic
@@ -123,7 +122,12 @@ def find_leaks(rows: pd.DataFrame, looks: Sequence[Look], data: Path, reader: Re
         paths, cells, read = [data / path for path in rows[ROW_IMAGE]], Rows(rows, reader), row_reader(reader)
         copies = Copies(thumbnails, lambda row, size: read(paths[row], size, cells[row]))
         found += [("similar", a, b, distance) for a, b, distance in copies.find(near)]
-    pairs = pd.DataFrame([_described(rows, sides, *entry) for entry in found], columns=list(COLUMNS))
+    ids, images = rows[ROW_ID].to_numpy(object), rows[ROW_IMAGE].to_numpy(object)
+    lines = [
+        (kind, f"{sides.name(a)} and {sides.name(b)}", ids[a], ids[b], images[a], images[b], round(distance, 4))
+        for kind, a, b, distance in found
+    ]
+    pairs = pd.DataFrame(lines, columns=list(COLUMNS))
     return LeakReport(pairs, len(rows), time.perf_counter() - began, incomplete, *_comparisons(rows, sides, looks))
 
 
@@ -155,12 +159,6 @@ def _comparisons(rows: pd.DataFrame, sides: Sides, looks: Sequence[Look]) -> tup
         missing.append(f"copies of {int(plain.sum())} images (without contrast)")
     missing += not_looked_for(int((~unread & ~plain).sum()))
     return tuple(compared), tuple(missing)
-
-
-def _described(rows: pd.DataFrame, sides: Sides, kind: str, a: int, b: int, distance: float) -> tuple[object, ...]:
-    ids, images = rows[ROW_ID], rows[ROW_IMAGE]
-    where = f"{sides.name(a)} and {sides.name(b)}"
-    return kind, where, ids.iloc[a], ids.iloc[b], images.iloc[a], images.iloc[b], round(distance, 4)
 
 
 def _same(values: pd.Series, sides: Sides) -> list[tuple[int, int]]:

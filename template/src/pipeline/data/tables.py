@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.cells import with_text
 from pipeline.keys import ROW_FOLD, ROW_GROUP, ROW_ID, ROW_IMAGE, ROW_ONLY_FOLD, ROW_PREDICTION, ROW_SOURCE, ROW_WEIGHT
+from pipeline.rows import with_text
 from pipeline.settings import Settings
 from pipeline.submission_schema import sample_id_column
 from toolkit.archives import ZIP, names_in, shown
@@ -115,8 +115,8 @@ def image_rows(table: pd.DataFrame, settings: Settings, pattern: str | Sequence[
     require_columns(table, [settings.id_column], "the table")
     table = with_text(table, [settings.id_column, settings.group_column, settings.prediction_column])
     require_cells(table, settings.id_column)
-    told = (*settings.target_columns, *settings.side_columns)
-    reserved = [column for column in told if column in RESERVED and column in table]
+    read = (*settings.target_columns, *settings.side_columns)
+    reserved = [column for column in read if column in RESERVED and column in table]
     if reserved:
         raise UserError(
             f"the column '{reserved[0]}' has a name that the pipeline uses itself ({', '.join(RESERVED)}); "

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.cells import with_text
 from pipeline.data.folders import rows_from_folders
 from pipeline.data.tables import image_rows, require_columns
 from pipeline.keys import ROW_ID, ROW_IMAGE
+from pipeline.rows import with_text
 from pipeline.settings import Settings
 from pipeline.tasks.segmentation.forms import Form, Image
 from toolkit.errors import UserError
