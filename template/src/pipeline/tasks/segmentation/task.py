@@ -25,7 +25,6 @@ from pipeline.tasks import Decoder, Finisher, Task, Tuner
 from pipeline.tasks.segmentation.batch_schema import check_contract
 from pipeline.tasks.segmentation.blending import Blender
 from pipeline.tasks.segmentation.dataset import MaskDataset
-from pipeline.tasks.segmentation.demo import answer_rows
 from pipeline.tasks.segmentation.pictures import MaskPictures
 from pipeline.tasks.segmentation.settings import room_settings
 from pipeline.tasks.segmentation.submission import as_predictions, form_of, read_as
@@ -196,9 +195,6 @@ class SegmentationTask(MaskPictures):
                 names = presence_columns(head)
                 merged[names] = np.mean([table[names].to_numpy() for table in tables], axis=0, dtype=np.float64)
         return merged
-
-    def answers(self, data: Path, name: str) -> pd.DataFrame:
-        return self.truth(answer_rows(self.competition, data, name))
 
     def truth(self, rows: pd.DataFrame) -> pd.DataFrame:
         return rows.set_index(ROW_ID)[[head.name for head in self.heads]]
