@@ -101,7 +101,8 @@ class Competition:
 
     The package holds `tables` (`train_rows`, `test_rows`), `targets` (`heads`, and `labels` where a cell does not name
     one class), `augmentations`, `metric` (`metrics`) and `submission` (`submission`). `names` adds to whatever the
-    pipeline builds by name: `{"loss": {"my_loss": "competition.losses:MyLoss"}}`.
+    pipeline builds by name: `{"loss": {"my_loss": "competition.losses:MyLoss"}}`. `dataset` and `model` are what an
+    experiment gets as `default`, "module:attribute"; without them it gets the pipeline's own.
 
     `stages` are trained before it, each with a package of its own and the same rows in the same folds: `{"gate":
     Competition(settings, "competition.gate")}`. An experiment names the stage it trains (`stage: gate`), and that of a
@@ -113,6 +114,8 @@ class Competition:
 
     settings: Settings
     package: str = "competition"
+    dataset: str = ""
+    model: str = ""
     names: References = field(default_factory=dict)
     stages: "Mapping[str, Competition]" = field(default_factory=dict)
     parts: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
@@ -196,9 +199,14 @@ class Competition:
         return table
 
     def all_names(self) -> References:
-        """The competition's names, with its augmentations as `default`."""
-        default = {"default": f"{self.package}.augmentations:augmentations"}
-        return {**self.names, "augmentations": {**default, **self.names.get("augmentations", {})}}
+        """The competition's names, with its dataset, model and augmentations as `default`."""
+        own = {
+            "dataset": self.dataset,
+            "model": self.model,
+            "augmentations": f"{self.package}.augmentations:augmentations",
+        }
+        defaults = {kind: {"default": reference} for kind, reference in own.items() if reference}
+        return {kind: defaults.get(kind, {}) | dict(self.names.get(kind, {})) for kind in {**defaults, **self.names}}
 
     def part(self, module: str, function: str) -> Callable[..., Any]:
         """A function of one of the package's modules."""

@@ -60,6 +60,7 @@ class Experiment(Strict):
     )
     task: Named = named("task", "default", "settings that only this kind of task has")
     image: Image = Image()
+    dataset: Named = named("dataset", "default", "how a row becomes a sample")
     augmentations: Named = named("augmentations", "default", "what happens to images of each stage, on the CPU")
     model: Model = Model()
     losses: tuple[LossRow, ...] = Field(default=(), description="what trains; none: the usual loss of each head")

@@ -16,7 +16,6 @@ from pipeline.config import Experiment, LossRow
 from pipeline.data.collate import collate
 from pipeline.data.explain_target import Explained, chosen_class
 from pipeline.data.image_cache import reader_for
-from pipeline.data.image_dataset import ImageDataset
 from pipeline.data.sample_record import SeenSample
 from pipeline.data.side_columns import chosen_columns, input_names, side_inputs
 from pipeline.heads.base import KINDS, losses
@@ -44,6 +43,7 @@ class ImageLevelTask(Decoding):
 
     KINDS: ClassVar[frozenset[str]] = frozenset(KINDS)
     NAMES: ClassVar[References] = {
+        "dataset": {"default": "pipeline.data.image_dataset:ImageDataset"},
         "augmentations": {"resize": "pipeline.data.augment:resize"},
         "prepare": {
             "normalize": "pipeline.models.preprocess:Normalize",
@@ -84,7 +84,7 @@ class ImageLevelTask(Decoding):
         side = chosen_columns(self.competition.settings.side_columns, experiment.model.side_columns)
         if side:
             values[INPUT_SIDE] = side_inputs(rows, side, stage == "test")
-        return ImageDataset(
+        dataset: SampleDataset = names.bind("dataset", experiment.dataset)(
             rows,
             root,
             reader=reader or reader_for(experiment, names),
@@ -93,6 +93,7 @@ class ImageLevelTask(Decoding):
             values=values,
             seed=experiment.seed,
         )
+        return dataset
 
     def collate(self, samples: list[dict[str, Any]]) -> Batch:
         return collate(samples)

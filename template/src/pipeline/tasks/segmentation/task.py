@@ -24,7 +24,6 @@ from pipeline.registry import Named, Names, References
 from pipeline.tasks import Decoder, Finisher, Task, Tuner
 from pipeline.tasks.segmentation.batch_schema import check_contract
 from pipeline.tasks.segmentation.blending import Blender
-from pipeline.tasks.segmentation.dataset import MaskDataset
 from pipeline.tasks.segmentation.pictures import MaskPictures
 from pipeline.tasks.segmentation.settings import room_settings
 from pipeline.tasks.segmentation.submission import as_predictions, form_of, read_as
@@ -56,6 +55,7 @@ class SegmentationTask(MaskPictures):
     KINDS: ClassVar[frozenset[str]] = frozenset({"mask", "multiclass_mask"})
     NAMES: ClassVar[References] = {
         "task": {"default": "pipeline.tasks.segmentation.settings:SegmentationSettings"},
+        "dataset": {"default": "pipeline.tasks.segmentation.dataset:MaskDataset"},
         "augmentations": {"resize": "pipeline.data.augment:resize"},
         "prepare": {
             "normalize": "pipeline.models.preprocess:Normalize",
@@ -78,7 +78,7 @@ class SegmentationTask(MaskPictures):
         stage: str,
         reader: Reader | None = None,
     ) -> SampleDataset:
-        return MaskDataset(
+        dataset: SampleDataset = names.bind("dataset", experiment.dataset)(
             rows,
             root,
             reader=reader or reader_for(experiment, names),
@@ -90,6 +90,7 @@ class SegmentationTask(MaskPictures):
             seed=experiment.seed,
             usual=lambda: self._usual_frame(root),
         )
+        return dataset
 
     def _usual_frame(self, root: Path) -> Frame | None:
         """Which way the masks of the training rows lie, where images are turned; none where that cannot be told."""
