@@ -61,7 +61,7 @@ class SegmentationTask(MaskPictures):
             "normalize": "pipeline.models.preprocess:Normalize",
             "standardize": "pipeline.models.preprocess:Standardize",
         },
-        "model": {name: f"pipeline.models.segmenter:{made}" for name, made in MODELS.items()},
+        "model": {name: f"pipeline.models.decoders:{made}" for name, made in MODELS.items()},
         "loss": {name: f"{made.__module__}:{made.__name__}" for name, made in LOSSES.items()},
         "step": {"default": "pipeline.training.step:step"},
     }
