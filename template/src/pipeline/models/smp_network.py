@@ -121,7 +121,8 @@ class SmpNetwork(nn.Module):
             if stride not in known:
                 raise UserError(
                     f"the decoder {self.network.__name__.lower()} with the encoder '{settings.encoder}' has no "
-                    f"features of stride {stride}; model.params.deep_supervision takes {listed(sorted(known), 9) or 'none'}"
+                    f"features of stride {stride}; "
+                    f"model.params.deep_supervision takes {listed(sorted(known), 9) or 'none'}"
                 )
             self.supervised[stride], channels = known[stride]
             modules[self.supervised[stride]].register_forward_hook(keep)
