@@ -5,22 +5,16 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from pipeline.keys import (
-    ROW_SOURCE,
-    ROW_WEIGHT,
-    SOURCE_COMPETITION,
-    output_key,
-    target_key,
-)
+import pandas as pd
+
+from pipeline.keys import ROW_SOURCE, ROW_WEIGHT, SOURCE_COMPETITION, output_key, target_key
 from pipeline.prediction_ids import with_predictions
 from pipeline.registry import References, load
+from pipeline.rows import checked, require_groups
 from pipeline.settings import Settings
 from toolkit.errors import UserError, nearest
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -74,10 +68,10 @@ class Metric:
     """
 
     name: str
-    function: "Callable[[pd.DataFrame, pd.DataFrame, Sequence[Head]], float]"
+    function: Callable[[pd.DataFrame, pd.DataFrame, Sequence[Head]], float]
     greater_is_better: bool = True
     needs: Literal["labels", "probabilities"] = "labels"
-    check_heads: "Callable[[Sequence[Head]], None]" = lambda heads: None
+    check_heads: Callable[[Sequence[Head]], None] = lambda heads: None
     may_cut: bool = False
 
     def better(self, score: float, than: float) -> bool:
@@ -137,11 +131,9 @@ class Competition:
             chosen, names={kind: {**self.names.get(kind, {}), **chosen.names.get(kind, {})} for kind in kinds}
         )
 
-    def train_rows(self, data: Path) -> "pd.DataFrame":
+    def train_rows(self, data: Path) -> pd.DataFrame:
         """Rows of the training table: `id` (str, unique), `image` (path below `data`), the truth, and where they exist
         `prediction_id`, `group`, `source`, `weight` and `only_fold`."""
-        from pipeline.rows import checked, require_groups
-
         self.require_settings()
         rows = self.part("tables", "train_rows")(self.trained_with or self.settings, data)
         rows = checked(rows, self.settings.train_csv, self.settings)
@@ -155,10 +147,8 @@ class Competition:
         labels = self.labels()
         return rows if labels is None else labels.marked(rows)
 
-    def test_rows(self, data: Path) -> "pd.DataFrame":
+    def test_rows(self, data: Path) -> pd.DataFrame:
         """Rows to predict: `id` and `image`. An empty table is legal (a code competition hides them)."""
-        from pipeline.rows import checked
-
         rows = checked(self.part("tables", "test_rows")(self.settings, data), self.settings.test_csv, self.settings)
         return with_predictions(rows)
 
@@ -191,7 +181,7 @@ class Competition:
         """The leaderboard's metric first, then what else is worth watching."""
         return tuple(self.part("metric", "metrics")(self.settings))
 
-    def submission(self, sample: "pd.DataFrame", predictions: "pd.DataFrame", heads: Sequence[Head]) -> "pd.DataFrame":
+    def submission(self, sample: pd.DataFrame, predictions: pd.DataFrame, heads: Sequence[Head]) -> pd.DataFrame:
         """The submission table: the sample's columns, one row per row of `predictions`."""
         table: pd.DataFrame = self.part("submission", "submission")(
             self.settings, sample, predictions, heads, self.metrics()[0]
@@ -218,7 +208,7 @@ class Competition:
 
 
 def metric_values(
-    metrics: Sequence[Metric], truth: "pd.DataFrame", predictions: "pd.DataFrame", heads: Sequence[Head]
+    metrics: Sequence[Metric], truth: pd.DataFrame, predictions: pd.DataFrame, heads: Sequence[Head]
 ) -> dict[str, float]:
     """Every metric by name; both tables are aligned by id."""
     return {metric.name: float(metric.function(truth, predictions, heads)) for metric in metrics}

@@ -24,7 +24,7 @@ from pipeline.heads.predictions import has_truth
 from pipeline.heads.submission_columns import as_predictions
 from pipeline.keys import INPUT_ID, INPUT_SIDE, ROW_ID
 from pipeline.losses.criterion import WeightedLosses
-from pipeline.models.prepared import prepared_model
+from pipeline.models.preprocess import prepared_model
 from pipeline.registry import Names, References
 from pipeline.tasks import Decoder, Finisher
 from pipeline.tasks.image_level.batch_schema import all_targets, check_contract

@@ -19,7 +19,7 @@ from pipeline.keys import ROW_ID, ROW_IMAGE
 from pipeline.losses.criterion import WeightedLosses
 from pipeline.losses.masks import LOSSES
 from pipeline.metrics.masks import Scored
-from pipeline.models.prepared import prepared_model
+from pipeline.models.preprocess import prepared_model
 from pipeline.registry import Named, Names, References
 from pipeline.tasks import Decoder, Finisher, Task, Tuner
 from pipeline.tasks.segmentation.batch_schema import check_contract
