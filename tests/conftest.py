@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-import pipeline.tasks.image_level
+import demo_data
 from projects import ROOT, Renders
 
-# Of the texts that an answer chooses, the pipeline in its place lacks one.
-pipeline.tasks.image_level.__path__.append(str(ROOT / "variants/classification/image_level"))
+# Of the texts that an answer chooses, the demo in its place lacks one.
+demo_data.__path__.append(str(ROOT / "variants/classification/demo_data"))
 
 
 @pytest.fixture(scope="session")

@@ -151,7 +151,7 @@ def run_process(
 def imported(project: Path) -> Iterator[None]:
     """Inside, `import pipeline` and `import competition` find this project's packages; afterwards, what they were."""
     path, before = list(sys.path), _forget_project()
-    sys.path.insert(0, str(project / "src"))
+    sys.path[:0] = [str(project / "src"), str(project / "scripts")]
     try:
         yield
     finally:
@@ -198,10 +198,8 @@ def _own_process(project: Path, argv: list[str], env: Mapping[str, str]) -> Iter
 
 def _forget_project() -> dict[str, Any]:
     """Take the projects' own modules out of the imported ones."""
-    ours = [
-        name for name in sys.modules if name.partition(".")[0] in ("toolkit", "pipeline", "competition", "_project")
-    ]
-    return {name: sys.modules.pop(name) for name in ours}
+    own = ("toolkit", "pipeline", "competition", "demo_data", "_project")
+    return {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in own}
 
 
 def _status(code: Any, err: Any) -> int:

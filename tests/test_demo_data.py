@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from demo_data.files import remove_demo
+from demo_data.image_level import write_demo
 from pipeline.data.marker import demo_files, is_demo
 from pipeline.data.tables import image_rows, read_table
 from pipeline.settings import Settings
-from pipeline.tasks.image_level.demo import write_demo
-from pipeline.tasks.shared.demo_files import remove_demo
 from projects import Renders, run_script
 from toolkit.errors import UserError
 from toolkit.images.readers import image

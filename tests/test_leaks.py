@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from sklearn.datasets import load_sample_images
 
+from demo_data.digits import demo_images
 from pipeline.data.leaks import TEST, LeakReport, find_leaks, print_leaks, write_leaks
-from pipeline.tasks.image_level.demo import demo_images
 from toolkit.audit import near_copies as module
 from toolkit.audit.likeness import pixel_distance
 from toolkit.audit.near_copies import COPY, near_pairs

@@ -318,7 +318,7 @@ def test_an_answer_for_the_unknown_that_no_row_has_is_told() -> None:
 def test_the_demo_s_word_for_the_unknown_stays_with_the_demo(renders: Renders, competition: str, word: str) -> None:
     with imported(renders.shared({"task": "metric_learning", "competition": competition})):
         from competition import competition as found
-        from pipeline.tasks.image_level.questions import truth
+        from demo_data.questions import truth
 
         [head] = found.heads({"identity": ["a", "b"]})
         assert (head.unknown, found.labels().unknown) == (word, word)

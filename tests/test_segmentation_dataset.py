@@ -275,7 +275,7 @@ def test_a_large_tif_is_read_by_window(
     pixels = tifffile.imread(tmp_path / "0.tif")
     tifffile.imwrite(tmp_path / "0.tif", pixels, photometric="rgb", tile=(16, 16), compression=compression)
     made = dataset(tmp_path, rows, (16, 12), "valid")
-    monkeypatch.setattr(made.reader, "_whole", None)
+    monkeypatch.setattr(made.windows.reader, "_whole", None)
     assert len(made) > 30
     for position in (0, 7, len(made) - 1):
         check(made[0, position], 0, (90, 70))

@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from demo_data.files import ANSWERS
+from demo_data.leaderboard import answer_rows
+from demo_data.masks import CLASSES, LARGE, write_demo
 from pipeline.competition import Competition
-from pipeline.data.marker import DEMO_ANSWERS
 from pipeline.data.tables import read_table
 from pipeline.settings import Settings
-from pipeline.tasks.segmentation.demo import CLASSES, LARGE, answer_rows, write_demo
 from pipeline.tasks.segmentation.forms import RunLengths
 from pipeline.tasks.segmentation.tables import mask_rows, rows_to_predict
 from projects import ROOT
@@ -66,15 +67,13 @@ def test_the_answers_of_a_trained_competition_are_those_of_its_test_rows(
 
     package = "variants.segmentation.competition"
     trained = Competition(given, package, parts={"tables:train_rows": rows}, trained_with=given)
-    answers = answer_rows(trained, demo, DEMO_ANSWERS)
+    answers = answer_rows(trained, demo)
     assert answers["id"].tolist() == read_table(demo / "test.csv")["image_id"].tolist()
     assert all(truth.present().any() or not truth.read().any() for truth in answers["mask"])
 
 
 def test_light_is_lighter_and_dark_is_darker_than_what_is_around(demo: Path) -> None:
-    answers = mask_rows(
-        read_table(demo / DEMO_ANSWERS), settings(train_images="test/{image_id}.png"), FORM, CLASSES, demo
-    )
+    answers = mask_rows(read_table(demo / ANSWERS), settings(train_images="test/{image_id}.png"), FORM, CLASSES, demo)
     for image, truth in zip(answers["image"], answers["mask"], strict=True):
         grey = cv2.imread(str(demo / image), cv2.IMREAD_GRAYSCALE).astype(float)
         light, dark = truth.read()
@@ -87,7 +86,7 @@ def test_light_is_lighter_and_dark_is_darker_than_what_is_around(demo: Path) -> 
 
 def test_it_is_the_same_each_time_and_never_overwrites(demo: Path, tmp_path: Path) -> None:
     write_demo(settings(group_column="writer"), tmp_path / "raw")
-    for path in ("train.csv", DEMO_ANSWERS, "train/0000.png", "test/0299.png"):
+    for path in ("train.csv", ANSWERS, "train/0000.png", "test/0299.png"):
         assert (tmp_path / "raw" / path).read_bytes() == (demo / path).read_bytes()
     (tmp_path / "raw" / "mine.csv").write_text("x")
     with pytest.raises(UserError, match=r"not the demo's \(mine.csv\)"):

@@ -21,8 +21,8 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from competition import competition
+    from demo_data.demo import write_demo
     from pipeline.project import Project
-    from pipeline.tasks.shared.demo_files import write_demo
 
     project = Project.at(ROOT, arguments.data)
     summary = write_demo(competition.settings, project.data)

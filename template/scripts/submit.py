@@ -28,9 +28,10 @@ def main() -> None:
 
     project = Project.at(ROOT, arguments.data)
     if arguments.check is None:
+        from demo_data.leaderboard import answer_rows
         from pipeline.submission.command import submit
 
-        submit(project, arguments.name)
+        submit(project, arguments.name, answer_rows)
     else:
         from competition import competition
         from pipeline.submission.command import check_file

@@ -5,22 +5,16 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from pipeline.keys import (
-    ROW_SOURCE,
-    ROW_WEIGHT,
-    SOURCE_COMPETITION,
-    output_key,
-    target_key,
-)
+import pandas as pd
+
+from pipeline.keys import ROW_SOURCE, ROW_WEIGHT, SOURCE_COMPETITION, output_key, target_key
 from pipeline.prediction_ids import with_predictions
 from pipeline.registry import References, load
+from pipeline.rows import checked, require_groups
 from pipeline.settings import Settings
 from toolkit.errors import UserError, nearest
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -74,10 +68,10 @@ class Metric:
     """
 
     name: str
-    function: "Callable[[pd.DataFrame, pd.DataFrame, Sequence[Head]], float]"
+    function: Callable[[pd.DataFrame, pd.DataFrame, Sequence[Head]], float]
     greater_is_better: bool = True
     needs: Literal["labels", "probabilities"] = "labels"
-    check_heads: "Callable[[Sequence[Head]], None]" = lambda heads: None
+    check_heads: Callable[[Sequence[Head]], None] = lambda heads: None
     may_cut: bool = False
 
     def better(self, score: float, than: float) -> bool:
@@ -101,7 +95,8 @@ class Competition:
 
     The package holds `tables` (`train_rows`, `test_rows`), `targets` (`heads`, and `labels` where a cell does not name
     one class), `augmentations`, `metric` (`metrics`) and `submission` (`submission`). `names` adds to whatever the
-    pipeline builds by name: `{"loss": {"my_loss": "competition.losses:MyLoss"}}`.
+    pipeline builds by name: `{"loss": {"my_loss": "competition.losses:MyLoss"}}`. `dataset` and `model` are what an
+    experiment gets as `default`, "module:attribute"; without them it gets the pipeline's own.
 
     `stages` are trained before it, each with a package of its own and the same rows in the same folds: `{"gate":
     Competition(settings, "competition.gate")}`. An experiment names the stage it trains (`stage: gate`), and that of a
@@ -113,6 +108,8 @@ class Competition:
 
     settings: Settings
     package: str = "competition"
+    dataset: str = ""
+    model: str = ""
     names: References = field(default_factory=dict)
     stages: "Mapping[str, Competition]" = field(default_factory=dict)
     parts: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
@@ -134,11 +131,9 @@ class Competition:
             chosen, names={kind: {**self.names.get(kind, {}), **chosen.names.get(kind, {})} for kind in kinds}
         )
 
-    def train_rows(self, data: Path) -> "pd.DataFrame":
+    def train_rows(self, data: Path) -> pd.DataFrame:
         """Rows of the training table: `id` (str, unique), `image` (path below `data`), the truth, and where they exist
         `prediction_id`, `group`, `source`, `weight` and `only_fold`."""
-        from pipeline.rows import checked, require_groups
-
         self.require_settings()
         rows = self.part("tables", "train_rows")(self.trained_with or self.settings, data)
         rows = checked(rows, self.settings.train_csv, self.settings)
@@ -152,10 +147,8 @@ class Competition:
         labels = self.labels()
         return rows if labels is None else labels.marked(rows)
 
-    def test_rows(self, data: Path) -> "pd.DataFrame":
+    def test_rows(self, data: Path) -> pd.DataFrame:
         """Rows to predict: `id` and `image`. An empty table is legal (a code competition hides them)."""
-        from pipeline.rows import checked
-
         rows = checked(self.part("tables", "test_rows")(self.settings, data), self.settings.test_csv, self.settings)
         return with_predictions(rows)
 
@@ -188,7 +181,7 @@ class Competition:
         """The leaderboard's metric first, then what else is worth watching."""
         return tuple(self.part("metric", "metrics")(self.settings))
 
-    def submission(self, sample: "pd.DataFrame", predictions: "pd.DataFrame", heads: Sequence[Head]) -> "pd.DataFrame":
+    def submission(self, sample: pd.DataFrame, predictions: pd.DataFrame, heads: Sequence[Head]) -> pd.DataFrame:
         """The submission table: the sample's columns, one row per row of `predictions`."""
         table: pd.DataFrame = self.part("submission", "submission")(
             self.settings, sample, predictions, heads, self.metrics()[0]
@@ -196,9 +189,14 @@ class Competition:
         return table
 
     def all_names(self) -> References:
-        """The competition's names, with its augmentations as `default`."""
-        default = {"default": f"{self.package}.augmentations:augmentations"}
-        return {**self.names, "augmentations": {**default, **self.names.get("augmentations", {})}}
+        """The competition's names, with its dataset, model and augmentations as `default`."""
+        own = {
+            "dataset": self.dataset,
+            "model": self.model,
+            "augmentations": f"{self.package}.augmentations:augmentations",
+        }
+        defaults = {kind: {"default": reference} for kind, reference in own.items() if reference}
+        return {kind: defaults.get(kind, {}) | dict(self.names.get(kind, {})) for kind in {**defaults, **self.names}}
 
     def part(self, module: str, function: str) -> Callable[..., Any]:
         """A function of one of the package's modules."""
@@ -210,7 +208,7 @@ class Competition:
 
 
 def metric_values(
-    metrics: Sequence[Metric], truth: "pd.DataFrame", predictions: "pd.DataFrame", heads: Sequence[Head]
+    metrics: Sequence[Metric], truth: pd.DataFrame, predictions: pd.DataFrame, heads: Sequence[Head]
 ) -> dict[str, float]:
     """Every metric by name; both tables are aligned by id."""
     return {metric.name: float(metric.function(truth, predictions, heads)) for metric in metrics}

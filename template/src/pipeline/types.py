@@ -168,8 +168,9 @@ class Run(Protocol):
 
 
 class SampleDataset(Dataset[dict[str, Any]], ABC):
-    """Sample dicts by (epoch, position, turn). Rows come in their order, and one may have several samples; the turn, 0
-    if not given, counts how often the sampler shows a row in an epoch, each time augmented anew."""
+    """Sample dicts by (epoch, position, turn), or by the position alone. Rows come in their order, and one may have
+    several samples; the turn, 0 if not given, counts how often the sampler shows a row in an epoch, each time augmented
+    anew."""
 
     @abstractmethod
     def __len__(self) -> int:

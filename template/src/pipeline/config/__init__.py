@@ -1,7 +1,7 @@
 """The typed experiment: every setting, its default, and what it may be."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import Field, ValidationError
 
@@ -60,6 +60,7 @@ class Experiment(Strict):
     )
     task: Named = named("task", "default", "settings that only this kind of task has")
     image: Image = Image()
+    dataset: Named = named("dataset", "default", "how a row becomes a sample")
     augmentations: Named = named("augmentations", "default", "what happens to images of each stage, on the CPU")
     model: Model = Model()
     losses: tuple[LossRow, ...] = Field(default=(), description="what trains; none: the usual loss of each head")
@@ -84,6 +85,9 @@ class Experiment(Strict):
     tracking: Tracking = Tracking()
     watch: Watch = Watch()
     machine: Machine = Machine()
+
+
+Group = TypeVar("Group", bound=Strict)
 
 
 def parse_experiment(values: dict[str, Any], where: str) -> Experiment:
@@ -111,30 +115,26 @@ def default_names(group: type[Strict] = Experiment) -> dict[str, Any]:
     return found
 
 
-def resolve_names(experiment: Experiment, names: Names) -> Experiment:
+def resolve_names(group: Group, names: Names) -> Group:
     """Check every by-name entry against its callable and write all its parameters out, defaults included.
 
     A run saves the result, so a default that changes later does not change the run.
     """
-    return _resolve(experiment, names)
-
-
-def _resolve(group: Any, names: Names) -> Any:
     changed: dict[str, Any] = {}
     for name, info in type(group).model_fields.items():
         value = getattr(group, name)
         kind = info.json_schema_extra.get("kind") if isinstance(info.json_schema_extra, dict) else None
         if kind is not None and name == "name":  # the group itself is the entry: `name` and `params` beside settings
-            resolved = names.resolve(str(kind), Named(name=value, params=group.params))
-            changed["params"] = resolved.params
+            entry = Named(name=value, params=dict(group)["params"])
+            changed["params"] = names.resolve(str(kind), entry).params
         elif kind is not None:
             many = isinstance(value, tuple)
             entries = tuple(_resolved(names, str(kind), entry, info.default) for entry in (value if many else (value,)))
             changed[name] = entries if many else entries[0]
         elif isinstance(value, Strict):
-            changed[name] = _resolve(value, names)
+            changed[name] = resolve_names(value, names)
         elif isinstance(value, tuple) and any(isinstance(item, Strict) for item in value):
-            changed[name] = tuple(_resolve(item, names) for item in value)
+            changed[name] = tuple(resolve_names(item, names) for item in value)
     return group.model_copy(update=changed)
 
 

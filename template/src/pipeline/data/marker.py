@@ -6,7 +6,6 @@ from pathlib import Path
 from toolkit.files import digest
 
 DEMO_MARKER = ".demo"  # beside demo data, and only there
-DEMO_ANSWERS = ".answers.csv"  # the truth of the demo's test rows
 
 
 def demo_files(data: Path) -> dict[str, str]:

@@ -1,6 +1,6 @@
-"""An encoder with one linear layer per head, and what happens to images before it. Batch dict in, output dict out."""
+"""A batch dict becomes an output dict: an encoder, pooling, dropout, and a layer for each head."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,28 +8,34 @@ from torch import Tensor, nn
 
 from pipeline.competition import Head
 from pipeline.config import Model
-from pipeline.heads.base import kind_of
 from pipeline.keys import INPUT_IMAGE, INPUT_SIDE, mask_key
 from pipeline.models import pooling
-from pipeline.models.encoders import make_encoder, refuses_size
+from pipeline.models.encoders import encode, head_layers, make_encoder
 from pipeline.models.preprocess import image_statistics
 from pipeline.models.side_columns import SideFeatures
-from pipeline.registry import Names, check_params
+from pipeline.registry import Names
 from pipeline.types import Batch
-from toolkit.errors import UserError, nearest
+from toolkit.errors import UserError
 
 
 class EncoderHeads(nn.Module):
-    """An encoder, pooling, dropout, and the layer of each head, which is linear where its kind has no other.
+    """Image (B, C, H, W), normalised, to `{head.output_key: logits (B, width)}`, and what else a layer says.
 
-    Where there are side columns, the heads see features of them beside the encoder's.
-
-    `head_params` are settings of the layers, by name of head.
-
-    Returns `{head.output_key: logits (B, width)}`, and what else a layer says. While training with
+    Where there are side columns, the heads see features of them beside the encoder's. While training with
     `multi_sample_dropout: n` the outputs under n - 1 further dropout masks are there as well, as
     `mask_key(head.output_key, 1)` and so on; the criterion averages the losses over all masks (Inoue,
     arXiv:1905.09788).
+
+    Settings of an experiment (`model: {params: {...}}`) are the parameters after the `*`. `mean` and `std` say how
+    images are normalised before they come here. Parts are frozen, and their rates are set, by the names that they have
+    here: `encoder`, `heads`.
+
+    Args:
+        heads: what is predicted.
+        settings: the group `model` of the experiment.
+        names: all that can be chosen by name.
+        encoder_params: further arguments of `timm.create_model`, or of an encoder of your own.
+        head_params: settings of the layers, by name of head.
     """
 
     def __init__(
@@ -54,19 +60,10 @@ class EncoderHeads(nn.Module):
         features, inputs = pooling.width(self.encoder, self.pooling), len(settings.side_columns or ())
         self.side = SideFeatures(inputs, settings.side_width, settings.side_drop_rate) if inputs else None
         features += settings.side_width if inputs else 0
-        self.heads = nn.ModuleDict(_layers(heads, features, head_params or {}))
+        self.heads = nn.ModuleDict(head_layers(heads, features, head_params or {}))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        image = batch[INPUT_IMAGE]
-        try:
-            features = pooling.features(self.encoder, self.pooling, image)
-        except (AssertionError, RuntimeError) as error:
-            if not refuses_size(self.encoder, error):
-                raise
-            raise UserError(
-                f"the encoder {type(self.encoder).__name__} cannot take images of {image.shape[2]}x{image.shape[3]} "
-                f"({str(error)[:120]}); choose another image.size"
-            ) from error
+        features = encode(self.encoder, self.pooling, batch[INPUT_IMAGE])  # (B, width)
         side = [] if self.side is None else [self.side(batch[INPUT_SIDE])]
         outputs: dict[str, Tensor] = {}
         for mask in range(self.masks if self.training else 1):
@@ -78,17 +75,3 @@ class EncoderHeads(nn.Module):
                 for name, value in ({key: made} if isinstance(made, Tensor) else made).items():
                     outputs[mask_key(name, mask) if mask else name] = value
         return outputs
-
-
-def _layers(heads: Sequence[Head], features: int, params: Mapping[str, Mapping[str, Any]]) -> dict[str, nn.Module]:
-    """The layer of each head, by its output key; `params` by name of head."""
-    known = [head.name for head in heads]
-    for name in params:
-        if name not in known:
-            raise UserError(f"model.params.head_params: there is no head '{name}'; {nearest(name, known)}")
-    layers = {}
-    for head in heads:
-        layer = kind_of(head).layer
-        settings = check_params(layer, params.get(head.name, {}), f"model.params.head_params.{head.name}")
-        layers[head.output_key] = layer(features, **settings)
-    return layers

@@ -1,12 +1,17 @@
-"""Encoders: timm's by name or the competition's own, and whether their pretrained weights are within reach."""
+"""What image-level models are built of: encoders, timm's by name or the competition's own, and the heads' layers."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import timm
+from torch import Tensor, nn
 
+from pipeline.competition import Head
 from pipeline.config import Model
+from pipeline.heads.base import kind_of
+from pipeline.models.pooling import features
 from pipeline.models.pretrained import HUB, cached_weights, fixed_size, no_weights, reason, recompute
-from pipeline.registry import Names
+from pipeline.registry import Names, check_params
 from toolkit.errors import UserError, nearest
 
 WEIGHTS_FROM_ELSEWHERE = {"pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}  # arguments of timm.create_model
@@ -101,7 +106,33 @@ def _size_arguments(settings: Model) -> dict[str, Any]:
     return {"img_size": settings.image_size, "dynamic_img_size": True}
 
 
-def refuses_size(encoder: Any, error: Exception) -> bool:
-    """Whether a timm encoder failed at the size of its images: an assertion, or tensors that do not fit together."""
-    ours = type(encoder).__module__.startswith("timm.")
-    return ours and (isinstance(error, AssertionError) or any(text in str(error) for text in MISFITS))
+def encode(encoder: Any, pooling: nn.Module, image: Tensor) -> Tensor:
+    """Image (B, C, H, W) to a vector (B, width).
+
+    Raises:
+        UserError: the encoder fails at the size of its images: an assertion, or tensors that do not fit together.
+    """
+    try:
+        return features(encoder, pooling, image)
+    except (AssertionError, RuntimeError) as error:
+        ours = type(encoder).__module__.startswith("timm.")
+        if not ours or not (isinstance(error, AssertionError) or any(text in str(error) for text in MISFITS)):
+            raise
+        raise UserError(
+            f"the encoder {type(encoder).__name__} cannot take images of {image.shape[2]}x{image.shape[3]} "
+            f"({str(error)[:120]}); choose another image.size"
+        ) from error
+
+
+def head_layers(heads: Sequence[Head], width: int, params: Mapping[str, Mapping[str, Any]]) -> dict[str, nn.Module]:
+    """The layer of each head by its output key, linear where its kind has no other; `params` by name of head."""
+    known = [head.name for head in heads]
+    for name in params:
+        if name not in known:
+            raise UserError(f"model.params.head_params: there is no head '{name}'; {nearest(name, known)}")
+    layers = {}
+    for head in heads:
+        layer = kind_of(head).layer
+        settings = check_params(layer, params.get(head.name, {}), f"model.params.head_params.{head.name}")
+        layers[head.output_key] = layer(width, **settings)
+    return layers

@@ -1,4 +1,4 @@
-"""What happens to images on the device, before the network."""
+"""What happens to images on the device, before the network, and the two as one module."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,8 +7,11 @@ import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
+from pipeline.competition import Head
+from pipeline.config import Experiment
 from pipeline.keys import INPUT_IMAGE
-from pipeline.types import Batch
+from pipeline.registry import Named, Names
+from pipeline.types import Batch, PreparedModel
 from toolkit.errors import UserError
 
 
@@ -76,3 +79,25 @@ def image_statistics(encoder: Any, in_chans: int) -> tuple[list[float], list[flo
     if in_chans == 1:
         return [sum(mean) / len(mean)], [sum(std) / len(std)]
     return [mean[i % len(mean)] for i in range(in_chans)], [std[i % len(std)] for i in range(in_chans)]
+
+
+def prepared_model(
+    heads: Sequence[Head],
+    experiment: Experiment,
+    names: Names,
+    pretrained: bool,
+    side_columns: Sequence[str] | None = None,
+) -> PreparedModel:
+    """`Prepare` and network as one module; images are normalised as the network's encoder wants it.
+
+    Args:
+        side_columns: what it sees beside the image; none: as the experiment says.
+    """
+    size = experiment.model.image_size or experiment.image.size
+    settings = experiment.model.model_copy(update={"pretrained": pretrained, "image_size": size})
+    if side_columns is not None:
+        settings = settings.model_copy(update={"side_columns": tuple(side_columns)})
+    network = names.bind("model", Named(name=settings.name, params=settings.params))(heads, settings, names)
+    mean = getattr(network, "mean", [0.0] * settings.in_chans)
+    std = getattr(network, "std", [1.0] * settings.in_chans)
+    return PreparedModel(names.bind("prepare", experiment.image.prepare)(mean, std), network)

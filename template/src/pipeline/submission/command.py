@@ -1,6 +1,6 @@
 """What `scripts/submit.py` does: build, check and write a submission, or check a file made elsewhere."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -9,7 +9,6 @@ import pandas as pd
 from pipeline.competition import Competition, Metric
 from pipeline.data.folds import class_order
 from pipeline.data.labels import labels_of
-from pipeline.data.marker import DEMO_ANSWERS, is_demo
 from pipeline.inference.predict import FOLDS
 from pipeline.inference.snapshot import CLASSES, CODE, run_competition
 from pipeline.inference.thresholds import task_of_run
@@ -31,12 +30,16 @@ CHECKS = {  # what the table of checks shows, and which problems belong to it
     "values": ("blank", "dtype", "finite", "range", "label", "sum", "mask"),
 }
 MOST_SHARES = 10  # classes whose shares are shown
+Answers = Callable[[Competition, Path], pd.DataFrame | None]  # (competition, data) -> the test rows with their truth
 
 
-def submit(project: Project, name: str) -> Path:
+def submit(project: Project, name: str, answers: Answers = lambda competition, data: None) -> Path:
     """Build the submission of an experiment from its test predictions, check it, and write `submissions/<name>.csv`.
 
     What formed the weights comes from the run's snapshot, all else is today's (`run_competition`).
+
+    Args:
+        answers: gives the truth of the test rows where it is known, which scores the submission.
 
     Raises:
         UserError: no data, no run, no predictions, or a submission that does not pass (nothing is written).
@@ -58,7 +61,8 @@ def submit(project: Project, name: str) -> Path:
         _refuse(problems, f"the submission of '{name}' is not written")
         path = write_submission(project, name, filled)
         _print_shares(run, predictions, task)
-        score = demo_score(data, task, metric, rules, filled, predictions)
+        known = answers(competition, data)
+        score = None if known is None else _score(task.truth(known), task, metric, rules, filled, predictions)
     folds = predictions.attrs.get(FOLDS, [])
     made = {"file": project.shown(path), "rows": len(filled), "metric": metric.name, FOLDS: folds}
     if folds and folds != ["full"] and len(folds) < (count := read_json(run / "run.json")["n_folds"]):
@@ -116,17 +120,14 @@ def _task(project: Project, name: str | None, competition: Competition) -> Itera
         yield task_for(competition, competition.heads(found))
 
 
-def demo_score(
-    data: Path, task: Task, metric: Metric, rules: Rules, table: pd.DataFrame, predictions: pd.DataFrame
-) -> float | None:
-    """The score of a submission on the demo's hidden answers; none where the data is not the demo's.
+def _score(
+    truth: pd.DataFrame, task: Task, metric: Metric, rules: Rules, table: pd.DataFrame, predictions: pd.DataFrame
+) -> float:
+    """The score of a submission on the truth of its rows.
 
     What stands in the table is scored. Where it does not say what the metric needs (labels only, and the metric wants
     probabilities), the predictions it was made from are.
     """
-    if not (is_demo(data) and (data / DEMO_ANSWERS).is_file()):
-        return None
-    truth = task.answers(data, DEMO_ANSWERS)
     told = task.read_submission(table.set_index(rules.id_column), rules, metric)
     scored = predictions if told is None else told
     truth = truth[truth.index.isin(scored.index)]

@@ -169,10 +169,6 @@ class Task(Shown):
         """The truth of labelled rows, indexed by id (of what is predicted), as the metrics read it."""
 
     @abstractmethod
-    def answers(self, data: Path, name: str) -> pd.DataFrame:
-        """The truth of the demo's test rows, from the table `name` in the data folder."""
-
-    @abstractmethod
     def check_contract(self, batch: Batch, outputs: Mapping[str, Tensor]) -> list[tuple[str, str, str, str]]:
         """Check dtypes and shapes of the first batch; rows of (key, dtype, shape, role) to print.
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,7 +10,6 @@ import torch
 from torch import Tensor
 
 from pipeline.competition import Competition, Head, Metric
-from pipeline.data.tables import read_table
 from pipeline.heads.base import Aggregate, kind_of
 from pipeline.heads.thresholds import Ascent, as_rank, calls_to_try, coordinate_ascent, quick_ascent
 from pipeline.keys import INPUT_ID, ROW_ID, ROW_PREDICTION
@@ -135,10 +133,6 @@ class Decoding(Task):
         index = pd.Index(pd.unique(ids), name=ROW_ID, dtype="str")
         parts = [kind.aggregate(predictions[kind.columns], ids, aggregate) for _, kind in self.kinds]
         return pd.concat(parts, axis=1).set_axis(index, axis=0)
-
-    def answers(self, data: Path, name: str) -> pd.DataFrame:
-        answers = read_table(data / name)
-        return self.truth(answers.rename(columns={self.competition.settings.id_column: ROW_ID}))
 
     def truth(self, rows: pd.DataFrame) -> pd.DataFrame:
         by_id = by_prediction(rows).set_index(ROW_ID)

@@ -16,7 +16,6 @@ from pipeline.config import Experiment, LossRow
 from pipeline.data.cache import reader_for
 from pipeline.data.collate import collate
 from pipeline.data.explain_target import Explained, chosen_class
-from pipeline.data.image_dataset import ImageDataset
 from pipeline.data.sample_record import SeenSample
 from pipeline.data.side_columns import chosen_columns, input_names, side_inputs
 from pipeline.heads.base import KINDS, losses
@@ -25,7 +24,7 @@ from pipeline.heads.predictions import has_truth
 from pipeline.heads.submission_columns import as_predictions
 from pipeline.keys import INPUT_ID, INPUT_SIDE, ROW_ID
 from pipeline.losses.criterion import WeightedLosses
-from pipeline.models.prepared import prepared_model
+from pipeline.models.preprocess import prepared_model
 from pipeline.registry import Names, References
 from pipeline.tasks import Decoder, Finisher
 from pipeline.tasks.image_level.batch_schema import all_targets, check_contract
@@ -44,6 +43,7 @@ class ImageLevelTask(Decoding):
 
     KINDS: ClassVar[frozenset[str]] = frozenset(KINDS)
     NAMES: ClassVar[References] = {
+        "dataset": {"default": "pipeline.data.image_dataset:ImageDataset"},
         "augmentations": {"resize": "pipeline.data.augment:resize"},
         "prepare": {
             "normalize": "pipeline.models.preprocess:Normalize",
@@ -87,7 +87,7 @@ class ImageLevelTask(Decoding):
         side = chosen_columns(self.competition.settings.side_columns, experiment.model.side_columns)
         if side:
             values[INPUT_SIDE] = side_inputs(rows, side, stage == "test")
-        return ImageDataset(
+        dataset: SampleDataset = names.bind("dataset", experiment.dataset)(
             rows,
             root,
             reader=reader or reader_for(experiment, names),
@@ -96,6 +96,7 @@ class ImageLevelTask(Decoding):
             values=values,
             seed=experiment.seed,
         )
+        return dataset
 
     def collate(self, samples: list[dict[str, Any]]) -> Batch:
         return collate(samples)

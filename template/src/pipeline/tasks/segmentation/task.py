@@ -19,13 +19,11 @@ from pipeline.keys import ROW_ID, ROW_IMAGE
 from pipeline.losses.criterion import WeightedLosses
 from pipeline.losses.masks import LOSSES
 from pipeline.metrics.masks import Scored
-from pipeline.models.prepared import prepared_model
+from pipeline.models.preprocess import prepared_model
 from pipeline.registry import Named, Names, References
 from pipeline.tasks import Decoder, Finisher, Task, Tuner
 from pipeline.tasks.segmentation.batch_schema import check_contract
 from pipeline.tasks.segmentation.blending import Blender
-from pipeline.tasks.segmentation.dataset import MaskDataset
-from pipeline.tasks.segmentation.demo import answer_rows
 from pipeline.tasks.segmentation.pictures import MaskPictures
 from pipeline.tasks.segmentation.settings import room_settings
 from pipeline.tasks.segmentation.submission import as_predictions, form_of, read_as
@@ -57,12 +55,13 @@ class SegmentationTask(MaskPictures):
     KINDS: ClassVar[frozenset[str]] = frozenset({"mask", "multiclass_mask"})
     NAMES: ClassVar[References] = {
         "task": {"default": "pipeline.tasks.segmentation.settings:SegmentationSettings"},
+        "dataset": {"default": "pipeline.tasks.segmentation.dataset:MaskDataset"},
         "augmentations": {"resize": "pipeline.data.augment:resize"},
         "prepare": {
             "normalize": "pipeline.models.preprocess:Normalize",
             "standardize": "pipeline.models.preprocess:Standardize",
         },
-        "model": {name: f"pipeline.models.segmenter:{made}" for name, made in MODELS.items()},
+        "model": {name: f"pipeline.models.decoders:{made}" for name, made in MODELS.items()},
         "loss": {name: f"{made.__module__}:{made.__name__}" for name, made in LOSSES.items()},
         "step": {"default": "pipeline.training.step:step"},
     }
@@ -79,7 +78,7 @@ class SegmentationTask(MaskPictures):
         stage: str,
         reader: Reader | None = None,
     ) -> SampleDataset:
-        return MaskDataset(
+        dataset: SampleDataset = names.bind("dataset", experiment.dataset)(
             rows,
             root,
             reader=reader or reader_for(experiment, names),
@@ -91,6 +90,7 @@ class SegmentationTask(MaskPictures):
             seed=experiment.seed,
             usual=lambda: self._usual_frame(root),
         )
+        return dataset
 
     def _usual_frame(self, root: Path) -> Frame | None:
         """Which way the masks of the training rows lie, where images are turned; none where that cannot be told."""
@@ -196,9 +196,6 @@ class SegmentationTask(MaskPictures):
                 names = presence_columns(head)
                 merged[names] = np.mean([table[names].to_numpy() for table in tables], axis=0, dtype=np.float64)
         return merged
-
-    def answers(self, data: Path, name: str) -> pd.DataFrame:
-        return self.truth(answer_rows(self.competition, data, name))
 
     def truth(self, rows: pd.DataFrame) -> pd.DataFrame:
         return rows.set_index(ROW_ID)[[head.name for head in self.heads]]

@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 
+from demo_data.digits import digits
 from pipeline.metrics.image_level import find_metric
 from pipeline.settings import Settings
-from pipeline.tasks.image_level.digits import digits
 
 TASK = "multilabel"
 QUESTIONS = {"even": {0, 2, 4, 6, 8}, "prime": {2, 3, 5, 7}, "loop": {0, 6, 8, 9}, "large": {5, 6, 7, 8, 9}}

@@ -7,7 +7,7 @@ image to train on and one to predict are far larger than the others.
 
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -15,10 +15,8 @@ import numpy as np
 import pandas as pd
 from sklearn.datasets import load_digits, load_sample_images
 
-from pipeline.competition import Competition
-from pipeline.data.marker import DEMO_ANSWERS
+from demo_data.files import ANSWERS, image_files, with_pattern_columns, write_files
 from pipeline.settings import Settings
-from pipeline.tasks.shared.demo_files import image_files, with_pattern_columns, write_files
 from toolkit.errors import UserError
 from toolkit.masks import rle
 
@@ -58,13 +56,6 @@ def write_demo(settings: Settings, data: Path) -> str:
     return f"the demo competition: {TRAIN_ROWS} pictures of digits to train on, {TEST_ROWS} to predict"
 
 
-def answer_rows(competition: Competition, data: Path, name: str) -> pd.DataFrame:
-    """The test rows with their truth, from the demo's table of answers, which has the form of the training table."""
-    update = {"train_csv": name, "train_images": competition.settings.test_images}
-    settings = competition.settings.model_copy(update=update)
-    return replace(competition, settings=settings, trained_with=None).train_rows(data)
-
-
 def demo_tables(settings: Settings, pictures: Sequence[Picture]) -> tuple[dict[str, pd.DataFrame], list[str]]:
     """The tables by path, and the path of every image; training rows come first."""
     own = settings.id_column
@@ -83,7 +74,7 @@ def demo_tables(settings: Settings, pictures: Sequence[Picture]) -> tuple[dict[s
         settings.train_csv: _with_masks(train, pictures[:TRAIN_ROWS]),
         settings.test_csv: test,
         settings.sample_submission: answers[[own, "class"]].assign(rle=""),
-        DEMO_ANSWERS: answers,
+        ANSWERS: answers,
     }
     return tables, paths
 

@@ -6,8 +6,8 @@ Who looked at the digits did not answer the second question for all of them.
 import numpy as np
 import pandas as pd
 
+from demo_data.digits import digits
 from pipeline.settings import Settings
-from pipeline.tasks.image_level.digits import digits
 
 TASK = "multitask"
 LOOPS = (0, 6, 8, 9)

@@ -3,10 +3,10 @@
 import numpy as np
 import pandas as pd
 
+from demo_data.digits import digits
 from pipeline.heads.cells import most_listed
 from pipeline.metrics.image_level import find_metric
 from pipeline.settings import Settings
-from pipeline.tasks.image_level.digits import digits
 
 TASK = "classification"
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 
+from demo_data.digits import digits
 from pipeline.metrics.image_level import find_metric
 from pipeline.settings import Settings
-from pipeline.tasks.image_level.digits import digits
 
 TASK = "regression"
 GRADES = 5

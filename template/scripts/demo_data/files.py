@@ -12,12 +12,11 @@ import pandas as pd
 
 from pipeline.data.marker import DEMO_MARKER, demo_files, is_unchanged
 from pipeline.data.tables import FIELD, image_paths, pattern_column
-from pipeline.registry import load
 from pipeline.settings import Settings
-from pipeline.tasks import room_packages
-from toolkit.errors import UserError, listed
+from toolkit.errors import UserError
 from toolkit.files import digest, write_text
 
+ANSWERS = ".answers.csv"  # the truth of the test rows, in the form of the training table
 PARTS = 4  # invented folders, for columns of an image pattern that the competition does not describe
 
 
@@ -105,16 +104,3 @@ def encoded(pixels: np.ndarray, path: str) -> bytes:
     if not written:
         raise UserError(f"the demo cannot write images as '{suffix}' ({path}); try .png or .jpg in the image patterns")
     return content.tobytes()
-
-
-def write_demo(settings: Settings, data: Path) -> str:
-    """Write the demo competition of the task into the data folder; returns what was written, in words.
-
-    Raises:
-        UserError: the folder holds other files, or the demo cannot be written as `competition.yaml` says.
-    """
-    demos = {load(room.DEMO_TASK, "the demo"): room.DEMO for room in room_packages()}
-    if settings.task not in demos:
-        raise UserError(f"the demo is one of {listed(demos, 9)}, and task in competition.yaml is '{settings.task}'")
-    written: str = load(demos[settings.task], "the demo")(settings, data)
-    return written

@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from demo_data.digits import SEED, TEST_ROWS, digits, order
 from pipeline.heads.cells import most_listed
 from pipeline.metrics.image_level import find_metric
 from pipeline.settings import Settings
-from pipeline.tasks.image_level.digits import SEED, TEST_ROWS, digits, order
 
 TASK = "metric_learning"
 INKS = {"red": 0, "yellow": 30, "green": 60, "blue": 105, "pink": 145}  # hues, of 180

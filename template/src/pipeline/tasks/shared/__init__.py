@@ -1,1 +1,0 @@
-"""What several rooms need. No room itself: it knows no kind of heads."""
