@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from pipeline.data.folders import rows_from_folders
-from pipeline.data.image_cache_file import Stamp
+from pipeline.data.image_cache import stamp_of
 from pipeline.data.tables import image_paths, read_table
 from projects import Renders, run_script
 from toolkit.errors import UserError
@@ -164,13 +164,13 @@ def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
 
 def test_stamps_tell_changed_members(tmp_path: Path) -> None:
     packed = pack(tmp_path / "train.zip", {"a.png": png(), "b.png": png()})
-    before = [Stamp.of(packed / name) for name in ("a.png", "b.png", "c.png")]
+    before = [stamp_of(packed / name) for name in ("a.png", "b.png", "c.png")]
     os.utime(packed, ns=(1, 1))
-    assert [Stamp.of(packed / name) for name in ("a.png", "b.png", "c.png")] == before
+    assert [stamp_of(packed / name) for name in ("a.png", "b.png", "c.png")] == before
     pack(packed, {"a.png": png(PIXELS[::-1]), "b.png": png()})
-    after = [Stamp.of(packed / name) for name in ("a.png", "b.png", "c.png")]
+    after = [stamp_of(packed / name) for name in ("a.png", "b.png", "c.png")]
     assert [first == second for first, second in zip(before, after, strict=True)] == [False, True, True]
-    assert before[2] == Stamp(-1, -1)
+    assert before[2] == (-1, -1)
 
 
 def test_processes_that_fork_do_not_share_a_handle(tmp_path: Path) -> None:
