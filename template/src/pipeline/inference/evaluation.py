@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.competition import Competition, Metric, metric_values
-from pipeline.data.folds import load_folds
-from pipeline.inference.constants import constant_scores
-from pipeline.inference.earlier import HELD_OUT, with_earlier
+from pipeline.data.folds import load_folds, split
 from pipeline.inference.label_errors import FILE as SUSPECTS
 from pipeline.inference.label_errors import write_suspects
-from pipeline.inference.predict import FINISHED, TrainedRun, write_predictions
+from pipeline.inference.predict import FINISHED, HELD_OUT, TrainedRun, with_earlier, write_predictions
 from pipeline.inference.thresholds import FILE as THRESHOLDS
 from pipeline.inference.thresholds import METRIC_CODE, SCORES, Tuned, metric_code, task_of_run, tune, write_thresholds
 from pipeline.keys import ROW_FOLD, ROW_ID
 from pipeline.paths import Project
 from pipeline.prediction_ids import by_prediction
+from pipeline.tasks import Task
 from toolkit.errors import UserError, listed
 from toolkit.files import file_of, read_json, save_figure, write_json
 from toolkit.terminal import table
@@ -105,6 +104,36 @@ def read_oof(run: Path, folds: Sequence[str]) -> "pd.DataFrame":
             )
         parts.append(pd.read_parquet(path).set_index(ROW_ID))
     return pd.concat(parts)
+
+
+def constant_scores(task: Task, rows: "pd.DataFrame", folds: Sequence[str]) -> dict[str, dict[str, float]]:
+    """What predictions score that are the same for every row: mean over the folds, by name and metric.
+
+    They are made from the rows that train a fold and scored on those that it holds out. All rows at once would not do:
+    the folds' constants differ, and a ranking of rows would read the fold from them. Where a model is tuned, so is its
+    constant, with the name `NAME, tuned`: its thresholds are those that score best on the rows of the other folds.
+    """
+    metrics = task.competition.metrics()
+    scores: dict[str, list[dict[str, float]]] = {}
+    for fold in folds:
+        trains, held_out = split(rows, fold)
+        others = rows[rows[ROW_FOLD].astype(str).isin(set(folds) - {fold})]
+        truth = task.truth(held_out)
+        constants = task.constants(trains, held_out)
+        for name, constant in constants.items():
+            scores.setdefault(name, []).append(metric_values(metrics, truth, constant.loc[truth.index], task.heads))
+        if len(folds) > 1 and len(constants) == 1:  # several are what thresholds could make of one, as empty and full
+            [(name, constant)] = constants.items()
+            known = task.truth(others)
+            if (tuner := task.tuner(known, task.constants(trains, others)[name].loc[known.index], metrics[0])) is None:
+                continue
+            heads = tuner(np.ones(len(known), bool)).heads
+            found = metric_values(metrics, truth, constant.loc[truth.index], heads)
+            scores.setdefault(f"{name}, tuned", []).append(found)
+    return {
+        name: {metric.name: float(np.mean([each[metric.name] for each in values])) for metric in metrics}
+        for name, values in scores.items()
+    }
 
 
 def evaluate(run: TrainedRun, rows: "pd.DataFrame", folds: Sequence[str]) -> Evaluation:
@@ -233,13 +262,9 @@ def print_scores(project: Project, folder: Path, evaluation: Evaluation, written
         )
         return
     if written:
-        if evaluation.tuned is not None:
-            print(_told(project.shown(folder / THRESHOLDS), evaluation.tuned, evaluation.metric))
+        if (best := evaluation.tuned) is not None:
+            gain, metric = best.gain, evaluation.metric
+            used = f"tuned ones gain {gain:.4f} in {metric}; submissions use {project.shown(folder / THRESHOLDS)}"
+            unused = f"tuned ones gain nothing for certain ({gain:+.4f} in {metric}); the usual ones stay"
+            print(f"thresholds: {used if best.helps else unused}")
         print(f"written: {project.shown(folder / HELD_OUT)}, {project.shown(folder / SCORES)}, figures/")
-
-
-def _told(path: str, tuned: Tuned, metric: str) -> str:
-    """What came of tuning the thresholds, as a line."""
-    if tuned.helps:
-        return f"thresholds: tuned ones gain {tuned.gain:.4f} in {metric}; submissions use {path}"
-    return f"thresholds: tuned ones gain nothing for certain ({tuned.gain:+.4f} in {metric}); the usual ones stay"

@@ -1,6 +1,6 @@
 """Predictions for rows: each image is decoded once, whatever the number of models."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,15 +10,17 @@ from torch import Tensor, nn
 
 from pipeline.config import Experiment, parse_experiment
 from pipeline.data import NAMES as DATA_NAMES
+from pipeline.data.folds import is_scored
 from pipeline.data.loader import EpochBatches, RowBatches, make_loader, to_device
 from pipeline.inference.device import Precision, autocast, choose_device, choose_precision
 from pipeline.inference.snapshot import CLASSES, CODE, FINISHED
-from pipeline.inference.weights import load_weights
+from pipeline.inference.weights import BEST, load_weights
 from pipeline.keys import ROW_FOLD, ROW_ID
+from pipeline.paths import Project
 from pipeline.registry import Names
 from pipeline.tasks import Decoder, Task, task_for
 from pipeline.types import Batch, SampleDataset
-from toolkit.errors import UserError
+from toolkit.errors import UserError, listed
 from toolkit.files import atomic, read_json, read_yaml
 from toolkit.terminal import progress
 
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
     from pipeline.competition import Competition
     from toolkit.images.row_reader import Reader
 
-BEST = "best.safetensors"  # in a fold's folder, once the fold is finished
+HELD_OUT, TEST = "oof.parquet", "test.parquet"  # in a run's folder
+REMEDY = {HELD_OUT: "scripts/evaluate.py", TEST: "scripts/predict.py"}
 FOLDS = "folds"  # of a table of predictions: an attribute
 
 
@@ -198,3 +201,76 @@ def read_predictions(path: Path) -> "pd.DataFrame":
     import pandas as pd
 
     return pd.read_parquet(path).set_index(ROW_ID).drop(columns=ROW_FOLD, errors="ignore")
+
+
+def with_earlier(project: Project, inputs: Mapping[str, str], rows: "pd.DataFrame", file: str) -> "pd.DataFrame":
+    """The rows with a column `STAGE:COLUMN` for each that an experiment of an earlier stage predicts.
+
+    Training rows get out-of-fold predictions (`HELD_OUT`), test rows those of all folds (`TEST`). Rows that are not
+    scored have none.
+
+    Raises:
+        UserError: an experiment is not that far, did not predict all rows, or has a single fold, which predicts none of
+            its training rows out of fold.
+    """
+    for stage, name in inputs.items():
+        path = project.require_run(name) / file
+        if file == HELD_OUT and read_json(path.with_name("run.json")).get("n_folds") == 1:
+            raise UserError(
+                f"stage '{stage}': '{name}' has one validation split only, so what it predicts for its training rows "
+                "would leak; train both stages on folds: scripts/make_folds.py --name OTHER, and `folds: OTHER`"
+            )
+        if not path.is_file():
+            raise UserError(f"stage '{stage}': '{name}' has no {file} yet; run {REMEDY[file]} {name}")
+        found = read_predictions(path)
+        missing = rows[ROW_ID][~rows[ROW_ID].isin(found.index) & is_scored(rows)]
+        if len(missing):
+            run = f"{REMEDY[file]} {name}"
+            folds = range(read_json(path.with_name("run.json"))["n_folds"]) if file == HELD_OUT else ()
+            if untrained := [str(k) for k in folds if not (path.parent / f"fold_{k}" / FINISHED).is_file()]:
+                run = f"scripts/train.py {name} --fold {','.join(untrained)}, and then {run}"
+            raise UserError(
+                f"stage '{stage}': {len(missing)} rows (id {listed(missing)}) have no prediction of '{name}'; run {run}"
+            )
+        columns = found.reindex(rows[ROW_ID]).add_prefix(f"{stage}:").set_axis(rows.index, axis=0)
+        rows = rows.join(columns)
+    return rows
+
+
+def require_same_folds(project: Project, inputs: Mapping[str, str], folds: str) -> None:
+    """Raise a `UserError` where an earlier stage was trained with other folds: its predictions would leak."""
+    for stage, name in inputs.items():
+        if read_json(project.require_run(name) / "run.json")["folds"] != folds:
+            raise UserError(
+                f"stage '{stage}': '{name}' was trained with other folds, so its predictions know rows that are held "
+                f"out here; train it on the same ones (scripts/train.py {name} folds=FILE --as OTHER), and name OTHER"
+            )
+
+
+def predict_run(
+    project: Project,
+    competition: "Competition",
+    folder: Path,
+    data: Path,
+    fold: str | None,
+    machine: dict[str, object],
+) -> None:
+    """Predict the test rows with a run's folds and write `test.parquet` into its folder.
+
+    Args:
+        fold: as in `TrainedRun.choose_folds`.
+    """
+    run = TrainedRun.open(folder, competition, machine)
+    folds = run.choose_folds(fold)
+    competition = run.task.competition
+    rows = with_earlier(project, run.experiment.inputs, competition.test_rows(data), TEST)
+    if rows.empty:
+        print("note: there are no test rows here; the table will hold the columns only")
+    models = [model for name in folds for model in run.load(name)]
+    label = f"{folder.name}: {len(models)} models"
+    looked_up = run.task.has_gallery and not rows.empty  # what needs no training rows predicts where there are none
+    gallery = run.task.gallery(competition.train_rows(data)) if looked_up else None
+    predictions = predict_rows(run.task, models, rows, data, run.experiment, run.names, "test", label, gallery=gallery)
+    write_predictions(folder / TEST, predictions, folds=folds)
+    seeds = f", {run.experiment.seeds} seeds each" if run.experiment.seeds > 1 else ""
+    print(f"{len(predictions)} rows with folds {', '.join(folds)}{seeds}: {project.shown(folder / 'test.parquet')}")
