@@ -21,10 +21,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
+import pandas as pd
 from filelock import FileLock, Timeout
 from rich.filesize import decimal
 
@@ -37,9 +38,6 @@ from toolkit.files import digest, write_json, writing
 from toolkit.images.readers import Size
 from toolkit.images.row_reader import NO_ROW, Reader, Row, RowReader, Rows, image_key, row_reader
 from toolkit.terminal import console, progress_bar
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 INDEX, IMAGES, ABOUT, LOCK = "index.jsonl", "images.bin", "about.json", "lock"
 CHUNK_ROWS, CHUNK_BYTES = 512, 64 * 2**20  # appended at once, so this much is lost at most by a kill
@@ -108,7 +106,7 @@ def reader_for(experiment: Experiment, names: Names) -> RowReader:
     return ResizedReader(reader, size) if experiment.image.cache else reader
 
 
-def open_cache(project: Project, experiment: Experiment, names: Names, *tables: "pd.DataFrame") -> Reader:
+def open_cache(project: Project, experiment: Experiment, names: Names, *tables: pd.DataFrame) -> Reader:
     """What reads the images of some rows: the cache, once all are in it; without `image.cache` the plain reader.
 
     What is not in it, and what has another size or time of change than when it was read, is decoded now; everything

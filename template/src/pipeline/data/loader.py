@@ -10,9 +10,10 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -21,10 +22,7 @@ from pipeline.types import Batch, Index
 from toolkit.distributed import ALONE, Processes
 from toolkit.errors import UserError
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-Order = Callable[["pd.DataFrame", np.random.Generator], np.ndarray]
+Order = Callable[[pd.DataFrame, np.random.Generator], np.ndarray]
 
 
 class TrainBatches(Sampler[list[Index]]):
@@ -41,7 +39,7 @@ class TrainBatches(Sampler[list[Index]]):
     """
 
     def __init__(
-        self, rows: "pd.DataFrame", order: Order, batch_size: int, seed: int, processes: Processes = ALONE
+        self, rows: pd.DataFrame, order: Order, batch_size: int, seed: int, processes: Processes = ALONE
     ) -> None:
         self.rows = rows
         self.order = order
@@ -101,8 +99,6 @@ class TrainBatches(Sampler[list[Index]]):
 
 def _turns(order: np.ndarray) -> np.ndarray:
     """How often each of some rows came before, int64 (N,)."""
-    import pandas as pd
-
     turns: np.ndarray = pd.Series(order).groupby(order).cumcount().to_numpy()
     return turns
 

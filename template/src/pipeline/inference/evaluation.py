@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from pipeline.competition import Competition, Metric, metric_values
 from pipeline.data.folds import load_folds, split
@@ -21,9 +21,6 @@ from pipeline.tasks import Task
 from toolkit.errors import UserError, listed
 from toolkit.files import file_of, read_json, save_figure, write_json
 from toolkit.terminal import table
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -42,8 +39,8 @@ class Evaluation:
     folds: dict[str, dict[str, float]]
     overall: dict[str, float]
     constants: dict[str, dict[str, float]]
-    truth: "pd.DataFrame"
-    predictions: "pd.DataFrame"
+    truth: pd.DataFrame
+    predictions: pd.DataFrame
     tuned: Tuned | None = None
 
     @property
@@ -86,14 +83,12 @@ class Evaluation:
         }
 
 
-def read_oof(run: Path, folds: Sequence[str]) -> "pd.DataFrame":
+def read_oof(run: Path, folds: Sequence[str]) -> pd.DataFrame:
     """Out-of-fold predictions of some folds, indexed by id, with the column `fold`.
 
     Raises:
         UserError: a fold has none yet.
     """
-    import pandas as pd
-
     parts = []
     for fold in folds:
         path = run / f"fold_{fold}" / "oof.parquet"
@@ -106,7 +101,7 @@ def read_oof(run: Path, folds: Sequence[str]) -> "pd.DataFrame":
     return pd.concat(parts)
 
 
-def constant_scores(task: Task, rows: "pd.DataFrame", folds: Sequence[str]) -> dict[str, dict[str, float]]:
+def constant_scores(task: Task, rows: pd.DataFrame, folds: Sequence[str]) -> dict[str, dict[str, float]]:
     """What predictions score that are the same for every row: mean over the folds, by name and metric.
 
     They are made from the rows that train a fold and scored on those that it holds out. All rows at once would not do:
@@ -136,7 +131,7 @@ def constant_scores(task: Task, rows: "pd.DataFrame", folds: Sequence[str]) -> d
     }
 
 
-def evaluate(run: TrainedRun, rows: "pd.DataFrame", folds: Sequence[str]) -> Evaluation:
+def evaluate(run: TrainedRun, rows: pd.DataFrame, folds: Sequence[str]) -> Evaluation:
     """Score the out-of-fold predictions of `folds` against the labelled `rows` (with their `fold`).
 
     Where nothing of the predictions was kept, the scores are those that the folds had when they were trained.

@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from pipeline.competition import Competition
 from pipeline.config import Experiment, parse_experiment
 from pipeline.data import NAMES as DATA_NAMES
 from pipeline.data.folds import is_scored
@@ -22,13 +23,8 @@ from pipeline.tasks import Decoder, Task, task_for
 from pipeline.types import Batch, SampleDataset
 from toolkit.errors import UserError, listed
 from toolkit.files import atomic, read_json, read_yaml
+from toolkit.images.row_reader import Reader
 from toolkit.terminal import progress
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from pipeline.competition import Competition
-    from toolkit.images.row_reader import Reader
 
 HELD_OUT, TEST = "oof.parquet", "test.parquet"  # in a run's folder
 REMEDY = {HELD_OUT: "scripts/evaluate.py", TEST: "scripts/predict.py"}
@@ -45,7 +41,7 @@ class TrainedRun:
     names: Names
 
     @classmethod
-    def open(cls, folder: Path, competition: "Competition", overrides: dict[str, object] | None = None) -> "TrainedRun":
+    def open(cls, folder: Path, competition: Competition, overrides: dict[str, object] | None = None) -> "TrainedRun":
         """Read a run's folder; `competition` is what `run_competition` gives."""
         values = read_yaml(folder / "config.yaml")
         values["machine"] = {**values.get("machine", {}), **(overrides or {})}
@@ -130,23 +126,21 @@ def seed_folder(fold: Path, seed: int) -> Path:
 def predict_rows(
     task: Task,
     models: Sequence[nn.Module],
-    rows: "pd.DataFrame",
+    rows: pd.DataFrame,
     root: Path,
     experiment: Experiment,
     names: Names,
     stage: str,
     label: str,
-    reader: "Reader | None" = None,
-    gallery: "pd.DataFrame | None" = None,
-) -> "pd.DataFrame":
+    reader: Reader | None = None,
+    gallery: pd.DataFrame | None = None,
+) -> pd.DataFrame:
     """Mean prediction of the models for every row, indexed by id (of what is predicted) in the order of `rows`.
 
     Args:
         reader: what `open_cache` gave for these rows; none: every image is decoded.
         gallery: what `Task.gallery` says for these rows.
     """
-    import pandas as pd
-
     models = [task.predictor(model, experiment, names) for model in models]
     decoders: list[Decoder] = [task.decoder(experiment, names) for _ in models]
     if gallery is not None and len(rows):
@@ -182,7 +176,7 @@ def model_outputs(
 
 
 def write_predictions(
-    path: Path, predictions: "pd.DataFrame", fold: int | None = None, folds: Sequence[str] = ()
+    path: Path, predictions: pd.DataFrame, fold: int | None = None, folds: Sequence[str] = ()
 ) -> None:
     """Write predictions by id as parquet, atomically; out-of-fold ones with the fold that held the rows out.
 
@@ -196,14 +190,12 @@ def write_predictions(
         frame.to_parquet(temporary, index=False)
 
 
-def read_predictions(path: Path) -> "pd.DataFrame":
+def read_predictions(path: Path) -> pd.DataFrame:
     """Predictions by id, as `write_predictions` wrote them; without the fold."""
-    import pandas as pd
-
     return pd.read_parquet(path).set_index(ROW_ID).drop(columns=ROW_FOLD, errors="ignore")
 
 
-def with_earlier(project: Project, inputs: Mapping[str, str], rows: "pd.DataFrame", file: str) -> "pd.DataFrame":
+def with_earlier(project: Project, inputs: Mapping[str, str], rows: pd.DataFrame, file: str) -> pd.DataFrame:
     """The rows with a column `STAGE:COLUMN` for each that an experiment of an earlier stage predicts.
 
     Training rows get out-of-fold predictions (`HELD_OUT`), test rows those of all folds (`TEST`). Rows that are not
@@ -249,7 +241,7 @@ def require_same_folds(project: Project, inputs: Mapping[str, str], folds: str) 
 
 def predict_run(
     project: Project,
-    competition: "Competition",
+    competition: Competition,
     folder: Path,
     data: Path,
     fold: str | None,
