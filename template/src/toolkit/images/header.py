@@ -22,7 +22,10 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # that PIL reads the header of
 TIF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 ORIENTATION = 0x0112  # the tag, in EXIF as in a tif
 HEIGHT, WIDTH, BITS, SAMPLES, PLANAR, TILES = 0x0101, 0x0100, 0x0102, 0x0115, 0x011C, 0x0142
-warnings.filterwarnings("ignore", "Corrupt EXIF data|Truncated File Read", UserWarning)  # the image is read without it
+# The image is read without what is broken.
+warnings.filterwarnings(
+    "ignore", "Corrupt EXIF data|Truncated File Read|Image appears to be a malformed MPO", UserWarning
+)
 TAIL = 1 << 16  # bytes at the end of a PNG in which its EXIF may stand
 
 
