@@ -19,7 +19,7 @@ import shutil
 import stat
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,6 @@ OPENCV_CHANNELS = 4  # that it resizes at once with INTER_AREA
 Stamp = tuple[int, int]  # bytes, and nanoseconds of the last change: what tells a changed file from the one decoded
 
 
-@dataclass(frozen=True)
 class ResizedReader(RowReader):
     """A reader whose images all have `size`, whatever size is asked for.
 
@@ -53,12 +52,8 @@ class ResizedReader(RowReader):
         UserError: what `reader` made is neither uint8 nor float32, or not (H, W, C).
     """
 
-    reader: RowReader
-    size: Size
-    takes_row: bool = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "takes_row", self.reader.takes_row)
+    def __init__(self, reader: RowReader, size: Size) -> None:
+        self.reader, self.size, self.takes_row = reader, size, reader.takes_row
 
     def __call__(self, path: Path, size: Size | None, row: Row = NO_ROW) -> np.ndarray:
         pixels = self.reader(path, self.size, row)

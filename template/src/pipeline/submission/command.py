@@ -10,7 +10,7 @@ from pipeline.competition import Competition, Metric
 from pipeline.data.folds import class_order
 from pipeline.data.labels import labels_of
 from pipeline.data.marker import DEMO_ANSWERS, is_demo
-from pipeline.inference.predict import FOLDS
+from pipeline.inference.predict import FOLDS, HELD_OUT, TEST, read_predictions
 from pipeline.inference.snapshot import CLASSES, CODE, run_competition
 from pipeline.inference.thresholds import task_of_run
 from pipeline.keys import ROW_ID, ROW_IMAGE
@@ -42,7 +42,9 @@ def submit(project: Project, name: str) -> Path:
         UserError: no data, no run, no predictions, or a submission that does not pass (nothing is written).
     """
     data, run = project.require_data(), project.require_run(name)
-    predictions = _read_predictions(run, name)
+    if not (run / TEST).is_file():
+        raise UserError(f"there are no test predictions of '{name}'; run scripts/predict.py {name} first")
+    predictions = read_predictions(run / TEST)
     with run_competition(run) as competition:
         task = task_of_run(run, competition)
         competition = task.competition
@@ -133,19 +135,6 @@ def demo_score(
     return float(metric.function(truth, scored.loc[truth.index], task.heads))
 
 
-def _read_predictions(run: Path, name: str) -> pd.DataFrame:
-    path = run / "test.parquet"
-    if not path.is_file():
-        raise UserError(f"there are no test predictions of '{name}'; run scripts/predict.py {name} first")
-    return _predictions_in(path)
-
-
-def _predictions_in(path: Path) -> pd.DataFrame:
-    """A table of predictions, indexed by id."""
-    table = pd.read_parquet(path)
-    return table.set_index(ROW_ID) if ROW_ID in table else table
-
-
 def _print_checks(title: str, rules: Rules, problems: Sequence[Problem], rows: str) -> None:
     held = listed(rules.described(), 3) or "as in the sample"
     notes = {"columns": held, "ids": rows}
@@ -172,10 +161,9 @@ def _refuse(problems: Sequence[Problem], what: str) -> None:
 
 def _print_shares(run: Path, predictions: pd.DataFrame, task: Task) -> None:
     """How often each class is decided for, beside the out-of-fold rows: a shift shows at once."""
-    if not (run / "oof.parquet").is_file() or predictions.empty:
+    if not (run / HELD_OUT).is_file() or predictions.empty:
         return
-    oof = _predictions_in(run / "oof.parquet")
-    held_out = task.shares(oof)
+    held_out = task.shares(read_predictions(run / HELD_OUT))
     for head, share in task.shares(predictions).items():
         both = pd.DataFrame({"test": share, "oof": held_out[head]})
         furthest = (both["test"] - both["oof"]).abs().nlargest(MOST_SHARES).index
