@@ -78,7 +78,7 @@ class TrainBatches(Sampler[list[Index]]):
                 f"the sampler gives {len(order)} rows in epoch {epoch + 1} and gave {self.rows_per_epoch} in the first "
                 "one; it must give as many in each, or the schedule and a resume would not fit"
             )
-        turns = _turns(order)
+        turns = pd.Series(order).groupby(order).cumcount().to_numpy()  # how often each row came before, int64 (N,)
         for batch in range(self.start, self.batches_per_epoch):
             chosen = range(batch * self.batch_size, (batch + 1) * self.batch_size)
             yield [(epoch, int(order[place]), int(turns[place])) for place in self.processes.share(chosen)]
@@ -95,12 +95,6 @@ class TrainBatches(Sampler[list[Index]]):
                 f"0 to {len(self.rows) - 1}; give positions, not labels of an index"
             )
         return order
-
-
-def _turns(order: np.ndarray) -> np.ndarray:
-    """How often each of some rows came before, int64 (N,)."""
-    turns: np.ndarray = pd.Series(order).groupby(order).cumcount().to_numpy()
-    return turns
 
 
 class RowBatches(Sampler[list[Index]]):

@@ -2,7 +2,6 @@
 masks and checks all ask here, so that none of them sees an image otherwise than the others."""
 
 import dataclasses
-import functools
 import warnings
 from io import BytesIO
 from pathlib import Path
@@ -146,9 +145,3 @@ def _dicom(file: IO[bytes]) -> Header | None:
         return Header((int(found.Rows), int(found.Columns)))
     except Exception:  # pydicom raises whatever a broken file makes of it
         return None
-
-
-@functools.lru_cache(maxsize=1 << 20)
-def known_header(path: Path) -> Header | None:
-    """`header_of`, remembered while the process lives, for those who ask for each sample."""
-    return header_of(path)
