@@ -55,7 +55,7 @@ class Keys:
 
 
 class Rules(Protocol):
-    """What a room knows about a submission: what names its rows, and what may stand in the other columns."""
+    """What a task knows about a submission: what names its rows, and what may stand in the other columns."""
 
     @property
     def id_column(self) -> str: ...

@@ -121,9 +121,9 @@ def names_in(folder: Path) -> set[str]:
 
 def files_below(folder: Path) -> Iterator[str]:
     """Paths from `folder`, with `/`, of all files below it; hidden ones, and what macOS adds, are left out."""
-    for place, _, names in os.walk(folder, followlinks=True):
+    for root, _, names in os.walk(folder, followlinks=True):
         for name in names:
-            path = (Path(place) / name).relative_to(folder).as_posix()
+            path = (Path(root) / name).relative_to(folder).as_posix()
             if not _is_junk(path):
                 yield path
 

@@ -80,8 +80,8 @@ class TrainBatches(Sampler[list[Index]]):
             )
         turns = pd.Series(order).groupby(order).cumcount().to_numpy()  # how often each row came before, int64 (N,)
         for batch in range(self.start, self.batches_per_epoch):
-            chosen = range(batch * self.batch_size, (batch + 1) * self.batch_size)
-            yield [(epoch, int(order[place]), int(turns[place])) for place in self.processes.share(chosen)]
+            positions = range(batch * self.batch_size, (batch + 1) * self.batch_size)
+            yield [(epoch, int(order[k]), int(turns[k])) for k in self.processes.share(positions)]
 
     def _positions(self, epoch: int) -> np.ndarray:
         order = np.asarray(self.order(self.rows, np.random.default_rng([self.seed, epoch])))

@@ -211,8 +211,8 @@ def evaluate_run(project: Project, competition: Competition, folder: Path, data:
     else:
         (folder / HELD_OUT).unlink(missing_ok=True)
     print_scores(project, folder, evaluation)
-    said = write_suspects(run, table_of_folds.rows, evaluation.truth, evaluation.predictions, data)
-    print(f"{said} in {project.shown(folder / SUSPECTS)}")
+    summary = write_suspects(run, table_of_folds.rows, evaluation.truth, evaluation.predictions, data)
+    print(f"{summary} in {project.shown(folder / SUSPECTS)}")
 
 
 def holds_more(run: TrainedRun, evaluation: Evaluation) -> bool:

@@ -34,11 +34,11 @@ def write_suspects(
     if found.empty:
         picture.unlink(missing_ok=True)
         return "suspected label errors: none"
-    shown, suspected = found[:DRAWN], list(dict.fromkeys(found[ROW_ID]))
-    ids = list(shown[ROW_ID])
+    worst, suspected = found[:DRAWN], list(dict.fromkeys(found[ROW_ID]))
+    ids = list(worst[ROW_ID])
     dataset = run.task.dataset(rows.loc[ids].reset_index(drop=True), data, run.experiment, run.names, "valid")
     images = RowImages(dataset, range(len(ids)))
-    save_figure(run.task.suspects_figure(shown, images, truth.loc[ids], predictions.loc[ids]), picture)
+    save_figure(run.task.suspects_figure(worst, images, truth.loc[ids], predictions.loc[ids]), picture)
     labels = f"{len(found):,} labels in " if len(found) > len(suspected) else ""  # a row may have several
     count = f"{labels}{len(suspected):,} of {len(truth):,} rows"
     return f"suspected label errors, the worst first: {', '.join(suspected[:FIRST])}; {count}"

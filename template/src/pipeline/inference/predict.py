@@ -145,8 +145,8 @@ def predict_rows(
     decoders: list[Decoder] = [task.decoder(experiment, names) for _ in models]
     if gallery is not None and len(rows):
         images = task.dataset(gallery, root, experiment, names, "test", reader)
-        seen = model_outputs(task, models, images, experiment, f"{label}, gallery")
-        decoders = task.decoders(gallery, (outputs for _, outputs in seen), gallery is rows)
+        passes = model_outputs(task, models, images, experiment, f"{label}, gallery")
+        decoders = task.decoders(gallery, (outputs for _, outputs in passes), gallery is rows)
     parts = []
     dataset = task.dataset(rows, root, experiment, names, stage, reader)
     for batch, outputs in model_outputs(task, models, dataset, experiment, label):

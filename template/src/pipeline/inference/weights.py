@@ -130,15 +130,15 @@ def run_weights(source: str, project: Project, fold: str, folds_hash: str) -> Pa
             f"model.weights: the run '{name}' was trained on other folds, so its weights may know the rows that are "
             f"held out now; name one of its folds to take them all the same: run:{name}/full or run:{name}/3"
         )
-    chosen = asked or fold
-    weights = folder / f"fold_{chosen}" / BEST
+    source_fold = asked or fold
+    weights = folder / f"fold_{source_fold}" / BEST
     if not weights.is_file():
         finished = sorted(path.parent.name.removeprefix("fold_") for path in folder.glob(f"fold_*/{FINISHED}"))
         raise UserError(
-            f"model.weights: fold {chosen} of the run '{name}' is not trained to the end "
-            f"(finished: {listed(finished, 9) or 'none'}); run scripts/train.py {name} --fold {chosen}"
+            f"model.weights: fold {source_fold} of the run '{name}' is not trained to the end "
+            f"(finished: {listed(finished, 9) or 'none'}); run scripts/train.py {name} --fold {source_fold}"
         )
-    if fold != "full" and not (same_folds and chosen == fold):
+    if fold != "full" and not (same_folds and source_fold == fold):
         print(
             f"warning: {source} may have been trained on rows that fold {fold} holds out: "
             "scores on them will be too good"

@@ -85,11 +85,11 @@ def check_file(project: Project, name: str | None, path: Path, competition: Comp
     """
     data = project.require_data()
     with _task(project, name, competition) as task:
-        chosen = task.competition
-        settings = chosen.settings
+        stage = task.competition
+        settings = stage.settings
         sample = read_sample(settings, data)
-        test_rows = by_prediction(chosen.test_rows(data))
-        rules = task.submission_rules(sample, chosen.metrics()[0], _images(test_rows, data))
+        test_rows = by_prediction(stage.test_rows(data))
+        rules = task.submission_rules(sample, stage.metrics()[0], _images(test_rows, data))
         require_keys(sample, rules.keys, settings.sample_submission)
         expected = expected_rows(sample, test_rows, rules.keys)
         problems = check(path, expected, rules)
@@ -129,8 +129,8 @@ def demo_score(
     if not (is_demo(data) and (data / DEMO_ANSWERS).is_file()):
         return None
     truth = task.answers(data, DEMO_ANSWERS)
-    told = task.read_submission(table.set_index(rules.id_column), rules, metric)
-    scored = predictions if told is None else told
+    read = task.read_submission(table.set_index(rules.id_column), rules, metric)
+    scored = predictions if read is None else read
     truth = truth[truth.index.isin(scored.index)]
     return float(metric.function(truth, scored.loc[truth.index], task.heads))
 
