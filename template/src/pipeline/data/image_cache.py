@@ -129,7 +129,7 @@ def open_cache(project: Project, experiment: Experiment, names: Names, *tables: 
         for position, (row_id, path) in enumerate(zip(table[ROW_ID], table[ROW_IMAGE], strict=True)):
             row = rows[position]
             where = f"row {position} (id {row_id})"
-            sources[image_key(path, row)] = Source(project.data / path, row, stamp(path), where)
+            sources[image_key(path, row)] = Source(project.data / path, path, row, stamp(path), where)
     if _missing(folder, sources):
         filling = f"cache: another process fills {project.shown(folder)}; waiting for it"
         with writing(folder):
@@ -185,12 +185,14 @@ class Source:
     """Where an image comes from.
 
     Attributes:
+        name: its path below the data folder.
         row: what a reader that asks for it is given.
         stamp: of the file as it is now.
         where: a row that shows it, and its id.
     """
 
     path: Path
+    name: str
     row: Row
     stamp: Stamp
     where: str
@@ -227,7 +229,7 @@ def _fill(
             "or set image.cache to false"
         )
     write_json(folder / ABOUT, {**about, "dtype": str(dtype), "shape": list(shape)})
-    _require_alike(first, dtype, shape, sources[keys[0]].path)
+    _require_alike(first, dtype, shape, sources[keys[0]].name)
     with writing(folder):
         for name, end in ((IMAGES, index.count(b"\n") * size), (INDEX, len(index))):
             with (folder / name).open("ab") as file:
@@ -245,7 +247,7 @@ def _fill(
                     for source, pixels in zip(
                         chunk.values(), pool.map(lambda source: source.read(reader), chunk.values()), strict=True
                     ):
-                        _require_alike(pixels, dtype, shape, source.path)
+                        _require_alike(pixels, dtype, shape, source.name)
                         images.append(pixels)
                         bar.advance(task)
                 finally:
@@ -254,16 +256,16 @@ def _fill(
         pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for what is queued
 
 
-def _require_alike(pixels: np.ndarray, dtype: np.dtype[Any], shape: tuple[int, ...], path: Path) -> None:
+def _require_alike(pixels: np.ndarray, dtype: np.dtype[Any], shape: tuple[int, ...], name: str) -> None:
     """Refuse an image that cannot lie in one array with the others."""
     if pixels.dtype != dtype:
         raise UserError(
-            f"{path} is read as {pixels.dtype}, and the images before it as {dtype}; "
+            f"{name} is read as {pixels.dtype}, and the images before it as {dtype}; "
             "set image.reader.params.as_float to true"
         )
     if pixels.shape != shape:
         raise UserError(
-            f"{path} has {pixels.shape[2]} channels, and the images before it {shape[2]}; "
+            f"{name} has {pixels.shape[2]} channels, and the images before it {shape[2]}; "
             "set image.reader.params.channels to one number for all"
         )
 
