@@ -43,17 +43,16 @@ sys.path[:0] = {path}
 from pathlib import Path
 import pandas as pd
 from pipeline.config import parse_experiment
-from pipeline.data import cache_fill
-from pipeline.data.cache import open_cache
+from pipeline.data import cache
 from pipeline.registry import Names
 from pipeline.project import Project
 
 assert "torch" not in sys.modules
-cache_fill.CHUNK_ROWS = 4
+cache.CHUNK_ROWS = 4
 reader = {{"name": "logged", "params": {{"seconds": {seconds}}}}}
 experiment = parse_experiment({{"image": {{"size": 32, "cache": True, "reader": reader}}}}, "here")
 names = Names({{"reader": {{"logged": "own_reader:logged"}}}})
-open_cache(Project.at(Path.cwd()), experiment, names, pd.read_csv("rows.csv"))
+cache.open_cache(Project.at(Path.cwd()), experiment, names, pd.read_csv("rows.csv"))
 """
 
 
@@ -267,7 +266,7 @@ def test_images_that_do_not_fit_together(folder: Path) -> None:
 def test_a_small_disk_is_refused_before_anything_is_written(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pipeline.data import cache_fill as filling
+    from pipeline.data import cache as filling
     from toolkit.errors import UserError
 
     opened(rows(4))
@@ -275,7 +274,7 @@ def test_a_small_disk_is_refused_before_anything_is_written(
     size = 20 * 32 * 32 * 3
     usage = filling.shutil.disk_usage(folder)
     monkeypatch.setattr(filling.shutil, "disk_usage", lambda _: usage._replace(free=size - 1))
-    (file,) = (folder / "data" / "cache").rglob("images.npy")
+    (file,) = (folder / "data" / "cache").rglob("images.bin")
     before = file.read_bytes()
     with pytest.raises(UserError, match=r"needs 61\.4 kB more, and 61\.4 kB are free at data/cache/32x32-"):
         opened()
@@ -287,7 +286,7 @@ def test_a_small_disk_is_refused_before_anything_is_written(
 
 
 def test_a_disk_that_fills_up_loses_nothing(folder: Path) -> None:
-    from pipeline.data import cache_fill as filling
+    from pipeline.data import cache as filling
     from toolkit.errors import UserError
 
     filling.CHUNK_ROWS = 4
@@ -326,14 +325,14 @@ def test_what_a_kill_leaves_half_written_is_not_read(folder: Path, cut: int) -> 
     reads(folder)
     (index,) = (folder / "data" / "cache").rglob("index.jsonl")
     index.write_bytes(index.read_bytes()[:-cut])
-    lost = index.with_name("images.npy")
-    stored = np.load(lost, mmap_mode="r+")
+    lost = index.with_name("images.bin")
+    stored = np.memmap(lost, np.uint8, mode="r+", shape=(COUNT, 32, 32, 3))
     stored[-2 if cut == 40 else -1 :] = 0
     del stored
     assert_right(opened(), folder)
     assert reads(folder) == (["22.png", "23.png"] if cut == 40 else ["23.png"])
     assert len(index.read_text().splitlines()) == COUNT
-    assert np.load(lost).shape == (COUNT, 32, 32, 3)
+    assert lost.stat().st_size == COUNT * 32 * 32 * 3
 
 
 def test_two_processes_decode_each_image_once(folder: Path) -> None:
@@ -350,9 +349,9 @@ def test_damage_is_said(folder: Path) -> None:
     from toolkit.errors import UserError
 
     opened()
-    (images,) = (folder / "data" / "cache").rglob("images.npy")
+    (images,) = (folder / "data" / "cache").rglob("images.bin")
     images.write_bytes(images.read_bytes()[:-1])
-    with pytest.raises(UserError, match=r"images\.npy.*cache\.py --clear"):
+    with pytest.raises(UserError, match=r"images\.bin.*cache\.py --clear"):
         opened()
 
 

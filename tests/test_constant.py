@@ -38,7 +38,7 @@ def rows_in_folds() -> pd.DataFrame:
 def test_a_constant_scores_as_the_dummy_of_each_fold(folds: list[str]) -> None:
     from competition import competition
     from pipeline.competition import Head
-    from pipeline.inference.constants import constant_scores
+    from pipeline.inference.evaluation import constant_scores
     from pipeline.tasks import task_for
 
     rows = rows_in_folds()
@@ -92,7 +92,7 @@ def test_a_constant_is_tuned_where_a_model_is() -> None:
     """Nobody is said to be sick at one half; at a threshold of the other folds everybody is, by hand."""
     from competition import competition
     from pipeline.competition import Head
-    from pipeline.inference.constants import constant_scores
+    from pipeline.inference.evaluation import constant_scores
     from pipeline.metrics.image_level import find_metric
     from pipeline.tasks import task_for
 
@@ -134,7 +134,7 @@ def test_a_tuned_constant_of_sparse_labels_by_hand(renders: Renders) -> None:
     with imported(renders.shared({"task": "multilabel", "metric": "f1_micro"})):
         from competition import competition
         from pipeline.competition import Head
-        from pipeline.inference.constants import constant_scores
+        from pipeline.inference.evaluation import constant_scores
         from pipeline.tasks import task_for
 
         counts = {0: (4, 1), 1: (4, 2), 2: (10, 1)}  # rows, and those that have the label

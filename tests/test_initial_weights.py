@@ -39,7 +39,7 @@ def make_model(seed: int = 0, channels: int = 3, classes: str = "abc") -> Any:
 
 
 def load(model: nn.Module, root: Path, source: str, fold: str = "0", folds: str = "abc") -> None:
-    from pipeline.inference.initial_weights import load_initial_weights
+    from pipeline.inference.weights import load_initial_weights
     from pipeline.project import Project
 
     load_initial_weights(model, source, Project.at(root), fold, folds)

@@ -334,7 +334,7 @@ def test_a_rare_label_trains_in_each_fold(seed: int) -> None:
 
 
 def test_a_constant_scores_as_the_dummy_of_each_fold() -> None:
-    from pipeline.inference.constants import constant_scores
+    from pipeline.inference.evaluation import constant_scores
 
     rows = random_rows().assign(fold=np.arange(400) % 3)
     trains, held_out = rows[rows["fold"] != 1], rows[rows["fold"] == 1]

@@ -1,7 +1,5 @@
-"""Where images are: patterns, folders that are labels, and archives that are read as folders."""
+"""Where images are: patterns, folders that are labels, and archives that are yet to be unpacked."""
 
-import os
-import shutil
 import zipfile
 from pathlib import Path
 
@@ -10,12 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.data.cache_file import Stamp
 from pipeline.data.folders import rows_from_folders
 from pipeline.data.tables import image_paths, read_table
 from projects import Renders, run_script
 from toolkit.errors import UserError
-from toolkit.images.readers import array, image
+from toolkit.images.readers import image
 from training import SMALL, expect
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 7, 3), dtype=np.uint8)
@@ -49,17 +46,12 @@ def refusal(function: object, *arguments: object, **more: object) -> str:
     return str(caught.value)
 
 
-@pytest.fixture(params=["folder", "zip", "zip with a top folder"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str]:
-    """A data folder, and how the folder `train` in it is called, which may be an archive."""
+@pytest.fixture
+def place(tmp_path: Path) -> tuple[Path, str]:
+    """A data folder, and how the folder `train` in it is called."""
     names = ["p1/a.jpg", "p1/b.JPG", "p2/c.png", "p2/d.v2.webp", "p2/e.tif", "p2/f.png.txt", "g.npy"]
-    if request.param == "folder":
-        fill(tmp_path / "train", *names)
-        return tmp_path, "train"
-    top = "train/" if "top" in request.param else ""
-    extra = [f"{top}p1/", f"__MACOSX/{top}p1/._a.jpg"]
-    pack(tmp_path / "train.zip", [*extra, *(top + name for name in names)])
-    return tmp_path, "train.zip"
+    fill(tmp_path / "train", *names, ".hidden.png", "__MACOSX/p1/a.jpg")
+    return tmp_path, "train"
 
 
 def test_files_of_any_ending_are_found_by_stem(place: tuple[Path, str]) -> None:
@@ -73,23 +65,12 @@ def test_files_of_any_ending_are_found_by_stem(place: tuple[Path, str]) -> None:
     ]
 
 
-def test_the_top_folder_of_an_archive_may_be_named(tmp_path: Path) -> None:
-    pack(tmp_path / "train.zip", {"train/p/a.png": png()})
-    table = pd.DataFrame({"id": ["a"]}, dtype="str")
-    for folder in ("train.zip/p", "train.zip/train/p"):
-        path = image_paths(table, folder + "/{id}", tmp_path)[0]
-        assert path == f"{folder}/a.png"
-        assert np.array_equal(image(tmp_path / path, None), PIXELS)
-    for pattern in ("train.zip/{who}/*", "train.zip/train/{who}/*"):
-        assert rows_from_folders(tmp_path, pattern)["who"].tolist() == ["p"]
-
-
 def test_the_first_pattern_with_a_file_wins(tmp_path: Path) -> None:
     fill(tmp_path, "one/a.png", "two/a.png", "two/b.jpg")
-    pack(tmp_path / "three.zip", ["b.png", "c.png"])
+    fill(tmp_path, "three/b.png", "three/c.png")
     table = pd.DataFrame({"id": ["a", "b", "c", "d"]}, dtype="str")
-    patterns = ["one/{id}.png", "two/{id}", "three.zip/{id}.png"]
-    assert image_paths(table, patterns, tmp_path).tolist() == ["one/a.png", "two/b.jpg", "three.zip/c.png", "one/d.png"]
+    patterns = ["one/{id}.png", "two/{id}", "three/{id}.png"]
+    assert image_paths(table, patterns, tmp_path).tolist() == ["one/a.png", "two/b.jpg", "three/c.png", "one/d.png"]
     assert "did you mean 'id'" in refusal(image_paths, table, ["one/{id}.png", "two/{idd}"], tmp_path)
 
 
@@ -136,68 +117,18 @@ def test_ids_that_are_no_names(tmp_path: Path) -> None:
     assert "'fold'" in refusal(rows_from_folders, tmp_path, "train/{fold}/*.png")
 
 
-def test_images_are_read_in_place(tmp_path: Path) -> None:
-    np.save(tmp_path / "a.npy", PIXELS)
-    packed = pack(
-        tmp_path / "test.zip", {"a.png": png(), "deep/a.npy": (tmp_path / "a.npy").read_bytes(), "empty.png": b""}
-    )
-    assert np.array_equal(image(packed / "a.png", (2, 2)), PIXELS)
-    assert np.array_equal(array(packed / "deep" / "a.npy", None), PIXELS)
-    assert "empty file" in refusal(image, packed / "empty.png", None)
-    assert "there is no image" in refusal(image, packed / "b.png", None)
+def test_an_image_that_is_still_packed(tmp_path: Path) -> None:
+    """An archive is not read in place, and both ways to name it say how to unpack it."""
+    pack(tmp_path / "test.zip", {"a.png": png()})
+    assert "unpack test.zip: scripts/check_data.py --unpack" in refusal(image, tmp_path / "test" / "a.png", None)
+    said = refusal(image, tmp_path / "test.zip" / "a.png", None)
+    assert "there is no image" in said and "write test/ in the image pattern" in said
     # An id of a table that is named like an archive, and a folder that is.
     fill(tmp_path / "odd.zip", "x.txt")
     assert "there is no image" in refusal(image, tmp_path / "odd.zip" / "a.png", None)
-    # An archive where the pattern names a folder.
-    assert "unpack test.zip" in refusal(image, tmp_path / "test" / "a.png", None)
-
-
-def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
-    packed = pack(tmp_path / "train.zip", {"a.png": png(), "b.png": png(PIXELS[::-1])})
-    whole = packed.read_bytes()
-    position = whole.index(b"b.png") + 60
-    for content in (whole[: len(whole) // 2], b"<html>", whole[:position] + b"\0\0\0\0" + whole[position + 4 :]):
-        packed.write_bytes(content)
-        said = refusal(image, packed / "b.png", None)
-        assert "cannot read the archive" in said and "train.zip" in said
-
-
-def test_stamps_tell_changed_members(tmp_path: Path) -> None:
-    packed = pack(tmp_path / "train.zip", {"a.png": png(), "b.png": png()})
-    before = [Stamp.of(packed / name) for name in ("a.png", "b.png", "c.png")]
-    os.utime(packed, ns=(1, 1))
-    assert [Stamp.of(packed / name) for name in ("a.png", "b.png", "c.png")] == before
-    pack(packed, {"a.png": png(PIXELS[::-1]), "b.png": png()})
-    after = [Stamp.of(packed / name) for name in ("a.png", "b.png", "c.png")]
-    assert [first == second for first, second in zip(before, after, strict=True)] == [False, True, True]
-    assert before[2] == Stamp(-1, -1)
-
-
-def test_processes_that_fork_do_not_share_a_handle(tmp_path: Path) -> None:
-    """Parent and children read in turns; a shared position in the file would mix their bytes up."""
-    images = {f"{number}.png": np.full((90, 90, 3), number, np.uint8) for number in range(40)}
-    noise = np.random.default_rng(1).integers(0, 99, (90, 90, 3), dtype=np.uint8)
-    packed = pack(tmp_path / "train.zip", {name: png(pixels + noise) for name, pixels in images.items()})
-    assert image(packed / "0.png", None).size  # the parent's handle is open
-
-    def wrong() -> int:
-        return sum(
-            not np.array_equal(image(packed / name, None), pixels + noise)
-            for _ in range(5)
-            for name, pixels in images.items()
-        )
-
-    children = []
-    for _ in range(3):
-        child = os.fork()
-        if child == 0:
-            try:
-                os._exit(min(wrong(), 100))
-            finally:
-                os._exit(101)
-        children.append(child)
-    assert wrong() == 0
-    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0, 0]
+    (tmp_path / "empty.png").touch()
+    assert "empty file" in refusal(image, tmp_path / "empty.png", None)
+    assert "is a folder" in refusal(image, tmp_path, None)
 
 
 def test_a_table_in_an_archive_says_how_to_unpack(tmp_path: Path) -> None:
@@ -228,27 +159,10 @@ def digits(renders: Renders, tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_the_path_from_folders_and_from_archives(digits: Path) -> None:
-    """Rows from folders train; from archives, read in place through cache and workers, they give the same."""
-    data = digits / "data/raw"
+def test_the_path_from_folders(digits: Path) -> None:
+    """Rows from folders train, predict and submit; an archive in the pattern is refused."""
     expect(run_script(digits, "make_folds.py", "--n-folds", "2"))
     expect(run_script(digits, "train.py", "small", "--fold", "0"))
-    plain = pd.read_parquet(digits / "runs/small/fold_0/oof.parquet")
-    assert len(plain) > 600
-    for name in ("train", "test_images"):
-        shutil.make_archive(str(data / name), "zip", root_dir=data, base_dir=name)
-        shutil.rmtree(data / name)
-    for path, before, after in (
-        ("src/competition/tables.py", '"train/', '"train.zip/'),
-        ("competition.yaml", '"test_images/', '"test_images.zip/'),
-    ):
-        text = (digits / path).read_text()
-        assert before in text
-        (digits / path).write_text(text.replace(before, after))
-    assert "can be trained on" in expect(run_script(digits, "check_data.py")).stdout
-    (digits / "experiments/packed.yaml").write_text((digits / "experiments/small.yaml").read_text())
-    first = expect(run_script(digits, "train.py", "packed", "--fold", "0", "machine.workers=2"))
-    assert "filling" not in first.stdout and "cache: " in first.stdout
-    pd.testing.assert_frame_equal(plain, pd.read_parquet(digits / "runs/packed/fold_0/oof.parquet"), check_exact=True)
-    expect(run_script(digits, "predict.py", "packed", "--fold", "0"))
-    expect(run_script(digits, "submit.py", "packed"))
+    assert len(pd.read_parquet(digits / "runs/small/fold_0/oof.parquet")) > 600
+    expect(run_script(digits, "predict.py", "small", "--fold", "0"))
+    expect(run_script(digits, "submit.py", "small"))

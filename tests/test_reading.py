@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.data.cache_file import Stamp
+from pipeline.data.cache import stamp_of
 from pipeline.data.leaks import find_leaks
 from projects import Renders, imported, run_script
 from toolkit.audit.scan import Look, scan
@@ -138,10 +138,10 @@ def test_the_reader_decides_where_a_path_is_no_file(tmp_path: Path) -> None:
 def test_a_folder_changes_when_a_file_in_it_does(tmp_path: Path) -> None:
     (tmp_path / "series/a").mkdir(parents=True)
     (tmp_path / "series/a/0.npy").write_bytes(b"0")
-    before = Stamp.of(tmp_path / "series")
-    assert Stamp.of(tmp_path / "series") == before
+    before = stamp_of(tmp_path / "series")
+    assert stamp_of(tmp_path / "series") == before
     (tmp_path / "series/a/0.npy").write_bytes(b"11")
-    assert Stamp.of(tmp_path / "series") != before
+    assert stamp_of(tmp_path / "series") != before
 
 
 def test_slices_of_a_folder_from_the_check_to_the_submission(renders: Renders, tmp_path: Path) -> None:

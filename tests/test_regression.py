@@ -312,7 +312,7 @@ def test_grades_are_strata_of_their_own() -> None:
 @pytest.mark.parametrize("metric", ["rmse", "mae", "rmsle"])
 def test_a_constant_is_the_best_for_the_metric(metric: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeline.competition import Competition
-    from pipeline.inference.constants import constant_scores
+    from pipeline.inference.evaluation import constant_scores
 
     monkeypatch.setattr(Competition, "metrics", lambda self: (find(metric),))
     rows = random_rows().assign(fold=np.arange(200) % 3)

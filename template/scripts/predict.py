@@ -35,8 +35,8 @@ def main() -> None:
     folders = [project.require_run(name) for name in arguments.experiments]
     data = project.require_data()
 
+    from pipeline.inference.predict import predict_run
     from pipeline.inference.snapshot import run_competition
-    from pipeline.inference.test_rows import predict_run
 
     machine = {"device": arguments.device, "workers": arguments.workers}
     if arguments.batch_size is not None:

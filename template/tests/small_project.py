@@ -20,8 +20,8 @@ from pipeline.competition import Competition
 from pipeline.data.command import create_folds
 from pipeline.experiments import load_experiment
 from pipeline.inference.evaluation import evaluate_run
+from pipeline.inference.predict import predict_run
 from pipeline.inference.snapshot import run_competition
-from pipeline.inference.test_rows import predict_run
 from pipeline.project import Project
 from pipeline.submission.command import submit
 from pipeline.training.fold import Setup, prepare, train

@@ -2,10 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:
-    import pandas as pd
+import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -38,9 +37,9 @@ class Keys:
 
     columns: tuple[str, ...]
     repeats: bool = False
-    rows: "Callable[[pd.Series], pd.DataFrame] | None" = None
+    rows: Callable[[pd.Series], pd.DataFrame] | None = None
 
-    def texts(self, table: "pd.DataFrame") -> "pd.Series":
+    def texts(self, table: pd.DataFrame) -> pd.Series:
         """The key of each row as one text."""
         first, *others = self.columns
         keys: pd.Series = table[first].astype(str)
@@ -48,7 +47,7 @@ class Keys:
             keys = keys + " / " + table[column].astype(str)
         return keys
 
-    def expected(self, ids: "pd.Series", columns: Sequence[str]) -> "pd.DataFrame":
+    def expected(self, ids: pd.Series, columns: Sequence[str]) -> pd.DataFrame:
         """The rows of a submission for these ids, with empty cells beside the keys."""
         first = ids.reset_index(drop=True).to_frame(self.columns[0])
         rows = first if self.rows is None else self.rows(ids)
@@ -56,7 +55,7 @@ class Keys:
 
 
 class Rules(Protocol):
-    """What a room knows about a submission: what names its rows, and what may stand in the other columns."""
+    """What a task knows about a submission: what names its rows, and what may stand in the other columns."""
 
     @property
     def id_column(self) -> str: ...
@@ -72,7 +71,7 @@ class Rules(Protocol):
         """What is worth knowing about the sample, one line each."""
         ...
 
-    def problems(self, table: "pd.DataFrame") -> list[Problem]:
+    def problems(self, table: pd.DataFrame) -> list[Problem]:
         """What is wrong with the values. `table` is all text, as it stands in the file; columns may be missing."""
         ...
 

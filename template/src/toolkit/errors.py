@@ -90,12 +90,12 @@ def known_failure(error: BaseException) -> str | None:
         return None
     lines = str(error).strip().splitlines() or [""]
     text = "\n".join([f"{kind.__name__}: {lines[0]}", *lines[1:]])
-    said = next((said for pattern, said in FAILURES.items() if re.search(pattern, text)), None)
-    if said is None:
+    meaning = next((meaning for pattern, meaning in FAILURES.items() if re.search(pattern, text)), None)
+    if meaning is None:
         return None
     # What comes from another process begins with its traceback.
     reason = lines[-1] if "Traceback" in text else lines[0]
-    return f"{said} ({reason[:160].rstrip('. ')})" if reason else said
+    return f"{meaning} ({reason[:160].rstrip('. ')})" if reason else meaning
 
 
 @contextmanager
@@ -104,10 +104,10 @@ def known_failures() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        said = known_failure(error)
-        if said is None:
+        meaning = known_failure(error)
+        if meaning is None:
             raise
-        raise UserError(said) from error
+        raise UserError(meaning) from error
 
 
 def run_script(main: Callable[[], None]) -> NoReturn:
@@ -138,9 +138,9 @@ def run_script(main: Callable[[], None]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
     except Exception as error:
-        said = known_failure(error)
-        if said is None:
+        meaning = known_failure(error)
+        if meaning is None:
             raise
-        print(f"error: {said}", file=sys.stderr)
+        print(f"error: {meaning}", file=sys.stderr)
         status = 2
     sys.exit(status)

@@ -51,6 +51,18 @@ def atomic(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """A full or forbidden disk as a `UserError`, for what goes on where it was cut off."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write {folder}: {error.strerror or error}; free space or choose another disk, "
+            "and the same command goes on"
+        ) from error
+
+
 def remove_parts(folder: Path) -> None:
     """Remove the temporary files of writers that were killed."""
     for path in folder.rglob(f".*{PART}"):

@@ -35,11 +35,11 @@ def launch(devices: int) -> int:
         The exit status: that of the process that failed, 0 if none did.
     """
     port = free_port()
-    said = [tempfile.TemporaryFile() for _ in range(devices)]  # noqa: SIM115
-    children = [_start(rank, devices, port, said[rank]) for rank in range(devices)]
+    errors = [tempfile.TemporaryFile() for _ in range(devices)]  # noqa: SIM115
+    children = [_start(rank, devices, port, errors[rank]) for rank in range(devices)]
     # Ctrl-C reaches the children by itself: they save and leave, and this process waits for them.
     signal.signal(signal.SIGINT, lambda *_: None)
-    signal.signal(signal.SIGTERM, functools.partial(_pass_on, children))
+    signal.signal(signal.SIGTERM, functools.partial(_forward_signal, children))
     status = _wait_for_failure(children)
     deadline = time.monotonic() + GRACE
     while any(child.poll() is None for child in children) and (status == INTERRUPTED or time.monotonic() < deadline):
@@ -58,12 +58,12 @@ def launch(devices: int) -> int:
             "the same command goes on from the last saved state"
         )
     if causes[0] > 0:
-        said[causes[0]].seek(0)
-        sys.stderr.write(said[causes[0]].read().decode(errors="replace"))
+        errors[causes[0]].seek(0)
+        sys.stderr.write(errors[causes[0]].read().decode(errors="replace"))
     return status
 
 
-def _start(rank: int, devices: int, port: int, said: IO[bytes]) -> "subprocess.Popen[bytes]":
+def _start(rank: int, devices: int, port: int, errors: IO[bytes]) -> "subprocess.Popen[bytes]":
     threads = str(max(1, (os.cpu_count() or 1) // devices))
     environment = {
         "OMP_NUM_THREADS": threads,
@@ -83,11 +83,11 @@ def _start(rank: int, devices: int, port: int, said: IO[bytes]) -> "subprocess.P
         env=environment,
         stdin=subprocess.PIPE,
         stdout=None if is_main else subprocess.DEVNULL,
-        stderr=None if is_main else said,
+        stderr=None if is_main else errors,
     )
 
 
-def _pass_on(children: "Sequence[subprocess.Popen[bytes]]", number: int, _frame: FrameType | None) -> None:
+def _forward_signal(children: "Sequence[subprocess.Popen[bytes]]", number: int, _frame: FrameType | None) -> None:
     for child in children:
         child.send_signal(number)
 

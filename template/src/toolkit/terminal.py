@@ -1,21 +1,13 @@
 """What a person sees in a terminal; plain lines when the output is piped."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-T = TypeVar("T", covariant=True)
-
-
-class Countable(Protocol[T]):
-    """Something to iterate whose number is known."""
-
-    def __len__(self) -> int: ...
-
-    def __iter__(self) -> Iterator[T]: ...
+T = TypeVar("T")
 
 
 def console() -> Console:
@@ -30,10 +22,10 @@ def progress_bar(out: Console) -> Progress:
     return Progress(*columns, console=out, transient=True, disable=not out.is_terminal)
 
 
-def progress(items: Countable[T], label: str) -> Iterator[T]:
-    """Iterate with a progress bar."""
+def progress(items: Iterable[T], label: str) -> Iterator[T]:
+    """Iterate, with a progress bar, over what has a length."""
     with progress_bar(console()) as bar:
-        yield from bar.track(items, total=len(items), description=label)
+        yield from bar.track(items, description=label)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], footer: Sequence[object] = ()) -> None:

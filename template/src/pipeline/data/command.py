@@ -11,7 +11,7 @@ from rich.filesize import decimal
 
 from pipeline.competition import Competition
 from pipeline.data import NAMES
-from pipeline.data.cache_file import LOCK, Store, writing
+from pipeline.data.cache import LOCK, require_idle
 from pipeline.data.checks import check_data
 from pipeline.data.fold_columns import fold_columns
 from pipeline.data.folds import (
@@ -38,7 +38,7 @@ from pipeline.project import Project
 from pipeline.registry import Named, Names
 from toolkit.audit.scan import scan
 from toolkit.errors import UserError, listed
-from toolkit.files import read_json
+from toolkit.files import read_json, writing
 from toolkit.images.row_reader import Reader, Rows
 from toolkit.terminal import console, table
 
@@ -131,7 +131,7 @@ def clear_caches(project: Project) -> None:
     """
     folders = [path.parent for path in project.cache.glob(f"*/{LOCK}")]
     for folder in folders:
-        Store(folder).require_idle(project.shown(folder))
+        require_idle(folder, project.shown(folder))
     size = sum(path.stat().st_size for path in project.cache.rglob("*") if path.is_file())
     with writing(project.cache):
         if project.cache.is_dir():

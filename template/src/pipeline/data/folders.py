@@ -20,7 +20,7 @@ def rows_from_folders(data: Path, pattern: str, ids: Literal["stem", "path"] = "
     """One row for each image below `data` whose path fits the pattern, in the order of the paths.
 
     A name in braces becomes a column, `*` stands for any text in a name, `**/` for any folders: `train/{label}/*.jpg`,
-    `train.zip/{label}/{group}_*`, `images/**/{label}-*.png`. A pattern whose last name holds no dot fits images of all
+    `train/{label}/{group}_*`, `images/**/{label}-*.png`. A pattern whose last name holds no dot fits images of all
     kinds, but for their extension. A part of a name, such as `{image_id[0]}`, stands for any text in a name.
 
     Args:

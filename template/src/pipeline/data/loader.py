@@ -10,9 +10,10 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -21,10 +22,7 @@ from pipeline.types import Batch, Index
 from toolkit.distributed import ALONE, Processes
 from toolkit.errors import UserError
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-Order = Callable[["pd.DataFrame", np.random.Generator], np.ndarray]
+Order = Callable[[pd.DataFrame, np.random.Generator], np.ndarray]
 
 
 class TrainBatches(Sampler[list[Index]]):
@@ -41,7 +39,7 @@ class TrainBatches(Sampler[list[Index]]):
     """
 
     def __init__(
-        self, rows: "pd.DataFrame", order: Order, batch_size: int, seed: int, processes: Processes = ALONE
+        self, rows: pd.DataFrame, order: Order, batch_size: int, seed: int, processes: Processes = ALONE
     ) -> None:
         self.rows = rows
         self.order = order
@@ -80,10 +78,10 @@ class TrainBatches(Sampler[list[Index]]):
                 f"the sampler gives {len(order)} rows in epoch {epoch + 1} and gave {self.rows_per_epoch} in the first "
                 "one; it must give as many in each, or the schedule and a resume would not fit"
             )
-        turns = _turns(order)
+        turns = pd.Series(order).groupby(order).cumcount().to_numpy()  # how often each row came before, int64 (N,)
         for batch in range(self.start, self.batches_per_epoch):
-            chosen = range(batch * self.batch_size, (batch + 1) * self.batch_size)
-            yield [(epoch, int(order[place]), int(turns[place])) for place in self.processes.share(chosen)]
+            positions = range(batch * self.batch_size, (batch + 1) * self.batch_size)
+            yield [(epoch, int(order[k]), int(turns[k])) for k in self.processes.share(positions)]
 
     def _positions(self, epoch: int) -> np.ndarray:
         order = np.asarray(self.order(self.rows, np.random.default_rng([self.seed, epoch])))
@@ -97,14 +95,6 @@ class TrainBatches(Sampler[list[Index]]):
                 f"0 to {len(self.rows) - 1}; give positions, not labels of an index"
             )
         return order
-
-
-def _turns(order: np.ndarray) -> np.ndarray:
-    """How often each of some rows came before, int64 (N,)."""
-    import pandas as pd
-
-    turns: np.ndarray = pd.Series(order).groupby(order).cumcount().to_numpy()
-    return turns
 
 
 class RowBatches(Sampler[list[Index]]):

@@ -143,8 +143,8 @@ def image_paths(table: pd.DataFrame, pattern: str | Sequence[str], data: Path) -
     The pattern holds columns in braces: `train/{patient}/{image_id}.png`, or parts of their text, counted as Python
     does: `train/{image_id[0]}/{image_id[:2]}/{image_id}.png`. A value that brings the extension along does
     not double it. Where the pattern has no extension (`train/{image_id}`) and the value neither, the file of that stem
-    is looked up in its folder. An archive counts as a folder: `train.zip/{image_id}.png`. Of several patterns, the
-    first one whose file exists is taken, or else the first one: that files exist is not checked here.
+    is looked up in its folder. Of several patterns, the first one whose file exists is taken, or else the first one:
+    that files exist is not checked here.
 
     Raises:
         UserError: an unknown column in braces (the nearest one is named), an empty cell, one that is too short for the

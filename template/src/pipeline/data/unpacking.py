@@ -10,10 +10,10 @@ from zipfile import ZipInfo
 from filelock import FileLock, Timeout
 from rich.filesize import decimal
 
-from pipeline.data.cache_file import writing
 from pipeline.settings import Settings
 from toolkit.archives import DAMAGE, ZIP, Archive, shown, unpacking_command
 from toolkit.errors import UserError
+from toolkit.files import writing
 from toolkit.terminal import console, progress
 
 DRAFT = ".unpack."  # what the names of unfinished folders begin with

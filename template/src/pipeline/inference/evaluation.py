@@ -3,28 +3,24 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from pipeline.competition import Competition, Metric, metric_values
-from pipeline.data.folds import load_folds
-from pipeline.inference.constants import constant_scores
-from pipeline.inference.earlier import HELD_OUT, with_earlier
+from pipeline.data.folds import load_folds, split
 from pipeline.inference.label_errors import FILE as SUSPECTS
 from pipeline.inference.label_errors import write_suspects
-from pipeline.inference.predict import FINISHED, TrainedRun, write_predictions
+from pipeline.inference.predict import FINISHED, HELD_OUT, TrainedRun, with_earlier, write_predictions
 from pipeline.inference.thresholds import FILE as THRESHOLDS
 from pipeline.inference.thresholds import METRIC_CODE, SCORES, Tuned, metric_code, task_of_run, tune, write_thresholds
 from pipeline.keys import ROW_FOLD, ROW_ID
 from pipeline.prediction_ids import by_prediction
 from pipeline.project import Project
+from pipeline.tasks import Task
 from toolkit.errors import UserError, listed
 from toolkit.files import file_of, read_json, save_figure, write_json
 from toolkit.terminal import table
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -43,8 +39,8 @@ class Evaluation:
     folds: dict[str, dict[str, float]]
     overall: dict[str, float]
     constants: dict[str, dict[str, float]]
-    truth: "pd.DataFrame"
-    predictions: "pd.DataFrame"
+    truth: pd.DataFrame
+    predictions: pd.DataFrame
     tuned: Tuned | None = None
 
     @property
@@ -87,14 +83,12 @@ class Evaluation:
         }
 
 
-def read_oof(run: Path, folds: Sequence[str]) -> "pd.DataFrame":
+def read_oof(run: Path, folds: Sequence[str]) -> pd.DataFrame:
     """Out-of-fold predictions of some folds, indexed by id, with the column `fold`.
 
     Raises:
         UserError: a fold has none yet.
     """
-    import pandas as pd
-
     parts = []
     for fold in folds:
         path = run / f"fold_{fold}" / "oof.parquet"
@@ -107,7 +101,37 @@ def read_oof(run: Path, folds: Sequence[str]) -> "pd.DataFrame":
     return pd.concat(parts)
 
 
-def evaluate(run: TrainedRun, rows: "pd.DataFrame", folds: Sequence[str]) -> Evaluation:
+def constant_scores(task: Task, rows: pd.DataFrame, folds: Sequence[str]) -> dict[str, dict[str, float]]:
+    """What predictions score that are the same for every row: mean over the folds, by name and metric.
+
+    They are made from the rows that train a fold and scored on those that it holds out. All rows at once would not do:
+    the folds' constants differ, and a ranking of rows would read the fold from them. Where a model is tuned, so is its
+    constant, with the name `NAME, tuned`: its thresholds are those that score best on the rows of the other folds.
+    """
+    metrics = task.competition.metrics()
+    scores: dict[str, list[dict[str, float]]] = {}
+    for fold in folds:
+        trains, held_out = split(rows, fold)
+        others = rows[rows[ROW_FOLD].astype(str).isin(set(folds) - {fold})]
+        truth = task.truth(held_out)
+        constants = task.constants(trains, held_out)
+        for name, constant in constants.items():
+            scores.setdefault(name, []).append(metric_values(metrics, truth, constant.loc[truth.index], task.heads))
+        if len(folds) > 1 and len(constants) == 1:  # several are what thresholds could make of one, as empty and full
+            [(name, constant)] = constants.items()
+            known = task.truth(others)
+            if (tuner := task.tuner(known, task.constants(trains, others)[name].loc[known.index], metrics[0])) is None:
+                continue
+            heads = tuner(np.ones(len(known), bool)).heads
+            found = metric_values(metrics, truth, constant.loc[truth.index], heads)
+            scores.setdefault(f"{name}, tuned", []).append(found)
+    return {
+        name: {metric.name: float(np.mean([each[metric.name] for each in values])) for metric in metrics}
+        for name, values in scores.items()
+    }
+
+
+def evaluate(run: TrainedRun, rows: pd.DataFrame, folds: Sequence[str]) -> Evaluation:
     """Score the out-of-fold predictions of `folds` against the labelled `rows` (with their `fold`).
 
     Where nothing of the predictions was kept, the scores are those that the folds had when they were trained.
@@ -187,8 +211,8 @@ def evaluate_run(project: Project, competition: Competition, folder: Path, data:
     else:
         (folder / HELD_OUT).unlink(missing_ok=True)
     print_scores(project, folder, evaluation)
-    said = write_suspects(run, table_of_folds.rows, evaluation.truth, evaluation.predictions, data)
-    print(f"{said} in {project.shown(folder / SUSPECTS)}")
+    summary = write_suspects(run, table_of_folds.rows, evaluation.truth, evaluation.predictions, data)
+    print(f"{summary} in {project.shown(folder / SUSPECTS)}")
 
 
 def holds_more(run: TrainedRun, evaluation: Evaluation) -> bool:
@@ -233,13 +257,9 @@ def print_scores(project: Project, folder: Path, evaluation: Evaluation, written
         )
         return
     if written:
-        if evaluation.tuned is not None:
-            print(_told(project.shown(folder / THRESHOLDS), evaluation.tuned, evaluation.metric))
+        if (best := evaluation.tuned) is not None:
+            gain, metric = best.gain, evaluation.metric
+            used = f"tuned ones gain {gain:.4f} in {metric}; submissions use {project.shown(folder / THRESHOLDS)}"
+            unused = f"tuned ones gain nothing for certain ({gain:+.4f} in {metric}); the usual ones stay"
+            print(f"thresholds: {used if best.helps else unused}")
         print(f"written: {project.shown(folder / HELD_OUT)}, {project.shown(folder / SCORES)}, figures/")
-
-
-def _told(path: str, tuned: Tuned, metric: str) -> str:
-    """What came of tuning the thresholds, as a line."""
-    if tuned.helps:
-        return f"thresholds: tuned ones gain {tuned.gain:.4f} in {metric}; submissions use {path}"
-    return f"thresholds: tuned ones gain nothing for certain ({tuned.gain:+.4f} in {metric}); the usual ones stay"

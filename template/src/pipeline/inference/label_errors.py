@@ -1,7 +1,8 @@
 """Suspected label errors: what out-of-fold predictions speak against, as a table and a picture."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from pipeline.inference.predict import TrainedRun
 from pipeline.keys import ROW_ID
@@ -9,16 +10,13 @@ from pipeline.prediction_ids import by_prediction
 from toolkit.files import atomic, save_figure
 from toolkit.plots.images import RowImages
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 FILE = "suspects.csv"
 COLUMNS = [ROW_ID, "head", "given", "suggested", "score", "fold", "probability"]
 DRAWN, FIRST = 16, 5
 
 
 def write_suspects(
-    run: TrainedRun, rows: "pd.DataFrame", truth: "pd.DataFrame", predictions: "pd.DataFrame", data: Path
+    run: TrainedRun, rows: pd.DataFrame, truth: pd.DataFrame, predictions: pd.DataFrame, data: Path
 ) -> str:
     """Write `suspects.csv` and `figures/suspects.png` into the run's folder; returns a line for the terminal.
 
@@ -36,11 +34,11 @@ def write_suspects(
     if found.empty:
         picture.unlink(missing_ok=True)
         return "suspected label errors: none"
-    shown, suspected = found[:DRAWN], list(dict.fromkeys(found[ROW_ID]))
-    ids = list(shown[ROW_ID])
+    worst, suspected = found[:DRAWN], list(dict.fromkeys(found[ROW_ID]))
+    ids = list(worst[ROW_ID])
     dataset = run.task.dataset(rows.loc[ids].reset_index(drop=True), data, run.experiment, run.names, "valid")
     images = RowImages(dataset, range(len(ids)))
-    save_figure(run.task.suspects_figure(shown, images, truth.loc[ids], predictions.loc[ids]), picture)
+    save_figure(run.task.suspects_figure(worst, images, truth.loc[ids], predictions.loc[ids]), picture)
     labels = f"{len(found):,} labels in " if len(found) > len(suspected) else ""  # a row may have several
     count = f"{labels}{len(suspected):,} of {len(truth):,} rows"
     return f"suspected label errors, the worst first: {', '.join(suspected[:FIRST])}; {count}"

@@ -1,34 +1,33 @@
 """Predictions for rows: each image is decoded once, whatever the number of models."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from pipeline.competition import Competition
 from pipeline.config import Experiment, parse_experiment
 from pipeline.data import NAMES as DATA_NAMES
+from pipeline.data.folds import is_scored
 from pipeline.data.loader import EpochBatches, RowBatches, make_loader, to_device
 from pipeline.inference.device import Precision, autocast, choose_device, choose_precision
 from pipeline.inference.snapshot import CLASSES, CODE, FINISHED
-from pipeline.inference.weights import load_weights
+from pipeline.inference.weights import BEST, load_weights
 from pipeline.keys import ROW_FOLD, ROW_ID
+from pipeline.project import Project
 from pipeline.registry import Names
 from pipeline.tasks import Decoder, Task, task_for
 from pipeline.types import Batch, SampleDataset
-from toolkit.errors import UserError
+from toolkit.errors import UserError, listed
 from toolkit.files import atomic, read_json, read_yaml
+from toolkit.images.row_reader import Reader
 from toolkit.terminal import progress
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from pipeline.competition import Competition
-    from toolkit.images.row_reader import Reader
-
-BEST = "best.safetensors"  # in a fold's folder, once the fold is finished
+HELD_OUT, TEST = "oof.parquet", "test.parquet"  # in a run's folder
+REMEDY = {HELD_OUT: "scripts/evaluate.py", TEST: "scripts/predict.py"}
 FOLDS = "folds"  # of a table of predictions: an attribute
 
 
@@ -42,7 +41,7 @@ class TrainedRun:
     names: Names
 
     @classmethod
-    def open(cls, folder: Path, competition: "Competition", overrides: dict[str, object] | None = None) -> "TrainedRun":
+    def open(cls, folder: Path, competition: Competition, overrides: dict[str, object] | None = None) -> "TrainedRun":
         """Read a run's folder; `competition` is what `run_competition` gives."""
         values = read_yaml(folder / "config.yaml")
         values["machine"] = {**values.get("machine", {}), **(overrides or {})}
@@ -127,29 +126,27 @@ def seed_folder(fold: Path, seed: int) -> Path:
 def predict_rows(
     task: Task,
     models: Sequence[nn.Module],
-    rows: "pd.DataFrame",
+    rows: pd.DataFrame,
     root: Path,
     experiment: Experiment,
     names: Names,
     stage: str,
     label: str,
-    reader: "Reader | None" = None,
-    gallery: "pd.DataFrame | None" = None,
-) -> "pd.DataFrame":
+    reader: Reader | None = None,
+    gallery: pd.DataFrame | None = None,
+) -> pd.DataFrame:
     """Mean prediction of the models for every row, indexed by id (of what is predicted) in the order of `rows`.
 
     Args:
         reader: what `open_cache` gave for these rows; none: every image is decoded.
         gallery: what `Task.gallery` says for these rows.
     """
-    import pandas as pd
-
     models = [task.predictor(model, experiment, names) for model in models]
     decoders: list[Decoder] = [task.decoder(experiment, names) for _ in models]
     if gallery is not None and len(rows):
         images = task.dataset(gallery, root, experiment, names, "test", reader)
-        seen = model_outputs(task, models, images, experiment, f"{label}, gallery")
-        decoders = task.decoders(gallery, (outputs for _, outputs in seen), gallery is rows)
+        passes = model_outputs(task, models, images, experiment, f"{label}, gallery")
+        decoders = task.decoders(gallery, (outputs for _, outputs in passes), gallery is rows)
     parts = []
     dataset = task.dataset(rows, root, experiment, names, stage, reader)
     for batch, outputs in model_outputs(task, models, dataset, experiment, label):
@@ -179,7 +176,7 @@ def model_outputs(
 
 
 def write_predictions(
-    path: Path, predictions: "pd.DataFrame", fold: int | None = None, folds: Sequence[str] = ()
+    path: Path, predictions: pd.DataFrame, fold: int | None = None, folds: Sequence[str] = ()
 ) -> None:
     """Write predictions by id as parquet, atomically; out-of-fold ones with the fold that held the rows out.
 
@@ -193,8 +190,79 @@ def write_predictions(
         frame.to_parquet(temporary, index=False)
 
 
-def read_predictions(path: Path) -> "pd.DataFrame":
+def read_predictions(path: Path) -> pd.DataFrame:
     """Predictions by id, as `write_predictions` wrote them; without the fold."""
-    import pandas as pd
-
     return pd.read_parquet(path).set_index(ROW_ID).drop(columns=ROW_FOLD, errors="ignore")
+
+
+def with_earlier(project: Project, inputs: Mapping[str, str], rows: pd.DataFrame, file: str) -> pd.DataFrame:
+    """The rows with a column `STAGE:COLUMN` for each that an experiment of an earlier stage predicts.
+
+    Training rows get out-of-fold predictions (`HELD_OUT`), test rows those of all folds (`TEST`). Rows that are not
+    scored have none.
+
+    Raises:
+        UserError: an experiment is not that far, did not predict all rows, or has a single fold, which predicts none of
+            its training rows out of fold.
+    """
+    for stage, name in inputs.items():
+        path = project.require_run(name) / file
+        if file == HELD_OUT and read_json(path.with_name("run.json")).get("n_folds") == 1:
+            raise UserError(
+                f"stage '{stage}': '{name}' has one validation split only, so what it predicts for its training rows "
+                "would leak; train both stages on folds: scripts/make_folds.py --name OTHER, and `folds: OTHER`"
+            )
+        if not path.is_file():
+            raise UserError(f"stage '{stage}': '{name}' has no {file} yet; run {REMEDY[file]} {name}")
+        found = read_predictions(path)
+        missing = rows[ROW_ID][~rows[ROW_ID].isin(found.index) & is_scored(rows)]
+        if len(missing):
+            run = f"{REMEDY[file]} {name}"
+            folds = range(read_json(path.with_name("run.json"))["n_folds"]) if file == HELD_OUT else ()
+            if untrained := [str(k) for k in folds if not (path.parent / f"fold_{k}" / FINISHED).is_file()]:
+                run = f"scripts/train.py {name} --fold {','.join(untrained)}, and then {run}"
+            raise UserError(
+                f"stage '{stage}': {len(missing)} rows (id {listed(missing)}) have no prediction of '{name}'; run {run}"
+            )
+        columns = found.reindex(rows[ROW_ID]).add_prefix(f"{stage}:").set_axis(rows.index, axis=0)
+        rows = rows.join(columns)
+    return rows
+
+
+def require_same_folds(project: Project, inputs: Mapping[str, str], folds: str) -> None:
+    """Raise a `UserError` where an earlier stage was trained with other folds: its predictions would leak."""
+    for stage, name in inputs.items():
+        if read_json(project.require_run(name) / "run.json")["folds"] != folds:
+            raise UserError(
+                f"stage '{stage}': '{name}' was trained with other folds, so its predictions know rows that are held "
+                f"out here; train it on the same ones (scripts/train.py {name} folds=FILE --as OTHER), and name OTHER"
+            )
+
+
+def predict_run(
+    project: Project,
+    competition: Competition,
+    folder: Path,
+    data: Path,
+    fold: str | None,
+    machine: dict[str, object],
+) -> None:
+    """Predict the test rows with a run's folds and write `test.parquet` into its folder.
+
+    Args:
+        fold: as in `TrainedRun.choose_folds`.
+    """
+    run = TrainedRun.open(folder, competition, machine)
+    folds = run.choose_folds(fold)
+    competition = run.task.competition
+    rows = with_earlier(project, run.experiment.inputs, competition.test_rows(data), TEST)
+    if rows.empty:
+        print("note: there are no test rows here; the table will hold the columns only")
+    models = [model for name in folds for model in run.load(name)]
+    label = f"{folder.name}: {len(models)} models"
+    looked_up = run.task.has_gallery and not rows.empty  # what needs no training rows predicts where there are none
+    gallery = run.task.gallery(competition.train_rows(data)) if looked_up else None
+    predictions = predict_rows(run.task, models, rows, data, run.experiment, run.names, "test", label, gallery=gallery)
+    write_predictions(folder / TEST, predictions, folds=folds)
+    seeds = f", {run.experiment.seeds} seeds each" if run.experiment.seeds > 1 else ""
+    print(f"{len(predictions)} rows with folds {', '.join(folds)}{seeds}: {project.shown(folder / 'test.parquet')}")

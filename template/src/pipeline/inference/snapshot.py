@@ -74,12 +74,13 @@ def run_competition(run: Path) -> Iterator[Competition]:
     try:
         competition: Competition = importlib.import_module(PACKAGE).competition
         if today is not None:
-            among = functools.partial(_among, live, package.parent)
+            with_modules = functools.partial(_with_modules, live, package.parent)
             stages = {
-                name: _with_today(stage, today.stages.get(name), among) for name, stage in competition.stages.items()
+                name: _with_today(stage, today.stages.get(name), with_modules)
+                for name, stage in competition.stages.items()
             }
-            competition = replace(_with_today(competition, today, among), stages=stages)
-            _say_what_is_newer(run, competition, package)
+            competition = replace(_with_today(competition, today, with_modules), stages=stages)
+            _print_newer(run, competition, package)
         yield competition
     finally:
         sys.path.remove(str(code))
@@ -111,7 +112,7 @@ def _with_parts(today: Competition) -> Competition:
     return replace(today, parts=parts)
 
 
-def _with_today(trained: Competition, today: Competition | None, among: Callable[..., Any]) -> Competition:
+def _with_today(trained: Competition, today: Competition | None, with_modules: Callable[..., Any]) -> Competition:
     """A competition of a run, or a stage of it, with what is taken from today's."""
     if today is None:
         return trained
@@ -119,12 +120,12 @@ def _with_today(trained: Competition, today: Competition | None, among: Callable
     return replace(
         trained,
         settings=trained.settings.model_copy(update=settings),
-        parts={name: among(part) for name, part in today.parts.items()},
+        parts={name: with_modules(part) for name, part in today.parts.items()},
         trained_with=trained.settings,
     )
 
 
-def _among(modules: dict[str, ModuleType], source: Path, part: Callable[..., Any]) -> Callable[..., Any]:
+def _with_modules(modules: dict[str, ModuleType], source: Path, part: Callable[..., Any]) -> Callable[..., Any]:
     """A part of today's package, which may import others of its modules while it runs."""
 
     @functools.wraps(part)
@@ -142,7 +143,7 @@ def _among(modules: dict[str, ModuleType], source: Path, part: Callable[..., Any
     return call
 
 
-def _say_what_is_newer(run: Path, competition: Competition, package: Path) -> None:
+def _print_newer(run: Path, competition: Competition, package: Path) -> None:
     """Print a line where what is taken from today's package differs from the run's."""
     trained, today = Code(run / CODE / PACKAGE), Code(package)
     taken = {

@@ -57,10 +57,10 @@ def _asked(sample: pd.DataFrame, rows: pd.DataFrame, keys: Keys) -> pd.DataFrame
     """The sample, or these rows where it holds but placeholders."""
     if rows.empty:
         return sample.iloc[:0]
-    wanted, shown = keys.texts(rows), keys.texts(sample)
-    if len(sample) > min(PLACEHOLDERS, len(rows)) or shown.isin(wanted).any():
+    wanted, sampled = keys.texts(rows), keys.texts(sample)
+    if len(sample) > min(PLACEHOLDERS, len(rows)) or sampled.isin(wanted).any():
         return sample
-    if compare_ids(wanted, shown).damaged:  # the same rows after all, so let it be said what happened to them
+    if compare_ids(wanted, sampled).damaged:  # the same rows after all, so let it be said what happened to them
         return sample
     return rows
 

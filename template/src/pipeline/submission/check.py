@@ -1,4 +1,4 @@
-"""The check of a submission: the file, its columns, its ids and their order; the room's rules judge the values.
+"""The check of a submission: the file, its columns, its ids and their order; the task's rules judge the values.
 
 What is refused here is what graders refuse, or score as zero without a word. What they take and is only unusual is a
 warning.

@@ -9,7 +9,7 @@ import pandas as pd
 from pipeline.competition import Competition, Metric
 from pipeline.data.folds import class_order
 from pipeline.data.labels import labels_of
-from pipeline.inference.predict import FOLDS
+from pipeline.inference.predict import FOLDS, HELD_OUT, TEST, read_predictions
 from pipeline.inference.snapshot import CLASSES, CODE, run_competition
 from pipeline.inference.thresholds import task_of_run
 from pipeline.keys import ROW_ID, ROW_IMAGE
@@ -45,7 +45,9 @@ def submit(project: Project, name: str, answers: Answers = lambda competition, d
         UserError: no data, no run, no predictions, or a submission that does not pass (nothing is written).
     """
     data, run = project.require_data(), project.require_run(name)
-    predictions = _read_predictions(run, name)
+    if not (run / TEST).is_file():
+        raise UserError(f"there are no test predictions of '{name}'; run scripts/predict.py {name} first")
+    predictions = read_predictions(run / TEST)
     with run_competition(run) as competition:
         task = task_of_run(run, competition)
         competition = task.competition
@@ -87,11 +89,11 @@ def check_file(project: Project, name: str | None, path: Path, competition: Comp
     """
     data = project.require_data()
     with _task(project, name, competition) as task:
-        chosen = task.competition
-        settings = chosen.settings
+        stage = task.competition
+        settings = stage.settings
         sample = read_sample(settings, data)
-        test_rows = by_prediction(chosen.test_rows(data))
-        rules = task.submission_rules(sample, chosen.metrics()[0], _images(test_rows, data))
+        test_rows = by_prediction(stage.test_rows(data))
+        rules = task.submission_rules(sample, stage.metrics()[0], _images(test_rows, data))
         require_keys(sample, rules.keys, settings.sample_submission)
         expected = expected_rows(sample, test_rows, rules.keys)
         problems = check(path, expected, rules)
@@ -128,23 +130,10 @@ def _score(
     What stands in the table is scored. Where it does not say what the metric needs (labels only, and the metric wants
     probabilities), the predictions it was made from are.
     """
-    told = task.read_submission(table.set_index(rules.id_column), rules, metric)
-    scored = predictions if told is None else told
+    read = task.read_submission(table.set_index(rules.id_column), rules, metric)
+    scored = predictions if read is None else read
     truth = truth[truth.index.isin(scored.index)]
     return float(metric.function(truth, scored.loc[truth.index], task.heads))
-
-
-def _read_predictions(run: Path, name: str) -> pd.DataFrame:
-    path = run / "test.parquet"
-    if not path.is_file():
-        raise UserError(f"there are no test predictions of '{name}'; run scripts/predict.py {name} first")
-    return _predictions_in(path)
-
-
-def _predictions_in(path: Path) -> pd.DataFrame:
-    """A table of predictions, indexed by id."""
-    table = pd.read_parquet(path)
-    return table.set_index(ROW_ID) if ROW_ID in table else table
 
 
 def _print_checks(title: str, rules: Rules, problems: Sequence[Problem], rows: str) -> None:
@@ -173,10 +162,9 @@ def _refuse(problems: Sequence[Problem], what: str) -> None:
 
 def _print_shares(run: Path, predictions: pd.DataFrame, task: Task) -> None:
     """How often each class is decided for, beside the out-of-fold rows: a shift shows at once."""
-    if not (run / "oof.parquet").is_file() or predictions.empty:
+    if not (run / HELD_OUT).is_file() or predictions.empty:
         return
-    oof = _predictions_in(run / "oof.parquet")
-    held_out = task.shares(oof)
+    held_out = task.shares(read_predictions(run / HELD_OUT))
     for head, share in task.shares(predictions).items():
         both = pd.DataFrame({"test": share, "oof": held_out[head]})
         furthest = (both["test"] - both["oof"]).abs().nlargest(MOST_SHARES).index

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from pipeline.trackers import Points, RunInfo, Tracker
 from pipeline.trackers.images import png
 from toolkit.files import atomic, file_of, write_json
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.figure import Figure
 
 METRICS_FILE = "metrics.csv"
@@ -52,7 +52,7 @@ class LocalTracker(Tracker):
         self.final.update(values)
         write_json(self.folder / SUMMARY_FILE, self.final)
 
-    def table(self, name: str, table: "pd.DataFrame", images: "Sequence[np.ndarray]", step: int) -> None:
+    def table(self, name: str, table: pd.DataFrame, images: Sequence[np.ndarray], step: int) -> None:
         """Write `tables/<name>.csv`; its images are in the figures."""
         with atomic(file_of(self.folder / TABLES_FOLDER, name, ".csv")) as path:
             table.to_csv(path, index=False)

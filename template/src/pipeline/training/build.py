@@ -15,7 +15,7 @@ from pipeline.data.cache import open_cache
 from pipeline.data.folds import name_option, split
 from pipeline.data.loader import EpochBatches, RowBatches, TrainBatches, make_loader
 from pipeline.inference.device import choose_precision
-from pipeline.inference.initial_weights import load_initial_weights
+from pipeline.inference.weights import load_initial_weights
 from pipeline.registry import Named, Names
 from pipeline.trackers import RunInfo, Trackers, make_tracker
 from pipeline.training.averaging import WeightAverages

@@ -10,7 +10,7 @@ from pipeline.config import Experiment, resolve_names
 from pipeline.data import NAMES as DATA_NAMES
 from pipeline.data.folds import FoldTable, fold_path, load_folds, read_classes
 from pipeline.data.labels import labels_of
-from pipeline.inference.earlier import HELD_OUT, require_same_folds, with_earlier
+from pipeline.inference.predict import HELD_OUT, require_same_folds, with_earlier
 from pipeline.project import Project
 from pipeline.registry import Names
 from pipeline.tasks import Task, task_for

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from toolkit.archives import archive_at, is_file, missing, read_bytes
+from toolkit.archives import missing, read_bytes
 from toolkit.errors import UserError
 from toolkit.files import digest, digest_of
 from toolkit.images.damage import damage, has_picture_in_alpha
@@ -85,7 +85,7 @@ def look(path: Path, reader: Reader, row: Row = NO_ROW) -> Look:
     read = row_reader(reader)
     seen, data = "", b""
     try:
-        if is_file(path) and not read.takes_row:
+        if path.is_file() and not read.takes_row:
             seen, data = _fingerprint(path)
         pixels = _pixels(path, read, row)
     except UserError as error:
@@ -103,7 +103,7 @@ def _pixels(path: Path, reader: RowReader, row: Row) -> np.ndarray:
     except UserError:
         raise
     except Exception as error:
-        if isinstance(error, FileNotFoundError) and not is_file(path) and not path.is_dir():
+        if isinstance(error, FileNotFoundError) and not path.exists():
             raise missing(path) from error
         raise UserError(_failed(path, error)) from error
     if not isinstance(pixels, np.ndarray) or pixels.ndim != 3 or not pixels.size:
@@ -146,7 +146,7 @@ def _fingerprint(path: Path) -> tuple[str, bytes]:
     Raises:
         UserError: it is missing or empty.
     """
-    if archive_at(path) is None and path.is_file() and path.stat().st_size > LARGE_FILE:
+    if path.is_file() and path.stat().st_size > LARGE_FILE:
         with path.open("rb") as file:
             return digest_of(file), file.read(LARGE_FILE)
     data = read_bytes(path)

@@ -2,39 +2,29 @@
 masks and checks all ask here, so that none of them sees an image otherwise than the others."""
 
 import dataclasses
-import functools
 import warnings
-from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 from numpy.lib import format as npy
 from PIL import Image
-from PIL.BmpImagePlugin import BmpImageFile
-from PIL.GifImagePlugin import GifImageFile
-from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
-from PIL.WebPImagePlugin import WebPImageFile
 
-from toolkit.archives import archive_at, read_bytes
+from toolkit.archives import missing
 from toolkit.images.formats import require
 from toolkit.images.pixels import Size, turned_size
 
-# By the first bytes, and not by Image.open, which refuses images of more than 179 million pixels.
-KINDS: dict[bytes, Callable[..., Any]] = {
-    b"\xff\xd8\xff": JpegImageFile,
-    b"\x89PNG": PngImageFile,
-    b"RIFF": WebPImageFile,
-    b"BM": BmpImageFile,
-    b"GIF8": GifImageFile,
-}
+Image.MAX_IMAGE_PIXELS = None  # only headers are read here, and a slide is larger than PIL takes for an attack
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # that PIL reads the header of
 TIF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 ORIENTATION = 0x0112  # the tag, in EXIF as in a tif
 HEIGHT, WIDTH, BITS, SAMPLES, PLANAR, TILES = 0x0101, 0x0100, 0x0102, 0x0115, 0x011C, 0x0142
-warnings.filterwarnings("ignore", "Corrupt EXIF data|Truncated File Read", UserWarning)  # the image is read without it
+# The image is read without what is broken.
+warnings.filterwarnings(
+    "ignore", "Corrupt EXIF data|Truncated File Read|Image appears to be a malformed MPO", UserWarning
+)
 TAIL = 1 << 16  # bytes at the end of a PNG in which its EXIF may stand
 
 
@@ -62,13 +52,13 @@ class Header:
 
 
 def header_of(path: Path) -> Header | None:
-    """The header of a file, also of one in an archive; none where its format is not known here, or it is broken.
+    """The header of a file; none where its format is not known here, or it is broken.
 
     Raises:
-        UserError: the file is missing or empty.
+        UserError: the file is missing.
     """
-    if archive_at(path) is not None or not path.is_file():
-        return _header(BytesIO(read_bytes(path)), path.suffix.lower())
+    if not path.is_file():
+        raise missing(path)
     with path.open("rb") as file:
         return _header(file, path.suffix.lower())
 
@@ -92,18 +82,17 @@ def _header(file: IO[bytes], suffix: str) -> Header | None:
     try:
         if start.startswith(TIF):
             return _tif(file)
-        kind = next((kind for first, kind in KINDS.items() if start.startswith(first)), None)
-        if kind is not None:
-            with kind(file) as image:
-                exif = image.info.get("exif", b"") or (_png_exif(file) if kind is PngImageFile else b"")
-                return Header((image.height, image.width), _orientation(exif))
         if start.startswith(b"\x93NUMPY"):
             read = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
             shape = read(file)[0]
             return Header((int(shape[0]), int(shape[1])))
+        if suffix not in (".dcm", ".dicom"):
+            with Image.open(file, formats=FORMATS) as image:
+                exif = image.info.get("exif", b"") or (_png_exif(file) if image.format == "PNG" else b"")
+                return Header((image.height, image.width), _orientation(exif))
     except Exception:  # whatever Pillow and NumPy stumble over; the reader says what is wrong
         return None
-    return _dicom(file) if suffix in (".dcm", ".dicom") else None
+    return _dicom(file)
 
 
 def _orientation(exif: bytes) -> int:
@@ -156,9 +145,3 @@ def _dicom(file: IO[bytes]) -> Header | None:
         return Header((int(found.Rows), int(found.Columns)))
     except Exception:  # pydicom raises whatever a broken file makes of it
         return None
-
-
-@functools.lru_cache(maxsize=1 << 20)
-def known_header(path: Path) -> Header | None:
-    """`header_of`, remembered while the process lives, for those who ask for each sample."""
-    return header_of(path)

@@ -73,17 +73,17 @@ def turned_size(size: Size, orientation: int) -> Size:
     return (size[1], size[0]) if orientation >= 5 else size
 
 
-def stored_box(box: tuple[int, int, int, int], seen: Size, orientation: int) -> tuple[int, int, int, int]:
+def stored_box(box: tuple[int, int, int, int], size: Size, orientation: int) -> tuple[int, int, int, int]:
     """Where a part (top, left, height, width) of an image as it is seen lies in it as it is stored.
 
     Args:
-        seen: height and width of the image as it is seen.
+        size: height and width of the image as it is seen.
     """
     top, left, height, width = box
     if orientation in (2, 3, 6, 7):
-        left = seen[1] - left - width
+        left = size[1] - left - width
     if orientation in (3, 4, 7, 8):
-        top = seen[0] - top - height
+        top = size[0] - top - height
     return (left, top, width, height) if orientation >= 5 else (top, left, height, width)
 
 

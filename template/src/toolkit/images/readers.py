@@ -10,6 +10,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL.JpegImagePlugin import JpegImageFile
 
 from toolkit.archives import read_bytes, shown
 from toolkit.errors import UserError
@@ -145,8 +146,8 @@ def array(
 def is_whole(data: bytes) -> bool:
     """Whether an image file reaches its end. OpenCV fills what is missing of a JPEG with grey and goes on."""
     if data.startswith(JPEG):
-        frame = _jpeg_frame(data)
-        return frame is not None and data.rfind(JPEG_END, frame[2]) != -1  # the end marker, after the last header
+        header = _jpeg(data)
+        return header is not None and header.fp is not None and data.rfind(JPEG_END, header.fp.tell()) != -1
     if data.startswith(PNG):
         return data.rfind(b"IEND") != -1
     if data.startswith(b"RIFF"):
@@ -160,8 +161,8 @@ def describe(data: bytes) -> str:
     """`8-bit colour`, `16-bit grey`: what a JPEG or PNG holds, read from its header; empty for other files."""
     if data.startswith(PNG) and len(data) > 25:
         return f"{max(data[24], 8)}-bit {PNG_COLOURS.get(data[25], 'unknown')}"
-    frame = _jpeg_frame(data) if data.startswith(JPEG) else None
-    return f"8-bit {'grey' if frame[3] == 1 else 'colour'}" if frame else ""
+    header = _jpeg(data) if data.startswith(JPEG) else None
+    return f"8-bit {'grey' if header.layers == 1 else 'colour'}" if header else ""
 
 
 def size_of(data: bytes) -> Size | None:
@@ -170,33 +171,21 @@ def size_of(data: bytes) -> Size | None:
     return header.size if header else None
 
 
-def _jpeg_frame(data: bytes) -> tuple[int, int, int, int] | None:
-    """Height, width, where the compressed data begin, number of components; none if the headers end before."""
-    height = width = components = 0
-    position = 2
-    while position + 10 <= len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
-        if marker == 0xFF:  # a fill byte
-            position += 1
-        elif marker == 0x01 or 0xD0 <= marker <= 0xD9:  # markers that stand alone
-            position += 2
-        elif marker == 0xDA:
-            return height, width, position, components
-        else:
-            if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-                height = int.from_bytes(data[position + 5 : position + 7], "big")
-                width = int.from_bytes(data[position + 7 : position + 9], "big")
-                components = data[position + 9]
-            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    return None
+def _jpeg(data: bytes) -> JpegImageFile | None:
+    """The headers of a JPEG, read up to its compressed data; none if they end before, or are broken."""
+    try:
+        header = JpegImageFile(BytesIO(data))
+    except Exception:  # whatever Pillow stumbles over
+        return None
+    return header if header.tile else None
 
 
 def _reduction(data: bytes, size: Size | None, oversize: float) -> int:
     """The largest of 8, 4, 2 that leaves at least `oversize` times `size`, as stored; only JPEG is faster for it."""
-    frame = _jpeg_frame(data) if size is not None and data.startswith(JPEG) else None
-    if frame is None or size is None:
+    header = _jpeg(data) if size is not None and data.startswith(JPEG) else None
+    if header is None or size is None:
         return 1
-    height, width, *_ = frame
+    width, height = header.size
     fits = (f for f in (8, 4, 2) if height // f >= size[0] * oversize and width // f >= size[1] * oversize)
     return next(fits, 1)
 

@@ -11,14 +11,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from toolkit.images.pixels import Size
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Row = Mapping[str, Any]  # column -> cell
 Reader = Callable[..., np.ndarray]  # (path, size) or (path, size, row) -> (H, W, C)
@@ -66,7 +64,7 @@ class Rows:
     A reader that does not ask for them gets none. The fold is left out: it says nothing about the image.
     """
 
-    def __init__(self, table: "pd.DataFrame", reader: Reader) -> None:
+    def __init__(self, table: pd.DataFrame, reader: Reader) -> None:
         self.columns: dict[str, np.ndarray] = {}
         if row_reader(reader).takes_row:
             self.columns = {str(name): table[name].to_numpy(object) for name in table if name != FOLD}

@@ -3,14 +3,13 @@ decoded."""
 
 import math
 from collections.abc import Iterator
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
-from toolkit.archives import archive_at, read_bytes, shown
+from toolkit.archives import missing, shown
 from toolkit.errors import UserError
 from toolkit.images.formats import require, tif_orientation
 from toolkit.images.header import header_of
@@ -37,13 +36,12 @@ class TifWindows:
     def __init__(self, path: Path) -> None:
         tifffile = require("tifffile", "a tif that is read by window")
         self.path = path
-        inside = archive_at(path) is not None or not path.is_file()
+        if not path.is_file():
+            raise missing(path)
         try:
-            self.file = tifffile.TiffFile(BytesIO(read_bytes(path)) if inside else path)
+            self.file = tifffile.TiffFile(path)
             series = self.file.series[0]
             self.pages, shape, axes = list(series.pages), series.shape, series.axes
-        except UserError:
-            raise
         except Exception as error:  # tifffile raises whatever a broken file makes of it
             raise self._unreadable(error) from error
         if min(axes.find("Y"), axes.find("X")) < 0 or len(shape) > 3 or any(page is None for page in self.pages):
@@ -107,7 +105,7 @@ class TifWindows:
         top, left, height, width = window
         frame = page.keyframe
         samples = frame.samplesperpixel
-        if frame.is_memmappable and self.path.is_file():
+        if frame.is_memmappable:
             shape = (frame.imagelength, frame.imagewidth, samples)
             planar = samples > 1 and int(frame.planarconfig) == 2
             mapped = np.memmap(
@@ -143,9 +141,9 @@ class TifWindows:
             for i in range(top // tall, -(-(top + height) // tall))
             for j in range(left // wide, -(-(left + width) // wide))
         ]
-        more: dict[str, Any] = {"_fullsize": frame.is_tiled}
+        more: dict[str, Any] = {}
         if frame.compression in JPEG:
-            more |= {"jpegtables": page.jpegtables, "jpegheader": frame.jpegheader}
+            more = {"jpegtables": page.jpegtables, "jpegheader": frame.jpegheader}
         offsets, counts = [page.dataoffsets[k] for k in chosen], [page.databytecounts[k] for k in chosen]
         for data, index in self.file.filehandle.read_segments(offsets, counts, indices=chosen):
             pixels, (plane, _, row, column, _), _ = frame.decode(data, index, **more)
@@ -166,7 +164,7 @@ def shrunk_tif(path: Path, size: tuple[float, float]) -> np.ndarray | None:
     Raises:
         UserError: it cannot be read by parts, and is too large to be decoded whole.
     """
-    header = header_of(path) if path.is_file() else None  # of one in an archive all would be read
+    header = header_of(path)
     pixels = math.prod(header.stored) if header else 0
     if pixels <= LARGE:
         return None

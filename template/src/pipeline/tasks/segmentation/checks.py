@@ -10,7 +10,6 @@ from pipeline.data.faults import Fault
 from pipeline.data.tables import is_image
 from pipeline.keys import ROW_FOLD, ROW_ID
 from pipeline.tasks.segmentation.truth import PolygonTruth, RunTruth, Truth
-from toolkit.archives import archive_at
 from toolkit.errors import UserError, listed
 from toolkit.masks import rle
 from toolkit.masks.sizes import Frame, Size, known_header, known_size
@@ -65,7 +64,7 @@ def mask_faults(rows: pd.DataFrame, column: str) -> Iterator[Fault]:
 
 def _is_no_file(image: Size | Path) -> bool:
     """Whether an image is what a reader of the user's own makes of its path: of a folder, a record, an unknown file."""
-    if not isinstance(image, Path) or archive_at(image) is not None:
+    if not isinstance(image, Path):
         return False
     if image.is_file():
         return not is_image(image.name)

@@ -12,7 +12,7 @@ from pipeline.keys import ROW_ID, ROW_IMAGE
 from pipeline.tasks.segmentation.mask_files import BACKGROUND, IGNORED, colour_code
 from pipeline.tasks.segmentation.outline_truth import matched, outline_truth, read_json
 from pipeline.tasks.segmentation.truth import FileTruth, RunTruth, Truth
-from toolkit.archives import archive_at
+from toolkit.archives import archive_above, missing
 from toolkit.errors import UserError, listed, nearest
 from toolkit.masks.outlines import Outlined, image_in, images_in
 from toolkit.masks.rle import Order
@@ -178,9 +178,9 @@ class MaskFiles:
         ]
 
     def _file(self, path: Path) -> Path | None:
-        within = archive_at(path)
-        there = path.exists() if within is None else within[0].find(within[1]) is not None
-        return None if self.may_be_absent and not there else path
+        if archive_above(path):
+            raise missing(path)
+        return None if self.may_be_absent and not path.exists() else path
 
     def _codes(self, classes: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
         if self.values is None:

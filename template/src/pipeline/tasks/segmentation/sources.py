@@ -10,7 +10,6 @@ import numpy as np
 
 from pipeline.data.cache import CachedImages, ResizedReader, resized
 from pipeline.tasks.segmentation.windows import Size, Window
-from toolkit.archives import is_file
 from toolkit.errors import UserError
 from toolkit.images.formats import require
 from toolkit.images.header import Header, header_of
@@ -97,7 +96,7 @@ class WindowReader:
         """Height and width as the header says; none where it does not, or where a reader of the user's own may turn it
         or not."""
         if path not in self.headers:
-            own = self.reader.takes_row or (self.params is None and not is_file(path.path))
+            own = self.reader.takes_row or (self.params is None and not path.path.is_file())
             self.headers[path] = None if own else header_at(path.path)  # only the reader knows what the image is
         found = self.headers[path]
         if found is None or (found.orientation != 1 and self.params is None and not self.resizes):

@@ -4,13 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from pipeline.trackers import Points, RunInfo, Tracker
 from pipeline.trackers.images import png
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.figure import Figure
 
 FOLDER = "tensorboard"
@@ -57,15 +57,15 @@ class TensorBoardTracker(Tracker):
             self.writer.file_writer.add_summary(event)
         self.scalars(final, self.step)
 
-    def histogram(self, name: str, values: "np.ndarray", step: int) -> None:
+    def histogram(self, name: str, values: np.ndarray, step: int) -> None:
         """Under Histograms and Distributions."""
         self.writer.add_histogram(name, values, step)
 
-    def pr_curve(self, name: str, truth: "np.ndarray", scores: "np.ndarray", step: int) -> None:
+    def pr_curve(self, name: str, truth: np.ndarray, scores: np.ndarray, step: int) -> None:
         """Under PR Curves."""
         self.writer.add_pr_curve(name, truth, scores, step)
 
-    def table(self, name: str, table: "pd.DataFrame", images: "Sequence[np.ndarray]", step: int) -> None:
+    def table(self, name: str, table: pd.DataFrame, images: Sequence[np.ndarray], step: int) -> None:
         """Its first rows as text."""
         self.writer.add_text(name, _markdown(table.head(MOST_ROWS)), step)
 
@@ -90,7 +90,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
             yield f"{prefix}{name}", value if isinstance(value, (bool, int, float, str)) else str(value)
 
 
-def _markdown(table: "pd.DataFrame") -> str:
+def _markdown(table: pd.DataFrame) -> str:
     lines = [list(table.columns), ["---"] * len(table.columns), *table.to_numpy(dtype=object).tolist()]
     return "\n".join(f"| {' | '.join(str(cell).replace('|', '/') for cell in line)} |" for line in lines)
 

@@ -91,8 +91,8 @@ class WandbTracker(Tracker):
         from sklearn.metrics import precision_recall_curve
 
         precision, recall, _ = precision_recall_curve(truth, scores)
-        shown = np.unique(np.linspace(0, len(recall) - 1, MOST_POINTS).round().astype(int))
-        curve = pd.DataFrame({"recall": recall[shown], "precision": precision[shown]})
+        picked = np.unique(np.linspace(0, len(recall) - 1, MOST_POINTS).round().astype(int))
+        curve = pd.DataFrame({"recall": recall[picked], "precision": precision[picked]})
         table = wandb.Table(dataframe=curve)
         self._add({name: wandb.plot.line(table, "recall", "precision", title=name)}, step)
 
