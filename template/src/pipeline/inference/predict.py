@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from pipeline.config import Experiment, parse_experiment
 from pipeline.data import NAMES as DATA_NAMES
 from pipeline.data.loader import EpochBatches, RowBatches, make_loader, to_device
-from pipeline.inference.device import Precision, autocast, choose_device, choose_precision
+from pipeline.inference.device import autocast, choose_device, choose_precision
 from pipeline.inference.snapshot import CLASSES, CODE, FINISHED
 from pipeline.inference.weights import load_weights
 from pipeline.keys import ROW_FOLD, ROW_ID
 from pipeline.registry import Names
 from pipeline.tasks import Decoder, Task, task_for
-from pipeline.types import Batch, SampleDataset
+from pipeline.types import Batch, Precision, SampleDataset
 from toolkit.errors import UserError
 from toolkit.files import atomic, read_json, read_yaml
 from toolkit.terminal import progress
