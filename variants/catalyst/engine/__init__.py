@@ -17,7 +17,6 @@ from catalyst.core.callback import Callback, IBackwardCallback, IOptimizerCallba
 from catalyst.core.engine import Engine
 from catalyst.core.runner import IRunner
 
-from pipeline.data.loader import to_device
 from pipeline.types import Batch, Batches, Run, StepModule
 from toolkit.errors import UserError
 
@@ -126,15 +125,13 @@ class Loader:
 
     def __init__(self, batches: Batches, loop: Run) -> None:
         self.batches = batches
-        self.device = loop.device
         self.batch_size = loop.config.training.batch_size // loop.processes.size
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in self.batches:
-            yield to_device(batch, self.device)
+        return iter(self.batches)
 
 
 def fit(loop: Run) -> None:

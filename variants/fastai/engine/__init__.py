@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.data.loader import to_device
 from pipeline.types import Batch, Batches, Run, StepModule
 from toolkit.errors import UserError
 
@@ -79,7 +78,7 @@ class FoldLearner(Learner):
             self.loop.batch_end()
 
     def _set_device(self, b: Batch) -> Batch:
-        return to_device(b, self.loop.device)  # fastai would look into every string of the batch
+        return b  # it is there, and fastai would look into every string of it
 
     def _split(self, b: Batch) -> None:
         self.xb, self.yb = (b,), (b,) if self.training else ()

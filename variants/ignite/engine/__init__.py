@@ -14,7 +14,6 @@ from ignite.engine import Engine, Events, State
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.data.loader import to_device
 from pipeline.types import Batch, Run, StepModule
 from toolkit.errors import UserError
 
@@ -51,7 +50,7 @@ def make_trainer(loop: Run) -> Engine:
         window_ends = loop.window_ends
         waits = isinstance(module, DistributedDataParallel) and not window_ends
         with module.no_sync() if waits else nullcontext():
-            loss: Tensor = module(to_device(batch, loop.device))
+            loss: Tensor = module(batch)
             loop.scaler.scale(loss / loop.config.training.accumulate).backward()
         if window_ends:
             optimizer_step(loop)
@@ -77,7 +76,7 @@ def make_evaluator(loop: Run) -> Engine:
     """The engine that passes over the held-out rows, once an epoch."""
 
     def validation_step(evaluator: Engine, batch: Batch) -> None:
-        loop.valid_batch(to_device(batch, loop.device))
+        loop.valid_batch(batch)
 
     evaluator = Engine(validation_step)
     evaluator.state = State(run=loop)

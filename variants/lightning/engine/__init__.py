@@ -15,7 +15,6 @@ from lightning.pytorch.plugins.environments import TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
-from pipeline.data.loader import to_device
 from pipeline.types import Batch, Batches, Run
 from toolkit.errors import UserError
 
@@ -47,7 +46,7 @@ class FoldModule(lightning.LightningModule):
         return self.loop.valid_batches()
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        return to_device(batch, device)  # Lightning would look into every string of the batch
+        return batch  # it is there, and Lightning would look into every string of it
 
     def on_train_start(self) -> None:
         self.loop.watch_signals()  # Lightning has just put its own handlers in their place

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.config import Experiment, parse_experiment
 from pipeline.data import NAMES as DATA_NAMES
-from pipeline.data.loader import EpochBatches, RowBatches, make_loader, to_device
+from pipeline.data.loader import EpochBatches, RowBatches, make_loader
 from pipeline.inference.device import autocast, choose_device, choose_precision
 from pipeline.inference.snapshot import CLASSES, CODE, FINISHED
 from pipeline.inference.weights import load_weights
@@ -172,9 +172,8 @@ def model_outputs(
     loader = make_loader(dataset, batches, task.collate, experiment.machine.workers, device)
     with EpochBatches(loader, device) as epoch:
         for batch in progress(epoch, label):
-            moved = to_device(batch, device)
             with torch.inference_mode(), autocast(device, precision):
-                outputs = [model(moved) for model in models]
+                outputs = [model(batch) for model in models]
             yield batch, outputs
 
 

@@ -12,7 +12,6 @@ from torch.optim.swa_utils import update_bn
 
 from pipeline.competition import metric_values
 from pipeline.data.folds import split
-from pipeline.data.loader import to_device
 from pipeline.inference.device import autocast
 from pipeline.inference.predict import BEST, FINISHED, predict_rows, read_predictions, write_predictions
 from pipeline.inference.weights import load_weights, save_weights
@@ -118,9 +117,8 @@ def validate(trainer: Trainer) -> StageResult:
     trainer.model.eval()
     seen = trainer.held_out()
     for batch in trainer.valid_loader:
-        moved = to_device(batch, trainer.device)
         with torch.no_grad():
-            seen.add(moved, trainer.run_step("valid", moved))
+            seen.add(batch, trainer.run_step("valid", batch))
     return seen.result(trainer.progress.epoch)
 
 
@@ -164,7 +162,7 @@ def measure_batch_norm(trainer: Trainer) -> None:
     trainer.phases.batches.begin(trainer.epochs, 0)
     batches = progress(phase.loader, "batch norm of the mean")
     with autocast(trainer.device, trainer.precision):
-        update_bn((to_device(batch, trainer.device) for batch in batches), trainer.model)
+        update_bn(batches, trainer.model)
 
 
 def average_seeds(setup: Setup, fold: str, folder: Path, parts: list[Path]) -> None:

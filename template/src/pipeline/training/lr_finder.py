@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from pipeline.data.loader import to_device
 from pipeline.inference.device import choose_device
 from pipeline.training.fold import choose_folds
 from pipeline.training.optimizer import clip_gradients, set_learning_rate
@@ -187,7 +186,7 @@ def _endless(trainer: Trainer) -> Iterator[Batch]:
         trainer.model.train()
         freeze(trainer.model.network, trainer.phases.at(trainer.progress.epoch).config.model)
         for batch in trainer.train_batches():
-            yield to_device(batch, trainer.device)
+            yield batch
             trainer.progress.batch += 1
         trainer.progress.epoch, trainer.progress.batch = trainer.progress.epoch + 1, 0
 

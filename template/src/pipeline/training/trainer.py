@@ -40,6 +40,7 @@ from pipeline.types import (
     Precision,
     PreparedModel,
     Progress,
+    SampleDataset,
     Stage,
     StageResult,
     Step,
@@ -66,6 +67,11 @@ class Trainer:
     Raises:
         UserError: a setting or something chosen by name that cannot be used, or a state of other training rows.
     """
+
+    valid: HeldOut | None = None  # what the validation of this epoch has seen so far
+    valid_raw: HeldOut | None = None  # the same with the raw weights, where their moving average counts
+    is_whole = False  # between two optimiser steps of this process, with nothing half done
+    leaving = False  # a signal asked for it
 
     def __init__(
         self,
@@ -105,22 +111,15 @@ class Trainer:
         self.criterion = task.criterion(config.losses, names, self.train_rows)
         self.step: Step = names.bind("step", config.step)
         valid_set = task.dataset(self.valid_rows, setup.project.data, config, names, "valid", reader)
-        valid_size = config.machine.valid_batch_size or config.training.batch_size
-        valid_batches = RowBatches(len(valid_set), valid_size, processes)
-        valid_loader = make_loader(valid_set, valid_batches, task.collate, config.machine.workers, device)
-        self.valid_loader = EpochBatches(valid_loader, device)
+        self.valid_loader = self._make_valid_loader(valid_set)
         self.decoder, self.finish = partial(task.decoder, config, names), task.finisher(config, names)
         own = [names.bind("callback", entry)() for entry in config.callbacks]
         watching = default_callbacks(task, self.train_rows, self.valid_rows, valid_set)
         self.callbacks = CallbackList([*own, *watching], processes.is_main)
         self.engine_callbacks = [engine_callback(names.bind("engine_callback", one)) for one in config.engine_callbacks]
         self.sums = LossSums()
-        self.valid: HeldOut | None = None  # what the validation of this epoch has seen so far
-        self.valid_raw: HeldOut | None = None  # the same with the raw weights, where their moving average counts
         self._whole: Batch = {}  # the batch of all processes
         self._saved_at = self._stage_began = time.monotonic()
-        self.is_whole = False  # between two optimiser steps of this process, with nothing half done
-        self.leaving = False  # a signal asked for it
         self._handlers: dict[int, Any] = {}  # those of signals before ours
         if state is not None:
             self.load_state_dict(state)
@@ -367,6 +366,13 @@ class Trainer:
         schedule = self.setup.names.bind("schedule", Named(name=settings.name, params=settings.params))
         factor: Factor = schedule(steps * self.epochs, round(steps * settings.warmup_epochs))
         return factor
+
+    def _make_valid_loader(self, dataset: SampleDataset) -> EpochBatches:
+        """Every held-out row once."""
+        size = self.config.machine.valid_batch_size or self.config.training.batch_size
+        batches = RowBatches(len(dataset), size, self.processes)
+        workers = self.config.machine.workers
+        return EpochBatches(make_loader(dataset, batches, self.task.collate, workers, self.device), self.device)
 
     def _make_tracker(self) -> Tracker:
         """The trackers of the competition, told what is tracked. The same run is found again by its id."""
