@@ -27,16 +27,8 @@ from toolkit.files import atomic
 VERSION = 1
 RAW = "best.raw.safetensors"  # in a fold's folder, where a moving average is what is kept
 # What reading anything else than a whole checkpoint may raise.
-UNREADABLE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    pickle.UnpicklingError,
-    RuntimeError,
-    OSError,
-    EOFError,
-    ValueError,
-    LookupError,
-)
+BROKEN_FILE = (zipfile.BadZipFile, zlib.error, pickle.UnpicklingError, EOFError)
+UNREADABLE = (*BROKEN_FILE, RuntimeError, OSError, ValueError, LookupError)
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,8 @@ def train(setup: Setup, fold: str, restart: bool) -> None:
                 train_folds(setup, chosen, device, processes)
         except UserError:
             folder = setup.project.run(setup.name)
-            if is_new and not any(has_begun(path) or has_dumps(path) for path in folder.glob("fold_*")):
+            dumps = folder.rglob(f"{DUMPS}/*.pt")  # what is kept for a second look needs the run's code
+            if is_new and not any(map(has_begun, folder.glob("fold_*"))) and not any(dumps):
                 shutil.rmtree(folder)  # a setting was wrong: once it is mended, nothing must remember it
                 if old is not None:
                     old.replace(folder)
@@ -98,10 +99,10 @@ def try_test_rows(setup: Setup) -> None:
 
 def train_folds(setup: Setup, chosen: Sequence[str], device: torch.device, processes: Processes) -> None:
     """Train folds one after the other, and each of them with every seed."""
-    show_contract = True
+    show_contract, first, count = True, setup.config.seed, setup.config.seeds
     for name in chosen:
         folder = setup.project.run(setup.name) / f"fold_{name}"
-        parts = seed_folders(setup, folder)
+        parts = {seed: seed_folder(folder, seed) if count > 1 else folder for seed in range(first, first + count)}
         for seed, part in parts.items():
             train_fold(setup.with_seed(seed), name, part, device, show_contract, processes)
             show_contract = False
@@ -113,17 +114,6 @@ def has_begun(folder: Path) -> bool:
     """Whether there is something to go on from in the folder of a fold."""
     states = (*folder.glob("checkpoints/state*.pt"), *folder.glob("seed_*/checkpoints/state*.pt"))
     return bool(states) or (folder / FINISHED).is_file() or any(folder.glob(f"seed_*/{FINISHED}"))
-
-
-def has_dumps(folder: Path) -> bool:
-    """Whether a step of this fold that was not finite is kept for a second look, with the code that it needs."""
-    return any(folder.rglob(f"{DUMPS}/*.pt"))
-
-
-def seed_folders(setup: Setup, folder: Path) -> dict[int, Path]:
-    """Seed -> where its run of a fold lies: the fold's own folder where there is one seed only."""
-    seed, count = setup.config.seed, setup.config.seeds
-    return {seed: folder} if count == 1 else {seed + n: seed_folder(folder, seed + n) for n in range(count)}
 
 
 def choose_folds(folds: FoldTable, asked: str) -> list[str]:
