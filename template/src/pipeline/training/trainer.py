@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from pipeline.callbacks import CallbackList, default_callbacks
-from pipeline.competition import Head
+from pipeline.competition import Head, Metric
 from pipeline.data.image_cache import open_cache
 from pipeline.data.loader import EpochBatches, RowBatches, TrainBatches, make_loader
 from pipeline.inference.device import autocast, choose_precision
@@ -87,8 +87,9 @@ class Trainer:
         self.device, self.processes = device, processes
         self.precision: Precision = choose_precision(config.training.precision, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
-        self.task, self.metrics = task, setup.competition.metrics()
+        self.task = task
         self.heads: Sequence[Head] = task.heads
+        self.metrics: Sequence[Metric] = setup.competition.metrics()
         self.monitor = Monitor(self.metrics, config.training.monitor)
         self.train_rows, self.valid_rows = setup.fold_rows(fold)
         keep = max(config.checkpoints.keep, config.averaging.best_epochs)
@@ -116,7 +117,8 @@ class Trainer:
         own = [names.bind("callback", entry)() for entry in config.callbacks]
         watching = default_callbacks(task, self.train_rows, self.valid_rows, valid_set)
         self.callbacks = CallbackList([*own, *watching], processes.is_main)
-        self.engine_callbacks = [engine_callback(names.bind("engine_callback", one)) for one in config.engine_callbacks]
+        native = [engine_callback(names.bind("engine_callback", entry)) for entry in config.engine_callbacks]
+        self.engine_callbacks: Sequence[Any] = native
         self.sums = LossSums()
         self._whole: Batch = {}  # the batch of all processes
         self._saved_at = self._stage_began = time.monotonic()
