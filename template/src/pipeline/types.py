@@ -17,13 +17,12 @@ from torch.utils.data import Dataset
 
 from pipeline.competition import Head, Metric
 from pipeline.config import Experiment
+from pipeline.trackers import Tracker
 from toolkit.distributed import Processes
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
-
-    from pipeline.trackers import Tracker
 
 Stage = Literal["train", "valid"]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -175,7 +174,7 @@ class Run(Protocol):
     metrics: Sequence[Metric]
     model: PreparedModel
     optimizer: torch.optim.Optimizer
-    tracker: "Tracker"
+    tracker: Tracker
     progress: Progress
     epochs: int
     batches_per_epoch: int
