@@ -201,6 +201,9 @@ class Turns:
     def __len__(self) -> int:
         return len(self.loader)
 
+    def __exit__(self, *_: object) -> None:
+        """The trainer ends its loader, which here has no processes."""
+
     def __iter__(self) -> Iterator[dict[str, Any]]:
         batches = iter(self.loader)
         for block in range(len(self) // CADENCE):
