@@ -94,13 +94,13 @@ def run_variant(place: Workplace, variant: Variant, batch_size: int, pairs: int)
         assert place.engine == engine.NAME
         loop, names = make_loop(place, "step", batch_size, variant)
         steps = (WARM_UP + pairs) * CADENCE
-        stage = loop.stages.at(0)
+        stage = loop.phases.at(0)
         samples = InMemory(stage.loader.loader.dataset)
         bare = BareLoop(loop, names, memory_loader(loop, samples, steps)[0])
-        loader, loop.stages.batches = memory_loader(loop, samples, steps)
+        loader, loop.phases.batches = memory_loader(loop, samples, steps)
         stage.loader = turns = Turns(loader, bare, variant.clock)
         loop.batches_per_epoch, loop.epochs = steps, 1
-        with Path(os.devnull).open("w") as nowhere, loop.signals:
+        with Path(os.devnull).open("w") as nowhere, loop:
             if variant.terminal:
                 draw_bar(loop, Console(file=nowhere, force_terminal=True, width=100))
             loop.callbacks.on_run_start(loop)
@@ -112,8 +112,8 @@ def run_variant(place: Workplace, variant: Variant, batch_size: int, pairs: int)
 
 def make_loop(place: Workplace, name: str, batch_size: int, variant: Variant) -> tuple[Any, Any]:
     """The loop of a fold that trains on everything, so that an epoch is nothing but steps; and the table of names."""
-    from pipeline.training.fold import make_loop
     from pipeline.training.run_folder import open_run, set_aside
+    from pipeline.training.trainer import Trainer
 
     # Many epochs, of which one is run: the schedule then stays away from its end, where the rate is zero.
     overrides = [
@@ -129,17 +129,16 @@ def make_loop(place: Workplace, name: str, batch_size: int, variant: Variant) ->
     setup = place.setup(name, overrides, variant.trackers)
     set_aside(setup.project, name)
     folder = open_run(setup.project, name, setup.config, {}, "benchmark") / "fold_full"
-    loop, _ = make_loop(setup, "full", folder, torch.device("cpu"))
-    return loop, setup.names
+    return Trainer(setup, "full", folder, torch.device("cpu")), setup.names
 
 
 def memory_loader(loop: Any, samples: "InMemory", steps: int) -> "tuple[DataLoader[dict[str, Any]], Any]":
     """A loader and its sampler as the pipeline makes them, for one epoch of `steps` batches."""
     from pipeline.data.loader import TrainBatches, make_loader
 
-    rows, size = loop.stages.batches.rows, loop.stages.batches.batch_size
+    rows, size = loop.phases.batches.rows, loop.phases.batches.batch_size
     many = rows.iloc[np.resize(np.arange(len(rows)), steps * size)]
-    batches = TrainBatches(many, loop.stages.batches.order, size, loop.config.seed)
+    batches = TrainBatches(many, loop.phases.batches.order, size, loop.config.seed)
     return make_loader(samples, batches, loop.task.collate, 0, loop.device), batches
 
 
@@ -202,6 +201,9 @@ class Turns:
     def __len__(self) -> int:
         return len(self.loader)
 
+    def __exit__(self, *_: object) -> None:
+        """The trainer ends its loader, which here has no processes."""
+
     def __iter__(self) -> Iterator[dict[str, Any]]:
         batches = iter(self.loader)
         for block in range(len(self) // CADENCE):
@@ -220,7 +222,7 @@ def calibrated_batch_size(place: Workplace) -> int:
     size = 32
     for _ in range(2):  # the second look corrects what does not grow with the batch
         loop, names = make_loop(place, "calibration", size, FURTHER[0])
-        bare = BareLoop(loop, names, memory_loader(loop, InMemory(loop.stages.at(0).loader.loader.dataset), 30)[0])
+        bare = BareLoop(loop, names, memory_loader(loop, InMemory(loop.phases.at(0).loader.loader.dataset), 30)[0])
         bare.block(5)
         times = []
         for _ in range(5):

@@ -54,11 +54,11 @@ def entered(project: Path) -> set[CodeType]:
         from pipeline.experiments import load_experiment
         from pipeline.project import Project
         from pipeline.training import fold
-        from pipeline.training.loop import FoldLoop
+        from pipeline.training.trainer import Trainer
 
-        ends, seen = FoldLoop.batch_end, 0
+        ends, seen = Trainer.batch_end, 0
 
-        def batch_end(self: FoldLoop) -> None:
+        def batch_end(self: Trainer) -> None:
             nonlocal seen
             ends(self)
             seen += 1
@@ -66,11 +66,11 @@ def entered(project: Path) -> set[CodeType]:
 
         paths = Project.at(project)
         config = load_experiment(paths, "demo", [*SETTINGS, *ORDINARY])
-        FoldLoop.batch_end = batch_end  # type: ignore[method-assign]
+        Trainer.batch_end = batch_end  # type: ignore[method-assign]
         try:
             fold.train(fold.prepare(paths, competition, "house", config), "0", restart=False)
         finally:
-            FoldLoop.batch_end = ends  # type: ignore[method-assign]
+            Trainer.batch_end = ends  # type: ignore[method-assign]
             sys.setprofile(None)
     return {code for code in found if not code.co_name.startswith("<")}
 

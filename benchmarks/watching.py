@@ -56,14 +56,14 @@ def _kept(spent: dict[str, list[Spent]], place: Workplace, watched: bool) -> flo
 def trained(place: Workplace, watched: bool) -> Spent:
     """Train a fold."""
     from pipeline.callbacks import CallbackList
-    from pipeline.training import build, fold
+    from pipeline.training import fold, trainer
     from pipeline.training.run_folder import open_run, set_aside
 
     (place.project / "experiments/watch.yaml").write_text("extends: demo\n", encoding="utf-8")
     setup = place.setup("watch", SETTINGS, ("tensorboard",))
     set_aside(setup.project, "watch")
     folder = open_run(setup.project, "watch", setup.config, {}, "benchmark") / "fold_0"
-    usual, fit, epochs, inside = build.default_callbacks, fold.engine.fit, [], [0.0]
+    usual, fit, epochs, inside = trainer.default_callbacks, fold.engine.fit, [], [0.0]
     events = {name: event for name, event in vars(CallbackList).items() if name.startswith("on_")}
 
     def timed(loop: Any) -> None:
@@ -83,13 +83,13 @@ def trained(place: Workplace, watched: bool) -> Spent:
 
     for name, event in events.items():
         setattr(CallbackList, name, counted(event))
-    build.default_callbacks = usual if watched else lambda *_: []
+    trainer.default_callbacks = usual if watched else lambda *_: []
     fold.engine.fit = timed
     began = time.thread_time()
     try:
-        fold.train_unfinished(setup, "0", folder, torch.device("cpu"), False, fold.ALONE)
+        fold.train_fold(setup, "0", folder, torch.device("cpu"), False, fold.ALONE)
     finally:
-        build.default_callbacks, fold.engine.fit = usual, fit
+        trainer.default_callbacks, fold.engine.fit = usual, fit
         for name, event in events.items():
             setattr(CallbackList, name, event)
     return Spent(epochs[0], time.thread_time() - began, inside[0])

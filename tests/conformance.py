@@ -79,7 +79,7 @@ def order(lines: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
 
 
 def promised(epochs: int, batches: int, accumulate: int, held_out: int) -> Iterator[tuple[Any, ...]]:
-    """What `pipeline.types.Loop` promises, in the words of the recorder."""
+    """What `pipeline.types.Run` promises, in the words of the recorder."""
     step = 0
     yield "run_start", "", 0, 0, 0
     for epoch in range(epochs):

@@ -176,7 +176,7 @@ def test_what_is_wrong_is_said_before_anything_trains(project: Path, interventio
 
 def test_what_is_frozen_is_named_by_parts_and_patterns(pipeline: None) -> None:
     from pipeline.config import Model
-    from pipeline.training.freezing import freeze, frozen_names
+    from pipeline.training.phases import freeze, frozen_names
 
     class Network(nn.Module):
         def __init__(self) -> None:
@@ -211,5 +211,5 @@ def test_params_of_an_intervention_are_kept_with_their_defaults(project: Path) -
         setup = prepare(at, competition, "kept", load_experiment(at, "kept"))
     [row] = setup.config.interventions[0].set["losses"]
     assert row["loss"] == {"name": "cross_entropy", "params": {"label_smoothing": 0.0}}
-    first, second, third = setup.stages
+    first, second, third = setup.epoch_configs
     assert first is second and first is not third

@@ -40,7 +40,7 @@ def main() -> None:
 
         clear_caches(project)
     if experiments:
-        from pipeline.training.caches import fill_caches
+        from pipeline.training.setup import fill_caches
 
         fill_caches(project, competition, experiments, overrides)
 

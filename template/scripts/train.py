@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace, stack: ExitStack) -> None:
     from competition import competition
 
     if arguments.print_config:
-        from pipeline.training.settings import print_config
+        from pipeline.training.setup import print_config
 
         print_config(competition, config)
         return

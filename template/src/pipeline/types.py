@@ -1,7 +1,7 @@
-"""The framework seam: what an engine drives and what a step returns. It names no framework.
+"""What an engine drives and what a step returns. No framework is named here.
 
 An engine owns the loop, device, precision, accumulation, distribution and the moment of clipping. Everything else of a
-run is behind `Loop`, so that every engine does the same work in the same order.
+run is behind `Run`, so that every engine does the same work in the same order.
 """
 
 from abc import ABC, abstractmethod
@@ -17,15 +17,15 @@ from torch.utils.data import Dataset
 
 from pipeline.competition import Head, Metric
 from pipeline.config import Experiment
+from pipeline.trackers import Tracker
 from toolkit.distributed import Processes
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-    from pipeline.trackers import Tracker
-
 Stage = Literal["train", "valid"]
+Precision = Literal["fp32", "bf16", "fp16"]
 Batch = dict[str, Any]
 Criterion = Callable[[Mapping[str, Tensor], Batch], "LossResult"]
 BatchTransform = Callable[[Batch], Batch]  # on the device, after `Prepare`, while training
@@ -33,7 +33,7 @@ Index = tuple[int, int] | tuple[int, int, int]  # of a sample: see `SampleDatase
 
 
 class PreparedModel(nn.Module):
-    """What a room's model is: `prepare`, then `network`, saved together. Batch dict in, output dict out.
+    """What a task's model is: `prepare`, then `network`, saved together. Batch dict in, output dict out.
 
     A step calls them one by one, so that the batch can be changed between the two. The optimiser, freezing and
     compilation see them by these names.
@@ -126,47 +126,6 @@ class StageResult:
     weights: str = ""
 
 
-class Run(Protocol):
-    """What callbacks may read of a fold's run while it trains."""
-
-    config: Experiment
-    experiment: str
-    fold: str  # "0", "1", ... or "full"
-    folder: Path  # runs/<experiment>/fold_<k>
-    heads: Sequence[Head]
-    metrics: Sequence[Metric]
-    model: PreparedModel
-    optimizer: torch.optim.Optimizer
-    tracker: "Tracker"
-    progress: Progress
-    epochs: int
-    batches_per_epoch: int
-    precision: Literal["fp32", "bf16", "fp16"]
-    scaler: torch.amp.GradScaler  # the engine scales with it, and the loop saves it; for all but fp16 it scales nothing
-    processes: Processes  # those that train this fold together; the engine averages their gradients
-
-    @property
-    def best(self) -> "Best | None":
-        """The best epoch so far; none before the first one has ended."""
-
-    def run_step(
-        self,
-        stage: Stage,
-        batch: Batch,
-        model: PreparedModel | None = None,
-        precision: Literal["fp32", "bf16", "fp16"] | None = None,
-    ) -> StepResult:
-        """The step once more, on a batch that is on the device, for what needs a second pass (SAM, AWP).
-
-        A training step draws the same dropout and the same mixup again. Gradients flow as they do in training; the
-        caller differentiates `loss`, or switches gradients off.
-
-        Args:
-            model: none: the one that trains.
-            precision: none: that of the run.
-        """
-
-
 class SampleDataset(Dataset[dict[str, Any]], ABC):
     """Sample dicts by (epoch, position, turn), or by the position alone. Rows come in their order, and one may have
     several samples; the turn, 0 if not given, counts how often the sampler shows a row in an epoch, each time augmented
@@ -197,19 +156,51 @@ class Batches(Protocol):
     def __iter__(self) -> Iterator[Batch]: ...
 
 
-class Loop(Run, Protocol):
-    """What an engine drives. The order of calls is the engine's promise:
+class Run(Protocol):
+    """A fold's training, as callbacks read it and an engine drives it.
 
-    per epoch `epoch_start`, per batch `train_batch`, (when the gradients of an accumulation window are there:
-    `gradients_ready`, `clip_gradients`, the optimiser's step unless vetoed, `stepped`), `batch_end`; then `valid_batch`
-    for each batch of `valid_batches`, and `epoch_end`.
+    The order of calls is the engine's promise: per epoch `epoch_start`, per batch `train_batch`, (when the gradients of
+    an accumulation window are there: `gradients_ready`, the optimiser's step, `stepped`), `batch_end`; then
+    `valid_batch` for each batch of `valid_batches`, and `epoch_end`.
 
     The loss is divided by `training.accumulate` before it is differentiated, also in an epoch's last window, which may
     be shorter.
     """
 
+    config: Experiment
+    experiment: str
+    fold: str  # "0", "1", ... or "full"
+    folder: Path  # runs/<experiment>/fold_<k>
+    heads: Sequence[Head]
+    metrics: Sequence[Metric]
+    model: PreparedModel
+    optimizer: torch.optim.Optimizer
+    tracker: Tracker
+    progress: Progress
+    epochs: int
+    batches_per_epoch: int
     device: torch.device
+    precision: Precision
+    scaler: torch.amp.GradScaler  # the engine scales with it, and the run saves it; for all but fp16 it scales nothing
+    processes: Processes  # those that train this fold together; the engine averages their gradients
     engine_callbacks: Sequence[Any]  # of the engine's own kind, in the order of the experiment
+
+    @property
+    def best(self) -> "Best | None":
+        """The best epoch so far; none before the first one has ended."""
+
+    def run_step(
+        self, stage: Stage, batch: Batch, model: PreparedModel | None = None, precision: Precision | None = None
+    ) -> StepResult:
+        """The step once more, on a batch that is on the device, for what needs a second pass (SAM, AWP).
+
+        A training step draws the same dropout and the same mixup again. Gradients flow as they do in training; the
+        caller differentiates `loss`, or switches gradients off.
+
+        Args:
+            model: none: the one that trains.
+            precision: none: that of the run.
+        """
 
     @property
     def window_ends(self) -> bool:
@@ -230,11 +221,9 @@ class Loop(Run, Protocol):
     def train_batch(self, batch: Batch) -> Tensor:
         """Run the step on a batch that is on the device; returns the loss to be differentiated."""
 
-    def gradients_ready(self) -> Verdict:
-        """Ask the callbacks, with unscaled gradients in place. `STOP` is raised as an exception here."""
-
-    def clip_gradients(self) -> None:
-        """Clip the unscaled gradients in place, after the callbacks have seen them."""
+    def gradients_ready(self) -> None:
+        """Ask the callbacks, with unscaled gradients in place, then clip these. Of a vetoed step none are left, so that
+        the optimiser changes nothing; `STOP` is raised as an exception."""
 
     def stepped(self) -> None:
         """The optimiser has stepped (or was vetoed): counts it and sets the next learning rate."""
@@ -252,10 +241,10 @@ class Loop(Run, Protocol):
 class StepModule(nn.Module):
     """The training step as a module, which is what frameworks know how to distribute: batch dict in, loss out."""
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, run: Run) -> None:
         super().__init__()
-        self.loop = loop
-        self.model = loop.model
+        self.run = run
+        self.model = run.model
 
     def forward(self, batch: Batch) -> Tensor:
-        return self.loop.train_batch(batch)
+        return self.run.train_batch(batch)

@@ -1,6 +1,6 @@
 """Catalyst as the engine: its runner owns the loop of a fold's run, its callbacks the backward pass and the steps.
 
-Everything else (what a step is, metrics, logs, checkpoints, the learning rate) is the pipeline's `Loop`. The only
+Everything else (what a step is, metrics, logs, checkpoints, the learning rate) is the pipeline's `Run`. The only
 module that imports Catalyst, and Accelerate, which Catalyst's own `Engine` is made of.
 """
 
@@ -17,15 +17,14 @@ from catalyst.core.callback import Callback, IBackwardCallback, IOptimizerCallba
 from catalyst.core.engine import Engine
 from catalyst.core.runner import IRunner
 
-from pipeline.data.loader import to_device
-from pipeline.types import Batch, Batches, Loop, StepModule, Verdict
+from pipeline.types import Batch, Batches, Run, StepModule
 from toolkit.errors import UserError
 
 NAME = "catalyst"
 
 
 class FoldRunner(IRunner):
-    """Passes Catalyst's events on to the loop, in the order that `Loop` promises.
+    """Passes Catalyst's events on to the loop, in the order that `Run` promises.
 
     A callback finds `runner.model` (the `PreparedModel` itself), `runner.optimizer`, `runner.batch` (on the device) and
     `runner.batch_metrics["loss"]`. `epoch_step` and `loader_batch_step` go on where a continued run stood.
@@ -33,7 +32,7 @@ class FoldRunner(IRunner):
 
     model: Any
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: Run) -> None:
         super().__init__()
         self.loop = loop
 
@@ -111,9 +110,7 @@ class OptimizerCallback(IOptimizerCallback):
         # Not through `runner.optimizer`: Accelerate looks all of `sys.path` over for an optional package at each step.
         loop, optimizer = runner.loop, runner.loop.optimizer
         loop.scaler.unscale_(optimizer)
-        if loop.gradients_ready() is Verdict.SKIP:
-            optimizer.zero_grad(set_to_none=True)  # a step without gradients changes nothing
-        loop.clip_gradients()
+        loop.gradients_ready()
         loop.scaler.step(optimizer)
         loop.scaler.update()
         optimizer.zero_grad(set_to_none=True)
@@ -126,20 +123,18 @@ class Loader:
     sampler = None  # shared among several processes already
     batch_sampler = None
 
-    def __init__(self, batches: Batches, loop: Loop) -> None:
+    def __init__(self, batches: Batches, loop: Run) -> None:
         self.batches = batches
-        self.device = loop.device
         self.batch_size = loop.config.training.batch_size // loop.processes.size
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in self.batches:
-            yield to_device(batch, self.device)
+        return iter(self.batches)
 
 
-def fit(loop: Loop) -> None:
+def fit(loop: Run) -> None:
     """Train from where the loop stands to its last epoch."""
     logging.getLogger("accelerate").setLevel(logging.ERROR)
     with without_seeding(), warnings.catch_warnings():
@@ -147,7 +142,7 @@ def fit(loop: Loop) -> None:
         FoldRunner(loop).run()
 
 
-def make_engine(loop: Loop) -> Engine:
+def make_engine(loop: Run) -> Engine:
     """Catalyst's engine for one device, or for this process's part of several, whose gradients DDP averages.
 
     Processes that are there already are found by their environment; the engines that Catalyst names after their
@@ -165,7 +160,7 @@ def make_engine(loop: Loop) -> Engine:
     return engine
 
 
-def native_callbacks(loop: Loop) -> list[Callback]:
+def native_callbacks(loop: Run) -> list[Callback]:
     """What the experiment names under `engine_callbacks`. Catalyst runs them by their `order`, equal ones as named."""
     for callback in loop.engine_callbacks:
         if not isinstance(callback, Callback):

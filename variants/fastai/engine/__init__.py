@@ -1,6 +1,6 @@
 """fastai as the engine: its Learner owns the loop of a fold's run, and its callbacks see every event of it.
 
-Everything else (what a step is, metrics, logs, checkpoints, the learning rate) is the pipeline's `Loop`. The only
+Everything else (what a step is, metrics, logs, checkpoints, the learning rate) is the pipeline's `Run`. The only
 module that imports fastai; of that, only what a Learner needs: `fastai.basics`, which nearly every other module of it
 imports, changes options of pandas.
 """
@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.data.loader import to_device
-from pipeline.types import Batch, Batches, Loop, StepModule, Verdict
+from pipeline.types import Batch, Batches, Run, StepModule
 from toolkit.errors import UserError
 
 with warnings.catch_warnings():
@@ -27,7 +26,7 @@ NAME = "fastai"
 
 
 class FoldLearner(Learner):
-    """Calls the loop at the places of fastai's loop that `Loop` promises.
+    """Calls the loop at the places of fastai's loop that `Run` promises.
 
     `model` is the training step: batch dict in, loss out. A callback finds the batch in `xb` and in `yb`, the loss of
     a training batch in `pred`, `loss_grad` and `loss`, and the run in `loop`. A held-out batch has no `yb`: the loop
@@ -37,7 +36,7 @@ class FoldLearner(Learner):
     an exception that leaves a callback.
     """
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: Run) -> None:
         self.loop = loop
         super().__init__(
             DataLoaders(loop.train_batches(), loop.valid_batches()),
@@ -79,7 +78,7 @@ class FoldLearner(Learner):
             self.loop.batch_end()
 
     def _set_device(self, b: Batch) -> Batch:
-        return to_device(b, self.loop.device)  # fastai would look into every string of the batch
+        return b  # it is there, and fastai would look into every string of it
 
     def _split(self, b: Batch) -> None:
         self.xb, self.yb = (b,), (b,) if self.training else ()
@@ -112,9 +111,7 @@ class FoldLearner(Learner):
         self.loop.scaler.scale(self.loss_grad / self.loop.config.training.accumulate).backward()
 
     def _step(self) -> None:
-        if self.loop.gradients_ready() is Verdict.SKIP:
-            self.opt.zero_grad()  # a step without gradients changes nothing
-        self.loop.clip_gradients()
+        self.loop.gradients_ready()
         self.loop.scaler.step(self.loop.optimizer)
 
 
@@ -136,7 +133,7 @@ class Counters(TrainEvalCallback):
         self.learn.training = False
 
 
-def fit(loop: Loop) -> None:
+def fit(loop: Run) -> None:
     """Train from where the loop stands to its last epoch."""
     learn = FoldLearner(loop)
     loop.watch_signals()
@@ -144,7 +141,7 @@ def fit(loop: Loop) -> None:
     learn.fit(loop.epochs, lr=rates, start_epoch=loop.progress.epoch)
 
 
-def native_callbacks(loop: Loop) -> list[Callback]:
+def native_callbacks(loop: Run) -> list[Callback]:
     """What the experiment names under `engine_callbacks`."""
     for callback in loop.engine_callbacks:
         if not isinstance(callback, Callback):
@@ -154,7 +151,7 @@ def native_callbacks(loop: Loop) -> list[Callback]:
     return list(loop.engine_callbacks)
 
 
-def distributed(loop: Loop, model: StepModule) -> StepModule | DistributedDataParallel:
+def distributed(loop: Run, model: StepModule) -> StepModule | DistributedDataParallel:
     """The model whose gradients are averaged over the processes, where there are several.
 
     `DistributedTrainer` would do this, and share out the batches once more, which are shares already.

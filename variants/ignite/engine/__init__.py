@@ -1,6 +1,6 @@
 """Ignite as the engine: two `Engine`s, a trainer and an evaluator, run a fold; the loop is attached to their events.
 
-Everything else (what a step is, metrics, logs, checkpoints, the learning rate) is the pipeline's `Loop`. The only
+Everything else (what a step is, metrics, logs, checkpoints, the learning rate) is the pipeline's `Run`. The only
 module that imports Ignite.
 """
 
@@ -14,14 +14,13 @@ from ignite.engine import Engine, Events, State
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.data.loader import to_device
-from pipeline.types import Batch, Loop, StepModule, Verdict
+from pipeline.types import Batch, Run, StepModule
 from toolkit.errors import UserError
 
 NAME = "ignite"
 
 
-def fit(loop: Loop) -> None:
+def fit(loop: Run) -> None:
     """Train from where the loop stands to its last epoch, or until a handler terminates the trainer."""
     logging.getLogger("ignite.engine").setLevel(logging.CRITICAL)  # an exception is told by who catches it
     trainer, evaluator = make_trainer(loop), make_evaluator(loop)
@@ -38,7 +37,7 @@ def fit(loop: Loop) -> None:
         trainer.run(loop.train_batches())
 
 
-def make_trainer(loop: Loop) -> Engine:
+def make_trainer(loop: Run) -> Engine:
     """The engine that trains; its `state.output` is the loss of the batch, `state.run` what callbacks call the run.
 
     The step is not `supervised_training_step`: that one asks for pairs of input and target, counts accumulation windows
@@ -51,7 +50,7 @@ def make_trainer(loop: Loop) -> Engine:
         window_ends = loop.window_ends
         waits = isinstance(module, DistributedDataParallel) and not window_ends
         with module.no_sync() if waits else nullcontext():
-            loss: Tensor = module(to_device(batch, loop.device))
+            loss: Tensor = module(batch)
             loop.scaler.scale(loss / loop.config.training.accumulate).backward()
         if window_ends:
             optimizer_step(loop)
@@ -63,23 +62,21 @@ def make_trainer(loop: Loop) -> Engine:
     return trainer
 
 
-def optimizer_step(loop: Loop) -> None:
+def optimizer_step(loop: Run) -> None:
     """What happens once the gradients of an accumulation window are there."""
     loop.scaler.unscale_(loop.optimizer)
-    if loop.gradients_ready() is Verdict.SKIP:
-        loop.optimizer.zero_grad(set_to_none=True)  # a step without gradients changes nothing
-    loop.clip_gradients()
+    loop.gradients_ready()
     loop.scaler.step(loop.optimizer)
     loop.scaler.update()
     loop.optimizer.zero_grad(set_to_none=True)
     loop.stepped()
 
 
-def make_evaluator(loop: Loop) -> Engine:
+def make_evaluator(loop: Run) -> Engine:
     """The engine that passes over the held-out rows, once an epoch."""
 
     def validation_step(evaluator: Engine, batch: Batch) -> None:
-        loop.valid_batch(to_device(batch, loop.device))
+        loop.valid_batch(batch)
 
     evaluator = Engine(validation_step)
     evaluator.state = State(run=loop)
@@ -87,7 +84,7 @@ def make_evaluator(loop: Loop) -> Engine:
     return evaluator
 
 
-def attach_loop(loop: Loop, trainer: Engine, evaluator: Engine) -> None:
+def attach_loop(loop: Run, trainer: Engine, evaluator: Engine) -> None:
     """The loop opens an epoch before the user's handlers, and closes batch and epoch after them, so that what it saves
     is what they have left."""
 
@@ -110,7 +107,7 @@ def attach_loop(loop: Loop, trainer: Engine, evaluator: Engine) -> None:
         engine.add_event_handler(Events.EXCEPTION_RAISED, raise_again)
 
 
-def attach_handlers(loop: Loop, trainer: Engine, evaluator: Engine) -> None:
+def attach_handlers(loop: Run, trainer: Engine, evaluator: Engine) -> None:
     """What the experiment names under `engine_callbacks`: `attach(trainer)`, or a call with trainer and evaluator."""
     for handler in loop.engine_callbacks:
         engines = [trainer] if hasattr(handler, "attach") else [trainer, evaluator]
@@ -130,7 +127,7 @@ def raise_again(error: BaseException) -> None:
     raise error
 
 
-def distributed(loop: Loop) -> Any:
+def distributed(loop: Run) -> Any:
     """The training step as a module; where several processes train together, it averages their gradients.
 
     Not by `idist.auto_model`: it compares the name of the backend with `nccl` and `gloo`, does not know

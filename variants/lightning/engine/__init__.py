@@ -1,6 +1,6 @@
 """Lightning as the engine: it owns the loop, device, precision and accumulation of a fold's run.
 
-Everything else (what a step is, metrics, logs, checkpoints, the learning rate) is the pipeline's `Loop`. The only
+Everything else (what a step is, metrics, logs, checkpoints, the learning rate) is the pipeline's `Run`. The only
 module that imports Lightning.
 """
 
@@ -15,8 +15,7 @@ from lightning.pytorch.plugins.environments import TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
-from pipeline.data.loader import to_device
-from pipeline.types import Batch, Batches, Loop, Verdict
+from pipeline.types import Batch, Batches, Run
 from toolkit.errors import UserError
 
 NAME = "lightning"
@@ -24,9 +23,9 @@ PRECISION: dict[str, Literal["32-true", "bf16-mixed"]] = {"fp32": "32-true", "bf
 
 
 class FoldModule(lightning.LightningModule):
-    """Passes Lightning's hooks on to the loop, in the order that `Loop` promises."""
+    """Passes Lightning's hooks on to the loop, in the order that `Run` promises."""
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: Run) -> None:
         super().__init__()
         self.loop = loop
         self.model = loop.model
@@ -47,7 +46,7 @@ class FoldModule(lightning.LightningModule):
         return self.loop.valid_batches()
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        return to_device(batch, device)  # Lightning would look into every string of the batch
+        return batch  # it is there, and Lightning would look into every string of it
 
     def on_train_start(self) -> None:
         self.loop.watch_signals()  # Lightning has just put its own handlers in their place
@@ -59,11 +58,7 @@ class FoldModule(lightning.LightningModule):
         return self.loop.train_batch(batch)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        if self.loop.gradients_ready() is Verdict.SKIP:
-            optimizer.zero_grad(set_to_none=True)  # a step without gradients changes nothing
-
-    def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
-        self.loop.clip_gradients()  # Lightning calls this once they are unscaled and the hook above has seen them
+        self.loop.gradients_ready()  # they are unscaled by now
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
@@ -79,7 +74,7 @@ class FoldModule(lightning.LightningModule):
         self.loop.epoch_end()
 
 
-def fit(loop: Loop) -> None:
+def fit(loop: Run) -> None:
     """Train from where the loop stands to its last epoch."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     trainer = lightning.Trainer(
@@ -108,7 +103,7 @@ def fit(loop: Loop) -> None:
             raise left.__context__ or left  # noqa: B904
 
 
-def native_callbacks(loop: Loop) -> list[lightning.Callback]:
+def native_callbacks(loop: Run) -> list[lightning.Callback]:
     """What the experiment names under `engine_callbacks`."""
     for callback in loop.engine_callbacks:
         if not isinstance(callback, lightning.Callback):
@@ -118,7 +113,7 @@ def native_callbacks(loop: Loop) -> list[lightning.Callback]:
     return list(loop.engine_callbacks)
 
 
-def distribution_arguments(loop: Loop) -> dict[str, Any]:
+def distribution_arguments(loop: Run) -> dict[str, Any]:
     """One device, or this process's part of several, whose gradients DDP averages."""
     processes = loop.processes
     if processes.size == 1:
@@ -131,7 +126,7 @@ def distribution_arguments(loop: Loop) -> dict[str, Any]:
     }
 
 
-def plugins(loop: Loop) -> list[Any]:
+def plugins(loop: Run) -> list[Any]:
     """Who is who among several processes stands in the environment; fp16 scales with the loop's own scaler, so that it
     can be resumed."""
     chosen: list[Any] = [] if loop.processes.size == 1 else [TorchElasticEnvironment()]

@@ -155,7 +155,11 @@ class EpochBatches:
 
     def _batches(self) -> Generator[Batch, None, None]:
         try:
-            batches = iter(prefetched(self.loader, self.device) if self.device.type == "cuda" else self.loader)
+            batches: Iterable[Batch] = self.loader
+            if self.device.type == "cuda":
+                batches = prefetched(self.loader, self.device)
+            elif self.device.type != "cpu":
+                batches = (to_device(batch, self.device) for batch in self.loader)
             self.waits, began = [], time.perf_counter()
             for batch in batches:
                 self.waits.append(time.perf_counter() - began)

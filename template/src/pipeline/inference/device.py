@@ -1,12 +1,9 @@
 """Where to compute and in which precision, by what the device really supports."""
 
-from typing import Literal
-
 import torch
 
+from pipeline.types import Precision
 from toolkit.errors import UserError
-
-Precision = Literal["fp32", "bf16", "fp16"]
 
 
 def choose_device(asked: str, number: int = 0) -> torch.device:

@@ -12,15 +12,15 @@ from pipeline.competition import Competition
 from pipeline.config import Experiment, parse_experiment
 from pipeline.data import NAMES as DATA_NAMES
 from pipeline.data.folds import is_scored
-from pipeline.data.loader import EpochBatches, RowBatches, make_loader, to_device
-from pipeline.inference.device import Precision, autocast, choose_device, choose_precision
+from pipeline.data.loader import EpochBatches, RowBatches, make_loader
+from pipeline.inference.device import autocast, choose_device, choose_precision
 from pipeline.inference.snapshot import CLASSES, CODE, FINISHED
 from pipeline.inference.weights import BEST, load_weights
 from pipeline.keys import ROW_FOLD, ROW_ID
 from pipeline.project import Project
 from pipeline.registry import Names
 from pipeline.tasks import Decoder, Task, task_for
-from pipeline.types import Batch, SampleDataset
+from pipeline.types import Batch, Precision, SampleDataset
 from toolkit.errors import UserError, listed
 from toolkit.files import atomic, read_json, read_yaml
 from toolkit.images.row_reader import Reader
@@ -169,9 +169,8 @@ def model_outputs(
     loader = make_loader(dataset, batches, task.collate, experiment.machine.workers, device)
     with EpochBatches(loader, device) as epoch:
         for batch in progress(epoch, label):
-            moved = to_device(batch, device)
             with torch.inference_mode(), autocast(device, precision):
-                outputs = [model(moved) for model in models]
+                outputs = [model(batch) for model in models]
             yield batch, outputs
 
 

@@ -1,4 +1,4 @@
-"""The run of a fold: its folder, loop, optimiser, schedule and checkpoints."""
+"""The training of a fold: setup, run folder, trainer, optimiser, schedule, checkpoints and finish."""
 
 NAMES = {
     "sampler": {

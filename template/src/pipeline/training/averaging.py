@@ -40,11 +40,6 @@ class WeightAverages:
                 raise UserError(f"averaging.swa_start is {start}, and there are {epochs} epochs; count from 1 or -1")
             self.swa = AveragedModel(model)
 
-    def stepped(self, model: nn.Module, step: int) -> None:
-        """After optimiser step number `step`, counted from 1."""
-        if self.ema is not None:
-            self.ema.update(model, step)
-
     def epoch_ended(self, model: nn.Module, epoch: int) -> None:
         """After an epoch, counted from 0."""
         if self.swa is not None and epoch >= self.first:

@@ -27,16 +27,8 @@ from toolkit.files import atomic
 VERSION = 1
 RAW = "best.raw.safetensors"  # in a fold's folder, where a moving average is what is kept
 # What reading anything else than a whole checkpoint may raise.
-UNREADABLE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    pickle.UnpicklingError,
-    RuntimeError,
-    OSError,
-    EOFError,
-    ValueError,
-    LookupError,
-)
+BROKEN_FILE = (zipfile.BadZipFile, zlib.error, pickle.UnpicklingError, EOFError)
+UNREADABLE = (*BROKEN_FILE, RuntimeError, OSError, ValueError, LookupError)
 
 
 @dataclass(frozen=True)
@@ -81,8 +73,8 @@ class CheckpointStore:
 
     def offer(
         self, model: nn.Module, epoch: int, score: float, raw: nn.Module | None = None, loss: float = math.inf
-    ) -> bool:
-        """Keep the weights if they are among the best; says whether they are the best. A NaN is worse than anything.
+    ) -> None:
+        """Keep the weights if they are among the best. A NaN is worse than anything.
 
         Of equal scores the lower loss is better, and of equal ones of both the later epoch. `raw`, the same weights
         without averaging, is kept beside them.
@@ -95,7 +87,6 @@ class CheckpointStore:
             if raw is not None:
                 save_weights(raw, self.folder / entry.raw_file, origin)
         self.kept = ranked[: self.keep]
-        return self.kept[0] == entry
 
     def save_state(self, state: dict[str, Any]) -> None:
         """Write the resume state, then drop weights that no state needs any more."""

@@ -7,19 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from pipeline.competition import metric_values
 from pipeline.data.folds import split
-from pipeline.data.loader import to_device
 from pipeline.inference.device import autocast
 from pipeline.inference.predict import BEST, FINISHED, predict_rows, read_predictions, write_predictions
 from pipeline.inference.weights import load_weights, save_weights
 from pipeline.training.averaging import load_mean
-from pipeline.training.loop import FoldLoop
-from pipeline.training.seeds import seed_everything
 from pipeline.training.setup import Setup
+from pipeline.training.trainer import Trainer, seed_everything
 from pipeline.training.validation import quickly_tuned, score_rows
 from pipeline.types import StageResult
 from toolkit.errors import UserError
@@ -32,67 +30,67 @@ if TYPE_CHECKING:
 BEST_EPOCH = "best epoch"
 
 
-def finish_fold(setup: Setup, loop: FoldLoop, valid_rows: "pd.DataFrame", seconds: float) -> None:
+def finish_fold(trainer: Trainer, seconds: float) -> None:
     """Predict the held-out rows with the weights that are kept, write both, and mark the fold as finished."""
-    best = loop.best
+    setup, config, task, fold = trainer.setup, trainer.config, trainer.task, trainer.fold
+    best = trainer.best
     if best is None:
-        raise UserError(f"fold {loop.fold} has no weights to finish with; begin anew with --restart")
-    chosen = choose_weights(loop)
+        raise UserError(f"fold {fold} has no weights to finish with; begin anew with --restart")
+    chosen = choose_weights(trainer)
     result = None
-    summary: dict[str, Any] = {"fold": loop.fold, "best_epoch": best.epoch + 1, "epochs": loop.epochs}
+    summary: dict[str, Any] = {"fold": fold, "best_epoch": best.epoch + 1, "epochs": trainer.epochs}
     summary["weights"] = chosen
+    valid_rows = trainer.valid_rows
     if not valid_rows.empty:
-        config, names, data = setup.config, setup.names, setup.project.data
-        gallery = setup.task.gallery(split(setup.folds.rows, loop.fold)[0], valid_rows)
         predictions = predict_rows(
-            setup.task,
-            [loop.model],
+            task,
+            [trainer.model],
             valid_rows,
-            data,
+            setup.project.data,
             config,
-            names,
+            setup.names,
             "valid",
             "out of fold",
-            loop.stages.reader,
-            gallery,
+            trainer.phases.reader,
+            task.gallery(split(setup.folds.rows, fold)[0], valid_rows),
         )
-        truth, metrics = score_rows(setup.task, loop.metrics, valid_rows, predictions)
-        watched = watched_score(setup, loop, truth, predictions, metrics)
+        truth, metrics = score_rows(task, trainer.metrics, valid_rows, predictions)
+        watched = watched_score(trainer, truth, predictions, metrics)
         result = StageResult("valid", best.epoch, {}, metrics, truth, predictions, weights=chosen)
-        write_predictions(loop.folder / "oof.parquet", setup.task.kept(predictions, config, names), int(loop.fold))
+        write_predictions(trainer.folder / "oof.parquet", task.kept(predictions, config, setup.names), int(fold))
         summary |= {"metrics": metrics, "watched": watched} if watched else {"metrics": metrics}
-    save_weights(loop.model, loop.folder / BEST, {"weights": chosen})
-    loop.checkpoints.keep_raw(loop.folder)
-    loop.callbacks.on_run_end(loop, result)
+    save_weights(trainer.model, trainer.folder / BEST, {"weights": chosen})
+    trainer.checkpoints.keep_raw(trainer.folder)
+    trainer.callbacks.on_run_end(trainer, result)
     for name, score in summary.get("watched", {}).items():
         print(f"as it was watched, at thresholds tuned on these rows: {name} {score:.4f}")
-    loop.tracker.summary({"best_epoch": best.epoch + 1, **summary.get("metrics", {})})
-    if setup.config.tracking.log_checkpoint:
-        loop.tracker.checkpoint(loop.folder / BEST)
+    trainer.tracker.summary({"best_epoch": best.epoch + 1, **summary.get("metrics", {})})
+    if config.tracking.log_checkpoint:
+        trainer.tracker.checkpoint(trainer.folder / BEST)
     summary["seconds"] = round(seconds, 1)
     summary["notes"] = list(setup.folds.warnings)
-    write_json(loop.folder / FINISHED, summary)
-    loop.checkpoints.clear(setup.config.checkpoints.keep, best_is_copied=chosen.startswith(BEST_EPOCH))
+    write_json(trainer.folder / FINISHED, summary)
+    trainer.checkpoints.clear(config.checkpoints.keep, best_is_copied=chosen.startswith(BEST_EPOCH))
 
 
 def watched_score(
-    setup: Setup, loop: FoldLoop, truth: "pd.DataFrame", predictions: "pd.DataFrame", usual: dict[str, float]
+    trainer: Trainer, truth: "pd.DataFrame", predictions: "pd.DataFrame", usual: dict[str, float]
 ) -> dict[str, float]:
     """The leaderboard's metric at thresholds tuned on these rows, by name, where that is not what `usual` says."""
-    metric = loop.metrics[0]
-    heads = quickly_tuned(setup.task, metric, truth, predictions).heads
+    metric = trainer.metrics[0]
+    heads = quickly_tuned(trainer.task, metric, truth, predictions).heads
     score = metric_values([metric], truth, predictions, heads)[metric.name]
     return {} if np.isnan(score) or score == usual[metric.name] else {metric.name: score}
 
 
-def choose_weights(loop: FoldLoop) -> str:
-    """Load the best weights into the loop's model; says which they are.
+def choose_weights(trainer: Trainer) -> str:
+    """Load the best weights into the trainer's model; says which they are.
 
     Averages over epochs are measured on the held-out rows beside the best epoch. With nothing held out, the last kind
     of average that was asked for is taken.
     """
-    candidates = weight_candidates(loop)
-    if len(candidates) == 1 or loop.valid_rows.empty:
+    candidates = weight_candidates(trainer)
+    if len(candidates) == 1 or trainer.valid_rows.empty:
         name, load = list(candidates.items())[-1]
         load()
         return name
@@ -100,11 +98,12 @@ def choose_weights(loop: FoldLoop) -> str:
     best, kept = "", {}
     for name, load in candidates.items():
         load()
-        results[name] = validate(loop)
-        if not best or loop.monitor.is_better(results[name], results[best]):
-            best, kept = name, clone_state(loop.model)
-    loop.model.load_state_dict(kept)
-    metrics = [metric.name for metric in loop.metrics]
+        results[name] = validate(trainer)
+        if not best or trainer.monitor.is_better(results[name], results[best]):
+            weights = trainer.model.state_dict()
+            best, kept = name, {key: value.clone() for key, value in weights.items()}
+    trainer.model.load_state_dict(kept)
+    metrics = [metric.name for metric in trainer.metrics]
     rows = [
         ("*" if name == best else "", name, result.losses["loss"], *[result.metrics[metric] for metric in metrics])
         for name, result in results.items()
@@ -113,64 +112,57 @@ def choose_weights(loop: FoldLoop) -> str:
     return best
 
 
-def validate(loop: FoldLoop) -> StageResult:
-    """Losses, metrics and predictions of the loop's model on the held-out rows, outside the epochs."""
-    loop.model.eval()
-    seen = loop.held_out()
-    for batch in loop.valid_loader:
-        moved = to_device(batch, loop.device)
+def validate(trainer: Trainer) -> StageResult:
+    """Losses, metrics and predictions of the trainer's model on the held-out rows, outside the epochs."""
+    trainer.model.eval()
+    seen = trainer.held_out()
+    for batch in trainer.valid_loader:
         with torch.no_grad():
-            seen.add(moved, loop.run_step("valid", moved))
-    return seen.result(loop.progress.epoch)
+            seen.add(batch, trainer.run_step("valid", batch))
+    return seen.result(trainer.progress.epoch)
 
 
-def weight_candidates(loop: FoldLoop) -> dict[str, Callable[[], None]]:
-    """What could be kept: name -> loads it into the loop's model."""
-    kept, model = loop.checkpoints.kept, loop.model
+def weight_candidates(trainer: Trainer) -> dict[str, Callable[[], None]]:
+    """What could be kept: name -> loads it into the trainer's model."""
+    kept, model = trainer.checkpoints.kept, trainer.model
     found: dict[str, Callable[[], None]] = {
-        f"{BEST_EPOCH} {kept[0].epoch + 1}": partial(load_weights, model, loop.checkpoints.best_file)
+        f"{BEST_EPOCH} {kept[0].epoch + 1}": partial(load_weights, model, trainer.checkpoints.best_file)
     }
-    several = kept[: loop.config.averaging.best_epochs]
+    several = kept[: trainer.config.averaging.best_epochs]
     if len(several) > 1:
-        files = [loop.checkpoints.folder / entry.file for entry in several]
+        files = [trainer.checkpoints.folder / entry.file for entry in several]
         numbers = ", ".join(str(number) for number in sorted(entry.epoch + 1 for entry in several))
 
         def load_mean_of_best() -> None:
             load_mean(model, files)
-            measure_batch_norm(loop)
+            measure_batch_norm(trainer)
 
         found[f"mean of epochs {numbers}"] = load_mean_of_best
-    swa = loop.averages.swa
+    swa = trainer.averages.swa
     if swa is not None:
 
         def load_swa() -> None:
             model.load_state_dict(swa.module.state_dict())
-            measure_batch_norm(loop)
+            measure_batch_norm(trainer)
 
-        found[f"mean of epochs {loop.averages.first + 1} to {loop.epochs} (SWA)"] = load_swa
+        found[f"mean of epochs {trainer.averages.first + 1} to {trainer.epochs} (SWA)"] = load_swa
     return found
 
 
-def measure_batch_norm(loop: FoldLoop) -> None:
+def measure_batch_norm(trainer: Trainer) -> None:
     """Measure batch norm's running statistics anew, with one pass over the training rows, as averaged weights need it.
 
     A frozen part keeps those it has.
     """
-    last = loop.epochs - 1
-    stage = loop.stages.at(last)
-    has_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in loop.model.modules())
-    if not has_norm or stage.config.model.frozen or stage.config.model.freeze_norm:
+    phase = trainer.phases.at(trainer.epochs - 1)
+    has_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in trainer.model.modules())
+    if not has_norm or phase.config.model.frozen or phase.config.model.freeze_norm:
         return
-    seed_everything(loop.config.seed, loop.epochs)
-    loop.stages.batches.begin(loop.epochs, 0)
-    batches = progress(stage.loader, "batch norm of the mean")
-    with autocast(loop.device, loop.precision):
-        update_bn((to_device(batch, loop.device) for batch in batches), loop.model)
-
-
-def clone_state(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of the weights that stays what it is."""
-    return {name: torch.clone(value) for name, value in model.state_dict().items()}
+    seed_everything(trainer.config.seed, trainer.epochs)
+    trainer.phases.batches.begin(trainer.epochs, 0)
+    batches = progress(phase.loader, "batch norm of the mean")
+    with autocast(trainer.device, trainer.precision):
+        update_bn(batches, trainer.model)
 
 
 def average_seeds(setup: Setup, fold: str, folder: Path, parts: list[Path]) -> None:

@@ -15,18 +15,17 @@ from pipeline.data.folds import FoldTable
 from pipeline.data.loader import to_device
 from pipeline.inference.device import choose_device, choose_precision
 from pipeline.inference.predict import FINISHED, fold_names, seed_folder
-from pipeline.training.build import make_loop
 from pipeline.training.finish import average_seeds, finish_fold
-from pipeline.training.loop import FoldLoop
 from pipeline.training.optimizer import print_rates
 from pipeline.training.run_folder import open_run, set_aside, the_only_trainer
 from pipeline.training.setup import Setup, prepare
+from pipeline.training.trainer import Trainer
 from toolkit.distributed import ALONE, Processes, end_processes, start_processes
 from toolkit.errors import Interrupted, OthersFailed, UserError, known_failures
-from toolkit.files import read_json
+from toolkit.files import read_json, remove_parts
 from toolkit.terminal import table
 
-__all__ = ["Setup", "make_loop", "prepare", "train"]
+__all__ = ["Setup", "prepare", "train"]
 
 
 def train(setup: Setup, fold: str, restart: bool) -> None:
@@ -49,7 +48,8 @@ def train(setup: Setup, fold: str, restart: bool) -> None:
                 train_folds(setup, chosen, device, processes)
         except UserError:
             folder = setup.project.run(setup.name)
-            if is_new and not any(has_begun(path) or has_dumps(path) for path in folder.glob("fold_*")):
+            dumps = folder.rglob(f"{DUMPS}/*.pt")  # what is kept for a second look needs the run's code
+            if is_new and not any(map(has_begun, folder.glob("fold_*"))) and not any(dumps):
                 shutil.rmtree(folder)  # a setting was wrong: once it is mended, nothing must remember it
                 if old is not None:
                     old.replace(folder)
@@ -99,10 +99,10 @@ def try_test_rows(setup: Setup) -> None:
 
 def train_folds(setup: Setup, chosen: Sequence[str], device: torch.device, processes: Processes) -> None:
     """Train folds one after the other, and each of them with every seed."""
-    show_contract = True
+    show_contract, first, count = True, setup.config.seed, setup.config.seeds
     for name in chosen:
         folder = setup.project.run(setup.name) / f"fold_{name}"
-        parts = seed_folders(setup, folder)
+        parts = {seed: seed_folder(folder, seed) if count > 1 else folder for seed in range(first, first + count)}
         for seed, part in parts.items():
             train_fold(setup.with_seed(seed), name, part, device, show_contract, processes)
             show_contract = False
@@ -114,17 +114,6 @@ def has_begun(folder: Path) -> bool:
     """Whether there is something to go on from in the folder of a fold."""
     states = (*folder.glob("checkpoints/state*.pt"), *folder.glob("seed_*/checkpoints/state*.pt"))
     return bool(states) or (folder / FINISHED).is_file() or any(folder.glob(f"seed_*/{FINISHED}"))
-
-
-def has_dumps(folder: Path) -> bool:
-    """Whether a step of this fold that was not finite is kept for a second look, with the code that it needs."""
-    return any(folder.rglob(f"{DUMPS}/*.pt"))
-
-
-def seed_folders(setup: Setup, folder: Path) -> dict[int, Path]:
-    """Seed -> where its run of a fold lies: the fold's own folder where there is one seed only."""
-    seed, count = setup.config.seed, setup.config.seeds
-    return {seed: folder} if count == 1 else {seed + n: seed_folder(folder, seed + n) for n in range(count)}
 
 
 def choose_folds(folds: FoldTable, asked: str) -> list[str]:
@@ -149,69 +138,65 @@ def train_fold(
             seed = f", seed {setup.config.seed}," if setup.config.seeds > 1 else ""
             print(f"fold {fold}{seed} of '{setup.name}' is finished ({kept}); nothing to do")
         return
-    run = setup.project.run(setup.name)
-    job = "_".join(folder.relative_to(run).parts)
-    with the_only_trainer(run, job) if processes.is_main else nullcontext():
-        train_unfinished(setup, fold, folder, device, show_contract, processes)
-
-
-def train_unfinished(
-    setup: Setup, fold: str, folder: Path, device: torch.device, show_contract: bool, processes: Processes
-) -> None:
-    """Train one fold from where it stands to its end."""
-    began = time.monotonic()
-    loop, valid_rows = make_loop(setup, fold, folder, device, processes=processes)
-    try:
-        with loop.signals, loop.stages, loop.valid_loader:
-            if show_contract:
-                print_contract(setup, loop)
-                print_rates(loop.optimizer)
-            compile_networks(loop)
-            loop.callbacks.on_run_start(loop)
-            if loop.progress.epoch < loop.epochs:
-                engine.fit(loop)
-            if processes.is_main:
-                with processes.alone():
-                    finish_fold(setup, loop, valid_rows, time.monotonic() - began)
-    except BaseException as error:
+    job = "_".join(folder.relative_to(setup.project.run(setup.name)).parts)
+    with the_only_trainer(setup.project.run(setup.name), job) if processes.is_main else nullcontext():
+        began = time.monotonic()
+        if processes.is_main:
+            remove_parts(folder)
+        trainer = Trainer(setup, fold, folder, device, processes)
         try:
-            if isinstance(error, Exception) and not isinstance(error, Interrupted):
-                save_if_whole(loop)
-            loop.callbacks.on_exception(loop, error)
-        finally:
-            loop.tracker.finish(succeeded=False)
-        if loop.signals.leave and isinstance(error, RuntimeError):  # SIGTERM ended the loader's processes as well
-            raise Interrupted("left at once; the same command goes on from the last saved state") from error
-        raise
-    loop.tracker.finish(succeeded=True)
-    if processes.highest(int(loop.signals.leave)):  # asked for while the fold was being finished
+            with trainer:
+                trainer.watch_signals()
+                if show_contract:
+                    print_contract(trainer)
+                    print_rates(trainer.optimizer)
+                compile_networks(trainer)
+                trainer.callbacks.on_run_start(trainer)
+                if trainer.progress.epoch < trainer.epochs:
+                    engine.fit(trainer)
+                if processes.is_main:
+                    with processes.alone():
+                        finish_fold(trainer, time.monotonic() - began)
+        except BaseException as error:
+            fail(trainer, error)
+            raise
+        trainer.tracker.finish(succeeded=True)
+    if processes.highest(int(trainer.leaving)):  # asked for while the fold was being finished
         raise Interrupted(f"fold {fold} is finished; the same command goes on with what is left")
 
 
-def save_if_whole(loop: FoldLoop) -> None:
-    """Save what is trained where something else than a step has failed."""
-    if loop.is_whole and loop.processes.is_main:
-        loop.save()
-        print(f"fold {loop.fold} is saved at epoch {loop.progress.epoch + 1}, batch {loop.progress.batch}")
+def fail(trainer: Trainer, error: BaseException) -> None:
+    """Tell callbacks and trackers, and save what is trained where something else than a step has failed."""
+    try:
+        is_failure = isinstance(error, Exception) and not isinstance(error, Interrupted)
+        if is_failure and trainer.is_whole and trainer.processes.is_main:
+            trainer.save()
+            now = trainer.progress
+            print(f"fold {trainer.fold} is saved at epoch {now.epoch + 1}, batch {now.batch}")
+        trainer.callbacks.on_exception(trainer, error)
+    finally:
+        trainer.tracker.finish(succeeded=False)
+    if trainer.leaving and isinstance(error, RuntimeError):  # SIGTERM ended the loader's processes as well
+        raise Interrupted("left at once; the same command goes on from the last saved state") from error
 
 
-def print_contract(setup: Setup, loop: FoldLoop) -> None:
+def print_contract(trainer: Trainer) -> None:
     """Check keys, dtypes and shapes on the first rows, before the first step."""
-    dataset, batches = loop.stages.at(loop.progress.epoch).loader.loader.dataset, loop.stages.batches
-    count = min(batches.batch_size, len(batches.rows), 4)
-    batch: dict[str, Any] = setup.task.collate([dataset[(0, row)] for row in range(count)])
-    loop.model.eval()
+    dataset = trainer.phases.at(trainer.progress.epoch).loader.loader.dataset
+    count = min(trainer.config.training.batch_size, len(trainer.train_rows), 4)
+    batch: dict[str, Any] = trainer.task.collate([dataset[(0, row)] for row in range(count)])
+    trainer.model.eval()
     with torch.no_grad():
-        outputs = loop.model(to_device(batch, loop.device))
+        outputs = trainer.model(to_device(batch, trainer.device))
     table(
         "the dict contract, on the first rows",
         ("key", "dtype", "shape", "in"),
-        setup.task.check_contract(batch, outputs),
+        trainer.task.check_contract(batch, outputs),
     )
 
 
-def compile_networks(loop: FoldLoop) -> None:
+def compile_networks(trainer: Trainer) -> None:
     """`machine.compile`: the networks that train and that are scored, in place, so weights keep their names."""
-    if loop.config.machine.compile:
-        for model in {id(model): model for model in (loop.model, loop.averages.scored(loop.model))}.values():
+    if trainer.config.machine.compile:
+        for model in {id(model): model for model in (trainer.model, trainer.averages.scored(trainer.model))}.values():
             model.network.compile(dynamic=False)

@@ -14,14 +14,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from pipeline.data.loader import to_device
 from pipeline.inference.device import choose_device
-from pipeline.training.build import make_loop
 from pipeline.training.fold import choose_folds
-from pipeline.training.freezing import freeze
-from pipeline.training.loop import FoldLoop
-from pipeline.training.optimizer import set_learning_rate
+from pipeline.training.optimizer import clip_gradients, set_learning_rate
+from pipeline.training.phases import freeze
 from pipeline.training.setup import Setup
+from pipeline.training.trainer import Trainer
 from pipeline.types import Batch
 from toolkit.errors import Interrupted, UserError
 from toolkit.files import atomic, save_figure
@@ -85,10 +83,11 @@ def find_learning_rate(
     points: list[tuple[float, float]] = []
     stopped = False
     with tempfile.TemporaryDirectory() as folder:
-        loop, _ = make_loop(setup, fold, Path(folder), choose_device(setup.config.machine.device), tracked=False)
+        device = choose_device(setup.config.machine.device)
+        trainer = Trainer(setup, fold, Path(folder), device, tracked=False)
         try:
-            with loop.stages, loop.valid_loader:
-                for point in _sweep(loop, np.geomspace(lowest, highest, steps)):
+            with trainer:
+                for point in _sweep(trainer, np.geomspace(lowest, highest, steps)):
                     points.append(point)
         except KeyboardInterrupt:
             stopped = True
@@ -140,14 +139,14 @@ def figure(curve: Curve, title: str) -> Figure:
     return drawing
 
 
-def _sweep(loop: FoldLoop, rates: np.ndarray) -> Iterator[tuple[float, float]]:
+def _sweep(trainer: Trainer, rates: np.ndarray) -> Iterator[tuple[float, float]]:
     """One optimiser step at each rate; ends when the loss is not finite or has exploded."""
-    batches = _endless(loop)
+    batches = _endless(trainer)
     smoothed, least, weight = 0.0, math.inf, 2 / (_window(len(rates)) + 1)
     with progress_bar(console()) as bar:
         for number, rate in enumerate(bar.track(rates, description="learning rates")):
-            set_learning_rate(loop.optimizer, rate / loop.config.optimizer.lr)
-            loss = _step(loop, batches)
+            set_learning_rate(trainer.optimizer, rate / trainer.config.optimizer.lr)
+            loss = _step(trainer, batches)
             if not math.isfinite(loss):
                 return
             yield float(rate), loss
@@ -163,33 +162,33 @@ def _window(steps: int) -> int:
     return max(3, steps // 20 * 2 + 1)
 
 
-def _step(loop: FoldLoop, batches: Iterator[Batch]) -> float:
+def _step(trainer: Trainer, batches: Iterator[Batch]) -> float:
     """An optimiser step on a whole accumulation window; returns its mean loss."""
-    window = loop.config.training.accumulate
-    scaler, total = loop.scaler, 0.0
+    window = trainer.config.training.accumulate
+    scaler, total = trainer.scaler, 0.0
     for _ in range(window):
         batch = next(batches)
-        loss = loop.run_step("train", batch)["loss"] / window
+        loss = trainer.run_step("train", batch)["loss"] / window
         scaler.scale(loss).backward()
         total += loss.item()
-    scaler.unscale_(loop.optimizer)
-    loop.clip_gradients()
-    scaler.step(loop.optimizer)
+    scaler.unscale_(trainer.optimizer)
+    clip_gradients(trainer.model, trainer.config.training)
+    scaler.step(trainer.optimizer)
     scaler.update()
-    loop.optimizer.zero_grad(set_to_none=True)
-    loop.progress.step += 1
+    trainer.optimizer.zero_grad(set_to_none=True)
+    trainer.progress.step += 1
     return total
 
 
-def _endless(loop: FoldLoop) -> Iterator[Batch]:
-    """Epoch after epoch of batches on the device; the loop's position goes along, and with it its interventions."""
+def _endless(trainer: Trainer) -> Iterator[Batch]:
+    """Epoch after epoch of batches on the device; the trainer's position goes along, and with it its interventions."""
     while True:
-        loop.model.train()
-        freeze(loop.model.network, loop.stages.at(loop.progress.epoch).config.model)
-        for batch in loop.train_batches():
-            yield to_device(batch, loop.device)
-            loop.progress.batch += 1
-        loop.progress.epoch, loop.progress.batch = loop.progress.epoch + 1, 0
+        trainer.model.train()
+        freeze(trainer.model.network, trainer.phases.at(trainer.progress.epoch).config.model)
+        for batch in trainer.train_batches():
+            yield batch
+            trainer.progress.batch += 1
+        trainer.progress.epoch, trainer.progress.batch = trainer.progress.epoch + 1, 0
 
 
 def _save(curve: Curve, setup: Setup, folder: Path) -> str:

@@ -1,17 +1,19 @@
-"""What the training stage of an epoch is made of. It changes where an intervention begins or ends."""
+"""What an epoch of training is made of: a phase lasts until an intervention begins or ends."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from pipeline.config import Experiment
+from pipeline.config import Experiment, Model
 from pipeline.data.loader import EpochBatches, TrainBatches, make_loader
-from pipeline.registry import Names
-from pipeline.tasks import Task
+from pipeline.training.setup import Setup
 from pipeline.types import BatchTransform, Criterion, Step
+from toolkit.errors import UserError, nearest
 from toolkit.images.row_reader import Reader
 
 if TYPE_CHECKING:
@@ -19,8 +21,8 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class TrainStage:
-    """The parts of one training stage, and the settings they were made from."""
+class Phase:
+    """The parts of the training in some epochs, and the settings they were made from."""
 
     config: Experiment
     loader: EpochBatches
@@ -29,60 +31,46 @@ class TrainStage:
     transforms: Sequence[BatchTransform]
 
 
-class TrainStages:
-    """The training stage of each epoch. As a context it ends the loader's processes.
+class Phases:
+    """The phase of each epoch.
 
     Args:
-        configs: the experiment as it is in each epoch.
         rows: those that train.
-        root: the data folder.
         batches: which rows form a batch.
         reader: the cache of images, in place of the reader of the experiment.
     """
 
     def __init__(
-        self,
-        configs: Sequence[Experiment],
-        names: Names,
-        task: Task,
-        rows: "pd.DataFrame",
-        root: Path,
-        batches: TrainBatches,
-        device: torch.device,
-        reader: Reader | None = None,
+        self, setup: Setup, rows: "pd.DataFrame", batches: TrainBatches, device: torch.device, reader: Reader | None
     ) -> None:
-        self.configs, self.names, self.task = configs, names, task
-        self.rows, self.root, self.batches, self.device = rows, root, batches, device
-        self.reader = reader
-        self.current: TrainStage | None = None
+        self.setup, self.rows, self.batches, self.device, self.reader = setup, rows, batches, device, reader
+        self.current: Phase | None = None
         # All of them now: what is wrong with the losses of a later epoch is said before the first step.
-        distinct = {id(config): config for config in configs}
-        self.criteria = {key: task.criterion(config.losses, names, rows) for key, config in distinct.items()}
+        distinct = {id(config): config for config in setup.epoch_configs}
+        self.criteria = {
+            key: setup.task.criterion(config.losses, setup.names, rows) for key, config in distinct.items()
+        }
 
-    def at(self, epoch: int) -> TrainStage:
-        """The stage of an epoch; beyond the last one, that of the experiment's last epoch."""
-        config = self.configs[min(epoch, len(self.configs) - 1)]
+    def at(self, epoch: int) -> Phase:
+        """The phase of an epoch; beyond the last one, that of the experiment's last epoch."""
+        configs = self.setup.epoch_configs
+        config = configs[min(epoch, len(configs) - 1)]
         if self.current is None or self.current.config is not config:
-            self.current = self._make(config)
+            names = self.setup.names
+            self.current = Phase(
+                config,
+                loader=self._loader(config),
+                criterion=self.criteria[id(config)],
+                step=names.bind("step", config.step),
+                transforms=[names.bind("batch_transform", entry)() for entry in config.training.batch_transforms],
+            )
         return self.current
 
-    def __enter__(self) -> "TrainStages":
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """End the loader's processes."""
         if self.current is not None:
             self.current.loader.__exit__()
             self.current = None
-
-    def _make(self, config: Experiment) -> TrainStage:
-        names = self.names
-        return TrainStage(
-            config,
-            loader=self._loader(config),
-            criterion=self.criteria[id(config)],
-            step=names.bind("step", config.step),
-            transforms=[names.bind("batch_transform", entry)() for entry in config.training.batch_transforms],
-        )
 
     def _loader(self, config: Experiment) -> EpochBatches:
         """A loader; the one there is where nothing about the images changes, because its processes are running."""
@@ -91,6 +79,42 @@ class TrainStages:
             if (before.image, before.augmentations) == (config.image, config.augmentations):
                 return self.current.loader
             self.current.loader.__exit__()
-        dataset = self.task.dataset(self.rows, self.root, config, self.names, "train", self.reader)
-        workers = config.machine.workers
-        return EpochBatches(make_loader(dataset, self.batches, self.task.collate, workers, self.device), self.device)
+        task, root = self.setup.task, self.setup.project.data
+        dataset = task.dataset(self.rows, root, config, self.setup.names, "train", self.reader)
+        loader = make_loader(dataset, self.batches, task.collate, config.machine.workers, self.device)
+        return EpochBatches(loader, self.device)
+
+
+def freeze(network: nn.Module, settings: Model) -> None:
+    """Let everything train but what `frozen` and `freeze_norm` name. Call it after `network.train()`.
+
+    A frozen parameter gets no gradient, so optimisers leave it alone, weight decay included. Batch norm inside a frozen
+    part, and with `freeze_norm` everywhere, normalises by its running statistics and does not move them.
+
+    Raises:
+        UserError: a name that is no part of the network (the nearest one is named), or nothing is left to train.
+    """
+    parameters = dict(network.named_parameters())
+    frozen = frozen_names(network, settings.frozen)
+    for name, module in network.named_modules():
+        if isinstance(module, _BatchNorm) and (settings.freeze_norm or _matches(name, settings.frozen)):
+            module.eval()
+            frozen |= {f"{name}.{own}" for own, _ in module.named_parameters(recurse=False)}
+    if frozen >= set(parameters):
+        raise UserError("model.frozen leaves nothing to train; name fewer parts")
+    for name, parameter in parameters.items():
+        parameter.requires_grad_(name not in frozen)
+
+
+def frozen_names(network: nn.Module, patterns: tuple[str, ...]) -> set[str]:
+    """The parameters that the patterns name: `encoder.layer1` stands for all below it, `*` for any text."""
+    names = [name for name, _ in network.named_parameters()]
+    for pattern in patterns:
+        if not any(_matches(name, (pattern,)) for name in names):
+            parts = [name for name, _ in network.named_modules() if name]
+            raise UserError(f"model.frozen: '{pattern}' is no part of the network; {nearest(pattern, parts)}")
+    return {name for name in names if _matches(name, patterns)}
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*") for pattern in patterns)

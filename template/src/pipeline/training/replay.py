@@ -11,9 +11,9 @@ from pipeline.config import parse_experiment
 from pipeline.inference.device import choose_precision
 from pipeline.inference.snapshot import run_competition
 from pipeline.project import Project
-from pipeline.training.build import make_loop
 from pipeline.training.optimizer import set_learning_rate
 from pipeline.training.setup import prepare
+from pipeline.training.trainer import Trainer
 from pipeline.types import Progress
 from toolkit.distributed import Processes
 from toolkit.terminal import console
@@ -31,15 +31,15 @@ def replay_dump(project: Project, path: Path) -> Finding:
     config = parse_experiment(dump.config, str(path))
     with run_competition(project.require_run(dump.experiment)) as competition, tempfile.TemporaryDirectory() as folder:
         setup = prepare(project, competition, dump.experiment, config).with_seed(config.seed)
-        loop, _ = make_loop(setup, dump.fold, Path(folder), cpu, tracked=False)
-        loop.model.load_state_dict(dump.weights)
-        loop.progress = Progress(dump.epoch, dump.batch_number, dump.step)
-        loop.precision = choose_precision("bf16" if dump.precision == "bf16" else "fp32", cpu)
-        loop.processes = Processes(rank=dump.rank)
-        loop.model.train()
-        set_learning_rate(loop.optimizer, loop.factor(dump.step))
-        with loop.stages:
-            finding = replay(loop, dump.batch, dump.batch_number)
+        trainer = Trainer(setup, dump.fold, Path(folder), cpu, tracked=False)
+        trainer.model.load_state_dict(dump.weights)
+        trainer.progress = Progress(dump.epoch, dump.batch_number, dump.step)
+        trainer.precision = choose_precision("bf16" if dump.precision == "bf16" else "fp32", cpu)
+        trainer.processes = Processes(rank=dump.rank)
+        trainer.model.train()
+        set_learning_rate(trainer.optimizer, trainer.factor(dump.step))
+        with trainer:
+            finding = replay(trainer, dump.batch, dump.batch_number)
     out.print(f"now:  {finding.words()}", soft_wrap=True, markup=False)
     if finding.origin is not None:
         for name, ranges in (("took", finding.origin.inputs), ("gave", finding.origin.outputs)):

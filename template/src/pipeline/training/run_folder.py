@@ -167,10 +167,6 @@ def _label(path: Path) -> str:
 
 
 def _diff(saved: Path, live: Path) -> list[str]:
-    before, now = _lines(saved), _lines(live)
+    texts = [path.read_text("utf-8", errors="replace") if path.is_file() else "" for path in (saved, live)]
+    before, now = (text.splitlines(keepends=True) for text in texts)
     return list(difflib.unified_diff(before, now, f"in the run: {_label(live)}", f"now: {_label(live)}", n=1))
-
-
-def _lines(path: Path) -> list[str]:
-    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    return text.splitlines(keepends=True)

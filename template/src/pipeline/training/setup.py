@@ -1,40 +1,64 @@
 """An experiment, read and checked before anything is written."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+
+import pandas as pd
 
 from pipeline import training
 from pipeline.callbacks import NAMES as CALLBACK_NAMES
 from pipeline.competition import Competition
 from pipeline.config import Experiment, resolve_names
 from pipeline.data import NAMES as DATA_NAMES
-from pipeline.data.folds import FoldTable, fold_path, load_folds, read_classes
+from pipeline.data.cache import open_cache
+from pipeline.data.folds import FoldTable, fold_path, load_folds, name_option, read_classes, split
 from pipeline.data.labels import labels_of
+from pipeline.experiments import describe, load_experiment
 from pipeline.inference.predict import HELD_OUT, require_same_folds, with_earlier
 from pipeline.project import Project
 from pipeline.registry import Names
-from pipeline.tasks import Task, task_for
+from pipeline.tasks import Task, rooms, task_for
 from pipeline.training.interventions import by_epoch, written_out
+from toolkit.errors import UserError
+from toolkit.terminal import console
 
 
 @dataclass(frozen=True)
 class Setup:
-    """An experiment with everything its folds share; `stages` is the experiment as it is in each epoch."""
+    """An experiment with everything its folds share; `epoch_configs` is the experiment as it is in each epoch."""
 
     project: Project
     competition: Competition
     name: str
     config: Experiment
-    stages: Sequence[Experiment]
+    epoch_configs: Sequence[Experiment]
     names: Names
     task: Task
     folds: FoldTable
 
     def with_seed(self, seed: int) -> "Setup":
         """The same experiment with another seed."""
-        change = {"seed": seed}
-        stages = {id(stage): stage.model_copy(update=change) for stage in (self.config, *self.stages)}
-        return replace(self, config=stages[id(self.config)], stages=[stages[id(stage)] for stage in self.stages])
+        config, change = self.config, {"seed": seed}
+        seeded = {id(one): one.model_copy(update=change) for one in (config, *self.epoch_configs)}
+        return replace(self, config=seeded[id(config)], epoch_configs=[seeded[id(one)] for one in self.epoch_configs])
+
+    def fold_rows(self, fold: str) -> "tuple[pd.DataFrame, pd.DataFrame]":
+        """The rows that train and those that are held out; with `training.max_rows` a few of each, drawn at random.
+
+        Raises:
+            UserError: none is left to train on.
+        """
+        parts = split(self.folds.rows, fold)
+        if parts[0].empty:
+            remedy = f"make the folds anew: scripts/make_folds.py{name_option(self.config.folds)} --force"
+            raise UserError(f"fold {fold} has no rows to train on; {remedy}")
+        most = self.config.training.max_rows
+        if most is None:
+            return parts
+        few = [rows.sample(min(most, len(rows)), random_state=0).sort_index().reset_index(drop=True) for rows in parts]
+        print(f"training.max_rows: {len(few[0])} of {len(parts[0]):,} rows train, {len(few[1])} are held out")
+        return few[0], few[1]
 
 
 def prepare(project: Project, competition: Competition, name: str, config: Experiment) -> Setup:
@@ -63,3 +87,39 @@ def checked_task(project: Project, competition: Competition, config: Experiment)
     names = Names(DATA_NAMES, training.NAMES, CALLBACK_NAMES, task.NAMES, competition.all_names())
     task.check_settings(config, names)
     return task, names
+
+
+def all_names(competition: Competition) -> Names:
+    """Whatever can be chosen by name in this repository."""
+    of_rooms = [task.NAMES for task in dict.fromkeys(rooms().values())]
+    return Names(DATA_NAMES, training.NAMES, CALLBACK_NAMES, *of_rooms, competition.all_names())
+
+
+def print_config(competition: Competition, config: Experiment) -> None:
+    """Print the experiment as YAML, by-name entries with all their settings, and a line of explanation for each."""
+    print("\n".join(describe(resolve_names(config, all_names(competition)))))
+
+
+def fill_caches(
+    project: Project, competition: Competition, experiments: Sequence[str], overrides: Sequence[str] = ()
+) -> None:
+    """Decode and resize, for each experiment, every training row of its fold file.
+
+    Raises:
+        UserError: an experiment does not use the cache, or its task can do nothing with one, or what `open_cache` says.
+    """
+    configs = [load_experiment(project, name, overrides) for name in experiments]
+    for name, config in zip(experiments, configs, strict=True):
+        if not config.image.cache:
+            raise UserError(
+                f"'{name}' reads no cache; add image.cache=true here, "
+                f"and write `image: {{cache: true}}` into experiments/{name}.yaml before it is trained"
+            )
+    every_names = [checked_task(project, competition.stage(config.stage), config)[1] for config in configs]
+    table = competition.train_rows(project.require_data())
+    for name, config, names in zip(experiments, configs, every_names, strict=True):
+        began = time.monotonic()
+        rows = load_folds(project, config.folds, table, competition.settings).rows
+        open_cache(project, config, names, rows)
+        seconds = time.monotonic() - began
+        console().print(f"'{name}': all {len(rows):,} training rows are in the cache ({seconds:.1f} s)", soft_wrap=True)

@@ -1,0 +1,419 @@
+"""The training of one fold, with no framework in it: made, driven by an engine, saved, and taken up again."""
+
+import hashlib
+import inspect
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.callbacks import CallbackList, default_callbacks
+from pipeline.competition import Head, Metric
+from pipeline.data.cache import open_cache
+from pipeline.data.loader import EpochBatches, RowBatches, TrainBatches, make_loader
+from pipeline.inference.device import autocast, choose_precision
+from pipeline.inference.weights import load_initial_weights
+from pipeline.keys import INPUT_ID
+from pipeline.registry import Named
+from pipeline.trackers import RunInfo, Tracker, Trackers, make_tracker
+from pipeline.training.averaging import WeightAverages
+from pipeline.training.checkpoints import CheckpointStore
+from pipeline.training.optimizer import clip_gradients, make_optimizer, set_learning_rate
+from pipeline.training.phases import Phases, freeze
+from pipeline.training.schedules import AdaptiveFactor, Factor, observe
+from pipeline.training.setup import Setup
+from pipeline.training.sums import LossSums
+from pipeline.training.validation import HeldOut, Monitor
+from pipeline.types import (
+    Batch,
+    Best,
+    Precision,
+    PreparedModel,
+    Progress,
+    SampleDataset,
+    Stage,
+    StageResult,
+    Step,
+    StepContext,
+    StepResult,
+    Verdict,
+)
+from toolkit.distributed import ALONE, Processes
+from toolkit.errors import Interrupted, UserError
+from toolkit.files import read_json
+
+
+class Trainer:
+    """Everything a fold's training is made of, standing where its saved state says. Implements `pipeline.types.Run`.
+
+    As a context it ends the loaders' processes, and gives Ctrl-C and SIGTERM back to who had them before.
+
+    Args:
+        fold: `0`, `1`, ... or `full`.
+        folder: of the fold's run; a state in it is taken up.
+        processes: those that train the fold together.
+        tracked: what is no run is not tracked.
+
+    Raises:
+        UserError: a setting or something chosen by name that cannot be used, or a state of other training rows.
+    """
+
+    valid: HeldOut | None = None  # what the validation of this epoch has seen so far
+    valid_raw: HeldOut | None = None  # the same with the raw weights, where their moving average counts
+    is_whole = False  # between two optimiser steps of this process, with nothing half done
+    leaving = False  # a signal asked for it
+
+    def __init__(
+        self,
+        setup: Setup,
+        fold: str,
+        folder: Path,
+        device: torch.device,
+        processes: Processes = ALONE,
+        tracked: bool = True,
+    ) -> None:
+        config, names, task = setup.config, setup.names, setup.task
+        self.setup, self.config, self.experiment, self.fold, self.folder = setup, config, setup.name, fold, folder
+        self.device, self.processes = device, processes
+        self.precision: Precision = choose_precision(config.training.precision, device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
+        self.task = task
+        self.heads: Sequence[Head] = task.heads
+        self.metrics: Sequence[Metric] = setup.competition.metrics()
+        self.monitor = Monitor(self.metrics, config.training.monitor)
+        self.train_rows, self.valid_rows = setup.fold_rows(fold)
+        keep = max(config.checkpoints.keep, config.averaging.best_epochs)
+        self.checkpoints = CheckpointStore(
+            folder / "checkpoints", keep, fold == "full" or self.monitor.greater_is_better
+        )
+        state = processes.from_main(self.checkpoints.load_state)
+        self.model = self._make_model(fresh=state is None)
+        self.averages = WeightAverages(self.model, config.averaging, config.training.epochs)
+        fused = self.precision != "fp16" and device.type in ("cpu", "cuda")
+        self.optimizer = make_optimizer(self.model, config.optimizer, names, fused)
+        reader = open_cache(setup.project, config, names, self.train_rows, self.valid_rows)
+        order = names.bind("sampler", config.training.sampler)
+        batches = TrainBatches(self.train_rows, order, config.training.batch_size, config.seed, processes)
+        self.phases = Phases(setup, self.train_rows, batches, device, reader)
+        self.progress = Progress()
+        self.epochs, self.batches_per_epoch = config.training.epochs, batches.batches_per_epoch
+        self.factor = self._make_schedule()
+        set_learning_rate(self.optimizer, self.factor(0))
+        self.criterion = task.criterion(config.losses, names, self.train_rows)
+        self.step: Step = names.bind("step", config.step)
+        valid_set = task.dataset(self.valid_rows, setup.project.data, config, names, "valid", reader)
+        self.valid_loader = self._make_valid_loader(valid_set)
+        self.decoder, self.finish = partial(task.decoder, config, names), task.finisher(config, names)
+        own = [names.bind("callback", entry)() for entry in config.callbacks]
+        watching = default_callbacks(task, self.train_rows, self.valid_rows, valid_set)
+        self.callbacks = CallbackList([*own, *watching], processes.is_main)
+        native = [engine_callback(names.bind("engine_callback", entry)) for entry in config.engine_callbacks]
+        self.engine_callbacks: Sequence[Any] = native
+        self.sums = LossSums()
+        self._whole: Batch = {}  # the batch of all processes
+        self._saved_at = self._stage_began = time.monotonic()
+        self._handlers: dict[int, Any] = {}  # those of signals before ours
+        if state is not None:
+            self.load_state_dict(state)
+            print(f"fold {fold}: going on at epoch {self.progress.epoch + 1}, batch {self.progress.batch}")
+        self.tracker: Tracker = self._make_tracker() if tracked and processes.is_main else Trackers({})
+
+    @property
+    def best(self) -> Best | None:
+        return self.checkpoints.best
+
+    @property
+    def window_ends(self) -> bool:
+        done = self.progress.batch + 1
+        return done % self.config.training.accumulate == 0 or done == self.batches_per_epoch
+
+    def train_batches(self) -> EpochBatches:
+        phase = self.phases.at(self.progress.epoch)
+        self.phases.batches.begin(self.progress.epoch, self.progress.batch)
+        return phase.loader
+
+    def valid_batches(self) -> EpochBatches:
+        return self.valid_loader
+
+    def epoch_start(self) -> None:
+        if self.progress.batch == 0:
+            self.sums = LossSums()
+        self._stage_began = time.monotonic()
+        self.model.train()
+        freeze(self.model.network, self.phases.at(self.progress.epoch).config.model)
+        self.callbacks.on_epoch_start(self, "train")
+
+    def train_batch(self, batch: Batch) -> Tensor:
+        self.is_whole = False
+        self._show_batch("train", batch)
+        result = self.run_step("train", batch)
+        whole = self.processes.gather(result, len(batch[INPUT_ID]))
+        self.sums.add(whole, len(self._whole[INPUT_ID]))
+        self.callbacks.on_batch_end(self, "train", self._whole, whole, (batch, result))
+        return result["loss"]
+
+    def gradients_ready(self) -> None:
+        verdict = Verdict(self.processes.highest(self.callbacks.on_gradients_ready(self)))
+        if verdict is Verdict.STOP:
+            raise UserError(f"a callback stopped the training at step {self.progress.step} of fold {self.fold}")
+        if verdict is Verdict.SKIP:
+            self.optimizer.zero_grad(set_to_none=True)  # a step without gradients changes nothing
+        elif self.config.training.clip_grad is not None:
+            clip_gradients(self.model, self.config.training)
+
+    def stepped(self) -> None:
+        self.progress.step += 1
+        if self.averages.ema is not None:
+            self.averages.ema.update(self.model, self.progress.step)
+        set_learning_rate(self.optimizer, self.factor(self.progress.step))
+
+    def batch_end(self) -> None:
+        is_whole = self.window_ends
+        self.progress.batch += 1
+        if not is_whole or self.progress.batch == self.batches_per_epoch:
+            return  # gradients of half a window are not saved; the end of the epoch saves by itself
+        self.is_whole = True
+        is_time = time.monotonic() - self._saved_at > 60 * self.config.checkpoints.save_minutes
+        if self.processes.highest(int(is_time or self.leaving)):
+            self.save()
+            self._leave_if_asked()
+
+    def valid_batch(self, batch: Batch) -> None:
+        if self.valid is None:
+            self._begin_validation()
+        assert self.valid is not None
+        self._show_batch("valid", batch)
+        with torch.no_grad():
+            result = self.run_step("valid", batch, self.averages.scored(self.model))
+            if self.valid_raw is not None:
+                raw = self.run_step("valid", batch)
+                self.valid_raw.add(self._whole, self.processes.gather(raw, len(batch[INPUT_ID])))
+        whole = self.processes.gather(result, len(batch[INPUT_ID]))
+        self.valid.add(self._whole, whole)
+        self.callbacks.on_batch_end(self, "valid", self._whole, whole, (batch, result))
+
+    def held_out(self) -> HeldOut:
+        """Room for what the held-out rows come to. Only the main process sees whole rows, and decodes them."""
+        decode = self.decoder() if self.processes.is_main else lambda batch, outputs: self.task.no_predictions()
+        return HeldOut(self.task, self.metrics, self.valid_rows, decode, self.finish)
+
+    def epoch_end(self) -> None:
+        results = self.processes.from_main(self._results)
+        epoch, score, loss = self.progress.epoch, self.monitor.score(results[-1]), results[-1].losses["loss"]
+        self.averages.epoch_ended(self.model, epoch)
+        if self.processes.is_main:
+            self.checkpoints.offer(self.averages.scored(self.model), epoch, score, self._raw(), loss)
+        if isinstance(self.factor, AdaptiveFactor):
+            observe(self.factor, *self.monitor.observed(results[-1]), loss)
+            set_learning_rate(self.optimizer, self.factor(self.progress.step))
+        self.valid = self.valid_raw = None
+        self.progress.epoch, self.progress.batch = epoch + 1, 0
+        for result in results:
+            self.callbacks.on_epoch_end(self, result)
+        self.save()
+        self._leave_if_asked()
+
+    def save(self) -> None:
+        """Write the state from which the same command goes on."""
+        if self.processes.is_main:
+            self.checkpoints.save_state(self.state_dict())
+        self._saved_at = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All from which the same command goes on, whatever the engine and the number of processes, as plain tensors,
+        numbers and strings."""
+        return {
+            "progress": asdict(self.progress),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "factor": self.factor.state_dict() if isinstance(self.factor, AdaptiveFactor) else {},
+            "averages": self.averages.state_dict(),
+            "sums": self.sums.state_dict(),
+            "callbacks": self.callbacks.state_dict(),
+            "batches_per_epoch": self.batches_per_epoch,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` gave.
+
+        Raises:
+            UserError: the training rows are not those that the state was saved with.
+        """
+        if state["batches_per_epoch"] != self.batches_per_epoch:
+            raise UserError(
+                f"fold {self.fold} had {state['batches_per_epoch']} batches an epoch and now has "
+                f"{self.batches_per_epoch}; its training rows changed: restore them, or begin anew with --restart"
+            )
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if state["scaler"]:  # empty where nothing was scaled
+            self.scaler.load_state_dict(state["scaler"])
+        if isinstance(self.factor, AdaptiveFactor):
+            self.factor.load_state_dict(state["factor"])
+        self.averages.load_state_dict(state["averages"])
+        self.sums.load_state_dict(state["sums"])
+        self.callbacks.load_state_dict(state["callbacks"])
+        self.progress = Progress(**state["progress"])
+
+    def watch_signals(self) -> None:
+        """Take Ctrl-C and SIGTERM as a wish to leave once the state is saved; the second one interrupts at once."""
+        if threading.current_thread() is threading.main_thread():  # another one may not
+            for number in (signal.SIGINT, signal.SIGTERM):
+                before = signal.signal(number, self._leave_on_signal)
+                self._handlers.setdefault(number, before)
+
+    def __enter__(self) -> "Trainer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.valid_loader.__exit__()
+            self.phases.close()
+        finally:
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
+            self._handlers.clear()
+
+    def run_step(
+        self, stage: Stage, batch: Batch, model: PreparedModel | None = None, precision: Precision | None = None
+    ) -> StepResult:
+        now = self.progress
+        if stage == "train":
+            others = (self.processes.rank,) if self.processes.rank else ()  # no two of them draw the same
+            seed_everything(self.config.seed, now.epoch, now.batch, *others)
+            phase = self.phases.at(now.epoch)
+            step, criterion, transforms = phase.step, phase.criterion, phase.transforms
+        else:
+            step, criterion, transforms = self.step, self.criterion, ()
+        context = StepContext(stage, now.epoch, now.batch, now.step, criterion, transforms)
+        with autocast(self.device, precision or self.precision):
+            return step(batch, self.model if model is None else model, context)
+
+    def _leave_on_signal(self, *_: object) -> None:
+        if self.leaving and "TORCHELASTIC_RUN_ID" not in os.environ:  # torchrun sends a signal of its own on Ctrl-C
+            raise Interrupted("left at once; the same command goes on from the last saved state")
+        self.leaving = True
+        print("\nleaving after this step, once the state is saved (once more: at once)", flush=True)
+
+    def _leave_if_asked(self) -> None:
+        if self.processes.highest(int(self.leaving)):
+            where = f"epoch {self.progress.epoch + 1}, batch {self.progress.batch}"
+            raise Interrupted(f"fold {self.fold} is saved at {where}; the same command goes on from there")
+
+    def _begin_validation(self) -> None:
+        self._trained = self._train_result()
+        self._stage_began = time.monotonic()
+        self.valid = self.held_out()
+        self.valid_raw = None if self._raw() is None else self.held_out()
+        self.model.eval()
+        for model in (self.model, self.averages.scored(self.model)):
+            self.processes.copy_from_main(model.buffers())  # each has seen its own share of the batches
+        self.callbacks.on_epoch_start(self, "valid")
+
+    def _raw(self) -> PreparedModel | None:
+        """The model that trains, where other weights than its own are scored."""
+        return None if self.averages.ema is None else self.model
+
+    def _show_batch(self, stage: Stage, batch: Batch) -> None:
+        self._whole = self.processes.gather(batch, len(batch[INPUT_ID]))
+        self.callbacks.on_batch_start(self, stage, self._whole, batch)
+
+    def _results(self) -> list[StageResult]:
+        """What the stages of the epoch came to, on the main process, which has seen whole batches."""
+        return [self._train_result()] if self.valid is None else [self._trained, self._valid_result(self.valid)]
+
+    def _train_result(self) -> StageResult:
+        seconds, waited = time.monotonic() - self._stage_began, self.phases.at(self.progress.epoch).loader.waited
+        return StageResult("train", self.progress.epoch, self.sums.means(), seconds=seconds, waited=waited)
+
+    def _valid_result(self, seen: HeldOut) -> StageResult:
+        raw = None if self.valid_raw is None else self.valid_raw.result(self.progress.epoch)
+        seconds = time.monotonic() - self._stage_began
+        return replace(seen.result(self.progress.epoch), seconds=seconds, raw=raw)
+
+    def _make_model(self, fresh: bool) -> PreparedModel:
+        """The model on the device, the same in all processes; only a `fresh` one needs the weights it starts from."""
+        setup, settings = self.setup, self.config.model
+        seed_everything(self.config.seed, 1_000 if self.fold == "full" else int(self.fold))
+        from_hub = fresh and settings.pretrained and settings.weights is None
+        model = setup.task.model(self.config, setup.names, pretrained=from_hub)
+        if fresh and settings.weights is not None:
+            load_initial_weights(model, settings.weights, setup.project, self.fold, setup.folds.hash)
+        for config in {id(config): config for config in setup.epoch_configs}.values():
+            freeze(model.network, config.model)  # what names no part is refused before the first step
+        model.network.requires_grad_(True)  # DDP averages what trains when it is made; each epoch freezes its own parts
+        model.to(self.device)
+        if self.device.type == "cuda":
+            model.to(memory_format=torch.channels_last)
+        if fresh:
+            setup.task.begin(model.network, self.train_rows)
+        self.processes.copy_from_main(iter(model.state_dict().values()))
+        return model
+
+    def _make_schedule(self) -> Factor:
+        """The share of the peak rate at each optimiser step."""
+        settings = self.config.schedule
+        steps = -(-self.batches_per_epoch // self.config.training.accumulate)
+        schedule = self.setup.names.bind("schedule", Named(name=settings.name, params=settings.params))
+        factor: Factor = schedule(steps * self.epochs, round(steps * settings.warmup_epochs))
+        return factor
+
+    def _make_valid_loader(self, dataset: SampleDataset) -> EpochBatches:
+        """Every held-out row once."""
+        size = self.config.machine.valid_batch_size or self.config.training.batch_size
+        batches = RowBatches(len(dataset), size, self.processes)
+        workers = self.config.machine.workers
+        return EpochBatches(make_loader(dataset, batches, self.task.collate, workers, self.device), self.device)
+
+    def _make_tracker(self) -> Tracker:
+        """The trackers of the competition, told what is tracked. The same run is found again by its id."""
+        setup, settings = self.setup, self.setup.competition.settings
+        began = read_json(setup.project.run(setup.name) / "run.json")["began"]
+        job = self.fold if setup.config.seeds == 1 else f"{self.fold}_seed_{self.config.seed}"
+        identity = f"{settings.competition}/{setup.name}/{job}/{began}"
+        info = RunInfo(
+            project=settings.competition,
+            experiment=setup.name,
+            fold=job,
+            folder=self.folder,
+            config=setup.config.model_dump(mode="json"),
+            tags=setup.config.tracking.tags,
+            run_id=hashlib.sha256(identity.encode()).hexdigest()[:12],
+            step=self.progress.step,
+        )
+        return make_tracker(info, settings.trackers)
+
+
+def engine_callback(callback: Callable[..., Any]) -> Any:
+    """What a class or a factory makes. A function that needs arguments is a handler as it stands."""
+    parameters = inspect.signature(callback).parameters.values()
+    needs = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    is_handler = any(one.kind in needs and one.default is inspect.Parameter.empty for one in parameters)
+    return callback if is_handler else callback()
+
+
+def seed_everything(*parts: int) -> None:
+    """Seed `random`, NumPy and torch from a position such as (seed, epoch, batch).
+
+    So a continued run draws what an unbroken one does. `torch.manual_seed` does the same and takes a millisecond, since
+    it notes the call's stack for devices that have not started yet.
+    """
+    state = int(np.random.SeedSequence(parts).generate_state(1)[0])
+    random.seed(state)
+    np.random.seed(state)
+    torch.default_generator.manual_seed(state)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(state)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(state)
