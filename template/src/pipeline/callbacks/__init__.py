@@ -21,17 +21,17 @@ NAMES: References = {"callback": {"learning_test": "pipeline.callbacks.learning_
 class Callback:
     """The events of a fold's run. Override what you need; the base does nothing.
 
-    Where several processes share each batch, a callback lives in the main one and sees whole batches. One that changes
-    the training (`every_process = True`) lives in each of them and sees the share of its own; the gradients that it
-    leaves are then averaged.
+    Where several processes share each batch, a callback lives in the main one; with `every_process` it lives in each.
+    It sees its process's share of a batch, and in training the losses of the whole batch.
+
+    Attributes:
+        every_process: True for what changes the training, and for what gathers something of every share.
+        changes_gradients: False spares what lives in every process, and only watches, that gradients are averaged over
+            the processes once more after it has seen them.
     """
 
     every_process = False
-
-    @property
-    def changes_gradients(self) -> bool:
-        """Whether gradients have to be averaged over the processes once more after it has seen them."""
-        return self.every_process
+    changes_gradients = True
 
     def on_run_start(self, run: Run) -> None:
         """Before the first batch, also when a run continues (after `load_state_dict`)."""
@@ -74,7 +74,7 @@ class CallbackList(Callback):
     """
 
     def __init__(self, callbacks: Sequence[Callback], is_main: bool = True) -> None:
-        named = {_key(index, callback): callback for index, callback in enumerate(callbacks)}
+        named = {f"{index}_{type(callback).__name__}": callback for index, callback in enumerate(callbacks)}
         self.named = {key: callback for key, callback in named.items() if is_main or callback.every_process}
         self.callbacks = list(self.named.values())
 
@@ -86,26 +86,19 @@ class CallbackList(Callback):
         for callback in self.callbacks:
             callback.on_epoch_start(run, stage)
 
-    def on_batch_start(self, run: Run, stage: Stage, batch: Batch, share: Batch | None = None) -> None:
+    def on_batch_start(self, run: Run, stage: Stage, batch: Batch) -> None:
         for callback in self.callbacks:
-            callback.on_batch_start(run, stage, share if callback.every_process and share else batch)
+            callback.on_batch_start(run, stage, batch)
 
-    def on_batch_end(
-        self,
-        run: Run,
-        stage: Stage,
-        batch: Batch,
-        result: StepResult,
-        share: tuple[Batch, StepResult] | None = None,
-    ) -> None:
+    def on_batch_end(self, run: Run, stage: Stage, batch: Batch, result: StepResult) -> None:
         for callback in self.callbacks:
-            callback.on_batch_end(run, stage, *(share if callback.every_process and share else (batch, result)))
+            callback.on_batch_end(run, stage, batch, result)
 
     def on_gradients_ready(self, run: Run) -> Verdict:
         verdict = Verdict.GO
         for callback in self.callbacks:
             verdict = max(verdict, callback.on_gradients_ready(run))
-            if callback.changes_gradients:
+            if callback.every_process and callback.changes_gradients:
                 run.processes.average_gradients(run.model)
         return verdict
 
@@ -153,7 +146,3 @@ def default_callbacks(
     numbers = [NonFinite(), Gradients(), LogScalars(), Timing(), EpochTable(len(valid_rows))]
     extremes, pictures = Extremes(task, train_rows, valid_rows), Pictures(task, valid_rows, valid_dataset)
     return [*numbers, Exports(task), extremes, GradCam(task), pictures]
-
-
-def _key(index: int, callback: Callback) -> str:
-    return f"{index}_{type(callback).__name__}"

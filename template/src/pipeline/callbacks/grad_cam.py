@@ -31,8 +31,11 @@ class GradCam(Callback):
 
     They are drawn at `watch.figure_epochs`, and at the end with the weights that are kept.
 
-    Holds no more than a few samples, as they came.
+    Holds no more than a few samples, as they came; the fixed ones are those of the main process's share.
     """
+
+    every_process = True
+    changes_gradients = False
 
     def __init__(self, task: "Task") -> None:
         self.task = task
@@ -48,7 +51,8 @@ class GradCam(Callback):
     def on_epoch_start(self, run: Run, stage: Stage) -> None:
         if stage == "valid":
             self.fixed, self.worst, self.random = [], [], []
-            self.generator = np.random.default_rng((run.config.seed, run.progress.epoch))
+            others = (run.processes.rank,) if run.processes.rank else ()
+            self.generator = np.random.default_rng((run.config.seed, run.progress.epoch, *others))
 
     def on_batch_end(self, run: Run, stage: Stage, batch: Batch, result: StepResult) -> None:
         is_drawn = run.config.watch.draws(run.progress.epoch, run.epochs)
@@ -65,8 +69,12 @@ class GradCam(Callback):
             _offer(self.random, (float(self.generator.random()),), batch, row)
 
     def on_epoch_end(self, run: Run, result: StageResult) -> None:
+        if result.stage != "valid" or not run.config.watch.draws(result.epoch, run.epochs):
+            return
+        shares = run.processes.gather((self.worst, self.random))
+        self.worst, self.random = (_highest([one for share in shares for one in share[k]]) for k in (0, 1))
         # Those of the last epoch wait for the weights that are kept.
-        if result.stage == "valid" and result.epoch < run.epochs - 1:
+        if run.processes.is_main and result.epoch < run.epochs - 1:
             self._draw(run)
 
     def on_run_end(self, run: Run, result: StageResult | None) -> None:
@@ -115,9 +123,11 @@ def _sample(batch: Mapping[str, Any], row: int) -> Batch:
 def _offer(kept: list[Ranked], rank: tuple[float, ...], batch: Batch, row: int) -> None:
     """Keep the samples of the highest ranks."""
     if len(kept) < SHOWN or rank > kept[-1][0]:
-        kept.append((rank, _sample(batch, row)))
-        kept.sort(key=lambda entry: entry[0], reverse=True)
-        del kept[SHOWN:]
+        kept[:] = _highest([*kept, (rank, _sample(batch, row))])
+
+
+def _highest(ranked: Sequence[Ranked]) -> list[Ranked]:
+    return sorted(ranked, key=lambda entry: entry[0], reverse=True)[:SHOWN]
 
 
 def _samples(ranked: Sequence[Ranked]) -> list[Batch]:

@@ -65,7 +65,8 @@ def make_loop(
     train_batches = TrainBatches(train_rows, order, config.training.batch_size, config.seed, processes)
     reader = open_cache(setup.project, config, names, train_rows, valid_rows)
     valid_set = task.dataset(valid_rows, setup.project.data, config, names, "valid", reader)
-    valid_batches = RowBatches(len(valid_set), config.machine.valid_batch_size or config.training.batch_size, processes)
+    valid_size = config.machine.valid_batch_size or config.training.batch_size
+    valid_batches = RowBatches(len(valid_set), valid_size, processes, valid_set.starts())
     valid_loader = make_loader(valid_set, valid_batches, task.collate, config.machine.workers, device)
     own = [names.bind("callback", entry)() for entry in config.callbacks]
     loop = FoldLoop(

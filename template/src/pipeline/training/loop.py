@@ -100,7 +100,6 @@ class FoldLoop:
         self.sums = LossSums()
         self.valid: HeldOut | None = None  # what the validation of this epoch has seen so far
         self.valid_raw: HeldOut | None = None  # the same with the raw weights, where their moving average counts
-        self._whole: Batch = {}  # the batch of all processes
         self._saved_at = self._stage_began = time.monotonic()
         self.is_whole = False  # between two optimiser steps of this process, with nothing half done
         self.signals = LeaveOnSignals()
@@ -132,11 +131,13 @@ class FoldLoop:
 
     def train_batch(self, batch: Batch) -> Tensor:
         self.is_whole = False
-        self._show_batch("train", batch)
+        self.callbacks.on_batch_start(self, "train", batch)
         result = self.run_step("train", batch)
-        whole = self.processes.gather(result, len(batch[INPUT_ID]))
-        self.sums.add(whole, len(self._whole[INPUT_ID]))
-        self.callbacks.on_batch_end(self, "train", self._whole, whole, (batch, result))
+        # Shares of a training batch are equally large: the losses of the whole batch are the means over the processes.
+        loss, *terms = self.processes.mean([result["loss"], *result["losses"].values()])
+        whole: StepResult = {**result, "loss": loss, "losses": dict(zip(result["losses"], terms, strict=True))}
+        self.sums.add(whole, len(batch[INPUT_ID]) * self.processes.size)
+        self.callbacks.on_batch_end(self, "train", batch, whole)
         return result["loss"]
 
     def gradients_ready(self) -> Verdict:
@@ -168,23 +169,26 @@ class FoldLoop:
         if self.valid is None:
             self._begin_validation()
         assert self.valid is not None
-        self._show_batch("valid", batch)
+        self.callbacks.on_batch_start(self, "valid", batch)
         with torch.no_grad():
             result = self.run_step("valid", batch, self.averages.scored(self.model))
             if self.valid_raw is not None:
-                raw = self.run_step("valid", batch)
-                self.valid_raw.add(self._whole, self.processes.gather(raw, len(batch[INPUT_ID])))
-        whole = self.processes.gather(result, len(batch[INPUT_ID]))
-        self.valid.add(self._whole, whole)
-        self.callbacks.on_batch_end(self, "valid", self._whole, whole, (batch, result))
+                self.valid_raw.add(batch, self.run_step("valid", batch))
+        self.valid.add(batch, result)
+        self.callbacks.on_batch_end(self, "valid", batch, result)
 
     def held_out(self) -> HeldOut:
-        """Room for what the held-out rows come to. Only the main process sees whole rows, and decodes them."""
-        decode = self.decoder() if self.processes.is_main else lambda batch, outputs: self.task.no_predictions()
-        return HeldOut(self.task, self.metrics, self.valid_rows, decode, self.finish)
+        """What takes up what the held-out rows come to. Each process decodes its own."""
+        return HeldOut(self.task, self.metrics, self.valid_rows, self.decoder(), self.finish)
 
     def epoch_end(self) -> None:
-        results = self.processes.from_main(self._results)
+        for seen in (self.valid, self.valid_raw):
+            if seen is not None:
+                seen.gather(self.processes)
+        results = self._results() if self.processes.is_main else []
+        numbers = [replace(result, truth=None, predictions=None, raw=None) for result in results]
+        shared = self.processes.from_main(lambda: numbers)
+        results = results or shared
         epoch, score, loss = self.progress.epoch, self.monitor.score(results[-1]), results[-1].losses["loss"]
         self.averages.epoch_ended(self.model, epoch)
         if self.processes.is_main:
@@ -242,12 +246,8 @@ class FoldLoop:
         """The model that trains, where other weights than its own are scored."""
         return None if self.averages.ema is None else self.model
 
-    def _show_batch(self, stage: Stage, batch: Batch) -> None:
-        self._whole = self.processes.gather(batch, len(batch[INPUT_ID]))
-        self.callbacks.on_batch_start(self, stage, self._whole, batch)
-
     def _results(self) -> list[StageResult]:
-        """What the stages of the epoch came to, on the main process, which has seen whole batches."""
+        """What the stages of the epoch came to, on the main process, once all shares are there."""
         return [self._train_result()] if self.valid is None else [self._trained, self._valid_result(self.valid)]
 
     def _train_result(self) -> StageResult:

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from pipeline.types import StepResult
+from toolkit.distributed import Processes
 
 
 class LossSums:
@@ -26,6 +27,13 @@ class LossSums:
     def means(self) -> dict[str, float]:
         """Mean per term; `loss` is the weighted sum that trains."""
         return {name: value.item() / max(1, self.count) for name, value in self.total.items()}
+
+    def gather(self, processes: Processes) -> None:
+        """Join the sums of all processes, on the main one. All call it."""
+        shares = processes.gather(self.state_dict())
+        if len(shares) > 1:
+            total = {name: sum(share["total"][name] for share in shares) for name in self.total}
+            self.load_state_dict({"count": sum(share["count"] for share in shares), "total": total})
 
     def state_dict(self) -> dict[str, Any]:
         return {"count": self.count, "total": {name: value.item() for name, value in self.total.items()}}

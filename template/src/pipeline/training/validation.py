@@ -11,6 +11,7 @@ from pipeline.keys import INPUT_ID, ROW_ID
 from pipeline.tasks import Decoder, Finisher, Task
 from pipeline.training.sums import LossSums
 from pipeline.types import Batch, StageResult, StepResult
+from toolkit.distributed import Processes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,6 +50,15 @@ class HeldOut:
             found = self.decode(batch, result["outputs"])
             if len(found):
                 self.parts.append(found)
+
+    def gather(self, processes: Processes) -> None:
+        """Join what the processes have of their rows, on the main one. All call it."""
+        self.sums.gather(processes)
+        if processes.size > 1:
+            seen = [(ids, {key: value.cpu() for key, value in outputs.items()}) for ids, outputs in self.seen]
+            shares = processes.gather((self.parts, seen))
+            self.parts = [part for parts, _ in shares for part in parts]
+            self.seen = [batch for _, batches in shares for batch in batches]
 
     def result(self, epoch: int) -> StageResult:
         """Losses, metrics and predictions once all batches are in.

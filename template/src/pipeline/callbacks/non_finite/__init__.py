@@ -37,6 +37,7 @@ class NonFinite(Callback):
     """
 
     every_process = True  # each looks at its own share
+    changes_gradients = False
 
     def __init__(self) -> None:
         self.window: list[tuple[int, Batch]] = []  # whose gradients are being gathered, by position in the epoch
@@ -46,10 +47,6 @@ class NonFinite(Callback):
         self.dumps = 0
         self.overflows = 0
         self.held_out: dict[str, None] = {}  # ids of held-out samples without a finite loss or output
-
-    @property
-    def changes_gradients(self) -> bool:
-        return False
 
     def on_run_start(self, run: Run) -> None:
         if run.config.watch.anomaly:
