@@ -20,6 +20,7 @@ from pipeline.metrics.image_level import find_metric
 from pipeline.metrics.masks import find_metric as find_mask_metric
 from pipeline.tasks import task_for
 from projects import Renders, run_script
+from toolkit.distributed import ALONE
 from training import assert_same_outcome, demo_project, expect, killed, outcome
 
 USED = {
@@ -244,6 +245,7 @@ def test_both_stages_are_drawn_at_the_cadence(pipeline: SimpleNamespace) -> None
     config = pipeline.parse_experiment({"losses": LOSSES, "watch": {"figure_epochs": 3}}, "test")
     log: Callable[..., None] = lambda name, figure, step: pictures.append(name)  # noqa: E731
     run = SimpleNamespace(config=config, progress=pipeline.Progress(), epochs=4, fold="0", metrics=[])
+    run.processes = ALONE
     run.heads = [pipeline.Head("mask", "mask", ("a", "b"))]
     exported: list[tuple[str, Any]] = []
     run.tracker = SimpleNamespace(
