@@ -4,7 +4,7 @@ Watchers never change a bit of the training. A callback is made by name from an 
 `default_callbacks` are always there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.registry import References
@@ -66,6 +66,16 @@ class Callback:
         """Take up the memory that `state_dict` gave."""
 
 
+def _to_each(event: str) -> Callable[..., None]:
+    """The event of a list of callbacks: that of each, in order."""
+
+    def call(self: "CallbackList", *arguments: Any) -> None:
+        for callback in self.callbacks:
+            getattr(callback, event)(*arguments)
+
+    return call
+
+
 class CallbackList(Callback):
     """Several callbacks as one, asked in order.
 
@@ -78,21 +88,13 @@ class CallbackList(Callback):
         self.named = {key: callback for key, callback in named.items() if is_main or callback.every_process}
         self.callbacks = list(self.named.values())
 
-    def on_run_start(self, run: Run) -> None:
-        for callback in self.callbacks:
-            callback.on_run_start(run)
-
-    def on_epoch_start(self, run: Run, stage: Stage) -> None:
-        for callback in self.callbacks:
-            callback.on_epoch_start(run, stage)
-
-    def on_batch_start(self, run: Run, stage: Stage, batch: Batch) -> None:
-        for callback in self.callbacks:
-            callback.on_batch_start(run, stage, batch)
-
-    def on_batch_end(self, run: Run, stage: Stage, batch: Batch, result: StepResult) -> None:
-        for callback in self.callbacks:
-            callback.on_batch_end(run, stage, batch, result)
+    on_run_start = _to_each("on_run_start")
+    on_epoch_start = _to_each("on_epoch_start")
+    on_batch_start = _to_each("on_batch_start")
+    on_batch_end = _to_each("on_batch_end")
+    on_epoch_end = _to_each("on_epoch_end")
+    on_run_end = _to_each("on_run_end")
+    on_exception = _to_each("on_exception")
 
     def on_gradients_ready(self, run: Run) -> Verdict:
         verdict = Verdict.GO
@@ -101,18 +103,6 @@ class CallbackList(Callback):
             if callback.every_process and callback.changes_gradients:
                 run.processes.average_gradients(run.model)
         return verdict
-
-    def on_epoch_end(self, run: Run, result: StageResult) -> None:
-        for callback in self.callbacks:
-            callback.on_epoch_end(run, result)
-
-    def on_run_end(self, run: Run, result: StageResult | None) -> None:
-        for callback in self.callbacks:
-            callback.on_run_end(run, result)
-
-    def on_exception(self, run: Run, error: BaseException) -> None:
-        for callback in self.callbacks:
-            callback.on_exception(run, error)
 
     def state_dict(self) -> dict[str, Any]:
         return {key: callback.state_dict() for key, callback in self.named.items()}
