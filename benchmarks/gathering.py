@@ -71,7 +71,7 @@ def _step(processes: Any, size: int) -> Callable[[], None]:
     from pipeline.keys import INPUT_ID, INPUT_IMAGE
     from pipeline.training.loop import FoldLoop
     from pipeline.training.signals import LeaveOnSignals
-    from pipeline.training.sums import LossSums
+    from pipeline.training.validation import LossSums
     from pipeline.types import Progress
 
     share = BATCH // PROCESSES

@@ -16,7 +16,7 @@ from pipeline.competition import Metric, metric_values
 from pipeline.heads.multilabel.decisions import decided
 from pipeline.heads.thresholds import coordinate_ascent, quick_ascent, values_to_try
 from pipeline.metrics.image_level import find_metric
-from pipeline.training.validation import HeldOut, Monitor
+from pipeline.training.validation import Monitor, Validation
 from projects import Renders
 from test_multilabel import LABELS, make_head, make_task
 from toolkit.errors import UserError
@@ -128,7 +128,7 @@ def test_the_best_epoch_is_that_of_tuned_decisions(name: str) -> None:
         noise = generator.normal(0, 1, held.shape) + signal * held
         said = pd.DataFrame(0.45 / (1 + np.exp(2 - noise)), index=pd.Index(ids, name="id"), columns=columns)
         assert find(name).function(task.truth(rows), said, task.heads) == 0
-        seen = HeldOut(task, metrics, rows, lambda batch, outputs, said=said: said, lambda rows, found: found)
+        seen = Validation(task, metrics, rows, lambda batch, outputs, said=said: said, lambda rows, found: found)
         seen.among = False
         loss = torch.tensor(1.0 - epoch)  # says another epoch
         seen.add({"input_id": ids}, {"loss": loss, "losses": {}, "outputs": {}})  # type: ignore[typeddict-item]

@@ -25,8 +25,7 @@ from pipeline.training.schedules import AdaptiveFactor, Factor, observe
 from pipeline.training.seeds import seed_everything
 from pipeline.training.signals import LeaveOnSignals
 from pipeline.training.state import loop_state
-from pipeline.training.sums import LossSums
-from pipeline.training.validation import HeldOut, Monitor
+from pipeline.training.validation import LossSums, Monitor, Validation
 from pipeline.types import (
     Batch,
     Best,
@@ -98,8 +97,8 @@ class FoldLoop:
         set_learning_rate(optimizer, factor(0))
         self.batches_per_epoch = stages.batches.batches_per_epoch
         self.sums = LossSums()
-        self.valid: HeldOut | None = None  # what the validation of this epoch has seen so far
-        self.valid_raw: HeldOut | None = None  # the same with the raw weights, where their moving average counts
+        self.valid: Validation | None = None  # what the validation of this epoch has seen so far
+        self.valid_raw: Validation | None = None  # the same with the raw weights, where their moving average counts
         self._saved_at = self._stage_began = time.monotonic()
         self.is_whole = False  # between two optimiser steps of this process, with nothing half done
         self.signals = LeaveOnSignals()
@@ -177,9 +176,9 @@ class FoldLoop:
         self.valid.add(batch, result)
         self.callbacks.on_batch_end(self, "valid", batch, result)
 
-    def held_out(self) -> HeldOut:
+    def held_out(self) -> Validation:
         """What takes up what the held-out rows come to. Each process decodes its own."""
-        return HeldOut(self.task, self.metrics, self.valid_rows, self.decoder(), self.finish)
+        return Validation(self.task, self.metrics, self.valid_rows, self.decoder(), self.finish)
 
     def epoch_end(self) -> None:
         for seen in (self.valid, self.valid_raw):
@@ -254,7 +253,7 @@ class FoldLoop:
         seconds, waited = time.monotonic() - self._stage_began, self.stages.at(self.progress.epoch).loader.waited
         return StageResult("train", self.progress.epoch, self.sums.means(), seconds=seconds, waited=waited)
 
-    def _valid_result(self, seen: HeldOut) -> StageResult:
+    def _valid_result(self, seen: Validation) -> StageResult:
         raw = None if self.valid_raw is None else self.valid_raw.result(self.progress.epoch)
         seconds = time.monotonic() - self._stage_began
         return replace(seen.result(self.progress.epoch), seconds=seconds, raw=raw)

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline.callbacks import Callback
-from pipeline.callbacks.non_finite.dump import Dump
-from pipeline.callbacks.non_finite.replay import Finding, fits_fp32, losses_of, replay
+from pipeline.callbacks.non_finite.replay import Dump, Finding, fits_fp32, losses_of, replay
 from pipeline.keys import INPUT_ID
 from pipeline.types import Batch, Run, Stage, StepResult, Verdict
 from toolkit.debug.non_finite import is_finite
