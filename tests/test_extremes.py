@@ -105,6 +105,25 @@ def test_the_kept_samples_are_those_of_a_sort(pipeline: SimpleNamespace) -> None
         assert sample.mixed is None if own else sample.mixed[0] == partner, "a share of 1 is not mixed"
 
 
+def test_shares_of_several_processes_are_joined(pipeline: SimpleNamespace) -> None:
+    generator = np.random.default_rng(0)
+    batches = [generator.permutation(160)[:16].astype(np.float32).tolist() for _ in range(6)]
+    batches[2][3] = float("nan")
+    whole = fed(pipeline, batches)
+    main, other = (fed(pipeline, [batch[part] for batch in batches]) for part in (slice(8), slice(8, 16)))
+    sent: list[Any] = []
+    other.gather(SimpleNamespace(gather=lambda share: sent.append(share) or []))
+    main.gather(SimpleNamespace(gather=lambda share: [share, *sent]))
+    for name in ("best", "worst"):
+        assert [one.loss for one in getattr(main, name)] == [one.loss for one in getattr(whole, name)]
+    assert (main.samples, main.batches, len(main.not_finite)) == (96, 6, 1)
+    means = np.nanmean(np.array(batches).reshape(6, 2, 8)[[0, 1, 3, 4, 5]], axis=2) / 2
+    assert main.best_batch.loss <= means.min() + 1e-4 and main.worst_batch.loss >= means.max() - 1e-4
+    same = fed(pipeline, batches[:1])  # the loss of a training batch is that of all its shares
+    same.gather(SimpleNamespace(gather=lambda share: [share, share]))
+    assert same.best_batch.size == 32 and len(same.best_batch.samples) == 8
+
+
 def test_a_term_ranks_where_it_is_asked_for(pipeline: SimpleNamespace) -> None:
     seen = fed(pipeline, [[1.0, 4.0], [3.0, 2.0]], extremes_by="two")
     assert numbers(seen.best) == [1, 2, 3, 0], "the second term falls where the first one grows"
