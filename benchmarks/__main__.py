@@ -52,7 +52,7 @@ def feed(place: Workplace, effort: Effort) -> list[Row]:
 
 
 def gather(place: Workplace, effort: Effort) -> list[Row]:
-    """Whole batches on the main process of two, over the averaging of gradients."""
+    """What two processes exchange in a step beside gradients."""
     from benchmarks.gathering import measure
 
     return measure(place, effort)

@@ -1,7 +1,7 @@
-"""What it costs that the main process of several sees whole batches, over the averaging of gradients.
+"""What the processes of a training exchange in a step beside gradients, held against the averaging of gradients.
 
-Two processes on this machine's CPU, which talk through gloo, as a training on CPUs would. They do the same calls in the
-same order; the times are the main process's.
+Two processes on this machine's CPU, which talk through gloo, as a training on CPUs would. Each calls what a step of
+`FoldLoop` calls, with a network that costs nothing; the times are the main process's.
 """
 
 import json
@@ -12,25 +12,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import distributed, multiprocessing
+from torch import Tensor, distributed, multiprocessing
 
-from benchmarks.measure import Effort, Row, alone, beside, in_turns
+from benchmarks.measure import Aim, Effort, Row, alone, in_turns
 from benchmarks.workplace import Workplace
 from projects import imported
 
 PROCESSES = 2
 BATCH = 32  # the samples of all processes
-SIZES = (256, 32)
+SIZES = (224, 32)
 GRADIENT = 25_000_000  # numbers, as in a resnet50
 CLASSES = 10
+AIM = Aim("at most", 5.0)  # milliseconds
 PEER = "all_reduce, 25 M float32"
-REST = "the step's result and votes"
 
 
 def measure(place: Workplace, effort: Effort) -> list[Row]:
-    """A row for each size of images, and one for what a step asks of the others besides."""
+    """A row for each size of images, and one for the averaging of gradients."""
     output = place.folder / "gather.json"
     with imported(place.project):
         from toolkit.launch import free_port
@@ -38,12 +37,11 @@ def measure(place: Workplace, effort: Effort) -> list[Row]:
         job = (free_port(), place.project, effort.gather_rounds, output)
     multiprocessing.spawn(_measure_in_process, job, nprocs=PROCESSES)
     times = json.loads(output.read_text(encoding="utf-8"))
-    note = f"gather: {PROCESSES} processes, gloo, one thread each; batches of {BATCH} are those of all processes"
     rows = [
-        beside("gather", f"gather {BATCH} x {size} px, uint8", PEER, "ms", times[str(size)], times[PEER], None, note)
+        alone("gather", f"exchange of a step, {BATCH} x {size} px, uint8", "ms", times[str(size)], AIM)
         for size in SIZES
     ]
-    return [*rows, alone("gather", f"gather {REST}", "ms", times[REST])]
+    return [*rows, alone("gather", PEER, "ms", times[PEER])]
 
 
 def _measure_in_process(rank: int, port: int, project: Path, rounds: int, output: Path) -> None:
@@ -56,11 +54,7 @@ def _measure_in_process(rank: int, port: int, project: Path, rounds: int, output
         from toolkit.distributed import end_processes, start_processes
 
         processes = start_processes()
-        batches = {size: _batch(size) for size in SIZES}
-        functions: dict[str, Callable[[], object]] = {
-            str(size): partial(processes.gather, batch, BATCH // PROCESSES) for size, batch in batches.items()
-        }
-        functions[REST] = partial(_gather_the_rest, processes, _result())
+        functions: dict[str, Callable[[], object]] = {str(size): _step(processes, size) for size in SIZES}
         functions[PEER] = partial(distributed.all_reduce, torch.ones(GRADIENT))
         turns = {name: partial(_milliseconds, processes, function) for name, function in functions.items()}
         in_turns(turns, 2)
@@ -70,37 +64,39 @@ def _measure_in_process(rank: int, port: int, project: Path, rounds: int, output
         output.write_text(json.dumps(times), encoding="utf-8")
 
 
-def _batch(size: int) -> dict[str, Any]:
-    """This process's share of a batch as classification has it."""
-    from pipeline.keys import INPUT_ID, INPUT_IMAGE, INPUT_ROW, INPUT_WEIGHT
+def _step(processes: Any, size: int) -> Callable[[], None]:
+    """A training step of this process's share of a batch, without a network, an engine and what watches."""
+    from pipeline.callbacks import CallbackList
+    from pipeline.config import parse_experiment
+    from pipeline.keys import INPUT_ID, INPUT_IMAGE
+    from pipeline.training.loop import FoldLoop
+    from pipeline.training.signals import LeaveOnSignals
+    from pipeline.training.validation import LossSums
+    from pipeline.types import Progress
 
     share = BATCH // PROCESSES
-    pixels = np.random.default_rng(0).integers(0, 256, (share, size, size, 3), dtype=np.uint8)
-    return {
-        INPUT_ID: [f"{number:012d}" for number in range(share)],
-        INPUT_ROW: torch.arange(share),
-        INPUT_IMAGE: torch.from_numpy(pixels),
-        INPUT_WEIGHT: torch.ones(share),
-        "target_label": torch.zeros(share, dtype=torch.int64),
-    }
 
+    class Loop(FoldLoop):
+        def __init__(self) -> None:
+            self.processes, self.callbacks, self.sums = processes, CallbackList([]), LossSums()
+            self.config, self.progress, self.signals = parse_experiment({}, "gather"), Progress(), LeaveOnSignals()
+            self.batches_per_epoch, self._saved_at = 1_000_000, time.monotonic()
 
-def _result() -> dict[str, Any]:
-    """What a step returns for this share: `pipeline.types.StepResult` of one head."""
-    share = BATCH // PROCESSES
-    return {
-        "loss": torch.ones(()),
-        "losses": {"label": torch.ones(())},
-        "sample_losses": {"label": torch.ones(share)},
-        "outputs": {"output_label": torch.ones(share, CLASSES)},
-    }
+        def run_step(self, *_: Any) -> Any:
+            loss = {"label": torch.ones(())}
+            outputs: dict[str, Tensor] = {"output_label": torch.ones(share, CLASSES)}
+            return {"loss": loss["label"], "losses": loss, "sample_losses": {}, "outputs": outputs}
 
+    loop = Loop()
+    image = torch.zeros(share, size, size, 3, dtype=torch.uint8)
+    batch = {INPUT_ID: [f"{number:012d}" for number in range(share)], INPUT_IMAGE: image}
 
-def _gather_the_rest(processes: Any, result: dict[str, Any]) -> None:
-    """Whole results; whether a callback skips the step; whether it is time to save."""
-    processes.gather(result, BATCH // PROCESSES)
-    processes.highest(0)
-    processes.highest(0)
+    def step() -> None:
+        loop.train_batch(batch)
+        loop.gradients_ready()
+        loop.batch_end()
+
+    return step
 
 
 def _milliseconds(processes: Any, function: Callable[[], object]) -> float:

@@ -15,6 +15,8 @@ import pytest
 import torch
 from rich.console import Console
 
+from toolkit.distributed import ALONE
+
 ROOT = Path(__file__).resolve().parents[1]
 BATCHES, EPOCHS = 4, 3
 IDS = ["a1", "b2", "c3"]
@@ -106,7 +108,7 @@ class Fold:
         self.model = self.pipeline.PreparedModel(torch.nn.Identity(), layer)
         groups = [{"params": [layer.weight], "lr": 1e-3}, {"params": [layer.bias], "lr": 1e-4}]
         self.optimizer = torch.optim.AdamW(groups)
-        self.progress = self.pipeline.Progress()
+        self.progress, self.processes = self.pipeline.Progress(), ALONE
         self.scaler = torch.amp.GradScaler("cpu", enabled=False)
         self.epochs, self.batches_per_epoch = EPOCHS, BATCHES
         self.best = self.pipeline.Best(1, 0.75)

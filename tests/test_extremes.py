@@ -20,6 +20,7 @@ from pipeline.metrics.image_level import find_metric
 from pipeline.metrics.masks import find_metric as find_mask_metric
 from pipeline.tasks import task_for
 from projects import Renders, run_script
+from toolkit.distributed import ALONE
 from training import assert_same_outcome, demo_project, expect, killed, outcome
 
 USED = {
@@ -102,6 +103,25 @@ def test_the_kept_samples_are_those_of_a_sort(pipeline: SimpleNamespace) -> None
         partner = f"id {2 * first + 15 - sample.row}"
         own = sample.row % 16 == 15
         assert sample.mixed is None if own else sample.mixed[0] == partner, "a share of 1 is not mixed"
+
+
+def test_shares_of_several_processes_are_joined(pipeline: SimpleNamespace) -> None:
+    generator = np.random.default_rng(0)
+    batches = [generator.permutation(160)[:16].astype(np.float32).tolist() for _ in range(6)]
+    batches[2][3] = float("nan")
+    whole = fed(pipeline, batches)
+    main, other = (fed(pipeline, [batch[part] for batch in batches]) for part in (slice(8), slice(8, 16)))
+    sent: list[Any] = []
+    other.gather(SimpleNamespace(gather=lambda share: sent.append(share) or []))
+    main.gather(SimpleNamespace(gather=lambda share: [share, *sent]))
+    for name in ("best", "worst"):
+        assert [one.loss for one in getattr(main, name)] == [one.loss for one in getattr(whole, name)]
+    assert (main.samples, main.batches, len(main.not_finite)) == (96, 6, 1)
+    means = np.nanmean(np.array(batches).reshape(6, 2, 8)[[0, 1, 3, 4, 5]], axis=2) / 2
+    assert main.best_batch.loss <= means.min() + 1e-4 and main.worst_batch.loss >= means.max() - 1e-4
+    same = fed(pipeline, batches[:1])  # the loss of a training batch is that of all its shares
+    same.gather(SimpleNamespace(gather=lambda share: [share, share]))
+    assert same.best_batch.size == 32 and len(same.best_batch.samples) == 8
 
 
 def test_a_term_ranks_where_it_is_asked_for(pipeline: SimpleNamespace) -> None:
@@ -244,6 +264,7 @@ def test_both_stages_are_drawn_at_the_cadence(pipeline: SimpleNamespace) -> None
     config = pipeline.parse_experiment({"losses": LOSSES, "watch": {"figure_epochs": 3}}, "test")
     log: Callable[..., None] = lambda name, figure, step: pictures.append(name)  # noqa: E731
     run = SimpleNamespace(config=config, progress=pipeline.Progress(), epochs=4, fold="0", metrics=[])
+    run.processes = ALONE
     run.heads = [pipeline.Head("mask", "mask", ("a", "b"))]
     exported: list[tuple[str, Any]] = []
     run.tracker = SimpleNamespace(

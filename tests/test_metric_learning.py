@@ -361,14 +361,14 @@ def test_groups_stay_together_and_make_identities_stand_alone() -> None:
 def test_held_out_identities_are_scored_among_each_other() -> None:
     from pipeline.heads.embedding.labels import Identities
     from pipeline.metrics.image_level import find_metric
-    from pipeline.training.validation import HeldOut
+    from pipeline.training.validation import Validation
 
     generator = torch.Generator().manual_seed(3)
     rows = pd.DataFrame({"id": [f"r{row}" for row in range(30)], "whale": [WHALES[row // 3] for row in range(30)]})
     rows = Identities(("whale",), NEW, hold_out="identities").marked(rows)
     task = make_task()
     decode = task.decoder(None, None)
-    seen = HeldOut(task, [find_metric("recall_at_1")], rows, decode, lambda rows, predictions: predictions)
+    seen = Validation(task, [find_metric("recall_at_1")], rows, decode, lambda rows, predictions: predictions)
     embedding = functional.normalize(unit(10, generator).repeat_interleave(3, dim=0) + 1.2 * unit(30, generator))
     order = torch.randperm(30, generator=generator)
     for part in order.split(8):

@@ -35,23 +35,23 @@ from pipeline.types import Verdict
 
 
 class Witness(Callback):
-    """Writes down what it sees of each batch: who is in it, how large their losses are, which one is the worst."""
+    """Writes down what each process sees of a batch: who is in it, and how large their losses are."""
+
+    every_process = True
+    changes_gradients = False
 
     def on_run_start(self, run):
-        self.file = (run.folder / "seen.jsonl").open("a")
+        self.file = (run.folder / f"seen_{run.processes.rank}.jsonl").open("a", buffering=1)
 
     def on_batch_start(self, run, stage, batch):
         self.pixels = batch["input_image"].double().mean(dim=(1, 2, 3)).tolist()
 
     def on_batch_end(self, run, stage, batch, result):
         losses = result["sample_losses"]["label_cross_entropy"].tolist()
-        seen = {"stage": stage, "ids": batch["input_id"], "rows": batch["input_row"].tolist(), "pixels": self.pixels}
-        seen |= {"losses": losses, "loss": result["loss"].item()}
-        seen |= {"classes": list(result["outputs"]["output_label"].shape)}
-        print(json.dumps(seen), file=self.file)
-
-    def on_run_end(self, run, result):
-        self.file.close()
+        batch_number = run.progress.batch if stage == "train" else -1  # held-out rows are compared as a whole
+        seen = {"epoch": run.progress.epoch, "stage": stage, "batch": batch_number, "ids": batch["input_id"]}
+        seen |= {"rows": batch["input_row"].tolist(), "pixels": self.pixels, "losses": losses}
+        print(json.dumps(seen | {"loss": [result["loss"].item()]}), file=self.file)
 
 
 class Double(Callback):
@@ -122,8 +122,10 @@ def project(renders: Renders, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def seen(project: Path, name: str) -> pd.DataFrame:
-    lines = (project / f"runs/{name}/fold_0/seen.jsonl").read_text().splitlines()
-    return pd.DataFrame([json.loads(line) for line in lines])
+    """What all processes saw, joined in their order: of each training batch, and of the held-out rows of each epoch."""
+    files = sorted((project / f"runs/{name}/fold_0").glob("seen_*.jsonl"))
+    lines = pd.DataFrame([json.loads(line) for file in files for line in file.read_text().splitlines()])
+    return lines.groupby(["epoch", "stage", "batch"]).agg(lambda lists: list(itertools.chain(*lists)))
 
 
 def assert_close_outcome(project: Path, first: str, second: str, tolerance: float = 1e-4) -> None:
@@ -145,7 +147,7 @@ def assert_close_outcome(project: Path, first: str, second: str, tolerance: floa
 
 @pytest.mark.parametrize("engine", [*ENGINES, BARE])
 def test_two_processes_come_to_what_one_comes_to(engine: str, renders: Renders, tmp_path: Path) -> None:
-    """The same tables, weights, logs, and whole batches in the order of one process for what watches."""
+    """The same tables, weights, logs; what watches sees shares that are the batches of one process in their order."""
     project = watched_project(renders, tmp_path / "project", engine)
     write(project, SETTINGS, "one", "two", "cut")
     killed(project, 0, "one")
@@ -154,19 +156,22 @@ def test_two_processes_come_to_what_one_comes_to(engine: str, renders: Renders, 
     assert said.count("epoch  train loss") == 1, "only the main process prints"
     assert_close_outcome(project, "one", "two")
     one, two = seen(project, "one"), seen(project, "two")
-    for column in ("stage", "ids", "rows", "classes", "pixels"):
+    assert one.index.equals(two.index)
+    for column in ("ids", "rows", "pixels"):
         assert one[column].tolist() == two[column].tolist(), column
-    assert set(one["ids"].str.len()) == {50, 32, 4}
+    training = one.index.get_level_values("stage") == "train"
+    assert set(one["ids"][training].str.len()) == {50}
     for mine, other in zip(one["losses"], two["losses"], strict=True):
         np.testing.assert_allclose(mine, other, atol=1e-4)
-    np.testing.assert_allclose(one["loss"], two["loss"], atol=1e-4)
+    for [loss], both in zip(one["loss"][training], two["loss"][training], strict=True):
+        np.testing.assert_allclose([loss, loss], both, atol=1e-4, err_msg="that of the whole batch in each process")
     said = killed(project, 2, "cut", processes=2)
     assert "going on at" in said
     assert_same_outcome(outcome(project, "two"), outcome(project, "cut"))
 
 
 def test_crops_and_tiles_are_shared(renders: Renders, tmp_path: Path) -> None:
-    """The tiles of an image lie in two shares, and are put together as one process would do it."""
+    """The tiles of an image lie in one share, and are put together as one process would do it."""
     project = demo_project(renders, tmp_path / "project", task="segmentation")
     write(project, MASKS, "one", "two")
     killed(project, 0, "one")
@@ -206,8 +211,14 @@ def test_shares_are_the_batch_and_no_process_goes_without(renders: Renders) -> N
     for count, size in [(50, 12), (49, 12), (3, 32), (13, 4), (7, 1)]:
         parts = [[list(batch) for batch in RowBatches(count, size, each)] for each in three]
         assert all(len(own) == len(RowBatches(count, size, each)) for own, each in zip(parts, three, strict=True))
-        assert [row for batch in zip(*parts, strict=True) for share in batch for _, row in share] == list(range(count))
+        assert len({len(own) for own in parts}) == 1, "engines wait for each other in every batch"
+        assert [row for own in parts for share in own for _, row in share] == list(range(count))
         assert all(share for own in parts for share in own)
+    windows = [[list(batch) for batch in RowBatches(20, 6, each, [0, 9, 12, 13])] for each in three]
+    firsts = [own[0][0][1] for own in windows]
+    assert set(firsts) <= {0, 9, 12, 13} and len(set(firsts)) == 3, "the windows of an image lie in one process"
+    with pytest.raises(UserError, match="4 rows are held out for 3 processes, too few for parts of about one size"):
+        RowBatches(100, 6, three[0], [0, 97, 98, 99])
     with pytest.raises(UserError, match=r"batch_size is 32.*3 processes"):
         TrainBatches(table, shuffle, 32, 0, three[0])
     with pytest.raises(UserError, match="an epoch has 2 rows for 3 processes"):
@@ -239,23 +250,15 @@ processes = start_processes()
 count = [3, 1][processes.rank]
 start = [0, 3][processes.rank]
 at = torch.arange(start, start + count)
-values = {
-    "ids": [f"id {number}" for number in at],
-    "image": (at[:, None, None] + torch.arange(6).reshape(2, 3)).to(torch.uint8),
-    "half": at.to(torch.bfloat16),
-    "flag": at % 2 == 0,
-    "loss": torch.tensor(float(processes.rank), requires_grad=True),
-    "outputs": {"logits": at[:, None] * torch.tensor([1.0, -1.0])},
-}
-whole = processes.gather(values, count)
+shares = processes.gather({"ids": [f"id {number}" for number in at], "at": at})
 if processes.is_main:
-    assert whole["ids"] == [f"id {number}" for number in range(4)]
-    assert torch.equal(whole["image"], (torch.arange(4)[:, None, None] + torch.arange(6).reshape(2, 3)).to(torch.uint8))
-    assert whole["half"].dtype == torch.bfloat16 and whole["half"].tolist() == [0, 1, 2, 3]
-    assert whole["flag"].tolist() == [True, False, True, False]
-    assert whole["loss"].item() == 0.25 and whole["loss"].ndim == 0, "the mean over samples, not over processes"
-    assert torch.equal(whole["outputs"]["logits"], torch.arange(4.0)[:, None] * torch.tensor([1.0, -1.0]))
-    assert list(whole) == list(values)
+    assert [name for share in shares for name in share["ids"]] == [f"id {number}" for number in range(4)]
+    assert torch.cat([share["at"] for share in shares]).tolist() == [0, 1, 2, 3]
+else:
+    assert shares == []
+loss = torch.tensor(float(processes.rank), requires_grad=True)
+mean, half = processes.mean([loss, loss.detach().to(torch.bfloat16)])
+assert mean.item() == half.item() == 0.5 and half.dtype == torch.bfloat16 and not mean.requires_grad
 assert processes.from_main(lambda: processes.rank + 7) == 7
 assert processes.highest(processes.rank) == 1
 sys.stderr.write("fine")
@@ -263,7 +266,7 @@ end_processes()
 """
 
 
-def test_shares_of_every_kind_are_joined(renders: Renders) -> None:
+def test_shares_are_joined_on_the_main_process(renders: Renders) -> None:
     port = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
     children = [
         subprocess.Popen(

@@ -123,7 +123,7 @@ def best_f1(truth: np.ndarray, predictions: np.ndarray) -> float:
 @pytest.mark.parametrize("name", ["f1_macro", "f1_micro"])
 def test_the_best_epoch_is_that_of_tuned_decisions(name: str) -> None:
     """No label ever reaches one half, so all epochs score 0 there; the third one ranks best."""
-    from pipeline.training.validation import HeldOut, Monitor
+    from pipeline.training.validation import Monitor, Validation
 
     generator, task, metrics = np.random.default_rng(0), make_task(), [find(name), find("roc_auc")]
     columns = [f"labels:{label}" for label in LABELS]
@@ -135,7 +135,7 @@ def test_the_best_epoch_is_that_of_tuned_decisions(name: str) -> None:
         noise = generator.normal(0, 1, held.shape) + signal * held
         said = pd.DataFrame(0.45 / (1 + np.exp(2 - noise)), index=pd.Index(ids, name="id"), columns=columns)
         assert find(name).function(task.truth(rows), said, task.heads) == 0
-        seen = HeldOut(task, metrics, rows, lambda batch, outputs, said=said: said, lambda rows, found: found)
+        seen = Validation(task, metrics, rows, lambda batch, outputs, said=said: said, lambda rows, found: found)
         seen.among = False
         loss = torch.tensor(1.0 - epoch)  # says another epoch
         seen.add({"input_id": ids}, {"loss": loss, "losses": {}, "outputs": {}})  # type: ignore[typeddict-item]

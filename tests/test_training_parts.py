@@ -123,7 +123,7 @@ def test_where_auc_is_one_in_every_fold_it_is_one_for_all_rows() -> None:
     from pipeline.competition import Head
     from pipeline.metrics.image_level import find_metric
     from pipeline.tasks import task_for
-    from pipeline.training.validation import HeldOut, Monitor
+    from pipeline.training.validation import Monitor, Validation
 
     task, auc = task_for(competition, [Head("label", "multiclass", ("no", "yes"))]), find_metric("roc_auc")
     monitor, held = Monitor([auc], "metric"), torch.arange(32) % 4 == 0
@@ -135,7 +135,7 @@ def test_where_auc_is_one_in_every_fold_it_is_one_for_all_rows() -> None:
         for epoch, (spread, shift) in enumerate([(0.1, 2.0), (0.4, 1.0), (5.0, 0.2), (5.0, 4.0)]):
             logit = (held * 2.0 - 1) * spread + shift * (fold - 2)
             logits = torch.stack([-logit, logit], dim=1) / 2
-            seen = HeldOut(
+            seen = Validation(
                 task, [auc], rows, lambda batch, out: task.decode(batch["input_id"], out), lambda rows, said: said
             )
             loss = functional.cross_entropy(logits, held.long())

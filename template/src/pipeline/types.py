@@ -135,6 +135,10 @@ class SampleDataset(Dataset[dict[str, Any]], ABC):
     def __len__(self) -> int:
         """The number of samples."""
 
+    def starts(self) -> Sequence[int]:
+        """Positions of the samples with which a row begins, ascending; one process predicts all samples of a row."""
+        return range(len(self))
+
     @abstractmethod
     def picture(self, row: int) -> "np.ndarray":
         """What the model sees of a row, or the whole of it where it sees parts: uint8 or float32 (H, W, C)."""

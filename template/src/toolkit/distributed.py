@@ -1,19 +1,20 @@
 """The processes that train one fold together, one for each device. A single process pays nothing for any of this.
 
-Each takes its share of every batch; what is watched, scored, written and printed is the main process's business, which
-sees whole batches. Processes are started by `toolkit.launch` or by torchrun, which say in the environment who is who.
+Each takes its share of every training batch, and its part of the held-out rows. What must be whole is gathered small
+and late on the main process, which alone writes and prints. Processes are started by `toolkit.launch` or by torchrun,
+which say in the environment who is who.
 """
 
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
@@ -21,7 +22,6 @@ from torch import Tensor, distributed, nn
 from toolkit.errors import LAUNCHED, UserError
 
 T = TypeVar("T")
-Values = TypeVar("Values", bound=Mapping[str, Any])
 PATIENCE = timedelta(days=2)  # the main process may predict for hours; that another one died is the launcher's to see
 
 
@@ -50,34 +50,25 @@ class Processes:
             return rows
         return rows[len(rows) * self.rank // self.size : len(rows) * (self.rank + 1) // self.size]
 
-    def gather(self, values: Values, count: int) -> Values:
-        """Whole batches out of the shares, on the main process; the others get back what they gave. All call it.
+    def gather(self, share: T) -> list[T]:
+        """What each process has, in their order, on the main one; nothing on the others. All call it.
 
         Args:
-            values: tensors (count, ...) and lists, which are joined, tensors without a dimension, whose mean over the
-                samples is taken, and dicts of these.
-            count: samples in this share.
+            share: small, and on the CPU: it is pickled.
         """
         if self.size == 1:
-            return values
-        flat = dict(_flatten(values))
-        tensors = {key: value for key, value in flat.items() if isinstance(value, Tensor)}
-        parts: list[Any] = [None] * self.size
-        distributed.all_gather_object(parts, (count, {key: flat[key] for key in flat.keys() - tensors.keys()}))
-        columns = {key: value.detach().expand(count, *value.shape[1:]) for key, value in tensors.items()}
-        packed = _gather_bytes([_as_bytes(value) for value in columns.values()], [part[0] for part in parts], self.rank)
-        if not self.is_main:
-            return values
-        joined: dict[tuple[str, ...], Any] = {}
-        start = 0
-        for key, value in columns.items():
-            width = value[0].numel() * value.element_size()
-            piece = packed[:, start : start + width].contiguous().view(value.dtype).reshape(-1, *value.shape[1:])
-            joined[key] = piece if tensors[key].ndim else piece.double().mean().to(piece.dtype)
-            start += width
-        for key in parts[0][1]:
-            joined[key] = [item for _, lists in parts for item in lists[key]]
-        return cast("Values", _nested((key, joined[key]) for key in flat))
+            return [share]
+        shares: list[Any] | None = [None] * self.size if self.is_main else None
+        distributed.gather_object(share, shares, dst=0)
+        return shares or []
+
+    def mean(self, values: Sequence[Tensor]) -> list[Tensor]:
+        """The means over the processes of some scalars, without their graph, on their device. All call it."""
+        if self.size == 1:
+            return list(values)
+        total = torch.stack([value.detach().double() for value in values])
+        distributed.all_reduce(total)
+        return [mean.to(value.dtype) for mean, value in zip(total / self.size, values, strict=True)]
 
     def from_main(self, make: Callable[[], T]) -> T:
         """What the main process makes, for all of them. All call it."""
@@ -168,37 +159,3 @@ def _end_with_launcher() -> None:
     """A launcher that was killed must not leave processes behind that go on training: its pipe ends with it."""
     os.read(0, 1)
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _gather_bytes(columns: list[Tensor], counts: list[int], rank: int) -> Tensor:
-    """Rows of bytes of all processes, (sum of counts, width), on the main one."""
-    ours = torch.cat(columns, dim=1)
-    most = max(counts)
-    if len(ours) < most:
-        ours = torch.cat([ours, ours.new_zeros(most - len(ours), ours.shape[1])])
-    parts = [torch.empty_like(ours) for _ in counts] if rank == 0 else None
-    distributed.gather(ours.contiguous(), parts, dst=0)
-    return ours if parts is None else torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
-
-
-def _as_bytes(value: Tensor) -> Tensor:
-    """(count, ...) as uint8 (count, width): one collective call takes every dtype."""
-    return value.reshape(len(value), -1).clone(memory_format=torch.contiguous_format).view(torch.uint8)
-
-
-def _flatten(values: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, (*above, key))
-        else:
-            yield (*above, key), value
-
-
-def _nested(items: Iterator[tuple[tuple[str, ...], Any]]) -> dict[str, Any]:
-    nested: dict[str, Any] = {}
-    for (*above, last), value in items:
-        place = nested
-        for key in above:
-            place = place.setdefault(key, {})
-        place[last] = value
-    return nested

@@ -4,7 +4,7 @@ Watchers never change a bit of the training. A callback is made by name from an 
 `default_callbacks` are always there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.registry import References
@@ -21,17 +21,17 @@ NAMES: References = {"callback": {"learning_test": "pipeline.callbacks.learning_
 class Callback:
     """The events of a fold's run. Override what you need; the base does nothing.
 
-    Where several processes share each batch, a callback lives in the main one and sees whole batches. One that changes
-    the training (`every_process = True`) lives in each of them and sees the share of its own; the gradients that it
-    leaves are then averaged.
+    Where several processes share each batch, a callback lives in the main one; with `every_process` it lives in each.
+    It sees its process's share of a batch, and in training the losses of the whole batch.
+
+    Attributes:
+        every_process: True for what changes the training, and for what gathers something of every share.
+        changes_gradients: False spares what lives in every process, and only watches, that gradients are averaged over
+            the processes once more after it has seen them.
     """
 
     every_process = False
-
-    @property
-    def changes_gradients(self) -> bool:
-        """Whether gradients have to be averaged over the processes once more after it has seen them."""
-        return self.every_process
+    changes_gradients = True
 
     def on_run_start(self, run: Run) -> None:
         """Before the first batch, also when a run continues (after `load_state_dict`)."""
@@ -66,6 +66,16 @@ class Callback:
         """Take up the memory that `state_dict` gave."""
 
 
+def _to_each(event: str) -> Callable[..., None]:
+    """The event of a list of callbacks: that of each, in order."""
+
+    def call(self: "CallbackList", *arguments: Any) -> None:
+        for callback in self.callbacks:
+            getattr(callback, event)(*arguments)
+
+    return call
+
+
 class CallbackList(Callback):
     """Several callbacks as one, asked in order.
 
@@ -74,52 +84,25 @@ class CallbackList(Callback):
     """
 
     def __init__(self, callbacks: Sequence[Callback], is_main: bool = True) -> None:
-        named = {_key(index, callback): callback for index, callback in enumerate(callbacks)}
+        named = {f"{index}_{type(callback).__name__}": callback for index, callback in enumerate(callbacks)}
         self.named = {key: callback for key, callback in named.items() if is_main or callback.every_process}
         self.callbacks = list(self.named.values())
 
-    def on_run_start(self, run: Run) -> None:
-        for callback in self.callbacks:
-            callback.on_run_start(run)
-
-    def on_epoch_start(self, run: Run, stage: Stage) -> None:
-        for callback in self.callbacks:
-            callback.on_epoch_start(run, stage)
-
-    def on_batch_start(self, run: Run, stage: Stage, batch: Batch, share: Batch | None = None) -> None:
-        for callback in self.callbacks:
-            callback.on_batch_start(run, stage, share if callback.every_process and share else batch)
-
-    def on_batch_end(
-        self,
-        run: Run,
-        stage: Stage,
-        batch: Batch,
-        result: StepResult,
-        share: tuple[Batch, StepResult] | None = None,
-    ) -> None:
-        for callback in self.callbacks:
-            callback.on_batch_end(run, stage, *(share if callback.every_process and share else (batch, result)))
+    on_run_start = _to_each("on_run_start")
+    on_epoch_start = _to_each("on_epoch_start")
+    on_batch_start = _to_each("on_batch_start")
+    on_batch_end = _to_each("on_batch_end")
+    on_epoch_end = _to_each("on_epoch_end")
+    on_run_end = _to_each("on_run_end")
+    on_exception = _to_each("on_exception")
 
     def on_gradients_ready(self, run: Run) -> Verdict:
         verdict = Verdict.GO
         for callback in self.callbacks:
             verdict = max(verdict, callback.on_gradients_ready(run))
-            if callback.changes_gradients:
+            if callback.every_process and callback.changes_gradients:
                 run.processes.average_gradients(run.model)
         return verdict
-
-    def on_epoch_end(self, run: Run, result: StageResult) -> None:
-        for callback in self.callbacks:
-            callback.on_epoch_end(run, result)
-
-    def on_run_end(self, run: Run, result: StageResult | None) -> None:
-        for callback in self.callbacks:
-            callback.on_run_end(run, result)
-
-    def on_exception(self, run: Run, error: BaseException) -> None:
-        for callback in self.callbacks:
-            callback.on_exception(run, error)
 
     def state_dict(self) -> dict[str, Any]:
         return {key: callback.state_dict() for key, callback in self.named.items()}
@@ -153,7 +136,3 @@ def default_callbacks(
     numbers = [NonFinite(), Gradients(), LogScalars(), Timing(), EpochTable(len(valid_rows))]
     extremes, pictures = Extremes(task, train_rows, valid_rows), Pictures(task, valid_rows, valid_dataset)
     return [*numbers, Exports(task), extremes, GradCam(task), pictures]
-
-
-def _key(index: int, callback: Callback) -> str:
-    return f"{index}_{type(callback).__name__}"

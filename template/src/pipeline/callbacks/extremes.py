@@ -46,6 +46,9 @@ class Extremes(Callback):
         UserError: when the run starts, `watch.extremes_by` is neither a term of the loss nor a metric.
     """
 
+    every_process = True
+    changes_gradients = False
+
     def __init__(self, task: "Task", train_rows: pd.DataFrame, valid_rows: pd.DataFrame) -> None:
         self.task = task
         self.tables: dict[Stage, pd.DataFrame] = {"train": train_rows, "valid": valid_rows}
@@ -69,7 +72,10 @@ class Extremes(Callback):
 
     def on_epoch_end(self, run: Run, result: StageResult) -> None:
         seen = self.seen.pop(result.stage, None)
-        if seen is not None:
+        if seen is None:
+            return
+        seen.gather(run.processes)
+        if run.processes.is_main:
             if (line := seen.left_out()) is not None and not self.said:
                 self.said = True
                 say_once(line)

@@ -1,29 +1,58 @@
-"""Grad-CAM while a fold trains: where in held-out images decisions are made."""
+"""Where in held-out images decisions are made: Grad-CAM (Selvaraju et al., arXiv:1610.02391; of masks: Vinogradova et
+al., arXiv:2002.11434).
+
+The features are found by watching the encoder run, so that convolutional networks, transformers and encoders of one's
+own are treated alike. That, and outputs that are dicts, is what the libraries for it do not offer without a
+wrapper for each architecture.
+"""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from pipeline.callbacks import Callback
-from pipeline.callbacks.class_activation import Heat, explain
 from pipeline.callbacks.pictures import draw_figures
 from pipeline.callbacks.ranking import ranked_by, sample_scores
 from pipeline.data.explain_target import chosen_class
-from pipeline.keys import INPUT_ID
-from pipeline.types import Batch, Run, Stage, StageResult, StepResult
+from pipeline.keys import INPUT_ID, INPUT_IMAGE
+from pipeline.types import Batch, PreparedModel, Run, Stage, StageResult, StepResult
 from toolkit.plots.images import image_grid, shortened, visible
 
 if TYPE_CHECKING:
     from pipeline.tasks import Task
 
 SHOWN = 4  # samples of each sort
+CANDIDATES = 32  # of the encoder's last outputs
+FEWEST_CELLS = 4  # of height and width of features, if there are such: two by two say little
 Ranked = tuple[tuple[float, ...], Batch]  # rank, and a sample as a batch
+
+
+@dataclass(frozen=True)
+class Heat:
+    """What a decision looked at.
+
+    Attributes:
+        image: (H, W, C), as it came.
+        heat: float32 (H, W) in [0, 1].
+        name: of the sample, and `of` what was explained.
+        inside: the share of the heat that lies where the truth does; none where the truth has no place.
+    """
+
+    image: np.ndarray
+    heat: np.ndarray
+    name: str
+    of: str
+    inside: float | None = None
 
 
 class GradCam(Callback):
@@ -31,8 +60,11 @@ class GradCam(Callback):
 
     They are drawn at `watch.figure_epochs`, and at the end with the weights that are kept.
 
-    Holds no more than a few samples, as they came.
+    Holds no more than a few samples, as they came; the fixed ones are those of the main process's share.
     """
+
+    every_process = True
+    changes_gradients = False
 
     def __init__(self, task: "Task") -> None:
         self.task = task
@@ -48,7 +80,8 @@ class GradCam(Callback):
     def on_epoch_start(self, run: Run, stage: Stage) -> None:
         if stage == "valid":
             self.fixed, self.worst, self.random = [], [], []
-            self.generator = np.random.default_rng((run.config.seed, run.progress.epoch))
+            others = (run.processes.rank,) if run.processes.rank else ()
+            self.generator = np.random.default_rng((run.config.seed, run.progress.epoch, *others))
 
     def on_batch_end(self, run: Run, stage: Stage, batch: Batch, result: StepResult) -> None:
         is_drawn = run.config.watch.draws(run.progress.epoch, run.epochs)
@@ -65,8 +98,12 @@ class GradCam(Callback):
             _offer(self.random, (float(self.generator.random()),), batch, row)
 
     def on_epoch_end(self, run: Run, result: StageResult) -> None:
+        if result.stage != "valid" or not run.config.watch.draws(result.epoch, run.epochs):
+            return
+        shares = run.processes.gather((self.worst, self.random))
+        self.worst, self.random = (_highest([one for share in shares for one in share[k]]) for k in (0, 1))
         # Those of the last epoch wait for the weights that are kept.
-        if result.stage == "valid" and result.epoch < run.epochs - 1:
+        if run.processes.is_main and result.epoch < run.epochs - 1:
             self._draw(run)
 
     def on_run_end(self, run: Run, result: StageResult | None) -> None:
@@ -115,10 +152,117 @@ def _sample(batch: Mapping[str, Any], row: int) -> Batch:
 def _offer(kept: list[Ranked], rank: tuple[float, ...], batch: Batch, row: int) -> None:
     """Keep the samples of the highest ranks."""
     if len(kept) < SHOWN or rank > kept[-1][0]:
-        kept.append((rank, _sample(batch, row)))
-        kept.sort(key=lambda entry: entry[0], reverse=True)
-        del kept[SHOWN:]
+        kept[:] = _highest([*kept, (rank, _sample(batch, row))])
+
+
+def _highest(ranked: Sequence[Ranked]) -> list[Ranked]:
+    return sorted(ranked, key=lambda entry: entry[0], reverse=True)[:SHOWN]
 
 
 def _samples(ranked: Sequence[Ranked]) -> list[Batch]:
     return [sample for _, sample in ranked]
+
+
+def explain(model: PreparedModel, task: "Task", samples: Sequence[Batch], chosen: str | None = None) -> list[Heat]:
+    """The heat of each sample, with the model as it predicts; its gradients and its mode stay as they are.
+
+    Args:
+        samples: batches of one, as they came from the loader.
+        chosen: `HEAD` or `HEAD:CLASS`; none: what the first head says.
+
+    Raises:
+        ValueError: none of the encoder's outputs has a height and a width.
+    """
+    device = next(model.parameters()).device
+    modes = [module.training for module in model.modules()]
+    model.eval()
+    heats = []
+    try:
+        for sample in samples:
+            batch = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in sample.items()}
+            heats.append(_explained(model, task, batch, chosen))
+    finally:
+        for module, mode in zip(model.modules(), modes, strict=True):
+            module.training = mode
+    return heats
+
+
+def _explained(model: PreparedModel, task: "Task", batch: Batch, chosen: str | None) -> Heat:
+    encoder = getattr(model.network, "encoder", model.network)
+    with torch.enable_grad(), _outputs(encoder) as outputs:
+        image = model.prepare(batch)
+        image[INPUT_IMAGE].requires_grad_(True)  # a frozen encoder has features without a graph
+        explained = task.explained(batch, model.network(image), chosen)
+        features = outputs[-CANDIDATES:]  # the deepest at the end
+        gradients = torch.autograd.grad(explained.score.sum(), features, allow_unused=True)
+    size = (image[INPUT_IMAGE].shape[-2], image[INPUT_IMAGE].shape[-1])
+    heat = class_activation(features, gradients, size)
+    inside = None
+    if explained.region is not None and bool(explained.region.any()) and float(heat.sum()) > 0:
+        inside = float(heat[explained.region.to(heat.device)].sum() / heat.sum())
+    shown = batch[INPUT_IMAGE][0].detach().cpu().numpy()
+    return Heat(shown, heat.cpu().numpy(), str(batch[INPUT_ID][0]), explained.name, inside)
+
+
+def class_activation(features: Sequence[Tensor], gradients: Sequence[Tensor | None], size: tuple[int, int]) -> Tensor:
+    """The heat, float32 (H, W) in [0, 1], of the last features that speak for the score; zeros where none does.
+
+    Features are (1, C, h, w), (1, h, w, C), or tokens (1, n, C) of which the last h * w are the image; each channel
+    counts by its mean gradient.
+
+    Raises:
+        ValueError: none of them has a height and a width.
+    """
+    ratio, found = size[0] / size[1], [torch.zeros(size)]
+    pairs = [(feature, gradient) for feature, gradient in zip(features, gradients, strict=True) if gradient is not None]
+    maps = [(_as_map(feature, ratio), _as_map(gradient, ratio)) for feature, gradient in reversed(pairs)]
+    for least in (FEWEST_CELLS, 2):
+        for feature, gradient in maps:
+            if feature is None or gradient is None or min(feature.shape[1:]) < least or not bool(gradient.any()):
+                continue
+            heat = (gradient.mean(dim=(1, 2), keepdim=True) * feature).sum(dim=0).relu()[None, None]
+            found.append(functional.interpolate(heat, size=size, mode="bilinear", align_corners=False)[0, 0])
+            if bool(heat.any()):
+                return found[-1] / found[-1].max()
+    if len(found) > 1:
+        return found[-1]
+    raise ValueError("the encoder has no output with a height and a width that the decision depends on")
+
+
+@contextmanager
+def _outputs(encoder: nn.Module) -> Iterator[list[Tensor]]:
+    """What the modules of an encoder give, in the order of their calls."""
+    found: list[Tensor] = []
+
+    def keep(module: nn.Module, args: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and output.ndim in (3, 4) and output.requires_grad:
+            found.append(output)
+
+    with ExitStack() as hooks:
+        for module in encoder.modules():
+            hooks.callback(module.register_forward_hook(keep).remove)
+        yield found
+
+
+def _as_map(values: Tensor, ratio: float) -> Tensor | None:
+    """Features of one sample as (C, h, w); none where they have no height and width."""
+    if values.ndim == 4:
+        one = values[0].detach().float()
+        if one.shape[0] == one.shape[1] != one.shape[2] or (
+            one.shape[2] > 4 * one.shape[0] and one.shape[2] > one.shape[1]
+        ):
+            one = one.permute(2, 0, 1)  # channels last, as Swin has them
+        return one if min(one.shape[1:]) > 1 else None
+    return _tokens(values[0].detach().float(), ratio)
+
+
+def _tokens(tokens: Tensor, ratio: float) -> Tensor | None:
+    """(n, C) as (C, h, w): the last h * w tokens, of the grid whose shape is nearest to the image's."""
+    count = len(tokens)
+    for prefix in range(min(count, 10)):
+        height = round(math.sqrt((count - prefix) * ratio))
+        if height > 1 and (count - prefix) % height == 0 and (count - prefix) // height > 1:
+            width = (count - prefix) // height
+            if abs(height / width - ratio) < 0.1 * ratio:
+                return tokens[prefix:].T.reshape(-1, height, width)
+    return None

@@ -3,7 +3,7 @@
 import math
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from pipeline.config import Experiment
 from pipeline.data.sample_record import SeenSample
 from pipeline.keys import INPUT_ID, INPUT_IMAGE, INPUT_PARTNER, INPUT_ROW, INPUT_SHARE, ROW_ID, TARGET_PREFIX
 from pipeline.types import Batch, StepResult
+from toolkit.distributed import Processes
 
 MOST = 8  # samples in a picture
 MOST_BYTES = 256 * 2**20  # of a stage; of huge samples fewer are kept
@@ -23,8 +24,8 @@ PICTURES = 5
 
 @dataclass(frozen=True, eq=False)
 class SeenBatch:
-    """A batch: its position in the epoch, its loss, how many samples it has, some of them, and what a metric says of it
-    where one ranks."""
+    """A batch, or one process's share of it: its position in the epoch, its loss, how many samples it has, some of
+    them, and what a metric says of it where one ranks."""
 
     number: int
     loss: float
@@ -93,6 +94,25 @@ class Seen:
                     self, name, SeenBatch(self.before + self.batches, loss, len(losses), samples, self._scored(score))
                 )
 
+    def gather(self, processes: Processes) -> None:
+        """Join what each process keeps of its shares, on the main one. All call it."""
+        reason = "" if self.scores is None else self.scores.reason
+        own = {name: value for name, value in vars(self).items() if name not in ("rows", "config", "scores")}
+        shares = processes.gather((own, reason))
+        if len(shares) < 2:
+            return
+        parts = [part for part, _ in shares]
+        self.best = sorted((one for part in parts for one in part["best"]), key=self._rank)[: self.most]
+        worst = sorted((one for part in parts for one in part["worst"]), key=self._rank, reverse=True)
+        self.worst = worst[: self.most]
+        self.not_finite = [one for part in parts for one in part["not_finite"]][: self.most]
+        self.samples, self.undefined = (sum(part[name] for part in parts) for name in ("samples", "undefined"))
+        self.undefined_batches = max(part["undefined_batches"] for part in parts)
+        self.best_batch = self._joined([part["best_batch"] for part in parts], reverse=False)
+        self.worst_batch = self._joined([part["worst_batch"] for part in parts], reverse=True)
+        if self.scores is not None:
+            self.scores.reason = next((said for _, said in shares if said), "")
+
     def pictures(self, when: str) -> dict[str, tuple[str, list[SeenSample]]]:
         """Heading and samples of each picture, by name; those without a sample are left out."""
         own = "loss" if self.scores is None else f"{self.scores.metric.name}, then loss"
@@ -135,6 +155,15 @@ class Seen:
 
     def _rank(self, one: SeenSample | SeenBatch) -> tuple[float, float]:
         return self._sign * (one.loss if one.scored is None else one.scored[1]), one.loss
+
+    def _joined(self, batches: Sequence[SeenBatch | None], reverse: bool) -> SeenBatch | None:
+        """The first of some processes' most extreme batches, with all shares of it that are there."""
+        found = sorted((one for one in batches if one is not None), key=self._rank, reverse=reverse)
+        shares = [one for one in found if (one.number, self._rank(one)) == (found[0].number, self._rank(found[0]))]
+        if not shares:
+            return None
+        samples = sorted((sample for one in shares for sample in one.samples), key=self._rank, reverse=reverse)
+        return replace(shares[0], size=sum(one.size for one in shares), samples=samples[: self.most])
 
     def _joins(self, kept: Sequence[SeenSample], rank: tuple[float, float], comes_before: Callable[..., bool]) -> bool:
         return len(kept) < self.most or comes_before(rank, self._rank(kept[-1]))

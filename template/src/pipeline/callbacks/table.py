@@ -52,7 +52,8 @@ class EpochTable(Callback):
         if stage == "train":
             self.rate = max(float(group["lr"]) for group in run.optimizer.param_groups)
         if self.bar is not None:
-            self.bar.advance(self.task, 1 if stage == "train" else len(batch[INPUT_ID]))
+            rows = len(batch[INPUT_ID]) * run.processes.size  # about: the shares of held-out rows differ a little
+            self.bar.advance(self.task, 1 if stage == "train" else rows)
 
     def on_epoch_end(self, run: Run, result: StageResult) -> None:
         self._stop_bar()

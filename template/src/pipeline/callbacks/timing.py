@@ -28,7 +28,7 @@ class Timing(Callback):
             self.images = 0
 
     def on_batch_end(self, run: Run, stage: Stage, batch: Batch, result: StepResult) -> None:
-        self.images += len(batch[INPUT_ID]) if stage == "train" else 0
+        self.images += len(batch[INPUT_ID]) * run.processes.size if stage == "train" else 0
 
     def on_epoch_end(self, run: Run, result: StageResult) -> None:
         if result.stage != "train" or not result.seconds:

@@ -5,11 +5,12 @@ the dataset reseeds its augmentations from the three: the number of workers chan
 batch, and a row that is shown twice looks different each time.
 """
 
+import bisect
 import functools
 import itertools
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -98,27 +99,47 @@ class TrainBatches(Sampler[list[Index]]):
 
 
 class RowBatches(Sampler[list[Index]]):
-    """Every row once, in the order of the table. No process goes without a row of a batch.
+    """Every sample once, in the order of the table. Each of several processes has a part of it, neighbours, in as many
+    batches as the others.
+
+    Args:
+        batch_size: of all processes together.
+        starts: the samples with which a row begins, which no two processes share; none: every one.
 
     Raises:
-        UserError: there are fewer rows than processes.
+        UserError: there are fewer rows than processes, or they cannot have parts of about one size.
     """
 
-    def __init__(self, count: int, batch_size: int, processes: Processes = ALONE) -> None:
-        self.count = count
-        self.processes = processes
-        self.starts = list(range(0, count, max(batch_size, processes.size)))
-        if 0 < count < processes.size:
-            raise UserError(f"{count} rows are held out for {processes.size} processes; set machine.devices to fewer")
-        if len(self.starts) > 1 and count - self.starts[-1] < processes.size:
-            self.starts.pop()  # too few rows for all: they go into the batch before
+    def __init__(
+        self, count: int, batch_size: int, processes: Processes = ALONE, starts: Sequence[int] | None = None
+    ) -> None:
+        self.count, self.batch_size, self.processes = count, batch_size, processes
+        self.starts = range(count) if starts is None else starts
+        self._batches()
 
     def __len__(self) -> int:
-        return len(self.starts)
+        return len(self._batches())
 
     def __iter__(self) -> Iterator[list[Index]]:
-        for start, end in itertools.pairwise([*self.starts, self.count]):
-            yield [(0, row) for row in self.processes.share(range(start, end))]
+        for batch in self._batches():
+            yield [(0, row) for row in batch]
+
+    def _batches(self) -> list[range]:
+        processes, count = self.processes, self.count
+        if processes.size == 1 or not count:
+            return [range(start, min(start + self.batch_size, count)) for start in range(0, count, self.batch_size)]
+        places = [bisect.bisect_left(self.starts, count * rank // processes.size) for rank in range(processes.size)]
+        edges = [*(self.starts[place] if place < len(self.starts) else count for place in places), count]
+        sizes = [end - start for start, end in itertools.pairwise(edges)]
+        share = max(1, self.batch_size // processes.size)
+        batches = min(-(-max(sizes) // share), min(sizes))
+        if not batches or -(-max(sizes) // batches) > 2 * share:
+            raise UserError(
+                f"{len(self.starts)} rows are held out for {processes.size} processes, too few for parts of about one "
+                "size; set machine.devices to fewer"
+            )
+        start, size = edges[processes.rank], sizes[processes.rank]
+        return [range(start + size * k // batches, start + size * (k + 1) // batches) for k in range(batches)]
 
 
 class EpochBatches:

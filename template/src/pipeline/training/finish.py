@@ -115,7 +115,7 @@ def choose_weights(trainer: Trainer) -> str:
 def validate(trainer: Trainer) -> StageResult:
     """Losses, metrics and predictions of the trainer's model on the held-out rows, outside the epochs."""
     trainer.model.eval()
-    seen = trainer.held_out()
+    seen = trainer.validation()
     for batch in trainer.valid_loader:
         with torch.no_grad():
             seen.add(batch, trainer.run_step("valid", batch))

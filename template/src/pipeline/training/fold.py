@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from pipeline import engine
-from pipeline.callbacks.non_finite.dump import FOLDER as DUMPS
+from pipeline.callbacks.non_finite.replay import FOLDER as DUMPS
 from pipeline.data.folds import FoldTable
 from pipeline.data.loader import to_device
 from pipeline.inference.device import choose_device, choose_precision

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.callbacks.non_finite.dump import Dump
-from pipeline.callbacks.non_finite.replay import Finding, replay
+from pipeline.callbacks.non_finite.replay import Dump, Finding, replay
 from pipeline.config import parse_experiment
 from pipeline.inference.device import choose_precision
 from pipeline.inference.snapshot import run_competition

@@ -32,8 +32,7 @@ from pipeline.training.optimizer import clip_gradients, make_optimizer, set_lear
 from pipeline.training.phases import Phases, freeze
 from pipeline.training.schedules import AdaptiveFactor, Factor, observe
 from pipeline.training.setup import Setup
-from pipeline.training.sums import LossSums
-from pipeline.training.validation import HeldOut, Monitor
+from pipeline.training.validation import LossSums, Monitor, Validation
 from pipeline.types import (
     Batch,
     Best,
@@ -68,8 +67,8 @@ class Trainer:
         UserError: a setting or something chosen by name that cannot be used, or a state of other training rows.
     """
 
-    valid: HeldOut | None = None  # what the validation of this epoch has seen so far
-    valid_raw: HeldOut | None = None  # the same with the raw weights, where their moving average counts
+    valid: Validation | None = None  # what the validation of this epoch has seen so far
+    valid_raw: Validation | None = None  # the same with the raw weights, where their moving average counts
     is_whole = False  # between two optimiser steps of this process, with nothing half done
     leaving = False  # a signal asked for it
 
@@ -120,7 +119,6 @@ class Trainer:
         native = [engine_callback(names.bind("engine_callback", entry)) for entry in config.engine_callbacks]
         self.engine_callbacks: Sequence[Any] = native
         self.sums = LossSums()
-        self._whole: Batch = {}  # the batch of all processes
         self._saved_at = self._stage_began = time.monotonic()
         self._handlers: dict[int, Any] = {}  # those of signals before ours
         if state is not None:
@@ -155,11 +153,13 @@ class Trainer:
 
     def train_batch(self, batch: Batch) -> Tensor:
         self.is_whole = False
-        self._show_batch("train", batch)
+        self.callbacks.on_batch_start(self, "train", batch)
         result = self.run_step("train", batch)
-        whole = self.processes.gather(result, len(batch[INPUT_ID]))
-        self.sums.add(whole, len(self._whole[INPUT_ID]))
-        self.callbacks.on_batch_end(self, "train", self._whole, whole, (batch, result))
+        # Shares of a training batch are equally large: the losses of the whole batch are the means over the processes.
+        loss, *terms = self.processes.mean([result["loss"], *result["losses"].values()])
+        whole: StepResult = {**result, "loss": loss, "losses": dict(zip(result["losses"], terms, strict=True))}
+        self.sums.add(whole, len(batch[INPUT_ID]) * self.processes.size)
+        self.callbacks.on_batch_end(self, "train", batch, whole)
         return result["loss"]
 
     def gradients_ready(self) -> None:
@@ -190,25 +190,28 @@ class Trainer:
 
     def valid_batch(self, batch: Batch) -> None:
         if self.valid is None:
-            self._begin_validation()
+            self._start_validation()
         assert self.valid is not None
-        self._show_batch("valid", batch)
+        self.callbacks.on_batch_start(self, "valid", batch)
         with torch.no_grad():
             result = self.run_step("valid", batch, self.averages.scored(self.model))
             if self.valid_raw is not None:
-                raw = self.run_step("valid", batch)
-                self.valid_raw.add(self._whole, self.processes.gather(raw, len(batch[INPUT_ID])))
-        whole = self.processes.gather(result, len(batch[INPUT_ID]))
-        self.valid.add(self._whole, whole)
-        self.callbacks.on_batch_end(self, "valid", self._whole, whole, (batch, result))
+                self.valid_raw.add(batch, self.run_step("valid", batch))
+        self.valid.add(batch, result)
+        self.callbacks.on_batch_end(self, "valid", batch, result)
 
-    def held_out(self) -> HeldOut:
-        """Room for what the held-out rows come to. Only the main process sees whole rows, and decodes them."""
-        decode = self.decoder() if self.processes.is_main else lambda batch, outputs: self.task.no_predictions()
-        return HeldOut(self.task, self.metrics, self.valid_rows, decode, self.finish)
+    def validation(self) -> Validation:
+        """What takes up losses and predictions of the held-out rows. Each process decodes its own."""
+        return Validation(self.task, self.metrics, self.valid_rows, self.decoder(), self.finish)
 
     def epoch_end(self) -> None:
-        results = self.processes.from_main(self._results)
+        for seen in (self.valid, self.valid_raw):
+            if seen is not None:
+                seen.gather(self.processes)
+        results = self._results() if self.processes.is_main else []
+        numbers = [replace(result, truth=None, predictions=None, raw=None) for result in results]
+        shared = self.processes.from_main(lambda: numbers)
+        results = results or shared
         epoch, score, loss = self.progress.epoch, self.monitor.score(results[-1]), results[-1].losses["loss"]
         self.averages.epoch_ended(self.model, epoch)
         if self.processes.is_main:
@@ -311,11 +314,11 @@ class Trainer:
             where = f"epoch {self.progress.epoch + 1}, batch {self.progress.batch}"
             raise Interrupted(f"fold {self.fold} is saved at {where}; the same command goes on from there")
 
-    def _begin_validation(self) -> None:
+    def _start_validation(self) -> None:
         self._trained = self._train_result()
         self._stage_began = time.monotonic()
-        self.valid = self.held_out()
-        self.valid_raw = None if self._raw() is None else self.held_out()
+        self.valid = self.validation()
+        self.valid_raw = None if self._raw() is None else self.validation()
         self.model.eval()
         for model in (self.model, self.averages.scored(self.model)):
             self.processes.copy_from_main(model.buffers())  # each has seen its own share of the batches
@@ -325,19 +328,15 @@ class Trainer:
         """The model that trains, where other weights than its own are scored."""
         return None if self.averages.ema is None else self.model
 
-    def _show_batch(self, stage: Stage, batch: Batch) -> None:
-        self._whole = self.processes.gather(batch, len(batch[INPUT_ID]))
-        self.callbacks.on_batch_start(self, stage, self._whole, batch)
-
     def _results(self) -> list[StageResult]:
-        """What the stages of the epoch came to, on the main process, which has seen whole batches."""
+        """What the stages of the epoch came to, on the main process, once all shares are there."""
         return [self._train_result()] if self.valid is None else [self._trained, self._valid_result(self.valid)]
 
     def _train_result(self) -> StageResult:
         seconds, waited = time.monotonic() - self._stage_began, self.phases.at(self.progress.epoch).loader.waited
         return StageResult("train", self.progress.epoch, self.sums.means(), seconds=seconds, waited=waited)
 
-    def _valid_result(self, seen: HeldOut) -> StageResult:
+    def _valid_result(self, seen: Validation) -> StageResult:
         raw = None if self.valid_raw is None else self.valid_raw.result(self.progress.epoch)
         seconds = time.monotonic() - self._stage_began
         return replace(seen.result(self.progress.epoch), seconds=seconds, raw=raw)
@@ -372,7 +371,7 @@ class Trainer:
     def _make_valid_loader(self, dataset: SampleDataset) -> EpochBatches:
         """Every held-out row once."""
         size = self.config.machine.valid_batch_size or self.config.training.batch_size
-        batches = RowBatches(len(dataset), size, self.processes)
+        batches = RowBatches(len(dataset), size, self.processes, dataset.starts())
         workers = self.config.machine.workers
         return EpochBatches(make_loader(dataset, batches, self.task.collate, workers, self.device), self.device)
 

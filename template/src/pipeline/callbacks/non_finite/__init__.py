@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline.callbacks import Callback
-from pipeline.callbacks.non_finite.dump import Dump
-from pipeline.callbacks.non_finite.replay import Finding, fits_fp32, losses_of, replay
+from pipeline.callbacks.non_finite.replay import Dump, Finding, fits_fp32, losses_of, replay
 from pipeline.keys import INPUT_ID
 from pipeline.types import Batch, Run, Stage, StepResult, Verdict
 from toolkit.debug.non_finite import is_finite
@@ -37,6 +36,7 @@ class NonFinite(Callback):
     """
 
     every_process = True  # each looks at its own share
+    changes_gradients = False
 
     def __init__(self) -> None:
         self.window: list[tuple[int, Batch]] = []  # whose gradients are being gathered, by position in the epoch
@@ -46,10 +46,6 @@ class NonFinite(Callback):
         self.dumps = 0
         self.overflows = 0
         self.held_out: dict[str, None] = {}  # ids of held-out samples without a finite loss or output
-
-    @property
-    def changes_gradients(self) -> bool:
-        return False
 
     def on_run_start(self, run: Run) -> None:
         if run.config.watch.anomaly:

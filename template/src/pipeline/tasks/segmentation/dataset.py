@@ -93,6 +93,11 @@ class MaskDataset(SampleDataset):
             **targets,
         }
 
+    def starts(self) -> Sequence[int]:
+        if self.train:
+            return range(len(self))
+        return [position for position, (_, window) in enumerate(self.windows) if window.number == 0]
+
     def picture(self, row: int) -> np.ndarray:
         """The whole image, at most about as large as it is drawn, as its masks lie."""
         return self.windows.whole(row)
