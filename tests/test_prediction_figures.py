@@ -13,12 +13,12 @@ from sklearn.metrics import classification_report as report
 
 from pipeline.competition import Head
 from pipeline.heads.base import kind_of
-from pipeline.heads.embedding.rankings import table_of
-from pipeline.heads.multiclass.drawing import multiclass_figures
-from pipeline.heads.multilabel.drawing import multilabel_figures
-from pipeline.heads.regression.drawing import by_truth_figure, errors_by_truth, scatter_figure
+from pipeline.heads.class_probabilities import multiclass_figures
+from pipeline.heads.label_probabilities import multilabel_figures
+from pipeline.heads.rankings import table_of
 from pipeline.trackers.images import pixels
 from projects import Renders
+from toolkit.plots.numbers import by_truth_figure, errors_by_truth, scatter_figure
 
 pytestmark = pytest.mark.filterwarnings("error")  # a warning of matplotlib's would reach a user's terminal
 PARTS = {"confusion_matrix", "calibration", "curves", "probabilities", "classes"}

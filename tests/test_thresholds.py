@@ -13,7 +13,7 @@ import torch
 from sklearn.metrics import f1_score
 
 from pipeline.competition import Metric, metric_values
-from pipeline.heads.multilabel.decisions import decided
+from pipeline.heads.label_probabilities import decided
 from pipeline.heads.thresholds import coordinate_ascent, quick_ascent, values_to_try
 from pipeline.metrics.image_level import find_metric
 from pipeline.training.validation import HeldOut, Monitor

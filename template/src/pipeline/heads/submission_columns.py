@@ -1,34 +1,21 @@
 """How predictions become the columns of a sample submission, which is recognised by its columns.
 
 One column per class (its probability), or one column per head, which may have any name where there is a single head.
-Or one row per image and head, whose ids end in the name of the head. What a column or a row holds, its kind knows.
+Or one row per image and head, whose ids end in the name of the head. What each holds, the `Columns` of the head know.
 """
 
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from pipeline.competition import Head, Metric
 from pipeline.heads.base import kind_of
+from pipeline.heads.columns import Column
 from pipeline.submission_schema import sample_id_column
 from toolkit.errors import UserError, listed, nearest
-
-
-@dataclass(frozen=True)
-class Column:
-    """What one column of a sample holds: the probability of class `of`, or what is decided when that is none. The
-    number of a head without such columns is its `of`. `shown` is what the sample's own cells hold, each once."""
-
-    name: str
-    head: Head
-    of: str | None = None
-    shown: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        return kind_of(self.head).described(self)
 
 
 def recognise(columns: Sequence[str], heads: Sequence[Head], metric: Metric) -> tuple[Column, ...]:
@@ -85,14 +72,15 @@ def _class_names(heads: Sequence[Head]) -> list[str]:
 
 def _class_columns(heads: Sequence[Head]) -> dict[str, tuple[Head, str]]:
     """Every name under which a sample may ask for the probability of a class."""
-    pairs = [(head, name) for head in heads for name in head.classes if f"{head.name}:{name}" in kind_of(head).columns]
+    predicted = {column for head in heads for column in kind_of(head).columns.names}
+    pairs = [(head, name) for head in heads for name in head.classes if f"{head.name}:{name}" in predicted]
     names = [name for _, name in pairs]
     known = {f"{head.name}{mark}{name}": (head, name) for head, name in pairs for mark in ":_"}
     return known | {name: (head, name) for head, name in pairs if names.count(name) == 1}
 
 
 def _head_column(name: str, head: Head, metric: Metric) -> Column:
-    return Column(name, head, kind_of(head).single_column(metric))
+    return Column(name, head, kind_of(head).columns.single_column(metric))
 
 
 def heads_of_rows(ids: pd.Series, heads: Sequence[Head]) -> pd.DataFrame | None:
@@ -142,10 +130,10 @@ def _rows_of_head(
 
 def _filled(predictions: pd.DataFrame, head: Head, columns: Sequence[Column], metric: Metric) -> dict[str, np.ndarray]:
     """The head's columns; a `UserError` where its predictions are not all there."""
-    missing = [name for name in kind_of(head).columns if name not in predictions]
+    missing = [name for name in kind_of(head).columns.names if name not in predictions]
     if missing:
         raise UserError(f"the predictions lack the column '{missing[0]}'; the classes have changed: predict again")
-    return kind_of(head).fill(predictions, columns, metric)
+    return kind_of(head).columns.fill(predictions, columns, metric)
 
 
 def as_predictions(table: pd.DataFrame, columns: Sequence[Column], heads: Sequence[Head]) -> pd.DataFrame | None:
@@ -155,9 +143,9 @@ def as_predictions(table: pd.DataFrame, columns: Sequence[Column], heads: Sequen
     """
     parts: list[pd.DataFrame] = []
     for head in heads:
-        kind = kind_of(head)
-        values = kind.read({column.of: table[column.name] for column in columns if column.head is head})
+        own = kind_of(head).columns
+        values = own.read({column.of: table[column.name] for column in columns if column.head is head})
         if values is None:
             return None
-        parts.append(pd.DataFrame(values, index=table.index, columns=kind.columns))
+        parts.append(pd.DataFrame(values, index=table.index, columns=own.names))
     return pd.concat(parts, axis=1)

@@ -17,6 +17,8 @@ class Pictures(Protocol):
 
 Texts = Sequence[str] | np.ndarray
 
+RIGHT, WRONG, NEUTRAL = "#2a8a4a", "#c62f2f", "#4a78b0"
+
 
 def shortened(name: object, most: int = 24) -> str:
     """A long name with its middle left out: names often differ at both ends."""

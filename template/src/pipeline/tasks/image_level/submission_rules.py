@@ -8,7 +8,8 @@ import pandas as pd
 from pipeline.competition import Head, Metric
 from pipeline.heads.base import kind_of
 from pipeline.heads.cells import as_numbers, blank_problems
-from pipeline.heads.submission_columns import Column, columns_of, heads_of_rows, shown
+from pipeline.heads.columns import Column
+from pipeline.heads.submission_columns import columns_of, heads_of_rows, shown
 from pipeline.submission_schema import Keys, Problem, sample_id_column
 from toolkit.errors import UserError, listed
 
@@ -20,7 +21,8 @@ def submission_rules(sample: pd.DataFrame, heads: Sequence[Head], metric: Metric
     if len(names) == 1 and heads_of_rows(sample[id_column], heads) is not None:
         cells = {head.name: sample[names[0]][sample[id_column].str.endswith(head.name)] for head in heads}
         of_heads = tuple(
-            Column(names[0], head, kind_of(head).single_column(metric), shown(cells[head.name])) for head in heads
+            Column(names[0], head, kind_of(head).columns.single_column(metric), shown(cells[head.name]))
+            for head in heads
         )
         return SubmissionRules(id_column, of_heads, metric, heads[0], by_row=True)
     try:
@@ -57,7 +59,7 @@ class SubmissionRules:
 
     def described(self) -> list[str]:
         """What each column holds."""
-        return [f"{column.name}: {column}" for column in self.columns]
+        return [f"{column.name}: {kind_of(column.head).columns.described(column)}" for column in self.columns]
 
     def notes(self) -> list[str]:
         """Classes that were trained and that a sample with a column for each class does not ask for."""
@@ -79,7 +81,7 @@ class SubmissionRules:
             found += self._cell_problems(name, table[name])
         for head, names in self._numbers_by_head():
             if not found and set(names) <= set(table.columns):
-                found += kind_of(head).row_problems(table[names], self.metric)
+                found += kind_of(head).columns.row_problems(table[names], self.metric)
         return found
 
     def _row_problems(self, table: pd.DataFrame, column: Column) -> list[Problem]:
@@ -91,14 +93,14 @@ class SubmissionRules:
         if named is None:  # the ids are judged elsewhere
             return []
         values = table[column.name][named["head"] == column.head.name]
-        return kind_of(column.head).cell_problems(column.name, values, column, self.metric)
+        return kind_of(column.head).columns.cell_problems(column.name, values, column, self.metric)
 
     def _cell_problems(self, name: str, values: pd.Series) -> list[Problem]:
         column = next((column for column in self.columns if column.name == name), None)
         if column is None and name not in self.numeric:
             return blank_problems(name, values)
         head = self.first if column is None else column.head
-        return kind_of(head).cell_problems(name, values, column, self.metric)
+        return kind_of(head).columns.cell_problems(name, values, column, self.metric)
 
     def _numbers_by_head(self) -> Iterator[tuple[Head, list[str]]]:
         """The columns of each head that hold numbers."""

@@ -1,4 +1,4 @@
-"""Classes of which one is true: arrays in, figures out. A notebook can call them as well."""
+"""Which classes are taken for which: arrays in, figure out. A notebook can call it as well."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -7,11 +7,7 @@ import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
-from pipeline.competition import Head
-from pipeline.heads.class_drawing import calibration_figure, class_figures
-from pipeline.heads.drawing import WRONG
-from pipeline.heads.multiclass.predictions import decided
-from toolkit.plots.images import Texts, shortened
+from toolkit.plots.images import WRONG, Texts, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,34 +17,6 @@ MOST_NUMBERS = 30  # with more classes a cell is too small for its number
 MOST_PAIRS = 10
 SHORT = 18  # characters of a name in a pair
 INCHES_PER_CHARACTER = 0.0085  # and point of font size
-
-
-def multiclass_figures(truth: Texts, probabilities: np.ndarray, head: Head) -> dict[str, Figure]:
-    """The pictures of one head, by their names.
-
-    Args:
-        truth: (N,) class names.
-        probabilities: (N, C); rows that are not finite are left out.
-    """
-    there = np.isfinite(probabilities).all(axis=1)
-    labels, probabilities = np.asarray(truth, dtype=object)[there], probabilities[there]
-    names, said = np.array(head.classes, dtype=object), decided(probabilities, head)
-    true = labels[:, None] == names
-    figures = {f"confusion_matrix/{head.name}": confusion_matrix_figure(labels, names[said], head.classes)}
-    chosen, shown, thresholds = said[:, None] == np.arange(len(names)), slice(None), None
-    if len(names) == 2:  # the second one's probability says all
-        shown, thresholds = slice(1, None), np.array(head.thresholds or [0.5])
-        figures[f"calibration/{head.name}"] = calibration_figure(
-            true[:, 1], probabilities[:, 1], f"probability of {shortened(names[1])}"
-        )
-    else:
-        rows = np.arange(len(said))
-        figures[f"calibration/{head.name}"] = calibration_figure(
-            true[rows, said], probabilities[rows, said], "probability of the class that is decided for"
-        )
-    return figures | class_figures(
-        head.name, true.astype(np.float32), probabilities, chosen, head.classes, shown, thresholds
-    )
 
 
 def confusion_matrix_figure(truth: Texts, predicted: Texts, classes: Sequence[str]) -> Figure:
