@@ -279,7 +279,7 @@ def test_the_nearest_right_and_wrong_neighbours() -> None:
     labels = np.array([["a", "b", "c"], ["b", "a", "c"], ["c", "", ""], ["a", "b", "c"]], dtype=object)
     scores = np.array([[0.9, 0.4, 0.1], [0.8, 0.7, 0.1], [0.6, -1, -1], [0.5, 0.4, 0.3]])
     truth = pd.DataFrame({"who": ["a", "a", "a", "new"]})
-    figures = drawn(kind_of(head).figures(truth, table_of(labels, scores, head, truth.index)))
+    figures = drawn(kind_of(head).columns.figures(truth, table_of(labels, scores, head, truth.index)))
     left, right = figures["neighbours"].axes
     assert [text.get_text() for text in figures["neighbours"].legends[0].get_texts()] == [
         "its own label (2)",
