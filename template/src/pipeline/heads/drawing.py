@@ -16,23 +16,13 @@ MOST_HEADS = 3  # whose answers are written at an image
 ReadOut = tuple[Columns, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
-def seen_figure(
-    samples: Sequence[SeenSample],
-    heads: Sequence[str],
-    read: Sequence[ReadOut],
-    heading: str,
-) -> Figure:
-    """Samples (N,) as the model saw them, with their losses, and predictions and truths of the first heads.
-
-    Args:
-        heads: their names.
-        read: of each head.
-    """
+def seen_figure(samples: Sequence[SeenSample], read: Sequence[ReadOut], heading: str) -> Figure:
+    """Samples (N,) as the model saw them, with their losses, and predictions and truths of the first heads."""
     titles, colors = [], []
     for place, sample in enumerate(samples):
         lines, wrong, judged = [sample.told()], False, False
-        for name, (columns, known, true, said, sure) in list(zip(heads, read, strict=True))[:MOST_HEADS]:
-            label = f"{shortened(name, 10)}: " if len(heads) > 1 else ""
+        for columns, known, true, said, sure in read[:MOST_HEADS]:
+            label = f"{shortened(columns.head.name, 10)}: " if len(read) > 1 else ""
             lines.append(label + columns.caption(shortened(said[place], 16), float(sure[place])))
             if not known[place]:
                 lines[-1] += ", no truth"
@@ -46,11 +36,11 @@ def seen_figure(
     return image_grid(images, [sample.id for sample in samples], titles, colors, heading)
 
 
-def seen_words(heads: Sequence[str], read: Sequence[ReadOut]) -> pd.DataFrame:
+def seen_words(read: Sequence[ReadOut]) -> pd.DataFrame:
     """See `Task.words`; arguments as above."""
     truths, predictions = [], []
-    for name, (columns, known, true, said, sure) in zip(heads, read, strict=True):
-        label = f"{name}: " if len(heads) > 1 else ""
+    for columns, known, true, said, sure in read:
+        label = f"{columns.head.name}: " if len(read) > 1 else ""
         truths.append([label + (str(true[k]) if known[k] else "no truth") for k in range(len(true))])
         predictions.append([label + columns.caption(str(said[k]), float(sure[k])) for k in range(len(said))])
     joined = (["; ".join(each) for each in zip(*lines, strict=True)] for lines in (truths, predictions))

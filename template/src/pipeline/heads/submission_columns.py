@@ -58,12 +58,21 @@ def columns_of(sample: pd.DataFrame, id_column: str, heads: Sequence[Head], metr
         UserError: the columns are of no known kind; they are named.
     """
     found = recognise([name for name in sample.columns if name != id_column], heads, metric)
-    return tuple(replace(column, shown=shown(sample[column.name])) for column in found)
+    return tuple(_showing(column, sample[column.name]) for column in found)
 
 
-def shown(cells: pd.Series) -> tuple[str, ...]:
-    """Cells of a sample, each once."""
-    return tuple(map(str, cells.dropna().unique()))
+def row_columns(sample: pd.DataFrame, id_column: str, heads: Sequence[Head], metric: Metric) -> tuple[Column, ...]:
+    """What the one column of a sample (all text) with a row for each image and head holds in the rows of each head;
+    none where it has no such rows."""
+    names = [name for name in sample.columns if name != id_column]
+    if len(names) != 1 or heads_of_rows(sample[id_column], heads) is None:
+        return ()
+    cells, ids = sample[names[0]], sample[id_column]
+    return tuple(_showing(_head_column(names[0], head, metric), cells[ids.str.endswith(head.name)]) for head in heads)
+
+
+def _showing(column: Column, cells: pd.Series) -> Column:
+    return replace(column, shown=tuple(map(str, cells.dropna().unique())))
 
 
 def _class_names(heads: Sequence[Head]) -> list[str]:
@@ -103,29 +112,19 @@ def submission_table(
         UserError: the sample's columns are not recognised, or the predictions lack a column.
     """
     id_column = sample_id_column(list(sample.columns), id_column)
-    named = heads_of_rows(sample[id_column], heads) if len(sample.columns) == 2 else None
-    if named is not None:
-        asked = [(head, mark) for head in heads for mark in named["mark"][named["head"] == head.name].unique()]
-        parts = [_rows_of_head(sample, predictions, head, metric, id_column, mark) for head, mark in asked]
+    named, parts = heads_of_rows(sample[id_column], heads), []
+    if named is not None and (by_row := row_columns(sample, id_column, heads, metric)):
+        for column in by_row:
+            values = _filled(predictions, column.head, [column], metric)[column.name].astype(object)
+            for mark in named["mark"][named["head"] == column.head.name].unique():
+                ids = predictions.index.astype(str) + mark + column.head.name
+                parts.append(pd.DataFrame({id_column: ids, column.name: values})[list(sample.columns)])
         return pd.concat(parts, ignore_index=True)
     columns = columns_of(sample, id_column, heads, metric)
     filled: dict[str, object] = {id_column: predictions.index.to_numpy()}
     for head in {column.head.name: column.head for column in columns}.values():
         filled |= _filled(predictions, head, [column for column in columns if column.head is head], metric)
     return pd.DataFrame(filled)[list(sample.columns)]
-
-
-def _rows_of_head(
-    sample: pd.DataFrame, predictions: pd.DataFrame, head: Head, metric: Metric, id_column: str, mark: str
-) -> pd.DataFrame:
-    """The rows of one head, where a sample has a row for each image and head."""
-    [value] = [name for name in sample.columns if name != id_column]
-    column = replace(
-        _head_column(value, head, metric), shown=shown(sample[value][sample[id_column].str.endswith(head.name)])
-    )
-    values = _filled(predictions, head, [column], metric)[value]
-    ids = predictions.index.astype(str) + mark + head.name
-    return pd.DataFrame({id_column: ids, value: values.astype(object)})[list(sample.columns)]
 
 
 def _filled(predictions: pd.DataFrame, head: Head, columns: Sequence[Column], metric: Metric) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ from pipeline.competition import Head, Metric
 from pipeline.heads.base import kind_of
 from pipeline.heads.cells import as_numbers, blank_problems
 from pipeline.heads.columns import Column
-from pipeline.heads.submission_columns import columns_of, heads_of_rows, shown
+from pipeline.heads.submission_columns import columns_of, heads_of_rows, row_columns
 from pipeline.submission_schema import Keys, Problem, sample_id_column
 from toolkit.errors import UserError, listed
 
@@ -18,13 +18,8 @@ def submission_rules(sample: pd.DataFrame, heads: Sequence[Head], metric: Metric
     """The rules for this sample. With columns of an unknown kind, they follow the sample's own values."""
     id_column = sample_id_column(list(sample.columns), id_column)
     names = [name for name in sample.columns if name != id_column]
-    if len(names) == 1 and heads_of_rows(sample[id_column], heads) is not None:
-        cells = {head.name: sample[names[0]][sample[id_column].str.endswith(head.name)] for head in heads}
-        of_heads = tuple(
-            Column(names[0], head, kind_of(head).columns.single_column(metric), shown(cells[head.name]))
-            for head in heads
-        )
-        return SubmissionRules(id_column, of_heads, metric, heads[0], by_row=True)
+    if by_row := row_columns(sample, id_column, heads, metric):
+        return SubmissionRules(id_column, by_row, metric, heads[0], by_row=True)
     try:
         columns = columns_of(sample, id_column, heads, metric)
     except UserError:  # a format of the user's own

@@ -146,10 +146,10 @@ class ImageLevelTask(Decoding):
         return {head.name: kind.columns.sample_figure(images, ids, truth, predictions) for head, kind in self.kinds}
 
     def draw_samples(self, rows: pd.DataFrame, samples: Sequence[SeenSample], heading: str) -> Figure:
-        return seen_figure(samples, [head.name for head in self.heads], self._read_out(rows, samples), heading)
+        return seen_figure(samples, self._read_out(rows, samples), heading)
 
     def words(self, rows: pd.DataFrame, samples: Sequence[SeenSample]) -> pd.DataFrame:
-        return seen_words([head.name for head in self.heads], self._read_out(rows, samples))
+        return seen_words(self._read_out(rows, samples))
 
     def _read_out(self, rows: pd.DataFrame, samples: Sequence[SeenSample]) -> list[ReadOut]:
         outputs = {key: torch.stack([sample.outputs[key] for sample in samples]) for key in samples[0].outputs}
