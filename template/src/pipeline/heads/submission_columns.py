@@ -1,25 +1,29 @@
-"""How predictions become the columns of a sample submission, which is recognised by its columns.
+"""How predictions become the columns of a sample submission, which is recognised by its columns, and what may stand in
+them. What is judged is text, as the grader will read it.
 
 One column per class (its probability), or one column per head, which may have any name where there is a single head.
 Or one row per image and head, whose ids end in the name of the head. What each holds, the `Columns` of the head know.
 """
 
+from __future__ import annotations
+
 import re
-from collections.abc import Collection, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from pipeline.competition import Head, Metric
 from pipeline.heads.base import kind_of
+from pipeline.heads.cells import as_numbers, blank_problems
 from pipeline.heads.columns import Column
-from pipeline.submission_schema import sample_id_column
+from pipeline.submission_schema import Keys, Problem, sample_id_column
 from toolkit.errors import UserError, listed, nearest
 
 
-def recognise(columns: Sequence[str], heads: Sequence[Head], metric: Metric) -> tuple[Column, ...]:
-    """What each column of the sample (without the id) holds.
+def columns_of(sample: pd.DataFrame, id_column: str, heads: Sequence[Head], metric: Metric) -> tuple[Column, ...]:
+    """What each column of the sample (all text) but the id's holds, and shows.
 
     A sample may ask for fewer classes, and for fewer heads, than were trained. With several heads, the column of a
     class is called `head_class` or `head:class`, or like the class where only one head has it.
@@ -27,14 +31,15 @@ def recognise(columns: Sequence[str], heads: Sequence[Head], metric: Metric) -> 
     Raises:
         UserError: the columns are of no known kind; they are named.
     """
+    columns = [name for name in sample.columns if name != id_column]
     of_class = _class_columns(heads)
     of_head = {head.name: head for head in heads}
     if columns and all(_found(name, of_class) in of_class for name in columns):
-        return tuple(Column(name, *of_class[_found(name, of_class)]) for name in columns)
+        return tuple(_showing(Column(name, *of_class[_found(name, of_class)]), sample[name]) for name in columns)
     if columns and all(_found(name, of_head) in of_head for name in columns):
-        return tuple(_head_column(name, of_head[_found(name, of_head)], metric) for name in columns)
+        return tuple(_head_column(name, of_head[_found(name, of_head)], metric, sample[name]) for name in columns)
     if len(columns) == 1 and len(heads) == 1:
-        return (_head_column(columns[0], heads[0], metric),)
+        return (_head_column(columns[0], heads[0], metric, sample[columns[0]]),)
     strange = [name for name in columns if name not in of_class and name not in of_head]
     if strange and len(strange) < len(columns):
         names = [*of_head, *_class_names(heads)]
@@ -51,16 +56,6 @@ def _found(name: str, known: Collection[str]) -> str:
     return name if name in known else name.strip()
 
 
-def columns_of(sample: pd.DataFrame, id_column: str, heads: Sequence[Head], metric: Metric) -> tuple[Column, ...]:
-    """What each column of the sample (all text) but the id's holds, and shows.
-
-    Raises:
-        UserError: the columns are of no known kind; they are named.
-    """
-    found = recognise([name for name in sample.columns if name != id_column], heads, metric)
-    return tuple(_showing(column, sample[column.name]) for column in found)
-
-
 def row_columns(sample: pd.DataFrame, id_column: str, heads: Sequence[Head], metric: Metric) -> tuple[Column, ...]:
     """What the one column of a sample (all text) with a row for each image and head holds in the rows of each head;
     none where it has no such rows."""
@@ -68,7 +63,7 @@ def row_columns(sample: pd.DataFrame, id_column: str, heads: Sequence[Head], met
     if len(names) != 1 or heads_of_rows(sample[id_column], heads) is None:
         return ()
     cells, ids = sample[names[0]], sample[id_column]
-    return tuple(_showing(_head_column(names[0], head, metric), cells[ids.str.endswith(head.name)]) for head in heads)
+    return tuple(_head_column(names[0], head, metric, cells[ids.str.endswith(head.name)]) for head in heads)
 
 
 def _showing(column: Column, cells: pd.Series) -> Column:
@@ -88,8 +83,8 @@ def _class_columns(heads: Sequence[Head]) -> dict[str, tuple[Head, str]]:
     return known | {name: (head, name) for head, name in pairs if names.count(name) == 1}
 
 
-def _head_column(name: str, head: Head, metric: Metric) -> Column:
-    return Column(name, head, kind_of(head).columns.single_column(metric))
+def _head_column(name: str, head: Head, metric: Metric, cells: pd.Series) -> Column:
+    return _showing(Column(name, head, kind_of(head).columns.single_column(metric)), cells)
 
 
 def heads_of_rows(ids: pd.Series, heads: Sequence[Head]) -> pd.DataFrame | None:
@@ -148,3 +143,93 @@ def as_predictions(table: pd.DataFrame, columns: Sequence[Column], heads: Sequen
             return None
         parts.append(pd.DataFrame(values, index=table.index, columns=own.names))
     return pd.concat(parts, axis=1)
+
+
+def submission_rules(sample: pd.DataFrame, heads: Sequence[Head], metric: Metric, id_column: str) -> SubmissionRules:
+    """The rules for this sample. With columns of an unknown kind, they follow the sample's own values."""
+    id_column = sample_id_column(list(sample.columns), id_column)
+    names = [name for name in sample.columns if name != id_column]
+    if by_row := row_columns(sample, id_column, heads, metric):
+        return SubmissionRules(id_column, by_row, metric, heads[0], by_row=True)
+    try:
+        columns = columns_of(sample, id_column, heads, metric)
+    except UserError:  # a format of the user's own
+        columns = ()
+    numeric = tuple(name for name in names if len(sample) and not as_numbers(sample[name]).isna().any())
+    return SubmissionRules(id_column, columns, metric, heads[0], numeric)
+
+
+@dataclass(frozen=True)
+class SubmissionRules:
+    """The rules of one competition's submission.
+
+    Attributes:
+        id_column: the sample's id column; ids are not judged here.
+        columns: what each column holds; empty when that is not known.
+        metric: graders of different metrics refuse different things.
+        first: the head whose kind judges numbers of an unknown format.
+        numeric: columns that hold numbers in the sample; they stand in where `columns` is empty.
+        by_row: the one column beside the id holds what `columns` say, each in the rows of its head.
+    """
+
+    id_column: str
+    columns: tuple[Column, ...]
+    metric: Metric
+    first: Head
+    numeric: tuple[str, ...] = ()
+    by_row: bool = False
+
+    @property
+    def keys(self) -> Keys:
+        return Keys((self.id_column,))
+
+    def described(self) -> list[str]:
+        """What each column holds."""
+        return [f"{column.name}: {kind_of(column.head).columns.described(column)}" for column in self.columns]
+
+    def notes(self) -> list[str]:
+        """Classes that were trained and that a sample with a column for each class does not ask for."""
+        found = []
+        for head, names in self._numbers_by_head():
+            asked = {column.of for column in self.columns if column.name in names}
+            left_out = [name for name in head.classes if name not in asked]
+            if len(asked) > 1 and left_out:
+                share = f"{len(asked)} of the {len(head.classes)} classes of '{head.name}'"
+                found.append(f"the sample asks for {share}, and not for {listed(left_out)}")
+        return found
+
+    def problems(self, table: pd.DataFrame) -> list[Problem]:
+        """What is wrong with the values of `table` (all text; columns may be missing)."""
+        if self.by_row:
+            return self._row_problems(table)
+        found: list[Problem] = []
+        for name in [name for name in table.columns if name != self.id_column]:
+            found += self._cell_problems(name, table[name])
+        for head, names in self._numbers_by_head():
+            if not found and set(names) <= set(table.columns):
+                found += kind_of(head).columns.row_problems(table[names], self.metric)
+        return found
+
+    def _row_problems(self, table: pd.DataFrame) -> list[Problem]:
+        """What is wrong with the rows of each head, where each row is of one; ids are judged elsewhere."""
+        found: list[Problem] = []
+        name, heads = self.columns[0].name, [column.head for column in self.columns]
+        if {self.id_column, name} <= set(table) and (named := heads_of_rows(table[self.id_column], heads)) is not None:
+            for column in self.columns:
+                values = table[name][named["head"] == column.head.name]
+                found += kind_of(column.head).columns.cell_problems(name, values, column, self.metric)
+        return found
+
+    def _cell_problems(self, name: str, values: pd.Series) -> list[Problem]:
+        column = next((column for column in self.columns if column.name == name), None)
+        if column is None and name not in self.numeric:
+            return blank_problems(name, values)
+        head = self.first if column is None else column.head
+        return kind_of(head).columns.cell_problems(name, values, column, self.metric)
+
+    def _numbers_by_head(self) -> Iterator[tuple[Head, list[str]]]:
+        """The columns of each head that hold numbers."""
+        for head in {column.head.name: column.head for column in self.columns}.values():
+            yield head, [column.name for column in self.columns if column.head is head and column.of is not None]
+        if not self.columns:
+            yield self.first, list(self.numeric)

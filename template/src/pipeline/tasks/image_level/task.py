@@ -22,7 +22,7 @@ from pipeline.data.side_columns import chosen_columns, input_names, side_inputs
 from pipeline.heads.base import KINDS, losses
 from pipeline.heads.columns import has_truth
 from pipeline.heads.drawing import ReadOut, seen_figure, seen_words
-from pipeline.heads.submission_columns import as_predictions
+from pipeline.heads.submission_columns import SubmissionRules, as_predictions, submission_rules
 from pipeline.keys import INPUT_ID, INPUT_SIDE, ROW_ID
 from pipeline.losses.criterion import WeightedLosses
 from pipeline.models.prepared import prepared_model
@@ -30,7 +30,6 @@ from pipeline.registry import Named, Names, References
 from pipeline.tasks import Decoder, Finisher
 from pipeline.tasks.image_level.batch_schema import all_targets, check_contract
 from pipeline.tasks.image_level.decoding import Decoding
-from pipeline.tasks.image_level.submission_rules import SubmissionRules, submission_rules
 from pipeline.types import Batch, Criterion, PreparedModel, SampleDataset
 from toolkit.images.row_reader import Reader
 from toolkit.plots.samples import label_errors_figure
