@@ -257,7 +257,7 @@ def test_learning_does_not_depend_on_the_unit() -> None:
         torch.manual_seed(0)
         kind, loss = kind_of(make_head()), make_loss("mse")
         layer = kind.layer(8)
-        kind.begin(torch.nn.Sequential(layer), rows)
+        kind.fit_statistics(torch.nn.Sequential(layer), rows)
         target = kind.targets(rows)
         loss.fit(target)
         output = layer(features)

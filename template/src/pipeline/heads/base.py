@@ -61,7 +61,7 @@ class HeadKind(ABC):
 
         return nn.Linear(features, self.width)
 
-    def begin(self, network: nn.Module, rows: pd.DataFrame) -> None:  # noqa: B027 - most layers have nothing to know
+    def fit_statistics(self, network: nn.Module, rows: pd.DataFrame) -> None:  # noqa: B027 - most layers have nothing to know
         """Tell its layer in the network, before the first step, what it has to know of the rows that train."""
 
     @property

@@ -32,7 +32,7 @@ class Regression(HeadKind):
     def layer(self, features: int) -> nn.Module:
         return Standardized(features, self.head.name)
 
-    def begin(self, network: nn.Module, rows: pd.DataFrame) -> None:
+    def fit_statistics(self, network: nn.Module, rows: pd.DataFrame) -> None:
         for module in network.modules():
             if isinstance(module, Standardized) and module.head == self.head.name:
                 module.fit(self.targets(rows))

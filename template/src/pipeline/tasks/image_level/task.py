@@ -116,7 +116,7 @@ class ImageLevelTask(Decoding):
 
     def begin(self, network: torch.nn.Module, rows: pd.DataFrame) -> None:
         for _, kind in self.kinds:
-            kind.begin(network, rows)
+            kind.fit_statistics(network, rows)
 
     def default_losses(self) -> tuple[LossRow, ...]:
         return tuple(LossRow(head=head.name, loss=Named(name=next(iter(kind.losses)))) for head, kind in self.kinds)
