@@ -157,7 +157,7 @@ def test_pf1_is_decided_at_a_cut_that_is_tuned_on_other_folds() -> None:
     from competition import competition
     from pipeline.competition import Head, metric_values
     from pipeline.heads.base import kind_of
-    from pipeline.heads.submission_columns import Column
+    from pipeline.heads.columns import Column
     from pipeline.inference.thresholds import tune
     from pipeline.metrics.image_level import find_metric
     from pipeline.tasks import task_for
@@ -191,12 +191,12 @@ def test_pf1_is_decided_at_a_cut_that_is_tuned_on_other_folds() -> None:
 
     [decided] = tuned.task.heads
     columns = [Column(f"p_{name}", decided, name) for name in head.classes]
-    filled = kind_of(decided).fill(said, columns, metric)
+    filled = kind_of(decided).columns.fill(said, columns, metric)
     np.testing.assert_array_equal(filled["p_yes"], chance >= cut)
     np.testing.assert_array_equal(filled["p_no"], chance < cut)
     for other in ("roc_auc", "log_loss"):  # what is not scored higher so stays a probability
-        np.testing.assert_allclose(kind_of(decided).fill(said, columns, find_metric(other))["p_yes"], chance)
-    np.testing.assert_allclose(kind_of(head).fill(said, columns, metric)["p_yes"], chance)
+        np.testing.assert_allclose(kind_of(decided).columns.fill(said, columns, find_metric(other))["p_yes"], chance)
+    np.testing.assert_allclose(kind_of(head).columns.fill(said, columns, metric)["p_yes"], chance)
 
     sure = said.assign(**{"label:yes": held * 1.0, "label:no": ~held * 1.0})
     assert task.tuner(truth, sure, metric)(np.ones(4000, bool)).heads == (head,), "no cut is better than these"

@@ -11,12 +11,12 @@ import pandas as pd
 import pytest
 from sklearn.metrics import confusion_matrix
 
-from pipeline.heads.drawing import sample_figure, worst_and_right
-from pipeline.heads.multiclass.drawing import confusion_matrix_figure
 from pipeline.trackers.images import pixels
 from projects import Renders
+from toolkit.plots.confusion_matrix import confusion_matrix_figure
 from toolkit.plots.curves import learning_curves_figure
 from toolkit.plots.images import image_grid, shortened
+from toolkit.plots.samples import sample_figure, worst_and_right
 
 pytestmark = pytest.mark.filterwarnings("error")  # a warning of matplotlib's would reach a user's terminal
 

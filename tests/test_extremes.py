@@ -31,7 +31,7 @@ USED = {
     "pipeline.config": ["parse_experiment"],
     "toolkit.errors": ["UserError"],
     "pipeline.types": ["Progress", "StageResult"],
-    "pipeline.heads.drawing": ["RIGHT", "WRONG"],
+    "toolkit.plots.images": ["RIGHT", "WRONG"],
     "pipeline.tasks.segmentation.seen": ["dice", "masks_of", "planes_of", "seen_figure"],
     "pipeline.data.sample_record": ["SeenSample"],
     "pipeline.trackers.images": ["pixels"],

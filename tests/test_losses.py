@@ -191,11 +191,11 @@ def test_a_loss_says_which_heads_it_trains() -> None:
 )
 def test_class_weights_are_of_mean_one_over_the_rows(chosen: Any, expected: list[float]) -> None:
     """Four ants, two bees, a cat, and no dog: it is weighted like a single one."""
-    from pipeline.heads.multiclass.targets import class_counts
+    from pipeline.heads.base import kind_of
     from pipeline.losses.criterion import class_weights
 
     rows = table(*["ant"] * 4, *["bee"] * 2, "cat")
-    counts = class_counts(rows, make_head())
+    counts = kind_of(make_head()).class_counts(rows)
     assert counts.tolist() == [4, 2, 1, 0]
     weights = class_weights(chosen, CLASSES, counts)
     assert (weights * counts).sum().item() / 7 == pytest.approx(1)
@@ -265,14 +265,14 @@ def soft_table() -> pd.DataFrame:
 
 
 def test_rows_may_bring_probabilities() -> None:
-    from pipeline.heads.multiclass.targets import class_counts, targets
+    from pipeline.heads.base import kind_of
 
-    found = targets(soft_table(), make_head())
+    found = kind_of(make_head()).targets(soft_table())
     expected = np.array([[0, 1, 0, 0], np.array([0.1, 0.2, 0.3, 0.4002]) / 1.0002, [0, 0.5, 0.5, 0]])
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, atol=1e-6)
-    np.testing.assert_allclose(class_counts(soft_table(), make_head()).numpy(), expected.sum(axis=0), atol=1e-6)
-    numbers = targets(table("bee", "dog"), make_head())
+    np.testing.assert_allclose(kind_of(make_head()).class_counts(soft_table()).numpy(), expected.sum(axis=0), atol=1e-6)
+    numbers = kind_of(make_head()).targets(table("bee", "dog"))
     assert numbers.dtype == np.int64 and numbers.tolist() == [1, 3]
 
 
@@ -286,16 +286,16 @@ def test_rows_may_bring_probabilities() -> None:
     ],
 )
 def test_wrong_probabilities_name_their_rows(row: int, values: list[Any], message: str) -> None:
-    from pipeline.heads.multiclass.targets import targets
+    from pipeline.heads.base import kind_of
     from toolkit.errors import UserError
 
     rows = soft_table().astype(object)
     for name, value in zip(CLASSES, values, strict=True):
         rows.loc[row, f"label:{name}"] = value
     with pytest.raises(UserError, match=message):
-        targets(rows, make_head())
+        kind_of(make_head()).targets(rows)
     with pytest.raises(UserError, match="no column label:cat; add it"):
-        targets(rows.drop(columns="label:cat"), make_head())
+        kind_of(make_head()).targets(rows.drop(columns="label:cat"))
 
 
 def test_the_contract_takes_numbers_and_probabilities() -> None:

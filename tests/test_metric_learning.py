@@ -54,7 +54,7 @@ def make_task(head: Any = None) -> Any:
 
 def table(lists: list[list[tuple[str, float]]], head: Any, ids: list[str] | None = None) -> pd.DataFrame:
     """Predictions from lists of (label, score), best first."""
-    from pipeline.heads.embedding.rankings import label_columns, score_columns
+    from pipeline.heads.rankings import label_columns, score_columns
 
     width = len(label_columns(head))
     full = [[*row, *[("", -1.0)] * (width - len(row))] for row in lists]
@@ -192,18 +192,18 @@ def unit(rows: int, generator: torch.Generator, size: int = 8) -> torch.Tensor:
 
 @pytest.mark.parametrize("block", [1 << 26, 100])
 def test_a_class_is_as_near_as_its_nearest_image(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.heads.embedding import retrieval
+    from pipeline.heads.kinds import embedding
 
-    monkeypatch.setattr(retrieval, "BLOCK", block)
+    monkeypatch.setattr(embedding, "BLOCK", block)
     generator = torch.Generator().manual_seed(0)
     gallery, queries = unit(40, generator), unit(9, generator)
     classes = np.arange(40) % 7 - 1  # those of no class are left out
-    found = retrieval.Gallery(gallery, classes, 8).cosines([str(row) for row in range(9)], queries)
+    found = embedding.Gallery(gallery, classes, 8).cosines([str(row) for row in range(9)], queries)
     for row in range(9):
         for number in range(8):
             own = [float(queries[row] @ gallery[place]) for place in range(40) if classes[place] == number]
             assert found[row, number] == pytest.approx(max(own, default=-math.inf), abs=1e-6)
-    among = retrieval.Gallery(gallery, classes, 8, [str(row) for row in range(40)])
+    among = embedding.Gallery(gallery, classes, 8, [str(row) for row in range(40)])
     found = among.cosines([str(row) for row in range(40)], gallery)
     known = np.flatnonzero(classes >= 0)
     first = found[known].argmax(dim=1).numpy() == classes[known]
@@ -267,7 +267,7 @@ def random_rows(groups: bool = False) -> pd.DataFrame:
 
 def test_images_are_held_out_where_others_are_left_to_find_them_by() -> None:
     from pipeline.data.folds import make_folds, split
-    from pipeline.heads.embedding.labels import Identities
+    from pipeline.heads.identities import Identities
 
     labels = Identities(("whale",), NEW)
     folds = make_folds(labels.marked(random_rows()), labels, 5)
@@ -287,7 +287,7 @@ def test_images_are_held_out_where_others_are_left_to_find_them_by() -> None:
 
 def test_whole_identities_are_held_out() -> None:
     from pipeline.data.folds import make_folds
-    from pipeline.heads.embedding.labels import Identities
+    from pipeline.heads.identities import Identities
     from toolkit.errors import UserError
 
     labels = Identities(("whale",), NEW, hold_out="identities")
@@ -305,7 +305,7 @@ def test_whole_identities_are_held_out() -> None:
 
 def test_an_answer_for_the_unknown_that_no_row_has_is_told() -> None:
     from pipeline.data.folds import make_folds
-    from pipeline.heads.embedding.labels import Identities
+    from pipeline.heads.identities import Identities
 
     rows = random_rows()
     told = [note for note in make_folds(rows, Identities(("whale",), "new_digit"), 5).warnings if "new_digit" in note]
@@ -327,7 +327,7 @@ def test_the_demo_s_word_for_the_unknown_stays_with_the_demo(renders: Renders, c
 
 def test_folds_of_the_other_form_are_refused() -> None:
     from pipeline.data.folds import make_folds
-    from pipeline.heads.embedding.labels import Identities
+    from pipeline.heads.identities import Identities
     from toolkit.errors import UserError
 
     images, whole = Identities(("whale",), NEW), Identities(("whale",), NEW, hold_out="identities")
@@ -349,7 +349,7 @@ def test_folds_of_the_other_form_are_refused() -> None:
 
 def test_groups_stay_together_and_make_identities_stand_alone() -> None:
     from pipeline.data.folds import make_folds
-    from pipeline.heads.embedding.labels import Identities
+    from pipeline.heads.identities import Identities
 
     labels = Identities(("whale",), NEW)
     rows = make_folds(labels.marked(random_rows(groups=True)), labels, 4).rows
@@ -359,7 +359,7 @@ def test_groups_stay_together_and_make_identities_stand_alone() -> None:
 
 
 def test_held_out_identities_are_scored_among_each_other() -> None:
-    from pipeline.heads.embedding.labels import Identities
+    from pipeline.heads.identities import Identities
     from pipeline.metrics.image_level import find_metric
     from pipeline.training.validation import Validation
 
@@ -402,12 +402,13 @@ def names() -> Any:
 def test_an_empty_cell_is_no_answer() -> None:
     """As beside other heads: the row trains nothing here, is no part of a gallery, and is not scored."""
     from pipeline.heads.base import kind_of
-    from pipeline.heads.predictions import has_truth
+    from pipeline.heads.columns import has_truth
 
     head = make_head()
     rows = pd.DataFrame({"id": ["a", "b", "c"], "whale": [WHALES[1], None, NEW]})
     kind = kind_of(head)
-    assert kind.targets(rows).tolist() == [1, -1, -1] and kind.in_gallery(rows).tolist() == [True, False, False]
+    assert kind.targets(rows).tolist() == [1, -1, -1]
+    assert make_task(head).gallery(rows)["id"].tolist() == ["a"]
     assert has_truth(kind.truth(rows.set_index("id")), head).tolist() == [True, False, True]
 
 

@@ -163,19 +163,19 @@ def test_what_is_not_defined_is_nan_with_a_reason() -> None:
 
 
 def test_targets_of_both_forms_are_the_same() -> None:
-    from pipeline.heads.multilabel.targets import targets
+    from pipeline.heads.base import kind_of
 
     rows = random_rows()
     expected = rows[list(LABELS)].to_numpy(np.float32)
     for form in (rows, listed(rows)):
-        found = targets(form, make_head())
+        found = kind_of(make_head()).targets(form)
         assert found.dtype == np.float32
         np.testing.assert_array_equal(found, expected)
         truth = make_task().truth(form)
         assert list(truth.index) == list(rows["id"]) and list(truth) == [f"labels:{label}" for label in LABELS]
         np.testing.assert_array_equal(truth.to_numpy(), expected)
     soft = rows.assign(**{f"labels:{label}": [0.25] + [None] * (len(rows) - 1) for label in LABELS})
-    found = targets(soft, make_head())
+    found = kind_of(make_head()).targets(soft)
     np.testing.assert_array_equal(found[0], [0.25] * 3)
     np.testing.assert_array_equal(found[1:], expected[1:])
 
@@ -188,19 +188,19 @@ def test_targets_of_both_forms_are_the_same() -> None:
     ],
 )
 def test_a_wrong_cell_names_its_row(form: str, cell: str, message: str) -> None:
-    from pipeline.heads.multilabel.targets import targets
+    from pipeline.heads.base import kind_of
     from toolkit.errors import UserError
 
     rows = random_rows() if form == "columns" else listed(random_rows())
     rows.loc[7, "bee" if form == "columns" else "labels"] = cell
     with pytest.raises(UserError, match=message):
-        targets(rows, make_head())
+        kind_of(make_head()).targets(rows)
 
 
 @pytest.mark.parametrize("form", ["columns", "list"])
 def test_each_fold_has_every_label_as_often(form: str) -> None:
     from pipeline.data.folds import make_folds
-    from pipeline.heads.multilabel.labels import LabelSets
+    from pipeline.heads.label_sets import LabelSets
 
     truth = random_rows()
     rows = truth if form == "columns" else listed(truth)
@@ -213,7 +213,7 @@ def test_each_fold_has_every_label_as_often(form: str) -> None:
 
 def test_groups_stay_together_and_labels_are_spread() -> None:
     from pipeline.data.folds import make_folds
-    from pipeline.heads.multilabel.labels import LabelSets
+    from pipeline.heads.label_sets import LabelSets
 
     rows = make_folds(random_rows(2000, groups=300), LabelSets(LABELS), 4).rows
     assert (rows.groupby("group")["fold"].nunique() == 1).all()
@@ -223,7 +223,7 @@ def test_groups_stay_together_and_labels_are_spread() -> None:
 
 def test_rare_labels_are_a_note_and_classes_are_words() -> None:
     from pipeline.data.folds import make_folds
-    from pipeline.heads.multilabel.labels import LabelSets
+    from pipeline.heads.label_sets import LabelSets
 
     rows, labels = listed(random_rows()), LabelSets(("labels",))
     rows.loc[3, "labels"] = "ant yak"
@@ -246,14 +246,14 @@ def test_rare_labels_are_a_note_and_classes_are_words() -> None:
 )
 def test_lists_are_divided_by_what_their_cells_show(cells: list[str], said: str) -> None:
     """Labels, truth, the note, and a submission in the form of the sample's cells."""
-    from pipeline.heads.multilabel.labels import LabelSets
-    from pipeline.heads.multilabel.targets import targets
+    from pipeline.heads.base import kind_of
+    from pipeline.heads.label_sets import LabelSets
 
     rows, labels = pd.DataFrame({"id": list("abcd"), "labels": cells}, dtype="str"), LabelSets(("labels",))
     assert labels.cells(rows, "labels").tolist() == ["ant", "bee", "bee", "cat", "ant"]
     expected = [[1, 1, 0], [0, 1, 0], [0, 0, 0], [1, 0, 1]]
-    assert targets(rows, make_head()).tolist() == expected
-    assert targets(rows[1:2], make_head()).tolist() == expected[1:2], "no need of a cell with several labels"
+    assert kind_of(make_head()).targets(rows).tolist() == expected
+    assert kind_of(make_head()).targets(rows[1:2]).tolist() == expected[1:2], "no need of a cell with several labels"
     notes = list(labels.faults(rows))
     assert [said in note.detail and not note.fatal for note in notes] == [True] * ("spaces" not in said)
     table, task, chosen = submitted(("Target",), "f1_samples", [cells[0]])
@@ -269,11 +269,11 @@ def test_lists_are_divided_by_what_their_cells_show(cells: list[str], said: str)
 
 
 def test_labels_with_spaces_and_marks_in_their_names() -> None:
-    from pipeline.heads.multilabel.labels import LabelSets
-    from pipeline.heads.multilabel.lists import ListForm
-    from pipeline.heads.multilabel.submission import label_lists, list_form
-    from pipeline.heads.multilabel.targets import targets
-    from pipeline.heads.submission_columns import Column
+    from pipeline.heads.base import kind_of
+    from pipeline.heads.columns import Column
+    from pipeline.heads.label_lists import ListForm
+    from pipeline.heads.label_probabilities import label_lists, list_form
+    from pipeline.heads.label_sets import LabelSets
     from toolkit.errors import UserError
 
     def found(cells: list[str], separator: str = "") -> set[str]:
@@ -286,7 +286,7 @@ def test_labels_with_spaces_and_marks_in_their_names() -> None:
     assert found(["a|b c", "c"], separator=" ") == {"a|b", "c"}, "what targets.py says holds"
     head = make_head(classes=("Mass", "No Finding"))
     rows = pd.DataFrame({"id": ["a", "b"], "labels": ["No Finding", "Mass|No Finding"]})
-    assert targets(rows, head).tolist() == [[0, 1], [1, 1]]
+    assert kind_of(head).targets(rows).tolist() == [[0, 1], [1, 1]]
     with pytest.raises(UserError, match="'No Finding' holds a space, and the sample"):
         list_form(head, Column("labels", head, shown=("Mass",)))
     shown = list_form(head, Column("labels", head, shown=("Mass ; No Finding",)))
@@ -298,11 +298,11 @@ def test_labels_with_spaces_and_marks_in_their_names() -> None:
 
 def test_flags_in_several_spellings_are_the_same() -> None:
     from pipeline.data.check_labels import label_faults
-    from pipeline.heads.multilabel.labels import LabelSets
-    from pipeline.heads.multilabel.targets import targets
+    from pipeline.heads.base import kind_of
+    from pipeline.heads.label_sets import LabelSets
 
     rows = random_rows()
-    truth = targets(rows, make_head())
+    truth = kind_of(make_head()).targets(rows)
     spelled = rows.assign(
         ant=[
             {"1": ("1", "1.0", "True", "yes"), "0": ("0", "0.0", "no")}[cell][row % 3]
@@ -310,7 +310,7 @@ def test_flags_in_several_spellings_are_the_same() -> None:
         ]
     )
     labels = LabelSets(LABELS)
-    assert (targets(spelled, make_head()) == truth).all()
+    assert (kind_of(make_head()).targets(spelled) == truth).all()
     assert labels.cells(spelled, "ant").tolist() == rows["ant"].tolist()
     from competition import competition
 
@@ -323,7 +323,7 @@ def test_flags_in_several_spellings_are_the_same() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_a_rare_label_trains_in_each_fold(seed: int) -> None:
     from pipeline.data.folds import make_folds
-    from pipeline.heads.multilabel.labels import LabelSets
+    from pipeline.heads.label_sets import LabelSets
 
     generator = np.random.default_rng(seed)
     held = pd.DataFrame(generator.random((60, 30)) < 0.04, columns=[f"l{label}" for label in range(30)])

@@ -53,8 +53,8 @@ def make_rows(count: int = 600, seed: int = 0) -> pd.DataFrame:
 
 def make_labels() -> Any:
     from pipeline.data.labels import ClassLabels
-    from pipeline.heads.multilabel.labels import LabelSets
-    from pipeline.heads.regression.labels import NumberLabels
+    from pipeline.heads.label_sets import LabelSets
+    from pipeline.heads.numbers import NumberLabels
     from pipeline.tasks.image_level.mixed_labels import MixedLabels
 
     return MixedLabels([ClassLabels(("type",)), ClassLabels(("sex",)), NumberLabels(("age",)), LabelSets(("tags",))])

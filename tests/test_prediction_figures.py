@@ -13,12 +13,12 @@ from sklearn.metrics import classification_report as report
 
 from pipeline.competition import Head
 from pipeline.heads.base import kind_of
-from pipeline.heads.embedding.rankings import table_of
-from pipeline.heads.multiclass.drawing import multiclass_figures
-from pipeline.heads.multilabel.drawing import multilabel_figures
-from pipeline.heads.regression.drawing import by_truth_figure, errors_by_truth, scatter_figure
+from pipeline.heads.class_probabilities import multiclass_figures
+from pipeline.heads.label_probabilities import multilabel_figures
+from pipeline.heads.rankings import table_of
 from pipeline.trackers.images import pixels
 from projects import Renders
+from toolkit.plots.numbers import by_truth_figure, errors_by_truth, scatter_figure
 
 pytestmark = pytest.mark.filterwarnings("error")  # a warning of matplotlib's would reach a user's terminal
 PARTS = {"confusion_matrix", "calibration", "curves", "probabilities", "classes"}
@@ -279,7 +279,7 @@ def test_the_nearest_right_and_wrong_neighbours() -> None:
     labels = np.array([["a", "b", "c"], ["b", "a", "c"], ["c", "", ""], ["a", "b", "c"]], dtype=object)
     scores = np.array([[0.9, 0.4, 0.1], [0.8, 0.7, 0.1], [0.6, -1, -1], [0.5, 0.4, 0.3]])
     truth = pd.DataFrame({"who": ["a", "a", "a", "new"]})
-    figures = drawn(kind_of(head).figures(truth, table_of(labels, scores, head, truth.index)))
+    figures = drawn(kind_of(head).columns.figures(truth, table_of(labels, scores, head, truth.index)))
     left, right = figures["neighbours"].axes
     assert [text.get_text() for text in figures["neighbours"].legends[0].get_texts()] == [
         "its own label (2)",

@@ -111,10 +111,10 @@ def test_ranked_labels_are_aggregated_label_by_label(renders: Renders) -> None:
 
         kind = kind_of(Head("whale", "embedding", ("u", "v", "w")))
         said = [["u", "v", "w", 0.9, 0.5, 0.1], ["w", "v", "u", 0.6, 0.2, 0.0], ["v", "u", "", 0.7, 0.6, -1.0]]
-        predictions = pd.DataFrame(said, index=["i0", "i1", "i2"], columns=kind.columns)
-        found = kind.aggregate(predictions, np.array(["b", "a", "b"], object), mean)
-        highest = kind.aggregate(predictions, np.array(["b", "a", "b"], object), maximum)
-    assert list(found.index) == ["b", "a"] and list(found) == kind.columns
+        predictions = pd.DataFrame(said, index=["i0", "i1", "i2"], columns=kind.columns.names)
+        found = kind.columns.aggregate(predictions, np.array(["b", "a", "b"], object), mean)
+        highest = kind.columns.aggregate(predictions, np.array(["b", "a", "b"], object), maximum)
+    assert list(found.index) == ["b", "a"] and list(found) == kind.columns.names
     assert found.loc["b"].tolist()[:3] == ["u", "v", "w"] and found.loc["a"].tolist()[:3] == ["w", "v", "u"]
     np.testing.assert_allclose(found.loc["b"].tolist()[3:], [0.75, 0.6, -0.45], atol=1e-6)
     np.testing.assert_allclose(found.loc["a"].tolist()[3:], [0.6, 0.2, 0.0], atol=1e-6)

@@ -204,7 +204,7 @@ def test_targets_are_numbers_and_an_empty_cell_is_nan() -> None:
 def test_a_cell_that_is_no_number_names_its_row(cell: str) -> None:
     from pipeline.data.folds import make_folds
     from pipeline.heads.base import kind_of
-    from pipeline.heads.regression.labels import NumberLabels
+    from pipeline.heads.numbers import NumberLabels
     from toolkit.errors import UserError
 
     rows = random_rows()
@@ -257,7 +257,7 @@ def test_learning_does_not_depend_on_the_unit() -> None:
         torch.manual_seed(0)
         kind, loss = kind_of(make_head()), make_loss("mse")
         layer = kind.layer(8)
-        kind.begin(torch.nn.Sequential(layer), rows)
+        kind.fit_statistics(torch.nn.Sequential(layer), rows)
         target = kind.targets(rows)
         loss.fit(target)
         output = layer(features)
@@ -271,7 +271,7 @@ def test_learning_does_not_depend_on_the_unit() -> None:
 
 def test_folds_have_small_and_large_numbers_equally_often() -> None:
     from pipeline.data.folds import make_folds
-    from pipeline.heads.regression.labels import NumberLabels
+    from pipeline.heads.numbers import NumberLabels
 
     folds = make_folds(random_rows(403), NumberLabels(("age",)), 5)
     assert folds.splitter == "stratified" and not folds.warnings
@@ -283,7 +283,7 @@ def test_folds_have_small_and_large_numbers_equally_often() -> None:
 
 def test_folds_of_several_columns_and_of_groups() -> None:
     from pipeline.data.folds import make_folds
-    from pipeline.heads.regression.labels import NumberLabels
+    from pipeline.heads.numbers import NumberLabels
 
     rows, columns = random_rows(1000, columns=("age", "size")), ["age", "size"]
     spreads: dict[str, list[float]] = {"stratified": [], "plain": []}
@@ -301,7 +301,7 @@ def test_folds_of_several_columns_and_of_groups() -> None:
 
 def test_grades_are_strata_of_their_own() -> None:
     from pipeline.data.folds import make_folds
-    from pipeline.heads.regression.labels import NumberLabels
+    from pipeline.heads.numbers import NumberLabels
 
     rows = random_rows(200).assign(age=np.repeat(["0", "1", "2", "3"], [120, 50, 20, 10]))
     found = make_folds(rows, NumberLabels(("age",), graded=True), 5).rows

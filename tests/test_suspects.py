@@ -13,8 +13,8 @@ import pytest
 
 from pipeline.competition import Head
 from pipeline.competition import Head as HeadOfRender
-from pipeline.heads.multiclass.suspects import doubted_classes
-from pipeline.heads.multilabel.head import Multilabel
+from pipeline.heads.class_probabilities import doubted_classes
+from pipeline.heads.label_probabilities import LabelProbabilities
 from pipeline.inference.label_errors import write_suspects
 from pipeline.tasks.segmentation.suspects import suspects
 from projects import Renders, source
@@ -126,7 +126,7 @@ def test_labels_that_were_forgotten_or_invented(renders: Renders) -> None:
         head = HeadOfRender("labels", "multilabel", ("rare", "usual"))
         columns, index = ["labels:rare", "labels:usual"], pd.RangeIndex(ROWS)
         truth = pd.DataFrame(given.astype(float), index=index, columns=columns)
-        found = Multilabel(head).suspects(truth, pd.DataFrame(probabilities, index=index, columns=columns))
+        found = LabelProbabilities(head).label_errors(truth, pd.DataFrame(probabilities, index=index, columns=columns))
         assert found["score"].is_monotonic_decreasing and (found["score"] > 0).all()
         is_rare = found["given"].str.contains("rare")
         places = zip(found.index, is_rare, strict=True)
@@ -138,11 +138,11 @@ def test_labels_that_were_forgotten_or_invented(renders: Renders) -> None:
     assert counts.min() >= 15
     seldom = pd.DataFrame({"labels:rare": np.r_[[0.3] * 6, [0.02] * 50], "labels:usual": 0.5})
     labels = pd.DataFrame({"labels:rare": np.r_[[1.0] * 5, [0.0] * 51], "labels:usual": np.arange(56) % 2.0})
-    found = Multilabel(head).suspects(labels, seldom)
+    found = LabelProbabilities(head).label_errors(labels, seldom)
     assert found.index.tolist() == [5] and found["suggested"].tolist() == ["rare"], "less probable than not"
     none = pd.DataFrame(np.ones((3, 2)), columns=columns)
-    assert Multilabel(head).suspects(none, none).empty, "a label that every row has"
-    assert Multilabel(head).suspects(none[:0], none[:0]).empty
+    assert LabelProbabilities(head).label_errors(none, none).empty, "a label that every row has"
+    assert LabelProbabilities(head).label_errors(none[:0], none[:0]).empty
 
 
 @pytest.mark.slow
@@ -152,8 +152,8 @@ def test_looking_for_suspects_says_nothing_and_starts_no_process() -> None:
         import multiprocessing, os, sys
         multiprocessing.Process.start = multiprocessing.Pool = os.fork = None
         import numpy as np
-        from pipeline.heads.multiclass.head import Multiclass
-        from pipeline.heads.multiclass.suspects import doubted_classes
+        from pipeline.heads.kinds.multiclass import Multiclass
+        from pipeline.heads.class_probabilities import doubted_classes
         assert "cleanlab" not in sys.modules
         assert len(doubted_classes(np.array([0, 1]), np.array([[0.1, 0.9], [0.2, 0.8]]))[0]) == 1
         assert "cleanlab" in sys.modules

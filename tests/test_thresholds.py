@@ -105,7 +105,7 @@ def test_noise_is_not_taken_for_a_gain() -> None:
     from pipeline.competition import Metric
 
     def right(truth: pd.DataFrame, predictions: pd.DataFrame, heads: Any) -> float:
-        from pipeline.heads.multilabel.decisions import decided
+        from pipeline.heads.label_probabilities import decided
 
         return float((decided(predictions.to_numpy(), heads[0]) == truth.to_numpy()).mean())
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from pipeline.competition import Head
-from pipeline.heads.embedding.labels import Identities
+from pipeline.heads.identities import Identities
 from pipeline.settings import Settings
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from pipeline.competition import Head
-from pipeline.heads.multilabel.labels import LabelSets
+from pipeline.heads.label_sets import LabelSets
 from pipeline.settings import Settings
 
 

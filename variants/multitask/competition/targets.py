@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 
 from pipeline.competition import Head
 from pipeline.data.labels import ClassLabels, Labels
-from pipeline.heads.multilabel.labels import LabelSets
-from pipeline.heads.regression.labels import NumberLabels
+from pipeline.heads.label_sets import LabelSets
+from pipeline.heads.numbers import NumberLabels
 from pipeline.settings import Settings
 from pipeline.tasks.image_level.mixed_labels import MixedLabels
 from toolkit.errors import UserError

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from pipeline.competition import Head
-from pipeline.heads.regression.labels import NumberLabels
+from pipeline.heads.numbers import NumberLabels
 from pipeline.settings import Settings
 
 

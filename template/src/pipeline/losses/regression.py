@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.competition import Head
-from pipeline.heads.regression.numbers import moments
+from pipeline.heads.numbers import moments
 from pipeline.losses.criterion import check_range
 from pipeline.losses.image_level import check_head
 from toolkit.errors import UserError

@@ -11,7 +11,7 @@ import pandas as pd
 from sklearn.metrics import average_precision_score
 
 from pipeline.competition import Head
-from pipeline.heads.embedding.rankings import listed_labels, ranked, score_columns
+from pipeline.heads.rankings import listed_labels, ranked, score_columns
 from pipeline.metrics import undefined
 from pipeline.metrics.scoring import Score, finite_predictions
 

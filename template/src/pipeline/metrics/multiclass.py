@@ -15,8 +15,8 @@ import pandas as pd
 from sklearn import metrics as sk
 
 from pipeline.competition import Head
-from pipeline.heads.multiclass.predictions import cut, decided, normalized
-from pipeline.heads.predictions import probability_columns
+from pipeline.heads.class_probabilities import cut, decided, normalized
+from pipeline.heads.columns import probability_columns
 from pipeline.metrics import undefined
 from pipeline.metrics.scoring import Score, finite_predictions, grade_kappa
 from toolkit.errors import UserError, listed, nearest

@@ -14,8 +14,8 @@ import pandas as pd
 from sklearn import metrics as sk
 
 from pipeline.competition import Head
-from pipeline.heads.multilabel.decisions import decided
-from pipeline.heads.predictions import probability_columns
+from pipeline.heads.columns import probability_columns
+from pipeline.heads.label_probabilities import decided
 from pipeline.metrics import undefined
 from pipeline.metrics.scoring import Score, finite_predictions
 from toolkit.errors import UserError, nearest

@@ -13,7 +13,7 @@ import pandas as pd
 from sklearn import metrics as sk
 
 from pipeline.competition import Head
-from pipeline.heads.regression.numbers import clipped, grade_values, grades
+from pipeline.heads.numbers import clipped, grade_values, grades
 from pipeline.metrics import undefined
 from pipeline.metrics.scoring import Score, finite_predictions, grade_kappa
 from toolkit.errors import UserError

@@ -1,7 +1,7 @@
 """What pictures of every kind need."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol, overload
+from typing import Any, Protocol
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -16,6 +16,8 @@ class Pictures(Protocol):
 
 
 Texts = Sequence[str] | np.ndarray
+
+RIGHT, WRONG, NEUTRAL = "#2a8a4a", "#c62f2f", "#4a78b0"
 
 
 def shortened(name: object, most: int = 24) -> str:
@@ -74,13 +76,7 @@ class RowImages(Sequence[np.ndarray]):
     def __len__(self) -> int:
         return len(self.positions)
 
-    @overload
-    def __getitem__(self, index: int) -> np.ndarray: ...
-    @overload
-    def __getitem__(self, index: slice) -> "RowImages": ...
-    def __getitem__(self, index: int | slice) -> "np.ndarray | RowImages":
-        if isinstance(index, slice):
-            return RowImages(self.dataset, self.positions[index])
+    def __getitem__(self, index: Any) -> Any:
         return visible(self.dataset.picture(int(self.positions[index])))
 
 

@@ -1,4 +1,4 @@
-"""Each class against all others: the numbers behind `class_drawing`. Arrays in, tables out."""
+"""Each class against all others: the numbers behind `classes`. Arrays in, tables out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

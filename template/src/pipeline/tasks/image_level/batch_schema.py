@@ -9,7 +9,7 @@ from torch import Tensor
 from pipeline.competition import Head
 from pipeline.data.batch_schema import contract_rows
 from pipeline.heads.base import HeadKind
-from pipeline.heads.predictions import has_truth
+from pipeline.heads.columns import has_truth
 from pipeline.keys import INPUT_ID, ROW_ID
 from pipeline.losses.criterion import take
 from pipeline.types import Batch

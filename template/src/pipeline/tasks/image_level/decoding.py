@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from pipeline.competition import Competition, Head, Metric
-from pipeline.heads.base import Aggregate, kind_of
-from pipeline.heads.thresholds import Ascent, as_rank, calls_to_try, coordinate_ascent, quick_ascent
-from pipeline.keys import INPUT_ID, ROW_ID, ROW_PREDICTION
+from pipeline.heads.base import HeadKind, kind_of
+from pipeline.heads.columns import Aggregate
+from pipeline.heads.thresholds import Ascent, as_rank, calls_to_try, coordinate_ascent, quick_ascent, values_to_try
+from pipeline.keys import INPUT_ID, ROW_ID, ROW_PREDICTION, embedding_key
 from pipeline.losses.criterion import take
 from pipeline.prediction_ids import by_prediction
 from pipeline.tasks import Decoder, Task, Tuner
@@ -32,7 +33,7 @@ class Decoding(Task):
         columns: dict[str, np.ndarray] = {}
         for head, kind in self.kinds:
             logits = take(outputs, head.output_key, f"head '{head.name}'", "the model returns")
-            columns |= kind.as_columns(kind.decode(logits.cpu()))
+            columns |= kind.columns.table(kind.decode(logits.cpu()))
         return pd.DataFrame(columns, index=pd.Index(list(ids), name=ROW_ID, dtype="str"))
 
     @property
@@ -45,7 +46,7 @@ class Decoding(Task):
     def gallery(self, rows: pd.DataFrame, held_out: pd.DataFrame | None = None) -> pd.DataFrame | None:
         if held_out is not None and self.looks_among(held_out):
             return held_out
-        masks = [mask for _, kind in self.kinds if (mask := kind.in_gallery(rows)) is not None]
+        masks = [kind.targets(rows) >= 0 for _, kind in self.kinds if kind.has_gallery]
         if not masks:
             return None
         known = rows[np.any(masks, axis=0)].reset_index(drop=True)
@@ -59,14 +60,22 @@ class Decoding(Task):
     def decoders(
         self, gallery: pd.DataFrame, outputs: Iterable[Sequence[Mapping[str, Tensor]]], own: bool
     ) -> list[Decoder]:
-        kept = [
-            [{name: value for _, kind in self.kinds for name, value in kind.remembered(each).items()} for each in batch]
-            for batch in outputs
-        ]
-        return [self._decoder(gallery, of_model, own) for of_model in zip(*kept, strict=True)]
+        searching = [(embedding_key(head.name), kind) for head, kind in self.kinds if kind.has_gallery]
+        kept = [[[of_model[key] for key, _ in searching] for of_model in batch] for batch in outputs]
+        return [self._decoder(gallery, searching, of_model, own) for of_model in zip(*kept, strict=True)]
 
-    def _decoder(self, gallery: pd.DataFrame, outputs: Sequence[Mapping[str, Tensor]], own: bool) -> Decoder:
-        memories = [kind.memory(gallery, outputs, own) for _, kind in self.kinds]
+    def _decoder(
+        self,
+        gallery: pd.DataFrame,
+        searching: Sequence[tuple[str, HeadKind]],
+        embeddings: Sequence[Sequence[Tensor]],
+        own: bool,
+    ) -> Decoder:
+        """Decodes the outputs of one model; `embeddings` are those of each batch of the gallery, in order of heads."""
+        memories = [
+            kind.memory(gallery, torch.cat(parts), own)
+            for (_, kind), parts in zip(searching, zip(*embeddings, strict=True), strict=True)
+        ]
 
         def decode(batch: Batch, found: Mapping[str, Tensor]) -> pd.DataFrame:
             ids = batch[INPUT_ID]
@@ -86,13 +95,14 @@ class Decoding(Task):
         metric = self.competition.metrics()[0]
         columns: dict[str, np.ndarray] = {}
         for _, kind in self.kinds:
-            columns |= kind.as_columns(np.tile(kind.constant(rows, metric), (len(ids), 1)))
+            columns |= kind.columns.table(np.tile(kind.constant(rows, metric), (len(ids), 1)))
         return pd.DataFrame(columns, index=pd.Index(list(ids), name=ROW_ID, dtype="str"))
 
     def tuner(
         self, truth: pd.DataFrame, predictions: pd.DataFrame, metric: Metric, quick: bool = False
     ) -> Tuner | None:
-        if not (metric.needs == "labels" or metric.may_cut) or not any(kind.usual_thresholds for _, kind in self.kinds):
+        decides = metric.needs == "labels" or metric.may_cut
+        if not decides or not any(kind.columns.default_thresholds for _, kind in self.kinds):
             return None
         ascent = partial(quick_ascent, calls=calls_to_try(metric)) if quick else coordinate_ascent
         return lambda rows: self._tuned(truth[rows], predictions[rows], metric, ascent)
@@ -105,8 +115,9 @@ class Decoding(Task):
                 changed = replace(head, thresholds=thresholds)
                 return sign * metric.function(truth, predictions, [*heads[:place], changed, *heads[place + 1 :]])
 
-            if kind.usual_thresholds:
-                best = ascent(score, kind.usual_thresholds, kind.candidates(predictions))
+            if usual := kind.columns.default_thresholds:
+                tried = [values_to_try(values) for values in kind.columns.thresholded(predictions)]
+                best = ascent(score, usual, tried)
                 if as_rank(score(best)) > as_rank(score(())):  # not cut at all, probabilities may be better
                     heads[place] = replace(head, thresholds=best)
         return type(self)(self.competition, heads)
@@ -114,13 +125,14 @@ class Decoding(Task):
     def with_thresholds(self, thresholds: Mapping[str, Sequence[float]]) -> Task:
         known = {head.name: kind for head, kind in self.kinds}
         for name, values in thresholds.items():
-            if name not in known or len(values) != len(known[name].usual_thresholds):
+            if name not in known or len(values) != len(known[name].columns.default_thresholds):
                 raise UserError(f"there are {len(values)} thresholds for the head '{name}', which has none or others")
         heads = [replace(head, thresholds=tuple(thresholds.get(head.name, ()))) for head in self.heads]
         return type(self)(self.competition, heads)
 
     def average(self, tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-        return pd.concat([kind.average([table[kind.columns] for table in tables]) for _, kind in self.kinds], axis=1)
+        columns = [kind.columns for _, kind in self.kinds]
+        return pd.concat([each.average([table[each.names] for table in tables]) for each in columns], axis=1)
 
     def per_prediction(self, rows: pd.DataFrame, predictions: pd.DataFrame, aggregate: Aggregate) -> pd.DataFrame:
         """Predictions of rows, indexed by id, as those of their prediction ids, in the order of their first images.
@@ -131,7 +143,7 @@ class Decoding(Task):
             return predictions
         ids = rows.set_index(ROW_ID)[ROW_PREDICTION].loc[predictions.index].to_numpy(object)
         index = pd.Index(pd.unique(ids), name=ROW_ID, dtype="str")
-        parts = [kind.aggregate(predictions[kind.columns], ids, aggregate) for _, kind in self.kinds]
+        parts = [kind.columns.aggregate(predictions[kind.columns.names], ids, aggregate) for _, kind in self.kinds]
         return pd.concat(parts, axis=1).set_axis(index, axis=0)
 
     def truth(self, rows: pd.DataFrame) -> pd.DataFrame:

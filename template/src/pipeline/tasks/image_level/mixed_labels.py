@@ -9,7 +9,7 @@ import pandas as pd
 
 from pipeline.data.faults import Fault
 from pipeline.data.labels import Labels
-from pipeline.heads.multilabel.labels import LabelSets
+from pipeline.heads.label_sets import LabelSets
 
 
 @dataclass(frozen=True)

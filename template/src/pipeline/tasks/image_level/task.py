@@ -19,19 +19,19 @@ from pipeline.data.explain_target import Explained, chosen_class
 from pipeline.data.sample_record import SeenSample
 from pipeline.data.side_columns import chosen_columns, input_names, side_inputs
 from pipeline.heads.base import KINDS, losses
-from pipeline.heads.drawing import ReadOut, seen_figure, seen_words, suspects_figure
-from pipeline.heads.predictions import has_truth
-from pipeline.heads.submission_columns import as_predictions
+from pipeline.heads.columns import has_truth
+from pipeline.heads.drawing import ReadOut, seen_figure, seen_words
+from pipeline.heads.submission_columns import SubmissionRules, as_predictions, submission_rules
 from pipeline.keys import INPUT_ID, INPUT_SIDE, ROW_ID
 from pipeline.losses.criterion import WeightedLosses
 from pipeline.models.preprocess import prepared_model
-from pipeline.registry import Names, References
+from pipeline.registry import Named, Names, References
 from pipeline.tasks import Decoder, Finisher
 from pipeline.tasks.image_level.batch_schema import all_targets, check_contract
 from pipeline.tasks.image_level.decoding import Decoding
-from pipeline.tasks.image_level.submission_rules import SubmissionRules, submission_rules
 from pipeline.types import Batch, Criterion, PreparedModel, SampleDataset
 from toolkit.images.row_reader import Reader
+from toolkit.plots.samples import label_errors_figure
 
 
 def no_settings() -> None:
@@ -120,10 +120,10 @@ class ImageLevelTask(Decoding):
 
     def begin(self, network: torch.nn.Module, rows: pd.DataFrame) -> None:
         for _, kind in self.kinds:
-            kind.begin(network, rows)
+            kind.fit_statistics(network, rows)
 
     def default_losses(self) -> tuple[LossRow, ...]:
-        return tuple(LossRow(head=head.name, loss=kind.default_loss) for head, kind in self.kinds)
+        return tuple(LossRow(head=head.name, loss=Named(name=next(iter(kind.losses)))) for head, kind in self.kinds)
 
     def criterion(self, losses: Sequence[LossRow], names: Names, rows: pd.DataFrame) -> Criterion:
         counts: dict[str, Tensor] = {}
@@ -141,23 +141,24 @@ class ImageLevelTask(Decoding):
         for head, kind in self.kinds:
             known = has_truth(truth, head)
             if known.any():
-                figures |= kind.figures(truth[known], predictions[known])
+                figures |= kind.columns.figures(truth[known], predictions[known])
         return figures
 
     def sample_figures(self, rows: pd.DataFrame, images: Sequence[Any], predictions: pd.DataFrame) -> dict[str, Figure]:
         ids, truth = list(rows[ROW_ID]), self.truth(rows)
-        return {head.name: kind.sample_figure(images, ids, truth, predictions) for head, kind in self.kinds}
+        return {head.name: kind.columns.sample_figure(images, ids, truth, predictions) for head, kind in self.kinds}
 
     def draw_samples(self, rows: pd.DataFrame, samples: Sequence[SeenSample], heading: str) -> Figure:
-        return seen_figure(samples, [head.name for head in self.heads], self._read_out(rows, samples), heading)
+        return seen_figure(samples, self._read_out(rows, samples), heading)
 
     def words(self, rows: pd.DataFrame, samples: Sequence[SeenSample]) -> pd.DataFrame:
-        return seen_words([head.name for head in self.heads], self._read_out(rows, samples))
+        return seen_words(self._read_out(rows, samples))
 
     def _read_out(self, rows: pd.DataFrame, samples: Sequence[SeenSample]) -> list[ReadOut]:
         outputs = {key: torch.stack([sample.outputs[key] for sample in samples]) for key in samples[0].outputs}
         truth, predictions = self.sample_tables(rows, {}, outputs)
-        return [(kind, has_truth(truth, head), *kind.read_out(truth, predictions)) for head, kind in self.kinds]
+        columns = [kind.columns for _, kind in self.kinds]
+        return [(each, has_truth(truth, each.head), *each.read_out(truth, predictions)) for each in columns]
 
     def sample_tables(
         self, rows: pd.DataFrame, batch: Batch, outputs: Mapping[str, Tensor]
@@ -170,7 +171,7 @@ class ImageLevelTask(Decoding):
         found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         for head, kind in self.kinds:
             known = has_truth(truth, head)
-            of_classes = kind.ranked(truth[known], predictions[known])
+            of_classes = kind.columns.ranked(truth[known], predictions[known])
             found |= {f"{head.name}:{name}": pair for name, pair in of_classes.items()}
         return found
 
@@ -178,14 +179,14 @@ class ImageLevelTask(Decoding):
         parts = []
         for head, kind in self.kinds:
             known = has_truth(truth, head)
-            found = kind.suspects(truth[known], predictions[known])
+            found = kind.columns.label_errors(truth[known], predictions[known])
             parts.append(found.rename_axis(ROW_ID).reset_index().assign(head=head.name))
         return pd.concat(parts, ignore_index=True)
 
     def suspects_figure(
         self, found: pd.DataFrame, images: Sequence[Any], truth: pd.DataFrame, predictions: pd.DataFrame
     ) -> Figure:
-        return suspects_figure(found, images)
+        return label_errors_figure(found, images)
 
     def explained(self, batch: Batch, outputs: Mapping[str, Tensor], chosen: str | None = None) -> Explained:
         """The highest logit, where a head has one for each class; otherwise their sum, which grows with the answer."""
@@ -208,4 +209,4 @@ class ImageLevelTask(Decoding):
         return as_predictions(table, rules.columns, self.heads)
 
     def shares(self, predictions: pd.DataFrame) -> dict[str, pd.Series]:
-        return {head.name: kind.shares(predictions) for head, kind in self.kinds}
+        return {head.name: kind.columns.shares(predictions) for head, kind in self.kinds}

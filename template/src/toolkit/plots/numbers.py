@@ -8,8 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from sklearn.metrics import r2_score
 
-from pipeline.heads.drawing import RIGHT, WRONG
-from toolkit.plots.images import Texts, image_grid
+from toolkit.plots.images import RIGHT, WRONG, Texts, image_grid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,23 +1,26 @@
-"""A head of this kind: a logit for each grade but the last."""
+"""Grades in order, of which one is true: a logit for each but the last.
+
+All but what the network learns is as of classes without an order.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.heads.multiclass.head import Multiclass
-from pipeline.registry import Named
+from pipeline.heads.kinds.multiclass import Multiclass
 
 
 class Ordinal(Multiclass):
     """Logit k says how probable a grade above k is among those that are k or above (CORN, arXiv:2111.08851)."""
 
+    losses: ClassVar[Mapping[str, str]] = {"corn": "pipeline.losses.multiclass:Corn"}
+
     @property
     def width(self) -> int:
         return len(self.head.classes) - 1
-
-    @property
-    def default_loss(self) -> Named:
-        return Named(name="corn")
 
     def decode(self, logits: Tensor) -> np.ndarray:
         """The probability of each grade."""

@@ -1,4 +1,8 @@
-"""How label columns are divided into folds, and which labels they hold."""
+"""Which labels rows hold, and how their columns are divided into folds.
+
+Rows have one column per label (0 or 1), or one column, named like the head, that lists the labels that hold; an empty
+cell lists none. What divides them, see `label_lists`.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,9 +16,11 @@ from pipeline.competition import Head
 from pipeline.data.faults import Fault
 from pipeline.data.labels import ClassLabels
 from pipeline.data.spellings import FALSE, TRUE, loose
-from pipeline.heads.multilabel.lists import SPACES, ListForm, form_of
-from pipeline.heads.multilabel.targets import hard_targets, numbers
-from toolkit.errors import UserError, listed
+from pipeline.heads.label_lists import SPACES, ListForm, form_of, read_list
+from pipeline.keys import ROW_ID
+from toolkit.errors import UserError, listed, nearest
+
+NUMBERS = {"true": "1", "false": "0", "yes": "1", "no": "0"}
 
 
 @dataclass(frozen=True)
@@ -107,3 +113,43 @@ class GroupedFolds:
         ):
             inside = np.isin(groups, chosen)
             yield np.flatnonzero(~inside), np.flatnonzero(inside)
+
+
+def hard_targets(rows: pd.DataFrame, head: Head) -> np.ndarray:
+    """Whether each label holds, float32 (N, labels) from 0 to 1, from the label columns or the lists; NaN where the
+    cell of a label is empty.
+
+    Raises:
+        UserError: a cell that is no number from 0 to 1, or an unknown label in a list; the rows are named by id.
+    """
+    if set(head.classes) <= set(rows.columns):
+        return numbers(rows, head.classes)
+    known = set(head.classes)
+    words = rows[head.name].fillna("").astype(str).map(lambda cell: read_list(cell, known, head.separator))
+    unknown = rows[ROW_ID][words.map(lambda found: not set(found) <= set(head.classes))]
+    if len(unknown):
+        label = next(word for word in words.loc[unknown.index[0]] if word not in head.classes)
+        raise UserError(
+            f"column '{head.name}': {len(unknown)} rows (id {listed(unknown)}) have labels that are not in "
+            f"folds/classes.json, such as '{label}'; {nearest(label, head.classes)}"
+        )
+    return np.array([[name in found for name in head.classes] for found in words], np.float32).reshape(
+        len(rows), len(head.classes)
+    )
+
+
+def numbers(rows: pd.DataFrame, columns: list[str] | tuple[str, ...]) -> np.ndarray:
+    """The cells of some columns, float32 (N, columns), each from 0 to 1, or NaN where it is empty."""
+    found = np.empty((len(rows), len(columns)), np.float32)
+    for place, column in enumerate(columns):
+        cells = rows[column].astype(str).str.strip().str.lower().replace(NUMBERS)
+        values = pd.to_numeric(cells, errors="coerce")
+        wrong = ~values.between(0, 1) & rows[column].notna()
+        if wrong.any():
+            cell = str(rows.loc[wrong, column].iloc[0])
+            raise UserError(
+                f"column '{column}': {int(wrong.sum())} rows (id {listed(rows.loc[wrong, ROW_ID])}) hold '{cell}', and "
+                "0 or 1 is expected; correct it in src/competition/tables.py"
+            )
+        found[:, place] = values
+    return found

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
-from pipeline.heads.drawing import RIGHT, WRONG
+from toolkit.plots.images import RIGHT, WRONG
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,9 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 
-from pipeline.heads.drawing import RIGHT, WRONG
 from toolkit.errors import listed
-from toolkit.plots.images import shortened
+from toolkit.plots.images import RIGHT, WRONG, shortened
 from toolkit.plots.one_vs_rest import (
     Ranking,
     best_threshold,

@@ -1,4 +1,4 @@
-"""Classes of which one is true: arrays in, figures out. A notebook can call them as well."""
+"""Which classes are taken for which: arrays in, figure out. A notebook can call it as well."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -6,12 +6,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from sklearn.metrics import ConfusionMatrixDisplay
 
-from pipeline.competition import Head
-from pipeline.heads.class_drawing import calibration_figure, class_figures
-from pipeline.heads.drawing import WRONG
-from pipeline.heads.multiclass.predictions import decided
-from toolkit.plots.images import Texts, shortened
+from toolkit.plots.images import WRONG, Texts, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,34 +20,6 @@ SHORT = 18  # characters of a name in a pair
 INCHES_PER_CHARACTER = 0.0085  # and point of font size
 
 
-def multiclass_figures(truth: Texts, probabilities: np.ndarray, head: Head) -> dict[str, Figure]:
-    """The pictures of one head, by their names.
-
-    Args:
-        truth: (N,) class names.
-        probabilities: (N, C); rows that are not finite are left out.
-    """
-    there = np.isfinite(probabilities).all(axis=1)
-    labels, probabilities = np.asarray(truth, dtype=object)[there], probabilities[there]
-    names, said = np.array(head.classes, dtype=object), decided(probabilities, head)
-    true = labels[:, None] == names
-    figures = {f"confusion_matrix/{head.name}": confusion_matrix_figure(labels, names[said], head.classes)}
-    chosen, shown, thresholds = said[:, None] == np.arange(len(names)), slice(None), None
-    if len(names) == 2:  # the second one's probability says all
-        shown, thresholds = slice(1, None), np.array(head.thresholds or [0.5])
-        figures[f"calibration/{head.name}"] = calibration_figure(
-            true[:, 1], probabilities[:, 1], f"probability of {shortened(names[1])}"
-        )
-    else:
-        rows = np.arange(len(said))
-        figures[f"calibration/{head.name}"] = calibration_figure(
-            true[rows, said], probabilities[rows, said], "probability of the class that is decided for"
-        )
-    return figures | class_figures(
-        head.name, true.astype(np.float32), probabilities, chosen, head.classes, shown, thresholds
-    )
-
-
 def confusion_matrix_figure(truth: Texts, predicted: Texts, classes: Sequence[str]) -> Figure:
     """Counts, shares of each true class, and the pairs that are confused most often.
 
@@ -59,7 +28,9 @@ def confusion_matrix_figure(truth: Texts, predicted: Texts, classes: Sequence[st
         classes: all class names, in the order of rows and columns.
     """
     names = np.asarray(classes, dtype=object)
-    counts = _counts(truth, predicted, names)
+    position = {name: number for number, name in enumerate(classes)}
+    true, said = (np.array([position[name] for name in column], dtype=np.int64) for column in (truth, predicted))
+    counts = np.bincount(true * len(names) + said, minlength=len(names) ** 2).reshape(len(names), len(names))
     total, right = int(counts.sum()), int(np.trace(counts))
     title = f"{right:,} of {total:,} right ({right / max(1, total):.1%})"
     shown = _most_confused_classes(counts)
@@ -75,19 +46,10 @@ def confusion_matrix_figure(truth: Texts, predicted: Texts, classes: Sequence[st
     left, middle, pairs = figure.subplots(1, 3, width_ratios=[side, side, 2.0])
     part = counts[np.ix_(shown, shown)]
     per_class = counts.sum(axis=1, keepdims=True)[shown]
-    shares = np.divide(part, per_class, out=np.full(part.shape, np.nan), where=per_class > 0)
-    _draw_matrix(left, part, [f"{value:d}" for value in part.flat], labels, "counts")
-    percents = ["" if np.isnan(value) else f"{value:.0%}".rstrip("%") for value in shares.flat]
-    _draw_matrix(middle, shares, percents, labels, "percent of each true class")
+    _draw_matrix(left, part, "d", labels, "counts")
+    _draw_matrix(middle, 100 * part / np.maximum(1, per_class), ".0f", labels, "percent of each true class")
     _draw_pairs(pairs, counts, names, slots=max(MOST_PAIRS, side / 0.4))
     return figure
-
-
-def _counts(truth: Texts, predicted: Texts, names: np.ndarray) -> np.ndarray:
-    position = {name: number for number, name in enumerate(names)}
-    true, said = (np.array([position[name] for name in column], dtype=np.int64) for column in (truth, predicted))
-    size = len(names)
-    return np.bincount(true * size + said, minlength=size * size).reshape(size, size)
 
 
 def _most_confused_classes(counts: np.ndarray) -> np.ndarray:
@@ -105,29 +67,31 @@ def _sizes(classes: int) -> tuple[float, float]:
     return (0.32, 7.5) if classes <= MOST_NUMBERS else (0.13, 6)
 
 
-def _draw_matrix(axes: "Axes", values: np.ndarray, texts: Sequence[str], labels: Sequence[str], title: str) -> None:
+def _draw_matrix(axes: "Axes", values: np.ndarray, form: str, labels: Sequence[str], title: str) -> None:
     count, (_, size) = len(labels), _sizes(len(labels))
-    top = max(float(np.nanmax(values, initial=0)), 1e-9)
     # The diagonal is hundreds and a mistake is one: a root scale lets both be seen.
-    scaled = np.where(np.isnan(values), 0.0, values)
-    places = np.arange(count)
-    axes.pcolormesh(places, places, scaled, shading="nearest", cmap="Blues", norm=PowerNorm(0.5, 0, top))
-    axes.set(aspect="equal", ylim=(count - 0.5, -0.5))
+    scale = PowerNorm(0.5, 0, max(float(values.max(initial=0)), 1e-9))
+    display = ConfusionMatrixDisplay(values, display_labels=np.arange(count)).plot(
+        ax=axes,
+        include_values=count <= MOST_NUMBERS,
+        values_format=form,
+        colorbar=False,
+        cmap="Blues",
+        im_kw={"norm": scale},
+        text_kw={"fontsize": size},
+    )
+    for text, value in zip(() if display.text_ is None else display.text_.flat, values.flat, strict=False):
+        # Inside its cell a number needs no room of its own; without this the layout measures each of them.
+        text.set_in_layout(False)
+        if not value:
+            text.remove()
     axes.set_xticks(range(count), labels, rotation=90 if _crowded(labels) else 0, fontsize=size, parse_math=False)
     axes.set_yticks(range(count), labels, fontsize=size, parse_math=False)
     axes.tick_params(length=0)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
+    axes.set(xlabel="predicted", ylabel="true")
     axes.set_title(title, fontsize=10, loc="left")
     axes.set_anchor("NW")
     axes.spines[:].set_color("#cccccc")
-    if count > MOST_NUMBERS:
-        return
-    for number in map(int, np.flatnonzero(scaled)):
-        row, column = divmod(number, count)
-        color = "white" if (scaled[row, column] / top) ** 0.5 > 0.6 else "#1b2a41"
-        # Inside its cell a number needs no room of its own; without this the layout measures each of them.
-        axes.text(column, row, texts[number], ha="center", va="center", fontsize=size, color=color).set_in_layout(False)
 
 
 def _draw_pairs(axes: "Axes", counts: np.ndarray, names: np.ndarray, slots: float) -> None:

@@ -11,7 +11,6 @@ from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
 from pipeline.data.folds import name_option
 from pipeline.data.labels import ClassLabels, Spread
-from pipeline.heads.embedding.targets import alone_column, apart_column
 from pipeline.keys import ROW_FOLD, ROW_GROUP
 from toolkit.errors import UserError, listed
 
@@ -22,7 +21,7 @@ class Identities(ClassLabels):
 
     An identity with several rows is in several folds, so that each held-out row has others to be found by. One with a
     single row trains in all folds but one; there it is held out, nothing can know it, and the answer for the unknown is
-    the right one (`targets.truth`).
+    the right one (`Embedding.truth`).
 
     Attributes:
         targets: the column; several are divided by the first.
@@ -125,3 +124,13 @@ class WholeIdentities:
             raise UserError(f"{count} identities cannot make {self.n_folds} folds; ask for fewer with --n-folds")
         shuffled = np.random.default_rng(self.seed).permutation(count)[codes]
         yield from GroupKFold(self.n_folds).split(codes, groups=shuffled)
+
+
+def alone_column(target: str) -> str:
+    """The column of rows, of bool, that says whether no other row, or none outside its group, shows its identity."""
+    return f"{target}:alone"
+
+
+def apart_column(target: str) -> str:
+    """The column that rows have where folds hold out whole identities."""
+    return f"{target}:apart"

@@ -6,11 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from pipeline.competition import Head
-from pipeline.heads.class_drawing import calibration_figure, class_figures
-from pipeline.heads.drawing import RIGHT, WRONG
-from pipeline.heads.multilabel.decisions import decided, thresholds
-from toolkit.plots.images import shortened
+from toolkit.plots.images import RIGHT, WRONG, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,25 +14,6 @@ if TYPE_CHECKING:
 TOO_MUCH = "#e0b020"
 MOST_LABELS = 40  # of more, the ones with most mistakes are shown
 MOST_PAIRS = 12
-
-
-def multilabel_figures(truth: np.ndarray, probabilities: np.ndarray, head: Head) -> dict[str, Figure]:
-    """The pictures of one head, by their names.
-
-    Args:
-        truth: (N, labels) of 0 and 1, NaN where it is not known.
-        probabilities: (N, labels); what is not finite is left out.
-    """
-    said, limits = decided(probabilities, head), thresholds(head)
-    known = ~np.isnan(truth) & np.isfinite(probabilities)
-    counts = label_counts(np.where(known, truth, 0) >= 0.5, said & known, head.classes)
-    return {
-        f"labels/{head.name}": labels_figure(*counts),
-        f"calibration/{head.name}": calibration_figure(
-            truth[known] >= 0.5, probabilities[known], "probability of a label, all labels together"
-        ),
-        **class_figures(head.name, truth, probabilities, said, head.classes, thresholds=limits),
-    }
 
 
 def label_counts(truth: np.ndarray, said: np.ndarray, labels: tuple[str, ...]) -> tuple[pd.DataFrame, pd.Series]:

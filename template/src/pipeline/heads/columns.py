@@ -1,0 +1,163 @@
+"""What the predictions of a head are as columns of a table, and all that follows from it, whatever the head's kind.
+
+A head that predicts probabilities of classes, of labels, numbers or rankings takes the `Columns` of that name as they
+are: averages, thresholds, pictures, label errors and the columns of a submission come with them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.competition import Head, Metric
+from pipeline.submission_schema import Problem
+from toolkit.errors import UserError, listed
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# (predictions of images, the prediction id of each (N,)) -> a row for each id, in the order in which they come
+Aggregate = Callable[[pd.DataFrame, np.ndarray], pd.DataFrame]
+
+
+@dataclass(frozen=True)
+class Column:
+    """What one column of a sample holds: the probability of class `of`, or what is decided when that is none. The
+    number of a head without such columns is its `of`. `shown` is what the sample's own cells hold, each once."""
+
+    name: str
+    head: Head
+    of: str | None = None
+    shown: tuple[str, ...] = ()
+
+
+class Columns(ABC):
+    """The columns of one head's predictions."""
+
+    def __init__(self, head: Head) -> None:
+        self.head = head
+
+    @property
+    def names(self) -> list[str]:
+        """Their names, in order: those of the classes, unless said otherwise."""
+        return probability_columns(self.head)
+
+    def table(self, values: np.ndarray) -> dict[str, np.ndarray]:
+        """What a kind's `decode` says, (N, columns), as columns (N,) by name."""
+        return dict(zip(self.names, values.T, strict=True))
+
+    def average(self, tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+        """Several models' predictions, these columns only, as one."""
+        mean = np.mean([table.to_numpy(np.float64) for table in tables], axis=0).astype(np.float32)
+        return pd.DataFrame(mean, index=tables[0].index, columns=tables[0].columns)
+
+    def aggregate(self, predictions: pd.DataFrame, ids: np.ndarray, function: Aggregate) -> pd.DataFrame:
+        """Predictions of images, these columns only, as one for each of `ids` (N,), in the order in which these come.
+
+        Raises:
+            UserError: the experiment's aggregate, `function`, returned something else.
+        """
+        index = pd.Index(pd.unique(ids))
+        found = function(predictions.astype(np.float64), ids)
+        if list(found.index) != list(index) or list(found) != list(predictions):
+            raise UserError(
+                f"the experiment's aggregate returned {len(found)} rows with the columns {listed(found)}; expected is "
+                f"one for each of {len(index)} prediction ids, in their order, with {listed(predictions)}"
+            )
+        # pandas leaves NaN out of a mean, and a prediction that failed must not look like one that did not
+        failed = ids[predictions.isna().any(axis=1).to_numpy()]
+        return found[~found.index.isin(failed)].reindex(index).astype(np.float32)
+
+    @property
+    def default_thresholds(self) -> tuple[float, ...]:
+        """Where predictions become decisions as long as nothing was tuned; empty where there is nothing to tune."""
+        return ()
+
+    def thresholded(self, predictions: pd.DataFrame) -> list[np.ndarray]:
+        """What each threshold cuts, float64 (N,) each."""
+        return []
+
+    @abstractmethod
+    def read_out(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Truth and prediction of each row as a person reads them, (N,) of str, and how sure it is, float (N,)."""
+
+    def caption(self, said: str, sure: float) -> str:
+        """A prediction of `read_out` in a few words."""
+        return f"{said} ({sure:.0%})"
+
+    @abstractmethod
+    def figures(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, Figure]:
+        """Pictures of predictions against the truth, by name. Both tables are indexed by id, in the same order."""
+
+    def sample_figure(
+        self, images: Sequence[Any], ids: Sequence[str], truth: pd.DataFrame, predictions: pd.DataFrame
+    ) -> Figure:
+        """A few images (N,) with truth and prediction; both tables are in their order."""
+        from toolkit.plots.samples import sample_figure
+
+        true, said, sure = self.read_out(truth, predictions)
+        return sample_figure(images, ids, true, said, np.where(has_truth(truth, self.head), sure, np.nan))
+
+    def ranked(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """By class, whether rows are of it, bool (N,), and its probability, (N,); empty where there are no classes."""
+        return {}
+
+    @abstractmethod
+    def label_errors(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
+        """See `Task.suspects`: given, suggested, score and probability, indexed by id; every row has a truth."""
+
+    @abstractmethod
+    def shares(self, predictions: pd.DataFrame) -> pd.Series:
+        """How often each class is decided for: share of rows, indexed by class, in class order. Of numbers, their
+        quartiles by name."""
+
+    def single_column(self, metric: Metric) -> str | None:
+        """What the one column of a sample holds that stands for the whole head: a class, or (none) the decision."""
+        return None
+
+    @abstractmethod
+    def described(self, column: Column) -> str:
+        """What a column of a sample holds, in a few words."""
+
+    @abstractmethod
+    def fill(self, predictions: pd.DataFrame, columns: Sequence[Column], metric: Metric) -> dict[str, np.ndarray]:
+        """The values (N,) of the head's columns in a submission, by name."""
+
+    @abstractmethod
+    def read(self, columns: Mapping[str | None, pd.Series]) -> dict[str, np.ndarray] | None:
+        """The way back from `fill`: predictions by column, (N,) each. None where it does not tell them all."""
+
+    @abstractmethod
+    def cell_problems(self, name: str, values: pd.Series, column: Column | None, metric: Metric) -> list[Problem]:
+        """What is wrong with the values (text) of a column; where none is known, of numbers in a format of the user's
+        own."""
+
+    def row_problems(self, table: pd.DataFrame, metric: Metric) -> list[Problem]:
+        """What is wrong with rows (text) of the numbers that stand for its classes."""
+        return []
+
+
+def probability_columns(head: Head) -> list[str]:
+    """The columns of a head with a probability for each class, in class order: `label:0`, `label:1`, ..."""
+    return [f"{head.name}:{name}" for name in head.classes]
+
+
+def has_truth(truth: pd.DataFrame, head: Head) -> np.ndarray:
+    """Which rows have a truth for `head`, bool (N,), given the truth of all heads."""
+    columns = [column for column in truth if str(column).startswith(f"{head.name}:")]
+    own = [head.name] if head.name in truth else columns
+    known: np.ndarray = truth[own].notna().all(axis=1).to_numpy(bool)
+    return known
+
+
+def label_error_table(
+    index: pd.Index, given: np.ndarray, suggested: np.ndarray, scores: np.ndarray, probabilities: np.ndarray
+) -> pd.DataFrame:
+    """Columns (M,) as the table of `Columns.label_errors`."""
+    columns = {"given": given, "suggested": suggested, "score": scores, "probability": probabilities}
+    return pd.DataFrame(columns, index=index)

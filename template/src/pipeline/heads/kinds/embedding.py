@@ -1,0 +1,180 @@
+"""Which of many identities an image shows, or none that is known: images lie by likeness, and the nearest ones tell."""
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline.competition import Head, Metric
+from pipeline.heads.base import HeadKind, Memory
+from pipeline.heads.identities import alone_column, apart_column
+from pipeline.heads.rankings import NOTHING, WORST, Rankings
+from pipeline.keys import ROW_ID, embedding_key
+from toolkit.errors import UserError, listed, nearest
+
+BLOCK = 1 << 26  # cosines that are computed at once
+
+
+class Embedding(HeadKind):
+    """The truth is class numbers, int64 (B,), -1 for none; the outputs are cosines to the centres of the classes.
+
+    While a fold trains, held-out rows are scored by the centres. Its predictions are those of the gallery, the nearest
+    images of the rows that train.
+    """
+
+    losses: ClassVar[Mapping[str, str]] = {"arcface": "pipeline.losses.embedding:ArcFace"}
+    has_gallery = True
+    column_type = Rankings
+
+    def layer(self, features: int, *, size: int = 128, subcenters: int = 1) -> nn.Module:
+        """The embedding's layer.
+
+        Args:
+            size: of the embedding.
+            subcenters: centres of each class.
+        """
+        return EmbeddingLayer(features, self.head, size, subcenters)
+
+    def targets(self, rows: pd.DataFrame) -> np.ndarray:
+        """Class numbers int64 (N,), and -1 for the rows that are labelled as unknown, or not at all.
+
+        Raises:
+            UserError: a label that is no class; the rows are named by id.
+        """
+        labels, head = rows[self.head.name], self.head
+        numbers = pd.Index(head.classes).get_indexer(pd.Index(labels)).astype(np.int64)
+        wrong = rows[(numbers < 0) & (labels.notna() & ((labels != head.unknown) | (not head.unknown))).to_numpy(bool)]
+        if len(wrong):
+            label = str(wrong[head.name].iloc[0])
+            raise UserError(
+                f"column '{head.name}': {len(wrong)} rows (id {listed(wrong[ROW_ID])}) have the label '{label}', which "
+                f"is not in folds/classes.json; {nearest(label, head.classes)}"
+            )
+        return numbers
+
+    def target_forms(self, size: int) -> Sequence[tuple[torch.dtype, tuple[int, ...]]]:
+        return ((torch.int64, (size,)),)
+
+    def class_counts(self, rows: pd.DataFrame) -> Tensor:
+        numbers = self.targets(rows)
+        return torch.from_numpy(np.bincount(numbers[numbers >= 0], minlength=self.width)).double()
+
+    def truth(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """The label that is right for held-out rows.
+
+        An identity that stands alone is in no other fold, so training cannot know it: the right answer is that for the
+        unknown, where there is one. Without such an answer the row counts as a miss.
+        """
+        labels: pd.Series = rows[self.head.name]
+        alone = alone_column(self.head.name)
+        if not self.head.unknown or alone not in rows:
+            return labels.to_frame()
+        return labels.mask(rows[alone].astype(bool), self.head.unknown).to_frame()
+
+    def decode(self, logits: Tensor) -> np.ndarray:
+        """The best labels, then their scores, (N, 2 k) of objects; a class of score -inf is not listed."""
+        most = len(self.columns.names) // 2
+        scores, places = (part[:, :most].numpy() for part in logits.float().sort(dim=1, descending=True, stable=True))
+        labels = np.array(self.head.classes, dtype=object)[places]
+        there = np.isfinite(scores)
+        found = [np.where(there, labels, NOTHING), np.where(there, scores, WORST).astype(object)]
+        return np.concatenate(found, axis=1)
+
+    def looks_among(self, rows: pd.DataFrame) -> bool:
+        return apart_column(self.head.name) in rows
+
+    def memory(self, rows: pd.DataFrame, embeddings: Tensor, own: bool) -> Memory:
+        key = embedding_key(self.head.name)
+        gallery = Gallery(embeddings, self.targets(rows), self.width, list(rows[ROW_ID]) if own else None)
+        return lambda ids, found: {self.head.output_key: gallery.cosines(ids, found[key])}
+
+    def constant(self, rows: pd.DataFrame, metric: Metric) -> np.ndarray:
+        """The labels that are most frequent; those that are rarer than the unknown rank behind it."""
+        counts = rows[self.head.name].astype(str).value_counts()
+        before = int((counts > counts.get(self.head.unknown, 0)).sum())
+        names = counts.index[counts.index != self.head.unknown]
+        most = len(self.columns.names) // 2
+        labels = np.full(most, NOTHING, object)
+        labels[: len(names)] = names[:most]
+        scores = np.where(np.arange(most) < before, 1.0, WORST)
+        return np.concatenate([labels, scores.astype(object)])
+
+
+class EmbeddingLayer(nn.Module):
+    """Features (B, features) to `{output key: cosines (B, classes), embedding key: (B, size) of length 1}`, float32.
+
+    With sub-centres, the nearest one of a class counts (Deng et al., "Sub-center ArcFace", ECCV 2020).
+    """
+
+    def __init__(self, features: int, head: Head, size: int, subcenters: int) -> None:
+        super().__init__()
+        self.output_key, self.embedding_key = head.output_key, embedding_key(head.name)
+        self.subcenters = subcenters
+        self.project = nn.Linear(features, size)
+        self.norm = nn.BatchNorm1d(size)
+        self.centers = nn.Parameter(torch.empty(len(head.classes) * subcenters, size))
+        nn.init.xavier_uniform_(self.centers)
+
+    def forward(self, features: Tensor) -> dict[str, Tensor]:
+        with torch.autocast(features.device.type, enabled=False):  # angles need all digits that float32 has
+            embedding = functional.normalize(self._normed(self.project(features.float())))
+            cosines = functional.linear(embedding, functional.normalize(self.centers))
+        if self.subcenters > 1:
+            cosines = cosines.unflatten(1, (-1, self.subcenters)).amax(dim=2)
+        return {self.output_key: cosines, self.embedding_key: embedding}
+
+    def _normed(self, projected: Tensor) -> Tensor:
+        """Batch norm; a batch of one has no statistics of its own and takes the running ones."""
+        if self.training and len(projected) == 1:
+            norm = self.norm
+            return functional.batch_norm(projected, norm.running_mean, norm.running_var, norm.weight, norm.bias)
+        normed: Tensor = self.norm(projected)
+        return normed
+
+
+class Gallery:
+    """Known images of one model.
+
+    Args:
+        embeddings: float32 (G, size), of length 1.
+        classes: int64 (G,) class numbers; images of no class (-1) are left out.
+        count: the number of classes.
+        ids: (G,) where the images that are looked up are these themselves: each is looked for among the others.
+    """
+
+    def __init__(self, embeddings: Tensor, classes: np.ndarray, count: int, ids: Sequence[str] | None = None) -> None:
+        known = np.flatnonzero(classes >= 0)
+        self.embeddings = embeddings[torch.from_numpy(known).to(embeddings.device)]
+        self.classes = torch.from_numpy(classes[known]).to(embeddings.device)
+        self.count = count
+        self.place = {} if ids is None else {ids[int(row)]: place for place, row in enumerate(known)}
+
+    def cosines(self, ids: Sequence[str], embeddings: Tensor) -> Tensor:
+        """Float32 (B, classes): the largest cosine to an image of each class; -inf for a class without images.
+
+        Args:
+            embeddings: float32 (B, size), of length 1.
+        """
+        step = max(1, BLOCK // max(1, len(self.classes)))
+        found = [self._nothing(embeddings[:0])]
+        with torch.autocast(embeddings.device.type, enabled=False):
+            for start in range(0, len(ids), step):
+                found.append(self._nearest(ids[start : start + step], embeddings[start : start + step]))
+        return torch.cat(found)
+
+    def _nearest(self, ids: Sequence[str], embeddings: Tensor) -> Tensor:
+        cosines = embeddings @ self.embeddings.T
+        for row, name in enumerate(ids):
+            if (place := self.place.get(name)) is not None:
+                cosines[row, place] = -torch.inf
+        return self._nothing(embeddings).scatter_reduce(1, self.classes.expand(len(ids), -1), cosines, "amax")
+
+    def _nothing(self, embeddings: Tensor) -> Tensor:
+        return torch.full((len(embeddings), self.count), -torch.inf, device=embeddings.device)
+
+
+HEAD = Embedding

@@ -1,0 +1,250 @@
+"""Rankings: the best labels of a row and their scores, best first.
+
+With thousands of classes a column for each would be too much. The columns are `whale:label_1`, `whale:label_2`, ... and
+`whale:score_1`, ...: cosines, the largest first. Where there are fewer labels, "" stands with a score of -1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from pipeline.competition import Head, Metric
+from pipeline.heads.cells import (
+    BLANK,
+    as_numbers,
+    cell_text,
+    list_problems,
+    listable,
+    lower_case,
+    most_listed,
+    number_problems,
+)
+from pipeline.heads.columns import Aggregate, Column, Columns, label_error_table
+from pipeline.submission_schema import Problem
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LISTED = 20  # labels in a row
+NOTHING, WORST = "", -1.0
+USUAL = 0.8  # a best score below it is that of an unknown identity, where thresholds were not tuned
+WITH_SCORE = ("gap",)
+
+
+class Rankings(Columns):
+    """Labels and scores. In a submission, a column lists the best ones with spaces between, as many as the metric looks
+    at; for `gap` it is the best label and its score. What is judged is text, as the grader will read it."""
+
+    @property
+    def names(self) -> list[str]:
+        return [*label_columns(self.head), *score_columns(self.head)]
+
+    def table(self, values: np.ndarray) -> dict[str, np.ndarray]:
+        labels, scores = np.hsplit(values, 2)
+        columns = zip(self.names, [*labels.T, *scores.astype(np.float32).T], strict=True)
+        return dict(columns)
+
+    def average(self, tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+        return tables[0] if len(tables) == 1 else averaged(tables, self.head)
+
+    def aggregate(self, predictions: pd.DataFrame, ids: np.ndarray, function: Aggregate) -> pd.DataFrame:
+        return aggregated(predictions, ids, self.head, function)
+
+    @property
+    def default_thresholds(self) -> tuple[float, ...]:
+        return (USUAL,) if self.head.unknown else ()
+
+    def thresholded(self, predictions: pd.DataFrame) -> list[np.ndarray]:
+        return [predictions[score_columns(self.head)[0]].to_numpy(np.float64)]
+
+    def read_out(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The best answer and its cosine."""
+        labels, scores = ranked(predictions, self.head)
+        return truth[self.head.name].to_numpy(object), labels[:, 0], scores[:, 0].clip(min=0)
+
+    def figures(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, Figure]:
+        from toolkit.plots.rankings import neighbours_figure, scores_figure
+
+        labels, scores = listed_labels(predictions, self.head)
+        true = truth[self.head.name].to_numpy(object)
+        hits = labels == true[:, None]
+        ranks = np.where(hits.any(axis=1), hits.argmax(axis=1), labels.shape[1])
+        known = true != self.head.unknown
+        limit = threshold(self.head) if self.head.unknown else None
+        own, wrong = (np.where(there & (labels != NOTHING), scores, -np.inf)[known] for there in (hits, ~hits))
+        best = (np.where(np.isfinite(part), part, np.nan) for part in (own.max(axis=1), wrong.max(axis=1)))
+        return {
+            f"scores/{self.head.name}": scores_figure(scores[:, 0], hits[:, 0], known, ranks, limit),
+            f"neighbours/{self.head.name}": neighbours_figure(*best),
+        }
+
+    def label_errors(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
+        """Rows whose nearest image has another label, by how much nearer it is than the nearest of the given one."""
+        given, suggested, sure = self.read_out(truth, predictions)
+        labels, cosines = ranked(predictions, self.head)
+        is_given = labels == given[:, None]
+        own = np.where(is_given.any(axis=1), np.where(is_given, cosines, WORST).max(axis=1), cosines[:, -1])
+        scores = cosines[:, 0] - own
+        found = np.flatnonzero(given != suggested)
+        found = found[np.argsort(-scores[found], kind="stable")]
+        return label_error_table(truth.index[found], given[found], suggested[found], scores[found], sure[found])
+
+    def shares(self, predictions: pd.DataFrame) -> pd.Series:
+        names = [*self.head.classes, *([self.head.unknown] if self.head.unknown else [])]
+        said = pd.Series(ranked(predictions, self.head)[0][:, 0])
+        return said.value_counts(normalize=True).reindex(names, fill_value=0.0)
+
+    def described(self, column: Column) -> str:
+        return f"labels of '{self.head.name}', the best first, out of {len(self.head.classes)}"
+
+    def fill(self, predictions: pd.DataFrame, columns: Sequence[Column], metric: Metric) -> dict[str, np.ndarray]:
+        """The cells of each column, (N,) of str.
+
+        Raises:
+            UserError: a label holds a space, so that it cannot stand in a list.
+        """
+        if most_listed(metric) > 1 or metric.name in WITH_SCORE:
+            listable(self.head)
+        if metric.name in WITH_SCORE:
+            labels, scores = listed_labels(predictions, self.head)
+            pairs = zip(labels[:, 0], scores[:, 0], strict=True)
+            cells = [f"{label} {score:.9g}" for label, score in pairs]
+        else:
+            labels = ranked(predictions, self.head)[0][:, : most_listed(metric)]
+            cells = [" ".join(label for label in row if label != NOTHING) for row in labels]
+        return {column.name: np.array(cells, dtype=object) for column in columns}
+
+    def read(self, columns: Mapping[str | None, pd.Series]) -> dict[str, np.ndarray] | None:
+        """Predictions by column, from lists of labels: what stands before the answer for the unknown scores 1, what
+        stands behind it -1. Where a label is followed by its score, that is taken."""
+        if set(columns) != {None}:
+            return None
+        cells = columns[None].astype(str).str.split()
+        width = len(label_columns(self.head))
+        labels, scores = np.full((len(cells), width), NOTHING, object), np.full((len(cells), width), WORST)
+        for row, words in enumerate(cells):
+            if len(words) == 2 and words[1] not in _known(self.head):
+                labels[row, 0], scores[row, 0] = words[0], float(words[1])
+                continue
+            before = words.index(self.head.unknown) if self.head.unknown in words else width
+            told = [word for word in words if word != self.head.unknown][:width]
+            labels[row, : len(told)] = told
+            scores[row, :before] = 1.0
+        return dict(zip(self.names, [*labels.T, *scores.astype(np.float32).T], strict=True))
+
+    def cell_problems(self, name: str, values: pd.Series, column: Column | None, metric: Metric) -> list[Problem]:
+        if column is None:
+            return number_problems(name, values, probability=False)
+        if metric.name not in WITH_SCORE:
+            return list_problems(name, values, _known(self.head), most_listed(metric))
+        words = values.str.split()
+        broken = words.map(lambda row: len(row) != 2 or bool(as_numbers(pd.Series(row[1:])).isna().any()))
+        broken &= ~lower_case(values).isin(BLANK)
+        found = list_problems(name, values.where(broken, words.str[0])[~broken], _known(self.head))
+        if broken.any():
+            hit, remedy = values[broken], "write both, with a space between"
+            text = cell_text(name, hit, len(values), "are not a label and its score", hit, remedy)
+            found.append(Problem("label", text))
+        return found
+
+
+def label_columns(head: Head) -> list[str]:
+    """The columns of the labels, best first."""
+    return [f"{head.name}:label_{place}" for place in range(1, min(LISTED, len(head.classes)) + 1)]
+
+
+def score_columns(head: Head) -> list[str]:
+    """The columns of their scores."""
+    return [f"{head.name}:score_{place}" for place in range(1, min(LISTED, len(head.classes)) + 1)]
+
+
+def listed_labels(predictions: pd.DataFrame, head: Head) -> tuple[np.ndarray, np.ndarray]:
+    """Labels (N, k) of str, and scores float64 (N, k), as they stand in the table."""
+    labels = predictions[label_columns(head)].to_numpy(object)
+    return labels, predictions[score_columns(head)].to_numpy(np.float64)
+
+
+def ranked(predictions: pd.DataFrame, head: Head) -> tuple[np.ndarray, np.ndarray]:
+    """The same as an answer: where a head has a name for the unknown, that stands before all scores below the
+    threshold, which is its own score; (N, k + 1)."""
+    labels, scores = listed_labels(predictions, head)
+    if not head.unknown:
+        return labels, scores
+    limit = threshold(head)
+    before = (scores >= limit).sum(axis=1)
+    places = np.arange(labels.shape[1] + 1)
+    source = np.minimum(places - (places > before[:, None]), labels.shape[1] - 1)
+    labels, scores = np.take_along_axis(labels, source, axis=1), np.take_along_axis(scores, source, axis=1)
+    labels[np.arange(len(labels)), before] = head.unknown
+    scores[np.arange(len(labels)), before] = limit
+    return labels, scores
+
+
+def threshold(head: Head) -> float:
+    """The score below which a label ranks behind the unknown."""
+    return head.thresholds[0] if head.thresholds else USUAL
+
+
+def table_of(labels: np.ndarray, scores: np.ndarray, head: Head, index: pd.Index) -> pd.DataFrame:
+    """Labels and scores (N, k) as a table of predictions, scores as float32."""
+    columns: dict[str, np.ndarray] = dict(zip(label_columns(head), labels.T, strict=True))
+    columns |= dict(zip(score_columns(head), scores.astype(np.float32).T, strict=True))
+    return pd.DataFrame(columns, index=index)
+
+
+def averaged(tables: Sequence[pd.DataFrame], head: Head) -> pd.DataFrame:
+    """Mean score of each label that any of the tables lists.
+
+    A table that does not list a label gives it the score of its last one, which it cannot exceed.
+    """
+    pairs = [listed_labels(table, head) for table in tables]
+    count, width = pairs[0][0].shape
+    floors = np.mean([scores[:, -1] for _, scores in pairs], axis=0)
+    found = pd.DataFrame(
+        {
+            "row": np.tile(np.repeat(np.arange(count), width), len(pairs)),
+            "label": np.concatenate([labels.ravel() for labels, _ in pairs]),
+            "more": np.concatenate([(scores - scores[:, -1:]).ravel() for _, scores in pairs]) / len(pairs),
+        }
+    )
+    summed = found[found["label"] != NOTHING].groupby(["row", "label"])["more"].sum().reset_index()
+    return _best(summed.assign(score=floors[summed["row"]] + summed["more"]), head, tables[0].index)
+
+
+def aggregated(predictions: pd.DataFrame, ids: np.ndarray, head: Head, function: Aggregate) -> pd.DataFrame:
+    """The score of each label that any image of an id (N,) lists, as `function` makes it of its scores by image.
+
+    An image that does not list a label gives it the score of its last one, as in `averaged`.
+    """
+    labels, scores = listed_labels(predictions, head)
+    rows, index = pd.factorize(ids)
+    count, width = labels.shape
+    images = pd.DataFrame({"row": rows, "image": np.arange(count), "floor": scores[:, -1]})
+    said = pd.DataFrame({"image": np.repeat(np.arange(count), width), "label": labels.ravel(), "score": scores.ravel()})
+    said = said[said["label"] != NOTHING]
+    pairs = said.merge(images, on="image")[["row", "label"]].drop_duplicates()
+    whole = pairs.merge(images, on="row").merge(said, on=["image", "label"], how="left")
+    whole["score"] = whole["score"].fillna(whole["floor"])
+    made = function(whole[["score"]], whole.groupby(["row", "label"], sort=False).ngroup().to_numpy(object))
+    return _best(pairs.assign(score=made["score"].to_numpy()), head, pd.Index(index))
+
+
+def _best(found: pd.DataFrame, head: Head, index: pd.Index) -> pd.DataFrame:
+    """The best labels of each row as a table of predictions; `found` has the columns row, label and score."""
+    width = len(label_columns(head))
+    found = found.sort_values(["row", "score"], ascending=[True, False], kind="stable")
+    place = found.groupby("row").cumcount().to_numpy()
+    found, place = found[place < width], place[place < width]
+    labels, scores = np.full((len(index), width), NOTHING, object), np.full((len(index), width), WORST)
+    rows = found["row"].to_numpy()
+    labels[rows, place] = found["label"].to_numpy(object)
+    scores[rows, place] = found["score"].to_numpy()
+    return table_of(labels, scores, head, index)
+
+
+def _known(head: Head) -> list[str]:
+    return [*head.classes, *([head.unknown] if head.unknown else [])]
