@@ -26,16 +26,20 @@ def constant_scores(task: Task, rows: "pd.DataFrame", folds: Sequence[str]) -> d
     for fold in folds:
         trains, held_out = split(rows, fold)
         others = rows[rows[ROW_FOLD].astype(str).isin(set(folds) - {fold})]
-        truth = task.truth(held_out)
-        constants = task.constants(trains, held_out)
+        truth = task.predictions.truth(held_out)
+        constants = task.predictions.constants(trains, held_out)
         for name, constant in constants.items():
             scores.setdefault(name, []).append(metric_values(metrics, truth, constant.loc[truth.index], task.heads))
         if len(folds) > 1 and len(constants) == 1:  # several are what thresholds could make of one, as empty and full
             [(name, constant)] = constants.items()
-            known = task.truth(others)
-            if (tuner := task.tuner(known, task.constants(trains, others)[name].loc[known.index], metrics[0])) is None:
+            known = task.predictions.truth(others)
+            if (
+                tuner := task.predictions.tuner(
+                    known, task.predictions.constants(trains, others)[name].loc[known.index], metrics[0]
+                )
+            ) is None:
                 continue
-            heads = tuner(np.ones(len(known), bool)).heads
+            heads = tuner(np.ones(len(known), bool))
             found = metric_values(metrics, truth, constant.loc[truth.index], heads)
             scores.setdefault(f"{name}, tuned", []).append(found)
     return {

@@ -127,7 +127,7 @@ def evaluate(run: TrainedRun, rows: "pd.DataFrame", folds: Sequence[str]) -> Eva
                 f"train the folds again: scripts/train.py {run.folder.name} --fold all --restart"
             )
     fold_of, predictions = oof[ROW_FOLD].astype(str), oof.drop(columns=ROW_FOLD)
-    truth = run.task.truth(expected).loc[predictions.index]
+    truth = run.task.predictions.truth(expected).loc[predictions.index]
     metrics, heads = run.task.competition.metrics(), run.task.heads
     constants = constant_scores(run.task, rows, folds)
     if predictions.columns.empty:

@@ -140,7 +140,7 @@ def predict_rows(
 
     Args:
         reader: what `open_cache` gave for these rows; none: every image is decoded.
-        gallery: what `Task.gallery` says for these rows.
+        gallery: what `Predictions.gallery` says for these rows.
     """
     import pandas as pd
 
@@ -149,14 +149,14 @@ def predict_rows(
     if gallery is not None and len(rows):
         images = task.dataset(gallery, root, experiment, names, "test", reader)
         seen = model_outputs(task, models, images, experiment, f"{label}, gallery")
-        decoders = task.decoders(gallery, (outputs for _, outputs in seen), gallery is rows)
+        decoders = task.predictions.decoders(gallery, (outputs for _, outputs in seen), gallery is rows)
     parts = []
     dataset = task.dataset(rows, root, experiment, names, stage, reader)
     for batch, outputs in model_outputs(task, models, dataset, experiment, label):
         found = [decode(batch, each) for decode, each in zip(decoders, outputs, strict=True)]
         if len(found[0]):
-            parts.append(task.average(found))
-    predictions = pd.concat(parts) if parts else task.no_predictions()
+            parts.append(task.predictions.average(found))
+    predictions = pd.concat(parts) if parts else task.predictions.empty()
     return task.finisher(experiment, names)(rows, predictions)
 
 

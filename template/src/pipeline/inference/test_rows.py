@@ -29,8 +29,10 @@ def predict_run(
         print("note: there are no test rows here; the table will hold the columns only")
     models = [model for name in folds for model in run.load(name)]
     label = f"{folder.name}: {len(models)} models"
-    looked_up = run.task.has_gallery and not rows.empty  # what needs no training rows predicts where there are none
-    gallery = run.task.gallery(competition.train_rows(data)) if looked_up else None
+    looked_up = (
+        run.task.predictions.has_gallery and not rows.empty
+    )  # what needs no training rows predicts where there are none
+    gallery = run.task.predictions.gallery(competition.train_rows(data)) if looked_up else None
     predictions = predict_rows(run.task, models, rows, data, run.experiment, run.names, "test", label, gallery=gallery)
     write_predictions(folder / TEST, predictions, folds=folds)
     seeds = f", {run.experiment.seeds} seeds each" if run.experiment.seeds > 1 else ""

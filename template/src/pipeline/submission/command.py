@@ -50,7 +50,7 @@ def submit(project: Project, name: str) -> Path:
         sample, test_rows = read_sample(settings, data), by_prediction(competition.test_rows(data))
         metric = competition.metrics()[0]
         table = competition.submission(sample, predictions, task.heads)
-        rules = task.submission_rules(sample, metric, _images(test_rows, data))
+        rules = task.submission.rules(sample, metric, _images(test_rows, data))
         require_keys(sample, rules.keys, settings.sample_submission)
         filled = fill(sample, table, test_rows, rules.keys)
         problems = check(filled, expected_rows(sample, test_rows, rules.keys), rules)
@@ -87,7 +87,7 @@ def check_file(project: Project, name: str | None, path: Path, competition: Comp
         settings = chosen.settings
         sample = read_sample(settings, data)
         test_rows = by_prediction(chosen.test_rows(data))
-        rules = task.submission_rules(sample, chosen.metrics()[0], _images(test_rows, data))
+        rules = task.submission.rules(sample, chosen.metrics()[0], _images(test_rows, data))
         require_keys(sample, rules.keys, settings.sample_submission)
         expected = expected_rows(sample, test_rows, rules.keys)
         problems = check(path, expected, rules)
@@ -126,8 +126,8 @@ def demo_score(
     """
     if not (is_demo(data) and (data / DEMO_ANSWERS).is_file()):
         return None
-    truth = task.answers(data, DEMO_ANSWERS)
-    told = task.read_submission(table.set_index(rules.id_column), rules, metric)
+    truth = task.submission.answers(data, DEMO_ANSWERS)
+    told = task.submission.read(table.set_index(rules.id_column), rules, metric)
     scored = predictions if told is None else told
     truth = truth[truth.index.isin(scored.index)]
     return float(metric.function(truth, scored.loc[truth.index], task.heads))
@@ -175,8 +175,8 @@ def _print_shares(run: Path, predictions: pd.DataFrame, task: Task) -> None:
     if not (run / "oof.parquet").is_file() or predictions.empty:
         return
     oof = _predictions_in(run / "oof.parquet")
-    held_out = task.shares(oof)
-    for head, share in task.shares(predictions).items():
+    held_out = task.submission.shares(oof)
+    for head, share in task.submission.shares(predictions).items():
         both = pd.DataFrame({"test": share, "oof": held_out[head]})
         furthest = (both["test"] - both["oof"]).abs().nlargest(MOST_SHARES).index
         which = f", the {MOST_SHARES} of {len(both)} that differ most" if len(both) > MOST_SHARES else ""

@@ -57,7 +57,7 @@ def make_loop(
     seed_everything(config.seed, fold_number(fold))
     model = make_model(setup, fold, device, fresh=state is None)
     if state is None:
-        task.begin(model.network, train_rows)
+        task.fit_statistics(model.network, train_rows)
     processes.copy_from_main(iter(model.state_dict().values()))
     precision = choose_precision(config.training.precision, device)
     fused = precision != "fp16" and device.type in ("cpu", "cuda")

@@ -43,7 +43,7 @@ def finish_fold(setup: Setup, loop: FoldLoop, valid_rows: "pd.DataFrame", second
     summary["weights"] = chosen
     if not valid_rows.empty:
         config, names, data = setup.config, setup.names, setup.project.data
-        gallery = setup.task.gallery(split(setup.folds.rows, loop.fold)[0], valid_rows)
+        gallery = setup.task.predictions.gallery(split(setup.folds.rows, loop.fold)[0], valid_rows)
         predictions = predict_rows(
             setup.task,
             [loop.model],
@@ -59,7 +59,7 @@ def finish_fold(setup: Setup, loop: FoldLoop, valid_rows: "pd.DataFrame", second
         truth, metrics = score_rows(setup.task, loop.metrics, valid_rows, predictions)
         watched = watched_score(setup, loop, truth, predictions, metrics)
         result = StageResult("valid", best.epoch, {}, metrics, truth, predictions, weights=chosen)
-        write_predictions(loop.folder / "oof.parquet", setup.task.kept(predictions, config, names), int(loop.fold))
+        write_predictions(loop.folder / "oof.parquet", setup.task.stored(predictions, config, names), int(loop.fold))
         summary |= {"metrics": metrics, "watched": watched} if watched else {"metrics": metrics}
     save_weights(loop.model, loop.folder / BEST, {"weights": chosen})
     loop.checkpoints.keep_raw(loop.folder)
@@ -80,7 +80,7 @@ def watched_score(
 ) -> dict[str, float]:
     """The leaderboard's metric at thresholds tuned on these rows, by name, where that is not what `usual` says."""
     metric = loop.metrics[0]
-    heads = quickly_tuned(setup.task, metric, truth, predictions).heads
+    heads = quickly_tuned(setup.task, metric, truth, predictions)
     score = metric_values([metric], truth, predictions, heads)[metric.name]
     return {} if np.isnan(score) or score == usual[metric.name] else {metric.name: score}
 
@@ -182,7 +182,7 @@ def average_seeds(setup: Setup, fold: str, folder: Path, parts: list[Path]) -> N
             predictions, alone = tables[0], [read_json(part / FINISHED)["metrics"] for part in parts]
             summary["metrics"] = {name: float(np.mean([each[name] for each in alone])) for name in alone[0]}
         else:
-            predictions = setup.task.average(tables)
+            predictions = setup.task.predictions.average(tables)
             _, valid_rows = split(setup.folds.rows, fold)
             summary["metrics"] = score_rows(setup.task, setup.competition.metrics(), valid_rows, predictions)[1]
         write_predictions(folder / "oof.parquet", predictions, int(fold))

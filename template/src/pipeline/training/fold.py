@@ -206,7 +206,7 @@ def print_contract(setup: Setup, loop: FoldLoop) -> None:
     table(
         "the dict contract, on the first rows",
         ("key", "dtype", "shape", "in"),
-        setup.task.check_contract(batch, outputs),
+        setup.task.batch_schema(batch, outputs),
     )
 
 

@@ -180,7 +180,7 @@ class FoldLoop:
 
     def held_out(self) -> HeldOut:
         """Room for what the held-out rows come to. Only the main process sees whole rows, and decodes them."""
-        decode = self.decoder() if self.processes.is_main else lambda batch, outputs: self.task.no_predictions()
+        decode = self.decoder() if self.processes.is_main else lambda batch, outputs: self.task.predictions.empty()
         return HeldOut(self.task, self.metrics, self.valid_rows, decode, self.finish)
 
     def epoch_end(self) -> None:

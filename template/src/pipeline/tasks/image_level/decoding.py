@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,19 +10,18 @@ import torch
 from torch import Tensor
 
 from pipeline.competition import Competition, Head, Metric
-from pipeline.data.tables import read_table
 from pipeline.heads.base import Aggregate, kind_of
 from pipeline.heads.thresholds import Ascent, as_rank, calls_to_try, coordinate_ascent, quick_ascent
 from pipeline.keys import INPUT_ID, ROW_ID, ROW_PREDICTION
 from pipeline.losses.criterion import take
 from pipeline.prediction_ids import by_prediction
-from pipeline.tasks import Decoder, Task, Tuner
+from pipeline.tasks.components import Decoder, Predictions, Tuner
 from pipeline.types import Batch
 from toolkit.errors import UserError
 
 
-class Decoding(Task):
-    """The part of a room's task that is about tables; each kind of head says how its own columns come about."""
+class HeadPredictions(Predictions):
+    """Columns of several heads; each kind of head says how its own come about."""
 
     def __init__(self, competition: Competition, heads: Sequence[Head]) -> None:
         super().__init__(competition, heads)
@@ -77,7 +75,7 @@ class Decoding(Task):
 
         return decode
 
-    def no_predictions(self) -> pd.DataFrame:
+    def empty(self) -> pd.DataFrame:
         return self.decode([], {head.output_key: torch.empty(0, kind.width) for head, kind in self.kinds})
 
     def constants(self, rows: pd.DataFrame, held_out: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -99,7 +97,9 @@ class Decoding(Task):
         ascent = partial(quick_ascent, calls=calls_to_try(metric)) if quick else coordinate_ascent
         return lambda rows: self._tuned(truth[rows], predictions[rows], metric, ascent)
 
-    def _tuned(self, truth: pd.DataFrame, predictions: pd.DataFrame, metric: Metric, ascent: Ascent) -> Task:
+    def _tuned(
+        self, truth: pd.DataFrame, predictions: pd.DataFrame, metric: Metric, ascent: Ascent
+    ) -> tuple[Head, ...]:
         sign, heads = 1 if metric.greater_is_better else -1, list(self.heads)
         for place, (head, kind) in enumerate(self.kinds):
 
@@ -111,15 +111,10 @@ class Decoding(Task):
                 best = ascent(score, kind.usual_thresholds, kind.candidates(predictions))
                 if as_rank(score(best)) > as_rank(score(())):  # not cut at all, probabilities may be better
                     heads[place] = replace(head, thresholds=best)
-        return type(self)(self.competition, heads)
+        return tuple(heads)
 
-    def with_thresholds(self, thresholds: Mapping[str, Sequence[float]]) -> Task:
-        known = {head.name: kind for head, kind in self.kinds}
-        for name, values in thresholds.items():
-            if name not in known or len(values) != len(known[name].usual_thresholds):
-                raise UserError(f"there are {len(values)} thresholds for the head '{name}', which has none or others")
-        heads = [replace(head, thresholds=tuple(thresholds.get(head.name, ()))) for head in self.heads]
-        return type(self)(self.competition, heads)
+    def threshold_counts(self) -> dict[str, int]:
+        return {head.name: len(kind.usual_thresholds) for head, kind in self.kinds}
 
     def average(self, tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
         return pd.concat([kind.average([table[kind.columns] for table in tables]) for _, kind in self.kinds], axis=1)
@@ -135,10 +130,6 @@ class Decoding(Task):
         index = pd.Index(pd.unique(ids), name=ROW_ID, dtype="str")
         parts = [kind.aggregate(predictions[kind.columns], ids, aggregate) for _, kind in self.kinds]
         return pd.concat(parts, axis=1).set_axis(index, axis=0)
-
-    def answers(self, data: Path, name: str) -> pd.DataFrame:
-        answers = read_table(data / name)
-        return self.truth(answers.rename(columns={self.competition.settings.id_column: ROW_ID}))
 
     def truth(self, rows: pd.DataFrame) -> pd.DataFrame:
         by_id = by_prediction(rows).set_index(ROW_ID)

@@ -1,4 +1,4 @@
-"""The room's one door: what image-level tasks do with rows, batches and outputs."""
+"""What image-level tasks do with rows, batches and outputs."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.competition import Metric
+from pipeline.competition import Competition, Head, Metric
 from pipeline.config import Experiment, LossRow
 from pipeline.data.collate import collate
 from pipeline.data.explain_target import Explained, chosen_class
@@ -19,6 +19,7 @@ from pipeline.data.image_cache import reader_for
 from pipeline.data.image_dataset import ImageDataset
 from pipeline.data.sample_record import SeenSample
 from pipeline.data.side_columns import chosen_columns, input_names, side_inputs
+from pipeline.data.tables import read_table
 from pipeline.heads.base import KINDS, losses
 from pipeline.heads.drawing import ReadOut, seen_figure, seen_words, suspects_figure
 from pipeline.heads.predictions import has_truth
@@ -27,9 +28,10 @@ from pipeline.keys import INPUT_ID, INPUT_SIDE, ROW_ID
 from pipeline.losses.criterion import WeightedLosses
 from pipeline.models.prepared import prepared_model
 from pipeline.registry import Names, References
-from pipeline.tasks import Decoder, Finisher
+from pipeline.tasks import Task
+from pipeline.tasks.components import Decoder, Figures, Finisher, Submission
 from pipeline.tasks.image_level.batch_schema import all_targets, check_contract
-from pipeline.tasks.image_level.decoding import Decoding
+from pipeline.tasks.image_level.decoding import HeadPredictions
 from pipeline.tasks.image_level.submission_rules import SubmissionRules, submission_rules
 from pipeline.types import Batch, Criterion, PreparedModel, SampleDataset
 from toolkit.images.row_reader import Reader
@@ -39,7 +41,7 @@ def no_settings() -> None:
     """There are none that other kinds of tasks do not have."""
 
 
-class ImageLevelTask(Decoding):
+class ImageLevelTask(Task):
     """Heads on one encoder, each of a kind of its own."""
 
     KINDS: ClassVar[frozenset[str]] = frozenset(KINDS)
@@ -71,6 +73,13 @@ class ImageLevelTask(Decoding):
         },
     }
 
+    def __init__(self, competition: Competition, heads: Sequence[Head]) -> None:
+        super().__init__(competition, heads)
+        self.predictions = HeadPredictions(competition, heads)
+        self.kinds = self.predictions.kinds
+        self.figures = HeadFigures(self.predictions)
+        self.submission = HeadSubmission(self.predictions)
+
     def dataset(
         self,
         rows: pd.DataFrame,
@@ -101,20 +110,14 @@ class ImageLevelTask(Decoding):
         side = input_names(chosen_columns(self.competition.settings.side_columns, experiment.model.side_columns))
         return prepared_model(self.heads, experiment, names, pretrained, side)
 
-    def predictor(self, model: torch.nn.Module, experiment: Experiment, names: Names) -> torch.nn.Module:
-        return model
-
     def decoder(self, experiment: Experiment, names: Names) -> Decoder:
-        return lambda batch, outputs: self.decode(batch[INPUT_ID], outputs)
+        return lambda batch, outputs: self.predictions.decode(batch[INPUT_ID], outputs)
 
     def finisher(self, experiment: Experiment, names: Names) -> Finisher:
         aggregate = names.bind("aggregate", experiment.aggregate)
-        return lambda rows, predictions: self.per_prediction(rows, predictions, aggregate)
+        return lambda rows, predictions: self.predictions.per_prediction(rows, predictions, aggregate)
 
-    def kept(self, predictions: pd.DataFrame, experiment: Experiment, names: Names) -> pd.DataFrame:
-        return predictions
-
-    def begin(self, network: torch.nn.Module, rows: pd.DataFrame) -> None:
+    def fit_statistics(self, network: torch.nn.Module, rows: pd.DataFrame) -> None:
         for _, kind in self.kinds:
             kind.begin(network, rows)
 
@@ -129,79 +132,95 @@ class ImageLevelTask(Decoding):
         truths = {head.name: partial(kind.targets, rows) for head, kind in self.kinds}
         return WeightedLosses(losses, self.heads, names, counts, truths)
 
-    def check_contract(self, batch: Batch, outputs: Mapping[str, Tensor]) -> list[tuple[str, str, str, str]]:
+    def batch_schema(self, batch: Batch, outputs: Mapping[str, Tensor]) -> list[tuple[str, str, str, str]]:
         return check_contract(batch, outputs, self.kinds)
 
-    def figures(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, Figure]:
+
+class HeadFigures(Figures):
+    """Those of each head, as its columns are."""
+
+    predictions: HeadPredictions
+
+    def overview(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, Figure]:
         figures: dict[str, Figure] = {}
-        for head, kind in self.kinds:
+        for head, kind in self.predictions.kinds:
             known = has_truth(truth, head)
             if known.any():
                 figures |= kind.figures(truth[known], predictions[known])
         return figures
 
-    def sample_figures(self, rows: pd.DataFrame, images: Sequence[Any], predictions: pd.DataFrame) -> dict[str, Figure]:
-        ids, truth = list(rows[ROW_ID]), self.truth(rows)
-        return {head.name: kind.sample_figure(images, ids, truth, predictions) for head, kind in self.kinds}
+    def examples(self, rows: pd.DataFrame, images: Sequence[Any], predictions: pd.DataFrame) -> dict[str, Figure]:
+        ids, truth = list(rows[ROW_ID]), self.predictions.truth(rows)
+        return {head.name: kind.sample_figure(images, ids, truth, predictions) for head, kind in self.predictions.kinds}
 
-    def draw_samples(self, rows: pd.DataFrame, samples: Sequence[SeenSample], heading: str) -> Figure:
+    def samples(self, rows: pd.DataFrame, samples: Sequence[SeenSample], heading: str) -> Figure:
         return seen_figure(samples, [head.name for head in self.heads], self._read_out(rows, samples), heading)
 
-    def words(self, rows: pd.DataFrame, samples: Sequence[SeenSample]) -> pd.DataFrame:
+    def captions(self, rows: pd.DataFrame, samples: Sequence[SeenSample]) -> pd.DataFrame:
         return seen_words([head.name for head in self.heads], self._read_out(rows, samples))
 
     def _read_out(self, rows: pd.DataFrame, samples: Sequence[SeenSample]) -> list[ReadOut]:
         outputs = {key: torch.stack([sample.outputs[key] for sample in samples]) for key in samples[0].outputs}
         truth, predictions = self.sample_tables(rows, {}, outputs)
-        return [(kind, has_truth(truth, head), *kind.read_out(truth, predictions)) for head, kind in self.kinds]
+        return [
+            (kind, has_truth(truth, head), *kind.read_out(truth, predictions)) for head, kind in self.predictions.kinds
+        ]
 
     def sample_tables(
         self, rows: pd.DataFrame, batch: Batch, outputs: Mapping[str, Tensor]
     ) -> tuple[pd.DataFrame, pd.DataFrame]:
         by_id = rows.set_index(ROW_ID)
-        truth = pd.concat([kind.truth(by_id) for _, kind in self.kinds], axis=1)
-        return truth, self.decode(list(rows[ROW_ID]), outputs)
+        truth = pd.concat([kind.truth(by_id) for _, kind in self.predictions.kinds], axis=1)
+        return truth, self.predictions.decode(list(rows[ROW_ID]), outputs)
 
-    def ranked(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    def curves(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        for head, kind in self.kinds:
+        for head, kind in self.predictions.kinds:
             known = has_truth(truth, head)
             of_classes = kind.ranked(truth[known], predictions[known])
             found |= {f"{head.name}:{name}": pair for name, pair in of_classes.items()}
         return found
 
-    def suspects(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
+    def label_errors(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
         parts = []
-        for head, kind in self.kinds:
+        for head, kind in self.predictions.kinds:
             known = has_truth(truth, head)
             found = kind.suspects(truth[known], predictions[known])
             parts.append(found.rename_axis(ROW_ID).reset_index().assign(head=head.name))
         return pd.concat(parts, ignore_index=True)
 
-    def suspects_figure(
+    def label_errors_figure(
         self, found: pd.DataFrame, images: Sequence[Any], truth: pd.DataFrame, predictions: pd.DataFrame
     ) -> Figure:
         return suspects_figure(found, images)
 
-    def explained(self, batch: Batch, outputs: Mapping[str, Tensor], chosen: str | None = None) -> Explained:
+    def explain_target(self, batch: Batch, outputs: Mapping[str, Tensor], name: str | None = None) -> Explained:
         """The highest logit, where a head has one for each class; otherwise their sum, which grows with the answer."""
-        head, number = chosen_class(self.heads, chosen)
+        head, number = chosen_class(self.heads, name)
         logits = outputs[head.output_key][0].float()
         if len(logits) != len(head.classes):
             return Explained(logits.sum(), head.name)
         number = int(logits.argmax()) if number is None else number
         return Explained(logits[number], head.classes[number])
 
-    def submission_rules(
-        self, sample: pd.DataFrame, metric: Metric, images: Mapping[str, Path] | None = None
-    ) -> SubmissionRules:
+
+class HeadSubmission(Submission):
+    """A column per head, per class or per label."""
+
+    predictions: HeadPredictions
+
+    def rules(self, sample: pd.DataFrame, metric: Metric, images: Mapping[str, Path] | None = None) -> SubmissionRules:
         return submission_rules(sample, self.heads, metric, self.competition.settings.id_column)
 
-    def read_submission(self, table: pd.DataFrame, rules: SubmissionRules, metric: Metric) -> pd.DataFrame | None:
+    def read(self, table: pd.DataFrame, rules: SubmissionRules, metric: Metric) -> pd.DataFrame | None:
         labels_only = any(column.of is None for column in rules.columns)
         if rules.by_row or (labels_only and metric.needs == "probabilities"):
             return None
         return as_predictions(table, rules.columns, self.heads)
 
+    def answers(self, data: Path, name: str) -> pd.DataFrame:
+        answers = read_table(data / name)
+        return self.predictions.truth(answers.rename(columns={self.competition.settings.id_column: ROW_ID}))
+
     def shares(self, predictions: pd.DataFrame) -> dict[str, pd.Series]:
-        return {head.name: kind.shares(predictions) for head, kind in self.kinds}
+        return {head.name: kind.shares(predictions) for head, kind in self.predictions.kinds}
