@@ -99,7 +99,7 @@ def test_an_own_aggregate_that_loses_ids_is_refused() -> None:
     rows = rows_of("b", "a", "b")
     predictions = pd.DataFrame(0.5, index=rows["id"], columns=["cancer:0", "cancer:1"])
     with pytest.raises(UserError, match=r"returned 1 rows .* one for each of 2 prediction ids"):
-        make_task("0", "1").per_prediction(rows, predictions, lambda table, ids: table.iloc[:1])
+        make_task("0", "1").predictions.per_prediction(rows, predictions, lambda table, ids: table.iloc[:1])
 
 
 def test_ranked_labels_are_aggregated_label_by_label(renders: Renders) -> None:
