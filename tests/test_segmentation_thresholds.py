@@ -13,7 +13,7 @@ from pipeline.competition import Competition, Head, Metric
 from pipeline.metrics.masks import find_metric
 from pipeline.tasks.segmentation import thresholds as module
 from pipeline.tasks.segmentation.task import SegmentationTask
-from pipeline.tasks.segmentation.thresholds import Tuning, tuned
+from pipeline.tasks.segmentation.thresholds import Tuning
 from pipeline.training.validation import quickly_tuned
 
 ONE = Head("mask", "mask", ("a",))
@@ -21,6 +21,10 @@ TWO = Head("mask", "mask", ("a", "b"))
 MULTI = Head("mask", "multiclass_mask", ("a", "b"))
 DICE = find_metric("dice")
 Tables = tuple[pd.DataFrame, pd.DataFrame]
+
+
+def tuned(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head, metric: Metric) -> tuple[float, ...]:
+    return Tuning(truth, predictions, head, metric).best(np.ones(len(truth), bool))
 
 
 def planted(images: int = 24, cut: int = 128, specks: int = 0, lying: bool = False, classes: int = 1) -> Tables:
