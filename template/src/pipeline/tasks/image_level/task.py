@@ -73,6 +73,8 @@ class ImageLevelTask(Task):
         },
     }
 
+    predictions: HeadPredictions
+
     def __init__(self, competition: Competition, heads: Sequence[Head]) -> None:
         super().__init__(competition, heads)
         self.predictions = HeadPredictions(competition, heads)
