@@ -398,7 +398,7 @@ def test_a_sample_of_grades_as_columns_is_not_taken_for_numbers() -> None:
 
 
 def test_decoding_keeps_the_limits() -> None:
-    found = make_task(make_head(limits=(0, 9))).decode(
+    found = make_task(make_head(limits=(0, 9))).predictions.decode(
         ["a", "b", "c"], {"output_age": torch.tensor([[-1.0], [3], [99]])}
     )
     assert found["age"].tolist() == [0, 3, 9] and found["age"].dtype == np.float32
