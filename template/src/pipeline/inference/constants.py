@@ -33,11 +33,9 @@ def constant_scores(task: Task, rows: "pd.DataFrame", folds: Sequence[str]) -> d
         if len(folds) > 1 and len(constants) == 1:  # several are what thresholds could make of one, as empty and full
             [(name, constant)] = constants.items()
             known = task.predictions.truth(others)
-            if (
-                tuner := task.predictions.tuner(
-                    known, task.predictions.constants(trains, others)[name].loc[known.index], metrics[0]
-                )
-            ) is None:
+            made = task.predictions.constants(trains, others)[name].loc[known.index]
+            tuner = task.predictions.tuner(known, made, metrics[0])
+            if tuner is None:
                 continue
             heads = tuner(np.ones(len(known), bool))
             found = metric_values(metrics, truth, constant.loc[truth.index], heads)

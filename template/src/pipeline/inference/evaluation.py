@@ -182,9 +182,8 @@ def evaluate_run(project: Project, competition: Competition, folder: Path, data:
     write_thresholds(folder, evaluation.tuned)
     if evaluation.overall:
         write_predictions(folder / HELD_OUT, read_oof(folder, folds).drop(columns=ROW_FOLD))
-        for name, figure in (
-            task_of_run(folder, competition).figures.overview(evaluation.truth, evaluation.predictions).items()
-        ):
+        figures = task_of_run(folder, competition).figures
+        for name, figure in figures.overview(evaluation.truth, evaluation.predictions).items():
             save_figure(figure, file_of(folder / "figures", name, ".png"))
     else:
         (folder / HELD_OUT).unlink(missing_ok=True)
