@@ -71,18 +71,22 @@ class Task:
     named: tuple[str, ...] = ("label",)
     sample_score: str = ""
 
-    def figures(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, Any]:
+    @property
+    def figures(self) -> "Task":
+        return self
+
+    def overview(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, Any]:
         from matplotlib.figure import Figure
 
         return {"confusion_matrix/label": Figure()}
 
-    def ranked(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, Any]:
+    def curves(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, Any]:
         return {}
 
     def class_maps(self, sample: Any) -> dict[str, Any]:
         return {}
 
-    def sample_figures(self, rows: pd.DataFrame, images: Any, predictions: pd.DataFrame) -> dict[str, Any]:
+    def examples(self, rows: pd.DataFrame, images: Any, predictions: pd.DataFrame) -> dict[str, Any]:
         from matplotlib.figure import Figure
 
         self.shown = [(name, image[0, 0].tolist()) for name, image in zip(rows["id"], images, strict=True)]

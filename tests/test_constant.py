@@ -71,7 +71,7 @@ def test_soft_targets_count_as_parts_of_rows() -> None:
     hard = rows["label"].value_counts().reindex(list(CLASSES))
     rows.loc[rows.index[:10], [f"label:{name}" for name in CLASSES]] = [0.5, 0.25, 0.25]
     counts = hard - rows["label"][:10].value_counts().reindex(list(CLASSES), fill_value=0) + [5, 2.5, 2.5]
-    found = task.constant(rows, ["x", "y"])
+    found = task.predictions.constant(rows, ["x", "y"])
     assert list(found.index) == ["x", "y"]
     np.testing.assert_allclose(found.to_numpy(), np.tile(counts / len(rows), (2, 1)), atol=1e-6)
 
@@ -182,14 +182,14 @@ def test_pf1_is_decided_at_a_cut_that_is_tuned_on_other_folds() -> None:
     }
     tuned = tune(task, [metric], truth, said, folds, usual)
     assert tuned is not None and tuned.helps
-    [cut] = tuned.task.heads[0].thresholds
+    [cut] = tuned.heads[0].thresholds
     assert metric.function(truth, said, task.heads) == pytest.approx(raw)
-    assert metric.function(truth, said, tuned.task.heads) == pytest.approx(f1(cut)) == pytest.approx(best, abs=0.01)
+    assert metric.function(truth, said, tuned.heads) == pytest.approx(f1(cut)) == pytest.approx(best, abs=0.01)
     assert best > raw + 0.05
     nested = np.mean([scores[metric.name] for scores in tuned.folds.values()])
     assert raw + 0.03 < nested <= best + 0.01
 
-    [decided] = tuned.task.heads
+    [decided] = tuned.heads
     columns = [Column(f"p_{name}", decided, name) for name in head.classes]
     filled = kind_of(decided).columns.fill(said, columns, metric)
     np.testing.assert_array_equal(filled["p_yes"], chance >= cut)
@@ -199,7 +199,7 @@ def test_pf1_is_decided_at_a_cut_that_is_tuned_on_other_folds() -> None:
     np.testing.assert_allclose(kind_of(head).columns.fill(said, columns, metric)["p_yes"], chance)
 
     sure = said.assign(**{"label:yes": held * 1.0, "label:no": ~held * 1.0})
-    assert task.tuner(truth, sure, metric)(np.ones(4000, bool)).heads == (head,), "no cut is better than these"
+    assert task.predictions.tuner(truth, sure, metric)(np.ones(4000, bool)) == (head,), "no cut is better than these"
 
 
 def test_the_best_constant_of_pf1_is_certain() -> None:

@@ -32,7 +32,7 @@ USED = {
     "toolkit.errors": ["UserError"],
     "pipeline.types": ["Progress", "StageResult"],
     "toolkit.plots.images": ["RIGHT", "WRONG"],
-    "pipeline.tasks.segmentation.seen": ["dice", "masks_of", "planes_of", "seen_figure"],
+    "pipeline.tasks.segmentation.samples": ["dice", "masks_of", "planes_of"],
     "pipeline.data.sample_record": ["SeenSample"],
     "pipeline.trackers.images": ["pixels"],
 }
@@ -199,7 +199,9 @@ def test_what_a_metric_is_not_defined_for_is_left_out_and_said(pipeline: SimpleN
 
 
 def test_an_epoch_that_continues_says_so(pipeline: SimpleNamespace) -> None:
-    task = SimpleNamespace(looks_among=lambda rows: False, sample_score="")
+    task = SimpleNamespace(
+        predictions=SimpleNamespace(looks_among=lambda rows: False), figures=SimpleNamespace(sample_score="")
+    )
     callback = pipeline.Extremes(task, *[pd.DataFrame({"id": ["a", "b"]})] * 2)
     config = pipeline.parse_experiment({"losses": LOSSES}, "test")
     run = SimpleNamespace(config=config, progress=pipeline.Progress(0, 40), epochs=1, metrics=[], heads=[])
@@ -258,8 +260,8 @@ def test_both_stages_are_drawn_at_the_cadence(pipeline: SimpleNamespace) -> None
     tables = [pd.DataFrame({"id": ["t0", "t1"]}), pd.DataFrame({"id": ["v0", "v1"]})]
     maps = {"truth": np.zeros((2, 2), np.uint8)}
     words = lambda rows, samples: pd.DataFrame({"truth": rows["id"] + "!", "prediction": "?"})  # noqa: E731
-    task = SimpleNamespace(draw_samples=draw, class_maps=lambda sample: {"mask": maps}, looks_among=lambda rows: False)
-    task.words, task.sample_score = words, ""
+    figures = SimpleNamespace(samples=draw, class_maps=lambda sample: {"mask": maps}, captions=words, sample_score="")
+    task = SimpleNamespace(figures=figures, predictions=SimpleNamespace(looks_among=lambda rows: False))
     callback = pipeline.Extremes(task, *tables)
     config = pipeline.parse_experiment({"losses": LOSSES, "watch": {"figure_epochs": 3}}, "test")
     log: Callable[..., None] = lambda name, figure, step: pictures.append(name)  # noqa: E731
@@ -298,7 +300,7 @@ def test_both_stages_are_drawn_at_the_cadence(pipeline: SimpleNamespace) -> None
     run.metrics = [pipeline.Metric("accuracy", lambda *_: 0.0)]
     with pytest.raises(pipeline.UserError, match=r"watch\.extremes_by names 'tow'.* may be loss, one, two, accuracy$"):
         callback.on_run_start(run)
-    task.looks_among = lambda rows: True
+    task.predictions.looks_among = lambda rows: True
     run.config = pipeline.parse_experiment({"losses": LOSSES, "watch": {"extremes_by": "accuracy"}}, "test")
     with pytest.raises(pipeline.UserError, match=r"looked up among all of them.*; rank by loss, one, two$"):
         callback.on_run_start(run)
@@ -307,6 +309,10 @@ def test_both_stages_are_drawn_at_the_cadence(pipeline: SimpleNamespace) -> None
 def near(image: np.ndarray, color: str, tolerance: float = 0.02) -> int:
     """How many pixels have a colour."""
     return int((np.abs(image / 255 - np.array(to_rgb(color))).max(axis=2) < tolerance).sum())
+
+
+def samples_figure(heads: Sequence[Any], samples: Sequence[Any]) -> Any:
+    return task_for(Competition(None), heads).figures.samples(pd.DataFrame(), samples, "heading")
 
 
 @pytest.mark.parametrize("kind", ["mask", "multiclass_mask"])
@@ -327,13 +333,13 @@ def test_masks_are_drawn_in_three_colours(pipeline: SimpleNamespace, kind: str) 
     assert (pipeline.planes_of(head, targets["target_mask"]) == truth).all()
     assert (pipeline.masks_of(head, sample) == said).all()
     assert pipeline.dice(truth, said) == pytest.approx(2 * 360 / (720 + 720))
-    drawn = pipeline.pixels(pipeline.seen_figure([sample, sample], [head], "heading"))
+    drawn = pipeline.pixels(samples_figure([head], [sample, sample]))
     overlay = 0.75 * np.array([to_rgb(color) for color in ("#56c98b", "#a8121f", "#ffe14d")]) + 0.25 * 0.6 * 200 / 255
     areas = [int((np.abs(drawn / 255 - color).max(axis=2) < 0.02).sum()) for color in overlay]
     assert min(areas) > 2000 and max(areas) < 1.2 * min(areas), "three bands of the same area"
     nothing = {"output_mask": torch.full_like(outputs["output_mask"], torch.nan)}
     broken = pipeline.SeenSample("x", 0, image, targets, nothing, torch.nan)
-    assert pipeline.pixels(pipeline.seen_figure([broken], [head], "heading")).std() > 10
+    assert pipeline.pixels(samples_figure([head], [broken])).std() > 10
 
 
 @pytest.mark.parametrize("kind", ["mask", "multiclass_mask"])
@@ -380,7 +386,7 @@ def test_a_correctly_empty_image_is_a_good_one(pipeline: SimpleNamespace, kind: 
     assert seen.best_batch.number == 1 and seen.worst_batch.number == 2
     heading, _ = seen.pictures("valid, epoch 1")["worst_samples"]
     assert heading == "Worst 8 of 12 samples by Dice, then loss (valid, epoch 1)"
-    words = pipeline.seen_figure(seen.worst[:1], [head], "heading")
+    words = samples_figure([head], seen.worst[:1])
     assert any("Dice 0, loss" in text.get_text() for axes in words.axes for text in [axes.title, *axes.texts])
     asked = pipeline.parse_experiment({"losses": LOSSES, "watch": {"extremes_by": "loss"}}, "test")
     assert pipeline.sample_scores(task, asked) is None, "who asks for the loss gets it"
@@ -403,7 +409,7 @@ def test_samples_are_scored_as_validation_scores_rows(pipeline: SimpleNamespace)
 
     sample = partial(pipeline.SeenSample, "r", 0, np.zeros((4, 4, 3), np.uint8), {}, loss=1.0)
     samples = [sample(outputs={"output_label": each}) for each in logits]
-    words = task.words(rows, samples)
+    words = task.figures.captions(rows, samples)
     assert words["truth"].tolist() == ["a", "b", "c", "no truth"]
     assert words["prediction"].tolist() == ["a (100%)", "c (100%)", "c (100%)", "a (100%)"]
 
@@ -447,7 +453,7 @@ def test_every_head_of_masks_is_drawn(pipeline: SimpleNamespace) -> None:
         {key: torch.full((1, 30, 30), value) for key, value in outputs.items()},
         0.5,
     )
-    drawn = pipeline.pixels(pipeline.seen_figure([sample] * 3, heads, "heading"))
+    drawn = pipeline.pixels(samples_figure(heads, [sample] * 3))
     overlay = 0.75 * np.array([to_rgb(color) for color in ("#56c98b", "#a8121f", "#ffe14d")]) + 0.25 * 0.6 * 200 / 255
     areas = [int((np.abs(drawn / 255 - color).max(axis=2) < 0.02).sum()) for color in overlay]
     assert min(areas) > 10_000 and max(areas) < 1.1 * min(areas)
@@ -455,13 +461,13 @@ def test_every_head_of_masks_is_drawn(pipeline: SimpleNamespace) -> None:
     from segmentation_tables import tables
 
     task = task_for(Competition(None), heads)
-    maps = task.class_maps(sample)
+    maps = task.figures.class_maps(sample)
     assert {name: (int(each["truth"].sum()), int(each["prediction"].sum())) for name, each in maps.items()} == {
         "right": (900, 900),
         "missing": (900, 0),
         "inventing": (0, 900),
     }
-    [told] = task.words(pd.DataFrame(), [sample]).to_dict("records")
+    [told] = task.figures.captions(pd.DataFrame(), [sample]).to_dict("records")
     assert told == {
         "truth": "right: x 100%; missing: x 100%; inventing: nothing",
         "prediction": "right: x 100% (Dice 1.00); missing: nothing (Dice 0.00); inventing: x 100% (Dice 0.00)",
@@ -469,7 +475,7 @@ def test_every_head_of_masks_is_drawn(pipeline: SimpleNamespace) -> None:
     parts = [tables(head, [truth] * 2, [255 * truth] * 2) for head in heads]
     rows, predictions = (pd.concat(each, axis=1) for each in zip(*parts, strict=True))
     images = [np.zeros((30, 30, 3), np.uint8)] * 2
-    figures = task.sample_figures(rows.reset_index(), images, predictions)
+    figures = task.figures.examples(rows.reset_index(), images, predictions)
     assert list(figures) == ["right", "missing", "inventing"]
 
 

@@ -306,9 +306,9 @@ def test_the_contract_takes_numbers_and_probabilities() -> None:
     task = ImageLevelTask(competition, [make_head()])
     batch = {"input_id": ["a"] * 5, "input_image": torch.zeros(5, 4, 4, 3)}
     for target in (NUMBERS, SOFT):
-        assert task.check_contract({**batch, "target_label": target}, {"output_label": logits_of()})
+        assert task.batch_schema({**batch, "target_label": target}, {"output_label": logits_of()})
     with pytest.raises(UserError, match=r"target torch.float64 .*float32 \(5, 4\)"):
-        task.check_contract({**batch, "target_label": SOFT.double()}, {"output_label": logits_of()})
+        task.batch_schema({**batch, "target_label": SOFT.double()}, {"output_label": logits_of()})
 
 
 SOFTER = """

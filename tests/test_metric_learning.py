@@ -176,14 +176,14 @@ def test_the_layer_takes_a_batch_of_one_and_stays_in_float32() -> None:
 
 def test_decoding_lists_the_best_classes() -> None:
     cosines, _ = random_cosines(50)
-    found = make_task().decode([str(row) for row in range(50)], {"output_whale": cosines})
+    found = make_task().predictions.decode([str(row) for row in range(50)], {"output_whale": cosines})
     order = np.argsort(-cosines.numpy(), axis=1)[:, :20]
     labels = found[[f"whale:label_{place}" for place in range(1, 21)]].to_numpy()
     scores = found[[f"whale:score_{place}" for place in range(1, 21)]]
     np.testing.assert_array_equal(labels, np.array(WHALES)[order])
     assert (scores.dtypes == np.float32).all()
     np.testing.assert_allclose(scores.to_numpy(), np.take_along_axis(cosines.numpy(), order, 1), rtol=1e-6)
-    assert list(make_task().no_predictions()) == list(found)
+    assert list(make_task().predictions.empty()) == list(found)
 
 
 def unit(rows: int, generator: torch.Generator, size: int = 8) -> torch.Tensor:
@@ -220,18 +220,21 @@ def test_an_average_is_a_union_by_label() -> None:
     head = make_head(("a", "b", "c"), unknown="")
     first = table([[("a", 0.9), ("b", 0.5), ("c", 0.1)], [("a", 0.9)]], head)
     second = table([[("c", 0.8), ("b", 0.7), ("a", 0.2)], [("b", 0.3), ("a", 0.1)]], head)
-    found = make_task(head).average([first, second])
+    found = make_task(head).predictions.average([first, second])
     # In the second row the first table does not list b: it is no better than the last entry there, -1.
     expected = table([[("b", 0.6), ("a", 0.55), ("c", 0.45)], [("a", 0.5), ("b", -0.35)]], head)
     pd.testing.assert_frame_equal(found, expected, check_exact=False)
-    pd.testing.assert_frame_equal(make_task(head).average([first]), first)
+    pd.testing.assert_frame_equal(make_task(head).predictions.average([first]), first)
     cosines = [random_cosines(40, seed)[0] for seed in (1, 2, 3)]
     short = make_head(WHALES[:15])
-    tables = [make_task(short).decode([str(row) for row in range(40)], {"output_whale": c[:, :15]}) for c in cosines]
-    whole = make_task(short).decode(
+    tables = [
+        make_task(short).predictions.decode([str(row) for row in range(40)], {"output_whale": c[:, :15]})
+        for c in cosines
+    ]
+    whole = make_task(short).predictions.decode(
         [str(row) for row in range(40)], {"output_whale": sum(c[:, :15] for c in cosines) / 3}
     )
-    pd.testing.assert_frame_equal(make_task(short).average(tables), whole, check_exact=False)
+    pd.testing.assert_frame_equal(make_task(short).predictions.average(tables), whole, check_exact=False)
 
 
 def test_models_look_up_in_galleries_of_their_own_and_an_empty_one_is_refused() -> None:
@@ -239,19 +242,19 @@ def test_models_look_up_in_galleries_of_their_own_and_an_empty_one_is_refused() 
 
     task, generator = make_task(), torch.Generator().manual_seed(1)
     rows = pd.DataFrame({"id": [f"g{row}" for row in range(12)], "whale": [*WHALES[:6], *WHALES[:4], NEW, NEW]})
-    known = task.gallery(rows)
+    known = task.predictions.gallery(rows)
     assert list(known["id"]) == list(rows["id"][:10])
     models = [unit(10, generator), unit(10, generator)]
     key = "output_whale@embedding"
     batches = [[{key: model[start : start + 4]} for model in models] for start in (0, 4, 8)]
     queries = [unit(2, generator), unit(2, generator)]
-    for decode, model, query in zip(task.decoders(known, batches, own=False), models, queries, strict=True):
+    for decode, model, query in zip(task.predictions.decoders(known, batches, own=False), models, queries, strict=True):
         found = decode({"input_id": ["x", "y"]}, {key: query, "output_whale": torch.zeros(2, 30)})
         nearest = (query @ model.T).argmax(dim=1)
         assert list(found["whale:label_1"]) == [known["whale"][int(row)] for row in nearest]
         assert (found["whale:label_7"] == "").all() and (found["whale:score_7"] == -1).all()
     with pytest.raises(UserError, match="the gallery is empty"):
-        task.gallery(rows[10:])
+        task.predictions.gallery(rows[10:])
 
 
 # Truth and folds
@@ -278,7 +281,7 @@ def test_images_are_held_out_where_others_are_left_to_find_them_by() -> None:
     task = make_task()
     for fold in range(5):
         trains, held_out = split(folds.rows, fold)
-        truth = task.truth(held_out)["whale"]
+        truth = task.predictions.truth(held_out)["whale"]
         assert (truth[~truth.isin(trains["whale"])] == NEW).all()
         lost = ~held_out["whale"].isin(trains["whale"])
         assert list(truth[lost.to_numpy() | (held_out["whale"] == NEW).to_numpy()].unique()) == [NEW]
@@ -300,7 +303,7 @@ def test_whole_identities_are_held_out() -> None:
     with pytest.raises(UserError, match="empty group_column"):
         make_folds(labels.marked(random_rows(groups=True)), labels, 4)
     held_out = folds.rows[folds.rows["fold"] == 0]
-    assert make_task().gallery(folds.rows, held_out) is held_out
+    assert make_task().predictions.gallery(folds.rows, held_out) is held_out
 
 
 def test_an_answer_for_the_unknown_that_no_row_has_is_told() -> None:
@@ -387,7 +390,7 @@ def test_a_label_that_is_no_class_names_its_row() -> None:
     with pytest.raises(UserError, match=r"column 'whale': 1 rows \(id y\) have the label 'w_30'.*did you mean 'w_"):
         make_task().criterion(make_task().default_losses(), names(), rows)
     with pytest.raises(UserError, match="'new_whale'"):
-        make_task(make_head(unknown="")).gallery(rows.assign(whale=["w_00", NEW]))
+        make_task(make_head(unknown="")).predictions.gallery(rows.assign(whale=["w_00", NEW]))
 
 
 def names() -> Any:
@@ -416,7 +419,9 @@ def test_every_score_against_torchmetrics_and_scikit_learn() -> None:
     cosines, truth = random_cosines()
     limit = 0.4
     head = make_head(thresholds=(limit,))
-    predictions = make_task(head).decode([f"r{row}" for row in range(len(truth))], {"output_whale": cosines})
+    predictions = make_task(head).predictions.decode(
+        [f"r{row}" for row in range(len(truth))], {"output_whale": cosines}
+    )
     # The answer for the unknown is a class of constant score.
     whole = torch.cat([cosines.float(), torch.full((len(truth), 1), limit)], dim=1)
     is_true = torch.tensor([[name == true for name in (*WHALES, NEW)] for true in truth])
@@ -491,7 +496,7 @@ def test_a_constant_names_the_most_frequent() -> None:
     head = make_head()
     rows = random_rows()
     rows = pd.concat([rows, pd.DataFrame({"id": ["a"] * 50, "whale": ["w_03"] * 50})])
-    found = make_task(head).constant(rows, ["x", "y"])
+    found = make_task(head).predictions.constant(rows, ["x", "y"])
     truth = list(rows["whale"].value_counts().index)
     assert [score("map_at_5", [name] * 2, found, head) for name in truth[:3]] == pytest.approx([1, 1 / 2, 1 / 3])
     assert truth[:2] == ["w_03", NEW]
@@ -504,9 +509,9 @@ def test_thresholds_are_tuned() -> None:
     lists = [[("w_00", value)] for value in np.linspace(0.1, 0.9, 30)]
     predictions = table(lists, head)
     truth = pd.DataFrame({"whale": [NEW] * 9 + ["w_00"] * 21}, index=predictions.index)
-    [found] = make_task(head).tuner(truth, predictions, find_metric("map_at_5"))(np.ones(len(truth), bool)).heads
+    [found] = make_task(head).predictions.tuner(truth, predictions, find_metric("map_at_5"))(np.ones(len(truth), bool))
     assert lists[8][0][1] < found.thresholds[0] <= lists[9][0][1]
-    assert make_task(make_head(unknown="")).tuner(truth, predictions, find_metric("map_at_5")) is None
+    assert make_task(make_head(unknown="")).predictions.tuner(truth, predictions, find_metric("map_at_5")) is None
 
 
 # Submissions
@@ -544,10 +549,10 @@ def submitted(metric: str, unknown: str = NEW) -> tuple[pd.DataFrame, Any, Any]:
 def test_a_submission_lists_the_best_labels(metric: str, unknown: str, expected: list[str]) -> None:
     written, task, chosen = submitted(metric, unknown)
     assert list(written["Id"]) == expected
-    rules = task.submission_rules(written, chosen)
+    rules = task.submission.rules(written, chosen)
     assert rules.described() == ["Id: labels of 'whale', the best first, out of 30"]
     assert rules.problems(written) == []
-    back = task.read_submission(written.set_index("Image"), rules, chosen)
+    back = task.submission.read(written.set_index("Image"), rules, chosen)
     truth = pd.DataFrame({"whale": ["w_01", "w_07", unknown or "w_01"]}, index=back.index)
     worth = {"map_at_5": (1 / 2 + 1 / 2 + 1 / 3) / 3, "map_at_3": (1 / 2 + 1 + 1 / 2) / 3, "accuracy": 0, "gap": 0.25}
     worth["gap"] = (1 / 3) / 2  # the third best score is the only right one, of two that could be
@@ -570,7 +575,7 @@ def test_a_submission_lists_the_best_labels(metric: str, unknown: str, expected:
 )
 def test_a_bad_cell_is_one_problem(metric: str, cell: str, kind: str, text: str) -> None:
     written, task, chosen = submitted(metric)
-    rules = task.submission_rules(written, chosen)
+    rules = task.submission.rules(written, chosen)
     written.loc[1, "Id"] = cell
     [problem] = rules.problems(written)
     assert problem.kind == kind and text in problem.text, problem

@@ -117,7 +117,7 @@ def test_metrics_score_the_rows_that_have_a_truth(name: str) -> None:
     from pipeline.metrics.image_level import combined, find_metric
 
     task, rows = make_task(), make_rows()
-    truth = task.truth(rows)
+    truth = task.predictions.truth(rows)
     given = np.random.default_rng(0).dirichlet([1, 1, 1], (2, 5))
     columns = [f"{head}:{label}" for head in ("first", "second") for label in CLASSES]
     predictions = pd.DataFrame(np.hstack(given), columns=columns, index=truth.index)
@@ -132,7 +132,7 @@ def test_metrics_score_the_rows_that_have_a_truth(name: str) -> None:
     weighted = combined("both", {"first": (name, 1), "second": (name, 3)})
     assert weighted.function(truth, predictions, task.heads) == pytest.approx(np.average(expected, weights=[1, 3]))
     assert weighted.greater_is_better == (name == "accuracy")
-    figures = task.figures(truth, predictions)
+    figures = task.figures.overview(truth, predictions)
     assert {name.split("/")[1] for name in figures} == {"first", "second"}
 
 
@@ -147,7 +147,7 @@ def test_what_cannot_be_combined_is_refused() -> None:
     task, rows = make_task(), make_rows()
     metric = combined("one", {"frist": ("accuracy", 1)})
     with pytest.raises(UserError, match="did you mean 'first'"):
-        metric.function(task.truth(rows), task.constant(rows, list(rows["id"])), task.heads)
+        metric.function(task.predictions.truth(rows), task.predictions.constant(rows, list(rows["id"])), task.heads)
     with pytest.raises(UserError, match="did you mean 'first'"):
         metric.check_heads(task.heads)
     combined("one", {"first": ("accuracy", 1)}).check_heads(task.heads)
@@ -164,6 +164,6 @@ def test_a_row_without_any_truth_is_refused() -> None:
 
 def test_the_constant_counts_what_is_there() -> None:
     task, rows = make_task(), make_rows()
-    constant = task.constant(rows, ["x"]).loc["x"]
+    constant = task.predictions.constant(rows, ["x"]).loc["x"]
     assert constant[[f"first:{name}" for name in CLASSES]].tolist() == pytest.approx([1 / 3] * 3)
     assert constant[[f"second:{name}" for name in CLASSES]].tolist() == pytest.approx([0.25, 0.5, 0.25])

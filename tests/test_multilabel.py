@@ -171,7 +171,7 @@ def test_targets_of_both_forms_are_the_same() -> None:
         found = kind_of(make_head()).targets(form)
         assert found.dtype == np.float32
         np.testing.assert_array_equal(found, expected)
-        truth = make_task().truth(form)
+        truth = make_task().predictions.truth(form)
         assert list(truth.index) == list(rows["id"]) and list(truth) == [f"labels:{label}" for label in LABELS]
         np.testing.assert_array_equal(truth.to_numpy(), expected)
     soft = rows.assign(**{f"labels:{label}": [0.25] + [None] * (len(rows) - 1) for label in LABELS})
@@ -262,9 +262,9 @@ def test_lists_are_divided_by_what_their_cells_show(cells: list[str], said: str)
         cells[1],
         cells[3].replace("cat", "x").replace("ant", "cat").replace("x", "ant"),
     ]
-    rules = task.submission_rules(pd.DataFrame({"image_id": ["s"], "Target": [cells[0]]}), chosen)
+    rules = task.submission.rules(pd.DataFrame({"image_id": ["s"], "Target": [cells[0]]}), chosen)
     assert rules.problems(table.astype(str)) == [] and said in rules.described()[0]
-    back = task.read_submission(table.set_index("image_id"), rules, chosen)
+    back = task.submission.read(table.set_index("image_id"), rules, chosen)
     assert back.to_numpy().tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 1]]
 
 
@@ -351,7 +351,7 @@ def test_decoding_is_a_sigmoid_and_smoothing_moves_towards_a_half() -> None:
     from pipeline.registry import Named, Names
 
     task, logits = make_task(), torch.tensor([[2.0, -1.0, 0.0], [-3.0, 9.0, 0.5]])
-    found = task.decode(["a", "b"], {"output_labels": logits})
+    found = task.predictions.decode(["a", "b"], {"output_labels": logits})
     np.testing.assert_allclose(found.to_numpy(), 1 / (1 + np.exp(-logits.numpy())), rtol=1e-6)
     entry = Named(name="bce", params={"label_smoothing": 0.2})
     target = torch.tensor([[1.0, 0, 1], [0, 0, 1]])
@@ -387,10 +387,10 @@ def submitted(columns: tuple[str, ...], metric: str, shown: Sequence[str] = ("",
 def test_a_submission_has_the_shape_of_the_sample(columns: tuple[str, ...], metric: str, expected: list[Any]) -> None:
     table, task, chosen = submitted(columns, metric)
     assert table[list(columns)].to_numpy().tolist() == expected
-    rules = task.submission_rules(table.astype(str), chosen)
+    rules = task.submission.rules(table.astype(str), chosen)
     assert len(rules.described()) == len(columns)
     assert rules.problems(table.astype(str)) == []
-    back = task.read_submission(table.set_index("image_id"), rules, chosen)
+    back = task.submission.read(table.set_index("image_id"), rules, chosen)
     if len(columns) == 2:
         assert back is None, "it does not tell every label"
     else:
@@ -414,7 +414,7 @@ def test_a_submission_has_the_shape_of_the_sample(columns: tuple[str, ...], metr
 def test_a_bad_cell_is_one_problem(columns: tuple[str, ...], metric: str, cell: str, kind: str, text: str) -> None:
     table, task, chosen = submitted(columns, metric)
     told = table.astype(str).set_index("image_id", drop=False)
-    rules = task.submission_rules(told, chosen)
+    rules = task.submission.rules(told, chosen)
     told.loc["y", columns[0]] = cell
     [problem] = rules.problems(told)
     assert problem.kind == kind and text in problem.text, problem

@@ -117,7 +117,7 @@ def test_a_row_for_each_image_and_head(mark: str) -> None:
     filled = fill(sample, table, pd.DataFrame({"id": ids}), Keys(("row_id",)))
     assert filled["row_id"].tolist() == names
     assert filled["target"].tolist() == ["m", 1.0, "dog", "f", 3.25, "dog"]
-    rules = task.submission_rules(sample, metric)
+    rules = task.submission.rules(sample, metric)
     text = filled.astype(str)
     assert rules.problems(text) == [] and len(rules.described()) == 3
     text.loc[0, "target"] = "dog"
@@ -127,7 +127,7 @@ def test_a_row_for_each_image_and_head(mark: str) -> None:
     text.loc[1, "target"] = "young"
     [problem] = rules.problems(text)
     assert problem.kind == "dtype" and "young" in problem.text
-    assert task.read_submission(filled.set_index("row_id"), rules, metric) is None
+    assert task.submission.read(filled.set_index("row_id"), rules, metric) is None
     # Fewer heads than were trained may be asked for; one that is not known is a column of the user's own.
     part = sample[sample["row_id"].str.endswith("age")]
     assert submission_table(part, predictions, task.heads, metric, "id")["target"].tolist() == [3.25, 1.0]

@@ -68,7 +68,7 @@ def test_the_loss_is_that_of_the_authors() -> None:
 
 def test_the_loss_is_the_negative_logarithm_of_the_probability() -> None:
     logits, truth = torch.tensor([[0.3, -1.0, 2.0], [1.5, 0.2, -0.7]]), torch.tensor([1, 3])
-    found = make_task().decode(["a", "b"], {"output_grade": logits}).to_numpy()
+    found = make_task().predictions.decode(["a", "b"], {"output_grade": logits}).to_numpy()
     np.testing.assert_allclose(make_loss()(logits, truth), -np.log(found[[0, 1], truth]), rtol=1e-5)
     soft = torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.0, 0.0, 0.5, 0.5]])
     np.testing.assert_allclose(make_loss()(logits, soft), -(soft.numpy() * np.log(found)).sum(axis=1), rtol=1e-5)
@@ -77,7 +77,7 @@ def test_the_loss_is_the_negative_logarithm_of_the_probability() -> None:
 def test_probabilities_by_hand() -> None:
     """P(above k) is the product of the conditional ones: 0.5, 0.5 x 0.8, 0.5 x 0.8 x 0.25."""
     logits = torch.tensor([[0.0, np.log(4.0), -np.log(3.0)]])
-    found = make_task().decode(["a"], {"output_grade": logits})
+    found = make_task().predictions.decode(["a"], {"output_grade": logits})
     assert list(found) == [f"grade:{grade}" for grade in GRADES]
     np.testing.assert_allclose(found.to_numpy(), [[0.5, 0.1, 0.3, 0.1]], rtol=1e-6)
 
@@ -88,7 +88,7 @@ def test_the_largest_logits_of_float16_are_finite(sign: float) -> None:
     found = make_loss()(logits, torch.arange(4))
     found.sum().backward()
     assert torch.isfinite(found).all() and logits.grad is not None and torch.isfinite(logits.grad).all()
-    given = make_task().decode(list("abcd"), {"output_grade": logits.detach()}).to_numpy()
+    given = make_task().predictions.decode(list("abcd"), {"output_grade": logits.detach()}).to_numpy()
     np.testing.assert_array_equal(given, np.tile([0, 0, 0, 1] if sign > 0 else [1, 0, 0, 0], (4, 1)))
 
 
@@ -99,10 +99,10 @@ def test_all_else_is_as_with_classes_in_no_order() -> None:
     rows = pd.DataFrame({"id": ["x", "y", "z"], "grade": ["0", "3", "3"]})
     ordinal, plain = make_task(), make_task("multiclass")
     said = pd.DataFrame(np.full((3, 4), 0.25), index=list("xyz"), columns=[f"grade:{grade}" for grade in GRADES])
-    pd.testing.assert_frame_equal(ordinal.truth(rows), plain.truth(rows))
-    pd.testing.assert_frame_equal(ordinal.constant(rows, ["a"]), plain.constant(rows, ["a"]))
+    pd.testing.assert_frame_equal(ordinal.predictions.truth(rows), plain.predictions.truth(rows))
+    pd.testing.assert_frame_equal(ordinal.predictions.constant(rows, ["a"]), plain.predictions.constant(rows, ["a"]))
     for name in ("accuracy", "log_loss", "quadratic_weighted_kappa"):
-        metric, truth = find_metric(name), plain.truth(rows)
+        metric, truth = find_metric(name), plain.predictions.truth(rows)
         assert metric.function(truth, said, ordinal.heads) == metric.function(truth, said, plain.heads)
     sample = pd.DataFrame({"image_id": [""], "grade": [""]})
     tables = [
@@ -128,7 +128,11 @@ def test_it_learns_the_order_of_digits() -> None:
         optimizer.step()
     with torch.no_grad():
         logits = network(features[held_out])
-    said = task.decode([str(row) for row in range(len(logits))], {"output_grade": logits}).to_numpy().argmax(axis=1)
+    said = (
+        task.predictions.decode([str(row) for row in range(len(logits))], {"output_grade": logits})
+        .to_numpy()
+        .argmax(axis=1)
+    )
     assert cohen_kappa_score(truth[held_out], said, weights="quadratic") > 0.95
 
 

@@ -76,21 +76,21 @@ def test_probabilities_stay_probabilities() -> None:
     two, three = make_task("0", "1"), make_task("x", "y", "z")
     given = np.array([[0.9, 0.1], [0.5, 0.5], [0.3, 0.7]], np.float32)
     predictions = pd.DataFrame(given, index=rows["id"], columns=["cancer:0", "cancer:1"])
-    found = two.per_prediction(rows, predictions, bound("max"))
+    found = two.predictions.per_prediction(rows, predictions, bound("max"))
     assert list(found.index) == ["b", "a"] and (found.dtypes == np.float32).all()
     np.testing.assert_allclose(found.to_numpy(), [[0.3, 0.7], [0.5, 0.5]], atol=1e-7)
     given = np.array([[0.8, 0.1, 0.1], [0.2, 0.2, 0.6], [0.1, 0.3, 0.6]], np.float32)
     columns = ["cancer:x", "cancer:y", "cancer:z"]
     predictions = pd.DataFrame(given, index=rows["id"], columns=columns)
-    found = three.per_prediction(rows, predictions, bound("max"))
+    found = three.predictions.per_prediction(rows, predictions, bound("max"))
     np.testing.assert_allclose(found.loc["b"], np.array([0.8, 0.3, 0.6]) / 1.7, rtol=1e-6)
     broken = predictions.drop(index="i2").reindex(predictions.index)
-    found = three.per_prediction(rows, broken, bound("mean"))
+    found = three.predictions.per_prediction(rows, broken, bound("mean"))
     assert found.loc["b"].isna().all() and found.loc["a"].notna().all()
-    none = three.per_prediction(rows.iloc[:0], predictions.iloc[:0], bound("mean"))
+    none = three.predictions.per_prediction(rows.iloc[:0], predictions.iloc[:0], bound("mean"))
     assert none.shape == (0, 3) and none.index.name == "id"
     plain = rows.drop(columns="prediction_id")
-    pd.testing.assert_frame_equal(three.per_prediction(plain, predictions, bound("max")), predictions)
+    pd.testing.assert_frame_equal(three.predictions.per_prediction(plain, predictions, bound("max")), predictions)
 
 
 def test_an_own_aggregate_that_loses_ids_is_refused() -> None:
@@ -99,7 +99,7 @@ def test_an_own_aggregate_that_loses_ids_is_refused() -> None:
     rows = rows_of("b", "a", "b")
     predictions = pd.DataFrame(0.5, index=rows["id"], columns=["cancer:0", "cancer:1"])
     with pytest.raises(UserError, match=r"returned 1 rows .* one for each of 2 prediction ids"):
-        make_task("0", "1").per_prediction(rows, predictions, lambda table, ids: table.iloc[:1])
+        make_task("0", "1").predictions.per_prediction(rows, predictions, lambda table, ids: table.iloc[:1])
 
 
 def test_ranked_labels_are_aggregated_label_by_label(renders: Renders) -> None:

@@ -181,11 +181,11 @@ def test_cut_points_are_tuned_out_of_fold() -> None:
     given = 2 + 0.5 * (true - 2) + generator.normal(0, 0.15, 600)
     truth, said = (pd.DataFrame({"age": values}, index=index) for values in (true.astype(float), given))
     task, metric = make_task(make_head(classes=GRADES)), find("quadratic_weighted_kappa")
-    tuned = task.tuner(truth, said, metric)(np.ones(len(truth), bool))
-    usual, better = (metric.function(truth, said, each.heads) for each in (task, tuned))
+    tuned = task.predictions.tuner(truth, said, metric)(np.ones(len(truth), bool))
+    usual, better = (metric.function(truth, said, heads) for heads in (task.heads, tuned))
     best = cohen_kappa_score(true, np.digitize(given, [1.25, 1.75, 2.25, 2.75]), weights="quadratic")
     assert usual < best - 0.1 and better >= best - 0.005
-    assert make_task().tuner(truth, said, find("rmse")) is None, "numbers are no decisions"
+    assert make_task().predictions.tuner(truth, said, find("rmse")) is None, "numbers are no decisions"
 
 
 def test_targets_are_numbers_and_an_empty_cell_is_nan() -> None:
@@ -195,7 +195,7 @@ def test_targets_are_numbers_and_an_empty_cell_is_nan() -> None:
     found = kind_of(make_head()).targets(rows)
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, [[1.5], [np.nan], [-2000]])
-    truth = make_task().truth(rows)
+    truth = make_task().predictions.truth(rows)
     assert list(truth.index) == ["x", "y", "z"]
     np.testing.assert_array_equal(truth["age"], [1.5, np.nan, -2000])
 
@@ -322,7 +322,7 @@ def test_a_constant_is_the_best_for_the_metric(metric: str, monkeypatch: pytest.
     else:
         dummy = DummyRegressor(strategy="mean" if metric == "rmse" else "median").fit(trains, trains)
         best = dummy.predict(trains[:1])[0]
-    found = make_task().constant(rows[rows["fold"] != 1], ["x", "y"])
+    found = make_task().predictions.constant(rows[rows["fold"] != 1], ["x", "y"])
     np.testing.assert_allclose(found["age"], [best] * 2, rtol=1e-4)
     expected = score(metric, held_out, np.full(len(held_out), best))
     assert constant_scores(make_task(), rows, ["1"])["constant"][metric] == pytest.approx(expected, rel=1e-4)
@@ -361,9 +361,9 @@ def test_a_submission_is_a_column_of_numbers_or_grades(
     table, task = submitted((column,), metric, **settings)
     written = as_text(table)
     assert written[column].tolist() == expected
-    rules = task.submission_rules(written, find(metric))
+    rules = task.submission.rules(written, find(metric))
     assert len(rules.described()) == 1 and rules.problems(written) == []
-    back = task.read_submission(table.set_index("image_id"), rules, find(metric))
+    back = task.submission.read(table.set_index("image_id"), rules, find(metric))
     again = submission_table(written[:0], back, task.heads, find(metric), "image_id")
     assert as_text(again)[column].tolist() == expected, "the way back and forth again"
 
@@ -383,7 +383,7 @@ def test_a_submission_is_a_column_of_numbers_or_grades(
 def test_a_bad_cell_is_one_problem(metric: str, settings: dict[str, Any], cell: str, kind: str, text: str) -> None:
     table, task = submitted(("age",), metric, **settings)
     told = table.astype(str).set_index("image_id", drop=False)
-    rules = task.submission_rules(told, find(metric))
+    rules = task.submission.rules(told, find(metric))
     told.loc["y", "age"] = cell
     [problem] = rules.problems(told)
     assert problem.kind == kind and text in problem.text, problem
@@ -398,7 +398,7 @@ def test_a_sample_of_grades_as_columns_is_not_taken_for_numbers() -> None:
 
 
 def test_decoding_keeps_the_limits() -> None:
-    found = make_task(make_head(limits=(0, 9))).decode(
+    found = make_task(make_head(limits=(0, 9))).predictions.decode(
         ["a", "b", "c"], {"output_age": torch.tensor([[-1.0], [3], [99]])}
     )
     assert found["age"].tolist() == [0, 3, 9] and found["age"].dtype == np.float32
@@ -406,8 +406,8 @@ def test_decoding_keeps_the_limits() -> None:
 
 def test_shares_are_quartiles_or_grades() -> None:
     predictions = pd.DataFrame({"age": [0.0, 1.0, 2.0, 3.0, 10.0]})
-    assert make_task().shares(predictions)["age"].tolist() == [0, 1, 2, 3, 10]
-    graded = make_task(make_head(classes=GRADES)).shares(predictions)["age"]
+    assert make_task().submission.shares(predictions)["age"].tolist() == [0, 1, 2, 3, 10]
+    graded = make_task(make_head(classes=GRADES)).submission.shares(predictions)["age"]
     assert graded.to_dict() == dict.fromkeys(GRADES, 0.2)
 
 
@@ -416,7 +416,7 @@ def test_the_worst_samples_come_first() -> None:
     ids = [f"id{number}" for number in range(6)]
     rows = pd.DataFrame({"id": ids, "age": ["1", "2", "3", None, "5", "6"]})
     predictions = pd.DataFrame({"age": [1.0, 2.5, 0.0, 9.0, 5.1, 7.0]}, index=ids)
-    [figure] = make_task().sample_figures(rows, images, predictions).values()
+    [figure] = make_task().figures.examples(rows, images, predictions).values()
     [axes] = figure.axes
     titles, shown = ([text.get_text() for text in axes.texts[start::2]] for start in (0, 1))
     assert shown == ["id2", "id5", "id1", "id4", "id0"]
@@ -427,7 +427,7 @@ def test_the_worst_samples_come_first() -> None:
 def test_the_scatter_shows_every_row_and_its_residual() -> None:
     truth = pd.DataFrame({"age": [1.0, 2.0, np.nan, 4.0]})
     predictions = pd.DataFrame({"age": [1.5, 2.0, 3.0, 2.0]})
-    figure = make_task().figures(truth, predictions)["scatter/age"]
+    figure = make_task().figures.overview(truth, predictions)["scatter/age"]
     left, middle, right = figure.axes
     np.testing.assert_allclose(left.collections[0].get_offsets(), [[1, 1.5], [2, 2], [4, 2]])
     np.testing.assert_allclose(middle.collections[0].get_offsets(), [[1.5, 0.5], [2, 0], [2, -2]])

@@ -16,7 +16,6 @@ from pipeline.config import Experiment, Model, Optimizer
 from pipeline.models import decoders as model
 from pipeline.registry import Named, Names, check_params
 from pipeline.settings import Settings
-from pipeline.tasks.segmentation.batch_schema import check_contract
 from pipeline.tasks.segmentation.task import MODELS, SegmentationTask
 from pipeline.training.optimizer import parameter_groups
 from toolkit.errors import UserError
@@ -145,7 +144,8 @@ def test_the_contract_names_what_does_not_fit() -> None:
     }
     with torch.no_grad():
         outputs = network({"input_image": batch["input_image"].float().permute(0, 3, 1, 2)})
-    table = check_contract(batch, outputs, HEADS)
+    check = SegmentationTask(Competition(Settings.model_construct()), HEADS).batch_schema
+    table = check(batch, outputs)
     assert ("target_kind", "uint8", "(2, 40, 32)", "batch") in table
     assert ("output_kind", "float32", "(2, 3, 40, 32)", "output") in table
     wrong = {
@@ -156,12 +156,12 @@ def test_the_contract_names_what_does_not_fit() -> None:
     }
     for key, value in wrong.items():
         with pytest.raises(UserError, match=r"'input_|head '"):
-            check_contract({**batch, key: value}, outputs, HEADS)
+            check({**batch, key: value}, outputs)
     for key in ("output_kind", "output_mask@presence"):
         with pytest.raises(UserError, match="is expected"):
-            check_contract(batch, {**outputs, key: outputs[key][:, :0]}, HEADS)
+            check(batch, {**outputs, key: outputs[key][:, :0]})
     with pytest.raises(UserError, match="output_kind"):
-        check_contract(batch, {"output_mask": outputs["output_mask"]}, HEADS)
+        check(batch, {"output_mask": outputs["output_mask"]})
 
 
 LAYERED = {

@@ -13,7 +13,7 @@ from pipeline.competition import Competition, Head, Metric
 from pipeline.metrics.masks import find_metric
 from pipeline.tasks.segmentation import thresholds as module
 from pipeline.tasks.segmentation.task import SegmentationTask
-from pipeline.tasks.segmentation.thresholds import Tuning, tuned
+from pipeline.tasks.segmentation.thresholds import Tuning
 from pipeline.training.validation import quickly_tuned
 
 ONE = Head("mask", "mask", ("a",))
@@ -21,6 +21,10 @@ TWO = Head("mask", "mask", ("a", "b"))
 MULTI = Head("mask", "multiclass_mask", ("a", "b"))
 DICE = find_metric("dice")
 Tables = tuple[pd.DataFrame, pd.DataFrame]
+
+
+def tuned(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head, metric: Metric) -> tuple[float, ...]:
+    return Tuning(truth, predictions, head, metric).best(np.ones(len(truth), bool))
 
 
 def planted(images: int = 24, cut: int = 128, specks: int = 0, lying: bool = False, classes: int = 1) -> Tables:
@@ -119,16 +123,16 @@ def test_any_subset_of_the_rows_is_tuned_from_the_same_counts(monkeypatch: pytes
 def test_in_every_epoch_thresholds_alone_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing reaches one half in these maps, and a model is not to be judged by that."""
     both, task = planted(cut=60), SegmentationTask(Competition(None), [ONE])
-    [head] = quickly_tuned(task, DICE, *both).heads
+    [head] = quickly_tuned(task, DICE, *both)
     assert head.thresholds[0] == pytest.approx(0.3, abs=0.06) and head.thresholds[1:] == (0, 0.5)
     assert score(both, ONE, head.thresholds) > score(both, ONE, ())
     monkeypatch.setattr(module, "QUICK_PIXELS", 64 * 64 * 5)
-    assert quickly_tuned(task, DICE, *both).heads[0].thresholds in ((), (0.5, 0, 0.5)), "too few to go by"
+    assert quickly_tuned(task, DICE, *both)[0].thresholds in ((), (0.5, 0, 0.5)), "too few to go by"
     monkeypatch.setattr(module, "QUICK_PIXELS", 64 * 64 * 12)
-    [head] = quickly_tuned(task, DICE, *both).heads
+    [head] = quickly_tuned(task, DICE, *both)
     assert score(both, ONE, head.thresholds) >= score(both, ONE, ())
     own = Metric("own", DICE.function.__call__)
-    assert quickly_tuned(task, own, *both) is task, "it may be slow"
+    assert quickly_tuned(task, own, *both) is task.heads, "it may be slow"
 
 
 def test_a_metric_of_ones_own_is_tuned_as_well() -> None:

@@ -79,7 +79,7 @@ def test_a_failed_prediction_is_no_suspect(tmp_path: Path) -> None:
     ids = pd.Index(["a", "b", "c"], name="id")
     truth = pd.DataFrame({"label": ["0", "1", "0"]}, index=ids)
     predictions = pd.DataFrame({"label:0": [0.2, np.nan, 1.0], "label:1": [0.8, 0.1, 0.0]}, index=ids)
-    run = SimpleNamespace(folder=tmp_path, task=SimpleNamespace(suspects=found))
+    run = SimpleNamespace(folder=tmp_path, task=SimpleNamespace(figures=SimpleNamespace(label_errors=found)))
     rows = pd.DataFrame({"id": ids, "fold": 0})
     assert write_suspects(run, rows, truth, predictions, tmp_path) == "suspected label errors: none"
     assert asked == ["a", "c"] and (tmp_path / "suspects.csv").read_text().startswith("id,head,given,")
@@ -98,11 +98,10 @@ def test_rows_are_counted_as_rows_and_labels_as_labels(tmp_path: Path, found: li
     ids = pd.Index(["a", "b", "c"], name="id")
     table = pd.DataFrame({"id": found, "head": "labels", "given": "x", "suggested": "y", "score": 1.0})
     table["probability"] = 0.9
-    task = SimpleNamespace(
-        suspects=lambda truth, predictions: table.copy(),
-        dataset=lambda *arguments: None,
-        suspects_figure=lambda *arguments: Figure(),
+    figures = SimpleNamespace(
+        label_errors=lambda truth, predictions: table.copy(), label_errors_figure=lambda *arguments: Figure()
     )
+    task = SimpleNamespace(figures=figures, dataset=lambda *arguments: None)
     run = SimpleNamespace(folder=tmp_path, task=task, experiment=None, names=None)
     truth, rows = pd.DataFrame({"labels": 0}, index=ids), pd.DataFrame({"id": ids, "fold": 0})
     assert write_suspects(run, rows, truth, truth, tmp_path) == f"suspected label errors, {said}"

@@ -77,7 +77,7 @@ def test_probabilities_that_are_too_low_are_decided_lower(name: str) -> None:
     truth, predictions = tables(power=3)
     tuned = tune(truth, predictions, name)
     assert tuned.helps and tuned.gain > 0.03
-    [head] = tuned.task.heads
+    [head] = tuned.heads
     assert max(head.thresholds) < 0.4
     usual, better = (find(name).function(truth, predictions, [given]) for given in (make_head(), head))
     assert better > usual + 0.03
@@ -91,13 +91,13 @@ def test_the_score_of_a_fold_knows_nothing_of_its_truth() -> None:
     """Another truth in a fold changes its score, but not the thresholds that it is scored with."""
     truth, predictions = tables(power=3)
     first = np.arange(len(truth)) % 5 == 0
-    others = make_task().tuner(truth, predictions, find("f1_macro"))(~first)
+    others = make_task().predictions.tuner(truth, predictions, find("f1_macro"))(~first)
     tuned = tune(truth, predictions)
-    expected = find("f1_macro").function(truth[first], predictions[first], others.heads)
+    expected = find("f1_macro").function(truth[first], predictions[first], others)
     assert tuned.folds["0"]["f1_macro"] == expected
     changed = truth.mask(pd.Series(first, index=truth.index), 1 - truth)
     assert tune(changed, predictions).folds["0"]["f1_macro"] != expected
-    assert make_task().tuner(changed, predictions, find("f1_macro"))(~first).heads == others.heads
+    assert make_task().predictions.tuner(changed, predictions, find("f1_macro"))(~first) == others
 
 
 def test_noise_is_not_taken_for_a_gain() -> None:
@@ -134,7 +134,7 @@ def test_the_best_epoch_is_that_of_tuned_decisions(name: str) -> None:
     for epoch, signal in enumerate([0.0, 1.0, 4.0, 2.0]):
         noise = generator.normal(0, 1, held.shape) + signal * held
         said = pd.DataFrame(0.45 / (1 + np.exp(2 - noise)), index=pd.Index(ids, name="id"), columns=columns)
-        assert find(name).function(task.truth(rows), said, task.heads) == 0
+        assert find(name).function(task.predictions.truth(rows), said, task.heads) == 0
         seen = Validation(task, metrics, rows, lambda batch, outputs, said=said: said, lambda rows, found: found)
         seen.among = False
         loss = torch.tensor(1.0 - epoch)  # says another epoch
@@ -145,7 +145,9 @@ def test_the_best_epoch_is_that_of_tuned_decisions(name: str) -> None:
             expected.append(float(np.mean(each)))
             assert watched[-1].metrics[name] == pytest.approx(expected[-1], abs=0.06)
             assert watched[-1].metrics[name] <= expected[-1] + 1e-9
-        assert watched[-1].metrics["roc_auc"] == find("roc_auc").function(task.truth(rows), said, task.heads)
+        assert watched[-1].metrics["roc_auc"] == find("roc_auc").function(
+            task.predictions.truth(rows), said, task.heads
+        )
     best = watched[0]
     for result in watched[1:]:
         best = result if monitor.is_better(result, best) else best
@@ -176,11 +178,12 @@ def test_what_needs_no_decision_is_not_tuned() -> None:
 
 
 def test_thresholds_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    from pipeline.tasks import with_thresholds
     from toolkit.errors import UserError
 
     task = make_task()
     for wrong in ({"labels": [0.5]}, {"other": [0.5, 0.5, 0.5]}):
         with pytest.raises(UserError, match="thresholds for the head"):
-            task.with_thresholds(wrong)
-    [head] = task.with_thresholds({"labels": [0.1, 0.2, 0.3]}).heads
+            with_thresholds(task, wrong)
+    [head] = with_thresholds(task, {"labels": [0.1, 0.2, 0.3]}).heads
     assert head == replace(make_head(), thresholds=(0.1, 0.2, 0.3))

@@ -136,7 +136,11 @@ def test_where_auc_is_one_in_every_fold_it_is_one_for_all_rows() -> None:
             logit = (held * 2.0 - 1) * spread + shift * (fold - 2)
             logits = torch.stack([-logit, logit], dim=1) / 2
             seen = Validation(
-                task, [auc], rows, lambda batch, out: task.decode(batch["input_id"], out), lambda rows, said: said
+                task,
+                [auc],
+                rows,
+                lambda batch, out: task.predictions.decode(batch["input_id"], out),
+                lambda rows, said: said,
             )
             loss = functional.cross_entropy(logits, held.long())
             seen.add({"input_id": ids}, {"loss": loss, "losses": {}, "outputs": {"output_label": logits}})  # type: ignore[typeddict-item]

@@ -43,7 +43,7 @@ def test_a_batch_is_a_dict(project: SmallProject) -> None:
         INPUT_WEIGHT: (torch.float32, (4,)),
     }
     outputs = task.model(setup.config, setup.names, pretrained=False)(batch)
-    assert task.check_contract(batch, outputs), "what does not fit the head is an error"
+    assert task.batch_schema(batch, outputs), "what does not fit the head is an error"
     assert not set(outputs) & set(batch)
 
 

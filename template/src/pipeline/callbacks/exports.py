@@ -86,7 +86,7 @@ class Exports(Callback):
 
     def on_run_end(self, run: Run, result: StageResult | None) -> None:
         if result is not None and result.truth is not None and result.predictions is not None:
-            ranked = self.task.ranked(result.truth, result.predictions)
+            ranked = self.task.figures.curves(result.truth, result.predictions)
             for name, (truth, scores) in list(ranked.items())[:MOST_COLUMNS]:
                 if 0 < truth.sum() < len(truth):
                     run.tracker.pr_curve(f"pr/{name}", truth, scores, run.progress.step)

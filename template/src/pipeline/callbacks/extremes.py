@@ -91,17 +91,17 @@ class Extremes(Callback):
         step, images = run.progress.step, [visible(sample.image) for sample in samples]
         scores = {} if self.metric is None else {self.metric.name: [one.scored[1] for one in samples if one.scored]}
         numbers = {"id": [one.id for one in samples], **scores, "loss": [one.loss for one in samples]}
-        words = self.task.words(self._rows(name, samples), samples)
+        words = self.task.figures.captions(self._rows(name, samples), samples)
         table = pd.DataFrame({**numbers, "truth": words["truth"].tolist(), "prediction": words["prediction"].tolist()})
         run.tracker.table(name, table, images, step)
         classes = {head.name: dict(enumerate(head.classes, start=1)) for head in run.heads}
         for number, (sample, image) in enumerate(zip(samples, images, strict=True)):
-            for head, masks in self.task.class_maps(sample).items():
+            for head, masks in self.task.figures.class_maps(sample).items():
                 of = f"{head}/" if len(run.heads) > 1 else ""
                 run.tracker.overlay(f"{name}_masks/{of}{number}", Overlay(image, masks, classes[head]), step)
 
     def _drawn(self, name: str, heading: str, samples: "Sequence[SeenSample]") -> "Mapping[str, Figure]":
-        return {name: self.task.draw_samples(self._rows(name, samples), samples, heading)}
+        return {name: self.task.figures.samples(self._rows(name, samples), samples, heading)}
 
     def _rows(self, name: str, samples: "Sequence[SeenSample]") -> pd.DataFrame:
         """The labelled rows of samples of a picture or table."""

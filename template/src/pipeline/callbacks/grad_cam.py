@@ -192,7 +192,7 @@ def _explained(model: PreparedModel, task: "Task", batch: Batch, chosen: str | N
     with torch.enable_grad(), _outputs(encoder) as outputs:
         image = model.prepare(batch)
         image[INPUT_IMAGE].requires_grad_(True)  # a frozen encoder has features without a graph
-        explained = task.explained(batch, model.network(image), chosen)
+        explained = task.figures.explain_target(batch, model.network(image), chosen)
         features = outputs[-CANDIDATES:]  # the deepest at the end
         gradients = torch.autograd.grad(explained.score.sum(), features, allow_unused=True)
     size = (image[INPUT_IMAGE].shape[-2], image[INPUT_IMAGE].shape[-1])

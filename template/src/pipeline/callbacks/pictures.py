@@ -42,14 +42,14 @@ class Pictures(Callback):
     def on_run_end(self, run: Run, result: StageResult | None) -> None:
         if result is not None and result.truth is not None and result.predictions is not None:
             truth, predictions = result.truth, result.predictions
-            draw_figures(run, lambda: self.task.figures(truth, predictions))
+            draw_figures(run, lambda: self.task.figures.overview(truth, predictions))
             draw_figures(run, lambda: self._samples(predictions))
         draw_figures(run, lambda: {"learning_curves": self._curves(run)})
 
     def _samples(self, predictions: pd.DataFrame) -> "Mapping[str, Figure]":
         rows = by_prediction(self.rows.reset_index(drop=True))
         rows = rows.iloc[pd.Index(rows[ROW_ID]).get_indexer(predictions.index)]
-        drawn = self.task.sample_figures(rows, RowImages(self.dataset, rows.index.to_numpy()), predictions)
+        drawn = self.task.figures.examples(rows, RowImages(self.dataset, rows.index.to_numpy()), predictions)
         return {"samples" if len(drawn) == 1 else f"samples/{head}": figure for head, figure in drawn.items()}
 
     def _curves(self, run: Run) -> "Figure":

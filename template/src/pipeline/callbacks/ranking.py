@@ -37,7 +37,7 @@ class MetricScores:
         Args:
             rows: those of the samples, (B,).
         """
-        truth, predictions = self.task.sample_tables(rows, batch, outputs)
+        truth, predictions = self.task.figures.sample_tables(rows, batch, outputs)
         with warnings.catch_warnings(record=True) as warned:  # of a batch there may be as many as it has samples
             warnings.simplefilter("always")
             whole = self._score(truth, predictions)
@@ -61,7 +61,7 @@ class MetricScores:
 
 
 class SampleScores(MetricScores):
-    """The same by what a task says of each sample (`Task.sample_scores`); of a batch the mean."""
+    """The same by what a task says of each sample (`Figures.sample_scores`); of a batch the mean."""
 
     def __init__(self, task: "Task", name: str) -> None:
         super().__init__(task, Metric(name, lambda truth, predictions, heads: math.nan), task.heads)
@@ -72,7 +72,7 @@ class SampleScores(MetricScores):
 
     def samples(self, batch: Batch, outputs: Mapping[str, Tensor]) -> np.ndarray:
         """The scores of the samples, float64 (B,)."""
-        return np.array(self.task.sample_scores(batch, outputs).tolist(), np.float64)
+        return np.array(self.task.figures.sample_scores(batch, outputs).tolist(), np.float64)
 
     def is_perfect(self, scores: np.ndarray) -> np.ndarray:
         """Which samples have nothing wrong, bool (B,): they are none of the worst, however few there are."""
@@ -81,7 +81,7 @@ class SampleScores(MetricScores):
 
 def sample_scores(task: "Task", config: Experiment) -> SampleScores | None:
     """The task's own ranking of samples, where it has one and `watch.extremes_by` names nothing."""
-    name = task.sample_score
+    name = task.figures.sample_score
     return SampleScores(task, name) if config.watch.extremes_by is None and name else None
 
 
@@ -101,7 +101,7 @@ def ranking_metric(
             f"watch.extremes_by names '{by}', which is neither a term of the loss nor a metric; it may be "
             f"{listed(dict.fromkeys([LOSS, *terms, *known]), 40)}"
         )
-    if len(valid_rows) and task.looks_among(valid_rows):
+    if len(valid_rows) and task.predictions.looks_among(valid_rows):
         raise UserError(
             f"watch.extremes_by names the metric '{by}', and held-out rows are looked up among all of them, so no "
             f"batch of them can be scored; rank by {listed([LOSS, *terms], 40)}"

@@ -234,7 +234,7 @@ def _fill(
         for name, end in ((IMAGES, index.count(b"\n") * size), (INDEX, len(index))):
             with (folder / name).open("ab") as file:
                 file.truncate(end)  # what a killed process left
-    _append(folder, {keys[0]: sources[keys[0]]}, first[None])
+    _append(folder, {keys[0]: sources[keys[0]]}, [first])
     rows = max(1, min(CHUNK_ROWS, CHUNK_BYTES // size))
     pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
     try:

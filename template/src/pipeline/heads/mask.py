@@ -1,7 +1,5 @@
 """What differs between masks that may overlap (`mask`) and one class for each pixel (`multiclass_mask`)."""
 
-from abc import ABC, abstractmethod
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,72 +11,45 @@ from toolkit.errors import UserError, listed
 IGNORED = 255  # in a target: what is known of no class
 
 
-class MaskKind(ABC):
-    """What a head's logits and targets look like; C is the number of foreground classes."""
+class Planes:
+    """What logits and targets look like where a pixel has one logit for each class, without a background; one class is
+    a binary mask. C is the number of foreground classes."""
 
-    @abstractmethod
     def width(self, classes: int) -> int:
         """How many logits a pixel has."""
-
-    @abstractmethod
-    def target(self, planes: np.ndarray) -> np.ndarray:
-        """The target, uint8, of the planes of a truth, uint8 (C, H, W) of 0, 1 or 255."""
-
-    @abstractmethod
-    def target_shape(self, classes: int, size: tuple[int, int]) -> tuple[int, ...]:
-        """The shape of one sample's target."""
-
-    @abstractmethod
-    def planes(self, target: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-        """The truth of each logit, float32 (B, width, H, W) of 0 or 1, and where it is known, bool of a shape that is
-        broadcast to it."""
-
-    @abstractmethod
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """float32 (B, width, h, w) from logits of that shape."""
-
-    @abstractmethod
-    def decided(self, logits: Tensor) -> Tensor:
-        """Which logits (B, width, h, w) say yes, bool of that shape."""
-
-    @abstractmethod
-    def logits(self, probabilities: Tensor) -> Tensor:
-        """Logits that give these probabilities."""
-
-    @abstractmethod
-    def foreground(self, values: Tensor) -> Tensor:
-        """Of something for each logit, (B, width, ...), that of the foreground classes, (B, C, ...)."""
-
-
-class Planes(MaskKind):
-    """One logit for each class, without a background; one class is a binary mask."""
-
-    def width(self, classes: int) -> int:
         return classes
 
     def target(self, planes: np.ndarray) -> np.ndarray:
+        """The target, uint8, of the planes of a truth, uint8 (C, H, W) of 0, 1 or 255."""
         return planes
 
     def target_shape(self, classes: int, size: tuple[int, int]) -> tuple[int, ...]:
+        """The shape of one sample's target."""
         return (classes, *size)
 
     def planes(self, target: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+        """The truth of each logit, float32 (B, width, H, W) of 0 or 1, and where it is known, bool of a shape that is
+        broadcast to it."""
         return (target == 1).float(), target != IGNORED
 
     def probabilities(self, logits: Tensor) -> Tensor:
+        """float32 (B, width, h, w) from logits of that shape."""
         return logits.float().sigmoid()
 
     def decided(self, logits: Tensor) -> Tensor:
+        """Which logits (B, width, h, w) say yes, bool of that shape."""
         return logits > 0
 
     def logits(self, probabilities: Tensor) -> Tensor:
+        """Logits that give these probabilities."""
         return probabilities.logit(eps=1e-6)
 
     def foreground(self, values: Tensor) -> Tensor:
+        """Of something for each logit, (B, width, ...), that of the foreground classes, (B, C, ...)."""
         return values
 
 
-class OneClass(MaskKind):
+class OneClass(Planes):
     """Background first, then the classes; they share each pixel's probability."""
 
     def width(self, classes: int) -> int:
@@ -110,11 +81,11 @@ class OneClass(MaskKind):
         return values[:, 1:]
 
 
-KINDS: dict[str, MaskKind] = {"mask": Planes(), "multiclass_mask": OneClass()}
+KINDS: dict[str, Planes] = {"mask": Planes(), "multiclass_mask": OneClass()}
 
 
-def kind_of(head: Head) -> MaskKind:
-    """The kind of a head; one of another room is a `UserError`."""
+def kind_of(head: Head) -> Planes:
+    """The kind of a head; one of another task is a `UserError`."""
     if head.kind not in KINDS:
         raise UserError(f"head '{head.name}' is of the kind '{head.kind}'; masks are of the kind {listed(KINDS)}")
     return KINDS[head.kind]

@@ -113,16 +113,18 @@ def constant_scores(task: Task, rows: pd.DataFrame, folds: Sequence[str]) -> dic
     for fold in folds:
         trains, held_out = split(rows, fold)
         others = rows[rows[ROW_FOLD].astype(str).isin(set(folds) - {fold})]
-        truth = task.truth(held_out)
-        constants = task.constants(trains, held_out)
+        truth = task.predictions.truth(held_out)
+        constants = task.predictions.constants(trains, held_out)
         for name, constant in constants.items():
             scores.setdefault(name, []).append(metric_values(metrics, truth, constant.loc[truth.index], task.heads))
         if len(folds) > 1 and len(constants) == 1:  # several are what thresholds could make of one, as empty and full
             [(name, constant)] = constants.items()
-            known = task.truth(others)
-            if (tuner := task.tuner(known, task.constants(trains, others)[name].loc[known.index], metrics[0])) is None:
+            known = task.predictions.truth(others)
+            made = task.predictions.constants(trains, others)[name].loc[known.index]
+            tuner = task.predictions.tuner(known, made, metrics[0])
+            if tuner is None:
                 continue
-            heads = tuner(np.ones(len(known), bool)).heads
+            heads = tuner(np.ones(len(known), bool))
             found = metric_values(metrics, truth, constant.loc[truth.index], heads)
             scores.setdefault(f"{name}, tuned", []).append(found)
     return {
@@ -151,7 +153,7 @@ def evaluate(run: TrainedRun, rows: pd.DataFrame, folds: Sequence[str]) -> Evalu
                 f"train the folds again: scripts/train.py {run.folder.name} --fold all --restart"
             )
     fold_of, predictions = oof[ROW_FOLD].astype(str), oof.drop(columns=ROW_FOLD)
-    truth = run.task.truth(expected).loc[predictions.index]
+    truth = run.task.predictions.truth(expected).loc[predictions.index]
     metrics, heads = run.task.competition.metrics(), run.task.heads
     constants = constant_scores(run.task, rows, folds)
     if predictions.columns.empty:
@@ -206,7 +208,8 @@ def evaluate_run(project: Project, competition: Competition, folder: Path, data:
     write_thresholds(folder, evaluation.tuned)
     if evaluation.overall:
         write_predictions(folder / HELD_OUT, read_oof(folder, folds).drop(columns=ROW_FOLD))
-        for name, figure in task_of_run(folder, competition).figures(evaluation.truth, evaluation.predictions).items():
+        figures = task_of_run(folder, competition).figures
+        for name, figure in figures.overview(evaluation.truth, evaluation.predictions).items():
             save_figure(figure, file_of(folder / "figures", name, ".png"))
     else:
         (folder / HELD_OUT).unlink(missing_ok=True)

@@ -26,7 +26,7 @@ def write_suspects(
     """
     rows = by_prediction(rows).set_index(ROW_ID, drop=False)
     finite = predictions.select_dtypes("number").notna().all(axis=1)
-    found = run.task.suspects(truth[finite], predictions[finite])
+    found = run.task.figures.label_errors(truth[finite], predictions[finite])
     found["fold"] = rows["fold"].loc[found[ROW_ID]].to_numpy()
     with atomic(run.folder / FILE) as path:
         found[COLUMNS].to_csv(path, index=False, float_format="%.6g")
@@ -38,7 +38,7 @@ def write_suspects(
     ids = list(worst[ROW_ID])
     dataset = run.task.dataset(rows.loc[ids].reset_index(drop=True), data, run.experiment, run.names, "valid")
     images = RowImages(dataset, range(len(ids)))
-    save_figure(run.task.suspects_figure(worst, images, truth.loc[ids], predictions.loc[ids]), picture)
+    save_figure(run.task.figures.label_errors_figure(worst, images, truth.loc[ids], predictions.loc[ids]), picture)
     labels = f"{len(found):,} labels in " if len(found) > len(suspected) else ""  # a row may have several
     count = f"{labels}{len(suspected):,} of {len(truth):,} rows"
     return f"suspected label errors, the worst first: {', '.join(suspected[:FIRST])}; {count}"

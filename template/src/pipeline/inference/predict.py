@@ -139,21 +139,21 @@ def predict_rows(
 
     Args:
         reader: what `open_cache` gave for these rows; none: every image is decoded.
-        gallery: what `Task.gallery` says for these rows.
+        gallery: what `Predictions.gallery` says for these rows.
     """
     models = [task.predictor(model, experiment, names) for model in models]
     decoders: list[Decoder] = [task.decoder(experiment, names) for _ in models]
     if gallery is not None and len(rows):
         images = task.dataset(gallery, root, experiment, names, "test", reader)
         passes = model_outputs(task, models, images, experiment, f"{label}, gallery")
-        decoders = task.decoders(gallery, (outputs for _, outputs in passes), gallery is rows)
+        decoders = task.predictions.decoders(gallery, (outputs for _, outputs in passes), gallery is rows)
     parts = []
     dataset = task.dataset(rows, root, experiment, names, stage, reader)
     for batch, outputs in model_outputs(task, models, dataset, experiment, label):
         found = [decode(batch, each) for decode, each in zip(decoders, outputs, strict=True)]
         if len(found[0]):
-            parts.append(task.average(found))
-    predictions = pd.concat(parts) if parts else task.no_predictions()
+            parts.append(task.predictions.average(found))
+    predictions = pd.concat(parts) if parts else task.predictions.empty()
     return task.finisher(experiment, names)(rows, predictions)
 
 
@@ -259,8 +259,9 @@ def predict_run(
         print("note: there are no test rows here; the table will hold the columns only")
     models = [model for name in folds for model in run.load(name)]
     label = f"{folder.name}: {len(models)} models"
-    looked_up = run.task.has_gallery and not rows.empty  # what needs no training rows predicts where there are none
-    gallery = run.task.gallery(competition.train_rows(data)) if looked_up else None
+    # What needs no training rows predicts where there are none.
+    looked_up = run.task.predictions.has_gallery and not rows.empty
+    gallery = run.task.predictions.gallery(competition.train_rows(data)) if looked_up else None
     predictions = predict_rows(run.task, models, rows, data, run.experiment, run.names, "test", label, gallery=gallery)
     write_predictions(folder / TEST, predictions, folds=folds)
     seeds = f", {run.experiment.seeds} seeds each" if run.experiment.seeds > 1 else ""

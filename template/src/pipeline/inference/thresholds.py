@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.competition import Competition, Metric, metric_values
+from pipeline.competition import Competition, Head, Metric, metric_values
 from pipeline.inference.code import code_hash
 from pipeline.inference.snapshot import CLASSES, CODE
-from pipeline.tasks import Task, task_for
+from pipeline.tasks import Task, task_for, with_thresholds
 from toolkit.errors import UserError
 from toolkit.files import read_json, read_yaml, write_json
 from toolkit.terminal import progress
@@ -28,20 +28,20 @@ class Tuned:
     """What tuning thresholds comes to.
 
     Attributes:
-        task: with the thresholds that score best on all rows; a submission is decided by them.
+        heads: with the thresholds that score best on all rows; a submission is decided by them.
         folds: fold -> metric -> score with thresholds that were tuned on the other folds.
         gain: by how much that is better than the usual thresholds in the leaderboard's metric, mean over the folds.
         helps: whether the gain is larger than its standard error, and so more than luck.
     """
 
-    task: Task
+    heads: Sequence[Head]
     folds: dict[str, dict[str, float]]
     gain: float
     helps: bool
 
     def thresholds(self) -> dict[str, list[float]]:
         """By name of head."""
-        return {head.name: list(head.thresholds) for head in self.task.heads if head.thresholds}
+        return {head.name: list(head.thresholds) for head in self.heads if head.thresholds}
 
 
 def tune(
@@ -62,12 +62,12 @@ def tune(
         None where the metric or the heads need no thresholds, and where there is one fold only.
     """
     metric = metrics[0]
-    if len(usual) < 2 or (tuner := task.tuner(truth, predictions, metric)) is None:
+    if len(usual) < 2 or (tuner := task.predictions.tuner(truth, predictions, metric)) is None:
         return None
     folds = {}
     for fold in progress(list(usual), "tuning thresholds"):
         held_out = (fold_of == fold).to_numpy()
-        heads = tuner(~held_out).heads
+        heads = tuner(~held_out)
         folds[fold] = metric_values(metrics, truth[held_out], predictions[held_out], heads)
     sign = 1 if metric.greater_is_better else -1
     gains = np.array([sign * (folds[fold][metric.name] - usual[fold][metric.name]) for fold in usual])
@@ -107,7 +107,7 @@ def task_of_run(run: Path, competition: Competition) -> Task:
             f"{'another one' if before == metric else repr(metric)}; run scripts/evaluate.py {run.name} again"
         )
     try:
-        return task.with_thresholds(read_json(run / FILE))
+        return with_thresholds(task, read_json(run / FILE))
     except (UserError, AttributeError, TypeError) as error:
         raise UserError(
             f"{run.name}/{FILE} does not fit the run; make it anew: scripts/evaluate.py {run.name}"

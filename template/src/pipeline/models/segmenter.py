@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import segmentation_models_pytorch as smp
 import torch
@@ -44,7 +44,8 @@ class MaskNetwork(SmpNetwork):
         UserError: an encoder that nobody knows or that the decoder cannot take, or a stride it does not have.
     """
 
-    network, features = smp.Unet, ("blocks",)
+    network: ClassVar[Any] = smp.Unet
+    features: ClassVar[tuple[str, ...]] = ("blocks",)
 
     def __init__(
         self,

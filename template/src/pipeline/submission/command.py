@@ -55,7 +55,7 @@ def submit(project: Project, name: str, answers: Answers = lambda competition, d
         sample, test_rows = read_sample(settings, data), by_prediction(competition.test_rows(data))
         metric = competition.metrics()[0]
         table = competition.submission(sample, predictions, task.heads)
-        rules = task.submission_rules(sample, metric, _images(test_rows, data))
+        rules = task.submission.rules(sample, metric, _images(test_rows, data))
         require_keys(sample, rules.keys, settings.sample_submission)
         filled = fill(sample, table, test_rows, rules.keys)
         problems = check(filled, expected_rows(sample, test_rows, rules.keys), rules)
@@ -64,7 +64,9 @@ def submit(project: Project, name: str, answers: Answers = lambda competition, d
         path = write_submission(project, name, filled)
         _print_shares(run, predictions, task)
         known = answers(competition, data)
-        score = None if known is None else _score(task.truth(known), task, metric, rules, filled, predictions)
+        score = (
+            None if known is None else _score(task.predictions.truth(known), task, metric, rules, filled, predictions)
+        )
     folds = predictions.attrs.get(FOLDS, [])
     made = {"file": project.shown(path), "rows": len(filled), "metric": metric.name, FOLDS: folds}
     if folds and folds != ["full"] and len(folds) < (count := read_json(run / "run.json")["n_folds"]):
@@ -93,7 +95,7 @@ def check_file(project: Project, name: str | None, path: Path, competition: Comp
         settings = stage.settings
         sample = read_sample(settings, data)
         test_rows = by_prediction(stage.test_rows(data))
-        rules = task.submission_rules(sample, stage.metrics()[0], _images(test_rows, data))
+        rules = task.submission.rules(sample, stage.metrics()[0], _images(test_rows, data))
         require_keys(sample, rules.keys, settings.sample_submission)
         expected = expected_rows(sample, test_rows, rules.keys)
         problems = check(path, expected, rules)
@@ -130,7 +132,7 @@ def _score(
     What stands in the table is scored. Where it does not say what the metric needs (labels only, and the metric wants
     probabilities), the predictions it was made from are.
     """
-    read = task.read_submission(table.set_index(rules.id_column), rules, metric)
+    read = task.submission.read(table.set_index(rules.id_column), rules, metric)
     scored = predictions if read is None else read
     truth = truth[truth.index.isin(scored.index)]
     return float(metric.function(truth, scored.loc[truth.index], task.heads))
@@ -164,8 +166,8 @@ def _print_shares(run: Path, predictions: pd.DataFrame, task: Task) -> None:
     """How often each class is decided for, beside the out-of-fold rows: a shift shows at once."""
     if not (run / HELD_OUT).is_file() or predictions.empty:
         return
-    held_out = task.shares(read_predictions(run / HELD_OUT))
-    for head, share in task.shares(predictions).items():
+    held_out = task.submission.shares(read_predictions(run / HELD_OUT))
+    for head, share in task.submission.shares(predictions).items():
         both = pd.DataFrame({"test": share, "oof": held_out[head]})
         furthest = (both["test"] - both["oof"]).abs().nlargest(MOST_SHARES).index
         which = f", the {MOST_SHARES} of {len(both)} that differ most" if len(both) > MOST_SHARES else ""

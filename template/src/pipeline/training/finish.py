@@ -52,12 +52,12 @@ def finish_fold(trainer: Trainer, seconds: float) -> None:
             "valid",
             "out of fold",
             trainer.phases.reader,
-            task.gallery(split(setup.folds.rows, fold)[0], valid_rows),
+            task.predictions.gallery(split(setup.folds.rows, fold)[0], valid_rows),
         )
         truth, metrics = score_rows(task, trainer.metrics, valid_rows, predictions)
         watched = watched_score(trainer, truth, predictions, metrics)
         result = StageResult("valid", best.epoch, {}, metrics, truth, predictions, weights=chosen)
-        write_predictions(trainer.folder / "oof.parquet", task.kept(predictions, config, setup.names), int(fold))
+        write_predictions(trainer.folder / "oof.parquet", task.stored(predictions, config, setup.names), int(fold))
         summary |= {"metrics": metrics, "watched": watched} if watched else {"metrics": metrics}
     save_weights(trainer.model, trainer.folder / BEST, {"weights": chosen})
     trainer.checkpoints.keep_raw(trainer.folder)
@@ -78,7 +78,7 @@ def watched_score(
 ) -> dict[str, float]:
     """The leaderboard's metric at thresholds tuned on these rows, by name, where that is not what `usual` says."""
     metric = trainer.metrics[0]
-    heads = quickly_tuned(trainer.task, metric, truth, predictions).heads
+    heads = quickly_tuned(trainer.task, metric, truth, predictions)
     score = metric_values([metric], truth, predictions, heads)[metric.name]
     return {} if np.isnan(score) or score == usual[metric.name] else {metric.name: score}
 
@@ -174,7 +174,7 @@ def average_seeds(setup: Setup, fold: str, folder: Path, parts: list[Path]) -> N
             predictions, alone = tables[0], [read_json(part / FINISHED)["metrics"] for part in parts]
             summary["metrics"] = {name: float(np.mean([each[name] for each in alone])) for name in alone[0]}
         else:
-            predictions = setup.task.average(tables)
+            predictions = setup.task.predictions.average(tables)
             _, valid_rows = split(setup.folds.rows, fold)
             summary["metrics"] = score_rows(setup.task, setup.competition.metrics(), valid_rows, predictions)[1]
         write_predictions(folder / "oof.parquet", predictions, int(fold))

@@ -191,7 +191,7 @@ def print_contract(trainer: Trainer) -> None:
     table(
         "the dict contract, on the first rows",
         ("key", "dtype", "shape", "in"),
-        trainer.task.check_contract(batch, outputs),
+        trainer.task.batch_schema(batch, outputs),
     )
 
 

@@ -356,7 +356,7 @@ class Trainer:
         if self.device.type == "cuda":
             model.to(memory_format=torch.channels_last)
         if fresh:
-            setup.task.begin(model.network, self.train_rows)
+            setup.task.fit_statistics(model.network, self.train_rows)
         self.processes.copy_from_main(iter(model.state_dict().values()))
         return model
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.competition import Metric, metric_values, rank
+from pipeline.competition import Head, Metric, metric_values, rank
 from pipeline.keys import INPUT_ID, ROW_ID
 from pipeline.tasks import Decoder, Finisher, Task
 from pipeline.types import Batch, StageResult, StepResult
@@ -73,7 +73,7 @@ class Validation:
         self.decode = decode
         self.sums = LossSums()
         self.parts: list[pd.DataFrame] = []
-        self.among = task.looks_among(rows)
+        self.among = task.predictions.looks_among(rows)
         self.seen: list[tuple[list[str], dict[str, Tensor]]] = []  # what is decoded once all rows are there
 
     def add(self, batch: Batch, result: StepResult) -> None:
@@ -106,12 +106,12 @@ class Validation:
         if self.among:
             ids = [name for names, _ in self.seen for name in names]
             gallery = self.rows.set_index(ROW_ID, drop=False).loc[ids]
-            [decode] = self.task.decoders(gallery, ([outputs] for _, outputs in self.seen), own=True)
+            [decode] = self.task.predictions.decoders(gallery, ([outputs] for _, outputs in self.seen), own=True)
             self.parts = [decode({INPUT_ID: names}, outputs) for names, outputs in self.seen]
         predictions = self.finish(self.rows, pd.concat(self.parts))
-        truth = self.task.truth(self.rows).loc[predictions.index]
-        tuned = quickly_tuned(self.task, self.metrics[0], truth, predictions)
-        metrics = metric_values(self.metrics, truth, predictions, tuned.heads)
+        truth = self.task.predictions.truth(self.rows).loc[predictions.index]
+        heads = quickly_tuned(self.task, self.metrics[0], truth, predictions)
+        metrics = metric_values(self.metrics, truth, predictions, heads)
         return StageResult("valid", epoch, self.sums.means(), metrics, truth, predictions)
 
 
@@ -119,15 +119,15 @@ def score_rows(
     task: Task, metrics: Sequence[Metric], rows: "pd.DataFrame", predictions: "pd.DataFrame"
 ) -> "tuple[pd.DataFrame, dict[str, float]]":
     """Truth of labelled rows in the order of `predictions`, and every metric."""
-    truth = task.truth(rows).loc[predictions.index]
+    truth = task.predictions.truth(rows).loc[predictions.index]
     return truth, metric_values(metrics, truth, predictions, task.heads)
 
 
-def quickly_tuned(task: Task, metric: Metric, truth: "pd.DataFrame", predictions: "pd.DataFrame") -> Task:
-    """The task with thresholds that suit these rows; the task itself where the metric asks for none."""
-    tuner = task.tuner(truth, predictions, metric, quick=True)
+def quickly_tuned(task: Task, metric: Metric, truth: "pd.DataFrame", predictions: "pd.DataFrame") -> Sequence[Head]:
+    """The heads with thresholds that suit these rows; as they are where the metric asks for none."""
+    tuner = task.predictions.tuner(truth, predictions, metric, quick=True)
     if tuner is None:
-        return task
+        return task.heads
     with warnings.catch_warnings():  # of thresholds that are only tried
         warnings.simplefilter("ignore")
         return tuner(np.ones(len(truth), bool))

@@ -8,8 +8,7 @@ import cv2
 import numpy as np
 
 from toolkit.errors import UserError, listed
-from toolkit.masks.polygons import Polygon, rings_of
-from toolkit.masks.rle import counts_of, filled
+from toolkit.masks import rle
 from toolkit.masks.sizes import Size
 
 CLASS_KEYS = ("class", "label", "category", "name", "type")
@@ -17,6 +16,8 @@ POINT_KEYS = ("points", "polygon", "segmentation", "coordinates", "vertices", "g
 LIST_KEYS = ("shapes", "objects", "annotations", "polygons", "features")
 GEOMETRIES = ("Feature", "Polygon", "MultiPolygon", "Point", "MultiPoint", "LineString", "MultiLineString")
 CIRCLE = 64  # points of one
+Polygon = np.ndarray | tuple[np.ndarray, ...]  # a ring, or an outer one and its holes: float (points, 2) of x and y
+FAR = 1 << 24  # pixels from the window, beyond which it does not matter where a point lies
 
 
 @dataclass(frozen=True)
@@ -208,7 +209,7 @@ def _runs(mask: Mapping[str, Any], where: str) -> tuple[tuple[Polygon, ...], Siz
     """The outlines of a mask that COCO holds as run lengths, of which filling gives the same pixels; and its size."""
     height, width = (int(side) for side in mask.get("size", (0, 0)))
     try:
-        ends = np.cumsum(counts_of(mask["counts"]))
+        ends = np.cumsum(rle.counts_of(mask["counts"]))
     except (TypeError, ValueError) as error:
         raise UserError(f"an RLE of '{where}' cannot be read ({error}); mend the file") from error
     if not len(ends) or ends[-1] != height * width:
@@ -218,7 +219,7 @@ def _runs(mask: Mapping[str, Any], where: str) -> tuple[tuple[Polygon, ...], Siz
         )
     runs = ends[: len(ends) // 2 * 2].reshape(-1, 2)
     runs = runs[runs[:, 0] < runs[:, 1]]
-    flat = filled(runs[:, 0], runs[:, 1], height * width).view(np.uint8)
+    flat = rle.filled(runs[:, 0], runs[:, 1], height * width).view(np.uint8)
     found, tree = cv2.findContours(flat.reshape(width, height).T.copy(), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     rings = [ring[:, 0].astype(np.float64) for ring in found]
     parents = [] if tree is None else tree[0][:, 3].tolist()
@@ -227,3 +228,29 @@ def _runs(mask: Mapping[str, Any], where: str) -> tuple[tuple[Polygon, ...], Siz
         for k, parent in enumerate(parents)
         if parent < 0
     ), (height, width)
+
+
+def rings_of(polygon: Polygon) -> tuple[np.ndarray, ...]:
+    """The outer ring of a polygon, then its holes."""
+    return (polygon,) if isinstance(polygon, np.ndarray) else polygon
+
+
+def filled(objects: Sequence[tuple[Polygon, ...]], window: tuple[int, int, int, int]) -> np.ndarray:
+    """The union of objects in a window (top, left, height, width), with the pixels on outlines, uint8 (h, w)."""
+    top, left, height, width = window
+    plane = np.zeros((height, width), np.uint8)
+    for polygon in (polygon for polygons in objects for polygon in polygons if plane.size):
+        rings = [np.rint(np.clip(ring - (left, top), -FAR, FAR)).astype(np.int32) for ring in rings_of(polygon)]
+        cv2.fillPoly(plane, rings, 1)
+    return plane
+
+
+def has_inner(polygons: tuple[Polygon, ...]) -> bool:
+    """Whether one of the polygons lies within another one."""
+    outer = [rings_of(polygon)[0].astype(np.float32) for polygon in polygons]
+    boxes = [(ring.min(axis=0), ring.max(axis=0)) for ring in outer]
+    return any(
+        (low > least).all() and (high < most).all() and cv2.pointPolygonTest(around, ring[0].tolist(), False) > 0
+        for ring, (low, high) in zip(outer, boxes, strict=True)
+        for around, (least, most) in zip(outer, boxes, strict=True)
+    )

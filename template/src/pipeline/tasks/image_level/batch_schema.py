@@ -35,7 +35,7 @@ def all_targets(rows: pd.DataFrame, kinds: Kinds) -> dict[str, np.ndarray]:
 
 
 def check_contract(batch: Batch, outputs: Mapping[str, Tensor], kinds: Kinds) -> list[tuple[str, str, str, str]]:
-    """See `Task.check_contract`."""
+    """See `Task.batch_schema`."""
     table, size = contract_rows(batch, outputs), len(batch[INPUT_ID])
     for head, kind in kinds:
         target = take(batch, head.target_key, f"head '{head.name}'", "the batch holds")

@@ -16,13 +16,13 @@ from pipeline.heads.thresholds import Ascent, as_rank, calls_to_try, coordinate_
 from pipeline.keys import INPUT_ID, ROW_ID, ROW_PREDICTION, embedding_key
 from pipeline.losses.criterion import take
 from pipeline.prediction_ids import by_prediction
-from pipeline.tasks import Decoder, Task, Tuner
+from pipeline.tasks.components import Decoder, Predictions, Tuner
 from pipeline.types import Batch
 from toolkit.errors import UserError
 
 
-class Decoding(Task):
-    """The part of a room's task that is about tables; each kind of head says how its own columns come about."""
+class HeadPredictions(Predictions):
+    """Columns of several heads; each kind of head says how its own come about."""
 
     def __init__(self, competition: Competition, heads: Sequence[Head]) -> None:
         super().__init__(competition, heads)
@@ -84,7 +84,7 @@ class Decoding(Task):
 
         return decode
 
-    def no_predictions(self) -> pd.DataFrame:
+    def empty(self) -> pd.DataFrame:
         return self.decode([], {head.output_key: torch.empty(0, kind.width) for head, kind in self.kinds})
 
     def constants(self, rows: pd.DataFrame, held_out: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -107,7 +107,9 @@ class Decoding(Task):
         ascent = partial(quick_ascent, calls=calls_to_try(metric)) if quick else coordinate_ascent
         return lambda rows: self._tuned(truth[rows], predictions[rows], metric, ascent)
 
-    def _tuned(self, truth: pd.DataFrame, predictions: pd.DataFrame, metric: Metric, ascent: Ascent) -> Task:
+    def _tuned(
+        self, truth: pd.DataFrame, predictions: pd.DataFrame, metric: Metric, ascent: Ascent
+    ) -> tuple[Head, ...]:
         sign, heads = 1 if metric.greater_is_better else -1, list(self.heads)
         for place, (head, kind) in enumerate(self.kinds):
 
@@ -120,15 +122,10 @@ class Decoding(Task):
                 best = ascent(score, usual, tried)
                 if as_rank(score(best)) > as_rank(score(())):  # not cut at all, probabilities may be better
                     heads[place] = replace(head, thresholds=best)
-        return type(self)(self.competition, heads)
+        return tuple(heads)
 
-    def with_thresholds(self, thresholds: Mapping[str, Sequence[float]]) -> Task:
-        known = {head.name: kind for head, kind in self.kinds}
-        for name, values in thresholds.items():
-            if name not in known or len(values) != len(known[name].columns.default_thresholds):
-                raise UserError(f"there are {len(values)} thresholds for the head '{name}', which has none or others")
-        heads = [replace(head, thresholds=tuple(thresholds.get(head.name, ()))) for head in self.heads]
-        return type(self)(self.competition, heads)
+    def threshold_counts(self) -> dict[str, int]:
+        return {head.name: len(kind.columns.default_thresholds) for head, kind in self.kinds}
 
     def average(self, tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
         columns = [kind.columns for _, kind in self.kinds]

@@ -1,6 +1,6 @@
 """What is wrong with masks, before anything is trained on them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -142,14 +142,25 @@ def turn_faults(found: Sequence[tuple[str, Truth]]) -> Iterator[Fault]:
 def _turned_outlines(truths: Sequence[RunTruth]) -> np.ndarray:
     """The length of the outlines of RLE as it is read, and as it would be of the image as it is stored, of images whose
     height and width differ."""
+    headers = [known_header(truth.image) if isinstance(truth.image, Path) else None for truth in truths[:LOOKED_AT]]
+    ways = [
+        (truth, [(header.size, truth.order), (header.stored, truth.order)])
+        for truth, header in zip(truths, headers, strict=False)
+        if header is not None and header.stored != header.size
+    ]
+    return _outlines(ways)
+
+
+def _outlines(ways: Iterable[tuple[RunTruth, Sequence[tuple[Size, rle.Order]]]]) -> np.ndarray:
+    """The length of all outlines, each way (size and order) that the RLE may be read, float64 (2,): pairs of
+    neighbouring pixels of which one is in the mask."""
     lengths = np.zeros(2)
-    for truth in truths[:LOOKED_AT]:
-        header = known_header(truth.image) if isinstance(truth.image, Path) else None
-        if header is None or header.stored == header.size:
-            continue
+    for truth, read in ways:
         for texts in truth.runs:
-            for place, size in enumerate((header.size, header.stored)):
-                lengths[place] += _outline(rle.decode(" ".join(texts), size, truth.order, truth.first))
+            for place, (size, order) in enumerate(read):
+                mask = rle.decode(" ".join(texts), size, order, truth.first)
+                lengths[place] += np.count_nonzero(mask[1:] != mask[:-1])
+                lengths[place] += np.count_nonzero(mask[:, 1:] != mask[:, :-1])
     return lengths
 
 
@@ -173,14 +184,11 @@ def _orientation(found: Sequence[tuple[str, Truth]]) -> Iterator[Fault]:
     """
     masks = [(name, truth) for name, truth in found if isinstance(truth, RunTruth) and truth.size[0] != truth.size[1]]
     masks = [(name, truth) for name, truth in masks if any(truth.runs) and not _swapped(truth)][:LOOKED_AT]
-    lengths = np.zeros(2)
-    for _, truth in masks:
-        other: rle.Order = "row" if truth.order == "column" else "column"
-        for texts in truth.runs:
-            for place, order in enumerate((truth.order, other)):
-                lengths[place] += _outline(rle.decode(" ".join(texts), truth.size, order, truth.first))
+    other: dict[str, rle.Order] = {"column": "row", "row": "column"}
+    ways = [(truth, [(truth.size, truth.order), (truth.size, other[truth.order])]) for _, truth in masks]
+    lengths = _outlines(ways)
     if masks and lengths[1] < SMOOTHER * lengths[0]:
-        order = "row" if masks[0][1].order == "column" else "column"
+        order = other[masks[0][1].order]
         yield Fault(
             "orientation",
             listed(name for name, _ in masks),
@@ -194,11 +202,6 @@ def _swapped(truth: RunTruth) -> bool:
     """Whether EXIF exchanges height and width of the image, of which `turn_faults` speaks."""
     header = known_header(truth.image) if isinstance(truth.image, Path) else None
     return truth.frame is None and header is not None and header.stored != header.size
-
-
-def _outline(mask: np.ndarray) -> int:
-    """Pairs of neighbouring pixels of which one is in the mask."""
-    return int(np.count_nonzero(mask[1:] != mask[:-1]) + np.count_nonzero(mask[:, 1:] != mask[:, :-1]))
 
 
 def _classes(rows: pd.DataFrame, truths: Sequence[Truth], column: str) -> Iterator[Fault]:

@@ -94,9 +94,7 @@ class MaskDataset(SampleDataset):
         }
 
     def starts(self) -> Sequence[int]:
-        if self.train:
-            return range(len(self))
-        return [position for position, (_, window) in enumerate(self.windows) if window.number == 0]
+        return self.windows.starts()
 
     def picture(self, row: int) -> np.ndarray:
         """The whole image, at most about as large as it is drawn, as its masks lie."""

@@ -1,9 +1,10 @@
 """The forms in which competitions give masks; `src/competition/targets.py` names one."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pandas as pd
 
@@ -22,18 +23,19 @@ EMPTY = frozenset({"", "-", "-1", "nan", "none", "0 0", "1 0"})  # what stands f
 Image = Size | Path
 
 
-class Form(Protocol):
+class Form(ABC):
     """How masks are given."""
 
     @property
     def own_columns(self) -> Sequence[str]:
         """Columns of the table that say something about a mask, not about an image."""
-        ...
+        return ()
 
     def by_image(self, table: pd.DataFrame, id_column: str, classes: Sequence[str]) -> pd.DataFrame:
         """The table with ids of images, still with all its rows."""
-        ...
+        return table
 
+    @abstractmethod
     def truths(
         self, table: pd.DataFrame, rows: pd.DataFrame, images: Sequence[Image], classes: tuple[str, ...], data: Path
     ) -> list[Truth]:
@@ -44,11 +46,10 @@ class Form(Protocol):
             rows: one row per image.
             images: their sizes, or their files.
         """
-        ...
 
 
 @dataclass(frozen=True)
-class RunLengths:
+class RunLengths(Form):
     """RLE in a column: one row per image, per image and class, or several rows per image, one for each object.
 
     Attributes:
@@ -133,7 +134,7 @@ class RunLengths:
 
 
 @dataclass(frozen=True)
-class MaskFiles:
+class MaskFiles(Form):
     """Files of masks, 8 or 16 bit, with a palette, or in colours.
 
     Attributes:
@@ -153,10 +154,6 @@ class MaskFiles:
     may_be_absent: bool = False
     above: int | None = None
     frame: Frame | None = None
-    own_columns: Sequence[str] = field(default=(), init=False)
-
-    def by_image(self, table: pd.DataFrame, id_column: str, classes: Sequence[str]) -> pd.DataFrame:
-        return table
 
     def truths(
         self, table: pd.DataFrame, rows: pd.DataFrame, images: Sequence[Image], classes: tuple[str, ...], data: Path
@@ -211,7 +208,7 @@ def _codes_of(key: int | tuple[int, int, int]) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Polygons:
+class Polygons(Form):
     """Outlines in json: a file for each image, or one for all.
 
     Known contents: a list of objects with `class` (or `label`, `category`) and `points` (or `polygon`,
@@ -227,10 +224,6 @@ class Polygons:
     path: str
     names: Mapping[str, str] | None = None
     frame: Frame | None = None
-    own_columns: Sequence[str] = field(default=(), init=False)
-
-    def by_image(self, table: pd.DataFrame, id_column: str, classes: Sequence[str]) -> pd.DataFrame:
-        return table
 
     def truths(
         self, table: pd.DataFrame, rows: pd.DataFrame, images: Sequence[Image], classes: tuple[str, ...], data: Path

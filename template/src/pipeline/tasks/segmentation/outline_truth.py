@@ -10,8 +10,7 @@ from typing import Any
 from pipeline.tasks.segmentation.truth import PolygonTruth
 from toolkit.archives import read_bytes, shown
 from toolkit.errors import UserError, listed, nearest
-from toolkit.masks.outlines import Outlined
-from toolkit.masks.polygons import Polygon
+from toolkit.masks.outlines import Outlined, Polygon
 from toolkit.masks.sizes import Frame, Size
 
 

@@ -65,6 +65,11 @@ class RowWindows:
     def __len__(self) -> int:
         return len(self.ids) if self.train else len(self.windows)
 
+    def starts(self) -> Sequence[int]:
+        """The positions of the first windows of the rows."""
+        first = [position for position, (_, window) in enumerate(self.windows) if window.number == 0]
+        return range(len(self)) if self.train else first
+
     def row(self, position: int) -> int:
         """The row of the window at a position."""
         return position if self.train else self.windows[position][0]

@@ -1,21 +1,17 @@
 """Masks that out-of-fold predictions speak against."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from pipeline.competition import Head
-from pipeline.heads.mask_decoding import decoded
 from pipeline.heads.mask_predictions import columns
 from pipeline.keys import ROW_ID
 from toolkit.audit.label_errors import LIMIT, modified_z_scores, worst_first
 from toolkit.masks import maps
-from toolkit.plots.images import shortened
-from toolkit.plots.masks import masks_figure
 
 VALUES = np.arange(256) / 255  # probabilities as maps store them
 ROUNDING = 1e-6  # of a mean of equal probabilities
@@ -108,22 +104,3 @@ def in_words(shares: np.ndarray, head: Head) -> str:
     """`cell 3.1%, wall 0.2%`: what takes how much of the image."""
     named = [f"{name} {share:.3g}%" for name, share in zip(head.classes, 100 * shares, strict=True) if share > 0]
     return ", ".join(named) or "nothing"
-
-
-def suspects_figure(
-    found: pd.DataFrame,
-    images: Sequence[np.ndarray],
-    truth: pd.DataFrame,
-    predictions: pd.DataFrame,
-    heads: Mapping[str, Head],
-) -> Figure:
-    """See `Task.suspects_figure`."""
-    truths: list[list[np.ndarray]] = []
-    masks: list[list[np.ndarray]] = []
-    for place, name in enumerate(found["head"]):
-        truths.append([truth[name].iloc[place].read()])
-        masks.append(list(decoded(predictions.iloc[[place]], heads[name])))
-    said = zip(found["given"], found["suggested"], strict=True)
-    titles = [f"given: {shortened(given, 50)}\nsuggested: {shortened(other, 46)}" for given, other in said]
-    shown = [images[place] for place in range(len(found))]
-    return masks_figure(shown, list(found[ROW_ID]), truths, masks, titles, "Masks to look at, the worst first")

@@ -1,40 +1,41 @@
-"""The room's one door: what mask tasks do with rows, batches and outputs."""
+"""What mask tasks do with rows, batches and outputs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor, nn
 
-from pipeline.competition import Metric
+from pipeline.competition import Competition, Head, Metric
 from pipeline.config import Experiment, LossRow
+from pipeline.data.batch_schema import contract_rows
 from pipeline.data.cache import reader_for
 from pipeline.data.collate import collate
-from pipeline.heads.mask_decoding import USUAL, decoded, kept
-from pipeline.heads.mask_predictions import columns, gated, has_presence, presence_columns
-from pipeline.keys import ROW_ID, ROW_IMAGE
-from pipeline.losses.criterion import WeightedLosses
+from pipeline.heads.mask import kind_of
+from pipeline.heads.mask_decoding import decoded, kept
+from pipeline.heads.mask_predictions import gated
+from pipeline.keys import INPUT_ID, INPUT_IMAGE, ROW_IMAGE
+from pipeline.losses.criterion import WeightedLosses, take
 from pipeline.losses.masks import LOSSES
-from pipeline.metrics.masks import Scored
 from pipeline.models.preprocess import prepared_model
 from pipeline.registry import Named, Names, References
-from pipeline.tasks import Decoder, Finisher, Task, Tuner
-from pipeline.tasks.segmentation.batch_schema import check_contract
+from pipeline.tasks import Task
+from pipeline.tasks.components import Decoder, Finisher, Submission
 from pipeline.tasks.segmentation.blending import Blender
-from pipeline.tasks.segmentation.pictures import MaskPictures
+from pipeline.tasks.segmentation.predictions import MaskPredictions
+from pipeline.tasks.segmentation.samples import MaskFigures
 from pipeline.tasks.segmentation.settings import room_settings
 from pipeline.tasks.segmentation.submission import as_predictions, form_of, read_as
 from pipeline.tasks.segmentation.submission_rules import MaskRules, submission_rules
-from pipeline.tasks.segmentation.thresholds import Tuning
 from pipeline.tasks.segmentation.truth import Truth
 from pipeline.tasks.segmentation.tta import TTAModel
+from pipeline.tasks.segmentation.windows import INPUT_WINDOW
 from pipeline.types import Batch, Criterion, PreparedModel, SampleDataset
 from toolkit.errors import UserError
 from toolkit.images.row_reader import Reader
-from toolkit.masks import maps
 from toolkit.masks.sizes import Frame, known_header
 
 MODELS = {
@@ -49,7 +50,7 @@ MODELS = {
 }
 
 
-class SegmentationTask(MaskPictures):
+class SegmentationTask(Task):
     """Heads of masks on one decoder."""
 
     KINDS: ClassVar[frozenset[str]] = frozenset({"mask", "multiclass_mask"})
@@ -65,6 +66,12 @@ class SegmentationTask(MaskPictures):
         "loss": {name: f"{made.__module__}:{made.__name__}" for name, made in LOSSES.items()},
         "step": {"default": "pipeline.training.step:step"},
     }
+
+    def __init__(self, competition: Competition, heads: Sequence[Head]) -> None:
+        super().__init__(competition, heads)
+        self.predictions = MaskPredictions(competition, heads)
+        self.figures = MaskFigures(self.predictions)
+        self.submission = MaskSubmission(self.predictions)
 
     def check_settings(self, experiment: Experiment, names: Names) -> None:
         room_settings(experiment, names)
@@ -119,13 +126,10 @@ class SegmentationTask(MaskPictures):
         gate = room_settings(experiment, names).gate
         return lambda rows, predictions: gated(rows, predictions, self.heads, gate) if gate else predictions
 
-    def kept(self, predictions: pd.DataFrame, experiment: Experiment, names: Names) -> pd.DataFrame:
+    def stored(self, predictions: pd.DataFrame, experiment: Experiment, names: Names) -> pd.DataFrame:
         for head in self.heads:
             predictions = kept(predictions, head, room_settings(experiment, names).store)
         return predictions
-
-    def begin(self, network: nn.Module, rows: pd.DataFrame) -> None:
-        """The layers have nothing to know."""
 
     def default_losses(self) -> tuple[LossRow, ...]:
         usual = {"mask": "bce", "multiclass_mask": "cross_entropy"}
@@ -142,80 +146,49 @@ class SegmentationTask(MaskPictures):
             )
         return WeightedLosses(losses, self.heads, names)
 
-    def no_predictions(self) -> pd.DataFrame:
-        names = [name for head in self.heads for name in columns(head)]
-        return pd.DataFrame(columns=names, index=pd.Index([], name=ROW_ID, dtype="str"), dtype=object)
-
-    def constants(self, rows: pd.DataFrame, held_out: pd.DataFrame) -> dict[str, pd.DataFrame]:
-        return {"all empty": self._constant(held_out, 0), "all full": self._constant(held_out, 255)}
-
-    def _constant(self, rows: pd.DataFrame, value: int) -> pd.DataFrame:
-        """The same probability everywhere, uint8."""
-        cells = {
-            name: [maps.encode(np.full((1, 1), value, np.uint8), truth.size) for truth in rows[head.name]]
-            for head in self.heads
-            for name in columns(head)
-        }
-        return pd.DataFrame(cells, index=pd.Index(rows[ROW_ID], name=ROW_ID, dtype="str"), dtype=object)
-
-    def tuner(
-        self, truth: pd.DataFrame, predictions: pd.DataFrame, metric: Metric, quick: bool = False
-    ) -> Tuner | None:
-        if metric.needs != "labels" or (quick and not isinstance(metric.function, Scored)):
-            return None  # a metric of one's own may be too slow to be called for thresholds in every epoch
-        tunings = [Tuning(truth, predictions, head, metric, quick=quick) for head in self.heads]
-
-        def tuned(rows: np.ndarray) -> Task:
-            heads = [replace(head, thresholds=each.best(rows)) for head, each in zip(self.heads, tunings, strict=True)]
-            if quick and any(len(each.sample) < each.rows for each in tunings):  # what suits a sample may not suit all
-                tables = (truth, predictions) if rows.all() else (truth[rows], predictions[rows])
-                usual, found = (metric.function(*tables, each) for each in (self.heads, heads))
-                if not metric.better(found, usual):
-                    return self
-            return type(self)(self.competition, heads)
-
-        return tuned
-
-    def with_thresholds(self, thresholds: Mapping[str, Sequence[float]]) -> Task:
-        known = {head.name: len(head.classes) * len(USUAL) for head in self.heads}
-        for name, values in thresholds.items():
-            if len(values) != known.get(name):
-                raise UserError(f"there are {len(values)} thresholds for the head '{name}', which has none or others")
-        heads = [replace(head, thresholds=tuple(thresholds.get(head.name, ()))) for head in self.heads]
-        return type(self)(self.competition, heads)
-
-    def average(self, tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-        if len(tables) == 1:
-            return tables[0]
-        merged = tables[0].copy()
+    def batch_schema(self, batch: Batch, outputs: Mapping[str, Tensor]) -> list[tuple[str, str, str, str]]:
+        table, count, image = contract_rows(batch, outputs), len(batch[INPUT_ID]), batch[INPUT_IMAGE]
+        window = take(batch, INPUT_WINDOW, "a task of masks", "the batch holds")
+        if (window.dtype, tuple(window.shape)) != (torch.int64, (count, 9)):
+            raise UserError(f"'{INPUT_WINDOW}' is {_form(window)}; int64 {(count, 9)} is expected")
+        size = (image.shape[1], image.shape[2])
         for head in self.heads:
-            for name in columns(head):
-                cells = zip(*(table[name] for table in tables), strict=True)
-                merged[name] = pd.Series([maps.average(each) for each in cells], index=merged.index, dtype=object)
-            if has_presence(merged, head):
-                names = presence_columns(head)
-                merged[names] = np.mean([table[names].to_numpy() for table in tables], axis=0, dtype=np.float64)
-        return merged
+            kind, classes = kind_of(head), len(head.classes)
+            target = take(batch, head.target_key, f"head '{head.name}'", "the batch holds")
+            output = take(outputs, head.output_key, f"head '{head.name}'", "the model returns")
+            wanted = (count, *kind.target_shape(classes, size))
+            if target.dtype != torch.uint8 or tuple(target.shape) != wanted:
+                raise UserError(f"head '{head.name}': the target is {_form(target)}; uint8 {wanted} is expected")
+            if output.ndim != 4 or output.shape[:2] != (count, kind.width(classes)) or not output.is_floating_point():
+                wanted_output = f"float ({count}, {kind.width(classes)}, h, w)"
+                raise UserError(f"head '{head.name}': the output is {_form(output)}; {wanted_output} is expected")
+            presence = outputs.get(f"{head.output_key}@presence")
+            if presence is not None and tuple(presence.shape) != (count, classes):
+                raise UserError(
+                    f"head '{head.name}': presence is {_form(presence)}; float {(count, classes)} is expected"
+                )
+        return table
 
-    def truth(self, rows: pd.DataFrame) -> pd.DataFrame:
-        return rows.set_index(ROW_ID)[[head.name for head in self.heads]]
 
-    def check_contract(self, batch: Batch, outputs: Mapping[str, Tensor]) -> list[tuple[str, str, str, str]]:
-        return check_contract(batch, outputs, self.heads)
+def _form(value: Tensor) -> str:
+    """`uint8 (4, 1, 64, 64)`."""
+    return f"{value.dtype} {tuple(value.shape)}".removeprefix("torch.")
 
-    def submission_rules(
-        self, sample: pd.DataFrame, metric: Metric, images: Mapping[str, Path] | None = None
-    ) -> MaskRules:
+
+class MaskSubmission(Submission):
+    """A column of RLE."""
+
+    def rules(self, sample: pd.DataFrame, metric: Metric, images: Mapping[str, Path] | None = None) -> MaskRules:
         form, read = form_of(self.competition), read_as(self.competition)
         return submission_rules(sample, self.heads, self.competition.settings.id_column, form, images, read)
 
-    def read_submission(self, table: pd.DataFrame, rules: MaskRules, metric: Metric) -> pd.DataFrame | None:
+    def read(self, table: pd.DataFrame, rules: MaskRules, metric: Metric) -> pd.DataFrame | None:
         return as_predictions(table.reset_index(), rules.asked, rules.form, rules.head, rules.sizes)
 
     def shares(self, predictions: pd.DataFrame) -> dict[str, pd.Series]:
         found = {}
         for head in self.heads:
-            seen = [planes.any(axis=(1, 2)) for planes in decoded(predictions, head)]
-            shares = np.mean(seen, axis=0) if seen else np.full(len(head.classes), np.nan)
+            there = [planes.any(axis=(1, 2)) for planes in decoded(predictions, head)]
+            shares = np.mean(there, axis=0) if there else np.full(len(head.classes), np.nan)
             found[head.name] = pd.Series(shares, index=list(head.classes))
         return found

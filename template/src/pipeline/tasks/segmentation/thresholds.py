@@ -52,21 +52,13 @@ def candidates(predictions: pd.DataFrame, head: Head, quick: bool = False) -> Ca
     return Candidates(THRESHOLDS, areas, presence)
 
 
-def tuned(
-    truth: pd.DataFrame, predictions: pd.DataFrame, head: Head, metric: Metric, heads: Sequence[Head] = ()
-) -> tuple[float, ...]:
-    """The head's thresholds that score best on all rows; see `Tuning`."""
-    return Tuning(truth, predictions, head, metric, heads).best(np.ones(len(truth), bool))
-
-
 class Tuning:
     """What every candidate comes to in every image, counted once; then the best thresholds for any of the rows.
 
-    A fixed sample of at most `MOST_IMAGES` images is looked at, of large images fewer. A metric of this room is tuned
+    A fixed sample of at most `MOST_IMAGES` images is looked at, of large images fewer. A metric of masks is tuned
     for each class, any other metric by few candidates that all classes share.
 
     Args:
-        heads: those that the metric is called with, where it is none of this room's; `head` alone if not given.
         quick: fewer images are looked at, and thresholds alone are tried.
     """
 
@@ -76,11 +68,10 @@ class Tuning:
         predictions: pd.DataFrame,
         head: Head,
         metric: Metric,
-        heads: Sequence[Head] = (),
         quick: bool = False,
     ) -> None:
         require_columns(truth, predictions, head)
-        self.head, self.metric, self.heads = head, metric, list(heads) or [head]
+        self.head, self.metric = head, metric
         self.rows = len(truth)
         self.candidates = candidates(predictions, head, quick)
         self.sample = _sample(predictions, head, quick)
@@ -177,8 +168,7 @@ class Tuning:
 
         def score(decision: tuple[float, ...]) -> float:
             head = replace(self.head, thresholds=decision * len(self.head.classes))
-            heads = [head if each.name == head.name else each for each in self.heads]
-            return sign * float(self.metric.function(truth, predictions, heads))
+            return sign * float(self.metric.function(truth, predictions, [head]))
 
         best: tuple[float, ...] = USUAL
         for place, values in enumerate((FEW, self.candidates.min_area, self.candidates.presence[::2])):

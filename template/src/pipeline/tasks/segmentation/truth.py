@@ -13,7 +13,7 @@ from pipeline.tasks.segmentation.mask_files import COLOUR, IGNORED, mask_in, sor
 from toolkit.errors import UserError
 from toolkit.masks import rle
 from toolkit.masks.maps import strips
-from toolkit.masks.polygons import Polygon, filled, has_inner, rings_of
+from toolkit.masks.outlines import Polygon, filled, has_inner, rings_of
 from toolkit.masks.sizes import Size, known_header, known_size, told_frame
 
 BEYOND = 2.0  # pixels that an outline may leave the image
