@@ -148,7 +148,7 @@ def of_metric(pipeline: SimpleNamespace, values: np.ndarray, greater_is_better: 
         return float(found.mean())
 
     metric = pipeline.Metric("quality", function, greater_is_better)
-    return pipeline.MetricScores(SimpleNamespace(sample_tables=tables), metric, ["head"])
+    return pipeline.MetricScores(SimpleNamespace(figures=SimpleNamespace(sample_tables=tables)), metric, ["head"])
 
 
 @pytest.mark.parametrize("greater", [True, False])

@@ -176,7 +176,7 @@ def test_what_is_wrong_is_said_before_anything_trains(project: Path, interventio
 
 def test_what_is_frozen_is_named_by_parts_and_patterns(pipeline: None) -> None:
     from pipeline.config import Model
-    from pipeline.training.phases import freeze, frozen_names
+    from pipeline.training.model import freeze, frozen_names
 
     class Network(nn.Module):
         def __init__(self) -> None:

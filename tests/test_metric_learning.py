@@ -411,7 +411,7 @@ def test_an_empty_cell_is_no_answer() -> None:
     rows = pd.DataFrame({"id": ["a", "b", "c"], "whale": [WHALES[1], None, NEW]})
     kind = kind_of(head)
     assert kind.targets(rows).tolist() == [1, -1, -1]
-    assert make_task(head).gallery(rows)["id"].tolist() == ["a"]
+    assert make_task(head).predictions.gallery(rows)["id"].tolist() == ["a"]
     assert has_truth(kind.truth(rows.set_index("id")), head).tolist() == [True, False, True]
 
 

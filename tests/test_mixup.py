@@ -19,10 +19,10 @@ from pipeline.models.preprocess import Normalize
 from pipeline.registry import Named, Names
 from pipeline.tasks.image_level.task import ImageLevelTask
 from pipeline.training.step import step
-from pipeline.training.trainer import seed_everything
 from pipeline.types import PreparedModel, StepContext
 from projects import Renders
 from toolkit.errors import UserError
+from toolkit.seeds import seed_everything
 
 MODES = [
     {"mixup_alpha": 0.4},

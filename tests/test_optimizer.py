@@ -17,9 +17,9 @@ from pipeline.config import Optimizer
 from pipeline.registry import Names
 from pipeline.training import NAMES
 from pipeline.training.optimizer import make_optimizer, parameter_groups, print_rates, set_learning_rate
-from pipeline.training.trainer import seed_everything
 from projects import Renders, run_script
 from toolkit.errors import UserError
+from toolkit.seeds import seed_everything
 from training import demo_project, expect
 
 

@@ -1,6 +1,8 @@
 """The demo of masks: its files, and that what stands in them is what was painted."""
 
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import cv2
 import numpy as np
@@ -15,7 +17,6 @@ from pipeline.data.tables import read_table
 from pipeline.settings import Settings
 from pipeline.tasks.segmentation.forms import RunLengths
 from pipeline.tasks.segmentation.tables import mask_rows, rows_to_predict
-from projects import ROOT
 from toolkit.errors import UserError
 
 FORM = RunLengths("rle", classes="class")
@@ -59,14 +60,13 @@ def test_the_answers_of_a_trained_competition_are_those_of_its_test_rows(
     demo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What forms weights goes by the settings of the run, and the answers do not."""
-    monkeypatch.syspath_prepend(ROOT)
+    monkeypatch.setitem(sys.modules, "of_masks.targets", ModuleType("of_masks.targets"))
     given = settings(group_column="writer")
 
     def rows(asked: Settings, data: Path) -> pd.DataFrame:
         return mask_rows(read_table(data / asked.train_csv), asked, FORM, CLASSES, data)
 
-    package = "variants.segmentation.competition"
-    trained = Competition(given, package, parts={"tables:train_rows": rows}, trained_with=given)
+    trained = Competition(given, "of_masks", parts={"tables:train_rows": rows}, trained_with=given)
     answers = answer_rows(trained, demo)
     assert answers["id"].tolist() == read_table(demo / "test.csv")["image_id"].tolist()
     assert all(truth.present().any() or not truth.read().any() for truth in answers["mask"])

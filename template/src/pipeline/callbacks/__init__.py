@@ -4,6 +4,7 @@ Watchers never change a bit of the training. A callback is made by name from an 
 `default_callbacks` are always there.
 """
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -136,3 +137,11 @@ def default_callbacks(
     numbers = [NonFinite(), Gradients(), LogScalars(), Timing(), EpochTable(len(valid_rows))]
     extremes, pictures = Extremes(task, train_rows, valid_rows), Pictures(task, valid_rows, valid_dataset)
     return [*numbers, Exports(task), extremes, GradCam(task), pictures]
+
+
+def engine_callback(callback: Callable[..., Any]) -> Any:
+    """What a class or a factory makes. A function that needs arguments is a handler as it stands."""
+    parameters = inspect.signature(callback).parameters.values()
+    needs = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    is_handler = any(one.kind in needs and one.default is inspect.Parameter.empty for one in parameters)
+    return callback if is_handler else callback()

@@ -190,8 +190,9 @@ def write_predictions(
 
 
 def read_predictions(path: Path) -> pd.DataFrame:
-    """Predictions by id, as `write_predictions` wrote them; without the fold."""
-    return pd.read_parquet(path).set_index(ROW_ID).drop(columns=ROW_FOLD, errors="ignore")
+    """Predictions by id, which is a column or the index of the table; without the fold."""
+    table = pd.read_parquet(path)
+    return (table.set_index(ROW_ID) if ROW_ID in table else table).drop(columns=ROW_FOLD, errors="ignore")
 
 
 def with_earlier(project: Project, inputs: Mapping[str, str], rows: pd.DataFrame, file: str) -> pd.DataFrame:

@@ -17,11 +17,12 @@ from pipeline.inference.predict import BEST, FINISHED, predict_rows, read_predic
 from pipeline.inference.weights import load_weights, save_weights
 from pipeline.training.averaging import load_mean
 from pipeline.training.setup import Setup
-from pipeline.training.trainer import Trainer, seed_everything
+from pipeline.training.trainer import Trainer
 from pipeline.training.validation import quickly_tuned, score_rows
 from pipeline.types import StageResult
 from toolkit.errors import UserError
 from toolkit.files import read_json, write_json
+from toolkit.seeds import seed_everything
 from toolkit.terminal import progress, table
 
 if TYPE_CHECKING:

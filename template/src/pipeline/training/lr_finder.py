@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 
 from pipeline.inference.device import choose_device
 from pipeline.training.fold import choose_folds
+from pipeline.training.model import freeze
 from pipeline.training.optimizer import clip_gradients, set_learning_rate
-from pipeline.training.phases import freeze
 from pipeline.training.setup import Setup
 from pipeline.training.trainer import Trainer
 from pipeline.types import Batch

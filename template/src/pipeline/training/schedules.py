@@ -13,6 +13,8 @@ import torch
 from timm.scheduler import CosineLRScheduler, PolyLRScheduler
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from pipeline.config import Experiment
+from pipeline.registry import Named, Names
 from toolkit.errors import UserError
 
 Factor = Callable[[int], float]  # optimiser step -> share of the peak learning rate
@@ -37,6 +39,14 @@ class AdaptiveFactor(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` gave."""
         ...
+
+
+def make_schedule(config: Experiment, names: Names, batches_per_epoch: int) -> Factor:
+    """The experiment's schedule over all optimiser steps of the training."""
+    settings, steps = config.schedule, -(-batches_per_epoch // config.training.accumulate)
+    schedule = names.bind("schedule", Named(name=settings.name, params=settings.params))
+    factor: Factor = schedule(steps * config.training.epochs, round(steps * settings.warmup_epochs))
+    return factor
 
 
 def constant(steps: int, warmup_steps: int) -> Factor:

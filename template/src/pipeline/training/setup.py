@@ -1,8 +1,10 @@
 """An experiment, read and checked before anything is written."""
 
+import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pandas as pd
 
@@ -19,8 +21,10 @@ from pipeline.inference.predict import HELD_OUT, require_same_folds, with_earlie
 from pipeline.project import Project
 from pipeline.registry import Names
 from pipeline.tasks import Task, rooms, task_for
+from pipeline.trackers import RunInfo
 from pipeline.training.interventions import by_epoch, written_out
 from toolkit.errors import UserError
+from toolkit.files import read_json
 from toolkit.terminal import console
 
 
@@ -42,6 +46,23 @@ class Setup:
         config, change = self.config, {"seed": seed}
         seeded = {id(one): one.model_copy(update=change) for one in (config, *self.epoch_configs)}
         return replace(self, config=seeded[id(config)], epoch_configs=[seeded[id(one)] for one in self.epoch_configs])
+
+    def run_info(self, fold: str, folder: Path, step: int) -> RunInfo:
+        """What the trackers are told. The same run is found again by its id."""
+        settings, config = self.competition.settings, self.config
+        began = read_json(self.project.run(self.name) / "run.json")["began"]
+        job = fold if config.seeds == 1 else f"{fold}_seed_{config.seed}"
+        identity = f"{settings.competition}/{self.name}/{job}/{began}"
+        return RunInfo(
+            project=settings.competition,
+            experiment=self.name,
+            fold=job,
+            folder=folder,
+            config=config.model_dump(mode="json"),
+            tags=config.tracking.tags,
+            run_id=hashlib.sha256(identity.encode()).hexdigest()[:12],
+            step=step,
+        )
 
     def fold_rows(self, fold: str) -> "tuple[pd.DataFrame, pd.DataFrame]":
         """The rows that train and those that are held out; with `training.max_rows` a few of each, drawn at random.

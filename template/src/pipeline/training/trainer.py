@@ -1,36 +1,28 @@
 """The training of one fold, with no framework in it: made, driven by an engine, saved, and taken up again."""
 
-import hashlib
-import inspect
-import os
-import random
-import signal
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.callbacks import CallbackList, default_callbacks
+from pipeline.callbacks import CallbackList, default_callbacks, engine_callback
 from pipeline.competition import Head, Metric
 from pipeline.data.cache import open_cache
 from pipeline.data.loader import EpochBatches, RowBatches, TrainBatches, make_loader
 from pipeline.inference.device import autocast, choose_precision
-from pipeline.inference.weights import load_initial_weights
 from pipeline.keys import INPUT_ID
-from pipeline.registry import Named
-from pipeline.trackers import RunInfo, Tracker, Trackers, make_tracker
+from pipeline.trackers import Tracker, Trackers, make_tracker
 from pipeline.training.averaging import WeightAverages
 from pipeline.training.checkpoints import CheckpointStore
+from pipeline.training.model import freeze, make_model
 from pipeline.training.optimizer import clip_gradients, make_optimizer, set_learning_rate
-from pipeline.training.phases import Phases, freeze
-from pipeline.training.schedules import AdaptiveFactor, Factor, observe
+from pipeline.training.phases import Phases
+from pipeline.training.schedules import AdaptiveFactor, make_schedule, observe
 from pipeline.training.setup import Setup
 from pipeline.training.validation import LossSums, Monitor, Validation
 from pipeline.types import (
@@ -49,7 +41,10 @@ from pipeline.types import (
 )
 from toolkit.distributed import ALONE, Processes
 from toolkit.errors import Interrupted, UserError
-from toolkit.files import read_json
+from toolkit.seeds import seed_everything
+from toolkit.signals import LeaveOnSignal
+
+STATES = ("model", "optimizer", "scaler", "averages", "sums", "callbacks")  # parts that are saved, as they are called
 
 
 class Trainer:
@@ -70,7 +65,6 @@ class Trainer:
     valid: Validation | None = None  # what the validation of this epoch has seen so far
     valid_raw: Validation | None = None  # the same with the raw weights, where their moving average counts
     is_whole = False  # between two optimiser steps of this process, with nothing half done
-    leaving = False  # a signal asked for it
 
     def __init__(
         self,
@@ -96,7 +90,7 @@ class Trainer:
             folder / "checkpoints", keep, fold == "full" or self.monitor.greater_is_better
         )
         state = processes.from_main(self.checkpoints.load_state)
-        self.model = self._make_model(fresh=state is None)
+        self.model = make_model(setup, fold, self.train_rows, device, processes, fresh=state is None)
         self.averages = WeightAverages(self.model, config.averaging, config.training.epochs)
         fused = self.precision != "fp16" and device.type in ("cpu", "cuda")
         self.optimizer = make_optimizer(self.model, config.optimizer, names, fused)
@@ -106,7 +100,7 @@ class Trainer:
         self.phases = Phases(setup, self.train_rows, batches, device, reader)
         self.progress = Progress()
         self.epochs, self.batches_per_epoch = config.training.epochs, batches.batches_per_epoch
-        self.factor = self._make_schedule()
+        self.factor = make_schedule(config, names, self.batches_per_epoch)
         set_learning_rate(self.optimizer, self.factor(0))
         self.criterion = task.criterion(config.losses, names, self.train_rows)
         self.step: Step = names.bind("step", config.step)
@@ -120,11 +114,14 @@ class Trainer:
         self.engine_callbacks: Sequence[Any] = native
         self.sums = LossSums()
         self._saved_at = self._stage_began = time.monotonic()
-        self._handlers: dict[int, Any] = {}  # those of signals before ours
+        self.signals = LeaveOnSignal()
         if state is not None:
             self.load_state_dict(state)
             print(f"fold {fold}: going on at epoch {self.progress.epoch + 1}, batch {self.progress.batch}")
-        self.tracker: Tracker = self._make_tracker() if tracked and processes.is_main else Trackers({})
+        self.tracker: Tracker = Trackers({})
+        if tracked and processes.is_main:
+            info = setup.run_info(fold, folder, self.progress.step)
+            self.tracker = make_tracker(info, setup.competition.settings.trackers)
 
     @property
     def best(self) -> Best | None:
@@ -235,17 +232,10 @@ class Trainer:
     def state_dict(self) -> dict[str, Any]:
         """All from which the same command goes on, whatever the engine and the number of processes, as plain tensors,
         numbers and strings."""
-        return {
-            "progress": asdict(self.progress),
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "factor": self.factor.state_dict() if isinstance(self.factor, AdaptiveFactor) else {},
-            "averages": self.averages.state_dict(),
-            "sums": self.sums.state_dict(),
-            "callbacks": self.callbacks.state_dict(),
-            "batches_per_epoch": self.batches_per_epoch,
-        }
+        state = {name: getattr(self, name).state_dict() for name in STATES}
+        if isinstance(self.factor, AdaptiveFactor):
+            state["factor"] = self.factor.state_dict()
+        return {**state, "progress": asdict(self.progress), "batches_per_epoch": self.batches_per_epoch}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` gave.
@@ -258,23 +248,20 @@ class Trainer:
                 f"fold {self.fold} had {state['batches_per_epoch']} batches an epoch and now has "
                 f"{self.batches_per_epoch}; its training rows changed: restore them, or begin anew with --restart"
             )
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if state["scaler"]:  # empty where nothing was scaled
-            self.scaler.load_state_dict(state["scaler"])
+        for name in STATES:
+            if name != "scaler" or state[name]:  # empty where nothing was scaled
+                getattr(self, name).load_state_dict(state[name])
         if isinstance(self.factor, AdaptiveFactor):
             self.factor.load_state_dict(state["factor"])
-        self.averages.load_state_dict(state["averages"])
-        self.sums.load_state_dict(state["sums"])
-        self.callbacks.load_state_dict(state["callbacks"])
         self.progress = Progress(**state["progress"])
 
+    @property
+    def leaving(self) -> bool:
+        """Whether a signal asked for it."""
+        return self.signals.leaving
+
     def watch_signals(self) -> None:
-        """Take Ctrl-C and SIGTERM as a wish to leave once the state is saved; the second one interrupts at once."""
-        if threading.current_thread() is threading.main_thread():  # another one may not
-            for number in (signal.SIGINT, signal.SIGTERM):
-                before = signal.signal(number, self._leave_on_signal)
-                self._handlers.setdefault(number, before)
+        self.signals.watch()
 
     def __enter__(self) -> "Trainer":
         return self
@@ -284,9 +271,7 @@ class Trainer:
             self.valid_loader.__exit__()
             self.phases.close()
         finally:
-            for number, handler in self._handlers.items():
-                signal.signal(number, handler)
-            self._handlers.clear()
+            self.signals.restore()
 
     def run_step(
         self, stage: Stage, batch: Batch, model: PreparedModel | None = None, precision: Precision | None = None
@@ -302,12 +287,6 @@ class Trainer:
         context = StepContext(stage, now.epoch, now.batch, now.step, criterion, transforms)
         with autocast(self.device, precision or self.precision):
             return step(batch, self.model if model is None else model, context)
-
-    def _leave_on_signal(self, *_: object) -> None:
-        if self.leaving and "TORCHELASTIC_RUN_ID" not in os.environ:  # torchrun sends a signal of its own on Ctrl-C
-            raise Interrupted("left at once; the same command goes on from the last saved state")
-        self.leaving = True
-        print("\nleaving after this step, once the state is saved (once more: at once)", flush=True)
 
     def _leave_if_asked(self) -> None:
         if self.processes.highest(int(self.leaving)):
@@ -341,78 +320,9 @@ class Trainer:
         seconds = time.monotonic() - self._stage_began
         return replace(seen.result(self.progress.epoch), seconds=seconds, raw=raw)
 
-    def _make_model(self, fresh: bool) -> PreparedModel:
-        """The model on the device, the same in all processes; only a `fresh` one needs the weights it starts from."""
-        setup, settings = self.setup, self.config.model
-        seed_everything(self.config.seed, 1_000 if self.fold == "full" else int(self.fold))
-        from_hub = fresh and settings.pretrained and settings.weights is None
-        model = setup.task.model(self.config, setup.names, pretrained=from_hub)
-        if fresh and settings.weights is not None:
-            load_initial_weights(model, settings.weights, setup.project, self.fold, setup.folds.hash)
-        for config in {id(config): config for config in setup.epoch_configs}.values():
-            freeze(model.network, config.model)  # what names no part is refused before the first step
-        model.network.requires_grad_(True)  # DDP averages what trains when it is made; each epoch freezes its own parts
-        model.to(self.device)
-        if self.device.type == "cuda":
-            model.to(memory_format=torch.channels_last)
-        if fresh:
-            setup.task.fit_statistics(model.network, self.train_rows)
-        self.processes.copy_from_main(iter(model.state_dict().values()))
-        return model
-
-    def _make_schedule(self) -> Factor:
-        """The share of the peak rate at each optimiser step."""
-        settings = self.config.schedule
-        steps = -(-self.batches_per_epoch // self.config.training.accumulate)
-        schedule = self.setup.names.bind("schedule", Named(name=settings.name, params=settings.params))
-        factor: Factor = schedule(steps * self.epochs, round(steps * settings.warmup_epochs))
-        return factor
-
     def _make_valid_loader(self, dataset: SampleDataset) -> EpochBatches:
         """Every held-out row once."""
         size = self.config.machine.valid_batch_size or self.config.training.batch_size
         batches = RowBatches(len(dataset), size, self.processes, dataset.starts())
         workers = self.config.machine.workers
         return EpochBatches(make_loader(dataset, batches, self.task.collate, workers, self.device), self.device)
-
-    def _make_tracker(self) -> Tracker:
-        """The trackers of the competition, told what is tracked. The same run is found again by its id."""
-        setup, settings = self.setup, self.setup.competition.settings
-        began = read_json(setup.project.run(setup.name) / "run.json")["began"]
-        job = self.fold if setup.config.seeds == 1 else f"{self.fold}_seed_{self.config.seed}"
-        identity = f"{settings.competition}/{setup.name}/{job}/{began}"
-        info = RunInfo(
-            project=settings.competition,
-            experiment=setup.name,
-            fold=job,
-            folder=self.folder,
-            config=setup.config.model_dump(mode="json"),
-            tags=setup.config.tracking.tags,
-            run_id=hashlib.sha256(identity.encode()).hexdigest()[:12],
-            step=self.progress.step,
-        )
-        return make_tracker(info, settings.trackers)
-
-
-def engine_callback(callback: Callable[..., Any]) -> Any:
-    """What a class or a factory makes. A function that needs arguments is a handler as it stands."""
-    parameters = inspect.signature(callback).parameters.values()
-    needs = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    is_handler = any(one.kind in needs and one.default is inspect.Parameter.empty for one in parameters)
-    return callback if is_handler else callback()
-
-
-def seed_everything(*parts: int) -> None:
-    """Seed `random`, NumPy and torch from a position such as (seed, epoch, batch).
-
-    So a continued run draws what an unbroken one does. `torch.manual_seed` does the same and takes a millisecond, since
-    it notes the call's stack for devices that have not started yet.
-    """
-    state = int(np.random.SeedSequence(parts).generate_state(1)[0])
-    random.seed(state)
-    np.random.seed(state)
-    torch.default_generator.manual_seed(state)
-    if torch.cuda.is_initialized():
-        torch.cuda.manual_seed_all(state)
-    if torch.backends.mps.is_available():
-        torch.mps.manual_seed(state)
