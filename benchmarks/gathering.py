@@ -1,7 +1,7 @@
 """What the processes of a training exchange in a step beside gradients, held against the averaging of gradients.
 
 Two processes on this machine's CPU, which talk through gloo, as a training on CPUs would. Each calls what a step of
-`FoldLoop` calls, with a network that costs nothing; the times are the main process's.
+`Trainer` calls, with a network that costs nothing; the times are the main process's.
 """
 
 import json
@@ -69,17 +69,17 @@ def _step(processes: Any, size: int) -> Callable[[], None]:
     from pipeline.callbacks import CallbackList
     from pipeline.config import parse_experiment
     from pipeline.keys import INPUT_ID, INPUT_IMAGE
-    from pipeline.training.loop import FoldLoop
-    from pipeline.training.signals import LeaveOnSignals
+    from pipeline.training.trainer import Trainer
     from pipeline.training.validation import LossSums
     from pipeline.types import Progress
+    from toolkit.signals import LeaveOnSignal
 
     share = BATCH // PROCESSES
 
-    class Loop(FoldLoop):
+    class Steps(Trainer):
         def __init__(self) -> None:
             self.processes, self.callbacks, self.sums = processes, CallbackList([]), LossSums()
-            self.config, self.progress, self.signals = parse_experiment({}, "gather"), Progress(), LeaveOnSignals()
+            self.config, self.progress, self.signals = parse_experiment({}, "gather"), Progress(), LeaveOnSignal()
             self.batches_per_epoch, self._saved_at = 1_000_000, time.monotonic()
 
         def run_step(self, *_: Any) -> Any:
@@ -87,14 +87,14 @@ def _step(processes: Any, size: int) -> Callable[[], None]:
             outputs: dict[str, Tensor] = {"output_label": torch.ones(share, CLASSES)}
             return {"loss": loss["label"], "losses": loss, "sample_losses": {}, "outputs": outputs}
 
-    loop = Loop()
+    trainer = Steps()
     image = torch.zeros(share, size, size, 3, dtype=torch.uint8)
     batch = {INPUT_ID: [f"{number:012d}" for number in range(share)], INPUT_IMAGE: image}
 
     def step() -> None:
-        loop.train_batch(batch)
-        loop.gradients_ready()
-        loop.batch_end()
+        trainer.train_batch(batch)
+        trainer.gradients_ready()
+        trainer.batch_end()
 
     return step
 

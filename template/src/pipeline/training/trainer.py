@@ -89,6 +89,7 @@ class Trainer:
         self.checkpoints = CheckpointStore(
             folder / "checkpoints", keep, fold == "full" or self.monitor.greater_is_better
         )
+        folder.mkdir(parents=True, exist_ok=True)  # a callback in any process may write there
         state = processes.from_main(self.checkpoints.load_state)
         self.model = make_model(setup, fold, self.train_rows, device, processes, fresh=state is None)
         self.averages = WeightAverages(self.model, config.averaging, config.training.epochs)
