@@ -14,7 +14,7 @@ import tifffile
 import yaml
 from PIL import Image, ImageDraw
 
-from pipeline.data.check_images import content_faults, data_statistics, image_faults
+from pipeline.data.check_images import data_statistics, image_faults
 from pipeline.data.faults import Fault
 from pipeline.data.leaks import TEST
 from pipeline.models.preprocess import Standardize
@@ -67,7 +67,7 @@ def faults(folder: Path, names: list[str], reader: Callable[..., np.ndarray] = i
     rows = pd.DataFrame({"id": [name.partition(".")[0] for name in names], "image": names})
     rows["fold"] = [0] * (len(names) - test) + [TEST] * test
     looks = scan([folder / name for name in names], reader)
-    return [*image_faults(rows, looks), *content_faults(rows, looks)]
+    return list(image_faults(rows, looks))
 
 
 @pytest.mark.parametrize("optimize", [False, True])

@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable
 
-from pipeline.data.tables import SUFFIXES
+from pipeline.data.tables import is_image
 
 NUMBER = re.compile(r"([+-]?)0*(\d+)(?:\.(\d*?)0*)?")
 WHOLE = re.compile(r"([+-]?\d+)\.0*")
@@ -31,8 +31,7 @@ def loose(text: str) -> str:
 def loose_id(text: str) -> str:
     """Like `loose`; a folder in front and the extension of an image do not count either."""
     name = strict(text).replace("\\", "/").rpartition("/")[2]
-    stem, dot, suffix = name.rpartition(".")
-    return loose(stem if stem and (dot + suffix).lower() in SUFFIXES else name)
+    return loose(name.rpartition(".")[0] if is_image(name) else name)
 
 
 def alike(values: Iterable[str], key: Callable[[str], str] = loose) -> list[list[str]]:
@@ -43,9 +42,11 @@ def alike(values: Iterable[str], key: Callable[[str], str] = loose) -> list[list
     return [texts for texts in found.values() if len(texts) > 1]
 
 
-def are_one(texts: Iterable[str]) -> bool:
-    """Whether some of these spellings cannot mean two things."""
-    return bool(alike(texts, strict))
+def counterparts(theirs: Iterable[str], ours: Iterable[str], key: Callable[[str], str] = loose) -> dict[str, str]:
+    """Those of their texts that are none of ours, with the first of ours that is spelled otherwise only."""
+    known = dict.fromkeys(ours)
+    by_key = {key(text): text for text in reversed(known)}
+    return {text: by_key[key(text)] for text in dict.fromkeys(theirs) if key(text) in by_key and text not in known}
 
 
 def answers(texts: Iterable[str]) -> dict[str, list[str]]:
