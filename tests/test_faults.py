@@ -107,8 +107,8 @@ def faults_of_labels(cells: list[str], **columns: list[str]) -> list[Fault]:
         (["Cat", "cat", "dog"], "'Cat' (3 rows), 'cat' (3 rows)", False),
         (["7", "07", "8"], "'7' (3 rows), '07' (3 rows)", False),
         (["yes", "no", "True", "1"], "'yes' (3 rows), 'True' (3 rows), '1' (3 rows) all say yes", True),
-        (["cat", "nan"], "'nan' is the class of 3 rows", False),
-        (["cat", " "], "' ' is the class of 3 rows", True),
+        (["cat", "nan"], "'nan' stands in 3 rows", False),
+        (["cat", " "], "' ' stands in 3 rows", True),
     ],
 )
 def test_one_class_in_several_spellings(cells: list[str], said: str, fatal: bool) -> None:
@@ -146,7 +146,7 @@ def test_one_group_in_several_spellings() -> None:
     [case] = faults("aB", "Ab", "c")
     assert not case.fatal, "hashes may differ by case"
     [missing] = faults("nan", "8", "9")
-    assert "'nan' is the group of 4 rows" in missing.detail
+    assert "'nan' stands in 4 rows" in missing.detail
     assert not faults("7", "8", "9")
 
 

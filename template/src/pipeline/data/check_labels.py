@@ -10,7 +10,7 @@ from pipeline.competition import Head
 from pipeline.data.faults import Fault, each, together
 from pipeline.data.folds import CLASSES, is_scored
 from pipeline.data.labels import Labels
-from pipeline.data.spellings import alike, answers, strict
+from pipeline.data.spellings import alike, answers, loose, strict
 from pipeline.keys import ROW_FOLD, ROW_GROUP, ROW_ID
 from pipeline.settings import Settings
 from toolkit.errors import listed
@@ -54,29 +54,24 @@ def spelling_faults(problem: str, cells: pd.Series, folds: pd.Series | None = No
         cells: every label or group, str.
         folds: of groups, the fold of each row: folds that were made without knowing that they are one tear them apart.
     """
-    counts, column = cells.value_counts(), cells.name
+    counts, column = cells.value_counts(), str(cells.name)
     remedy = f'make them one in src/competition/tables.py: rows["{column}"] = rows["{column}"].replace(...)'
     found = [(same, "differ by case, spaces or zeros only", bool(alike(same, strict))) for same in alike(counts.index)]
     if folds is None:
-        words = answers(counts.index).items()
-        found += [(same, f"all say {word}", True) for word, same in words if len(same) > 1]
+        found += [(same, f"all say {word}", True) for word, same in answers(counts.index).items()]
+    else:
+        n_folds = folds[folds >= 0].groupby(cells.map(loose)).nunique()
+        torn = [n_folds.get(loose(same[0]), 0) > 1 for same, _, _ in found]
+        ends = {True: ", and lie in several folds: make the folds anew", False: "; make_folds.py keeps them together"}
+        found = [(same, what + ends[bad], sure and bad) for (same, what, sure), bad in zip(found, torn, strict=True)]
     for same, what, fatal in found:
-        if folds is not None:
-            own = folds[cells.index[cells.isin(same)]]
-            torn = own[own >= 0].nunique() > 1
-            what += ", and lie in several folds: make the folds anew" if torn else "; make_folds.py keeps them together"
-            fatal = fatal and torn
         texts = ", ".join(f"{name!r} ({counts[name]} rows)" for name in same[:5])
-        yield Fault(problem, str(column), f"{texts} {what}; {remedy}", fatal)
-    for name in [
-        name for name in counts.index if name.strip().lower() in EMPTY and (folds is None or counts[name] > 1)
-    ]:
-        remedy = "drop these rows" if folds is None else "give each such row a group of its own"
-        detail = (
-            f"{name!r} is the {'class' if folds is None else 'group'} of {counts[name]} rows; where it means that it "
-            f"is not known, {remedy} in src/competition/tables.py"
-        )
-        yield Fault(problem, str(column), detail, fatal=folds is None and not name.strip())
+        yield Fault(problem, column, f"{texts} {what}; {remedy}", fatal)
+    for name in [name for name in counts.index if name.strip().lower() in EMPTY]:
+        if folds is None or counts[name] > 1:
+            detail = f"{name!r} stands in {counts[name]} rows; where it means that nothing is known, drop these rows"
+            detail += " in src/competition/tables.py" + ("" if folds is None else ", or give each a group of its own")
+            yield Fault(problem, column, detail, fatal=folds is None and not name.strip())
 
 
 def target_faults(train: pd.DataFrame, test: pd.DataFrame, labels: Labels, n_folds: int) -> Iterator[Fault]:

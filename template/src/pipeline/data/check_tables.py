@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import io
+import itertools
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -62,13 +63,9 @@ def csv_faults(path: Path, keys: Collection[str]) -> Iterator[Fault]:
     if short := [f"{first}: {len(cells)}" for first, _, cells in whole if len(cells) < len(names)]:
         what = f"{len(short)} of {len(records)} rows have fewer cells than the {len(names)} columns"
         yield note("table", detail=f"{what} (line {listed(short)}); complete these lines, or drop the rows {IN_TABLES}")
-    named = [
-        (f"line {first}, '{column}'", cell)
-        for first, _, cells in whole
-        for column, cell in zip(names, cells, strict=False)
-        if column in keys
-    ]
-    if lone := [f"{where}: {cell!r}" for where, cell in named if cell.count('"') % 2]:
+    named = [position for position, column in enumerate(names) if column in keys]
+    cells_of = ((first, at, cells[at]) for first, _, cells in whole for at in named if at < len(cells))
+    if lone := [f"line {first}, '{names[at]}': {cell!r}" for first, at, cell in cells_of if cell.count('"') % 2]:
         yield note("table", detail=f"{len(lone)} cells hold a single quotation mark ({listed(lone)}); mend slips")
 
 
@@ -118,9 +115,8 @@ def sample_faults(settings: Settings, data: Path, test: pd.DataFrame, labels: La
     if len(test) and not asked.any():
         detail = f"none of its ids ({listed(ids)}) is a test row ({listed(test[ROW_ID])})"
         if id_column != settings.id_column and not settings.prediction_column:
-            detail += (
-                f"; where '{id_column}' stands for several images, name it as prediction_column in competition.yaml"
-            )
+            remedy = "stands for several images, name it as prediction_column in competition.yaml"
+            detail += f"; where '{id_column}' {remedy}"
         yield fault(detail, fatal=False)
     elif len(test):
         left = test[ROW_ID][~test[ROW_ID].isin(ids)]
@@ -165,11 +161,7 @@ def sample_spellings(
     columns = [name for name in map(str, sample.columns) if name != own]
     named = [column for column in labels.named if column in train]
     classes = {column: list(labels.cells(train, column).dropna().astype(str).unique()) for column in named}
-    found = {
-        "columns": counterparts(
-            columns, [*settings.target_columns, *(name for one in classes.values() for name in one)]
-        )
-    }
+    found = {"columns": counterparts(columns, itertools.chain(settings.target_columns, *classes.values()))}
     single = {columns[0]: named[0]} if len(columns) == len(named) == 1 else {}
     for name in columns if decides else ():
         column = single.get(name, name)

@@ -37,7 +37,6 @@ def check_data(
     """Find everything that is wrong with the data, and print it.
 
     Args:
-        reader: reads the images, at reduced size.
         folds: the name of the fold file; copies across folds are looked for where it is there.
         proposes_statistics: print the mean and deviation of images that are no 8-bit RGB, as an experiment names them.
 

@@ -22,15 +22,9 @@ COLUMNS = ["kind", "where", "id_a", "id_b", "image_a", "image_b", "distance"]
 
 @dataclass(frozen=True)
 class LeakReport:
-    """Pairs of rows that leak.
+    """Pairs of rows that leak, and what was compared of how many rows, in words."""
 
-    Attributes:
-        pairs: a table with the columns of `COLUMNS`; `kind` is `group`, `identical` or `similar`.
-        rows: how many rows were compared.
-        compared, not_compared: what was looked at, and what could not be and why, in words.
-    """
-
-    pairs: pd.DataFrame
+    pairs: pd.DataFrame  # with the columns of `COLUMNS`; `kind` is `group`, `identical` or `similar`
     rows: int
     compared: Sequence[str]
     not_compared: Sequence[str]
@@ -74,12 +68,9 @@ class Uses:
         """Between which uses the rows (bool) are compared, in words."""
         fold = self.fold[compared]
         scored, extra, test = (fold >= 0).any(), (fold == TRAIN_ONLY).any(), (fold == TEST).any()
-        words = {
-            "across folds": len(np.unique(fold[fold >= 0])) > 1,
-            "between rows that only train and the others": extra and scored,
-            "across train and test": test and (scored or extra),
-        }
-        return [text for text, holds in words.items() if holds]
+        found = ["across folds"] if len(np.unique(fold[fold >= 0])) > 1 else []
+        found += ["between rows that only train and the others"] if extra and scored else []
+        return found + (["across train and test"] if test and (scored or extra) else [])
 
     def same(self, values: pd.Series) -> list[tuple[int, int]]:
         """Pairs of rows that share a value and leak: each such row once at least, not all pairs of a large set.
@@ -113,9 +104,8 @@ def find_leaks(rows: pd.DataFrame, looks: Sequence[Look], data: Path, reader: Re
     uses = Uses(rows)
     digests = pd.Series([look.digest or None for look in looks], index=rows.index, dtype="str")
     groups = rows[ROW_GROUP][rows[ROW_FOLD] != TEST] if ROW_GROUP in rows else digests[:0]
-    found = [
-        (kind, *pair, 0.0) for kind, same in (("group", groups), ("identical", digests)) for pair in uses.same(same)
-    ]
+    found = [("group", *pair, 0.0) for pair in uses.same(groups)]
+    found += [("identical", *pair, 0.0) for pair in uses.same(digests)]
     files = digests.to_numpy(object)
     thumbnails = np.stack([look.thumbnail for look in looks]) if looks else np.zeros((0, 1), np.float32)
     near, incomplete = near_pairs(thumbnails, lambda a, b: (files[a] != files[b]) & uses.leaks(a, b))
@@ -135,18 +125,14 @@ def find_leaks(rows: pd.DataFrame, looks: Sequence[Look], data: Path, reader: Re
 
 def _compared(rows: pd.DataFrame, uses: Uses, looks: Sequence[Look]) -> tuple[list[str], list[str]]:
     """What was compared, and what could not be, in words."""
-    is_test = uses.fold == TEST
-    unread = np.array([bool(look.fault) for look in looks], bool)
+    is_test, unread = uses.fold == TEST, np.array([bool(look.fault) for look in looks], bool)
     plain = np.array([not look.thumbnail.any() for look in looks], bool) & ~unread
-    groups = rows.get(ROW_GROUP, pd.Series(np.nan, index=rows.index)).isna().to_numpy() & ~is_test
-    compared = [f"groups {words}" for words in uses.comparisons(~groups & ~is_test) if ROW_GROUP in rows]
+    compared = [f"groups {words}" for words in uses.comparisons(~is_test) if ROW_GROUP in rows]
     compared += [f"images and copies of them {words}" for words in uses.comparisons(~unread)]
     missing = {
         "folds (none yet)": not uses.has_folds,
         "train and test (no test rows)": not is_test.any(),
-        "train and test (no training rows)": is_test.all(),
         "groups (no group column)": ROW_GROUP not in rows,
-        f"groups of {groups.sum()} rows (empty)": ROW_GROUP in rows and groups.any(),
         f"{unread.sum()} images (unreadable)": unread.any(),
         f"copies of {plain.sum()} images (without contrast)": plain.any(),
     }

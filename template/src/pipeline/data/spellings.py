@@ -50,11 +50,9 @@ def counterparts(theirs: Iterable[str], ours: Iterable[str], key: Callable[[str]
 
 
 def answers(texts: Iterable[str]) -> dict[str, list[str]]:
-    """`yes` and `no` with their spellings, where all of the texts say one of the two and some do so in other words."""
-    found: dict[str, list[str]] = {}
-    for text in dict.fromkeys(texts):
-        word = loose(text)
-        if word not in (*TRUE, *FALSE):
-            return {}
-        found.setdefault("yes" if word in TRUE else "no", []).append(text)
-    return found if any(len({loose(text) for text in same}) > 1 for same in found.values()) else {}
+    """`yes` and `no` with their spellings, where all of the texts say one of the two, and it in several words."""
+    words = {text: loose(text) for text in texts}
+    if not set(words.values()) <= {*TRUE, *FALSE}:
+        return {}
+    found = {word: [text for text in words if words[text] in same] for word, same in (("yes", TRUE), ("no", FALSE))}
+    return {word: same for word, same in found.items() if len({words[text] for text in same}) > 1}

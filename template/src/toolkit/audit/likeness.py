@@ -1,6 +1,7 @@
 """How alike two images are, pixel by pixel and in their fine detail, once one is laid upon the other."""
 
-from dataclasses import dataclass
+import contextlib
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -13,28 +14,20 @@ FLAT = 0.02  # a standard deviation of detail, over that of the image, below whi
 STRONG = 0.12  # one above which no usual JPEG quality removes it
 COPY = 0.068  # pixels that are further apart are copies only if their detail says so
 STRETCHES = 7
+UNTIL = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 40, 1e-4)  # the end of aligning two images
 Window = tuple[float, float, float, float]  # left, top, width and height in shares of an image
 WHOLE: Window = (0.0, 0.0, 1.0, 1.0)
 Turned = tuple[np.ndarray, tuple[int, ...]]  # a grey image, float32 (H, W), and how it is turned before it is compared
 
 
-@dataclass(frozen=True)
-class Likeness:
-    """How alike two images are.
+class Likeness(NamedTuple):
+    """How alike two images are."""
 
-    Attributes:
-        fineness: height and width in pixels that hold their detail.
-        whole: whether they show the same part of the scene, and not one a part of the other.
-        distance: of their pixels, from 0 to 2: sqrt(2 - 2 correlation).
-        detail: inverse hyperbolic tangent of the correlation of their details, which all count alike, faint or strong.
-        area: the share of the image that has detail which can be compared.
-    """
-
-    fineness: int
-    whole: bool
-    distance: float
-    detail: float
-    area: float
+    size: int  # height and width in pixels at which they were compared
+    whole: bool  # whether they show the same part of the scene, and not one a part of the other
+    distance: float  # of their pixels, from 0 to 2: sqrt(2 - 2 correlation)
+    detail: float  # inverse hyperbolic tangent of the correlation of their details, faint or strong
+    area: float  # the share of the image that has detail which can be compared
 
     def is_copy(self, detail: float, distance: float) -> bool:
         """Whether two images are copies, where the most alike others of the set have this detail and distance.
@@ -46,7 +39,7 @@ class Likeness:
         correlation, large = float(np.tanh(self.detail)), self.area >= 0.7
         if self.whole and self.distance <= COPY and nearer >= 0.7:
             return True
-        if self.fineness < ALIGNED:
+        if self.size < ALIGNED:
             return False
         if self.distance <= 0.25 and nearer >= 1.6 and more >= 0:
             return correlation >= 0.5 if self.whole else correlation >= 0.6 and large
@@ -72,59 +65,25 @@ def resized(image: np.ndarray, size: int) -> np.ndarray:
     return cv2.resize(image, (size, size), interpolation=way)
 
 
-def standardized(image: np.ndarray, size: int) -> np.ndarray:
-    """float32 (size, size) of mean 0 and standard deviation 1; zeros for an image without contrast."""
-    return normalized(resized(image, size)).reshape(size, size) * np.float32(size)
-
-
-def detail(image: np.ndarray) -> np.ndarray:
-    """What is finer than the structure, and coarser than what encoding again changes."""
-    fine, coarse = (cv2.GaussianBlur(image, (0, 0), sigma) for sigma in (0.8, 3.2))
-    return fine - coarse
-
-
-def resolution(image: np.ndarray) -> int:
-    """Height and width in pixels that hold the detail of a grey image (H, W): less than it has where it is smooth."""
-    size = min(DETAIL, *image.shape)
-    while size >= 32:
-        pixels = standardized(image, size)
-        rest = pixels - cv2.resize(resized(pixels, size // 2), (size, size), interpolation=cv2.INTER_CUBIC)
-        if (cv2.GaussianBlur(rest * rest, (0, 0), max(1.5, size / 40)) > FLAT**2).mean() >= 0.5:
-            break
-        size //= 2
-    return size
-
-
-def likeness(first: Turned, second: Turned, window: Window, fineness: int, pattern: np.ndarray | None) -> Likeness:
+def likeness(first: Turned, second: Turned, window: Window) -> Likeness:
     """Lay the first image upon the second one and compare them.
 
     Args:
         window: what is cut from the first one, turned, to become like the second. The place is found exactly from
             there; where that fails, it stays.
-        fineness: the `resolution` of the finer one.
-        pattern: float32 (DETAIL, DETAIL), detail that all images of the set share, which does not count.
     """
     size = max(8, min(DETAIL, *first[0].shape, *second[0].shape))
-    fineness = min(size, fineness)
-    (a, detail_a), (b, detail_b) = (_with_detail(image, size, pattern) for image in (first, second))
-    matrix, cut = _aligned(a, b, window if fineness >= ALIGNED else WHOLE)
-    moved, detail_a = (_moved(image, matrix) for image in (a, detail_a))
+    a, b = (turned(resized(image, size), *turns) for image, turns in (first, second))
+    a, b = (normalized(image).reshape(size, size) * np.float32(size) for image in (a, b))  # deviation 1
+    # What is finer than the structure, and coarser than what encoding again changes.
+    fine_a, fine_b = (cv2.GaussianBlur(image, (0, 0), 0.8) - cv2.GaussianBlur(image, (0, 0), 3.2) for image in (a, b))
+    matrix, cut = _aligned(a, b, window if size >= ALIGNED else WHOLE)
     valid = cv2.warpAffine(np.ones_like(a), matrix, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP) > 0.99
-    distance = float(np.linalg.norm(normalized(moved[valid]) - normalized(b[valid])))
+    distance = float(np.linalg.norm(normalized(_moved(a, matrix)[valid]) - normalized(b[valid])))
     whole = cut <= 0.03
     if whole and 0.02 < distance <= 0.35:
         distance = min(distance, pixel_distance(*(turned(image, *turns) for image, turns in (first, second))))
-    return Likeness(fineness, whole, distance, *_shared_detail(detail_a, detail_b, valid))
-
-
-def _with_detail(image: Turned, size: int, pattern: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """The image and its detail without the pattern, both float32 (size, size) and turned."""
-    pixels = standardized(image[0], size)
-    fine = detail(pixels)
-    if pattern is not None:
-        pattern = resized(pattern, size)
-        fine = fine - pattern * ((fine * pattern).sum() / max((pattern * pattern).sum(), 1e-6))
-    return turned(pixels, *image[1]), turned(fine, *image[1])
+    return Likeness(size, whole, distance, *_shared_detail(_moved(fine_a, matrix), fine_b, valid))
 
 
 def _moved(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
@@ -132,36 +91,28 @@ def _moved(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     return cv2.warpAffine(image, matrix, image.shape[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
 
-def _in_pixels(matrix: np.ndarray, width: int, height: int) -> np.ndarray:
-    """An affine matrix (3, 3) of shares of an image as one (2, 3) of pixels, which count from their centres."""
+def _in_pixels(matrix: np.ndarray, width: int, height: int, back: bool = False) -> np.ndarray:
+    """An affine matrix (3, 3) of shares of an image as one of pixels, which count from their centres; or `back`."""
     pixels = np.array([[width, 0, -0.5], [0, height, -0.5], [0, 0, 1]])
-    return (pixels @ matrix @ np.linalg.inv(pixels))[:2].astype(np.float32)
-
-
-def _in_shares(matrix: np.ndarray, size: int) -> np.ndarray:
-    """The inverse of `_in_pixels`."""
-    pixels = np.array([[size, 0, -0.5], [0, size, -0.5], [0, 0, 1]])
-    return np.linalg.inv(pixels) @ np.vstack([matrix, [0, 0, 1]]) @ pixels
+    pixels = np.linalg.inv(pixels) if back else pixels
+    return pixels @ matrix @ np.linalg.inv(pixels)
 
 
 def _aligned(a: np.ndarray, b: np.ndarray, window: Window) -> tuple[np.ndarray, float]:
     """The matrix (2, 3) from pixels of `b` to those of `a`, and how much of `a` is cut off, as a share of a side."""
     size, (left, top, width, height) = len(a), window
-    start = found = np.array([[width, 0, left], [0, height, top], [0, 0, 1]])
-    try:
-        for small, steps, blur in ((size // (4 if size >= 96 else 2), 30, 1), (size, 15, 3)) if size >= ALIGNED else ():
-            until = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, steps, 1e-4)
-            pair, everywhere = (resized(b, small), resized(a, small)), np.full((small, small), 255, np.uint8)
-            guess = _in_pixels(found, small, small)
-            _, closer = cv2.findTransformECC(*pair, guess, cv2.MOTION_AFFINE, until, everywhere, blur)
-            found = _in_shares(closer, small)
-    except cv2.error:  # it did not converge: they have nothing in common
-        found = start
+    start = found = np.array([[width, 0, left], [0, height, top], [0, 0, 1.0]])
+    if size >= ALIGNED:
+        guess = _in_pixels(start, size, size)[:2].astype(np.float32)
+        with contextlib.suppress(cv2.error):  # it does not converge where they have nothing in common
+            _, closer = cv2.findTransformECC(b, a, guess, cv2.MOTION_AFFINE, UNTIL, np.full(a.shape, 255, np.uint8), 5)
+            found = _in_pixels(np.vstack([closer, [0, 0, 1]]), size, size, back=True)
     corner, scales, skew = found[:2, 2], found.diagonal()[:2], max(abs(found[0, 1]), abs(found[1, 0]))
     end = corner + scales
     if skew > 0.03 or scales.min() < 0.7 or scales.max() > 1.1 or corner.min() < -0.08 or end.max() > 1.08:
         found, corner, scales = start, start[:2, 2], start.diagonal()[:2]
-    return _in_pixels(found, size, size), float(max(np.abs(1 - scales).max(), np.abs(corner).max()))
+    cut = float(max(np.abs(1 - scales).max(), np.abs(corner).max()))
+    return _in_pixels(found, size, size)[:2].astype(np.float32), cut
 
 
 def _shared_detail(a: np.ndarray, b: np.ndarray, valid: np.ndarray) -> tuple[float, float]:
@@ -179,9 +130,8 @@ def _shared_detail(a: np.ndarray, b: np.ndarray, valid: np.ndarray) -> tuple[flo
 def pixel_distance(first: np.ndarray, second: np.ndarray) -> float:
     """Distance of two grey images (H, W) of the same scene, from 0 for copies to 2.
 
-    The larger one is brought to the size of the smaller one. How a copy was resized is not known: by which filter, and
-    whether the factor was exact or fitted to whole pixels (which moves the far edge by up to half a pixel, enough to
-    hide a copy of a small image). The nearest of the usual ways counts.
+    The larger one is brought to the size of the smaller one. Whether the factor was exact or fitted to whole pixels is
+    not known, and moves the far edge by up to half a pixel, enough to hide a copy of a small image: the nearest counts.
     """
     larger, smaller = (first, second) if first.size >= second.size else (second, first)
     (tall, wide), (height, width) = larger.shape, smaller.shape
@@ -189,12 +139,8 @@ def pixel_distance(first: np.ndarray, second: np.ndarray) -> float:
     size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
     least, most = max((width - 0.5) / wide, (height - 0.5) / tall), min((width + 0.5) / wide, (height + 0.5) / tall)
     factors = np.linspace(least, most, STRETCHES) if least <= most else ()
-    stretches = [(1.0, 1.0), *((factor * wide / width, factor * tall / height) for factor in factors)]
-    aim, distances = normalized(cv2.resize(smaller, size, interpolation=cv2.INTER_AREA)), []
-    for way in (cv2.INTER_AREA, cv2.INTER_LINEAR):
-        moved = cv2.resize(larger, (width, height), interpolation=way)
-        moved = cv2.resize(moved, size, interpolation=cv2.INTER_AREA)
-        for across, down in stretches:
-            matrix = _in_pixels(np.diag([1 / across, 1 / down, 1]), *size)
-            distances.append(float(np.linalg.norm(normalized(_moved(moved, matrix)) - aim)))
-    return min(distances)
+    stretches = [np.eye(3), *(np.diag([width / factor / wide, height / factor / tall, 1]) for factor in factors)]
+    moved = cv2.resize(larger, (width, height), interpolation=cv2.INTER_AREA)
+    moved, aim = (cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in (moved, smaller))
+    images = (_moved(moved, _in_pixels(matrix, *size)[:2].astype(np.float32)) for matrix in stretches)
+    return min(float(np.linalg.norm(normalized(image) - normalized(aim))) for image in images)

@@ -5,8 +5,8 @@ set. First the thumbnails of all images are compared, all with all, less what is
 turned, and cut to four fifths at the least. Then the nearest pairs are laid upon each other (`likeness`). A pair is a
 copy if it is near in its pixels or shares its fine detail, noise included, and both clearly more than its two images do
 with others that look like them: those at the places of `RANKS` among their neighbours. So of more than a dozen copies
-of one image, none is unusual. Images of less than 64 pixels, or without detail as fine as that, are compared by their
-pixels alone, and crops of them are not found.
+of one image, none is unusual. Images of less than 64 pixels are compared by their pixels alone, and crops of them are
+not found.
 """
 
 import functools
@@ -17,13 +17,12 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from toolkit.audit.likeness import DETAIL, WHOLE, Likeness, Window, detail, likeness, resolution, standardized, turned
+from toolkit.audit.likeness import DETAIL, WHOLE, Likeness, Window, likeness, turned
 from toolkit.audit.scan import SIDE, grey
 from toolkit.images.pixels import Size
 from toolkit.terminal import progress
 
 RANKS = (12, 20, 30)  # places among the neighbours of an image, of those that it is compared with for what is usual
-PATTERN_IMAGES = (16, 128)  # with fewer, what they share is not known; of more, so many are read
 CACHED_IMAGES = 512  # in memory, each of no more than 256 x 256 float32
 LIKELY = 0.5  # least likeness of two thumbnails, from -1 to 1, that is worth a closer look
 MOST_PAIRS = 10_000  # no more pairs are looked at closely, and no more than `PAIRS_PER_IMAGE`: the likeliest ones
@@ -166,35 +165,21 @@ class Copies:
         self.turned = Thumbnails(thumbnails[self.rows]).turned
         self.read = read
         self.pixels = functools.lru_cache(maxsize=CACHED_IMAGES)(self._pixels)
-        self.resolution = functools.lru_cache(maxsize=65536)(lambda row: resolution(self.pixels(row)))
         self.neighbours = functools.lru_cache(maxsize=65536)(self._neighbours)
-        self.pattern = self._pattern()
 
     def _pixels(self, row: int) -> np.ndarray:
         image = grey(self.read(row, (DETAIL, DETAIL)))
         height, width = (min(length, 2 * DETAIL) for length in image.shape)
         return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
 
-    def _pattern(self) -> np.ndarray | None:
-        """float32 (DETAIL, DETAIL): the mean of the images' details, such as a form or a marker that all have."""
-        fewest, most = PATTERN_IMAGES
-        if len(self.rows) < fewest:
-            return None
-        some = self.rows[np.linspace(0, len(self.rows) - 1, min(len(self.rows), most)).astype(int)]
-        mean: np.ndarray = np.mean([detail(standardized(self.pixels(int(row)), DETAIL)) for row in some], axis=0)
-        return mean
-
     def _neighbours(self, row: int) -> list[tuple[int, int]]:
         """Images at `RANKS` among those that look like that of a row, and how each is turned to do so."""
         position = self.position[row]
         scores = np.stack([view @ self.turned[0][position] for view in self.turned])
-        found = []
-        for turns in (1, len(TURNS)):  # the upright ones, and those that may be turned
-            order = np.argsort(-scores[:turns].max(axis=0), kind="stable")
-            order = order[order != position]
-            for other in order[sorted({min(rank, len(order) // 2) for rank in RANKS})] if len(order) else ():
-                found.append((int(self.rows[other]), int(scores[:turns, other].argmax())))
-        return found
+        order = np.argsort(-scores.max(axis=0), kind="stable")
+        order = order[order != position]
+        ranks = sorted({min(rank, len(order) // 2) for rank in RANKS}) if len(order) else []
+        return [(int(self.rows[other]), int(scores[:, other].argmax())) for other in order[ranks]]
 
     def find(self, near: Sequence[Near]) -> Iterator[tuple[int, int, float]]:
         """The near pairs that are copies, also beside what either has in common with others, and their distance."""
@@ -215,6 +200,4 @@ class Copies:
 
     def _compare(self, pair: Near, first: tuple[int, int], second: tuple[int, int]) -> Likeness:
         a, b = (self.pixels(first[0]), (first[1], pair.turn)), (self.pixels(second[0]), (second[1],))
-        # A copy may have lost detail, not gained it: the finer of the pair says how finely they are compared.
-        fineness = max(self.resolution(pair.first), self.resolution(pair.second))
-        return likeness(a, b, pair.window, fineness, self.pattern)
+        return likeness(a, b, pair.window)
