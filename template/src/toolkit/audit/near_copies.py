@@ -62,7 +62,7 @@ class Thumbnails:
     """Thumbnails less what is usual in their set: its mean image, and the directions in which its images differ.
 
     Args:
-        pixels: float32 (N, 256) of `scan.thumbnail`.
+        pixels: float32 (N, 256), the thumbnails of `scan.Look`.
     """
 
     def __init__(self, pixels: np.ndarray) -> None:

@@ -106,16 +106,18 @@ def _look(fingerprint: str, data: bytes, pixels: np.ndarray) -> Look:
     constant = bool((pixels == pixels[0, 0]).all())
     if not data and not constant:
         fingerprint = digest(f"{pixels.dtype} {pixels.shape}".encode() + np.ascontiguousarray(pixels).tobytes())
-    values = pixels.reshape(-1, pixels.shape[2])
-    if pixels.dtype == np.uint8 and pixels.shape[2] == 3:
-        values = np.zeros((1, 0))
+    height, width, channels = pixels.shape
+    values = pixels.reshape(-1, channels) if channels != 3 or white == 1 else np.zeros((1, 0))
+    image = grey(pixels)
+    if min(height, width) < DECODE:  # averaging it over parts of pixels would make its copies of other sizes unlike it
+        image = cv2.resize(image, (max(width, DECODE), max(height, DECODE)), interpolation=cv2.INTER_CUBIC)
     return Look(
         fingerprint,
         describe(data),
-        size_of(data) or (pixels.shape[0], pixels.shape[1]),
+        size_of(data) or (height, width),
         str(pixels.dtype),
-        pixels.shape[2],
-        thumbnail(grey(pixels)),
+        channels,
+        normalized(cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA)),
         float(pixels.max()) / white,
         constant=constant,
         alpha=constant and has_picture_in_alpha(data),
@@ -129,17 +131,6 @@ def grey(pixels: np.ndarray) -> np.ndarray:
     """float32 (H, W) from (H, W, C)."""
     image = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY) if pixels.shape[2] == 3 else pixels.mean(axis=2, dtype=np.float32)
     return image.astype(np.float32, copy=False)
-
-
-def thumbnail(image: np.ndarray) -> np.ndarray:
-    """float32 (256,) from a grey image: mean 0 and norm 1, so that brightness and contrast do not count.
-
-    A small image is enlarged first: averaging it over parts of pixels would make its copies of other sizes unlike it.
-    """
-    height, width = image.shape
-    if min(height, width) < DECODE:
-        image = cv2.resize(image, (max(width, DECODE), max(height, DECODE)), interpolation=cv2.INTER_CUBIC)
-    return normalized(cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA))
 
 
 def normalized(image: np.ndarray) -> np.ndarray:
