@@ -36,10 +36,7 @@ def read_bytes(path: Path) -> bytes:
 def missing(path: Path) -> UserError:
     """That there is no such image file, with the archive that may hold it."""
     if path.is_dir():
-        return UserError(
-            f"{shown(path)} is a folder, and an image file is expected; correct the image pattern in competition.yaml, "
-            "or write a reader of your own that makes an image of such a folder"
-        )
+        return UserError(f"{shown(path)} is a folder; correct the image pattern, or write a reader of your own for it")
     beside = (Path(f"{folder}{ending}") for folder in path.parents for ending in (ZIP, *OTHERS))
     packed = archive_above(path) or next((file for file in beside if file.is_file()), None)
     how = "download it, or correct the image pattern in competition.yaml (scripts/check_data.py finds all of them)"

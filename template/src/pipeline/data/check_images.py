@@ -123,11 +123,8 @@ def image_count_faults(train: pd.DataFrame, test: pd.DataFrame) -> Iterator[Faul
         return
     ours, asked = (float(rows[ROW_PREDICTION].value_counts().mean()) for rows in (train, test))
     if max(ours, asked) >= 2 * min(ours, asked):
-        detail = (
-            f"a prediction id has {ours:.1f} images in training and {asked:.1f} in the test table, on average; see "
-            "whether prediction_column (competition.yaml) means the same in both, and whether rows are missing"
-        )
-        yield Fault("images per id", ROW_PREDICTION, detail, fatal=False)
+        detail = f"a prediction id has {ours:.1f} images in training and {asked:.1f} in the test table, on average"
+        yield Fault("images per id", ROW_PREDICTION, f"{detail}; see whether prediction_column fits both", fatal=False)
 
 
 def data_statistics(rows: pd.DataFrame, looks: Sequence[Look]) -> str:

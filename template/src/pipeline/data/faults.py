@@ -12,19 +12,12 @@ MOST_SHOWN = 20
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is wrong.
+    """One thing that is wrong."""
 
-    Attributes:
-        problem: what sort of thing; faults of one sort are shown together.
-        row: the id of the row, or the file.
-        detail: what is wrong with it.
-        fatal: training, predicting or submitting would fail on it or be wrong.
-    """
-
-    problem: str
-    row: str
+    problem: str  # what sort of thing; faults of one sort are shown together
+    row: str  # the id of the row, or the file
     detail: str
-    fatal: bool = True
+    fatal: bool = True  # training, predicting or submitting would fail on it or be wrong
 
 
 def each(problem: str, rows: Iterable[object], detail: str, fatal: bool = True) -> list[Fault]:

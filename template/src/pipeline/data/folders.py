@@ -48,16 +48,12 @@ def rows_from_folders(data: Path, pattern: str, ids: Literal["stem", "path"] = "
             own = path if ids == "path" else stem.rpartition("/")[2]
             found.append({ROW_ID: own, ROW_IMAGE: start + path, **dict(zip(names, match.groups(), strict=True))})
     if not found:
-        raise UserError(
-            f"no image fits the pattern '{pattern}' in {shown(data)}; correct it in src/competition/tables.py"
-        )
+        raise UserError(f"no image fits '{pattern}' in {shown(data)}; correct it in src/competition/tables.py")
     rows = pd.DataFrame(found, dtype="str")
     twice = rows[rows[ROW_ID].duplicated(keep=False)].sort_values(ROW_ID, kind="stable")
     if len(twice):
-        raise UserError(
-            f"{twice[ROW_ID].nunique()} ids name several images of '{pattern}' ({listed(twice[ROW_IMAGE])}); "
-            'use rows_from_folders(..., ids="path")'
-        )
+        which = f"{twice[ROW_ID].nunique()} ids name several images ({listed(twice[ROW_IMAGE])})"
+        raise UserError(f'{which}; use rows_from_folders(..., ids="path")')
     return rows
 
 
@@ -78,10 +74,8 @@ def rows_of_all_images(table: pd.DataFrame, settings: Settings, pattern: str, da
     rows = lines.rename(columns={ROW_ID: ROW_PREDICTION}).merge(found, on=names, how="left")
     lost = rows[ROW_PREDICTION][rows[ROW_IMAGE].isna()]
     if len(lost):
-        raise UserError(
-            f"{len(lost)} ids of the table have no image that fits '{pattern}' ({listed(lost)}); "
-            "correct the pattern in src/competition/tables.py, or drop them there"
-        )
+        which = f"{len(lost)} ids of the table have no image that fits '{pattern}' ({listed(lost)})"
+        raise UserError(f"{which}; correct the pattern in src/competition/tables.py, or drop them there")
     return rows
 
 

@@ -44,9 +44,8 @@ class Uses:
     def leaks(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """bool: whether the rows at positions `a` and `b` may leak into each other; the arrays broadcast.
 
-        Test rows must not know any training row, except that a row that only trains may be the very image, with a
-        pseudo label. Two scored rows may know each other only if they share a fold. A row that only trains must not
-        know a scored one, unless it does not train in the run that validates it.
+        Test rows must not know a training row, but for a pseudo label of the very image; scored rows only know those of
+        their fold; a row that only trains knows none that is validated in a run that it trains in.
         """
         fold_a, fold_b = self.fold[a], self.fold[b]
         leaking: np.ndarray = (fold_a >= 0) & (fold_b >= 0) & (fold_a != fold_b)

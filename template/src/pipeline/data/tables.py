@@ -74,10 +74,8 @@ def require_cells(table: pd.DataFrame, column: str) -> None:
     """Raise a `UserError` that names the lines of the csv where `column` is empty."""
     empty = table.index[table[column].isna()]
     if len(empty):
-        lines = listed(int(position) + 2 for position in empty)
-        raise UserError(
-            f"column '{column}' is empty in {len(empty)} rows (line {lines}); fill or drop them in tables.py"
-        )
+        where = f"{len(empty)} rows (line {listed(int(position) + 2 for position in empty)})"
+        raise UserError(f"column '{column}' is empty in {where}; fill or drop them in tables.py")
 
 
 def sample_ids(path: Path, id_column: str) -> pd.DataFrame:
@@ -106,8 +104,7 @@ def image_rows(table: pd.DataFrame, settings: Settings, pattern: str | Sequence[
     reserved = [name for name in used if name in RESERVED and name in table]
     if reserved:
         raise UserError(
-            f"the column '{reserved[0]}' has a name that the pipeline uses itself ({', '.join(RESERVED)}); "
-            "rename it after reading in tables.py, and in competition.yaml"
+            f"'{reserved[0]}' is the pipeline's own name; rename the column in tables.py and competition.yaml"
         )
     rows = pd.DataFrame({ROW_ID: table[settings.id_column], ROW_IMAGE: image_paths(table, pattern, data)})
     if settings.group_column and settings.group_column in table:
@@ -136,7 +133,6 @@ def image_paths(table: pd.DataFrame, pattern: str | Sequence[str], data: Path) -
 
 
 def _exist(paths: pd.Series, listing: Listing) -> np.ndarray:
-    """bool (N,)."""
     parts = (path.rpartition("/") for path in paths)
     return np.array([name in listing(folder).get(name, ()) for folder, _, name in parts], bool)
 
@@ -169,10 +165,8 @@ def _part(cells: pd.Series, field: str) -> pd.Series:
     parts = cells.str[slice(int(start or 0), int(stop) if stop else None) if colon else int(start)]
     short = cells[parts.isna() | (parts == "")]
     if len(short):
-        raise UserError(
-            f"{len(short)} cells of '{column}' ({listed(map(repr, short))}) are too short for '{{{field}}}' in the "
-            "image pattern; correct it in competition.yaml"
-        )
+        which = f"{len(short)} cells of '{column}' ({listed(map(repr, short))})"
+        raise UserError(f"{which} are too short for '{{{field}}}' in the image pattern; correct it in competition.yaml")
     return parts
 
 
@@ -180,10 +174,7 @@ def _with_extension(path: str, listing: Listing) -> str:
     folder, slash, name = path.rpartition("/")
     found = listing(folder).get(name, [name])
     if name not in found and len(found) > 1:
-        raise UserError(
-            f"{folder or 'the data folder'} holds {listed(sorted(found))}; "
-            "add the extension to train_images or test_images in competition.yaml"
-        )
+        raise UserError(f"{folder} holds {listed(sorted(found))}; add the extension to the pattern in competition.yaml")
     return folder + slash + (name if name in found else found[0])
 
 

@@ -47,15 +47,15 @@ def unpack(data: Path, settings: Settings) -> None:
 def _unpack_all(data: Path, settings: Settings) -> None:
     done: set[Path] = set()
     owners: dict[str, Path] = {}
-    while found := [path for path in sorted(data.glob("*")) if path.suffix.lower() == ZIP and path not in done]:
-        archives = {path: _opened(path, settings) for path in found}
+    while found := {path for path in data.glob("*") if path.suffix.lower() == ZIP} - done:
+        archives = {path: _opened(path, settings) for path in sorted(found)}
         for path, (_, members) in archives.items():
             for name in members:
                 if owners.setdefault(name, path) != path:
                     raise UserError(f"{owners[name].name} and {path.name} both hold {name}; remove one of them")
         for path, (archive, members) in archives.items():
             _unpack_one(data, path, archive, members)
-            done.add(path)
+        done |= found
     others = [path.name for path in sorted(data.glob("*")) if path.name.lower().endswith(OTHERS)]
     note = f"to be unpacked by hand, with 7z, unrar or tar: {', '.join(others)}"
     if not done:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from sklearn.preprocessing import normalize
 
 from toolkit.audit.likeness import DETAIL, WHOLE, Likeness, Window, likeness, turned
 from toolkit.audit.scan import SIDE, grey
@@ -84,12 +85,8 @@ class Thumbnails:
             left, top, width, height = window
             images = _interpolation(top, height) @ images @ _interpolation(left, width).T
         flat = images.reshape(len(images), -1)
-        return _unit((_unit(flat - flat.mean(axis=1, keepdims=True)) - self.mean) @ self.weights)
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    result: np.ndarray = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
-    return result
+        found: np.ndarray = normalize((normalize(flat - flat.mean(axis=1, keepdims=True)) - self.mean) @ self.weights)
+        return found
 
 
 def _interpolation(start: float, share: float) -> np.ndarray:

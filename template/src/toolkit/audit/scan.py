@@ -25,34 +25,21 @@ SIDE = 16  # height and width of a thumbnail
 
 @dataclass(frozen=True)
 class Look:
-    """What one image is.
-
-    Attributes:
-        digest: of its file, or where it is no file of its own, of its pixels; empty if missing, or all are equal.
-        form: `8-bit colour` and the like, as the header says; or empty.
-        size: height and width of the file, or of what the reader gave; (0, 0) if it cannot be read.
-        dtype, channels: what the reader made of it; empty and 0 if it cannot be read.
-        thumbnail: float32 (256,), grey, of mean 0 and norm 1; zeros without contrast.
-        brightest: the largest value, over what is white.
-        fault: why it cannot be read; empty if it can.
-        constant, alpha: whether all pixels are the same, and whether the file has a picture in its alpha channel then.
-        damage: what of the file is lost, though it can be read; or empty.
-        mean, square: float64 (C,), of values from 0 to 1 and of their squares; empty for 8-bit RGB.
-    """
+    """What one image is; without a file of its own, its digest is of its pixels, and none where all are equal."""
 
     digest: str = ""
-    form: str = ""
-    size: Size = (0, 0)
-    dtype: str = ""
+    form: str = ""  # `8-bit colour` and the like, as the header says
+    size: Size = (0, 0)  # height and width of the file, or of what the reader gave; zeros where it cannot be read
+    dtype: str = ""  # of what the reader made of it, as `channels`
     channels: int = 0
-    thumbnail: np.ndarray = field(default_factory=lambda: np.zeros(SIDE * SIDE, np.float32))
-    brightest: float = 1.0
-    fault: str = ""
-    constant: bool = False
-    alpha: bool = False
-    damage: str = ""
-    mean: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    square: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    thumbnail: np.ndarray = field(default_factory=lambda: np.zeros(SIDE * SIDE, np.float32))  # see `normalized`
+    brightest: float = 1.0  # the largest value, over what is white
+    fault: str = ""  # why it cannot be read
+    constant: bool = False  # all pixels are the same
+    alpha: bool = False  # they are, and the file has a picture in its alpha channel
+    damage: str = ""  # what of the file is lost, though it can be read
+    mean: np.ndarray = field(default_factory=lambda: np.zeros(0))  # float64 (C,), from 0 to 1; empty for 8-bit RGB
+    square: np.ndarray = field(default_factory=lambda: np.zeros(0))  # the mean of the squares
 
 
 def scan(paths: Sequence[Path], reader: Reader, rows: Rows | None = None) -> list[Look]:
