@@ -59,12 +59,6 @@ def turned(image: np.ndarray, *turns: int) -> np.ndarray:
     return np.ascontiguousarray(image)
 
 
-def resized(image: np.ndarray, size: int) -> np.ndarray:
-    """The image (H, W) at `size` x `size`."""
-    way = cv2.INTER_AREA if min(image.shape) >= size else cv2.INTER_CUBIC
-    return cv2.resize(image, (size, size), interpolation=way)
-
-
 def likeness(first: Turned, second: Turned, window: Window) -> Likeness:
     """Lay the first image upon the second one and compare them.
 
@@ -73,8 +67,9 @@ def likeness(first: Turned, second: Turned, window: Window) -> Likeness:
             there; where that fails, it stays.
     """
     size = max(8, min(DETAIL, *first[0].shape, *second[0].shape))
-    a, b = (turned(resized(image, size), *turns) for image, turns in (first, second))
-    a, b = (normalized(image).reshape(size, size) * np.float32(size) for image in (a, b))  # deviation 1
+    squares = (cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA) for image, _ in (first, second))
+    a, b = (normalized(image).reshape(size, size) * np.float32(size) for image in squares)  # of standard deviation 1
+    a, b = turned(a, *first[1]), turned(b, *second[1])
     # What is finer than the structure, and coarser than what encoding again changes.
     fine_a, fine_b = (cv2.GaussianBlur(image, (0, 0), 0.8) - cv2.GaussianBlur(image, (0, 0), 3.2) for image in (a, b))
     matrix, cut = _aligned(a, b, window if size >= ALIGNED else WHOLE)
