@@ -14,7 +14,7 @@ import tifffile
 import yaml
 from PIL import Image, ImageDraw
 
-from pipeline.data.check_images import content_faults, data_statistics, image_faults
+from pipeline.data.check_images import data_statistics, image_faults
 from pipeline.data.faults import Fault
 from pipeline.data.leaks import TEST
 from pipeline.models.preprocess import Standardize
@@ -67,7 +67,7 @@ def faults(folder: Path, names: list[str], reader: Callable[..., np.ndarray] = i
     rows = pd.DataFrame({"id": [name.partition(".")[0] for name in names], "image": names})
     rows["fold"] = [0] * (len(names) - test) + [TEST] * test
     looks = scan([folder / name for name in names], reader)
-    return [*image_faults(rows, looks), *content_faults(rows, looks)]
+    return list(image_faults(rows, looks))
 
 
 @pytest.mark.parametrize("optimize", [False, True])
@@ -301,8 +301,8 @@ def test_the_statistics_of_the_data_are_a_line_of_an_experiment(tmp_path: Path) 
 def test_archives_that_are_no_zip_are_unpacked_by_hand(tmp_path: Path) -> None:
     (tmp_path / "train.7z").write_bytes(b"7z")
     said = refusal(image, tmp_path / "train/a.png", None)
-    assert "there is no image" in said and f"7z x {tmp_path}/train.7z -o{tmp_path}" in said
+    assert "there is no image" in said and "unpack train.7z: 7z" in said
     (tmp_path / "images.tar.gz").write_bytes(b"")
-    assert "tar -xf" in refusal(image, tmp_path / "images/a.png", None)
+    assert "unpack images.tar.gz" in refusal(image, tmp_path / "images/a.png", None)
     said = unpacking_refusal(tmp_path)
-    assert "there is no .zip archive" in said and "7z x" in said and "tar -xf" in said
+    assert "there is no .zip archive" in said and "by hand, with 7z, unrar or tar: images.tar.gz, train.7z" in said

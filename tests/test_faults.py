@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from pipeline.data.check_images import image_faults
-from pipeline.data.check_labels import group_spellings, label_faults, target_faults
+from pipeline.data.check_labels import label_faults, spelling_faults, target_faults
 from pipeline.data.check_tables import asked_columns, id_spellings, sample_faults, sample_spellings
 from pipeline.data.faults import Fault
 from pipeline.data.labels import ClassLabels
@@ -26,7 +26,7 @@ from training import expect
 
 def table(**columns: Iterable[object]) -> pd.DataFrame:
     frame = pd.DataFrame(columns)
-    return frame.assign(id=[f"i{number}" for number in range(len(frame))])
+    return frame.assign(id=[f"i{number}" for number in range(len(frame))], image=frame.index.astype("str"))
 
 
 def one(faults: Iterable[Fault], problem: str) -> Fault:
@@ -107,8 +107,8 @@ def faults_of_labels(cells: list[str], **columns: list[str]) -> list[Fault]:
         (["Cat", "cat", "dog"], "'Cat' (3 rows), 'cat' (3 rows)", False),
         (["7", "07", "8"], "'7' (3 rows), '07' (3 rows)", False),
         (["yes", "no", "True", "1"], "'yes' (3 rows), 'True' (3 rows), '1' (3 rows) all say yes", True),
-        (["cat", "nan"], "'nan' is the class of 3 rows", False),
-        (["cat", " "], "' ' is the class of 3 rows", True),
+        (["cat", "nan"], "'nan' stands in 3 rows", False),
+        (["cat", " "], "' ' stands in 3 rows", True),
     ],
 )
 def test_one_class_in_several_spellings(cells: list[str], said: str, fatal: bool) -> None:
@@ -134,26 +134,30 @@ def test_one_group_in_several_spellings() -> None:
     """A note, as make_folds keeps them together; folds that tear them are a fault where they cannot be two groups."""
     labels = ["a", "b"] * 6
     [note] = faults_of_labels(labels, group=[("P3", "p3 ")[n % 2] for n in range(6)] + ["q"] * 6)
-    assert not note.fatal and "1 groups stand in several spellings ('P3' (3 rows), 'p3 ' (3 rows))" in note.detail
+    assert not note.fatal and "'P3' (3 rows), 'p3 ' (3 rows) differ by" in note.detail
     assert "keeps them together" in note.detail
-    rows = table(label=labels, group=["7", "7.0", "8"] * 4, fold=[0, 1, 0] * 4)
-    [fault] = group_spellings(rows)
-    assert fault.fatal and "1 of them lie in several folds" in fault.detail and "make the folds anew" in fault.detail
-    [case] = group_spellings(rows.assign(group=["aB", "Ab", "c"] * 4))
+
+    def faults(*groups: str) -> list[Fault]:
+        rows = table(group=[*groups] * 4, fold=[0, 1, 0] * 4)
+        return list(spelling_faults("groups", rows["group"], rows["fold"]))
+
+    [fault] = faults("7", "7.0", "8")
+    assert fault.fatal and "lie in several folds: make the folds anew" in fault.detail
+    [case] = faults("aB", "Ab", "c")
     assert not case.fatal, "hashes may differ by case"
-    [missing] = group_spellings(rows.assign(group=["nan", "8", "9"] * 4))
-    assert "4 rows are one group called 'nan'" in missing.detail
-    assert not list(group_spellings(rows.assign(group=["7", "8", "9"] * 4)))
+    [missing] = faults("nan", "8", "9")
+    assert "'nan' stands in 4 rows" in missing.detail
+    assert not faults("7", "8", "9")
 
 
 @pytest.mark.parametrize(
     ("asked", "test", "said"),
     [
-        (["7.0", "8.0"], ["7", "8"], "2 of its ids are spelled otherwise ('7.0' for the test row '7'"),
-        (["0007"], ["7"], "'0007' for the test row '7'"),
-        (["a.JPG", "b.jpg"], ["a", "b"], "'a.JPG' for the test row 'a'"),
-        (["A", "b "], ["a", "b"], "'A' for the test row 'a', 'b ' for the test row 'b'"),
-        (["test/a.png"], ["a"], "'test/a.png' for the test row 'a'"),
+        (["7.0", "8.0"], ["7", "8"], "2 of its ids are spelled otherwise ('7.0' for '7'"),
+        (["0007"], ["7"], "'0007' for '7'"),
+        (["a.JPG", "b.jpg"], ["a", "b"], "'a.JPG' for 'a'"),
+        (["A", "b "], ["a", "b"], "'A' for 'a', 'b ' for 'b'"),
+        (["test/a.png"], ["a"], "'test/a.png' for 'a'"),
     ],
 )
 def test_ids_that_the_sample_spells_otherwise(asked: list[str], test: list[str], said: str, tmp_path: Path) -> None:
@@ -168,12 +172,12 @@ def test_ids_that_the_sample_spells_otherwise(asked: list[str], test: list[str],
 @pytest.mark.parametrize(
     ("columns", "cells", "decides", "said"),
     [
-        (["label"], ["0", "1"], True, "2 'label' cells are spelled otherwise ('0' in the sample, '0.0' in training"),
-        (["Target"], ["0"], True, "'0' in the sample, '0.0' in training"),
+        (["label"], ["0", "1"], True, "2 of its 'label' cells are spelled otherwise ('0' for '0.0'"),
+        (["Target"], ["0"], True, "'0' for '0.0'"),
         (["label"], ["0"], False, ""),  # it holds numbers
         (["label"], ["0.0", "2"], True, ""),
-        ([" 0.0", "1.0"], ["0.5"], False, "1 columns are spelled otherwise (' 0.0' in the sample, '0.0' in training"),
-        (["label "], ["0.0"], True, "'label ' in the sample, 'label' in training"),
+        ([" 0.0", "1.0"], ["0.5"], False, "1 of its columns are spelled otherwise (' 0.0' for '0.0'"),
+        (["label "], ["0.0"], True, "'label ' for 'label'"),
     ],
 )
 def test_classes_that_the_sample_spells_otherwise(

@@ -12,8 +12,8 @@ from sklearn.datasets import load_sample_images
 from demo_data.digits import demo_images
 from pipeline.data.leaks import TEST, LeakReport, find_leaks, print_leaks, write_leaks
 from toolkit.audit import near_copies as module
-from toolkit.audit.likeness import pixel_distance
-from toolkit.audit.near_copies import COPY, near_pairs
+from toolkit.audit.likeness import COPY, pixel_distance
+from toolkit.audit.near_copies import near_pairs
 from toolkit.audit.scan import scan
 from toolkit.images.readers import image
 

@@ -246,7 +246,7 @@ def test_faults_are_one_line(renders: Renders, tmp_path: Path) -> None:
     assert "where 'prediction_id' stands for several images, name it as prediction_column in competition.yaml" in said
     set_answer(project, 'prediction_column: ""', "prediction_column: breast")
     said = expect(run_script(project, "check_data.py"), 2).stdout.replace("│", " ")
-    assert "build it in src/competition/tables.py before image_rows" in " ".join(said.split())
+    assert "made in src/competition/tables.py before image_rows" in " ".join(said.split())
     set_answer(project, "prediction_column: breast", "prediction_column: prediction_id")
     test, sample = pd.read_csv(data / "test.csv", dtype=str), pd.read_csv(data / "sample_submission.csv", dtype=str)
     lost = (test["patient_id"] + "_" + test["laterality"]) == sample["prediction_id"].iloc[0]

@@ -148,7 +148,7 @@ def test_a_small_disk_and_another_process(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "train.zip").write_bytes(packed("a.png"))
     usage = shutil.disk_usage(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(unpacking.shutil, "disk_usage", lambda path: usage._replace(free=3))
+        patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=3))
         assert "needs 5 bytes, and 3 bytes are free" in refusal(tmp_path)
     with unpacking.FileLock(tmp_path / ".unpack.lock"):
         assert "another process" in refusal(tmp_path)

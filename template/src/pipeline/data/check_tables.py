@@ -1,16 +1,20 @@
 """Faults of the csv files and of the sample submission: swallowed rows, strange ids, columns that are no targets."""
 
+import contextlib
 import csv
+import io
+import itertools
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
-from pipeline.data.faults import Fault
+from pipeline.data.faults import Fault, each
 from pipeline.data.labels import Labels
-from pipeline.data.spellings import alike, loose, loose_id
+from pipeline.data.spellings import alike, counterparts, loose, loose_id
 from pipeline.data.tables import read_table, separator_of
 from pipeline.keys import ROW_ID, ROW_PREDICTION
 from pipeline.settings import Settings
@@ -18,7 +22,7 @@ from pipeline.submission_schema import sample_id_column
 from toolkit.errors import UserError, listed, nearest
 
 LIMIT = 2**31 - 1  # characters of a cell, since RLE can be long
-Record = tuple[int, int, list[str]]  # the first and the last line of a record, counted from 1, and its cells
+IN_TABLES = "in src/competition/tables.py"
 
 
 def csv_faults(path: Path, keys: Collection[str]) -> Iterator[Fault]:
@@ -28,98 +32,53 @@ def csv_faults(path: Path, keys: Collection[str]) -> Iterator[Fault]:
         keys: columns whose cells name something (ids, labels, groups): none of them holds a line break.
     """
     try:
-        separator = separator_of(path)
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = file.readlines()
+        separator, text = separator_of(path), path.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError):
         return
-    nul = next((number for number, line in enumerate(lines, 1) if "\0" in line), 0)
-    if nul:
-        detail = f"line {nul} holds a NUL byte, which no text has; download the file again, or save it as UTF-8"
-        yield Fault("table", path.name, detail)
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        yield Fault("table", path.name, f"line {line} holds a NUL byte; download the file again, or save it as UTF-8")
         return
+    (_, _, names), *records = _records(text, separator) or [(1, 1, [])]
+    broken = [record for record in records if record[1] > record[0]]  # over several lines, by line breaks in its cells
+    whole = [record for record in records if record[1] == record[0]]
+    usual = Counter(_shape(cells[0]) for _, _, cells in whole).most_common(1)
+    breaks = []
+    for first, last, cells in broken:
+        several = [column for column, cell in zip(names, cells, strict=False) if len(cell.strip().splitlines()) > 1]
+        parts = [line.split(separator) for cell in cells for line in cell.splitlines()[1:]]
+        like_rows = any(len(part) == len(names) > 1 and usual and _shape(part[0]) == usual[0][0] for part in parts)
+        where = next((f"column '{column}'" for column in several if column in keys), "a cell" if like_rows else "")
+        if where:  # it names something, or its lines look like rows
+            quote = "a quotation mark that is not closed swallows rows; close or remove it"
+            yield Fault("swallowed rows", path.name, f"{where} of line {first} goes on to line {last}: {quote}")
+        else:
+            breaks.append(f"{first} to {last}")
+    note = partial(Fault, row=path.name, fatal=False)
     if separator != ",":
-        detail = f"its cells are divided by {separator!r}, and are read so; the submission is written with commas"
-        yield Fault("table", path.name, detail, fatal=False)
-    (_, _, names), *records = _records(lines, separator) or [(1, 1, [])]
-    yield from _line_breaks(path.name, names, records, separator, keys)
-    whole = [(first, cells) for first, last, cells in records if not _is_broken(first, last, cells)]
-    short = [f"{first}: {len(cells)}" for first, cells in whole if len(cells) < len(names)]
-    if short:
-        detail = (
-            f"{len(short)} of {len(records)} rows have fewer cells than the {len(names)} columns (line "
-            f"{listed(short)}); what is missing is empty: complete these lines, or drop the rows in "
-            "src/competition/tables.py"
-        )
-        yield Fault("table", path.name, detail, fatal=False)
-    lone = [
-        f"line {first}, '{column}': {cell!r}"
-        for first, cells in whole
-        for column, cell in zip(names, cells, strict=False)
-        if column in keys and cell.count('"') % 2
-    ]
-    if lone:
-        detail = f"{len(lone)} cells hold a single quotation mark ({listed(lone)}); mend it where it is a slip"
-        yield Fault("table", path.name, detail, fatal=False)
+        yield note("table", detail=f"its cells are divided by {separator!r}, and are read so")
+    if breaks:
+        what = f"{len(breaks)} of {len(records)} rows hold line breaks in a cell (lines {listed(breaks)})"
+        yield note("line breaks", detail=f"{what}; where it is no text of several lines, close a quotation mark there")
+    if short := [f"{first}: {len(cells)}" for first, _, cells in whole if len(cells) < len(names)]:
+        what = f"{len(short)} of {len(records)} rows have fewer cells than the {len(names)} columns"
+        yield note("table", detail=f"{what} (line {listed(short)}); complete these lines, or drop the rows {IN_TABLES}")
+    named = [position for position, column in enumerate(names) if column in keys]
+    cells_of = ((first, at, cells[at]) for first, _, cells in whole for at in named if at < len(cells))
+    if lone := [f"line {first}, '{names[at]}': {cell!r}" for first, at, cell in cells_of if cell.count('"') % 2]:
+        yield note("table", detail=f"{len(lone)} cells hold a single quotation mark ({listed(lone)}); mend slips")
 
 
-def _records(lines: Iterable[str], separator: str) -> list[Record]:
-    """The records of a csv but for blank lines, up to one that cannot be read, which pandas says."""
-    records: list[Record] = []
-    before, last = csv.field_size_limit(LIMIT), 0
-    try:
-        reader = csv.reader(lines, delimiter=separator)
+def _records(text: str, separator: str) -> list[tuple[int, int, list[str]]]:
+    """First and last line, from 1, and cells of the records but blank ones, up to one that pandas does not read."""
+    csv.field_size_limit(LIMIT)
+    records, last = [], 0
+    with contextlib.suppress(csv.Error):
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
         for cells in reader:
             records.append((last + 1, reader.line_num, cells))
             last = reader.line_num
-    except csv.Error:
-        pass
-    finally:
-        csv.field_size_limit(before)
     return [record for record in records if record[2]]
-
-
-def _is_broken(first: int, last: int, cells: Iterable[str]) -> bool:
-    """Whether a record goes over several lines, by line breaks in its cells."""
-    return last > first and any("\n" in cell or "\r" in cell for cell in cells)
-
-
-def _line_breaks(
-    name: str, names: Sequence[str], records: Sequence[Record], separator: str, keys: Collection[str]
-) -> Iterator[Fault]:
-    """Line breaks in cells: a fault in what names something, and where the lines of a cell look like rows."""
-    broken = [record for record in records if _is_broken(*record)]
-    if not broken:
-        return
-    usual = Counter(_shape(record[2][0]) for record in records if not _is_broken(*record)).most_common(1)
-    swallowed, texts = [], []
-    for first, last, cells in broken:
-        columns = [
-            column
-            for column, cell in zip(names, cells, strict=False)
-            if column in keys and len(cell.strip().splitlines()) > 1
-        ]
-        parts = [line.split(separator) for cell in cells for line in cell.splitlines()[1:]]
-        like_rows = [part for part in parts if len(part) == len(names) > 1 and usual and _shape(part[0]) == usual[0][0]]
-        if columns or like_rows:
-            swallowed.append((first, last, columns))
-        else:
-            texts.append(f"{first} to {last}")
-    if swallowed:
-        first, last, columns = swallowed[0]
-        where = f"column '{columns[0]}' " if columns else "a cell "
-        lost = sum(last - first for first, last, _ in swallowed)
-        detail = (
-            f"{where}of line {first} goes on to line {last}: a quotation mark that is not closed swallows rows "
-            f"({lost} lines in {len(swallowed)} rows); close or remove the '\"' of line {first}"
-        )
-        yield Fault("swallowed rows", name, detail)
-    if texts:
-        detail = (
-            f"{len(texts)} of {len(records)} rows hold line breaks in a cell (lines {listed(texts)}), as texts of "
-            "several lines do; where it is none, a quotation mark is not closed there"
-        )
-        yield Fault("line breaks", name, detail, fatal=False)
 
 
 def _shape(cell: str) -> str:
@@ -130,73 +89,54 @@ def _shape(cell: str) -> str:
 def sample_faults(settings: Settings, data: Path, test: pd.DataFrame, labels: Labels) -> Iterator[Fault]:
     """A sample submission that is missing, names an id twice, or asks for other ids than the test rows are."""
     name = settings.sample_submission
+    fault = partial(Fault, "sample submission", name)
     try:
         sample = read_table(data / name)
+        columns = list(map(str, sample.columns))
+        if len(columns) < 2:
+            raise UserError(f"it has one column only ({columns[0]}); download it again")
     except UserError as error:
-        yield Fault("sample submission", name, str(error))
+        yield fault(str(error))
         return
-    if len(sample.columns) < 2:
-        yield Fault("sample submission", name, f"it has one column only ({sample.columns[0]}); download it again")
-        return
-    yield from asked_columns(settings, list(map(str, sample.columns)))
-    id_column = sample_id_column(list(map(str, sample.columns)), settings.id_column)
+    yield from asked_columns(settings, columns)
+    id_column = sample_id_column(columns, settings.id_column)
     ids = labels.asked(sample[id_column])
-    for repeated in ids[ids.duplicated()].unique():
-        yield Fault("sample submission", str(repeated), "this id stands more than once in it", fatal=False)
-    ids = _without_heads(ids, settings.target_columns)
-    renamed = renamed_ids(ids, test[ROW_ID])
+    twice = ids[ids.duplicated()].unique()
+    yield from each("sample submission", twice, "this id stands more than once in it", fatal=False)
+    heads = "|".join(re.escape(target) for target in sorted(settings.target_columns, key=len, reverse=True))
+    ends = rf"[^0-9A-Za-z](?:{heads})$"
+    if len(settings.target_columns) > 1 and ids.str.contains(ends).all():  # a row for each image and target column
+        ids = ids.str.replace(ends, "", regex=True)
+    renamed = counterparts(ids[~ids.isin(test[ROW_ID])], test[ROW_ID][~test[ROW_ID].isin(ids)], loose_id)
     if renamed:
-        pairs = listed(f"{theirs!r} for the test row {ours!r}" for theirs, ours in renamed.items())
-        detail = f"{len(renamed)} of its ids are spelled otherwise ({pairs}); spell the ids of test_rows as it does"
-        yield Fault("sample submission", name, f"{detail}, in src/competition/tables.py")
+        yield fault(_spelled_otherwise("ids", renamed))
         ids = ids.replace(renamed)
     asked = ids.isin(test[ROW_ID])
     if len(test) and not asked.any():
         detail = f"none of its ids ({listed(ids)}) is a test row ({listed(test[ROW_ID])})"
         if id_column != settings.id_column and not settings.prediction_column:
-            detail += (
-                f"; where '{id_column}' stands for several images, name it as prediction_column in competition.yaml"
-            )
-        yield Fault("sample submission", name, detail, fatal=False)
+            remedy = "stands for several images, name it as prediction_column in competition.yaml"
+            detail += f"; where '{id_column}' {remedy}"
+        yield fault(detail, fatal=False)
     elif len(test):
-        for extra in ids[~asked].unique():
-            yield Fault("sample submission", str(extra), "it asks for this id, and there is no such test row")
-        for left in test[ROW_ID][~test[ROW_ID].isin(ids)]:
-            yield Fault("sample submission", str(left), "a test row that it does not ask for", fatal=False)
+        left = test[ROW_ID][~test[ROW_ID].isin(ids)]
+        yield from each("sample submission", ids[~asked].unique(), "it asks for this id, and there is no such test row")
+        yield from each("sample submission", left, "a test row that it does not ask for", fatal=False)
 
 
 def asked_columns(settings: Settings, columns: Sequence[str]) -> Iterator[Fault]:
     """Target columns that a sample with some of them leaves out, and columns that it adds to them."""
+    note = partial(Fault, "sample submission", settings.sample_submission, fatal=False)
     targets, own = settings.target_columns, sample_id_column(columns, settings.id_column)
     left_out = [name for name in targets if name not in columns]
-    strange = [name for name in columns if name not in (*targets, own)]
     if len(left_out) == len(targets):  # it has another form: a column of labels, or one for each class
         return
+    strange = [name for name in columns if name not in (*targets, own)]
     for name in strange:
-        detail = f"'{name}' is no target column; {nearest(name, targets)} (or fill it in src/competition/submission.py)"
-        yield Fault("sample submission", settings.sample_submission, detail, fatal=False)
+        yield note(f"'{name}' is no target column; {nearest(name, targets)} (or see src/competition/submission.py)")
     if left_out and not strange:
-        detail = (
-            f"it does not ask for {len(left_out)} of the {len(targets)} target columns ({listed(left_out)}), which the "
-            "metric counts as well; for a score without them write one in src/competition/metric.py"
-        )
-        yield Fault("sample submission", settings.sample_submission, detail, fatal=False)
-
-
-def _without_heads(ids: pd.Series, targets: Sequence[str]) -> pd.Series:
-    """The ids of images, where a sample has a row for each image and target column (`Test_0_vowel`)."""
-    names = "|".join(re.escape(name) for name in sorted(targets, key=len, reverse=True))
-    ends = rf"[^0-9A-Za-z](?:{names})$"
-    by_head = len(targets) > 1 and ids.str.contains(ends).all()
-    return ids.str.replace(ends, "", regex=True) if by_head else ids
-
-
-def renamed_ids(asked: pd.Series, test: pd.Series) -> dict[str, str]:
-    """Ids that the sample asks for and no test row has, with those test ids that must be meant by them."""
-    known = set(test)
-    left = {loose_id(name): name for name in test if name not in set(asked)}
-    lost = [name for name in asked.unique() if name not in known]
-    return {name: left[loose_id(name)] for name in lost if loose_id(name) in left}
+        what = f"it does not ask for {len(left_out)} of the {len(targets)} target columns ({listed(left_out)})"
+        yield note(f"{what}; for a score without them write one in src/competition/metric.py")
 
 
 def id_spellings(rows: pd.DataFrame, what: str) -> Iterator[Fault]:
@@ -206,7 +146,7 @@ def id_spellings(rows: pd.DataFrame, what: str) -> Iterator[Fault]:
         if found:
             examples = listed((" and ".join(map(repr, same)) for same in found), 3)
             detail = f"{len(found)} of them stand in several spellings ({examples}): where they are one image, drop one"
-            yield Fault(f"{column} spellings", what, f"{detail} in src/competition/tables.py", fatal=False)
+            yield Fault(f"{column} spellings", what, f"{detail} {IN_TABLES}", fatal=False)
 
 
 def sample_spellings(
@@ -221,27 +161,18 @@ def sample_spellings(
     columns = [name for name in map(str, sample.columns) if name != own]
     named = [column for column in labels.named if column in train]
     classes = {column: list(labels.cells(train, column).dropna().astype(str).unique()) for column in named}
-    known = [*settings.target_columns, *(name for names in classes.values() for name in names)]
-    yield from _otherwise(settings.sample_submission, columns, known, "column")
-    if not decides:
-        return
+    found = {"columns": counterparts(columns, itertools.chain(settings.target_columns, *classes.values()))}
     single = {columns[0]: named[0]} if len(columns) == len(named) == 1 else {}
-    for name in columns:
+    for name in columns if decides else ():
         column = single.get(name, name)
         if column in classes:
             cells = labels.cells(pd.DataFrame({column: sample[name], ROW_ID: sample[own]}), column).dropna()
-            yield from _otherwise(settings.sample_submission, cells.unique(), classes[column], f"'{name}' cell")
+            found[f"'{name}' cells"] = counterparts(cells, classes[column])
+    for what, pairs in found.items():
+        if pairs:
+            yield Fault("sample submission", settings.sample_submission, _spelled_otherwise(what, pairs), fatal=False)
 
 
-def _otherwise(sample: str, found: Iterable[str], known: Sequence[str], what: str) -> Iterator[Fault]:
-    """A note for what is not known and alike to something that is."""
-    exact, by_key = set(known), {loose(name): name for name in reversed(known)}
-    pairs = [(name, by_key[loose(name)]) for name in found if name not in exact and loose(name) in by_key]
-    if pairs:
-        shown = listed((f"{theirs!r} in the sample, {ours!r} in training" for theirs, ours in pairs), 3)
-        remedy = "spell the training rows as the sample does, in src/competition/tables.py"
-        if what == "column":
-            remedy = "the submission keeps the sample's"
-        yield Fault(
-            "sample submission", sample, f"{len(pairs)} {what}s are spelled otherwise ({shown}); {remedy}", False
-        )
+def _spelled_otherwise(what: str, pairs: Mapping[str, str]) -> str:
+    examples = listed(f"{theirs!r} for {ours!r}" for theirs, ours in pairs.items())
+    return f"{len(pairs)} of its {what} are spelled otherwise ({examples}); spell the rows as it does, {IN_TABLES}"

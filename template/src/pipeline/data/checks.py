@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.competition import Competition, Head
-from pipeline.data.check_images import content_faults, copy_faults, data_statistics, image_count_faults, image_faults
-from pipeline.data.check_labels import label_faults, number_faults, target_faults
+from pipeline.competition import Competition
+from pipeline.data.check_images import data_statistics, image_count_faults, image_faults
+from pipeline.data.check_labels import label_faults, limit_faults, target_faults
 from pipeline.data.check_tables import csv_faults, id_spellings, sample_faults, sample_spellings
 from pipeline.data.faults import Fault, print_faults, require_no_fatal
 from pipeline.data.folds import CLASSES, FOLDS, NO_FOLD, fold_path, is_scored, load_folds, name_option, read_contract
@@ -28,6 +28,8 @@ from toolkit.files import read_json
 from toolkit.images.row_reader import Reader, Rows
 from toolkit.terminal import console
 
+Classes = Mapping[str, Sequence[str]]
+
 
 def check_data(
     project: Project, competition: Competition, reader: Reader, folds: str, proposes_statistics: bool = True
@@ -35,14 +37,13 @@ def check_data(
     """Find everything that is wrong with the data, and print it.
 
     Args:
-        reader: reads the images, at reduced size.
         folds: the name of the fold file; copies across folds are looked for where it is there.
         proposes_statistics: print the mean and deviation of images that are no 8-bit RGB, as an experiment names them.
 
     Raises:
         UserError: something fatal was found; it is counted in one line.
     """
-    data, settings, labels = project.require_data(), competition.settings, labels_of(competition)
+    data, settings = project.require_data(), competition.settings
     competition.require_settings()
     faults: list[Fault] = []
     train, test = (_rows(competition, part, data, faults) for part in ("train_rows", "test_rows"))
@@ -53,15 +54,13 @@ def check_data(
     train, classes = _with_folds(project, competition, train, folds, faults)
     if not train.empty:
         faults += _truth_faults(competition, data, train, test, classes)
-    faults += sample_faults(settings, data, by_prediction(test), labels)
-    faults += [*id_spellings(train, "train rows"), *id_spellings(test, "test rows")]
-    faults += image_count_faults(train, test)
+    faults += sample_faults(settings, data, by_prediction(test), labels_of(competition))
+    faults += [*id_spellings(train, "train rows"), *id_spellings(test, "test rows"), *image_count_faults(train, test)]
     rows = all_rows(train, test)
     looks = scan([data / path for path in rows[ROW_IMAGE]], reader, rows=Rows(rows, reader))
-    faults += [*image_faults(rows, looks), *content_faults(rows, looks), *copy_faults(rows, looks, settings)]
+    faults += image_faults(rows, looks, settings.target_columns)
     leaks = find_leaks(rows, looks, data, reader)
-    statistics = data_statistics(rows, looks) if proposes_statistics else ""
-    if statistics:
+    if proposes_statistics and (statistics := data_statistics(rows, looks)):
         what = "these images are no 8-bit RGB; an experiment normalises by their own mean and standard deviation with:"
         console().print(what, soft_wrap=True)
         print(statistics, flush=True)
@@ -72,12 +71,17 @@ def check_data(
     console().print("the data can be trained on")
 
 
+@contextlib.contextmanager
+def _noted(faults: list[Fault], problem: str, where: str) -> Iterator[None]:
+    """Inside, a `UserError` ends the block and becomes a fault."""
+    try:
+        yield
+    except UserError as error:
+        faults.append(Fault(problem, where, str(error)))
+
+
 def _truth_faults(
-    competition: Competition,
-    data: Path,
-    train: pd.DataFrame,
-    test: pd.DataFrame,
-    classes: Mapping[str, Sequence[str]],
+    competition: Competition, data: Path, train: pd.DataFrame, test: pd.DataFrame, classes: Classes
 ) -> Iterator[Fault]:
     """What is wrong with the target columns."""
     labels, n_folds = labels_of(competition), int(train[ROW_FOLD].max()) + 1
@@ -89,10 +93,8 @@ def _truth_faults(
         return
     yield from label_faults(train, labels, competition.settings, classes)
     yield from target_faults(train, test, labels, n_folds if n_folds > 1 else FOLDS)
-    heads: Sequence[Head] = ()
     with contextlib.suppress(UserError):  # of heads that need the classes, which are not there yet
-        heads = competition.heads(classes)
-    yield from number_faults(train, labels, heads)
+        yield from limit_faults(train, competition.heads(classes))
     with contextlib.suppress(UserError):  # of the sample, which is told of elsewhere, or of the metric
         sample = read_table(data / competition.settings.sample_submission)
         decides = competition.metrics()[0].needs == "labels"
@@ -101,55 +103,46 @@ def _truth_faults(
 
 def _rows(competition: Competition, function: str, data: Path, faults: list[Fault]) -> pd.DataFrame:
     """The rows as far as they can be had, those of an id that stands twice once; their faults are added to `faults`."""
-    empty = pd.DataFrame({ROW_ID: [], ROW_IMAGE: []}, dtype="str")
     what, settings, is_train = function.replace("_", " "), competition.settings, function == "train_rows"
-    try:
-        rows = getattr(importlib.import_module(f"{competition.package}.tables"), function)(settings, data)
-        rows = received(rows, settings.train_csv if is_train else settings.test_csv, settings)
+    rows = pd.DataFrame({ROW_ID: [], ROW_IMAGE: []}, dtype="str")
+    with _noted(faults, "table", what):
+        made = getattr(importlib.import_module(f"{competition.package}.tables"), function)(settings, data)
+        made = received(made, settings.train_csv if is_train else settings.test_csv, settings)
         if is_train:
-            require_groups(rows, settings)
-            if rows.empty:
+            require_groups(made, settings)
+            if made.empty:
                 raise UserError("there are no training rows")
-    except UserError as error:
-        faults.append(Fault("table", what, str(error)))
-        return empty
+        rows = made
+    if rows.empty:
+        return rows
     counts = rows[ROW_ID].value_counts()
     faults += [Fault("duplicate id", str(name), f"{count} {what}") for name, count in counts[counts > 1].items()]
     rows = rows.drop_duplicates(ROW_ID).reset_index(drop=True)
     rows = rows if ROW_SOURCE in rows else rows.assign(**{ROW_SOURCE: SOURCE_COMPETITION})
-    try:
+    with _noted(faults, "prediction ids", what):
         rows = with_predictions(rows, settings.target_columns if is_train else ())
-    except UserError as error:
-        faults.append(Fault("prediction ids", what, str(error)))
     for column, categories in settings.side_columns.items():
-        try:
+        with _noted(faults, "side column", what):
             side_inputs(rows, {column: categories}, is_test=not is_train)
-        except UserError as error:
-            faults.append(Fault("side column", what, str(error)))
     return rows
 
 
 def _with_folds(
     project: Project, competition: Competition, train: pd.DataFrame, name: str, faults: list[Fault]
-) -> tuple[pd.DataFrame, Mapping[str, Sequence[str]]]:
+) -> tuple[pd.DataFrame, Classes]:
     """Training rows with their folds and classes; without a fold file that fits, all of them lie in fold 0.
 
     Faults of the fold file are added to `faults`.
     """
-    unfolded = train.assign(**{ROW_FOLD: is_scored(train).map({True: 0, False: NO_FOLD}).astype("int64")})
     path = fold_path(project, name)
-    if train.empty or not path.is_file():
-        return unfolded, {}
-    try:
-        if read_contract(path).get("demo") and not is_demo(project.data):
+    with _noted(faults, "folds", name):
+        if not train.empty and path.is_file():
+            if not read_contract(path).get("demo") or is_demo(project.data):
+                found = load_folds(project, name, train, competition.settings)
+                labels_of(competition).check_folds(found.rows, project.shown(path))
+                classes = read_json(project.folds / CLASSES) if (project.folds / CLASSES).is_file() else {}
+                faults += [Fault("folds", name, note, fatal=False) for note in found.warnings]
+                return found.rows, classes
             note = f"these folds are the demo's; scripts/make_folds.py{name_option(name)} replaces them"
             faults.append(Fault("folds", name, note, fatal=False))
-            return unfolded, {}
-        found = load_folds(project, name, train, competition.settings)
-        labels_of(competition).check_folds(found.rows, project.shown(path))
-        classes = read_json(project.folds / CLASSES) if (project.folds / CLASSES).is_file() else {}
-    except UserError as error:
-        faults.append(Fault("folds", name, str(error)))
-        return unfolded, {}
-    faults += [Fault("folds", name, note, fatal=False) for note in found.warnings]
-    return found.rows, classes
+    return train.assign(**{ROW_FOLD: is_scored(train).map({True: 0, False: NO_FOLD}).astype("int64")}), {}

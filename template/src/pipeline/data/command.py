@@ -92,7 +92,7 @@ def report_leaks(
 ) -> None:
     """Look for rows that know each other across folds or train and test; print them, and write them to `path`."""
     rows = all_rows(folds.rows, test)
-    looks = scan([data / image for image in rows[ROW_IMAGE]], reader, "looking for leaks", Rows(rows, reader))
+    looks = scan([data / image for image in rows[ROW_IMAGE]], reader, Rows(rows, reader))
     report = find_leaks(rows, looks, data, reader)
     print_leaks(report)
     out = console()

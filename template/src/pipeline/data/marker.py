@@ -11,10 +11,9 @@ DEMO_MARKER = ".demo"  # beside demo data, and only there
 def demo_files(data: Path) -> dict[str, str]:
     """What the demo generator wrote below `data`: path -> fingerprint; empty where there is no demo."""
     try:
-        files = json.loads((data / DEMO_MARKER).read_text(encoding="utf-8"))["files"]
+        return dict(json.loads((data / DEMO_MARKER).read_text(encoding="utf-8"))["files"])
     except (OSError, ValueError, KeyError, TypeError):
         return {}
-    return {str(path): str(value) for path, value in files.items()}
 
 
 def is_demo(data: Path) -> bool:

@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable
 
-from pipeline.data.tables import SUFFIXES
+from pipeline.data.tables import is_image
 
 NUMBER = re.compile(r"([+-]?)0*(\d+)(?:\.(\d*?)0*)?")
 WHOLE = re.compile(r"([+-]?\d+)\.0*")
@@ -31,8 +31,7 @@ def loose(text: str) -> str:
 def loose_id(text: str) -> str:
     """Like `loose`; a folder in front and the extension of an image do not count either."""
     name = strict(text).replace("\\", "/").rpartition("/")[2]
-    stem, dot, suffix = name.rpartition(".")
-    return loose(stem if stem and (dot + suffix).lower() in SUFFIXES else name)
+    return loose(name.rpartition(".")[0] if is_image(name) else name)
 
 
 def alike(values: Iterable[str], key: Callable[[str], str] = loose) -> list[list[str]]:
@@ -43,17 +42,17 @@ def alike(values: Iterable[str], key: Callable[[str], str] = loose) -> list[list
     return [texts for texts in found.values() if len(texts) > 1]
 
 
-def are_one(texts: Iterable[str]) -> bool:
-    """Whether some of these spellings cannot mean two things."""
-    return bool(alike(texts, strict))
+def counterparts(theirs: Iterable[str], ours: Iterable[str], key: Callable[[str], str] = loose) -> dict[str, str]:
+    """Those of their texts that are none of ours, with the first of ours that is spelled otherwise only."""
+    known = dict.fromkeys(ours)
+    by_key = {key(text): text for text in reversed(known)}
+    return {text: by_key[key(text)] for text in dict.fromkeys(theirs) if key(text) in by_key and text not in known}
 
 
 def answers(texts: Iterable[str]) -> dict[str, list[str]]:
-    """`yes` and `no` with their spellings, where all of the texts say one of the two and some do so in other words."""
-    found: dict[str, list[str]] = {}
-    for text in dict.fromkeys(texts):
-        word = loose(text)
-        if word not in (*TRUE, *FALSE):
-            return {}
-        found.setdefault("yes" if word in TRUE else "no", []).append(text)
-    return found if any(len({loose(text) for text in same}) > 1 for same in found.values()) else {}
+    """`yes` and `no` with their spellings, where all of the texts say one of the two, and it in several words."""
+    words = {text: loose(text) for text in texts}
+    if not set(words.values()) <= {*TRUE, *FALSE}:
+        return {}
+    found = {word: [text for text in words if words[text] in same] for word, same in (("yes", TRUE), ("no", FALSE))}
+    return {word: same for word, same in found.items() if len({words[text] for text in same}) > 1}

@@ -3,20 +3,22 @@
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from zipfile import ZipInfo
+from zipfile import BadZipFile, ZipFile, ZipInfo
 
 from filelock import FileLock, Timeout
 from rich.filesize import decimal
 
 from pipeline.settings import Settings
-from toolkit.archives import DAMAGE, ZIP, Archive, shown, unpacking_command
+from toolkit.archives import OTHERS, ZIP, is_junk, shown
 from toolkit.errors import UserError
 from toolkit.files import writing
 from toolkit.terminal import console, progress
 
 DRAFT = ".unpack."  # what the names of unfinished folders begin with
+DAMAGE = (BadZipFile, zlib.error, EOFError, RuntimeError)  # of a damaged, encrypted or exotic archive
 Members = Mapping[str, ZipInfo]  # path below the data folder -> what is unpacked there
 
 
@@ -33,118 +35,93 @@ def unpack(data: Path, settings: Settings) -> None:
     """
     with writing(data):
         try:
-            held = FileLock(data / ".unpack.lock").acquire(timeout=0)
+            lock = FileLock(data / ".unpack.lock").acquire(timeout=0)
         except Timeout as error:
             raise UserError(f"another process is unpacking in {shown(data)}; wait for it, or end it") from error
-        with held:
-            for left in data.glob(f"{DRAFT}*/"):  # of a process that was killed
-                shutil.rmtree(left)
+        with lock:
+            for draft in data.glob(f"{DRAFT}*/"):  # of a process that was killed
+                shutil.rmtree(draft)
             _unpack_all(data, settings)
 
 
 def _unpack_all(data: Path, settings: Settings) -> None:
     done: set[Path] = set()
-    owners: dict[str, str] = {}
-    while found := [path for path in sorted(data.glob("*")) if path.suffix.lower() == ZIP and path not in done]:
-        plans = [(path, archive := Archive(path), _members(archive, settings)) for path in found]
-        for path, _, members in plans:
+    owners: dict[str, Path] = {}
+    while found := {path for path in data.glob("*") if path.suffix.lower() == ZIP} - done:
+        archives = {path: _opened(path, settings) for path in sorted(found)}
+        for path, (_, members) in archives.items():
             for name in members:
-                if owners.setdefault(name, path.name) != path.name:
-                    raise UserError(f"{owners[name]} and {path.name} both hold {name}; remove one of them")
-        for path, archive, members in plans:
-            _unpack_one(data, archive, members)
-            done.add(path)
-    commands = [command for path in sorted(data.glob("*")) if (command := unpacking_command(path))]
-    if not done and not commands:
-        raise UserError(f"there is no {ZIP} archive in {shown(data)}; put Kaggle's download there")
-    if commands and not done:
-        raise UserError(
-            f"there is no {ZIP} archive in {shown(data)}; what is there is unpacked by: {'; '.join(commands)}"
-        )
-    for command in commands:
-        console().print(f"note: this archive is no {ZIP}, and is unpacked by: {command}", soft_wrap=True)
+                if owners.setdefault(name, path) != path:
+                    raise UserError(f"{owners[name].name} and {path.name} both hold {name}; remove one of them")
+        for path, (archive, members) in archives.items():
+            _unpack_one(data, path, archive, members)
+        done |= found
+    others = [path.name for path in sorted(data.glob("*")) if path.name.lower().endswith(OTHERS)]
+    note = f"to be unpacked by hand, with 7z, unrar or tar: {', '.join(others)}"
+    if not done:
+        remedy = note if others else "put Kaggle's download there"
+        raise UserError(f"there is no {ZIP} archive in {shown(data)}; {remedy}")
+    if others:
+        console().print(note, soft_wrap=True)
 
 
-def _members(archive: Archive, settings: Settings) -> Members:
-    stem = archive.path.stem
-    tables = (settings.train_csv, settings.test_csv, settings.sample_submission)
-    whole = any(table in archive.members for table in tables)
-    fills = whole or stem == settings.competition
-    alone = list(archive.members) == [stem]
-    members: dict[str, ZipInfo] = {}
-    for info in archive.infos():
-        name = info.filename
-        if ".." in name.split("/") or PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor:
-            raise UserError(f"{archive.path.name} holds '{name}', which lies outside of it; do not trust this archive")
-        if whole or archive.top == f"{stem}/":
-            name = name.removeprefix(archive.top)
-        path = PurePosixPath(name if fills or alone else f"{stem}/{name}").as_posix()
-        if path in members:
-            raise UserError(f"{archive.path.name} holds '{info.filename}' twice; unpack it by hand")
-        members[path] = info
-    if not members:
-        raise UserError(f"{archive.path.name} holds no file; download it again")
-    return members
-
-
-def _unpack_one(data: Path, archive: Archive, members: Members) -> None:
-    out = console()
-    entries: dict[str, dict[str, ZipInfo]] = {}  # what is renamed as one: a file or a folder in the data folder
-    for path, info in members.items():
-        entries.setdefault(path.partition("/")[0], {})[path] = info
-    new = {name: parts for name, parts in entries.items() if not _is_there(data, name, parts, archive)}
-    if not new:
-        out.print(f"{archive.path.name} is unpacked already", soft_wrap=True)
-        return
-    needed, free = (
-        sum(info.file_size for parts in new.values() for info in parts.values()),
-        shutil.disk_usage(data).free,
-    )
-    if needed > free:
-        raise UserError(
-            f"{archive.path.name} needs {decimal(needed)}, and {decimal(free)} are free at {shown(data)}; free space, "
-            "or read the images in place: write the name of the archive into the image pattern"
-        )
-    draft = Path(tempfile.mkdtemp(prefix=DRAFT, dir=data))
+def _opened(path: Path, settings: Settings) -> tuple[ZipFile, Members]:
+    """The archive, and where its files go; see `unpack`."""
     try:
-        draft.chmod(0o755)
-        jobs = [job for parts in new.values() for job in parts.items()]
-        for path, info in progress(jobs, f"unpacking {archive.path.name}"):
-            _extract(archive, info, draft / path)
+        archive = ZipFile(path)
+    except (*DAMAGE, OSError) as error:
+        raise _damaged(path, error) from error
+    infos = [info for info in archive.infolist() if not info.is_dir() and not is_junk(info.filename)]
+    names = [info.filename for info in infos]
+    tops = {first + slash for first, slash, _ in (name.partition("/") for name in names)}
+    top = tops.pop() if len(tops) == 1 and all("/" in name for name in names) else ""
+    tables = {settings.train_csv, settings.test_csv, settings.sample_submission}
+    has_tables = not tables.isdisjoint(name.removeprefix(top) for name in names)
+    folder = "" if has_tables or path.stem == settings.competition or names == [path.stem] else f"{path.stem}/"
+    members: dict[str, ZipInfo] = {}
+    for name, info in zip(names, infos, strict=True):
+        if ".." in name.split("/") or PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor:
+            raise UserError(f"{path.name} holds '{name}', which lies outside of it; do not trust this archive")
+        inner = name.removeprefix(top) if has_tables or top == f"{path.stem}/" else name
+        target = PurePosixPath(folder + inner).as_posix()
+        if target in members:
+            raise UserError(f"{path.name} holds '{name}' twice; unpack it by hand")
+        members[target] = info
+    if not members:
+        raise UserError(f"{path.name} holds no file; download it again")
+    return archive, members
+
+
+def _unpack_one(data: Path, path: Path, archive: ZipFile, members: Members) -> None:
+    entries: dict[str, dict[str, ZipInfo]] = {}  # what is renamed as one: a file or a folder in the data folder
+    for name, info in members.items():
+        entries.setdefault(name.partition("/")[0], {})[name] = info
+    for entry in [entry for entry in entries if (data / entry).exists()]:
+        for name, info in entries.pop(entry).items():
+            if not (data / name).is_file() or (data / name).stat().st_size != info.file_size:
+                there = shown(data / entry)
+                raise UserError(f"{there} is there and is not what {path.name} holds ({name} differs); move it away")
+    if not entries:
+        console().print(f"{path.name} is unpacked already", soft_wrap=True)
+        return
+    jobs = [job for parts in entries.values() for job in parts.items()]
+    needed, free = sum(info.file_size for _, info in jobs), shutil.disk_usage(data).free
+    if needed > free:
+        raise UserError(f"{path.name} needs {decimal(needed)}, and {decimal(free)} are free at {shown(data)}")
+    with tempfile.TemporaryDirectory(prefix=DRAFT, dir=data, ignore_cleanup_errors=True) as draft:
+        for name, info in progress(jobs, f"unpacking {path.name}"):
+            info.filename = name  # where it is extracted to
+            try:
+                archive.extract(info, draft)
+            except DAMAGE as error:
+                raise _damaged(path, error) from error
         if hasattr(os, "sync"):
             os.sync()  # a name must not be on disk before what it names
-        for name in new:
-            (draft / name).rename(data / name)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    out.print(f"{archive.path.name}: {len(jobs):,} files in {shown(data)} ({', '.join(sorted(new))})", soft_wrap=True)
+        for entry in entries:
+            Path(draft, entry).rename(data / entry)
+    what = f"{len(jobs):,} files in {shown(data)} ({', '.join(sorted(entries))})"
+    console().print(f"{path.name}: {what}", soft_wrap=True)
 
 
-def _extract(archive: Archive, info: ZipInfo, target: Path) -> None:
-    """Write one member; its checksum is looked at."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with archive.zip.open(info) as member, target.open("xb") as file:
-            shutil.copyfileobj(member, file, 2**20)
-    except OSError:
-        raise  # the disk's fault, not the archive's
-    except DAMAGE as error:
-        raise archive.damage(error) from error
-
-
-def _is_there(data: Path, name: str, parts: Members, archive: Archive) -> bool:
-    """Whether an entry was unpacked before.
-
-    Raises:
-        UserError: something of its name is there, and it is not what the archive holds.
-    """
-    if not (data / name).exists():
-        return False
-    for path, info in parts.items():
-        there = data / path
-        if not there.is_file() or there.stat().st_size != info.file_size:
-            raise UserError(
-                f"{shown(data / name)} is there and is not what {archive.path.name} holds ({path} differs); "
-                "move it away"
-            )
-    return True
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(f"cannot read the archive {shown(path)} ({error or 'damaged'}); download it again")

@@ -22,5 +22,4 @@ def modified_z_scores(values: np.ndarray) -> np.ndarray:
         return np.empty(0)
     above = values - np.median(values)
     spread = 1.4826 * float(np.median(np.abs(above))) or 1.2533 * float(np.abs(above).mean())
-    scores: np.ndarray = above / spread if spread > 0 else np.zeros(len(values))
-    return scores
+    return np.asarray(above / (spread or 1.0), np.float64)
