@@ -19,16 +19,22 @@ from pipeline.metrics.scoring import Score, finite_predictions
 Formula = Callable[[np.ndarray, pd.DataFrame, Head], float]
 
 
-def _score(name: str, formula: Formula) -> Score:
+def _score(name: str, formula: Formula, known: bool = False) -> Score:
+    """Args:
+    known: it needs a row of a known identity.
+    """
+
     def function(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head) -> float:
         if finite_predictions(truth, predictions, head, [head.name], score_columns(head)) is None:
             return float("nan")
+        if known and (truth[head.name] == head.unknown).all():
+            return undefined(head, f"{name} needs a row of a known identity")
         return formula(truth[head.name].to_numpy(object), predictions, head)
 
-    return Score(name, function, "labels", greater_is_better=True)
+    return Score(name, function, "labels")
 
 
-def map_at(most: int) -> Formula:
+def map_at(most: int) -> Score:
     """Mean over the rows of 1 / rank of the right label, 0 where it is not among the first `most`.
 
     With one right label per row that is the mean average precision at k, as in Humpback Whale Identification.
@@ -38,21 +44,19 @@ def map_at(most: int) -> Formula:
         right = ranked(predictions, head)[0][:, :most] == truth[:, None]
         return float(np.where(right.any(axis=1), 1 / (right.argmax(axis=1) + 1), 0.0).mean())
 
-    return formula
+    return _score(f"map_at_{most}", formula)
 
 
-def recall_at(most: int) -> Formula:
+def recall_at(most: int) -> Score:
     """Share of the rows of known identities whose label is among the first `most`. The answer for the unknown takes no
     part in it, nor has the threshold a say."""
 
     def formula(truth: np.ndarray, predictions: pd.DataFrame, head: Head) -> float:
         known = truth != head.unknown
-        if not known.any():
-            return undefined(head, f"recall_at_{most} needs a row of a known identity")
         labels, _ = listed_labels(predictions, head)
         return float((labels[known, :most] == truth[known, None]).any(axis=1).mean())
 
-    return formula
+    return _score(f"recall_at_{most}", formula, known=True)
 
 
 def accuracy(truth: np.ndarray, predictions: pd.DataFrame, head: Head) -> float:
@@ -67,8 +71,6 @@ def gap(truth: np.ndarray, predictions: pd.DataFrame, head: Head) -> float:
     never right. Rows of equal score are ranked as one, as scikit-learn does.
     """
     known = truth != head.unknown
-    if not known.any():
-        return undefined(head, "gap needs a row of a known identity")
     labels, scores = listed_labels(predictions, head)
     right = known & (labels[:, 0] == truth)
     if not right.any():
@@ -77,11 +79,11 @@ def gap(truth: np.ndarray, predictions: pd.DataFrame, head: Head) -> float:
 
 
 SCORES = (
-    _score("map_at_5", map_at(5)),
-    _score("map_at_3", map_at(3)),
-    _score("map_at_10", map_at(10)),
+    map_at(5),
+    map_at(3),
+    map_at(10),
     _score("accuracy", accuracy),
-    _score("recall_at_1", recall_at(1)),
-    _score("recall_at_5", recall_at(5)),
-    _score("gap", gap),
+    recall_at(1),
+    recall_at(5),
+    _score("gap", gap, known=True),
 )

@@ -6,7 +6,6 @@ and a warning says why; it is never a number that looks like a score.
 
 import importlib
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -14,16 +13,12 @@ import pandas as pd
 from pipeline.competition import Head, Metric
 from pipeline.heads.base import KINDS
 from pipeline.heads.columns import has_truth
-from pipeline.metrics.scoring import Score
+from pipeline.metrics.scoring import Needs, Score
 from toolkit.errors import UserError, nearest
 
 
 def find_metric(name: str) -> Metric:
-    """The metric of that name.
-
-    Raises:
-        UserError: there is none; the nearest one is named.
-    """
+    """The metric of that name, or a `UserError` that names the nearest one."""
     if name not in METRICS:
         raise UserError(
             f"unknown metric '{name}' (metric in competition.yaml); {nearest(name, METRICS)} "
@@ -33,13 +28,10 @@ def find_metric(name: str) -> Metric:
 
 
 def combined(name: str, parts: Mapping[str, tuple[str, float]]) -> Metric:
-    """A metric that combines heads: the weighted mean of a score of each.
+    """A metric that combines heads, the weighted mean of a score of each; a `UserError` where that cannot be.
 
     Args:
         parts: name of a head -> name of its metric, and weight.
-
-    Raises:
-        UserError: an unknown metric, metrics of which some want to be large and others small, or weights that are none.
     """
     found = {head: (find_metric(metric), weight) for head, (metric, weight) in parts.items()}
     metrics = [metric for metric, _ in found.values()]
@@ -63,9 +55,7 @@ def combined(name: str, parts: Mapping[str, tuple[str, float]]) -> Metric:
         scores = [metric.function(truth, predictions, [known[head]]) for head, (metric, _) in found.items()]
         return float(np.average(scores, weights=[weight for _, weight in found.values()]))
 
-    needs: Literal["labels", "probabilities"] = (
-        "labels" if any(metric.needs == "labels" for metric in metrics) else "probabilities"
-    )
+    needs: Needs = "labels" if any(metric.needs == "labels" for metric in metrics) else "probabilities"
     may_cut = any(metric.may_cut for metric in metrics)
     return Metric(name, function, metrics[0].greater_is_better, needs, check_heads, may_cut)
 

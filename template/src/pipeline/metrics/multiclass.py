@@ -8,7 +8,7 @@ The formulas are scikit-learn's: https://scikit-learn.org/stable/modules/model_e
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ from pipeline.competition import Head
 from pipeline.heads.class_probabilities import cut, decided, normalized
 from pipeline.heads.columns import probability_columns
 from pipeline.metrics import undefined
-from pipeline.metrics.scoring import Score, finite_predictions, grade_kappa
+from pipeline.metrics.scoring import Needs, Score, finite_predictions, grade_kappa
 from toolkit.errors import UserError, listed, nearest
 
 # (class numbers (N,) int64, probabilities (N, C) float64 with rows summing to 1, head) -> score
@@ -26,11 +26,7 @@ Formula = Callable[[np.ndarray, np.ndarray, Head], float]
 
 
 def _score(
-    name: str,
-    formula: Formula,
-    needs: Literal["labels", "probabilities"] = "probabilities",
-    greater: bool = True,
-    may_cut: bool = False,
+    name: str, formula: Formula, needs: Needs = "probabilities", greater: bool = True, may_cut: bool = False
 ) -> Score:
     def function(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head) -> float:
         given = finite_predictions(truth, predictions, head, [head.name], probability_columns(head))
@@ -48,9 +44,28 @@ def _of_decision(name: str, function: Callable[..., float], **params: Any) -> Sc
     """A score of scikit-learn's that compares class numbers: the true ones, and those that are decided for."""
 
     def formula(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
-        return float(function(numbers, decided(probabilities, head), **params))
+        with warnings.catch_warnings():  # about the shape of a table that nobody sees
+            warnings.filterwarnings("ignore", message="A single label was found")
+            return float(function(numbers, decided(probabilities, head), **params))
 
     return _score(name, formula, "labels")
+
+
+def _one_vs_rest(name: str, area: Callable[[np.ndarray, np.ndarray], float]) -> Score:
+    """The area under a curve of scikit-learn's: ties count half under the ROC curve, and enter the other together.
+
+    Two classes: the second one is the positive one. More: each class against the rest, and the plain mean over the
+    classes that occur in the truth. NaN when the truth holds one class only.
+    """
+
+    def formula(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
+        present = np.unique(numbers)
+        if len(present) < 2:
+            return undefined(head, f"{name} needs two classes in the truth, all rows are '{head.classes[present[0]]}'")
+        positive = present if len(head.classes) > 2 else present[1:]
+        return float(np.mean([area(numbers == number, probabilities[:, number]) for number in positive]))
+
+    return _score(name, formula)
 
 
 def class_numbers(truth: pd.DataFrame, head: Head) -> np.ndarray:
@@ -74,27 +89,9 @@ def log_loss(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> floa
     return float(sk.log_loss(numbers, probabilities, labels=np.arange(len(head.classes))))
 
 
-def _one_vs_rest(name: str, area: Callable[[np.ndarray, np.ndarray], float]) -> Score:
-    """The area under a curve of scikit-learn's: ties count half under the ROC curve, and enter the other together.
-
-    Two classes: the second one is the positive one. More: each class against the rest, and the plain mean over the
-    classes that occur in the truth. NaN when the truth holds one class only.
-    """
-
-    def formula(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
-        present = np.unique(numbers)
-        if len(present) < 2:
-            return undefined(head, f"{name} needs two classes in the truth, all rows are '{head.classes[present[0]]}'")
-        positive = present if len(head.classes) > 2 else present[1:]
-        return float(np.mean([area(numbers == number, probabilities[:, number]) for number in positive]))
-
-    return _score(name, formula)
-
-
 def probabilistic_f1(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
-    """F1 of probabilities: 2 pTP / (sum of p + positive rows), where pTP sums the positive rows' p. That is the
-    harmonic mean of the precision pTP / sum of p and the recall pTP / positive rows. Nobody has to cut them off, but 0
-    and 1 beyond a threshold score more than probabilities that are honest about what they do not know.
+    """F1 of probabilities: 2 pTP / (sum of p + positive rows), where pTP sums the positive rows' p. Nobody has to cut
+    them off, but 0 and 1 beyond a threshold score more than probabilities that are honest about what they do not know.
 
     R. Yacouby and D. Axman, "Probabilistic Extension of Precision, Recall, and F1 Score for More Thorough Evaluation of
     Classification Models", Eval4NLP, 2020. Two classes: the second one is the positive one, and NaN when no row is of
@@ -120,35 +117,17 @@ def mean_average_precision_at_k(numbers: np.ndarray, probabilities: np.ndarray, 
     return float(np.where(rank <= k, 1 / rank, 0.0).mean())
 
 
-def quadratic_weighted_kappa(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
-    """Cohen's kappa of the decided classes with squared distances between them; see `grade_kappa`."""
-    return grade_kappa(numbers, decided(probabilities, head), head)
-
-
-def matthews_corrcoef(numbers: np.ndarray, predicted: np.ndarray) -> float:
-    """Correlation of truth and prediction, for several classes by J. Gorodkin, "Comparing two K-category assignments
-    by a K-category correlation coefficient", 2004. By convention 0 when either of the two is one class only."""
-    with warnings.catch_warnings():  # about the shape of a table that nobody sees
-        warnings.filterwarnings("ignore", message="A single label was found")
-        return float(sk.matthews_corrcoef(numbers, predicted))
-
-
 def kl_divergence(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head) -> float:
     """Mean over the rows of `sum_c t_c log(t_c / p_c)` (Kullback and Leibler, Annals of Mathematical Statistics 22,
-    1951), where t are the probabilities that the truth gives, or 1 for its label. It is 0 at best.
-
-    p is clipped to 1e-15 from below, as in Kaggle's metric of that name.
-    """
+    1951), where t are the probabilities that the truth gives, or 1 for its label, and p is clipped to 1e-15 from below,
+    as in Kaggle's metric of that name. It is 0 at best."""
     columns = probability_columns(head)
     given = finite_predictions(truth, predictions, head, [head.name], columns)
     if given is None:
         return float("nan")
-    if set(columns) <= set(truth.columns):
-        true = truth[columns].to_numpy(np.float64, copy=True)
-        known = ~np.isnan(true).any(axis=1)
-        true[~known] = np.eye(len(columns))[class_numbers(truth[~known], head)]
-    else:
-        true = np.eye(len(columns))[class_numbers(truth, head)]
+    true = truth.reindex(columns=columns).to_numpy(np.float64, copy=True)
+    labelled = np.isnan(true).any(axis=1)
+    true[labelled] = np.eye(len(columns))[class_numbers(truth[labelled], head)]
     said = np.clip(normalized(given), 1e-15, None)
     return float((true * np.log(np.where(true > 0, true, said) / said)).sum(axis=1).mean())
 
@@ -164,8 +143,9 @@ SCORES = (
     _score("log_loss", log_loss, greater=False),
     _one_vs_rest("roc_auc", sk.roc_auc_score),
     _one_vs_rest("pr_auc", sk.average_precision_score),
-    _score("quadratic_weighted_kappa", quadratic_weighted_kappa, "labels"),
-    _of_decision("matthews_corrcoef", matthews_corrcoef),
+    _score("quadratic_weighted_kappa", lambda true, said, head: grade_kappa(true, decided(said, head), head), "labels"),
+    # By convention 0 when the truth or the prediction is one class only (Gorodkin, 2004).
+    _of_decision("matthews_corrcoef", sk.matthews_corrcoef),
     _score("probabilistic_f1", probabilistic_f1, may_cut=True),
     _score("map_at_3", partial(mean_average_precision_at_k, k=3)),
     _score("map_at_5", partial(mean_average_precision_at_k, k=5)),

@@ -17,22 +17,20 @@ from pipeline.competition import Head
 from pipeline.heads.columns import probability_columns
 from pipeline.heads.label_probabilities import decided
 from pipeline.metrics import undefined
-from pipeline.metrics.scoring import Score, finite_predictions
+from pipeline.metrics.scoring import Needs, Score, finite_predictions
 from toolkit.errors import UserError, nearest
 
 # (truth (N, labels) of bool, probabilities (N, labels) float64, head) -> score
 Formula = Callable[[np.ndarray, np.ndarray, Head], float]
 
 
-def _score(formula: Formula, needs: Literal["labels", "probabilities"], greater: bool = True, name: str = "") -> Score:
+def _score(name: str, formula: Formula, needs: Needs = "probabilities", greater: bool = True) -> Score:
     def function(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head) -> float:
         columns = probability_columns(head)
         given = finite_predictions(truth, predictions, head, columns, columns)
-        if given is None:
-            return float("nan")
-        return formula(truth[columns].to_numpy() >= 0.5, given, head)
+        return float("nan") if given is None else formula(truth[columns].to_numpy() >= 0.5, given, head)
 
-    return Score(name or formula.__name__, function, needs, greater)
+    return Score(name, function, needs, greater)
 
 
 def roc_auc(truth: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
@@ -51,7 +49,7 @@ def f_score(beta: float, average: Literal["micro", "macro", "samples"]) -> Score
     over the labels that are true or predicted somewhere (`macro`), or the mean over the rows, where one without labels
     that is given none counts 1 (`samples`). NaN when no label is true and none is predicted, but for `samples`.
     """
-    axis = {"micro": None, "macro": 0, "samples": 1}[average]
+    name, axis = f"f{beta:g}_{average}", {"micro": None, "macro": 0, "samples": 1}[average]
 
     def formula(truth: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
         said = decided(probabilities, head)
@@ -59,12 +57,11 @@ def f_score(beta: float, average: Literal["micro", "macro", "samples"]) -> Score
         total = np.asarray(beta**2 * truth.sum(axis=axis) + said.sum(axis=axis))
         if average == "samples":
             return float(np.where(total > 0, hits / np.maximum(total, 1), 1.0).mean())
-        used = total > 0
-        if not used.any():
-            return undefined(head, f"f{beta:g}_{average} needs a label that is true or predicted")
-        return float((hits[used] / total[used]).mean())
+        if not total.any():
+            return undefined(head, f"{name} needs a label that is true or predicted")
+        return float((hits[total > 0] / total[total > 0]).mean())
 
-    return _score(formula, "labels", name=f"f{beta:g}_{average}")
+    return _score(name, formula, "labels")
 
 
 def label_ranking_ap(truth: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
@@ -81,25 +78,25 @@ def log_loss(weights: Mapping[str, float] | None = None) -> Score:
     Args:
         weights: of some labels in that mean; 1 for the others.
     """
+    given = weights or {}
 
     def formula(truth: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
-        columns = range(truth.shape[1])
-        each = [sk.log_loss(truth[:, label], probabilities[:, label], labels=[False, True]) for label in columns]
-        for label in weights or {}:
+        for label in given:
             if label not in head.classes:
-                raise UserError(
-                    f"log_loss weights '{label}', no label of '{head.name}'; {nearest(label, head.classes)}"
-                )
-        return float(np.average(each, weights=[(weights or {}).get(label, 1.0) for label in head.classes]))
+                hint = nearest(label, head.classes)
+                raise UserError(f"log_loss weights '{label}', no label of '{head.name}'; {hint}")
+        pairs = zip(truth.T, probabilities.T, strict=True)
+        each = [sk.log_loss(true, said, labels=[False, True]) for true, said in pairs]
+        return float(np.average(each, weights=[given.get(label, 1.0) for label in head.classes]))
 
-    return _score(formula, "probabilities", greater=False, name="log_loss")
+    return _score("log_loss", formula, greater=False)
 
 
 SCORES = (
-    _score(roc_auc, "probabilities"),
+    _score("roc_auc", roc_auc),
     f_score(1, "micro"),
     f_score(1, "macro"),
     f_score(1, "samples"),
-    _score(label_ranking_ap, "probabilities"),
+    _score("label_ranking_ap", label_ranking_ap),
     log_loss(),
 )

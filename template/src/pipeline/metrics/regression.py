@@ -6,7 +6,6 @@ The formulas are scikit-learn's: https://scikit-learn.org/stable/modules/model_e
 """
 
 from collections.abc import Callable
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -15,16 +14,14 @@ from sklearn import metrics as sk
 from pipeline.competition import Head
 from pipeline.heads.numbers import clipped, grade_values, grades
 from pipeline.metrics import undefined
-from pipeline.metrics.scoring import Score, finite_predictions, grade_kappa
+from pipeline.metrics.scoring import Needs, Score, finite_predictions, grade_kappa
 from toolkit.errors import UserError
 
 # (truth (N,) float64, predictions (N,) float64 inside the head's limits, head) -> score
 Formula = Callable[[np.ndarray, np.ndarray, Head], float]
 
 
-def _score(
-    name: str, formula: Formula, needs: Literal["labels", "probabilities"] = "probabilities", greater: bool = True
-) -> Score:
+def _score(name: str, formula: Formula, needs: Needs = "probabilities", greater: bool = True) -> Score:
     def function(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head) -> float:
         given = finite_predictions(truth, predictions, head, [head.name], [head.name])
         if given is None:
@@ -57,9 +54,9 @@ def quadratic_weighted_kappa(truth: np.ndarray, predictions: np.ndarray, head: H
         )
     values = grade_values(head)
     numbers = np.searchsorted(values, truth).clip(max=len(values) - 1)
-    if (values[numbers] != truth).any():
-        strange = truth[values[numbers] != truth][0]
-        raise UserError(f"column '{head.name}': {strange:g} is not one of the grades ({', '.join(head.classes)})")
+    strange = truth[values[numbers] != truth]
+    if len(strange):
+        raise UserError(f"column '{head.name}': {strange[0]:g} is not one of the grades ({', '.join(head.classes)})")
     return grade_kappa(numbers, grades(predictions, head), head)
 
 
