@@ -39,7 +39,6 @@ class Identities(ClassLabels):
         return labels[labels != self.unknown] if self.unknown else labels
 
     def marked(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """The training rows with what the truth of held-out ones depends on."""
         unit = rows[ROW_GROUP] if ROW_GROUP in rows else pd.Series(rows.index, index=rows.index)
         for column in self.targets:
             rows = rows.assign(**{alone_column(column): unit.groupby(rows[column]).transform("nunique").eq(1)})
@@ -72,9 +71,6 @@ class Identities(ClassLabels):
         Args:
             rows: with their folds.
             where: the fold file, as errors name it.
-
-        Raises:
-            UserError: whole identities are to be held out and some are in several folds, or images and none is.
         """
         one_split = rows[ROW_FOLD].max() == 0  # its other side is the rows that only train
         scored = rows if one_split else rows[rows[ROW_FOLD] >= 0]
@@ -100,14 +96,14 @@ class Identities(ClassLabels):
 
     def splitter(self, n_folds: int, seed: int, grouped: bool) -> Any:
         """Spreads the rows of each identity over the folds, or keeps them in one."""
-        if self.hold_out == "identities":
-            if grouped:
-                raise UserError(
-                    "folds hold out whole identities (labels in src/competition/targets.py), and groups besides cannot "
-                    "be kept together; empty group_column in competition.yaml"
-                )
-            return WholeIdentities(n_folds, seed)
-        return StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed) if grouped else Spread(n_folds, seed)
+        if self.hold_out == "images":
+            return StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed) if grouped else Spread(n_folds, seed)
+        if grouped:
+            raise UserError(
+                "folds hold out whole identities (labels in src/competition/targets.py), and groups besides cannot "
+                "be kept together; empty group_column in competition.yaml"
+            )
+        return WholeIdentities(n_folds, seed)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from torch.nn import functional
 
 from pipeline.competition import Head
 from pipeline.losses.criterion import check_range, probabilities
-from pipeline.losses.image_level import check_head, smooth
 from toolkit.errors import UserError
 
 TINY = torch.finfo(torch.float32).tiny  # a power of 0 has no finite gradient below an exponent of 1
@@ -24,7 +23,6 @@ class CrossEntropy(nn.Module):
 
     def __init__(self, head: Head, *, label_smoothing: float = 0.0) -> None:
         super().__init__()
-        check_head("cross_entropy", head)
         self.label_smoothing = check_range("cross_entropy", "label_smoothing", label_smoothing, below=1)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -43,7 +41,6 @@ class Focal(nn.Module):
 
     def __init__(self, head: Head, *, gamma: float = 2.0, alpha: float | None = None, sigmoid: bool = False) -> None:
         super().__init__()
-        check_head("focal", head)
         self.gamma = check_range("focal", "gamma", gamma)
         self.alpha = None if alpha is None else check_range("focal", "alpha", alpha)
         if sigmoid and self.alpha is not None and self.alpha > 1:
@@ -81,7 +78,6 @@ class Asymmetric(nn.Module):
 
     def __init__(self, head: Head, *, gamma_pos: float = 1.0, gamma_neg: float = 4.0, eps: float = 0.1) -> None:
         super().__init__()
-        check_head("asymmetric", head)
         self.gamma_pos = check_range("asymmetric", "gamma_pos", gamma_pos)
         self.gamma_neg = check_range("asymmetric", "gamma_neg", gamma_neg)
         self.eps = check_range("asymmetric", "eps", eps, below=1)
@@ -91,7 +87,8 @@ class Asymmetric(nn.Module):
         log_p = torch.log_softmax(logits.float(), dim=1)
         rest = truth * -torch.expm1(log_p) + (1 - truth) * log_p.exp()
         focus = rest.clamp(min=TINY) ** (self.gamma_pos * truth + self.gamma_neg * (1 - truth))
-        return -(smooth(truth, self.eps, 1 / truth.shape[1]) * focus * log_p).sum(dim=1)
+        smoothed = (1 - self.eps) * truth + self.eps * (1 / truth.shape[1])
+        return -(smoothed * focus * log_p).sum(dim=1)
 
 
 class Corn(nn.Module):
@@ -103,7 +100,6 @@ class Corn(nn.Module):
 
     def __init__(self, head: Head) -> None:
         super().__init__()
-        check_head("corn", head)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         truth = probabilities(target, logits.shape[1] + 1)

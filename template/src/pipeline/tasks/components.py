@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pandas as pd
+
 from pipeline.competition import Competition, Head, Metric
 from pipeline.submission_schema import Rules
 
-if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
+if TYPE_CHECKING:  # an argument error needs no torch, and no figure
     from matplotlib.figure import Figure
     from torch import Tensor
 
@@ -24,15 +25,17 @@ if TYPE_CHECKING:
     from pipeline.types import Batch
 
 # (batch, outputs) -> predictions of what is complete after this batch, as batches come in their order
-Decoder = Callable[["Batch", Mapping[str, "Tensor"]], "pd.DataFrame"]
+Decoder = Callable[["Batch", Mapping[str, "Tensor"]], pd.DataFrame]
 # (rows, their predictions by id) -> predictions by the id of what is predicted
-Finisher = Callable[["pd.DataFrame", "pd.DataFrame"], "pd.DataFrame"]
+Finisher = Callable[[pd.DataFrame, pd.DataFrame], pd.DataFrame]
 # bool (N,), the rows of a table that count -> the heads with the thresholds that score best on them
-Tuner = Callable[["np.ndarray"], tuple[Head, ...]]
+Tuner = Callable[[np.ndarray], tuple[Head, ...]]
 
 
 class Predictions(ABC):
     """Tables of predictions and of truth, indexed by the id of what is predicted."""
+
+    has_gallery: bool = False  # whether rows are looked up among others to predict them
 
     def __init__(self, competition: Competition, heads: Sequence[Head]) -> None:
         self.competition, self.heads = competition, tuple(heads)
@@ -57,20 +60,11 @@ class Predictions(ABC):
     def tuner(
         self, truth: pd.DataFrame, predictions: pd.DataFrame, metric: Metric, quick: bool = False
     ) -> Tuner | None:
-        """What tunes thresholds on some of these rows; none where nothing is decided by any.
-
-        Args:
-            quick: fewer are tried, so that it can be asked in every epoch.
-        """
+        """What tunes thresholds on some of these rows, `quick` enough for every epoch; none where none decide."""
 
     @abstractmethod
     def threshold_counts(self) -> dict[str, int]:
         """How many thresholds decide a head, by its name."""
-
-    @property
-    def has_gallery(self) -> bool:
-        """Whether rows are looked up among others to predict them."""
-        return False
 
     def looks_among(self, rows: pd.DataFrame) -> bool:
         """Whether held-out rows are looked up among themselves, since none that trains shows the same."""
@@ -80,11 +74,8 @@ class Predictions(ABC):
         """The rows among whose images others are looked up to predict them; none where the outputs say all.
 
         Args:
-            rows: those that train.
+            rows: those that train; a `UserError` where none of them can be found by.
             held_out: what is predicted; none: the test rows.
-
-        Raises:
-            UserError: there should be some, and are none.
         """
         return None
 
@@ -114,8 +105,8 @@ class Figures(ABC):
 
     @abstractmethod
     def examples(self, rows: pd.DataFrame, images: Sequence[Any], predictions: pd.DataFrame) -> dict[str, Figure]:
-        """For each head, by its name, a few of the labelled rows (N,) with truth and prediction, (N,) as well. Of the
-        images (N,), uint8 (H, W, 3), only those that are drawn are asked for."""
+        """For each head, by its name, a few of the labelled rows (N,) with truth and prediction. Of the images (N,),
+        uint8 (H, W, 3), only those that are drawn are asked for."""
 
     @abstractmethod
     def samples(self, rows: pd.DataFrame, samples: Sequence[SeenSample], heading: str) -> Figure:
@@ -135,11 +126,8 @@ class Figures(ABC):
     def sample_tables(
         self, rows: pd.DataFrame, batch: Batch, outputs: Mapping[str, Tensor]
     ) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Truth and predictions (N,) of the samples of a batch, each by itself, as metrics read them.
-
-        Both are indexed by the ids of their labelled `rows`, (N,). Of a part of an image the truth is that part's, of a
-        mixed sample its own.
-        """
+        """Truth and predictions (N,) of the samples of a batch, each by itself (of a part of an image that part's, of a
+        mixed sample its own), as metrics read them; indexed by the ids of their labelled `rows`, (N,)."""
 
     @abstractmethod
     def label_errors(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:

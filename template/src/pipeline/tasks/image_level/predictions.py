@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.competition import Competition, Head, Metric
-from pipeline.heads.base import HeadKind, kind_of
+from pipeline.heads.base import kind_of
 from pipeline.heads.columns import Aggregate
 from pipeline.heads.thresholds import Ascent, as_rank, calls_to_try, coordinate_ascent, quick_ascent, values_to_try
 from pipeline.keys import INPUT_ID, ROW_ID, ROW_PREDICTION, embedding_key
@@ -26,66 +26,57 @@ class HeadPredictions(Predictions):
 
     def __init__(self, competition: Competition, heads: Sequence[Head]) -> None:
         super().__init__(competition, heads)
-        self.kinds = [(head, kind_of(head)) for head in self.heads]
+        self.kinds = [kind_of(head) for head in self.heads]
+        self.has_gallery = any(kind.has_gallery for kind in self.kinds)
 
     def decode(self, ids: Sequence[str], outputs: Mapping[str, Tensor]) -> pd.DataFrame:
         """Logits of one batch as predictions, indexed by id."""
         columns: dict[str, np.ndarray] = {}
-        for head, kind in self.kinds:
-            logits = take(outputs, head.output_key, f"head '{head.name}'", "the model returns")
+        for kind in self.kinds:
+            logits = take(outputs, kind.head.output_key, f"head '{kind.head.name}'", "the model returns")
             columns |= kind.columns.table(kind.decode(logits.cpu()))
         return pd.DataFrame(columns, index=pd.Index(list(ids), name=ROW_ID, dtype="str"))
 
-    @property
-    def has_gallery(self) -> bool:
-        return any(kind.has_gallery for _, kind in self.kinds)
-
     def looks_among(self, rows: pd.DataFrame) -> bool:
-        return any(kind.looks_among(rows) for _, kind in self.kinds)
+        return any(kind.looks_among(rows) for kind in self.kinds)
 
     def gallery(self, rows: pd.DataFrame, held_out: pd.DataFrame | None = None) -> pd.DataFrame | None:
         if held_out is not None and self.looks_among(held_out):
             return held_out
-        masks = [kind.targets(rows) >= 0 for _, kind in self.kinds if kind.has_gallery]
-        if not masks:
+        if not self.has_gallery:
             return None
-        known = rows[np.any(masks, axis=0)].reset_index(drop=True)
-        if known.empty:
+        known = np.any([kind.targets(rows) >= 0 for kind in self.kinds if kind.has_gallery], axis=0)
+        if not known.any():
             raise UserError(
                 "the gallery is empty: no training row has a label to look images up by; correct the labels in "
                 "src/competition/tables.py"
             )
-        return known
+        return rows[known].reset_index(drop=True)
 
     def decoders(
         self, gallery: pd.DataFrame, outputs: Iterable[Sequence[Mapping[str, Tensor]]], own: bool
     ) -> list[Decoder]:
-        searching = [(embedding_key(head.name), kind) for head, kind in self.kinds if kind.has_gallery]
-        kept = [[[of_model[key] for key, _ in searching] for of_model in batch] for batch in outputs]
-        return [self._decoder(gallery, searching, of_model, own) for of_model in zip(*kept, strict=True)]
+        searching = {embedding_key(kind.head.name): kind for kind in self.kinds if kind.has_gallery}
+        stored = [[{key: of_model[key] for key in searching} for of_model in batch] for batch in outputs]
 
-    def _decoder(
-        self,
-        gallery: pd.DataFrame,
-        searching: Sequence[tuple[str, HeadKind]],
-        embeddings: Sequence[Sequence[Tensor]],
-        own: bool,
-    ) -> Decoder:
-        """Decodes the outputs of one model; `embeddings` are those of each batch of the gallery, in order of heads."""
-        memories = [
-            kind.memory(gallery, torch.cat(parts), own)
-            for (_, kind), parts in zip(searching, zip(*embeddings, strict=True), strict=True)
-        ]
+        def decoder(batches: Sequence[Mapping[str, Tensor]]) -> Decoder:
+            memories = [
+                kind.memory(gallery, torch.cat([embeddings[key] for embeddings in batches]), own)
+                for key, kind in searching.items()
+            ]
 
-        def decode(batch: Batch, found: Mapping[str, Tensor]) -> pd.DataFrame:
-            ids = batch[INPUT_ID]
-            looked_up = {name: value for memory in memories for name, value in memory(ids, found).items()}
-            return self.decode(ids, {**found, **looked_up})
+            def decode(batch: Batch, found: Mapping[str, Tensor]) -> pd.DataFrame:
+                looked_up = dict(found)
+                for memory in memories:
+                    looked_up |= memory(batch[INPUT_ID], found)
+                return self.decode(batch[INPUT_ID], looked_up)
 
-        return decode
+            return decode
+
+        return [decoder(batches) for batches in zip(*stored, strict=True)]
 
     def empty(self) -> pd.DataFrame:
-        return self.decode([], {head.output_key: torch.empty(0, kind.width) for head, kind in self.kinds})
+        return self.decode([], {kind.head.output_key: torch.empty(0, kind.width) for kind in self.kinds})
 
     def constants(self, rows: pd.DataFrame, held_out: pd.DataFrame) -> dict[str, pd.DataFrame]:
         return {"constant": self.constant(rows, list(held_out[ROW_ID]))}
@@ -94,7 +85,7 @@ class HeadPredictions(Predictions):
         """The best prediction that looks at no image, for these ids; `rows` are those that train."""
         metric = self.competition.metrics()[0]
         columns: dict[str, np.ndarray] = {}
-        for _, kind in self.kinds:
+        for kind in self.kinds:
             columns |= kind.columns.table(np.tile(kind.constant(rows, metric), (len(ids), 1)))
         return pd.DataFrame(columns, index=pd.Index(list(ids), name=ROW_ID, dtype="str"))
 
@@ -102,7 +93,7 @@ class HeadPredictions(Predictions):
         self, truth: pd.DataFrame, predictions: pd.DataFrame, metric: Metric, quick: bool = False
     ) -> Tuner | None:
         decides = metric.needs == "labels" or metric.may_cut
-        if not decides or not any(kind.columns.default_thresholds for _, kind in self.kinds):
+        if not decides or not any(self.threshold_counts().values()):
             return None
         ascent = partial(quick_ascent, calls=calls_to_try(metric)) if quick else coordinate_ascent
         return lambda rows: self._tuned(truth[rows], predictions[rows], metric, ascent)
@@ -111,24 +102,24 @@ class HeadPredictions(Predictions):
         self, truth: pd.DataFrame, predictions: pd.DataFrame, metric: Metric, ascent: Ascent
     ) -> tuple[Head, ...]:
         sign, heads = 1 if metric.greater_is_better else -1, list(self.heads)
-        for place, (head, kind) in enumerate(self.kinds):
+        for place, kind in enumerate(self.kinds):
 
-            def score(thresholds: tuple[float, ...], place: int = place, head: Head = head) -> float:
-                changed = replace(head, thresholds=thresholds)
+            def score(thresholds: tuple[float, ...], place: int = place) -> float:
+                changed = replace(self.heads[place], thresholds=thresholds)
                 return sign * metric.function(truth, predictions, [*heads[:place], changed, *heads[place + 1 :]])
 
             if usual := kind.columns.default_thresholds:
                 tried = [values_to_try(values) for values in kind.columns.thresholded(predictions)]
                 best = ascent(score, usual, tried)
                 if as_rank(score(best)) > as_rank(score(())):  # not cut at all, probabilities may be better
-                    heads[place] = replace(head, thresholds=best)
+                    heads[place] = replace(kind.head, thresholds=best)
         return tuple(heads)
 
     def threshold_counts(self) -> dict[str, int]:
-        return {head.name: len(kind.columns.default_thresholds) for head, kind in self.kinds}
+        return {kind.head.name: len(kind.columns.default_thresholds) for kind in self.kinds}
 
     def average(self, tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-        columns = [kind.columns for _, kind in self.kinds]
+        columns = [kind.columns for kind in self.kinds]
         return pd.concat([each.average([table[each.names] for table in tables]) for each in columns], axis=1)
 
     def per_prediction(self, rows: pd.DataFrame, predictions: pd.DataFrame, aggregate: Aggregate) -> pd.DataFrame:
@@ -140,9 +131,13 @@ class HeadPredictions(Predictions):
             return predictions
         ids = rows.set_index(ROW_ID)[ROW_PREDICTION].loc[predictions.index].to_numpy(object)
         index = pd.Index(pd.unique(ids), name=ROW_ID, dtype="str")
-        parts = [kind.columns.aggregate(predictions[kind.columns.names], ids, aggregate) for _, kind in self.kinds]
+        parts = [kind.columns.aggregate(predictions[kind.columns.names], ids, aggregate) for kind in self.kinds]
         return pd.concat(parts, axis=1).set_axis(index, axis=0)
 
     def truth(self, rows: pd.DataFrame) -> pd.DataFrame:
-        by_id = by_prediction(rows).set_index(ROW_ID)
-        return pd.concat([kind.truth(by_id) for _, kind in self.kinds], axis=1)
+        return self.image_truth(by_prediction(rows))
+
+    def image_truth(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """The truth of labelled rows, each for itself where several have one prediction."""
+        by_id = rows.set_index(ROW_ID, drop=False)
+        return pd.concat([kind.truth(by_id) for kind in self.kinds], axis=1)
