@@ -4,37 +4,36 @@ A score reads the truth, a label in the column `whale`, and the predictions, the
 (`rankings`). Where the head has an answer for unknown identities, it takes part by its threshold.
 """
 
-from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pandas as pd
 from sklearn.metrics import average_precision_score
 
-from pipeline.competition import Head
+from pipeline.competition import Head, Metric
 from pipeline.heads.rankings import listed_labels, ranked, score_columns
 from pipeline.metrics import undefined
-from pipeline.metrics.scoring import Score, finite_predictions
-
-# (truth (N,) of str, predictions, head) -> score
-Formula = Callable[[np.ndarray, pd.DataFrame, Head], float]
+from pipeline.metrics.scoring import finite_predictions, score
 
 
-def _score(name: str, formula: Formula, known: bool = False) -> Score:
-    """Args:
-    known: it needs a row of a known identity.
-    """
-
-    def function(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head) -> float:
-        if finite_predictions(truth, predictions, head, [head.name], score_columns(head)) is None:
-            return float("nan")
-        if known and (truth[head.name] == head.unknown).all():
-            return undefined(head, f"{name} needs a row of a known identity")
-        return formula(truth[head.name].to_numpy(object), predictions, head)
-
-    return Score(name, function, "labels")
+def _tables(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head) -> tuple[np.ndarray, pd.DataFrame] | None:
+    """The right labels (N,) of str, and the predictions."""
+    given = finite_predictions(truth, predictions, head, [head.name], score_columns(head))
+    return None if given is None else (truth[head.name].to_numpy(object), predictions)
 
 
-def map_at(most: int) -> Score:
+def _of_known(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head) -> tuple[np.ndarray, pd.DataFrame] | None:
+    found = _tables(truth, predictions, head)
+    if found is not None and (found[0] == head.unknown).all():
+        undefined(head, "the metric needs a row of a known identity")
+        return None
+    return found
+
+
+_score = partial(score, _tables, needs="labels")
+
+
+def map_at(most: int) -> Metric:
     """Mean over the rows of 1 / rank of the right label, 0 where it is not among the first `most`.
 
     With one right label per row that is the mean average precision at k, as in Humpback Whale Identification.
@@ -47,7 +46,7 @@ def map_at(most: int) -> Score:
     return _score(f"map_at_{most}", formula)
 
 
-def recall_at(most: int) -> Score:
+def recall_at(most: int) -> Metric:
     """Share of the rows of known identities whose label is among the first `most`. The answer for the unknown takes no
     part in it, nor has the threshold a say."""
 
@@ -56,7 +55,7 @@ def recall_at(most: int) -> Score:
         labels, _ = listed_labels(predictions, head)
         return float((labels[known, :most] == truth[known, None]).any(axis=1).mean())
 
-    return _score(f"recall_at_{most}", formula, known=True)
+    return score(_of_known, f"recall_at_{most}", formula, "labels")
 
 
 def accuracy(truth: np.ndarray, predictions: pd.DataFrame, head: Head) -> float:
@@ -85,5 +84,5 @@ SCORES = (
     _score("accuracy", accuracy),
     recall_at(1),
     recall_at(5),
-    _score("gap", gap, known=True),
+    score(_of_known, "gap", gap, "labels"),
 )

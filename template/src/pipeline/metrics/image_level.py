@@ -13,7 +13,6 @@ import pandas as pd
 from pipeline.competition import Head, Metric
 from pipeline.heads.base import KINDS
 from pipeline.heads.columns import has_truth
-from pipeline.metrics.scoring import Needs, Score
 from toolkit.errors import UserError, nearest
 
 
@@ -55,12 +54,12 @@ def combined(name: str, parts: Mapping[str, tuple[str, float]]) -> Metric:
         scores = [metric.function(truth, predictions, [known[head]]) for head, (metric, _) in found.items()]
         return float(np.average(scores, weights=[weight for _, weight in found.values()]))
 
-    needs: Needs = "labels" if any(metric.needs == "labels" for metric in metrics) else "probabilities"
+    first = max(metrics, key=lambda metric: metric.needs == "labels")
     may_cut = any(metric.may_cut for metric in metrics)
-    return Metric(name, function, metrics[0].greater_is_better, needs, check_heads, may_cut)
+    return Metric(name, function, first.greater_is_better, first.needs, check_heads, may_cut)
 
 
-def over_heads(name: str, scores: Mapping[str, Score]) -> Metric:
+def over_heads(name: str, scores: Mapping[str, Metric]) -> Metric:
     """The plain mean over the heads, each over the rows that have a truth for it; `scores` by kind of head."""
 
     def check_heads(heads: Sequence[Head]) -> None:
@@ -76,7 +75,7 @@ def over_heads(name: str, scores: Mapping[str, Score]) -> Metric:
         for head in [head for head in heads if head.kind in scores]:
             known = has_truth(truth, head)
             rows = (truth, predictions) if known.all() else (truth[known], predictions[known])
-            values.append(scores[head.kind].function(*rows, head))
+            values.append(scores[head.kind].function(*rows, [head]))
         return float(np.mean(values))
 
     one = next(iter(scores.values()))
@@ -84,7 +83,7 @@ def over_heads(name: str, scores: Mapping[str, Score]) -> Metric:
 
 
 def _metrics() -> dict[str, Metric]:
-    found: dict[str, dict[str, Score]] = {}
+    found: dict[str, dict[str, Metric]] = {}
     for kind in KINDS:
         for score in importlib.import_module(f"pipeline.metrics.{kind}").SCORES:
             found.setdefault(score.name, {})[kind] = score

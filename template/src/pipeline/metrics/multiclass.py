@@ -14,33 +14,34 @@ import numpy as np
 import pandas as pd
 from sklearn import metrics as sk
 
-from pipeline.competition import Head
+from pipeline.competition import Head, Metric
 from pipeline.heads.class_probabilities import cut, decided, normalized
 from pipeline.heads.columns import probability_columns
 from pipeline.metrics import undefined
-from pipeline.metrics.scoring import Needs, Score, finite_predictions, grade_kappa
+from pipeline.metrics.scoring import finite_predictions, grade_kappa, score
 from toolkit.errors import UserError, listed, nearest
 
-# (class numbers (N,) int64, probabilities (N, C) float64 with rows summing to 1, head) -> score
-Formula = Callable[[np.ndarray, np.ndarray, Head], float]
+Arrays = tuple[np.ndarray, np.ndarray] | None  # class numbers (N,) int64, probabilities (N, C) float64
 
 
-def _score(
-    name: str, formula: Formula, needs: Needs = "probabilities", greater: bool = True, may_cut: bool = False
-) -> Score:
-    def function(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head) -> float:
-        given = finite_predictions(truth, predictions, head, [head.name], probability_columns(head))
-        numbers = class_numbers(truth, head)
-        if given is None:
-            return float("nan")
-        if len(head.classes) < 2:
-            return undefined(head, f"there is one class only ({listed(head.classes)})")
-        return formula(numbers, cut(given, head) if may_cut and head.thresholds else normalized(given), head)
-
-    return Score(name, function, needs, greater, may_cut)
+def _as_given(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head) -> Arrays:
+    given = finite_predictions(truth, predictions, head, [head.name], probability_columns(head))
+    numbers = class_numbers(truth, head)
+    if given is not None and len(head.classes) < 2:
+        undefined(head, f"there is one class only ({listed(head.classes)})")
+        return None
+    return None if given is None else (numbers, given)
 
 
-def _of_decision(name: str, function: Callable[..., float], **params: Any) -> Score:
+def _normalized(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head) -> Arrays:
+    found = _as_given(truth, predictions, head)
+    return None if found is None else (found[0], normalized(found[1]))
+
+
+_score = partial(score, _normalized)
+
+
+def _of_decision(name: str, function: Callable[..., float], **params: Any) -> Metric:
     """A score of scikit-learn's that compares class numbers: the true ones, and those that are decided for."""
 
     def formula(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
@@ -51,7 +52,7 @@ def _of_decision(name: str, function: Callable[..., float], **params: Any) -> Sc
     return _score(name, formula, "labels")
 
 
-def _one_vs_rest(name: str, area: Callable[[np.ndarray, np.ndarray], float]) -> Score:
+def _one_vs_rest(name: str, area: Callable[[np.ndarray, np.ndarray], float]) -> Metric:
     """The area under a curve of scikit-learn's: ties count half under the ROC curve, and enter the other together.
 
     Two classes: the second one is the positive one. More: each class against the rest, and the plain mean over the
@@ -101,7 +102,7 @@ def probabilistic_f1(numbers: np.ndarray, probabilities: np.ndarray, head: Head)
     true = numbers[:, None] == positive
     if not true.any():
         return undefined(head, f"probabilistic_f1 needs rows of '{head.classes[1]}', all are '{head.classes[0]}'")
-    given = probabilities[:, positive]
+    given = (cut(probabilities, head) if head.thresholds else normalized(probabilities))[:, positive]
     return float(np.mean(2 * (given * true).sum(axis=0) / (given.sum(axis=0) + true.sum(axis=0))))
 
 
@@ -117,23 +118,27 @@ def mean_average_precision_at_k(numbers: np.ndarray, probabilities: np.ndarray, 
     return float(np.where(rank <= k, 1 / rank, 0.0).mean())
 
 
-def kl_divergence(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head) -> float:
+def kl_divergence(true: np.ndarray, said: np.ndarray, head: Head) -> float:
     """Mean over the rows of `sum_c t_c log(t_c / p_c)` (Kullback and Leibler, Annals of Mathematical Statistics 22,
-    1951), where t are the probabilities that the truth gives, or 1 for its label, and p is clipped to 1e-15 from below,
-    as in Kaggle's metric of that name. It is 0 at best."""
-    columns = probability_columns(head)
-    given = finite_predictions(truth, predictions, head, [head.name], columns)
-    if given is None:
-        return float("nan")
-    true = truth.reindex(columns=columns).to_numpy(np.float64, copy=True)
-    labelled = np.isnan(true).any(axis=1)
-    true[labelled] = np.eye(len(columns))[class_numbers(truth[labelled], head)]
-    said = np.clip(normalized(given), 1e-15, None)
+    1951), where p is clipped to 1e-15 from below, as in Kaggle's metric of that name. It is 0 at best."""
+    said = np.clip(said, 1e-15, None)
     return float((true * np.log(np.where(true > 0, true, said) / said)).sum(axis=1).mean())
 
 
+def _shares(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head) -> Arrays:
+    """The probabilities that the truth gives, or 1 for its label, and those that are predicted, float64 (N, C)."""
+    columns = probability_columns(head)
+    given = finite_predictions(truth, predictions, head, [head.name], columns)
+    if given is None:
+        return None
+    true = truth.reindex(columns=columns).to_numpy(np.float64, copy=True)
+    labelled = np.isnan(true).any(axis=1)
+    true[labelled] = np.eye(len(columns))[class_numbers(truth[labelled], head)]
+    return true, normalized(given)
+
+
 SCORES = (
-    Score("kl_divergence", kl_divergence, "probabilities", greater_is_better=False),
+    score(_shares, "kl_divergence", kl_divergence, greater=False),
     _of_decision("accuracy", sk.accuracy_score),
     _of_decision("balanced_accuracy", balanced_accuracy),
     # A class that is never hit counts 0; with one class per row f1_micro is the accuracy.
@@ -146,7 +151,7 @@ SCORES = (
     _score("quadratic_weighted_kappa", lambda true, said, head: grade_kappa(true, decided(said, head), head), "labels"),
     # By convention 0 when the truth or the prediction is one class only (Gorodkin, 2004).
     _of_decision("matthews_corrcoef", sk.matthews_corrcoef),
-    _score("probabilistic_f1", probabilistic_f1, may_cut=True),
+    score(_as_given, "probabilistic_f1", probabilistic_f1, may_cut=True),
     _score("map_at_3", partial(mean_average_precision_at_k, k=3)),
     _score("map_at_5", partial(mean_average_precision_at_k, k=5)),
 )

@@ -6,31 +6,30 @@ needs a decision takes the labels that reach their thresholds.
 The formulas are scikit-learn's: https://scikit-learn.org/stable/modules/model_evaluation.html
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 from sklearn import metrics as sk
 
-from pipeline.competition import Head
+from pipeline.competition import Head, Metric
 from pipeline.heads.columns import probability_columns
 from pipeline.heads.label_probabilities import decided
 from pipeline.metrics import undefined
-from pipeline.metrics.scoring import Needs, Score, finite_predictions
+from pipeline.metrics.scoring import finite_predictions, score
 from toolkit.errors import UserError, nearest
 
-# (truth (N, labels) of bool, probabilities (N, labels) float64, head) -> score
-Formula = Callable[[np.ndarray, np.ndarray, Head], float]
+
+def _arrays(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head) -> tuple[np.ndarray, np.ndarray] | None:
+    """Truth (N, labels) of bool, and probabilities (N, labels) float64."""
+    columns = probability_columns(head)
+    given = finite_predictions(truth, predictions, head, columns, columns)
+    return None if given is None else (truth[columns].to_numpy() >= 0.5, given)
 
 
-def _score(name: str, formula: Formula, needs: Needs = "probabilities", greater: bool = True) -> Score:
-    def function(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head) -> float:
-        columns = probability_columns(head)
-        given = finite_predictions(truth, predictions, head, columns, columns)
-        return float("nan") if given is None else formula(truth[columns].to_numpy() >= 0.5, given, head)
-
-    return Score(name, function, needs, greater)
+_score = partial(score, _arrays)
 
 
 def roc_auc(truth: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
@@ -44,7 +43,7 @@ def roc_auc(truth: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
     return float(np.mean([sk.roc_auc_score(truth[:, label], probabilities[:, label]) for label in mixed]))
 
 
-def f_score(beta: float, average: Literal["micro", "macro", "samples"]) -> Score:
+def f_score(beta: float, average: Literal["micro", "macro", "samples"]) -> Metric:
     """`(1 + beta^2) P R / (beta^2 P + R)`, P the precision and R the recall: of all cells at once (`micro`), the mean
     over the labels that are true or predicted somewhere (`macro`), or the mean over the rows, where one without labels
     that is given none counts 1 (`samples`). NaN when no label is true and none is predicted, but for `samples`.
@@ -72,7 +71,7 @@ def label_ranking_ap(truth: np.ndarray, probabilities: np.ndarray, head: Head) -
     return float(sk.label_ranking_average_precision_score(truth, probabilities))
 
 
-def log_loss(weights: Mapping[str, float] | None = None) -> Score:
+def log_loss(weights: Mapping[str, float] | None = None) -> Metric:
     """Mean over the labels of the binary log loss; probabilities are clipped to the float64 epsilon at both ends.
 
     Args:

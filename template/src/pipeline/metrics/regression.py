@@ -5,7 +5,7 @@ A score reads the truth and the predictions, a column of numbers each.
 The formulas are scikit-learn's: https://scikit-learn.org/stable/modules/model_evaluation.html
 """
 
-from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -14,21 +14,17 @@ from sklearn import metrics as sk
 from pipeline.competition import Head
 from pipeline.heads.numbers import clipped, grade_values, grades
 from pipeline.metrics import undefined
-from pipeline.metrics.scoring import Needs, Score, finite_predictions, grade_kappa
+from pipeline.metrics.scoring import finite_predictions, grade_kappa, score
 from toolkit.errors import UserError
 
-# (truth (N,) float64, predictions (N,) float64 inside the head's limits, head) -> score
-Formula = Callable[[np.ndarray, np.ndarray, Head], float]
+
+def _arrays(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head) -> tuple[np.ndarray, np.ndarray] | None:
+    """Truth and predictions inside the head's limits, float64 (N,) each."""
+    given = finite_predictions(truth, predictions, head, [head.name], [head.name])
+    return None if given is None else (truth[head.name].to_numpy(np.float64), clipped(given[:, 0], head))
 
 
-def _score(name: str, formula: Formula, needs: Needs = "probabilities", greater: bool = True) -> Score:
-    def function(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head) -> float:
-        given = finite_predictions(truth, predictions, head, [head.name], [head.name])
-        if given is None:
-            return float("nan")
-        return float(formula(truth[head.name].to_numpy(np.float64), clipped(given[:, 0], head), head))
-
-    return Score(name, function, needs, greater)
+_score = partial(score, _arrays)
 
 
 def rmsle(truth: np.ndarray, predictions: np.ndarray, head: Head) -> float:

@@ -1,28 +1,31 @@
 """What the scores of all kinds of heads have in common."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from pipeline.competition import Head
+from pipeline.competition import Head, Metric
 from pipeline.metrics import undefined
 from toolkit.errors import UserError, listed
 
-Needs = Literal["labels", "probabilities"]
 
+def score(
+    read: Callable[[pd.DataFrame, pd.DataFrame, Head], tuple[Any, ...] | None],
+    name: str,
+    formula: Callable[..., float],
+    needs: Literal["labels", "probabilities"] = "probabilities",
+    greater: bool = True,
+    may_cut: bool = False,
+) -> Metric:
+    """A metric of one head: `formula(*read(truth, predictions, head), head)`, NaN where that reads none."""
 
-@dataclass(frozen=True)
-class Score:
-    """A score of one head: `(truth, predictions, head) -> float`. The other attributes are those of a `Metric`."""
+    def function(truth: pd.DataFrame, predictions: pd.DataFrame, heads: Sequence[Head]) -> float:
+        found = read(truth, predictions, heads[0])
+        return float("nan") if found is None else float(formula(*found, heads[0]))
 
-    name: str
-    function: Callable[[pd.DataFrame, pd.DataFrame, Head], float]
-    needs: Needs
-    greater_is_better: bool = True
-    may_cut: bool = False
+    return Metric(name, function, greater, needs, may_cut=may_cut)
 
 
 def finite_predictions(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -117,8 +117,7 @@ class ImageLevelTask(Task):
             )
         return targets
 
-    def collate(self, samples: list[dict[str, Any]]) -> Batch:
-        return collate(samples)
+    collate = staticmethod(collate)
 
     def model(self, experiment: Experiment, names: Names, pretrained: bool) -> PreparedModel:
         side = input_names(chosen_columns(self.competition.settings.side_columns, experiment.model.side_columns))
