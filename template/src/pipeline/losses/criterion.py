@@ -163,8 +163,7 @@ def class_weights(chosen: str | Mapping[str, float], classes: Sequence[str], cou
         for name, value in chosen.items():
             if name not in classes:
                 raise UserError(f"class_weights: there is no class '{name}'; {nearest(name, classes)}")
-            if not 0 <= value < float("inf"):
-                raise UserError(f"class_weights: the weight of '{name}' must be at least 0 and finite (it is {value})")
+            check_range("class_weights", f"the weight of '{name}'", value)
         weights = torch.tensor([chosen.get(name, 1.0) for name in classes], dtype=torch.float64)
     total = (weights * counts).sum()
     if not total > 0:

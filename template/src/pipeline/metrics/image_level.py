@@ -27,32 +27,33 @@ def find_metric(name: str) -> Metric:
 
 
 def combined(name: str, parts: Mapping[str, tuple[str, float]]) -> Metric:
-    """A metric that combines heads, the weighted mean of a score of each; a `UserError` where that cannot be.
+    """A metric that combines heads: name of a head -> name of its metric, and its weight in the mean.
 
-    Args:
-        parts: name of a head -> name of its metric, and weight.
+    Raises:
+        UserError: an unknown metric, some that want to be large and others small, or weights that are none.
     """
-    found = {head: (find_metric(metric), weight) for head, (metric, weight) in parts.items()}
-    metrics = [metric for metric, _ in found.values()]
-    if len({metric.greater_is_better for metric in metrics}) != 1:
+    metrics, weights = [find_metric(metric) for metric, _ in parts.values()], [weight for _, weight in parts.values()]
+    if len({metric.greater_is_better for metric in metrics}) != 1 or min(weights) < 0 or not any(weights):
         raise UserError(
-            f"the metric '{name}' combines metrics of which some are better when larger, others when smaller"
+            f"the metric '{name}' combines metrics of which some are better when larger, others when smaller, or with "
+            "weights that are below 0 or all 0"
         )
-    if min(weight for _, weight in found.values()) < 0 or not sum(weight for _, weight in found.values()):
-        raise UserError(f"the metric '{name}' needs weights of at least 0 that are not all 0")
 
-    def check_heads(heads: Sequence[Head]) -> None:
-        known = {head.name: head for head in heads}
-        for head, (metric, _) in found.items():
+    def of_heads(heads: Sequence[Head]) -> list[list[Head]]:
+        known = {head.name: [head] for head in heads}
+        for head in parts:
             if head not in known:
                 raise UserError(f"the metric '{name}' scores the head '{head}'; {nearest(head, known)}")
-            metric.check_heads([known[head]])
+        return [known[head] for head in parts]
+
+    def check_heads(heads: Sequence[Head]) -> None:
+        for metric, own in zip(metrics, of_heads(heads), strict=True):
+            metric.check_heads(own)
 
     def function(truth: pd.DataFrame, predictions: pd.DataFrame, heads: Sequence[Head]) -> float:
         check_heads(heads)
-        known = {head.name: head for head in heads}
-        scores = [metric.function(truth, predictions, [known[head]]) for head, (metric, _) in found.items()]
-        return float(np.average(scores, weights=[weight for _, weight in found.values()]))
+        pairs = zip(metrics, of_heads(heads), strict=True)
+        return float(np.average([metric.function(truth, predictions, own) for metric, own in pairs], weights=weights))
 
     first = max(metrics, key=lambda metric: metric.needs == "labels")
     may_cut = any(metric.may_cut for metric in metrics)

@@ -59,15 +59,10 @@ def _timm_encoder(settings: Model, params: dict[str, Any]) -> Any:
     given = {"pretrained": settings.pretrained, "in_chans": settings.in_chans, "num_classes": 0, **arguments}
     try:
         return _create(name, given, {key: value for key, value in sizes.items() if key not in given})
-    except TypeError as error:
-        remedy = "correct model.params.encoder_params" + (
-            ", or model.drop_path_rate" if settings.drop_path_rate else ""
-        )
-        raise UserError(f"encoder '{name}' refused its settings ({reason(error)}); {remedy}") from error
-    except AssertionError as error:
+    except (TypeError, AssertionError) as error:
         raise UserError(
-            f"encoder '{name}' cannot be built for images of {settings.image_size} ({reason(error)}); "
-            "choose another image.size"
+            f"encoder '{name}' refused its settings, or images of {settings.image_size} ({reason(error)}); correct "
+            "model.params.encoder_params or model.drop_path_rate, or choose another image.size"
         ) from error
     except Exception as error:
         if not settings.pretrained:

@@ -14,16 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import pandas as pd
-
 from pipeline.competition import Competition, Head
 from pipeline.config import Experiment, LossRow
 from pipeline.registry import Names, References, load
-from pipeline.tasks.components import Decoder, Figures, Finisher, Predictions, Submission
+from pipeline.tasks.components import Decoder, Figures, Finisher, Outputs, Predictions, Submission, Table
 from toolkit.errors import UserError, listed
 
 if TYPE_CHECKING:  # an argument error needs no torch
-    from torch import Tensor, nn
+    from torch import nn
 
     from pipeline.types import Batch, Criterion, PreparedModel, SampleDataset
     from toolkit.images.row_reader import Reader
@@ -47,20 +45,10 @@ class Task(ABC):
 
     @abstractmethod
     def dataset(
-        self,
-        rows: pd.DataFrame,
-        root: Path,
-        experiment: Experiment,
-        names: Names,
-        stage: str,
-        reader: Reader | None = None,
+        self, rows: Table, root: Path, experiment: Experiment, names: Names, stage: str, reader: Reader | None = None
     ) -> SampleDataset:
-        """Rows as sample dicts.
-
-        Args:
-            stage: `train`, `valid` or `test`; a test sample has no targets.
-            reader: what `open_cache` gave for these rows; none: each image is decoded when it is asked for.
-        """
+        """Rows as sample dicts; those of the stage `test` have no targets. Without a `reader`, which is what
+        `open_cache` gave for these rows, each image is decoded when it is asked for."""
 
     @abstractmethod
     def collate(self, samples: list[dict[str, Any]]) -> Batch:
@@ -70,7 +58,7 @@ class Task(ABC):
     def model(self, experiment: Experiment, names: Names, pretrained: bool) -> PreparedModel:
         """`Prepare` and network as one module: batch dict in, output dict out."""
 
-    def fit_statistics(self, network: nn.Module, rows: pd.DataFrame) -> None:  # noqa: B027, most layers need none
+    def fit_statistics(self, network: nn.Module, rows: Table) -> None:  # noqa: B027, most layers need none
         """Tell the layers of a new network, before its first step, what they have to know of the rows that train."""
 
     @abstractmethod
@@ -78,7 +66,7 @@ class Task(ABC):
         """The usual loss of each head."""
 
     @abstractmethod
-    def criterion(self, losses: Sequence[LossRow], names: Names, rows: pd.DataFrame) -> Criterion:
+    def criterion(self, losses: Sequence[LossRow], names: Names, rows: Table) -> Criterion:
         """The weighted sum of the loss rows; `rows` are those that train, for what depends on how many there are."""
 
     def predictor(self, model: nn.Module, experiment: Experiment, names: Names) -> nn.Module:
@@ -89,7 +77,7 @@ class Task(ABC):
     def decoder(self, experiment: Experiment, names: Names) -> Decoder:
         """Makes predictions, indexed by id, of the logits of one model; `Predictions.average` merges several."""
 
-    def stored(self, predictions: pd.DataFrame, experiment: Experiment, names: Names) -> pd.DataFrame:
+    def stored(self, predictions: Table, experiment: Experiment, names: Names) -> Table:
         """What of out-of-fold predictions goes into the file that is scored later."""
         return predictions
 
@@ -98,7 +86,7 @@ class Task(ABC):
         """Makes of the predictions of rows, indexed by id, what is scored and handed in."""
 
     @abstractmethod
-    def batch_schema(self, batch: Batch, outputs: Mapping[str, Tensor]) -> list[tuple[str, str, str, str]]:
+    def batch_schema(self, batch: Batch, outputs: Outputs) -> list[tuple[str, str, str, str]]:
         """Check dtypes and shapes of the first batch, by a `UserError`; rows of (key, dtype, shape, role) to print."""
 
 

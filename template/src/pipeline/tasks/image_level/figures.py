@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from pipeline.competition import Metric
 from pipeline.data.explain_target import Explained, chosen_class
@@ -17,7 +16,7 @@ from pipeline.heads.base import kind_of
 from pipeline.heads.columns import Columns, has_truth
 from pipeline.heads.submission_columns import SubmissionRules, as_predictions, submission_rules
 from pipeline.keys import ROW_ID
-from pipeline.tasks.components import Figures, Submission
+from pipeline.tasks.components import Figures, Outputs, Submission, Table
 from pipeline.tasks.image_level.predictions import HeadPredictions
 from pipeline.types import Batch
 from toolkit.plots.images import NEUTRAL, RIGHT, WRONG, image_grid, shortened, visible
@@ -36,7 +35,7 @@ class HeadFigures(Figures):
         super().__init__(predictions)
         self.tables, self.columns = predictions, [kind.columns for kind in predictions.kinds]
 
-    def overview(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, Figure]:
+    def overview(self, truth: Table, predictions: Table) -> dict[str, Figure]:
         figures: dict[str, Figure] = {}
         for columns in self.columns:
             known = has_truth(truth, columns.head)
@@ -44,11 +43,11 @@ class HeadFigures(Figures):
                 figures |= columns.figures(truth[known], predictions[known])
         return figures
 
-    def examples(self, rows: pd.DataFrame, images: Sequence[Any], predictions: pd.DataFrame) -> dict[str, Figure]:
+    def examples(self, rows: Table, images: Sequence[Any], predictions: Table) -> dict[str, Figure]:
         ids, truth = list(rows[ROW_ID]), self.tables.truth(rows)
         return {each.head.name: each.sample_figure(images, ids, truth, predictions) for each in self.columns}
 
-    def samples(self, rows: pd.DataFrame, samples: Sequence[SeenSample], heading: str) -> Figure:
+    def samples(self, rows: Table, samples: Sequence[SeenSample], heading: str) -> Figure:
         read, titles, colors = self._read_out(rows, samples), [], []
         for place, sample in enumerate(samples):
             lines, wrong, judged = [sample.told()], False, False
@@ -66,7 +65,7 @@ class HeadFigures(Figures):
         images = [visible(sample.image) for sample in samples]
         return image_grid(images, [sample.id for sample in samples], titles, colors, heading)
 
-    def captions(self, rows: pd.DataFrame, samples: Sequence[SeenSample]) -> pd.DataFrame:
+    def captions(self, rows: Table, samples: Sequence[SeenSample]) -> Table:
         read, truths, predictions = self._read_out(rows, samples), [], []
         for place in range(len(samples)):
             labels = [f"{columns.head.name}: " if len(read) > 1 else "" for columns, *_ in read]
@@ -76,17 +75,15 @@ class HeadFigures(Figures):
             predictions.append("; ".join(label + text for label, text in zip(labels, said, strict=True)))
         return pd.DataFrame({"truth": truths, "prediction": predictions})
 
-    def _read_out(self, rows: pd.DataFrame, samples: Sequence[SeenSample]) -> list[ReadOut]:
+    def _read_out(self, rows: Table, samples: Sequence[SeenSample]) -> list[ReadOut]:
         outputs = {key: torch.stack([sample.outputs[key] for sample in samples]) for key in samples[0].outputs}
         truth, predictions = self.sample_tables(rows, {}, outputs)
         return [(each, has_truth(truth, each.head), *each.read_out(truth, predictions)) for each in self.columns]
 
-    def sample_tables(
-        self, rows: pd.DataFrame, batch: Batch, outputs: Mapping[str, Tensor]
-    ) -> tuple[pd.DataFrame, pd.DataFrame]:
+    def sample_tables(self, rows: Table, batch: Batch, outputs: Outputs) -> tuple[Table, Table]:
         return self.tables.image_truth(rows), self.tables.decode(list(rows[ROW_ID]), outputs)
 
-    def curves(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    def curves(self, truth: Table, predictions: Table) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         for columns in self.columns:
             known = has_truth(truth, columns.head)
@@ -94,7 +91,7 @@ class HeadFigures(Figures):
             found |= {f"{columns.head.name}:{name}": pair for name, pair in of_classes.items()}
         return found
 
-    def label_errors(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
+    def label_errors(self, truth: Table, predictions: Table) -> Table:
         parts = []
         for columns in self.columns:
             known = has_truth(truth, columns.head)
@@ -102,12 +99,10 @@ class HeadFigures(Figures):
             parts.append(found.rename_axis(ROW_ID).reset_index().assign(head=columns.head.name))
         return pd.concat(parts, ignore_index=True)
 
-    def label_errors_figure(
-        self, found: pd.DataFrame, images: Sequence[Any], truth: pd.DataFrame, predictions: pd.DataFrame
-    ) -> Figure:
+    def label_errors_figure(self, found: Table, images: Sequence[Any], truth: Table, predictions: Table) -> Figure:
         return label_errors_figure(found, images)
 
-    def explain_target(self, batch: Batch, outputs: Mapping[str, Tensor], name: str | None = None) -> Explained:
+    def explain_target(self, batch: Batch, outputs: Outputs, name: str | None = None) -> Explained:
         """The highest logit, where a head has one for each class; otherwise their sum, which grows with the answer."""
         head, number = chosen_class(self.heads, name)
         logits = outputs[head.output_key][0].float()
@@ -120,14 +115,14 @@ class HeadFigures(Figures):
 class HeadSubmission(Submission):
     """A column per head, per class or per label."""
 
-    def rules(self, sample: pd.DataFrame, metric: Metric, images: Mapping[str, Path] | None = None) -> SubmissionRules:
+    def rules(self, sample: Table, metric: Metric, images: Mapping[str, Path] | None = None) -> SubmissionRules:
         return submission_rules(sample, self.heads, metric, self.competition.settings.id_column)
 
-    def read(self, table: pd.DataFrame, rules: SubmissionRules, metric: Metric) -> pd.DataFrame | None:
+    def read(self, table: Table, rules: SubmissionRules, metric: Metric) -> Table | None:
         labels_only = any(column.of is None for column in rules.columns)
         if rules.by_row or (labels_only and metric.needs == "probabilities"):
             return None
         return as_predictions(table, rules.columns, self.heads)
 
-    def shares(self, predictions: pd.DataFrame) -> dict[str, pd.Series]:
+    def shares(self, predictions: Table) -> dict[str, pd.Series]:
         return {head.name: kind_of(head).columns.shares(predictions) for head in self.heads}

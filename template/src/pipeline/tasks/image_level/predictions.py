@@ -1,13 +1,12 @@
 """From outputs to tables of predictions, and from rows to tables of truth."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
 from pipeline.competition import Competition, Head, Metric
 from pipeline.heads.base import kind_of
@@ -16,7 +15,7 @@ from pipeline.heads.thresholds import Ascent, as_rank, calls_to_try, coordinate_
 from pipeline.keys import INPUT_ID, ROW_ID, ROW_PREDICTION, embedding_key
 from pipeline.losses.criterion import take
 from pipeline.prediction_ids import by_prediction
-from pipeline.tasks.components import Decoder, Predictions, Tuner
+from pipeline.tasks.components import Decoder, Outputs, Predictions, Table, Tuner
 from pipeline.types import Batch
 from toolkit.errors import UserError
 
@@ -29,7 +28,7 @@ class HeadPredictions(Predictions):
         self.kinds = [kind_of(head) for head in self.heads]
         self.has_gallery = any(kind.has_gallery for kind in self.kinds)
 
-    def decode(self, ids: Sequence[str], outputs: Mapping[str, Tensor]) -> pd.DataFrame:
+    def decode(self, ids: Sequence[str], outputs: Outputs) -> Table:
         """Logits of one batch as predictions, indexed by id."""
         columns: dict[str, np.ndarray] = {}
         for kind in self.kinds:
@@ -37,10 +36,10 @@ class HeadPredictions(Predictions):
             columns |= kind.columns.table(kind.decode(logits.cpu()))
         return pd.DataFrame(columns, index=pd.Index(list(ids), name=ROW_ID, dtype="str"))
 
-    def looks_among(self, rows: pd.DataFrame) -> bool:
+    def looks_among(self, rows: Table) -> bool:
         return any(kind.looks_among(rows) for kind in self.kinds)
 
-    def gallery(self, rows: pd.DataFrame, held_out: pd.DataFrame | None = None) -> pd.DataFrame | None:
+    def gallery(self, rows: Table, held_out: Table | None = None) -> Table | None:
         if held_out is not None and self.looks_among(held_out):
             return held_out
         if not self.has_gallery:
@@ -53,19 +52,17 @@ class HeadPredictions(Predictions):
             )
         return rows[known].reset_index(drop=True)
 
-    def decoders(
-        self, gallery: pd.DataFrame, outputs: Iterable[Sequence[Mapping[str, Tensor]]], own: bool
-    ) -> list[Decoder]:
+    def decoders(self, gallery: Table, outputs: Iterable[Sequence[Outputs]], own: bool) -> list[Decoder]:
         searching = {embedding_key(kind.head.name): kind for kind in self.kinds if kind.has_gallery}
         stored = [[{key: of_model[key] for key in searching} for of_model in batch] for batch in outputs]
 
-        def decoder(batches: Sequence[Mapping[str, Tensor]]) -> Decoder:
+        def decoder(batches: Sequence[Outputs]) -> Decoder:
             memories = [
                 kind.memory(gallery, torch.cat([embeddings[key] for embeddings in batches]), own)
                 for key, kind in searching.items()
             ]
 
-            def decode(batch: Batch, found: Mapping[str, Tensor]) -> pd.DataFrame:
+            def decode(batch: Batch, found: Outputs) -> Table:
                 looked_up = dict(found)
                 for memory in memories:
                     looked_up |= memory(batch[INPUT_ID], found)
@@ -75,13 +72,13 @@ class HeadPredictions(Predictions):
 
         return [decoder(batches) for batches in zip(*stored, strict=True)]
 
-    def empty(self) -> pd.DataFrame:
+    def empty(self) -> Table:
         return self.decode([], {kind.head.output_key: torch.empty(0, kind.width) for kind in self.kinds})
 
-    def constants(self, rows: pd.DataFrame, held_out: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    def constants(self, rows: Table, held_out: Table) -> dict[str, Table]:
         return {"constant": self.constant(rows, list(held_out[ROW_ID]))}
 
-    def constant(self, rows: pd.DataFrame, ids: Sequence[str]) -> pd.DataFrame:
+    def constant(self, rows: Table, ids: Sequence[str]) -> Table:
         """The best prediction that looks at no image, for these ids; `rows` are those that train."""
         metric = self.competition.metrics()[0]
         columns: dict[str, np.ndarray] = {}
@@ -89,18 +86,14 @@ class HeadPredictions(Predictions):
             columns |= kind.columns.table(np.tile(kind.constant(rows, metric), (len(ids), 1)))
         return pd.DataFrame(columns, index=pd.Index(list(ids), name=ROW_ID, dtype="str"))
 
-    def tuner(
-        self, truth: pd.DataFrame, predictions: pd.DataFrame, metric: Metric, quick: bool = False
-    ) -> Tuner | None:
+    def tuner(self, truth: Table, predictions: Table, metric: Metric, quick: bool = False) -> Tuner | None:
         decides = metric.needs == "labels" or metric.may_cut
         if not decides or not any(self.threshold_counts().values()):
             return None
         ascent = partial(quick_ascent, calls=calls_to_try(metric)) if quick else coordinate_ascent
         return lambda rows: self._tuned(truth[rows], predictions[rows], metric, ascent)
 
-    def _tuned(
-        self, truth: pd.DataFrame, predictions: pd.DataFrame, metric: Metric, ascent: Ascent
-    ) -> tuple[Head, ...]:
+    def _tuned(self, truth: Table, predictions: Table, metric: Metric, ascent: Ascent) -> tuple[Head, ...]:
         sign, heads = 1 if metric.greater_is_better else -1, list(self.heads)
         for place, kind in enumerate(self.kinds):
 
@@ -118,11 +111,11 @@ class HeadPredictions(Predictions):
     def threshold_counts(self) -> dict[str, int]:
         return {kind.head.name: len(kind.columns.default_thresholds) for kind in self.kinds}
 
-    def average(self, tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    def average(self, tables: Sequence[Table]) -> Table:
         columns = [kind.columns for kind in self.kinds]
         return pd.concat([each.average([table[each.names] for table in tables]) for each in columns], axis=1)
 
-    def per_prediction(self, rows: pd.DataFrame, predictions: pd.DataFrame, aggregate: Aggregate) -> pd.DataFrame:
+    def per_prediction(self, rows: Table, predictions: Table, aggregate: Aggregate) -> Table:
         """Predictions of rows, indexed by id, as those of their prediction ids, in the order of their first images.
 
         Rows without prediction ids stand for themselves. `aggregate` is the experiment's.
@@ -134,10 +127,10 @@ class HeadPredictions(Predictions):
         parts = [kind.columns.aggregate(predictions[kind.columns.names], ids, aggregate) for kind in self.kinds]
         return pd.concat(parts, axis=1).set_axis(index, axis=0)
 
-    def truth(self, rows: pd.DataFrame) -> pd.DataFrame:
+    def truth(self, rows: Table) -> Table:
         return self.image_truth(by_prediction(rows))
 
-    def image_truth(self, rows: pd.DataFrame) -> pd.DataFrame:
+    def image_truth(self, rows: Table) -> Table:
         """The truth of labelled rows, each for itself where several have one prediction."""
         by_id = rows.set_index(ROW_ID, drop=False)
         return pd.concat([kind.truth(by_id) for kind in self.kinds], axis=1)

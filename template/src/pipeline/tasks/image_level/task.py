@@ -1,12 +1,11 @@
 """What image-level tasks do with rows, batches and outputs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -23,7 +22,7 @@ from pipeline.losses.criterion import WeightedLosses, take
 from pipeline.models.preprocess import prepared_model
 from pipeline.registry import Named, Names, References
 from pipeline.tasks import Task
-from pipeline.tasks.components import Decoder, Finisher
+from pipeline.tasks.components import Decoder, Finisher, Outputs, Table
 from pipeline.tasks.image_level.figures import HeadFigures, HeadSubmission
 from pipeline.tasks.image_level.predictions import HeadPredictions
 from pipeline.types import Batch, Criterion, PreparedModel, SampleDataset
@@ -79,13 +78,7 @@ class ImageLevelTask(Task):
         self.submission = HeadSubmission(self.predictions)
 
     def dataset(
-        self,
-        rows: pd.DataFrame,
-        root: Path,
-        experiment: Experiment,
-        names: Names,
-        stage: str,
-        reader: Reader | None = None,
+        self, rows: Table, root: Path, experiment: Experiment, names: Names, stage: str, reader: Reader | None = None
     ) -> SampleDataset:
         values = {} if stage == "test" else self.targets(rows)
         side = chosen_columns(self.competition.settings.side_columns, experiment.model.side_columns)
@@ -102,7 +95,7 @@ class ImageLevelTask(Task):
         )
         return dataset
 
-    def targets(self, rows: pd.DataFrame) -> dict[str, np.ndarray]:
+    def targets(self, rows: Table) -> dict[str, np.ndarray]:
         """The truth of all heads, a gap where a row has none for one. A row that has none at all is a `UserError`."""
         targets = {kind.head.target_key: kind.targets(rows) for kind in self.kinds}
         gaps = [np.isnan(values) if values.dtype.kind == "f" else values < 0 for values in targets.values()]
@@ -130,14 +123,14 @@ class ImageLevelTask(Task):
         aggregate = names.bind("aggregate", experiment.aggregate)
         return lambda rows, predictions: self.predictions.per_prediction(rows, predictions, aggregate)
 
-    def fit_statistics(self, network: torch.nn.Module, rows: pd.DataFrame) -> None:
+    def fit_statistics(self, network: torch.nn.Module, rows: Table) -> None:
         for kind in self.kinds:
             kind.fit_statistics(network, rows)
 
     def default_losses(self) -> tuple[LossRow, ...]:
         return tuple(LossRow(head=kind.head.name, loss=Named(name=next(iter(kind.losses)))) for kind in self.kinds)
 
-    def criterion(self, losses: Sequence[LossRow], names: Names, rows: pd.DataFrame) -> Criterion:
+    def criterion(self, losses: Sequence[LossRow], names: Names, rows: Table) -> Criterion:
         kinds = {kind.head.name: kind for kind in self.kinds}
         for row in losses:
             name, kind = row.loss.name, kinds.get(row.head or "")
@@ -155,7 +148,7 @@ class ImageLevelTask(Task):
         truths = {name: partial(kind.targets, rows) for name, kind in kinds.items()}
         return WeightedLosses(losses, self.heads, names, counts, truths)
 
-    def batch_schema(self, batch: Batch, outputs: Mapping[str, Tensor]) -> list[tuple[str, str, str, str]]:
+    def batch_schema(self, batch: Batch, outputs: Outputs) -> list[tuple[str, str, str, str]]:
         table, size = contract_rows(batch, outputs), len(batch[INPUT_ID])
         for kind in self.kinds:
             wiring = f"head '{kind.head.name}'"
