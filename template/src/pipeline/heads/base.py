@@ -54,10 +54,8 @@ class HeadKind(ABC):
         return len(self.head.classes)
 
     def layer(self, features: int) -> nn.Module:
-        """What makes its logits (B, width) of pooled features (B, features), or several outputs by their keys.
-
-        Keyword-only parameters are settings of an experiment: `model: {params: {head_params: {HEAD: {...}}}}`.
-        """
+        """What makes its logits (B, width) of pooled features (B, features), or several outputs by their keys; its
+        keyword-only parameters are settings of an experiment (`model.params.head_params.HEAD`)."""
         from torch import nn
 
         return nn.Linear(features, self.width)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.competition import Head, Metric
-from pipeline.heads.cells import as_numbers, label_problems, list_problems, listable, most_listed, number_problems
+from pipeline.heads.cells import as_numbers, label_problems, list_problems, listable, most_listed
 from pipeline.heads.columns import Aggregate, Column, Columns, Figures, frequencies, label_error_table
 from pipeline.submission_schema import Problem
 from toolkit.audit.label_errors import worst_first
@@ -128,27 +128,20 @@ class ClassProbabilities(Columns):
         return np.array([" ".join(row) for row in np.asarray(self.head.classes, dtype=object)[best]], dtype=object)
 
     def read(self, columns: Mapping[str | None, pd.Series]) -> dict[str, np.ndarray] | None:
-        """Predictions, float32 (N,) by column, from a submission's columns by class; a label becomes probability 1."""
+        """Predictions, float32 (N,) by column; a label becomes probability 1."""
         classes = self.head.classes
         if set(columns) == {None}:
-            labels = columns[None].astype(str).to_numpy()
-            values = [(labels == name).astype(np.float32) for name in classes]
+            labels = columns[None].astype(str)
+            columns = {name: labels == name for name in classes}
         elif len(classes) == 2 and set(columns) == {classes[1]}:
-            second = columns[classes[1]].to_numpy(np.float32)
-            values = [1 - second, second]
-        elif set(columns) == set(classes):
-            values = [columns[name].to_numpy(np.float32) for name in classes]
-        else:
-            return None
-        return dict(zip(self.names, values, strict=True))
+            columns = {classes[0]: 1 - columns[classes[1]].astype(np.float32), **columns}
+        return super().read(columns)
 
     def cell_problems(self, name: str, values: pd.Series, column: Column | None, metric: Metric) -> list[Problem]:
-        if column is not None and column.of is None:
-            most, known = most_listed(metric), self.head.classes
-            return list_problems(name, values, known, most) if most > 1 else label_problems(name, values, known)
-        probability = column is not None or metric.needs == "probabilities"
-        whole = not probability and metric.name == "quadratic_weighted_kappa"
-        return number_problems(name, values, probability, whole, "" if column is None else metric.name)
+        if column is None or column.of is not None:
+            return super().cell_problems(name, values, column, metric)
+        most, known = most_listed(metric), self.head.classes
+        return list_problems(name, values, known, most) if most > 1 else label_problems(name, values, known)
 
     def row_problems(self, table: pd.DataFrame, metric: Metric) -> list[Problem]:
         """Rows that do not sum to 1."""

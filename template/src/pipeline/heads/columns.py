@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.competition import Head, Metric
+from pipeline.heads.cells import number_problems
 from pipeline.keys import ROW_ID
 from pipeline.submission_schema import Problem
 from toolkit.errors import UserError, listed, nearest
@@ -123,14 +124,19 @@ class Columns(ABC):
     def fill(self, predictions: pd.DataFrame, columns: Sequence[Column], metric: Metric) -> dict[str, np.ndarray]:
         """The values (N,) of the head's columns in a submission, by name."""
 
-    @abstractmethod
     def read(self, columns: Mapping[str | None, pd.Series]) -> dict[str, np.ndarray] | None:
         """The way back from `fill`: predictions by column, (N,) each. None where it does not tell them all."""
+        if set(columns) != set(self.head.classes):
+            return None
+        values = [columns[name].to_numpy(np.float32) for name in self.head.classes]
+        return dict(zip(self.names, values, strict=True))
 
-    @abstractmethod
     def cell_problems(self, name: str, values: pd.Series, column: Column | None, metric: Metric) -> list[Problem]:
         """What is wrong with the values (text) of a column; where none is known, of numbers in a format of the user's
         own."""
+        probability = column is not None or metric.needs == "probabilities"
+        whole = not probability and metric.name == "quadratic_weighted_kappa"
+        return number_problems(name, values, probability, whole, "" if column is None else metric.name)
 
     def row_problems(self, table: pd.DataFrame, metric: Metric) -> list[Problem]:
         """What is wrong with rows (text) of the numbers that stand for its classes."""

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.competition import Head, Metric
-from pipeline.heads.cells import label_problems, list_problems, number_problems
+from pipeline.heads.cells import label_problems, list_problems
 from pipeline.heads.columns import Column, Columns, Figures, label_error_table
 from pipeline.heads.label_sets import SPACES, ListForm, form_for, read_list
 from pipeline.submission_schema import Problem
@@ -100,16 +100,11 @@ class LabelProbabilities(Columns):
         }
 
     def read(self, columns: Mapping[str | None, pd.Series]) -> dict[str, np.ndarray] | None:
-        """Predictions, float32 (N,) by column, from a submission's columns by label; a label in a list becomes 1."""
-        classes = self.head.classes
+        """Predictions, float32 (N,) by column; a label in a list becomes 1."""
         if set(columns) == {None}:
-            lists = [set(read_list(str(cell), set(classes))) for cell in columns[None]]
-            values = [np.array([name in words for words in lists], np.float32) for name in classes]
-        elif set(columns) == set(classes):
-            values = [columns[name].astype(float).to_numpy(np.float32) for name in classes]
-        else:
-            return None
-        return dict(zip(self.names, values, strict=True))
+            lists = columns[None].map(lambda cell: set(read_list(str(cell), set(self.head.classes))))
+            columns = {name: lists.map(lambda words, name=name: name in words) for name in self.head.classes}
+        return super().read({name: cells.astype(float) for name, cells in columns.items()})
 
     def cell_problems(self, name: str, values: pd.Series, column: Column | None, metric: Metric) -> list[Problem]:
         if column is not None and column.of is None:
@@ -117,8 +112,7 @@ class LabelProbabilities(Columns):
             return list_problems(name, values, self.head.classes, divided=form.read, form=str(form))
         if column is not None and metric.needs == "labels":
             return label_problems(name, values, ("0", "1"))
-        probability = column is not None or metric.needs == "probabilities"
-        return number_problems(name, values, probability, metric="" if column is None else metric.name)
+        return super().cell_problems(name, values, column, metric)
 
 
 def thresholds(head: Head) -> np.ndarray:

@@ -34,11 +34,9 @@ def maximum(num_features: int) -> nn.Module:
 
 
 class GeneralizedMean(nn.Module):
-    """GeM, `mean(x ** p) ** (1 / p)` with a learned p (Radenovic et al., arXiv:1711.02512).
+    """GeM, `mean(x ** p) ** (1 / p)` with a learned p (Radenovic et al., arXiv:1711.02512), of features cut at `eps`.
 
-    p = 1 is the mean, and large p the maximum. It is made for features of at least zero, as they are after a ReLU;
-    others are cut at `eps`. Computed in float32 on x / max(x), which gives the same value and gradient and neither
-    overflows nor vanishes whatever p becomes.
+    Computed in float32 on x / max(x), which gives the same value and gradient and neither overflows nor vanishes.
     """
 
     def __init__(self, num_features: int, *, p: float = 3.0, eps: float = 1e-6) -> None:

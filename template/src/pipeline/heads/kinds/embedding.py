@@ -31,12 +31,7 @@ class Embedding(HeadKind):
     column_type = Rankings
 
     def layer(self, features: int, *, size: int = 128, subcenters: int = 1) -> nn.Module:
-        """The embedding's layer.
-
-        Args:
-            size: of the embedding.
-            subcenters: centres of each class.
-        """
+        """With the size of the embedding, and so many centres of each class."""
         return EmbeddingLayer(features, self.head, size, subcenters)
 
     def targets(self, rows: pd.DataFrame) -> np.ndarray:
