@@ -27,7 +27,7 @@ EVERY: list[tuple[str, dict[str, Any]]] = [
     ("bce", {"label_smoothing": 0.1, "sum_classes": True}),
     ("focal", {"gamma": 0.5}),
     ("focal", {"gamma": 2.0, "alpha": 0.25}),
-    ("focal", {"gamma": 0.5, "alpha": 0.25, "sigmoid": True}),
+    ("focal", {"gamma": 1.0, "alpha": 0.25, "sigmoid": True}),
     ("asymmetric", {}),
     ("asymmetric", {"gamma_pos": 0.5, "gamma_neg": 0.5, "eps": 0.0}),
 ]
@@ -160,6 +160,7 @@ def test_losses_equal_those_of_the_libraries() -> None:
         ("cross_entropy", {"label_smoothing": 1.0}, r"label_smoothing must be in \[0, 1\)"),
         ("focal", {"gamma": -1.0}, "gamma must be at least 0"),
         ("focal", {"alpha": 2.0, "sigmoid": True}, "alpha is a share"),
+        ("focal", {"gamma": 0.5, "sigmoid": True}, "gamma at least 1"),
         ("asymmetric", {"epsilon": 0.1}, "eps"),
     ],
 )

@@ -136,7 +136,7 @@ def test_what_cannot_be_combined_is_refused() -> None:
 
     with pytest.raises(UserError, match="better when larger, others when smaller"):
         combined("both", {"first": ("accuracy", 1), "second": ("log_loss", 1)})
-    with pytest.raises(UserError, match="weights of at least 0"):
+    with pytest.raises(UserError, match="weights that are below 0"):
         combined("both", {"first": ("accuracy", 0)})
     task, rows = make_task(), make_rows()
     metric = combined("one", {"frist": ("accuracy", 1)})

@@ -66,29 +66,22 @@ class Identities(ClassLabels):
         return numbers.astype(np.int64), notes
 
     def check_folds(self, rows: pd.DataFrame, where: str) -> None:
-        """Refuse folds of the other form: held-out rows would be looked for where they cannot be.
-
-        Args:
-            rows: with their folds.
-            where: the fold file, as errors name it.
-        """
+        """Refuse folds of the other form, in which held-out rows would be looked for where they cannot be."""
         one_split = rows[ROW_FOLD].max() == 0  # its other side is the rows that only train
         scored = rows if one_split else rows[rows[ROW_FOLD] >= 0]
         for column in self.targets:
             cells = self.cells(scored, column).dropna()
             found = scored.loc[cells.index, ROW_FOLD].groupby(cells)
-            spread, several = found.nunique() > 1, found.size() > 1
-            if self.hold_out == "identities" and spread.any():
-                what = f"{spread.sum()} identities of '{column}' are in several folds ({listed(spread.index[spread])})"
-            elif self.hold_out == "images" and several.any() and not spread.any():
-                what = f"no identity of '{column}' is in several folds"
-            else:
-                continue
-            command = f"scripts/make_folds.py{name_option(Path(where).stem)} --force"
-            raise UserError(
-                f"{where} does not hold out {self.hold_out}, as labels in src/competition/targets.py says: {what}; "
-                f"make the folds anew ({command}), or change hold_out back"
-            )
+            spread = found.nunique() > 1
+            whole = self.hold_out == "identities"
+            if spread.any() if whole else (found.size() > 1).any() and not spread.any():
+                count = f"{spread.sum()} identities" if whole else "no identity"
+                names = f" ({listed(spread.index[spread])})" if whole else ""
+                raise UserError(
+                    f"{where} does not hold out {self.hold_out}, as labels in src/competition/targets.py says: {count} "
+                    f"of '{column}' are in several folds{names}; make the folds anew "
+                    f"(scripts/make_folds.py{name_option(Path(where).stem)} --force), or change hold_out back"
+                )
 
     @property
     def trains_each(self) -> bool:

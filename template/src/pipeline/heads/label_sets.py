@@ -155,21 +155,18 @@ class LabelSets(ClassLabels):
 
     def faults(self, rows: pd.DataFrame) -> Iterator[Fault]:
         """Cells of a label that are neither 0 nor 1; a note that says what divides lists where that is not spaces."""
-        if len(self.targets) > 1:
-            for column in [column for column in self.targets if column in rows]:
+        for column in [column for column in self.targets if column in rows]:
+            if len(self.targets) > 1:
                 try:
                     numbers(rows, [column])
                 except UserError as error:
                     yield Fault("labels", column, str(error))
-            return
-        [column] = self.targets
-        form = self._form(rows) if column in rows else SPACES
-        if not self.separator and form != SPACES:
-            detail = (
-                f"its lists of labels are read as {form}; if that is wrong, say what divides them in "
-                "src/competition/targets.py: LabelSets(settings.target_columns, separator=...)"
-            )
-            yield Fault("labels", column, detail, fatal=False)
+            elif not self.separator and (form := self._form(rows)) != SPACES:
+                detail = (
+                    f"its lists of labels are read as {form}; if that is wrong, say what divides them in "
+                    "src/competition/targets.py: LabelSets(settings.target_columns, separator=...)"
+                )
+                yield Fault("labels", column, detail, fatal=False)
 
     def _form(self, rows: pd.DataFrame) -> ListForm:
         return ListForm(self.separator) if self.separator else form_of(rows[self.targets[0]].dropna().astype(str))

@@ -24,8 +24,8 @@ class ArcFace(nn.Module):
         scale: s.
         margin: m, in radians; 0: the plain softmax of cosines.
         easy_margin: no margin where the angle is more than a right one; instead of the rule beyond pi.
-        dynamic_margin: smallest and largest margin, instead of `margin`: the fewer rows n of a class train, the larger,
-            as n^(-1/4) (Ha et al., arXiv:2010.05350, who take 0.05 and 0.5).
+        dynamic_margin: smallest and largest margin: the fewer rows n of a class train, the larger, as n^(-1/4) (Ha et
+            al., arXiv:2010.05350, who take 0.05 and 0.5).
     """
 
     def __init__(

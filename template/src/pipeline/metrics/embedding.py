@@ -34,10 +34,8 @@ _score = partial(score, _tables, needs="labels")
 
 
 def map_at(most: int) -> Metric:
-    """Mean over the rows of 1 / rank of the right label, 0 where it is not among the first `most`.
-
-    With one right label per row that is the mean average precision at k, as in Humpback Whale Identification.
-    """
+    """Mean over the rows of 1 / rank of the right label, 0 where it is not among the first `most`: the mean average
+    precision at k, as in Humpback Whale Identification."""
 
     def formula(truth: np.ndarray, predictions: pd.DataFrame, head: Head) -> float:
         right = ranked(predictions, head)[0][:, :most] == truth[:, None]
@@ -67,7 +65,7 @@ def gap(truth: np.ndarray, predictions: pd.DataFrame, head: Head) -> float:
     """Global average precision, or micro-AP: `sum_i P(i) rel(i) / M` over all rows, ranked by the score of their label.
 
     As in Google Landmark Recognition: M is the number of rows that show a known identity, and those that show none are
-    never right. Rows of equal score are ranked as one, as scikit-learn does.
+    never right. Rows of equal score are ranked as one.
     """
     known = truth != head.unknown
     labels, scores = listed_labels(predictions, head)

@@ -53,11 +53,8 @@ def _of_decision(name: str, function: Callable[..., float], **params: Any) -> Me
 
 
 def _one_vs_rest(name: str, area: Callable[[np.ndarray, np.ndarray], float]) -> Metric:
-    """The area under a curve of scikit-learn's: ties count half under the ROC curve, and enter the other together.
-
-    Two classes: the second one is the positive one. More: each class against the rest, and the plain mean over the
-    classes that occur in the truth. NaN when the truth holds one class only.
-    """
+    """The area under a curve of scikit-learn's. Two classes: the second one is the positive one. More: each class
+    against the rest, and the plain mean over those that occur in the truth. NaN when the truth holds one class only."""
 
     def formula(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
         present = np.unique(numbers)
@@ -80,23 +77,12 @@ def class_numbers(truth: pd.DataFrame, head: Head) -> np.ndarray:
     return numbers.astype(np.int64)
 
 
-def balanced_accuracy(numbers: np.ndarray, predicted: np.ndarray) -> float:
-    """Mean recall over the classes that occur in the truth; scikit-learn's own warns of those that do not."""
-    return float(sk.recall_score(numbers, predicted, labels=np.unique(numbers), average="macro"))
-
-
-def log_loss(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
-    """Mean negative logarithm of the true class's probability, which is clipped to the float64 epsilon from below."""
-    return float(sk.log_loss(numbers, probabilities, labels=np.arange(len(head.classes))))
-
-
 def probabilistic_f1(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
     """F1 of probabilities: 2 pTP / (sum of p + positive rows), where pTP sums the positive rows' p. Nobody has to cut
-    them off, but 0 and 1 beyond a threshold score more than probabilities that are honest about what they do not know.
+    them off, but 0 and 1 beyond a threshold score more than honest probabilities (Yacouby and Axman, Eval4NLP, 2020).
 
-    R. Yacouby and D. Axman, "Probabilistic Extension of Precision, Recall, and F1 Score for More Thorough Evaluation of
-    Classification Models", Eval4NLP, 2020. Two classes: the second one is the positive one, and NaN when no row is of
-    it. More: each class against the rest, and the plain mean over the classes that occur in the truth.
+    Two classes: the second one is the positive one, and NaN when no row is of it. More: each class against the rest,
+    and the plain mean over the classes that occur in the truth.
     """
     positive = np.unique(numbers) if len(head.classes) > 2 else np.array([1])
     true = numbers[:, None] == positive
@@ -107,11 +93,8 @@ def probabilistic_f1(numbers: np.ndarray, probabilities: np.ndarray, head: Head)
 
 
 def mean_average_precision_at_k(numbers: np.ndarray, probabilities: np.ndarray, head: Head, *, k: int) -> float:
-    """Mean of 1 / rank of the true class among the `k` most probable ones, 0 where it is not among them.
-
-    With one true class per row that is the mean average precision at k; of equally probable classes, the first in class
-    order comes first.
-    """
+    """Mean of 1 / rank of the true class among the `k` most probable ones, 0 where it is not among them; of equally
+    probable classes, the first in class order comes first."""
     true = probabilities[np.arange(len(numbers)), numbers][:, None]
     earlier = np.arange(probabilities.shape[1]) < numbers[:, None]
     rank = 1 + ((probabilities > true) | ((probabilities == true) & earlier)).sum(axis=1)
@@ -140,12 +123,21 @@ def _shares(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head) -> Array
 SCORES = (
     score(_shares, "kl_divergence", kl_divergence, greater=False),
     _of_decision("accuracy", sk.accuracy_score),
-    _of_decision("balanced_accuracy", balanced_accuracy),
+    # The mean over the classes that occur in the truth; scikit-learn's own warns of those that do not.
+    _of_decision(
+        "balanced_accuracy",
+        lambda true, said: sk.recall_score(true, said, labels=np.unique(true), average="macro"),
+    ),
     # A class that is never hit counts 0; with one class per row f1_micro is the accuracy.
     _of_decision("f1_macro", sk.f1_score, average="macro", zero_division=0),
     _of_decision("f1_micro", sk.f1_score, average="micro"),
     _of_decision("f1_weighted", sk.f1_score, average="weighted", zero_division=0),
-    _score("log_loss", log_loss, greater=False),
+    # Probabilities are clipped to the float64 epsilon from below.
+    _score(
+        "log_loss",
+        lambda true, said, head: sk.log_loss(true, said, labels=np.arange(len(head.classes))),
+        greater=False,
+    ),
     _one_vs_rest("roc_auc", sk.roc_auc_score),
     _one_vs_rest("pr_auc", sk.average_precision_score),
     _score("quadratic_weighted_kappa", lambda true, said, head: grade_kappa(true, decided(said, head), head), "labels"),

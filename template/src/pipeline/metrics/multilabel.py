@@ -33,10 +33,8 @@ _score = partial(score, _arrays)
 
 
 def roc_auc(truth: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
-    """Mean over the labels of the area under the ROC curve; ties count half.
-
-    A label that holds for all rows or for none has no curve and is left out. NaN when that leaves none.
-    """
+    """Mean over the labels of the area under the ROC curve. A label that holds for all rows or for none has no curve
+    and is left out; NaN when that leaves none."""
     mixed = np.flatnonzero(truth.any(axis=0) & ~truth.all(axis=0))
     if not len(mixed):
         return undefined(head, "roc_auc needs a label that holds for some rows and not for others")
@@ -72,11 +70,8 @@ def label_ranking_ap(truth: np.ndarray, probabilities: np.ndarray, head: Head) -
 
 
 def log_loss(weights: Mapping[str, float] | None = None) -> Metric:
-    """Mean over the labels of the binary log loss; probabilities are clipped to the float64 epsilon at both ends.
-
-    Args:
-        weights: of some labels in that mean; 1 for the others.
-    """
+    """Mean over the labels of the binary log loss, with the `weights` of some labels, 1 for the others; probabilities
+    are clipped to the float64 epsilon at both ends."""
     given = weights or {}
 
     def formula(truth: np.ndarray, probabilities: np.ndarray, head: Head) -> float:

@@ -55,13 +55,10 @@ def finite_predictions(
 
 
 def grade_kappa(truth: np.ndarray, predicted: np.ndarray, head: Head) -> float:
-    """Cohen's kappa with squared distances between grades: J. Cohen, "Weighted kappa", Psychological Bulletin, 1968.
+    """Cohen's kappa of positions in the classes, int64 (N,), with squared distances between grades (J. Cohen, "Weighted
+    kappa", Psychological Bulletin, 1968). NaN when truth and prediction are one and the same single grade.
 
-    Grades are the classes themselves where all are whole numbers (a gap counts as distance), else their positions in
-    class order. NaN when truth and prediction are one and the same single grade.
-
-    Args:
-        truth, predicted: positions in the classes, int64 (N,).
+    Grades are the classes themselves where all are whole numbers (a gap counts as distance), else their positions.
     """
     if len(np.unique(np.concatenate([truth, predicted]))) < 2:
         return undefined(head, f"kappa needs two grades, all rows are '{head.classes[truth[0]]}'")
