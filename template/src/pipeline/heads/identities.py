@@ -75,12 +75,14 @@ class Identities(ClassLabels):
             spread = found.nunique() > 1
             whole = self.hold_out == "identities"
             if spread.any() if whole else (found.size() > 1).any() and not spread.any():
-                count = f"{spread.sum()} identities" if whole else "no identity"
-                names = f" ({listed(spread.index[spread])})" if whole else ""
+                what = f"no identity of '{column}' is in several folds"
+                if whole:
+                    several = listed(spread.index[spread])
+                    what = f"{spread.sum()} identities of '{column}' are in several folds ({several})"
                 raise UserError(
-                    f"{where} does not hold out {self.hold_out}, as labels in src/competition/targets.py says: {count} "
-                    f"of '{column}' are in several folds{names}; make the folds anew "
-                    f"(scripts/make_folds.py{name_option(Path(where).stem)} --force), or change hold_out back"
+                    f"{where} does not hold out {self.hold_out}, as labels in src/competition/targets.py says: {what}; "
+                    f"make the folds anew (scripts/make_folds.py{name_option(Path(where).stem)} --force), or change "
+                    "hold_out back"
                 )
 
     @property

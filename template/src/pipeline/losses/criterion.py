@@ -36,6 +36,7 @@ class Term:
             return
         self.target_key = head.target_key
         self.output_key = f"{head.output_key}@{row.output}" if row.output else head.output_key
+        self.first_mask = mask_key(self.output_key, 1)
         fit = getattr(self.function, "fit", None)
         if fit is not None and head.name in truths:
             fit(truths[head.name]())
@@ -56,8 +57,9 @@ class Term:
                 take(outputs, self.output_key, wiring, "the model returns")
             target, known = known_truth(batch[self.target_key])
             given = [(outputs[self.output_key], target)]
-            while (key := mask_key(self.output_key, len(given))) in outputs:
-                given.append((outputs[key], target))
+            if self.first_mask in outputs:  # of further ones, under which it is trained as well
+                while (key := mask_key(self.output_key, len(given))) in outputs:
+                    given.append((outputs[key], target))
         values = [self.function(*each) for each in given]
         if any(each.shape != weights.shape for each in values):
             raise UserError(
