@@ -61,8 +61,8 @@ def _timm_encoder(settings: Model, params: dict[str, Any]) -> Any:
         return _create(name, given, {key: value for key, value in sizes.items() if key not in given})
     except (TypeError, AssertionError) as error:
         raise UserError(
-            f"encoder '{name}' refused its settings, or images of {settings.image_size} ({reason(error)}); correct "
-            "model.params.encoder_params or model.drop_path_rate, or choose another image.size"
+            f"encoder '{name}' refused its settings ({reason(error)}); correct model.params.encoder_params or "
+            f"model.drop_path_rate, or choose another image.size than {settings.image_size}"
         ) from error
     except Exception as error:
         if not settings.pretrained:
