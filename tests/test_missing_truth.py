@@ -35,14 +35,8 @@ def make_rows() -> pd.DataFrame:
     return pd.DataFrame({"id": list("abcde"), "image": "x.png", "first": first, "second": second})
 
 
-def targets_of(task: Any, rows: pd.DataFrame) -> dict[str, np.ndarray]:
-    from pipeline.tasks.image_level.batch_schema import all_targets
-
-    return all_targets(rows, task.kinds)
-
-
 def batch_of(task: Any, rows: pd.DataFrame) -> dict[str, Any]:
-    targets = {key: torch.from_numpy(values) for key, values in targets_of(task, rows).items()}
+    targets = {key: torch.from_numpy(values) for key, values in task.targets(rows).items()}
     return {"input_weight": torch.tensor([1.0, 2.0, 0.5, 1.0, 1.0]), **targets}
 
 
@@ -105,7 +99,7 @@ def test_soft_truths_may_be_missing_as_well() -> None:
     task, rows = make_task(), make_rows()
     for place, name in enumerate(CLASSES):
         rows[f"first:{name}"] = [None, None, str([0.2, 0.3, 0.5][place]), None, None]
-    found = targets_of(task, rows)["target_first"]
+    found = task.targets(rows)["target_first"]
     np.testing.assert_allclose(found[2], [0.2, 0.3, 0.5], rtol=1e-6)
     assert np.isnan(found[[1, 4]]).all() and found[0].tolist() == [1, 0, 0]
     outputs = {head.output_key: torch.zeros(5, 3) for head in task.heads}
@@ -142,7 +136,7 @@ def test_what_cannot_be_combined_is_refused() -> None:
 
     with pytest.raises(UserError, match="better when larger, others when smaller"):
         combined("both", {"first": ("accuracy", 1), "second": ("log_loss", 1)})
-    with pytest.raises(UserError, match="weights of at least 0"):
+    with pytest.raises(UserError, match="weights that are below 0"):
         combined("both", {"first": ("accuracy", 0)})
     task, rows = make_task(), make_rows()
     metric = combined("one", {"frist": ("accuracy", 1)})
@@ -159,7 +153,7 @@ def test_a_row_without_any_truth_is_refused() -> None:
     rows = make_rows()
     rows.loc[3, ["first", "second"]] = None
     with pytest.raises(UserError, match=r"1 rows \(id d\) have no truth for any of first, second"):
-        targets_of(make_task(), rows)
+        make_task().targets(rows)
 
 
 def test_the_constant_counts_what_is_there() -> None:

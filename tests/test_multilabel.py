@@ -271,9 +271,8 @@ def test_lists_are_divided_by_what_their_cells_show(cells: list[str], said: str)
 def test_labels_with_spaces_and_marks_in_their_names() -> None:
     from pipeline.heads.base import kind_of
     from pipeline.heads.columns import Column
-    from pipeline.heads.label_lists import ListForm
     from pipeline.heads.label_probabilities import label_lists, list_form
-    from pipeline.heads.label_sets import LabelSets
+    from pipeline.heads.label_sets import LabelSets, ListForm
     from toolkit.errors import UserError
 
     def found(cells: list[str], separator: str = "") -> set[str]:

@@ -13,9 +13,6 @@ from sklearn.metrics import classification_report as report
 
 from pipeline.competition import Head
 from pipeline.heads.base import kind_of
-from pipeline.heads.class_probabilities import multiclass_figures
-from pipeline.heads.label_probabilities import multilabel_figures
-from pipeline.heads.rankings import table_of
 from pipeline.trackers.images import pixels
 from projects import Renders
 from toolkit.plots.numbers import by_truth_figure, errors_by_truth, scatter_figure
@@ -32,12 +29,14 @@ def rendered(renders: Renders) -> Iterator[None]:
 
 def multiclass(truth: np.ndarray, given: np.ndarray, names: tuple[str, ...], **more: Any) -> dict[str, Figure]:
     """The figures of class numbers (N,) and probabilities, by the first part of their name."""
+    columns = kind_of(Head("a", "multiclass", names, **more)).columns
     texts = np.array(names, dtype=object)[truth]
-    return drawn(multiclass_figures(texts, given, Head("a", "multiclass", names, **more)))
+    return drawn(columns.figures(pd.DataFrame({"a": texts}), pd.DataFrame(given, columns=columns.names)))
 
 
 def multilabel(truth: np.ndarray, given: np.ndarray, names: tuple[str, ...], **more: Any) -> dict[str, Figure]:
-    return drawn(multilabel_figures(truth, given, Head("a", "multilabel", names, **more)))
+    columns = kind_of(Head("a", "multilabel", names, **more)).columns
+    return drawn(columns.figures(*(pd.DataFrame(table, columns=columns.names) for table in (truth, given))))
 
 
 def drawn(figures: dict[str, Figure]) -> dict[str, Figure]:
@@ -279,7 +278,9 @@ def test_the_nearest_right_and_wrong_neighbours() -> None:
     labels = np.array([["a", "b", "c"], ["b", "a", "c"], ["c", "", ""], ["a", "b", "c"]], dtype=object)
     scores = np.array([[0.9, 0.4, 0.1], [0.8, 0.7, 0.1], [0.6, -1, -1], [0.5, 0.4, 0.3]])
     truth = pd.DataFrame({"who": ["a", "a", "a", "new"]})
-    figures = drawn(kind_of(head).columns.figures(truth, table_of(labels, scores, head, truth.index)))
+    columns = kind_of(head).columns
+    predictions = pd.DataFrame(columns.table(np.hstack([labels, scores.astype(object)])))
+    figures = drawn(columns.figures(truth, predictions))
     left, right = figures["neighbours"].axes
     assert [text.get_text() for text in figures["neighbours"].legends[0].get_texts()] == [
         "its own label (2)",

@@ -156,7 +156,7 @@ def test_the_check_needs_no_run(of_labels: House) -> None:
 
 
 BAD_PROBABILITIES = {
-    "four decimals": (dict.fromkeys(IDS, "0.3333,0.3333,0.3333"), "sum: 6 of 6 rows.*only 4 decimals were written"),
+    "four decimals": (dict.fromkeys(IDS, "0.3333,0.3333,0.3333"), "sum: 6 of 6 rows.*write all decimals"),
     "not normalised": ({**CERTAIN, "x-1": "0.2,0.3,0.7"}, "sum: 1 of 6 rows.*0.2 .*x-1.*divide each row by its sum"),
     "percent": (dict.fromkeys(IDS, "20,30,50"), r"range: 6 of 6 values of column 'cat' are outside \[0, 1\]"),
     "negative": ({**CERTAIN, "x-1": "-0.1,0.6,0.5"}, "range: 1 of 6 values of column 'cat'"),

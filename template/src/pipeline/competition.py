@@ -4,6 +4,7 @@ import importlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,11 +43,11 @@ class Head:
     unknown: str = ""
     separator: str = ""
 
-    @property
+    @cached_property
     def target_key(self) -> str:
         return target_key(self.name)
 
-    @property
+    @cached_property
     def output_key(self) -> str:
         return output_key(self.name)
 

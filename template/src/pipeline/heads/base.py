@@ -13,14 +13,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
+import pandas as pd
+
 from pipeline.competition import Head, Metric
 from pipeline.heads import kinds
 from pipeline.heads.columns import Columns
 from toolkit.errors import UserError, listed
 
-if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
+if TYPE_CHECKING:  # a submission needs no torch
     import torch
     from torch import Tensor, nn
 
@@ -53,10 +54,8 @@ class HeadKind(ABC):
         return len(self.head.classes)
 
     def layer(self, features: int) -> nn.Module:
-        """What makes its logits (B, width) of pooled features (B, features), or several outputs by their keys.
-
-        Keyword-only parameters are settings of an experiment: `model: {params: {head_params: {HEAD: {...}}}}`.
-        """
+        """What makes its logits (B, width) of pooled features (B, features), or several outputs by their keys; its
+        keyword-only parameters are settings of an experiment (`model.params.head_params.HEAD`)."""
         from torch import nn
 
         return nn.Linear(features, self.width)
@@ -71,15 +70,11 @@ class HeadKind(ABC):
 
     @abstractmethod
     def targets(self, rows: pd.DataFrame) -> np.ndarray:
-        """The truth of each row, (N, ...), as a loss reads it.
-
-        Raises:
-            UserError: a row without a truth, or with one that cannot be; rows are named by id.
-        """
+        """The truth of each row, (N, ...), as a loss reads it; a `UserError` names rows whose truth cannot be."""
 
     @abstractmethod
-    def target_forms(self, size: int) -> Sequence[tuple[torch.dtype, tuple[int, ...]]]:
-        """What dtype and shape a batch of `size` targets may have."""
+    def target_forms(self) -> Sequence[tuple[torch.dtype, tuple[int, ...]]]:
+        """The dtypes that a batch of targets may have, and its shape behind the dimension of the batch."""
 
     def class_counts(self, rows: pd.DataFrame) -> Tensor | None:
         """How many of the rows are of each class, float64 (classes,); none where rows have no weights by class."""
@@ -87,7 +82,7 @@ class HeadKind(ABC):
 
     @abstractmethod
     def truth(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """The truth of labelled rows as the metrics read it; the index stays."""
+        """The truth of labelled rows as the metrics read it; the rows are indexed by id, and so is the truth."""
 
     @abstractmethod
     def decode(self, logits: Tensor) -> np.ndarray:
@@ -95,8 +90,7 @@ class HeadKind(ABC):
 
     @abstractmethod
     def constant(self, rows: pd.DataFrame, metric: Metric) -> np.ndarray:
-        """The best prediction that looks at no image, float32 (columns,), given the rows that train; where metrics ask
-        for different ones, the best for `metric`."""
+        """The best prediction for `metric` that looks at no image, float32 (columns,), given the rows that train."""
 
     def looks_among(self, rows: pd.DataFrame) -> bool:
         """Whether held-out rows are looked up among themselves, since none that trains shows the same."""
@@ -109,20 +103,10 @@ class HeadKind(ABC):
 
 
 def kind_of(head: Head) -> HeadKind:
-    """The head as its kind sees it."""
+    """The head as its kind sees it; a `UserError` where there is no such kind."""
+    if head.kind not in KINDS:
+        raise UserError(f"there is no kind of heads '{head.kind}'; known: {listed(KINDS, 9)}")
     return _kind(head.kind)(head)
-
-
-def _kind(name: str) -> type[HeadKind]:
-    """A kind, imported when it is asked for: demo data need no torch.
-
-    Raises:
-        UserError: there is no such kind.
-    """
-    if name not in KINDS:
-        raise UserError(f"there is no kind of heads '{name}'; known: {listed(KINDS, 9)}")
-    found: type[HeadKind] = importlib.import_module(f"{kinds.__name__}.{name}").HEAD
-    return found
 
 
 def losses() -> dict[str, str]:
@@ -133,3 +117,8 @@ def losses() -> dict[str, str]:
 def trained_by(loss: str) -> list[str]:
     """The kinds that a loss trains."""
     return [kind for kind in KINDS if loss in _kind(kind).losses]
+
+
+def _kind(name: str) -> type[HeadKind]:
+    found: type[HeadKind] = importlib.import_module(f"{kinds.__name__}.{name}").HEAD
+    return found

@@ -1,28 +1,27 @@
 """What the predictions of a head are as columns of a table, and all that follows from it, whatever the head's kind.
 
 A head that predicts probabilities of classes, of labels, numbers or rankings takes the `Columns` of that name as they
-are: averages, thresholds, pictures, label errors and the columns of a submission come with them.
+are: averages, thresholds, pictures, label errors and the columns of a submission come with them. Everything that is
+judged of a submission is text, as the grader will read it.
 """
-
-from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from pipeline.competition import Head, Metric
+from pipeline.heads.cells import number_problems
+from pipeline.keys import ROW_ID
 from pipeline.submission_schema import Problem
-from toolkit.errors import UserError, listed
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from toolkit.errors import UserError, listed, nearest
 
 # (predictions of images, the prediction id of each (N,)) -> a row for each id, in the order in which they come
 Aggregate = Callable[[pd.DataFrame, np.ndarray], pd.DataFrame]
+Figures = dict[str, Any]  # matplotlib's, by name; it takes a second to import
 
 
 @dataclass(frozen=True)
@@ -57,11 +56,8 @@ class Columns(ABC):
         return pd.DataFrame(mean, index=tables[0].index, columns=tables[0].columns)
 
     def aggregate(self, predictions: pd.DataFrame, ids: np.ndarray, function: Aggregate) -> pd.DataFrame:
-        """Predictions of images, these columns only, as one for each of `ids` (N,), in the order in which these come.
-
-        Raises:
-            UserError: the experiment's aggregate, `function`, returned something else.
-        """
+        """Predictions of images, these columns only, as one for each of `ids` (N,), in the order in which these come;
+        a `UserError` where the experiment's aggregate, `function`, returned something else."""
         index = pd.Index(pd.unique(ids))
         found = function(predictions.astype(np.float64), ids)
         if list(found.index) != list(index) or list(found) != list(predictions):
@@ -80,7 +76,7 @@ class Columns(ABC):
 
     def thresholded(self, predictions: pd.DataFrame) -> list[np.ndarray]:
         """What each threshold cuts, float64 (N,) each."""
-        return []
+        return [predictions[column].to_numpy(np.float64) for column in self.names]
 
     @abstractmethod
     def read_out(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -91,13 +87,13 @@ class Columns(ABC):
         return f"{said} ({sure:.0%})"
 
     @abstractmethod
-    def figures(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, Figure]:
+    def figures(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> Figures:
         """Pictures of predictions against the truth, by name. Both tables are indexed by id, in the same order."""
 
     def sample_figure(
         self, images: Sequence[Any], ids: Sequence[str], truth: pd.DataFrame, predictions: pd.DataFrame
-    ) -> Figure:
-        """A few images (N,) with truth and prediction; both tables are in their order."""
+    ) -> Any:
+        """A figure of a few images (N,) with truth and prediction; both tables are in their order."""
         from toolkit.plots.samples import sample_figure
 
         true, said, sure = self.read_out(truth, predictions)
@@ -109,7 +105,7 @@ class Columns(ABC):
 
     @abstractmethod
     def label_errors(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
-        """See `Task.suspects`: given, suggested, score and probability, indexed by id; every row has a truth."""
+        """See `Figures.label_errors`: a `label_error_table`; every row has a truth."""
 
     @abstractmethod
     def shares(self, predictions: pd.DataFrame) -> pd.Series:
@@ -128,14 +124,19 @@ class Columns(ABC):
     def fill(self, predictions: pd.DataFrame, columns: Sequence[Column], metric: Metric) -> dict[str, np.ndarray]:
         """The values (N,) of the head's columns in a submission, by name."""
 
-    @abstractmethod
     def read(self, columns: Mapping[str | None, pd.Series]) -> dict[str, np.ndarray] | None:
         """The way back from `fill`: predictions by column, (N,) each. None where it does not tell them all."""
+        if set(columns) != set(self.head.classes):
+            return None
+        values = [columns[name].to_numpy(np.float32) for name in self.head.classes]
+        return dict(zip(self.names, values, strict=True))
 
-    @abstractmethod
     def cell_problems(self, name: str, values: pd.Series, column: Column | None, metric: Metric) -> list[Problem]:
         """What is wrong with the values (text) of a column; where none is known, of numbers in a format of the user's
         own."""
+        probability = column is not None or metric.needs == "probabilities"
+        whole = not probability and metric.name == "quadratic_weighted_kappa"
+        return number_problems(name, values, probability, whole, "" if column is None else metric.name)
 
     def row_problems(self, table: pd.DataFrame, metric: Metric) -> list[Problem]:
         """What is wrong with rows (text) of the numbers that stand for its classes."""
@@ -155,9 +156,36 @@ def has_truth(truth: pd.DataFrame, head: Head) -> np.ndarray:
     return known
 
 
+def class_numbers(rows: pd.DataFrame, head: Head, needless: np.ndarray | bool = False) -> np.ndarray:
+    """The labels of rows as positions in the head's classes, int64 (N,); -1 for empty cells and the unknown.
+
+    Args:
+        needless: rows whose label does not matter, bool (N,).
+
+    Raises:
+        UserError: a label that is no class; the rows are named by id.
+    """
+    labels = rows[head.name]
+    numbers = pd.Index(head.classes).get_indexer(pd.Index(labels)).astype(np.int64)
+    strange = labels.notna() & ((labels != head.unknown) | (not head.unknown))
+    wrong = rows[(numbers < 0) & strange.to_numpy(bool) & ~np.asarray(needless)]
+    if len(wrong):
+        label = str(wrong[head.name].iloc[0])
+        raise UserError(
+            f"column '{head.name}': {len(wrong)} rows (id {listed(wrong[ROW_ID])}) have the label '{label}', which is "
+            f"not in folds/classes.json; {nearest(label, head.classes)}"
+        )
+    return numbers
+
+
 def label_error_table(
-    index: pd.Index, given: np.ndarray, suggested: np.ndarray, scores: np.ndarray, probabilities: np.ndarray
+    index: pd.Index, given: np.ndarray, suggested: np.ndarray, scores: np.ndarray, probabilities: np.ndarray | float
 ) -> pd.DataFrame:
-    """Columns (M,) as the table of `Columns.label_errors`."""
+    """Suspects (M,), their labels, what is suggested instead, and how probable that is, indexed by id."""
     columns = {"given": given, "suggested": suggested, "score": scores, "probability": probabilities}
     return pd.DataFrame(columns, index=index)
+
+
+def frequencies(labels: np.ndarray, names: Sequence[str]) -> pd.Series:
+    """How often each name stands among labels (N,): share of rows, indexed by name."""
+    return pd.Series(labels).value_counts(normalize=True).reindex(list(names), fill_value=0.0)

@@ -39,7 +39,6 @@ class Identities(ClassLabels):
         return labels[labels != self.unknown] if self.unknown else labels
 
     def marked(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """The training rows with what the truth of held-out ones depends on."""
         unit = rows[ROW_GROUP] if ROW_GROUP in rows else pd.Series(rows.index, index=rows.index)
         for column in self.targets:
             rows = rows.assign(**{alone_column(column): unit.groupby(rows[column]).transform("nunique").eq(1)})
@@ -67,32 +66,24 @@ class Identities(ClassLabels):
         return numbers.astype(np.int64), notes
 
     def check_folds(self, rows: pd.DataFrame, where: str) -> None:
-        """Refuse folds of the other form: held-out rows would be looked for where they cannot be.
-
-        Args:
-            rows: with their folds.
-            where: the fold file, as errors name it.
-
-        Raises:
-            UserError: whole identities are to be held out and some are in several folds, or images and none is.
-        """
+        """Refuse folds of the other form, in which held-out rows would be looked for where they cannot be."""
         one_split = rows[ROW_FOLD].max() == 0  # its other side is the rows that only train
         scored = rows if one_split else rows[rows[ROW_FOLD] >= 0]
         for column in self.targets:
             cells = self.cells(scored, column).dropna()
             found = scored.loc[cells.index, ROW_FOLD].groupby(cells)
-            spread, several = found.nunique() > 1, found.size() > 1
-            if self.hold_out == "identities" and spread.any():
-                what = f"{spread.sum()} identities of '{column}' are in several folds ({listed(spread.index[spread])})"
-            elif self.hold_out == "images" and several.any() and not spread.any():
+            spread = found.nunique() > 1
+            whole = self.hold_out == "identities"
+            if spread.any() if whole else (found.size() > 1).any() and not spread.any():
                 what = f"no identity of '{column}' is in several folds"
-            else:
-                continue
-            command = f"scripts/make_folds.py{name_option(Path(where).stem)} --force"
-            raise UserError(
-                f"{where} does not hold out {self.hold_out}, as labels in src/competition/targets.py says: {what}; "
-                f"make the folds anew ({command}), or change hold_out back"
-            )
+                if whole:
+                    several = listed(spread.index[spread])
+                    what = f"{spread.sum()} identities of '{column}' are in several folds ({several})"
+                raise UserError(
+                    f"{where} does not hold out {self.hold_out}, as labels in src/competition/targets.py says: {what}; "
+                    f"make the folds anew (scripts/make_folds.py{name_option(Path(where).stem)} --force), or change "
+                    "hold_out back"
+                )
 
     @property
     def trains_each(self) -> bool:
@@ -100,14 +91,14 @@ class Identities(ClassLabels):
 
     def splitter(self, n_folds: int, seed: int, grouped: bool) -> Any:
         """Spreads the rows of each identity over the folds, or keeps them in one."""
-        if self.hold_out == "identities":
-            if grouped:
-                raise UserError(
-                    "folds hold out whole identities (labels in src/competition/targets.py), and groups besides cannot "
-                    "be kept together; empty group_column in competition.yaml"
-                )
-            return WholeIdentities(n_folds, seed)
-        return StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed) if grouped else Spread(n_folds, seed)
+        if self.hold_out == "images":
+            return StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed) if grouped else Spread(n_folds, seed)
+        if grouped:
+            raise UserError(
+                "folds hold out whole identities (labels in src/competition/targets.py), and groups besides cannot "
+                "be kept together; empty group_column in competition.yaml"
+            )
+        return WholeIdentities(n_folds, seed)
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,8 @@
-"""Numbers: read from rows, kept inside limits, made grades, divided into folds, drawn, doubted and handed in.
-
-Everything that is judged of a submission is text, as the grader will read it.
-"""
-
-from __future__ import annotations
+"""Numbers: read from rows, kept inside limits, made grades, divided into folds, drawn, doubted and handed in."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,16 +10,14 @@ import pandas as pd
 from pipeline.competition import Head, Metric
 from pipeline.data.labels import ClassLabels
 from pipeline.heads.cells import as_numbers, cell_text, label_problems, number_problems
-from pipeline.heads.columns import Column, Columns, label_error_table
+from pipeline.heads.columns import Column, Columns, Figures, frequencies, label_error_table
 from pipeline.keys import ROW_ID
 from pipeline.submission_schema import Problem
 from toolkit.audit.label_errors import LIMIT, modified_z_scores, worst_first
 from toolkit.errors import UserError, listed
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 MOST_BINS = 32
+QUARTILES = ("smallest", "lower quartile", "median", "upper quartile", "largest")
 
 
 class Numbers(Columns):
@@ -51,16 +44,16 @@ class Numbers(Columns):
     def caption(self, said: str, sure: float) -> str:
         return said
 
-    def figures(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, Figure]:
+    def figures(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> Figures:
         from toolkit.plots.numbers import by_truth_figure, scatter_figure
 
-        column = self.head.name
-        given = truth[column].to_numpy(), predicted(predictions, self.head), column
-        return {f"scatter/{column}": scatter_figure(*given), f"errors/{column}": by_truth_figure(*given)}
+        name = self.head.name
+        given = truth[name].to_numpy(), predicted(predictions, self.head), name
+        return {f"scatter/{name}": scatter_figure(*given), f"errors/{name}": by_truth_figure(*given)}
 
     def sample_figure(
         self, images: Sequence[Any], ids: Sequence[str], truth: pd.DataFrame, predictions: pd.DataFrame
-    ) -> Figure:
+    ) -> Any:
         from toolkit.plots.numbers import errors_figure
 
         return errors_figure(images, ids, truth[self.head.name].to_numpy(), predicted(predictions, self.head))
@@ -71,16 +64,13 @@ class Numbers(Columns):
         residuals = predicted(predictions, self.head) - truth[self.head.name].to_numpy(np.float64)
         away = np.abs(modified_z_scores(residuals))
         found, scores = worst_first(away, away > LIMIT)
-        return label_error_table(truth.index[found], true[found], said[found], scores, np.full(len(found), np.nan))
+        return label_error_table(truth.index[found], true[found], said[found], scores, np.nan)
 
     def shares(self, predictions: pd.DataFrame) -> pd.Series:
-        """How often each grade is decided for; without grades, the quartiles."""
         values = predicted(predictions, self.head)
         if self.head.classes:
-            decided = pd.Series(grade_names(values, self.head))
-            return decided.value_counts(normalize=True).reindex(list(self.head.classes), fill_value=0.0)
-        names = ("smallest", "lower quartile", "median", "upper quartile", "largest")
-        return pd.Series(np.quantile(values, np.linspace(0, 1, len(names))), index=list(names))
+            return frequencies(grade_names(values, self.head), self.head.classes)
+        return pd.Series(np.quantile(values, np.linspace(0, 1, len(QUARTILES))), index=list(QUARTILES))
 
     def single_column(self, metric: Metric) -> str | None:
         """The number, under the head's own name; none, for the grade, where the metric is about grades."""
@@ -94,20 +84,23 @@ class Numbers(Columns):
 
     def fill(self, predictions: pd.DataFrame, columns: Sequence[Column], metric: Metric) -> dict[str, np.ndarray]:
         """Grades as text, numbers as float64, or as int64 where no digit stands after the point; (N,) by column."""
-        values = predicted(predictions, self.head)
-        written = rounded(values, self.head)
+        written = values = predicted(predictions, self.head)
+        if self.head.decimals is not None:
+            rough = np.round(values, self.head.decimals)
+            written = rough if self.head.decimals > 0 else rough.astype(np.int64)
         return {column.name: grade_names(values, self.head) if column.of is None else written for column in columns}
 
     def read(self, columns: Mapping[str | None, pd.Series]) -> dict[str, np.ndarray] | None:
         """The numbers, float32 (N,), from their column in a submission; a grade becomes a number that means it."""
-        if set(columns) == {self.head.name}:
-            return {self.head.name: columns[self.head.name].to_numpy(np.float32)}
-        if set(columns) == {None}:
-            cuts = cut_points(self.head)
-            inside = np.concatenate([cuts[:1] - 1, (cuts[:-1] + cuts[1:]) / 2, cuts[-1:] + 1])
-            numbers = pd.Index(self.head.classes).get_indexer(pd.Index(columns[None].astype(str)))
-            return {self.head.name: inside[numbers].astype(np.float32)}
-        return None
+        if len(columns) != 1:
+            return None
+        [(of, cells)] = columns.items()
+        if of is not None:
+            return {of: cells.to_numpy(np.float32)}
+        cuts = cut_points(self.head)
+        inside = np.concatenate([cuts[:1] - 1, (cuts[:-1] + cuts[1:]) / 2, cuts[-1:] + 1])
+        positions = pd.Index(self.head.classes).get_indexer(pd.Index(cells.astype(str)))
+        return {self.head.name: inside[positions].astype(np.float32)}
 
     def cell_problems(self, name: str, values: pd.Series, column: Column | None, metric: Metric) -> list[Problem]:
         if column is not None and column.of is None:
@@ -119,7 +112,7 @@ class Numbers(Columns):
         given = as_numbers(values)
         outside = values[np.isfinite(given) & ((given < least) | (given > most))]
         if len(outside):
-            remedy = f"the limits in src/competition/targets.py are {self.head.limits[0]:g} and {self.head.limits[1]:g}"
+            remedy = "the limits in src/competition/targets.py are {:g} and {:g}".format(*self.head.limits)
             text = cell_text(name, outside, len(values), "are outside the limits", outside.unique(), remedy)
             # these are the competition's own, and no grader knows them
             found.append(Problem("range", text, warning=True))
@@ -127,11 +120,7 @@ class Numbers(Columns):
 
 
 def numbers(rows: pd.DataFrame, column: str) -> np.ndarray:
-    """A column's cells, float64 (N,); NaN where one is empty.
-
-    Raises:
-        UserError: a cell is no finite number; the rows are named by id.
-    """
+    """A column's cells, float64 (N,); NaN where one is empty, a `UserError` that names the rows of no finite number."""
     values = pd.to_numeric(rows[column], errors="coerce").to_numpy(np.float64, na_value=np.nan)
     wrong = ~np.isfinite(values) & rows[column].notna().to_numpy()
     if wrong.any():
@@ -145,9 +134,7 @@ def numbers(rows: pd.DataFrame, column: str) -> np.ndarray:
 def moments(values: np.ndarray) -> tuple[float, float]:
     """Mean and standard deviation of what is known of values (N, ...); a deviation of 0 becomes 1."""
     known = values[~np.isnan(values)].astype(np.float64)
-    if not len(known):
-        return 0.0, 1.0
-    return float(known.mean()), float(known.std()) or 1.0
+    return (float(known.mean()), float(known.std()) or 1.0) if len(known) else (0.0, 1.0)
 
 
 def predicted(predictions: pd.DataFrame, head: Head) -> np.ndarray:
@@ -161,11 +148,7 @@ def clipped(values: np.ndarray, head: Head) -> np.ndarray:
 
 
 def grade_values(head: Head) -> np.ndarray:
-    """The grades as numbers, float64 (classes,), rising.
-
-    Raises:
-        UserError: a class is no number, or they do not rise.
-    """
+    """The grades as numbers, float64 (classes,); a `UserError` where they are none, or do not rise."""
     values = pd.to_numeric(pd.Series(list(head.classes), dtype="str"), errors="coerce").to_numpy(np.float64)
     if not (np.isfinite(values).all() and (np.diff(values) > 0).all()):
         raise UserError(
@@ -190,14 +173,6 @@ def grades(values: np.ndarray, head: Head) -> np.ndarray:
 def grade_names(values: np.ndarray, head: Head) -> np.ndarray:
     """Numbers (N,) as names of grades, (N,) of str."""
     return np.asarray(head.classes, dtype=object)[grades(values, head)]
-
-
-def rounded(values: np.ndarray, head: Head) -> np.ndarray:
-    """Numbers (N,) with the head's decimals; all of their digits where it says nothing."""
-    if head.decimals is None:
-        return values
-    rough = np.round(values, head.decimals)
-    return rough if head.decimals > 0 else rough.astype(np.int64)
 
 
 @dataclass(frozen=True)

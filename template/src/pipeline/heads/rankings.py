@@ -4,30 +4,16 @@ With thousands of classes a column for each would be too much. The columns are `
 `whale:score_1`, ...: cosines, the largest first. Where there are fewer labels, "" stands with a score of -1.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from pipeline.competition import Head, Metric
-from pipeline.heads.cells import (
-    BLANK,
-    as_numbers,
-    cell_text,
-    list_problems,
-    listable,
-    lower_case,
-    most_listed,
-    number_problems,
-)
-from pipeline.heads.columns import Aggregate, Column, Columns, label_error_table
+from pipeline.heads import cells
+from pipeline.heads.columns import Aggregate, Column, Columns, Figures, frequencies, label_error_table
 from pipeline.submission_schema import Problem
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from toolkit.audit.label_errors import worst_first
 
 LISTED = 20  # labels in a row
 NOTHING, WORST = "", -1.0
@@ -37,7 +23,7 @@ WITH_SCORE = ("gap",)
 
 class Rankings(Columns):
     """Labels and scores. In a submission, a column lists the best ones with spaces between, as many as the metric looks
-    at; for `gap` it is the best label and its score. What is judged is text, as the grader will read it."""
+    at; for `gap` it is the best label and its score."""
 
     @property
     def names(self) -> list[str]:
@@ -45,14 +31,52 @@ class Rankings(Columns):
 
     def table(self, values: np.ndarray) -> dict[str, np.ndarray]:
         labels, scores = np.hsplit(values, 2)
-        columns = zip(self.names, [*labels.T, *scores.astype(np.float32).T], strict=True)
-        return dict(columns)
+        return dict(zip(self.names, [*labels.T, *scores.astype(np.float32).T], strict=True))
 
     def average(self, tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-        return tables[0] if len(tables) == 1 else averaged(tables, self.head)
+        """Mean score of each label that any of the tables lists; one that does not list a label gives it the score of
+        its last one, which it cannot exceed."""
+        if len(tables) == 1:
+            return tables[0]
+        pairs = [listed_labels(table, self.head) for table in tables]
+        count, width = pairs[0][0].shape
+        floors = np.mean([scores[:, -1] for _, scores in pairs], axis=0)
+        found = pd.DataFrame(
+            {
+                "row": np.tile(np.repeat(np.arange(count), width), len(pairs)),
+                "label": np.concatenate([labels.ravel() for labels, _ in pairs]),
+                "more": np.concatenate([(scores - scores[:, -1:]).ravel() for _, scores in pairs]) / len(pairs),
+            }
+        )
+        summed = found[found["label"] != NOTHING].groupby(["row", "label"])["more"].sum().reset_index()
+        return self._best(summed.assign(score=floors[summed["row"]] + summed["more"]), tables[0].index)
 
     def aggregate(self, predictions: pd.DataFrame, ids: np.ndarray, function: Aggregate) -> pd.DataFrame:
-        return aggregated(predictions, ids, self.head, function)
+        """The score of each label that any image of an id (N,) lists, as `function` makes it of its scores by image;
+        an image that does not list a label gives it the score of its last one."""
+        labels, scores = listed_labels(predictions, self.head)
+        rows, index = pd.factorize(ids)
+        count, width = labels.shape
+        images = pd.DataFrame({"row": rows, "image": np.arange(count), "floor": scores[:, -1]})
+        each = {"image": np.repeat(np.arange(count), width), "label": labels.ravel(), "score": scores.ravel()}
+        said = pd.DataFrame(each)[labels.ravel() != NOTHING]
+        pairs = said.merge(images, on="image")[["row", "label"]].drop_duplicates()
+        whole = pairs.merge(images, on="row").merge(said, on=["image", "label"], how="left")
+        whole["score"] = whole["score"].fillna(whole["floor"])
+        made = function(whole[["score"]], whole.groupby(["row", "label"], sort=False).ngroup().to_numpy(object))
+        return self._best(pairs.assign(score=made["score"].to_numpy()), pd.Index(index))
+
+    def _best(self, found: pd.DataFrame, index: pd.Index) -> pd.DataFrame:
+        """The best labels of each row as a table of predictions; `found` has the columns row, label and score."""
+        width = len(label_columns(self.head))
+        found = found.sort_values(["row", "score"], ascending=[True, False], kind="stable")
+        place = found.groupby("row").cumcount().to_numpy()
+        found, place = found[place < width], place[place < width]
+        labels, scores = np.full((len(index), width), NOTHING, object), np.full((len(index), width), WORST)
+        rows = found["row"].to_numpy()
+        labels[rows, place] = found["label"].to_numpy(object)
+        scores[rows, place] = found["score"].to_numpy()
+        return pd.DataFrame(self.table(np.hstack([labels, scores.astype(object)])), index=index)
 
     @property
     def default_thresholds(self) -> tuple[float, ...]:
@@ -66,7 +90,7 @@ class Rankings(Columns):
         labels, scores = ranked(predictions, self.head)
         return truth[self.head.name].to_numpy(object), labels[:, 0], scores[:, 0].clip(min=0)
 
-    def figures(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, Figure]:
+    def figures(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> Figures:
         from toolkit.plots.rankings import neighbours_figure, scores_figure
 
         labels, scores = listed_labels(predictions, self.head)
@@ -88,46 +112,40 @@ class Rankings(Columns):
         labels, cosines = ranked(predictions, self.head)
         is_given = labels == given[:, None]
         own = np.where(is_given.any(axis=1), np.where(is_given, cosines, WORST).max(axis=1), cosines[:, -1])
-        scores = cosines[:, 0] - own
-        found = np.flatnonzero(given != suggested)
-        found = found[np.argsort(-scores[found], kind="stable")]
-        return label_error_table(truth.index[found], given[found], suggested[found], scores[found], sure[found])
+        found, scores = worst_first(cosines[:, 0] - own, given != suggested)
+        return label_error_table(truth.index[found], given[found], suggested[found], scores, sure[found])
 
     def shares(self, predictions: pd.DataFrame) -> pd.Series:
-        names = [*self.head.classes, *([self.head.unknown] if self.head.unknown else [])]
-        said = pd.Series(ranked(predictions, self.head)[0][:, 0])
-        return said.value_counts(normalize=True).reindex(names, fill_value=0.0)
+        return frequencies(ranked(predictions, self.head)[0][:, 0], self._known())
+
+    def _known(self) -> list[str]:
+        return [*self.head.classes, *([self.head.unknown] if self.head.unknown else [])]
 
     def described(self, column: Column) -> str:
         return f"labels of '{self.head.name}', the best first, out of {len(self.head.classes)}"
 
     def fill(self, predictions: pd.DataFrame, columns: Sequence[Column], metric: Metric) -> dict[str, np.ndarray]:
-        """The cells of each column, (N,) of str.
-
-        Raises:
-            UserError: a label holds a space, so that it cannot stand in a list.
-        """
-        if most_listed(metric) > 1 or metric.name in WITH_SCORE:
-            listable(self.head)
+        """The cells of each column, (N,) of str; a `UserError` where a label in a list holds a space."""
+        if cells.most_listed(metric) > 1 or metric.name in WITH_SCORE:
+            cells.listable(self.head)
         if metric.name in WITH_SCORE:
             labels, scores = listed_labels(predictions, self.head)
-            pairs = zip(labels[:, 0], scores[:, 0], strict=True)
-            cells = [f"{label} {score:.9g}" for label, score in pairs]
+            lists = [f"{label} {score:.9g}" for label, score in zip(labels[:, 0], scores[:, 0], strict=True)]
         else:
-            labels = ranked(predictions, self.head)[0][:, : most_listed(metric)]
-            cells = [" ".join(label for label in row if label != NOTHING) for row in labels]
-        return {column.name: np.array(cells, dtype=object) for column in columns}
+            labels = ranked(predictions, self.head)[0][:, : cells.most_listed(metric)]
+            lists = [" ".join(label for label in row if label != NOTHING) for row in labels]
+        return {column.name: np.array(lists, dtype=object) for column in columns}
 
     def read(self, columns: Mapping[str | None, pd.Series]) -> dict[str, np.ndarray] | None:
         """Predictions by column, from lists of labels: what stands before the answer for the unknown scores 1, what
         stands behind it -1. Where a label is followed by its score, that is taken."""
         if set(columns) != {None}:
             return None
-        cells = columns[None].astype(str).str.split()
+        answers = columns[None].astype(str).str.split()
         width = len(label_columns(self.head))
-        labels, scores = np.full((len(cells), width), NOTHING, object), np.full((len(cells), width), WORST)
-        for row, words in enumerate(cells):
-            if len(words) == 2 and words[1] not in _known(self.head):
+        labels, scores = np.full((len(answers), width), NOTHING, object), np.full((len(answers), width), WORST)
+        for row, words in enumerate(answers):
+            if len(words) == 2 and words[1] not in self._known():
                 labels[row, 0], scores[row, 0] = words[0], float(words[1])
                 continue
             before = words.index(self.head.unknown) if self.head.unknown in words else width
@@ -138,16 +156,16 @@ class Rankings(Columns):
 
     def cell_problems(self, name: str, values: pd.Series, column: Column | None, metric: Metric) -> list[Problem]:
         if column is None:
-            return number_problems(name, values, probability=False)
+            return cells.number_problems(name, values, probability=False)
         if metric.name not in WITH_SCORE:
-            return list_problems(name, values, _known(self.head), most_listed(metric))
+            return cells.list_problems(name, values, self._known(), cells.most_listed(metric))
         words = values.str.split()
-        broken = words.map(lambda row: len(row) != 2 or bool(as_numbers(pd.Series(row[1:])).isna().any()))
-        broken &= ~lower_case(values).isin(BLANK)
-        found = list_problems(name, values.where(broken, words.str[0])[~broken], _known(self.head))
+        broken = words.map(lambda row: len(row) != 2 or bool(cells.as_numbers(pd.Series(row[1:])).isna().any()))
+        broken &= ~cells.lower_case(values).isin(cells.BLANK)
+        found = cells.list_problems(name, values.where(broken, words.str[0])[~broken], self._known())
         if broken.any():
             hit, remedy = values[broken], "write both, with a space between"
-            text = cell_text(name, hit, len(values), "are not a label and its score", hit, remedy)
+            text = cells.cell_text(name, hit, len(values), "are not a label and its score", hit, remedy)
             found.append(Problem("label", text))
         return found
 
@@ -187,64 +205,3 @@ def ranked(predictions: pd.DataFrame, head: Head) -> tuple[np.ndarray, np.ndarra
 def threshold(head: Head) -> float:
     """The score below which a label ranks behind the unknown."""
     return head.thresholds[0] if head.thresholds else USUAL
-
-
-def table_of(labels: np.ndarray, scores: np.ndarray, head: Head, index: pd.Index) -> pd.DataFrame:
-    """Labels and scores (N, k) as a table of predictions, scores as float32."""
-    columns: dict[str, np.ndarray] = dict(zip(label_columns(head), labels.T, strict=True))
-    columns |= dict(zip(score_columns(head), scores.astype(np.float32).T, strict=True))
-    return pd.DataFrame(columns, index=index)
-
-
-def averaged(tables: Sequence[pd.DataFrame], head: Head) -> pd.DataFrame:
-    """Mean score of each label that any of the tables lists.
-
-    A table that does not list a label gives it the score of its last one, which it cannot exceed.
-    """
-    pairs = [listed_labels(table, head) for table in tables]
-    count, width = pairs[0][0].shape
-    floors = np.mean([scores[:, -1] for _, scores in pairs], axis=0)
-    found = pd.DataFrame(
-        {
-            "row": np.tile(np.repeat(np.arange(count), width), len(pairs)),
-            "label": np.concatenate([labels.ravel() for labels, _ in pairs]),
-            "more": np.concatenate([(scores - scores[:, -1:]).ravel() for _, scores in pairs]) / len(pairs),
-        }
-    )
-    summed = found[found["label"] != NOTHING].groupby(["row", "label"])["more"].sum().reset_index()
-    return _best(summed.assign(score=floors[summed["row"]] + summed["more"]), head, tables[0].index)
-
-
-def aggregated(predictions: pd.DataFrame, ids: np.ndarray, head: Head, function: Aggregate) -> pd.DataFrame:
-    """The score of each label that any image of an id (N,) lists, as `function` makes it of its scores by image.
-
-    An image that does not list a label gives it the score of its last one, as in `averaged`.
-    """
-    labels, scores = listed_labels(predictions, head)
-    rows, index = pd.factorize(ids)
-    count, width = labels.shape
-    images = pd.DataFrame({"row": rows, "image": np.arange(count), "floor": scores[:, -1]})
-    said = pd.DataFrame({"image": np.repeat(np.arange(count), width), "label": labels.ravel(), "score": scores.ravel()})
-    said = said[said["label"] != NOTHING]
-    pairs = said.merge(images, on="image")[["row", "label"]].drop_duplicates()
-    whole = pairs.merge(images, on="row").merge(said, on=["image", "label"], how="left")
-    whole["score"] = whole["score"].fillna(whole["floor"])
-    made = function(whole[["score"]], whole.groupby(["row", "label"], sort=False).ngroup().to_numpy(object))
-    return _best(pairs.assign(score=made["score"].to_numpy()), head, pd.Index(index))
-
-
-def _best(found: pd.DataFrame, head: Head, index: pd.Index) -> pd.DataFrame:
-    """The best labels of each row as a table of predictions; `found` has the columns row, label and score."""
-    width = len(label_columns(head))
-    found = found.sort_values(["row", "score"], ascending=[True, False], kind="stable")
-    place = found.groupby("row").cumcount().to_numpy()
-    found, place = found[place < width], place[place < width]
-    labels, scores = np.full((len(index), width), NOTHING, object), np.full((len(index), width), WORST)
-    rows = found["row"].to_numpy()
-    labels[rows, place] = found["label"].to_numpy(object)
-    scores[rows, place] = found["score"].to_numpy()
-    return table_of(labels, scores, head, index)
-
-
-def _known(head: Head) -> list[str]:
-    return [*head.classes, *([head.unknown] if head.unknown else [])]

@@ -1,6 +1,7 @@
 """Loss rows as one criterion. Every term is kept per sample, so that the worst ones can be shown."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,44 +29,49 @@ class Term:
     def __init__(
         self, row: LossRow, head: Head | None, names: Names, counts: Mapping[str, Tensor], truths: Truths
     ) -> None:
-        if head is None and row.class_weights is not None:
-            raise UserError(f"loss row '{row.term}' has class_weights and no head; name the head")
-        self.row, self.head = row, head
+        self.row, self.name, self.head = row, row.term, head
         self.function: Callable[..., Tensor] = names.bind("loss", row.loss)(head)
-        fit = getattr(self.function, "fit", None)
-        if fit is not None and head is not None and head.name in truths:
-            fit(truths[head.name]())
         self.class_weights: Tensor | None = None
-        if head is not None and row.class_weights is not None:
+        if head is None:
+            return
+        self.target_key = head.target_key
+        self.output_key = f"{head.output_key}@{row.output}" if row.output else head.output_key
+        self.first_mask = mask_key(self.output_key, 1)
+        fit = getattr(self.function, "fit", None)
+        if fit is not None and head.name in truths:
+            fit(truths[head.name]())
+        if row.class_weights is not None:
             if head.name not in counts:
-                raise UserError(f"loss row '{row.term}': head '{head.name}' has no classes to weight")
+                raise UserError(f"loss row '{self.name}': head '{head.name}' has no classes to weight")
             self.class_weights = class_weights(row.class_weights, head.classes, counts[head.name])
 
     def __call__(self, outputs: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
         weights: Tensor = batch[INPUT_WEIGHT]
         if self.head is None:
-            return self._checked(self.function(outputs, batch), weights), weights
-        wiring = f"loss row '{self.row.term}' of head '{self.head.name}'"
-        target, known = known_truth(take(batch, self.head.target_key, wiring, "the batch holds"))
+            given: list[tuple[Any, Any]] = [(outputs, batch)]
+            known = torch.ones_like(weights)
+        else:
+            if self.target_key not in batch or self.output_key not in outputs:
+                wiring = f"loss row '{self.name}' of head '{self.head.name}'"
+                take(batch, self.target_key, wiring, "the batch holds")
+                take(outputs, self.output_key, wiring, "the model returns")
+            target, known = known_truth(batch[self.target_key])
+            given = [(outputs[self.output_key], target)]
+            if self.first_mask in outputs:  # of further ones, under which it is trained as well
+                while (key := mask_key(self.output_key, len(given))) in outputs:
+                    given.append((outputs[key], target))
+        values = [self.function(*each) for each in given]
+        if any(each.shape != weights.shape for each in values):
+            raise UserError(
+                f"loss '{self.row.loss.name}' returned the shape {tuple(values[0].shape)}; "
+                f"one value per sample is expected, ({len(weights)},): use reduction='none'"
+            )
         weights = weights * known
-        output = f"{self.head.output_key}@{self.row.output}" if self.row.output else self.head.output_key
-        logits = [take(outputs, output, wiring, "the model returns")]
-        while (key := mask_key(output, len(logits))) in outputs:
-            logits.append(outputs[key])
-        masks = [self._checked(self.function(each, target), weights) for each in logits]
         if self.class_weights is not None:
             self.class_weights = self.class_weights.to(target.device)
             truth = probabilities(target, len(self.class_weights))
             weights = weights * (truth * self.class_weights).sum(dim=1)  # not @, which autocast would round
-        return (masks[0] if len(masks) == 1 else torch.stack(masks).mean(dim=0)) * known, weights
-
-    def _checked(self, values: Tensor, weights: Tensor) -> Tensor:
-        if values.shape != weights.shape:
-            raise UserError(
-                f"loss '{self.row.loss.name}' returned the shape {tuple(values.shape)}; "
-                f"one value per sample is expected, ({len(weights)},): use reduction='none'"
-            )
-        return values
+        return (values[0] if len(values) == 1 else torch.stack(values).mean(dim=0)) * known, weights
 
 
 class WeightedLosses(nn.Module):
@@ -74,6 +80,8 @@ class WeightedLosses(nn.Module):
     A sample's loss is multiplied by the weight of its row and of its class. In a mixed batch (`INPUT_PARTNER`,
     `INPUT_SHARE`) it is the share of what the sample's own truth says, and for the rest what its partner's says, each
     side with its own weights: that is right for every loss, whatever the truth is. `sample_losses` are without weights.
+    Of a row with `hardest`, only that share of a batch trains, at least one sample: those with the largest losses
+    (Shrivastava et al., arXiv:1604.03540); held-out rows are scored as a whole.
 
     Args:
         counts: rows of each class that train, float (classes,) by name of head; only class weights need them.
@@ -93,6 +101,8 @@ class WeightedLosses(nn.Module):
         for row in rows:
             if row.head is not None and row.head not in known:
                 raise UserError(f"a loss row names the head '{row.head}'; {nearest(row.head, known)}")
+            if row.head is None and row.class_weights is not None:
+                raise UserError(f"loss row '{row.term}' has class_weights and no head; name the head")
         terms = [row.term for row in rows]
         if len(set(terms)) < len(terms):
             raise UserError(f"two loss rows share a name ({', '.join(terms)}); give them a 'name' of their own")
@@ -102,27 +112,24 @@ class WeightedLosses(nn.Module):
         sample_losses: dict[str, Tensor] = {}
         losses: dict[str, Tensor] = {}
         total = torch.zeros((), device=batch[INPUT_WEIGHT].device)
-        partners = partner_truth(batch) if INPUT_PARTNER in batch else None
+        if INPUT_PARTNER in batch:  # the truth and the row weights of every sample's partner
+            own = [key for key in batch if key.startswith(TARGET_PREFIX) or key == INPUT_WEIGHT]
+            partners = {**batch, **{key: batch[key][batch[INPUT_PARTNER]] for key in own}}
         for term in self.terms:
             values, weights = term(outputs, batch)
             weighted = values * weights
-            if partners is not None:
+            if INPUT_PARTNER in batch:
                 share = batch[INPUT_SHARE]
                 others, their_weights = term(outputs, partners)
                 weighted = share * weighted + (1 - share) * others * their_weights
                 values = share * values + (1 - share) * others
-            mean = hardest(weighted, term.row.hardest).mean()
+            if term.row.hardest < 1 and weighted.requires_grad:
+                weighted = weighted.topk(max(1, round(term.row.hardest * len(weighted)))).values
+            mean = weighted.mean()
             total = total + term.row.weight * mean
-            sample_losses[term.row.term] = values.detach()
-            losses[term.row.term] = mean.detach()
+            sample_losses[term.name] = values.detach()
+            losses[term.name] = mean.detach()
         return {"loss": total, "losses": losses, "sample_losses": sample_losses}
-
-
-def partner_truth(batch: Batch) -> Batch:
-    """The batch with the truth and the row weights of every sample's partner."""
-    partner: Tensor = batch[INPUT_PARTNER]
-    own = [key for key in batch if key.startswith(TARGET_PREFIX) or key == INPUT_WEIGHT]
-    return {**batch, **{key: batch[key][partner] for key in own}}
 
 
 def known_truth(target: Tensor) -> tuple[Tensor, Tensor]:
@@ -136,16 +143,6 @@ def known_truth(target: Tensor) -> tuple[Tensor, Tensor]:
     return target.clamp(min=0), (target >= 0).reshape(len(target), -1).any(dim=1).float()
 
 
-def hardest(values: Tensor, share: float) -> Tensor:
-    """That share of (B,) values, at least one, which is largest (Shrivastava et al., arXiv:1604.03540).
-
-    Without gradients nothing trains, and all of them are kept: held-out rows are scored as a whole.
-    """
-    if share >= 1 or not values.requires_grad:
-        return values
-    return values.topk(max(1, round(share * len(values)))).values
-
-
 def take(mapping: Mapping[str, Tensor], key: str, wiring: str, holder: str) -> Tensor:
     """`mapping[key]`; a missing key is a `UserError` that names the wiring row and the keys there are."""
     if key not in mapping:
@@ -154,16 +151,12 @@ def take(mapping: Mapping[str, Tensor], key: str, wiring: str, holder: str) -> T
 
 
 def class_weights(chosen: str | Mapping[str, float], classes: Sequence[str], counts: Tensor) -> Tensor:
-    """Float32 (classes,), of mean 1 over the rows that train.
+    """Float32 (classes,), of mean 1 over the rows that train; a `UserError` where nothing is left to train.
 
     Args:
         chosen: `balanced` for 1 / count, `sqrt` for 1 / sqrt(count), or weights by name; a class that is not named
             counts 1. A class without rows is weighted like one with a single row.
-        classes: their names, in the order of the logits.
         counts: rows of each class, float (classes,).
-
-    Raises:
-        UserError: an unknown class, a negative weight, or weights that leave nothing to train.
     """
     counts = counts.double()
     if isinstance(chosen, str):
@@ -172,8 +165,7 @@ def class_weights(chosen: str | Mapping[str, float], classes: Sequence[str], cou
         for name, value in chosen.items():
             if name not in classes:
                 raise UserError(f"class_weights: there is no class '{name}'; {nearest(name, classes)}")
-            if not 0 <= value < float("inf"):
-                raise UserError(f"class_weights: the weight of '{name}' must be at least 0 and finite (it is {value})")
+            check_range("class_weights", f"the weight of '{name}'", value)
         weights = torch.tensor([chosen.get(name, 1.0) for name in classes], dtype=torch.float64)
     total = (weights * counts).sum()
     if not total > 0:

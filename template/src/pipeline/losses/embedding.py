@@ -9,7 +9,6 @@ from torch.nn import functional
 
 from pipeline.competition import Head
 from pipeline.losses.criterion import check_range
-from pipeline.losses.image_level import check_head
 from toolkit.errors import UserError
 
 SMALLEST = 1e-6  # of a squared sine: its root has no slope at 0
@@ -25,8 +24,8 @@ class ArcFace(nn.Module):
         scale: s.
         margin: m, in radians; 0: the plain softmax of cosines.
         easy_margin: no margin where the angle is more than a right one; instead of the rule beyond pi.
-        dynamic_margin: smallest and largest margin, instead of `margin`: the fewer rows n of a class train, the larger,
-            as n^(-1/4) (Ha et al., arXiv:2010.05350, who take 0.05 and 0.5).
+        dynamic_margin: smallest and largest margin: the fewer rows n of a class train, the larger, as n^(-1/4) (Ha et
+            al., arXiv:2010.05350, who take 0.05 and 0.5).
     """
 
     def __init__(
@@ -39,7 +38,6 @@ class ArcFace(nn.Module):
         dynamic_margin: tuple[float, float] | None = None,
     ) -> None:
         super().__init__()
-        check_head("arcface", head)
         for value in (margin, *(dynamic_margin or ())):
             check_range("arcface", "dynamic_margin" if dynamic_margin else "margin", value, below=math.pi / 2)
         if not scale > 0:
@@ -48,7 +46,7 @@ class ArcFace(nn.Module):
         self.margins = torch.full((len(head.classes),), margin)
 
     def fit(self, truth: np.ndarray) -> None:
-        """Take note of how many rows of each class train, given their class numbers (N,)."""
+        """See the class numbers (N,) of the rows that train: how many each class has."""
         if self.dynamic_margin is None:
             return
         low, high = self.dynamic_margin

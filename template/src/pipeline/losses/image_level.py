@@ -1,16 +1,11 @@
-"""Losses of a head: logits (B, classes) and the truth to one value per sample, float32 (B,).
-
-What the truth looks like, the kind of the head says. A loss computes in float32 and stays finite, with finite
-gradients, for the largest logits that float16 can hold.
-"""
+"""A loss of classes and of labels: logits (B, classes) and the truth to one value per sample, float32 (B,)."""
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.competition import Head
-from pipeline.heads.base import kind_of, trained_by
+from pipeline.heads.base import kind_of
 from pipeline.losses.criterion import check_range, probabilities
-from toolkit.errors import UserError, listed
 
 
 class BinaryCrossEntropy(nn.Module):
@@ -33,31 +28,15 @@ class BinaryCrossEntropy(nn.Module):
         sum_classes: bool = False,
     ) -> None:
         super().__init__()
-        check_head("bce", head)
         self.unknown = kind_of(head).unknown
         self.label_smoothing = check_range("bce", "label_smoothing", label_smoothing, below=1)
-        self.target_threshold = target_threshold
-        self.sum_classes = sum_classes
+        self.target_threshold, self.sum_classes = target_threshold, sum_classes
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         given = probabilities(target, logits.shape[1])
         known = ~given.isnan()
-        truth = smooth(given.nan_to_num(), self.label_smoothing, self.unknown)
+        truth = (1 - self.label_smoothing) * given.nan_to_num() + self.label_smoothing * self.unknown
         if self.target_threshold is not None:
             truth = (truth > self.target_threshold).float()
         values = functional.binary_cross_entropy_with_logits(logits.float(), truth, reduction="none") * known
         return values.sum(dim=1) if self.sum_classes else values.sum(dim=1) / known.sum(dim=1).clamp(min=1)
-
-
-def smooth(truth: Tensor, smoothing: float, towards: float) -> Tensor:
-    """Probabilities (B, classes), moved by `smoothing` towards those of which nothing is known."""
-    return (1 - smoothing) * truth + smoothing * towards
-
-
-def check_head(loss: str, head: Head | None) -> None:
-    """Raise a `UserError` where a loss is asked to train what it is not made for."""
-    if head is None:
-        raise UserError(f"loss '{loss}' needs a head; add 'head: NAME' to its row in losses")
-    able = trained_by(loss)
-    if head.kind not in able:
-        raise UserError(f"loss '{loss}' trains heads of the kind {listed(able)}; '{head.name}' is {head.kind}")

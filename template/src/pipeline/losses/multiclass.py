@@ -7,10 +7,10 @@ float32 and stay finite, with finite gradients, for the largest logits that floa
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.ops import sigmoid_focal_loss
 
 from pipeline.competition import Head
 from pipeline.losses.criterion import check_range, probabilities
-from pipeline.losses.image_level import check_head, smooth
 from toolkit.errors import UserError
 
 TINY = torch.finfo(torch.float32).tiny  # a power of 0 has no finite gradient below an exponent of 1
@@ -24,7 +24,6 @@ class CrossEntropy(nn.Module):
 
     def __init__(self, head: Head, *, label_smoothing: float = 0.0) -> None:
         super().__init__()
-        check_head("cross_entropy", head)
         self.label_smoothing = check_range("cross_entropy", "label_smoothing", label_smoothing, below=1)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -43,32 +42,29 @@ class Focal(nn.Module):
 
     def __init__(self, head: Head, *, gamma: float = 2.0, alpha: float | None = None, sigmoid: bool = False) -> None:
         super().__init__()
-        check_head("focal", head)
         self.gamma = check_range("focal", "gamma", gamma)
         self.alpha = None if alpha is None else check_range("focal", "alpha", alpha)
-        if sigmoid and self.alpha is not None and self.alpha > 1:
-            raise UserError(f"loss 'focal': alpha is a share with sigmoid, from 0 to 1 (it is {alpha})")
+        if sigmoid and ((alpha or 0) > 1 or gamma < 1):  # below 1, the gradient is NaN where the model is quite sure
+            raise UserError(
+                f"loss 'focal': with sigmoid alpha is a share, from 0 to 1, and gamma at least 1 (they are {alpha} and "
+                f"{gamma})"
+            )
         self.sigmoid = sigmoid
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         logits, truth = logits.float(), probabilities(target, logits.shape[1])
-        if not self.sigmoid:
-            log_p = logits.log_softmax(dim=1)
-            rest = -torch.expm1(log_p)  # 1 - p, exact also where p is nearly 1
-            values = -(truth * rest.clamp(min=TINY) ** self.gamma * log_p).sum(dim=1)
-            return values if self.alpha is None else self.alpha * values
-        # torchvision's sigmoid_focal_loss; but its gradient is NaN below a gamma of 1 where the model is quite sure
-        p = logits.sigmoid()
-        rest = p + truth - 2 * p * truth  # 1 - (p t + (1 - p) (1 - t))
-        values = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
-        values = values * rest.clamp(min=TINY) ** self.gamma
-        if self.alpha is not None:
-            values = values * (self.alpha * truth + (1 - self.alpha) * (1 - truth))
-        return values.sum(dim=1)
+        if self.sigmoid:
+            alpha = -1.0 if self.alpha is None else self.alpha
+            return sigmoid_focal_loss(logits, truth, alpha=alpha, gamma=self.gamma).sum(dim=1)
+        log_p = logits.log_softmax(dim=1)
+        rest = -torch.expm1(log_p)  # 1 - p, exact also where p is nearly 1
+        values = -(truth * rest.clamp(min=TINY) ** self.gamma * log_p).sum(dim=1)
+        return values if self.alpha is None else self.alpha * values
 
 
 class Asymmetric(nn.Module):
-    """Focal loss with a focus of its own for the class itself and for the others (Ridnik et al., arXiv:2009.14119).
+    """Focal loss with a focus of its own for the class itself and for the others (Ridnik et al., arXiv:2009.14119), of
+    which timm has the form for class numbers.
 
     `-sum_c t'_c w_c log p_c` with `w_c = (1 - t_c p_c - (1 - t_c) (1 - p_c)) ^ (gamma_pos t_c + gamma_neg (1 - t_c))`,
     where p is the softmax and t' the smoothed truth: the single-label form of the paper's code.
@@ -81,7 +77,6 @@ class Asymmetric(nn.Module):
 
     def __init__(self, head: Head, *, gamma_pos: float = 1.0, gamma_neg: float = 4.0, eps: float = 0.1) -> None:
         super().__init__()
-        check_head("asymmetric", head)
         self.gamma_pos = check_range("asymmetric", "gamma_pos", gamma_pos)
         self.gamma_neg = check_range("asymmetric", "gamma_neg", gamma_neg)
         self.eps = check_range("asymmetric", "eps", eps, below=1)
@@ -91,7 +86,8 @@ class Asymmetric(nn.Module):
         log_p = torch.log_softmax(logits.float(), dim=1)
         rest = truth * -torch.expm1(log_p) + (1 - truth) * log_p.exp()
         focus = rest.clamp(min=TINY) ** (self.gamma_pos * truth + self.gamma_neg * (1 - truth))
-        return -(smooth(truth, self.eps, 1 / truth.shape[1]) * focus * log_p).sum(dim=1)
+        smoothed = (1 - self.eps) * truth + self.eps * (1 / truth.shape[1])
+        return -(smoothed * focus * log_p).sum(dim=1)
 
 
 class Corn(nn.Module):
@@ -103,7 +99,6 @@ class Corn(nn.Module):
 
     def __init__(self, head: Head) -> None:
         super().__init__()
-        check_head("corn", head)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         truth = probabilities(target, logits.shape[1] + 1)

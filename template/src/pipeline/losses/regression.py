@@ -13,16 +13,14 @@ from torch.nn import functional
 from pipeline.competition import Head
 from pipeline.heads.numbers import moments
 from pipeline.losses.criterion import check_range
-from pipeline.losses.image_level import check_head
 from toolkit.errors import UserError
 
 
 class NumberLoss(nn.Module):
     """One of torch's losses of standardised numbers, with its parameters."""
 
-    def __init__(self, name: str, head: Head, formula: Callable[..., Tensor], **params: float) -> None:
+    def __init__(self, formula: Callable[..., Tensor], **params: float) -> None:
         super().__init__()
-        check_head(name, head)
         self.formula, self.params, self.deviation = formula, params, 1.0
 
     def fit(self, truth: np.ndarray) -> None:
@@ -36,21 +34,21 @@ class NumberLoss(nn.Module):
 
 def mse(head: Head) -> NumberLoss:
     """`e^2`, whose best constant is the mean."""
-    return NumberLoss("mse", head, functional.mse_loss)
+    return NumberLoss(functional.mse_loss)
 
 
 def mae(head: Head) -> NumberLoss:
     """`|e|`, whose best constant is the median."""
-    return NumberLoss("mae", head, functional.l1_loss)
+    return NumberLoss(functional.l1_loss)
 
 
 def huber(head: Head, *, delta: float = 1.0) -> NumberLoss:
     """`e^2 / 2` up to `delta` standard deviations, and a line of the slope `delta` from there (Huber, 1964)."""
     if not 0 < delta < float("inf"):
         raise UserError(f"loss 'huber': delta must be above 0 and finite (it is {delta})")
-    return NumberLoss("huber", head, functional.huber_loss, delta=delta)
+    return NumberLoss(functional.huber_loss, delta=delta)
 
 
 def smooth_l1(head: Head, *, beta: float = 1.0) -> NumberLoss:
     """`huber / delta`: `e^2 / (2 beta)` up to `beta` standard deviations, then `|e| - beta / 2` (arXiv:1504.08083)."""
-    return NumberLoss("smooth_l1", head, functional.smooth_l1_loss, beta=check_range("smooth_l1", "beta", beta))
+    return NumberLoss(functional.smooth_l1_loss, beta=check_range("smooth_l1", "beta", beta))

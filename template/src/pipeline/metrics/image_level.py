@@ -6,7 +6,6 @@ and a warning says why; it is never a number that looks like a score.
 
 import importlib
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -14,16 +13,11 @@ import pandas as pd
 from pipeline.competition import Head, Metric
 from pipeline.heads.base import KINDS
 from pipeline.heads.columns import has_truth
-from pipeline.metrics.scoring import Score
 from toolkit.errors import UserError, nearest
 
 
 def find_metric(name: str) -> Metric:
-    """The metric of that name.
-
-    Raises:
-        UserError: there is none; the nearest one is named.
-    """
+    """The metric of that name, or a `UserError` that names the nearest one."""
     if name not in METRICS:
         raise UserError(
             f"unknown metric '{name}' (metric in competition.yaml); {nearest(name, METRICS)} "
@@ -33,44 +27,40 @@ def find_metric(name: str) -> Metric:
 
 
 def combined(name: str, parts: Mapping[str, tuple[str, float]]) -> Metric:
-    """A metric that combines heads: the weighted mean of a score of each.
-
-    Args:
-        parts: name of a head -> name of its metric, and weight.
+    """A metric that combines heads: name of a head -> name of its metric, and its weight in the mean.
 
     Raises:
-        UserError: an unknown metric, metrics of which some want to be large and others small, or weights that are none.
+        UserError: an unknown metric, some that want to be large and others small, or weights that are none.
     """
-    found = {head: (find_metric(metric), weight) for head, (metric, weight) in parts.items()}
-    metrics = [metric for metric, _ in found.values()]
-    if len({metric.greater_is_better for metric in metrics}) != 1:
+    metrics, weights = [find_metric(metric) for metric, _ in parts.values()], [weight for _, weight in parts.values()]
+    if len({metric.greater_is_better for metric in metrics}) != 1 or min(weights) < 0 or not any(weights):
         raise UserError(
-            f"the metric '{name}' combines metrics of which some are better when larger, others when smaller"
+            f"the metric '{name}' combines metrics of which some are better when larger, others when smaller, or with "
+            "weights that are below 0 or all 0"
         )
-    if min(weight for _, weight in found.values()) < 0 or not sum(weight for _, weight in found.values()):
-        raise UserError(f"the metric '{name}' needs weights of at least 0 that are not all 0")
 
-    def check_heads(heads: Sequence[Head]) -> None:
-        known = {head.name: head for head in heads}
-        for head, (metric, _) in found.items():
+    def of_heads(heads: Sequence[Head]) -> list[list[Head]]:
+        known = {head.name: [head] for head in heads}
+        for head in parts:
             if head not in known:
                 raise UserError(f"the metric '{name}' scores the head '{head}'; {nearest(head, known)}")
-            metric.check_heads([known[head]])
+        return [known[head] for head in parts]
+
+    def check_heads(heads: Sequence[Head]) -> None:
+        for metric, own in zip(metrics, of_heads(heads), strict=True):
+            metric.check_heads(own)
 
     def function(truth: pd.DataFrame, predictions: pd.DataFrame, heads: Sequence[Head]) -> float:
         check_heads(heads)
-        known = {head.name: head for head in heads}
-        scores = [metric.function(truth, predictions, [known[head]]) for head, (metric, _) in found.items()]
-        return float(np.average(scores, weights=[weight for _, weight in found.values()]))
+        pairs = zip(metrics, of_heads(heads), strict=True)
+        return float(np.average([metric.function(truth, predictions, own) for metric, own in pairs], weights=weights))
 
-    needs: Literal["labels", "probabilities"] = (
-        "labels" if any(metric.needs == "labels" for metric in metrics) else "probabilities"
-    )
+    first = max(metrics, key=lambda metric: metric.needs == "labels")
     may_cut = any(metric.may_cut for metric in metrics)
-    return Metric(name, function, metrics[0].greater_is_better, needs, check_heads, may_cut)
+    return Metric(name, function, first.greater_is_better, first.needs, check_heads, may_cut)
 
 
-def over_heads(name: str, scores: Mapping[str, Score]) -> Metric:
+def over_heads(name: str, scores: Mapping[str, Metric]) -> Metric:
     """The plain mean over the heads, each over the rows that have a truth for it; `scores` by kind of head."""
 
     def check_heads(heads: Sequence[Head]) -> None:
@@ -86,7 +76,7 @@ def over_heads(name: str, scores: Mapping[str, Score]) -> Metric:
         for head in [head for head in heads if head.kind in scores]:
             known = has_truth(truth, head)
             rows = (truth, predictions) if known.all() else (truth[known], predictions[known])
-            values.append(scores[head.kind].function(*rows, head))
+            values.append(scores[head.kind].function(*rows, [head]))
         return float(np.mean(values))
 
     one = next(iter(scores.values()))
@@ -94,7 +84,7 @@ def over_heads(name: str, scores: Mapping[str, Score]) -> Metric:
 
 
 def _metrics() -> dict[str, Metric]:
-    found: dict[str, dict[str, Score]] = {}
+    found: dict[str, dict[str, Metric]] = {}
     for kind in KINDS:
         for score in importlib.import_module(f"pipeline.metrics.{kind}").SCORES:
             found.setdefault(score.name, {})[kind] = score

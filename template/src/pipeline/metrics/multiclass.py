@@ -8,49 +8,62 @@ The formulas are scikit-learn's: https://scikit-learn.org/stable/modules/model_e
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from sklearn import metrics as sk
 
-from pipeline.competition import Head
+from pipeline.competition import Head, Metric
 from pipeline.heads.class_probabilities import cut, decided, normalized
 from pipeline.heads.columns import probability_columns
 from pipeline.metrics import undefined
-from pipeline.metrics.scoring import Score, finite_predictions, grade_kappa
+from pipeline.metrics.scoring import finite_predictions, grade_kappa, score
 from toolkit.errors import UserError, listed, nearest
 
-# (class numbers (N,) int64, probabilities (N, C) float64 with rows summing to 1, head) -> score
-Formula = Callable[[np.ndarray, np.ndarray, Head], float]
+Arrays = tuple[np.ndarray, np.ndarray] | None  # class numbers (N,) int64, probabilities (N, C) float64
 
 
-def _score(
-    name: str,
-    formula: Formula,
-    needs: Literal["labels", "probabilities"] = "probabilities",
-    greater: bool = True,
-    may_cut: bool = False,
-) -> Score:
-    def function(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head) -> float:
-        given = finite_predictions(truth, predictions, head, [head.name], probability_columns(head))
-        numbers = class_numbers(truth, head)
-        if given is None:
-            return float("nan")
-        if len(head.classes) < 2:
-            return undefined(head, f"there is one class only ({listed(head.classes)})")
-        return formula(numbers, cut(given, head) if may_cut and head.thresholds else normalized(given), head)
-
-    return Score(name, function, needs, greater, may_cut)
+def _as_given(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head) -> Arrays:
+    given = finite_predictions(truth, predictions, head, [head.name], probability_columns(head))
+    numbers = class_numbers(truth, head)
+    if given is not None and len(head.classes) < 2:
+        undefined(head, f"there is one class only ({listed(head.classes)})")
+        return None
+    return None if given is None else (numbers, given)
 
 
-def _of_decision(name: str, function: Callable[..., float], **params: Any) -> Score:
+def _normalized(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head) -> Arrays:
+    found = _as_given(truth, predictions, head)
+    return None if found is None else (found[0], normalized(found[1]))
+
+
+_score = partial(score, _normalized)
+
+
+def _of_decision(name: str, function: Callable[..., float], **params: Any) -> Metric:
     """A score of scikit-learn's that compares class numbers: the true ones, and those that are decided for."""
 
     def formula(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
-        return float(function(numbers, decided(probabilities, head), **params))
+        with warnings.catch_warnings():  # about the shape of a table that nobody sees
+            warnings.filterwarnings("ignore", message="A single label was found")
+            return float(function(numbers, decided(probabilities, head), **params))
 
     return _score(name, formula, "labels")
+
+
+def _one_vs_rest(name: str, area: Callable[[np.ndarray, np.ndarray], float]) -> Metric:
+    """The area under a curve of scikit-learn's. Two classes: the second one is the positive one. More: each class
+    against the rest, and the plain mean over those that occur in the truth. NaN when the truth holds one class only."""
+
+    def formula(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
+        present = np.unique(numbers)
+        if len(present) < 2:
+            return undefined(head, f"{name} needs two classes in the truth, all rows are '{head.classes[present[0]]}'")
+        positive = present if len(head.classes) > 2 else present[1:]
+        return float(np.mean([area(numbers == number, probabilities[:, number]) for number in positive]))
+
+    return _score(name, formula)
 
 
 def class_numbers(truth: pd.DataFrame, head: Head) -> np.ndarray:
@@ -64,109 +77,73 @@ def class_numbers(truth: pd.DataFrame, head: Head) -> np.ndarray:
     return numbers.astype(np.int64)
 
 
-def balanced_accuracy(numbers: np.ndarray, predicted: np.ndarray) -> float:
-    """Mean recall over the classes that occur in the truth; scikit-learn's own warns of those that do not."""
-    return float(sk.recall_score(numbers, predicted, labels=np.unique(numbers), average="macro"))
-
-
-def log_loss(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
-    """Mean negative logarithm of the true class's probability, which is clipped to the float64 epsilon from below."""
-    return float(sk.log_loss(numbers, probabilities, labels=np.arange(len(head.classes))))
-
-
-def _one_vs_rest(name: str, area: Callable[[np.ndarray, np.ndarray], float]) -> Score:
-    """The area under a curve of scikit-learn's: ties count half under the ROC curve, and enter the other together.
-
-    Two classes: the second one is the positive one. More: each class against the rest, and the plain mean over the
-    classes that occur in the truth. NaN when the truth holds one class only.
-    """
-
-    def formula(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
-        present = np.unique(numbers)
-        if len(present) < 2:
-            return undefined(head, f"{name} needs two classes in the truth, all rows are '{head.classes[present[0]]}'")
-        positive = present if len(head.classes) > 2 else present[1:]
-        return float(np.mean([area(numbers == number, probabilities[:, number]) for number in positive]))
-
-    return _score(name, formula)
-
-
 def probabilistic_f1(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
-    """F1 of probabilities: 2 pTP / (sum of p + positive rows), where pTP sums the positive rows' p. That is the
-    harmonic mean of the precision pTP / sum of p and the recall pTP / positive rows. Nobody has to cut them off, but 0
-    and 1 beyond a threshold score more than probabilities that are honest about what they do not know.
+    """F1 of probabilities: 2 pTP / (sum of p + positive rows), where pTP sums the positive rows' p. Nobody has to cut
+    them off, but 0 and 1 beyond a threshold score more than honest probabilities (Yacouby and Axman, Eval4NLP, 2020).
 
-    R. Yacouby and D. Axman, "Probabilistic Extension of Precision, Recall, and F1 Score for More Thorough Evaluation of
-    Classification Models", Eval4NLP, 2020. Two classes: the second one is the positive one, and NaN when no row is of
-    it. More: each class against the rest, and the plain mean over the classes that occur in the truth.
+    Two classes: the second one is the positive one, and NaN when no row is of it. More: each class against the rest,
+    and the plain mean over the classes that occur in the truth.
     """
     positive = np.unique(numbers) if len(head.classes) > 2 else np.array([1])
     true = numbers[:, None] == positive
     if not true.any():
         return undefined(head, f"probabilistic_f1 needs rows of '{head.classes[1]}', all are '{head.classes[0]}'")
-    given = probabilities[:, positive]
+    given = (cut(probabilities, head) if head.thresholds else normalized(probabilities))[:, positive]
     return float(np.mean(2 * (given * true).sum(axis=0) / (given.sum(axis=0) + true.sum(axis=0))))
 
 
 def mean_average_precision_at_k(numbers: np.ndarray, probabilities: np.ndarray, head: Head, *, k: int) -> float:
-    """Mean of 1 / rank of the true class among the `k` most probable ones, 0 where it is not among them.
-
-    With one true class per row that is the mean average precision at k; of equally probable classes, the first in class
-    order comes first.
-    """
+    """Mean of 1 / rank of the true class among the `k` most probable ones, 0 where it is not among them; of equally
+    probable classes, the first in class order comes first."""
     true = probabilities[np.arange(len(numbers)), numbers][:, None]
     earlier = np.arange(probabilities.shape[1]) < numbers[:, None]
     rank = 1 + ((probabilities > true) | ((probabilities == true) & earlier)).sum(axis=1)
     return float(np.where(rank <= k, 1 / rank, 0.0).mean())
 
 
-def quadratic_weighted_kappa(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
-    """Cohen's kappa of the decided classes with squared distances between them; see `grade_kappa`."""
-    return grade_kappa(numbers, decided(probabilities, head), head)
-
-
-def matthews_corrcoef(numbers: np.ndarray, predicted: np.ndarray) -> float:
-    """Correlation of truth and prediction, for several classes by J. Gorodkin, "Comparing two K-category assignments
-    by a K-category correlation coefficient", 2004. By convention 0 when either of the two is one class only."""
-    with warnings.catch_warnings():  # about the shape of a table that nobody sees
-        warnings.filterwarnings("ignore", message="A single label was found")
-        return float(sk.matthews_corrcoef(numbers, predicted))
-
-
-def kl_divergence(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head) -> float:
+def kl_divergence(true: np.ndarray, said: np.ndarray, head: Head) -> float:
     """Mean over the rows of `sum_c t_c log(t_c / p_c)` (Kullback and Leibler, Annals of Mathematical Statistics 22,
-    1951), where t are the probabilities that the truth gives, or 1 for its label. It is 0 at best.
-
-    p is clipped to 1e-15 from below, as in Kaggle's metric of that name.
-    """
-    columns = probability_columns(head)
-    given = finite_predictions(truth, predictions, head, [head.name], columns)
-    if given is None:
-        return float("nan")
-    if set(columns) <= set(truth.columns):
-        true = truth[columns].to_numpy(np.float64, copy=True)
-        known = ~np.isnan(true).any(axis=1)
-        true[~known] = np.eye(len(columns))[class_numbers(truth[~known], head)]
-    else:
-        true = np.eye(len(columns))[class_numbers(truth, head)]
-    said = np.clip(normalized(given), 1e-15, None)
+    1951), where p is clipped to 1e-15 from below, as in Kaggle's metric of that name. It is 0 at best."""
+    said = np.clip(said, 1e-15, None)
     return float((true * np.log(np.where(true > 0, true, said) / said)).sum(axis=1).mean())
 
 
+def _shares(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head) -> Arrays:
+    """The probabilities that the truth gives, or 1 for its label, and those that are predicted, float64 (N, C)."""
+    columns = probability_columns(head)
+    given = finite_predictions(truth, predictions, head, [head.name], columns)
+    if given is None:
+        return None
+    true = truth.reindex(columns=columns).to_numpy(np.float64, copy=True)
+    labelled = np.isnan(true).any(axis=1)
+    true[labelled] = np.eye(len(columns))[class_numbers(truth[labelled], head)]
+    return true, normalized(given)
+
+
 SCORES = (
-    Score("kl_divergence", kl_divergence, "probabilities", greater_is_better=False),
+    score(_shares, "kl_divergence", kl_divergence, greater=False),
     _of_decision("accuracy", sk.accuracy_score),
-    _of_decision("balanced_accuracy", balanced_accuracy),
+    # The mean over the classes that occur in the truth; scikit-learn's own warns of those that do not.
+    _of_decision(
+        "balanced_accuracy",
+        lambda true, said: sk.recall_score(true, said, labels=np.unique(true), average="macro"),
+    ),
     # A class that is never hit counts 0; with one class per row f1_micro is the accuracy.
     _of_decision("f1_macro", sk.f1_score, average="macro", zero_division=0),
     _of_decision("f1_micro", sk.f1_score, average="micro"),
     _of_decision("f1_weighted", sk.f1_score, average="weighted", zero_division=0),
-    _score("log_loss", log_loss, greater=False),
+    # Probabilities are clipped to the float64 epsilon from below.
+    _score(
+        "log_loss",
+        lambda true, said, head: sk.log_loss(true, said, labels=np.arange(len(head.classes))),
+        greater=False,
+    ),
     _one_vs_rest("roc_auc", sk.roc_auc_score),
     _one_vs_rest("pr_auc", sk.average_precision_score),
-    _score("quadratic_weighted_kappa", quadratic_weighted_kappa, "labels"),
-    _of_decision("matthews_corrcoef", matthews_corrcoef),
-    _score("probabilistic_f1", probabilistic_f1, may_cut=True),
+    _score("quadratic_weighted_kappa", lambda true, said, head: grade_kappa(true, decided(said, head), head), "labels"),
+    # By convention 0 when the truth or the prediction is one class only (Gorodkin, 2004).
+    _of_decision("matthews_corrcoef", sk.matthews_corrcoef),
+    score(_as_given, "probabilistic_f1", probabilistic_f1, may_cut=True),
     _score("map_at_3", partial(mean_average_precision_at_k, k=3)),
     _score("map_at_5", partial(mean_average_precision_at_k, k=5)),
 )

@@ -1,5 +1,3 @@
 """The scores of class probabilities."""
 
-from pipeline.metrics.multiclass import SCORES
-
-__all__ = ["SCORES"]
+from pipeline.metrics.multiclass import SCORES as SCORES

@@ -5,8 +5,7 @@ A score reads the truth and the predictions, a column of numbers each.
 The formulas are scikit-learn's: https://scikit-learn.org/stable/modules/model_evaluation.html
 """
 
-from collections.abc import Callable
-from typing import Literal
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -15,23 +14,17 @@ from sklearn import metrics as sk
 from pipeline.competition import Head
 from pipeline.heads.numbers import clipped, grade_values, grades
 from pipeline.metrics import undefined
-from pipeline.metrics.scoring import Score, finite_predictions, grade_kappa
+from pipeline.metrics.scoring import finite_predictions, grade_kappa, score
 from toolkit.errors import UserError
 
-# (truth (N,) float64, predictions (N,) float64 inside the head's limits, head) -> score
-Formula = Callable[[np.ndarray, np.ndarray, Head], float]
+
+def _arrays(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head) -> tuple[np.ndarray, np.ndarray] | None:
+    """Truth and predictions inside the head's limits, float64 (N,) each."""
+    given = finite_predictions(truth, predictions, head, [head.name], [head.name])
+    return None if given is None else (truth[head.name].to_numpy(np.float64), clipped(given[:, 0], head))
 
 
-def _score(
-    name: str, formula: Formula, needs: Literal["labels", "probabilities"] = "probabilities", greater: bool = True
-) -> Score:
-    def function(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head) -> float:
-        given = finite_predictions(truth, predictions, head, [head.name], [head.name])
-        if given is None:
-            return float("nan")
-        return float(formula(truth[head.name].to_numpy(np.float64), clipped(given[:, 0], head), head))
-
-    return Score(name, function, needs, greater)
+_score = partial(score, _arrays)
 
 
 def rmsle(truth: np.ndarray, predictions: np.ndarray, head: Head) -> float:
@@ -57,9 +50,9 @@ def quadratic_weighted_kappa(truth: np.ndarray, predictions: np.ndarray, head: H
         )
     values = grade_values(head)
     numbers = np.searchsorted(values, truth).clip(max=len(values) - 1)
-    if (values[numbers] != truth).any():
-        strange = truth[values[numbers] != truth][0]
-        raise UserError(f"column '{head.name}': {strange:g} is not one of the grades ({', '.join(head.classes)})")
+    strange = truth[values[numbers] != truth]
+    if len(strange):
+        raise UserError(f"column '{head.name}': {strange[0]:g} is not one of the grades ({', '.join(head.classes)})")
     return grade_kappa(numbers, grades(predictions, head), head)
 
 

@@ -1,26 +1,31 @@
 """What the scores of all kinds of heads have in common."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from pipeline.competition import Head
+from pipeline.competition import Head, Metric
 from pipeline.metrics import undefined
 from toolkit.errors import UserError, listed
 
 
-@dataclass(frozen=True)
-class Score:
-    """A score of one head: `(truth, predictions, head) -> float`. The other attributes are those of a `Metric`."""
+def score(
+    read: Callable[[pd.DataFrame, pd.DataFrame, Head], tuple[Any, ...] | None],
+    name: str,
+    formula: Callable[..., float],
+    needs: Literal["labels", "probabilities"] = "probabilities",
+    greater: bool = True,
+    may_cut: bool = False,
+) -> Metric:
+    """A metric of one head: `formula(*read(truth, predictions, head), head)`, NaN where that reads none."""
 
-    name: str
-    function: Callable[[pd.DataFrame, pd.DataFrame, Head], float]
-    needs: Literal["labels", "probabilities"]
-    greater_is_better: bool
-    may_cut: bool = False
+    def function(truth: pd.DataFrame, predictions: pd.DataFrame, heads: Sequence[Head]) -> float:
+        found = read(truth, predictions, heads[0])
+        return float("nan") if found is None else float(formula(*found, heads[0]))
+
+    return Metric(name, function, greater, needs, may_cut=may_cut)
 
 
 def finite_predictions(
@@ -29,19 +34,13 @@ def finite_predictions(
     """The predictions of a head, float64 (N, columns). None, with a warning, where no score can be had from them.
 
     Args:
-        targets: what must be in the truth.
-        columns: what must be in the predictions.
-
-    Raises:
-        UserError: a column is missing, or the tables are not in the same order.
+        targets: what must be in the truth; a `UserError` where it is not.
+        columns: what must be in the predictions, which are in the order of the truth.
     """
-    for name, table, needed in (("truth", truth, targets), ("predictions", predictions, columns)):
+    for name, table, needed in (("the truth has", truth, targets), ("the predictions have", predictions, columns)):
         missing = [column for column in needed if column not in table]
         if missing:
-            has = "has" if name == "truth" else "have"
-            raise UserError(
-                f"the {name} {has} no column '{missing[0]}'; the classes or target columns changed: predict again"
-            )
+            raise UserError(f"{name} no column '{missing[0]}'; the classes or target columns changed: predict again")
     if not truth.index.equals(predictions.index):
         raise UserError(
             "truth and predictions do not hold the same ids in the same order; use predictions.loc[truth.index]"
@@ -50,37 +49,28 @@ def finite_predictions(
     broken = ~np.isfinite(given).all(axis=1)
     if len(given) and not broken.any():
         return given
-    ids = listed(truth.index[broken])
-    undefined(
-        head, f"{broken.sum()} rows of the predictions are not finite ({ids})" if len(given) else "no row has a truth"
-    )
+    rows = f"{broken.sum()} rows of the predictions are not finite ({listed(truth.index[broken])})"
+    undefined(head, rows if len(given) else "no row has a truth")
     return None
 
 
 def grade_kappa(truth: np.ndarray, predicted: np.ndarray, head: Head) -> float:
-    """Cohen's kappa with squared distances between grades: J. Cohen, "Weighted kappa", Psychological Bulletin, 1968.
+    """Cohen's kappa of positions in the classes, int64 (N,), with squared distances between grades (J. Cohen, "Weighted
+    kappa", Psychological Bulletin, 1968). NaN when truth and prediction are one and the same single grade.
 
-    Grades are the classes themselves where all are whole numbers (a gap counts as distance), else their positions in
-    class order. NaN when truth and prediction are one and the same single grade.
-
-    Args:
-        truth, predicted: positions in the classes, int64 (N,).
+    Grades are the classes themselves where all are whole numbers (a gap counts as distance), else their positions.
     """
     if len(np.unique(np.concatenate([truth, predicted]))) < 2:
         return undefined(head, f"kappa needs two grades, all rows are '{head.classes[truth[0]]}'")
-    grades = _grades(head)
-    size = len(grades)
+    size = len(head.classes)
+    grades = np.arange(size)
+    try:
+        values = np.array([int(name) for name in head.classes])
+        grades = values if np.ptp(values) < 1000 else grades  # far apart they are codes rather than grades
+    except ValueError:
+        pass
     # Tuning asks some thousand times, and scikit-learn's function takes a hundred times as long.
     counts = np.bincount(truth * size + predicted, minlength=size * size).reshape(size, size)
     by_chance = np.outer(counts.sum(axis=1), counts.sum(axis=0)) / len(truth)
     distance = (grades[:, None] - grades) ** 2
     return float(1 - (distance * counts).sum() / (distance * by_chance).sum())
-
-
-def _grades(head: Head) -> np.ndarray:
-    try:
-        values = np.array([int(name) for name in head.classes])
-    except ValueError:
-        return np.arange(len(head.classes))
-    # Far apart they are codes rather than grades.
-    return values if np.ptp(values) < 1000 else np.arange(len(head.classes))

@@ -10,7 +10,7 @@ from pipeline.competition import Head
 from pipeline.config import Model
 from pipeline.keys import INPUT_IMAGE, INPUT_SIDE, mask_key
 from pipeline.models import pooling
-from pipeline.models.encoders import encode, head_layers, make_encoder
+from pipeline.models.encoders import head_layers, make_encoder
 from pipeline.models.preprocess import image_statistics
 from pipeline.models.side_columns import SideFeatures
 from pipeline.registry import Names
@@ -63,13 +63,11 @@ class EncoderHeads(nn.Module):
         self.heads = nn.ModuleDict(head_layers(heads, features, head_params or {}))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        features = encode(self.encoder, self.pooling, batch[INPUT_IMAGE])  # (B, width)
+        features = pooling.features(self.encoder, self.pooling, batch[INPUT_IMAGE])  # (B, width)
         side = [] if self.side is None else [self.side(batch[INPUT_SIDE])]
         outputs: dict[str, Tensor] = {}
         for mask in range(self.masks if self.training else 1):
-            dropped = self.dropout(features)
-            if side:
-                dropped = torch.cat([dropped, *side], dim=1)
+            dropped = torch.cat([self.dropout(features), *side], dim=1) if side else self.dropout(features)
             for key, head in self.heads.items():
                 made = head(dropped)
                 for name, value in ({key: made} if isinstance(made, Tensor) else made).items():

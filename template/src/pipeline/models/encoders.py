@@ -4,19 +4,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import timm
-from torch import Tensor, nn
+from torch import nn
 
 from pipeline.competition import Head
 from pipeline.config import Model
 from pipeline.heads.base import kind_of
-from pipeline.models.pooling import features
 from pipeline.models.pretrained import HUB, cached_weights, fixed_size, no_weights, reason, recompute
 from pipeline.registry import Names, check_params
 from toolkit.errors import UserError, nearest
 
 WEIGHTS_FROM_ELSEWHERE = {"pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}  # arguments of timm.create_model
-
-MISFITS = ("must match", "broadcast", "is invalid for input of size")  # how torch says that shapes do not fit
 
 
 def make_encoder(settings: Model, names: Names, params: dict[str, Any]) -> Any:
@@ -28,10 +25,8 @@ def make_encoder(settings: Model, names: Names, params: dict[str, Any]) -> Any:
     Raises:
         UserError: a name nobody knows, an argument or image size the encoder refuses, or weights out of reach.
     """
-    if names.has("encoder", settings.encoder):
-        encoder = _own_encoder(settings, names, params)
-    else:
-        encoder = _timm_encoder(settings, params)
+    own = names.has("encoder", settings.encoder)
+    encoder = _own_encoder(settings, names, params) if own else _timm_encoder(settings, params)
     if settings.grad_checkpointing:
         recompute(encoder, settings.encoder)
     return encoder
@@ -55,31 +50,19 @@ def _timm_encoder(settings: Model, params: dict[str, Any]) -> Any:
     if not timm.is_model(architecture) and not name.startswith((*HUB, "local-dir:")):
         raise UserError(f"unknown encoder '{name}'; {nearest(architecture, timm.list_models())}")
     arguments = {"drop_path_rate": settings.drop_path_rate or None, **params}
-    cached = None
-    if settings.pretrained and not params.keys() & WEIGHTS_FROM_ELSEWHERE:
-        cached = cached_weights(name)
-    if cached:
+    if settings.pretrained and not params.keys() & WEIGHTS_FROM_ELSEWHERE and (cached := cached_weights(name)):
         arguments["pretrained_cfg_overlay"] = {"file": cached}
+    arguments = {key: value for key, value in arguments.items() if value is not None}
+    sizes: dict[str, Any] = {}
+    if settings.image_size is not None and fixed_size(settings):
+        sizes = {"img_size": settings.image_size, "dynamic_img_size": True}
+    given = {"pretrained": settings.pretrained, "in_chans": settings.in_chans, "num_classes": 0, **arguments}
     try:
-        return _create(
-            {
-                "model_name": name,
-                "pretrained": settings.pretrained,
-                "in_chans": settings.in_chans,
-                "num_classes": 0,
-                **{key: value for key, value in arguments.items() if value is not None},
-            },
-            _size_arguments(settings),
-        )
-    except TypeError as error:
-        remedy = "correct model.params.encoder_params" + (
-            ", or model.drop_path_rate" if settings.drop_path_rate else ""
-        )
-        raise UserError(f"encoder '{name}' refused its settings ({reason(error)}); {remedy}") from error
-    except AssertionError as error:
+        return _create(name, given, {key: value for key, value in sizes.items() if key not in given})
+    except (TypeError, AssertionError) as error:
         raise UserError(
-            f"encoder '{name}' cannot be built for images of {settings.image_size} ({reason(error)}); "
-            "choose another image.size"
+            f"encoder '{name}' refused its settings ({reason(error)}); correct model.params.encoder_params or "
+            f"model.drop_path_rate, or choose another image.size than {settings.image_size}"
         ) from error
     except Exception as error:
         if not settings.pretrained:
@@ -87,41 +70,15 @@ def _timm_encoder(settings: Model, params: dict[str, Any]) -> Any:
         raise no_weights(name, error) from error
 
 
-def _create(arguments: dict[str, Any], sizes: dict[str, Any]) -> Any:
+def _create(name: str, arguments: dict[str, Any], sizes: dict[str, Any]) -> Any:
     """`timm.create_model`, without those of `sizes` that the architecture does not take."""
-    sizes = {key: value for key, value in sizes.items() if key not in arguments}
     try:
-        return timm.create_model(**arguments, **sizes)
+        return timm.create_model(name, **arguments, **sizes)
     except TypeError as error:
         taken = {key: value for key, value in sizes.items() if f"'{key}'" not in str(error)}
         if len(taken) == len(sizes):
             raise
-    return _create(arguments, taken)
-
-
-def _size_arguments(settings: Model) -> dict[str, Any]:
-    """Nothing for an architecture that takes images of any size; one from the hub is known only after it is fetched."""
-    if settings.image_size is None or not fixed_size(settings):
-        return {}
-    return {"img_size": settings.image_size, "dynamic_img_size": True}
-
-
-def encode(encoder: Any, pooling: nn.Module, image: Tensor) -> Tensor:
-    """Image (B, C, H, W) to a vector (B, width).
-
-    Raises:
-        UserError: the encoder fails at the size of its images: an assertion, or tensors that do not fit together.
-    """
-    try:
-        return features(encoder, pooling, image)
-    except (AssertionError, RuntimeError) as error:
-        ours = type(encoder).__module__.startswith("timm.")
-        if not ours or not (isinstance(error, AssertionError) or any(text in str(error) for text in MISFITS)):
-            raise
-        raise UserError(
-            f"the encoder {type(encoder).__name__} cannot take images of {image.shape[2]}x{image.shape[3]} "
-            f"({str(error)[:120]}); choose another image.size"
-        ) from error
+    return _create(name, arguments, taken)
 
 
 def head_layers(heads: Sequence[Head], width: int, params: Mapping[str, Mapping[str, Any]]) -> dict[str, nn.Module]:

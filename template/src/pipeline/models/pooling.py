@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from toolkit.errors import UserError
 
+MISFITS = ("must match", "broadcast", "is invalid for input of size")  # how torch says that shapes do not fit
+
 
 class EncoderPooling(nn.Module):
     """The encoder's own, as it was trained: the encoder is called as a whole, and this module not at all."""
@@ -32,11 +34,9 @@ def maximum(num_features: int) -> nn.Module:
 
 
 class GeneralizedMean(nn.Module):
-    """GeM, `mean(x ** p) ** (1 / p)` with a learned p (Radenovic et al., arXiv:1711.02512).
+    """GeM, `mean(x ** p) ** (1 / p)` with a learned p (Radenovic et al., arXiv:1711.02512), of features cut at `eps`.
 
-    p = 1 is the mean, and large p the maximum. It is made for features of at least zero, as they are after a ReLU;
-    others are cut at `eps`. Computed in float32 on x / max(x), which gives the same value and gradient and neither
-    overflows nor vanishes whatever p becomes.
+    Computed in float32 on x / max(x), which gives the same value and gradient and neither overflows nor vanishes.
     """
 
     def __init__(self, num_features: int, *, p: float = 3.0, eps: float = 1e-6) -> None:
@@ -79,25 +79,40 @@ def width(encoder: Any, pooling: nn.Module) -> int:
 
 
 def features(encoder: Any, pooling: nn.Module, image: Tensor) -> Tensor:
-    """Image (B, C, H, W) to a vector (B, width).
+    """Image (B, C, H, W) to a vector (B, width), by the encoder's own pooling or by another one.
+
+    Raises:
+        UserError: the encoder has no single feature map for another pooling, or fails at the size of its images: an
+            assertion, or tensors that do not fit together.
+    """
+    try:
+        vector: Tensor = encoder(image) if isinstance(pooling, EncoderPooling) else _pooled(encoder, pooling, image)
+        return vector
+    except (AssertionError, RuntimeError) as error:
+        ours = type(encoder).__module__.startswith("timm.")
+        if not ours or not (isinstance(error, AssertionError) or any(text in str(error) for text in MISFITS)):
+            raise
+        raise UserError(
+            f"the encoder {type(encoder).__name__} cannot take images of {image.shape[2]}x{image.shape[3]} "
+            f"({str(error)[:120]}); choose another image.size"
+        ) from error
+
+
+def _pooled(encoder: Any, pooling: nn.Module, image: Tensor) -> Any:
+    """As `features`, by another pooling.
 
     What an encoder has behind its pooling stays as it was trained: the norm of a ConvNeXt or ViT, the wider layers of
     MobileNetV3, EfficientViT, HGNet and others. Another pooling therefore takes the map before the encoder's own, and
     its result goes on as a map of one position, which the encoder's own pooling leaves as it is. Where that pooling is
     learned itself (the attention of SigLIP and CLIP), it is left out with all that follows.
-
-    Raises:
-        UserError: another pooling than `encoder`, and the encoder has no single feature map.
     """
-    if isinstance(pooling, EncoderPooling):
-        vector: Tensor = encoder(image)
-        return vector
     found = encoder.forward_features(image) if hasattr(encoder, "forward_features") else encoder(image)
-    prefix = _prefix_tokens(encoder)
+    prefix = getattr(encoder, "num_prefix_tokens", None)  # class and register tokens; some families do not count them
+    prefix = int(getattr(encoder, "cls_token", None) is not None) if prefix is None else prefix
     if isinstance(found, Tensor) and found.ndim == 4:
-        channels = -1 if _channels_last(encoder) else 1
-        pooled = pooling(found.movedim(channels, 1))
-        one = pooled[:, None, None] if channels == -1 else pooled[:, :, None, None]
+        last = str(getattr(encoder, "output_fmt", "NCHW")).endswith("NHWC")
+        pooled = pooling(found.movedim(-1, 1) if last else found)
+        one = pooled[:, None, None] if last else pooled[:, :, None, None]
     elif isinstance(found, Tensor) and found.ndim == 3 and found.shape[1] > prefix:
         pooled = pooling(found[:, prefix:].transpose(1, 2).unsqueeze(3))
         one = pooled[:, None].expand(-1, prefix + 1, -1)  # whichever token the encoder reads, it is this one
@@ -108,18 +123,7 @@ def features(encoder: Any, pooling: nn.Module, image: Tensor) -> Tensor:
     return encoder.forward_head(one, pre_logits=True) if _has_head(encoder) else pooled
 
 
-def _prefix_tokens(encoder: Any) -> int:
-    """Class and register tokens; some families do not count them."""
-    count: int | None = getattr(encoder, "num_prefix_tokens", None)
-    return count if count is not None else int(getattr(encoder, "cls_token", None) is not None)
-
-
-def _channels_last(encoder: Any) -> bool:
-    return str(getattr(encoder, "output_fmt", "NCHW")).endswith("NHWC")
-
-
 def _has_head(encoder: Any) -> bool:
-    learned = getattr(encoder, "attn_pool", None) is not None or isinstance(
-        getattr(encoder, "head", None), (AttentionPool2d, RotAttentionPool2d)
-    )
-    return hasattr(encoder, "forward_head") and not learned
+    """Whether what follows its pooling can be called, and that pooling is not learned."""
+    learned = isinstance(getattr(encoder, "head", None), (AttentionPool2d, RotAttentionPool2d))
+    return hasattr(encoder, "forward_head") and getattr(encoder, "attn_pool", None) is None and not learned

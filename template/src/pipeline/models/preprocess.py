@@ -46,15 +46,8 @@ class Normalize(nn.Module):
 
 
 class Standardize(Normalize):
-    """`Prepare` by mean and standard deviation of the data, in place of what pretrained weights expect.
-
-    Args:
-        expected_mean, expected_std: what the weights expect; how many channels there are.
-        mean, std: of each channel, where 0 is the lowest value and 1 the highest.
-
-    Raises:
-        UserError: other than one number for each channel, or a deviation that is not above 0.
-    """
+    """`Prepare` by mean and standard deviation of each channel of the data, where 0 is the lowest value and 1 the
+    highest, in place of what pretrained weights expect."""
 
     def __init__(
         self, expected_mean: Sequence[float], expected_std: Sequence[float], *, mean: list[float], std: list[float]
@@ -88,11 +81,8 @@ def prepared_model(
     pretrained: bool,
     side_columns: Sequence[str] | None = None,
 ) -> PreparedModel:
-    """`Prepare` and network as one module; images are normalised as the network's encoder wants it.
-
-    Args:
-        side_columns: what it sees beside the image; none: as the experiment says.
-    """
+    """`Prepare` and network as one module; images are normalised as the network's encoder wants it. It sees the
+    `side_columns` beside them, or those that the experiment says."""
     size = experiment.model.image_size or experiment.image.size
     settings = experiment.model.model_copy(update={"pretrained": pretrained, "image_size": size})
     if side_columns is not None:

@@ -16,12 +16,8 @@ HUB = ("hf-hub:", "hf_hub:")
 def cached_weights(name: str) -> str | None:
     """The file in the hub's cache that holds the weights of timm's `name`; none where timm has to fetch them.
 
-    Before it has to, the hub is asked once whether it is there. Its own client asks for most of a minute before it says
-    that there is no network. How long it may take to answer is its own setting (`HF_HUB_ETAG_TIMEOUT`, 10 s), which is
-    enough for a slow line.
-
-    Raises:
-        UserError: the hub is needed and does not answer.
+    Before it has to, the hub is asked once whether it is there, a `UserError` where it does not answer: its own client
+    asks for most of a minute. How long an answer may take is its own setting (`HF_HUB_ETAG_TIMEOUT`, 10 s).
     """
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every retry, and we of the outcome
     config = None if name.startswith(HUB) else get_pretrained_cfg(name)

@@ -25,8 +25,8 @@ class SideFeatures(nn.Module):
 class Standardize(nn.Module):
     """(B, inputs) to mean 0 and standard deviation 1 of all values seen in training; NaN stays, and counts for nothing.
 
-    Batch norm would not do: it is frozen with the encoder's, has no room for missing values, and refuses batches of
-    one. Mean and variance of a batch are merged into those so far as by Chan, Golub & LeVeque (1983).
+    Batch norm has no room for missing values, and refuses batches of one. Mean and variance of a batch are merged into
+    those so far as by Chan, Golub & LeVeque (1983).
     """
 
     count: Tensor

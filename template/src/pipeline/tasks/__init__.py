@@ -17,23 +17,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pipeline.competition import Competition, Head
 from pipeline.config import Experiment, LossRow
 from pipeline.registry import Names, References, load
-from pipeline.tasks.components import Decoder, Figures, Finisher, Predictions, Submission
+from pipeline.tasks.components import Decoder, Figures, Finisher, Outputs, Predictions, Submission, Table
 from toolkit.errors import UserError, listed
 
-if TYPE_CHECKING:
-    import pandas as pd
-    from torch import Tensor, nn
+if TYPE_CHECKING:  # an argument error needs no torch
+    from torch import nn
 
     from pipeline.types import Batch, Criterion, PreparedModel, SampleDataset
     from toolkit.images.row_reader import Reader
 
 
 class Task(ABC):
-    """How one kind of task learns and predicts.
-
-    Attributes:
-        predictions, figures, submission: what is made of its outputs.
-    """
+    """How one kind of task learns and predicts; `predictions`, `figures` and `submission` are made of its outputs."""
 
     KINDS: ClassVar[frozenset[str]]
     NAMES: ClassVar[References]
@@ -50,20 +45,10 @@ class Task(ABC):
 
     @abstractmethod
     def dataset(
-        self,
-        rows: pd.DataFrame,
-        root: Path,
-        experiment: Experiment,
-        names: Names,
-        stage: str,
-        reader: Reader | None = None,
+        self, rows: Table, root: Path, experiment: Experiment, names: Names, stage: str, reader: Reader | None = None
     ) -> SampleDataset:
-        """Rows as sample dicts.
-
-        Args:
-            stage: `train`, `valid` or `test`; a test sample has no targets.
-            reader: what `open_cache` gave for these rows; none: each image is decoded when it is asked for.
-        """
+        """Rows as sample dicts; those of the stage `test` have no targets. Without a `reader`, which is what
+        `open_cache` gave for these rows, each image is decoded when it is asked for."""
 
     @abstractmethod
     def collate(self, samples: list[dict[str, Any]]) -> Batch:
@@ -73,7 +58,7 @@ class Task(ABC):
     def model(self, experiment: Experiment, names: Names, pretrained: bool) -> PreparedModel:
         """`Prepare` and network as one module: batch dict in, output dict out."""
 
-    def fit_statistics(self, network: nn.Module, rows: pd.DataFrame) -> None:  # noqa: B027, most layers need none
+    def fit_statistics(self, network: nn.Module, rows: Table) -> None:  # noqa: B027, most layers need none
         """Tell the layers of a new network, before its first step, what they have to know of the rows that train."""
 
     @abstractmethod
@@ -81,7 +66,7 @@ class Task(ABC):
         """The usual loss of each head."""
 
     @abstractmethod
-    def criterion(self, losses: Sequence[LossRow], names: Names, rows: pd.DataFrame) -> Criterion:
+    def criterion(self, losses: Sequence[LossRow], names: Names, rows: Table) -> Criterion:
         """The weighted sum of the loss rows; `rows` are those that train, for what depends on how many there are."""
 
     def predictor(self, model: nn.Module, experiment: Experiment, names: Names) -> nn.Module:
@@ -92,7 +77,7 @@ class Task(ABC):
     def decoder(self, experiment: Experiment, names: Names) -> Decoder:
         """Makes predictions, indexed by id, of the logits of one model; `Predictions.average` merges several."""
 
-    def stored(self, predictions: pd.DataFrame, experiment: Experiment, names: Names) -> pd.DataFrame:
+    def stored(self, predictions: Table, experiment: Experiment, names: Names) -> Table:
         """What of out-of-fold predictions goes into the file that is scored later."""
         return predictions
 
@@ -101,51 +86,35 @@ class Task(ABC):
         """Makes of the predictions of rows, indexed by id, what is scored and handed in."""
 
     @abstractmethod
-    def batch_schema(self, batch: Batch, outputs: Mapping[str, Tensor]) -> list[tuple[str, str, str, str]]:
-        """Check dtypes and shapes of the first batch; rows of (key, dtype, shape, role) to print.
-
-        Raises:
-            UserError: a key is missing (the wiring row and the keys there are, are named) or has the wrong form.
-        """
+    def batch_schema(self, batch: Batch, outputs: Outputs) -> list[tuple[str, str, str, str]]:
+        """Check dtypes and shapes of the first batch, by a `UserError`; rows of (key, dtype, shape, role) to print."""
 
 
 def rooms() -> dict[str, type[Task]]:
-    """Every room of this repository: kind of head -> its `Task`."""
+    """Every kind of task of this repository: kind of head -> its `Task`."""
     found: dict[str, type[Task]] = {}
-    for room in room_packages():
-        task: type[Task] = load(room.TASK, f"the room '{room.__name__}'")
-        found.update(dict.fromkeys(task.KINDS, task))
+    for module in pkgutil.iter_modules(__path__):
+        package = importlib.import_module(f"{__name__}.{module.name}")
+        if hasattr(package, "TASK"):
+            task: type[Task] = load(package.TASK, f"the task '{module.name}'")
+            found.update(dict.fromkeys(task.KINDS, task))
     return found
 
 
-def room_packages() -> list[Any]:
-    """The packages that say which `Task` is theirs."""
-    found = [importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)]
-    return [module for module in found if hasattr(module, "TASK")]
-
-
 def task_for(competition: Competition, heads: Sequence[Head]) -> Task:
-    """The room for these heads.
-
-    Raises:
-        UserError: a head of a kind no room knows, or heads that belong to different rooms.
-    """
+    """The task of these heads; a `UserError` where none knows one of them, or they belong to different ones."""
     known = rooms()
     for head in heads:
         if head.kind not in known:
             raise UserError(f"head '{head.name}' is of the kind '{head.kind}'; known: {listed(sorted(known), 9)}")
-    chosen = {known[head.kind] for head in heads}
-    if len(chosen) != 1:
-        raise UserError(f"{competition.package}.targets must name at least one head, all of them for one room")
-    return chosen.pop()(competition, heads)
+    tasks = {known[head.kind] for head in heads}
+    if len(tasks) != 1:
+        raise UserError(f"{competition.package}.targets must name at least one head, all of them for one kind of task")
+    return tasks.pop()(competition, heads)
 
 
 def with_thresholds(task: Task, thresholds: Mapping[str, Sequence[float]]) -> Task:
-    """The task with thresholds by name of head.
-
-    Raises:
-        UserError: there is no such head, or it has another number of thresholds.
-    """
+    """The task with thresholds by name of head; a `UserError` where it has no such head, or another number of them."""
     counts = task.predictions.threshold_counts()
     for name, values in thresholds.items():
         if len(values) != counts.get(name):

@@ -1,6 +1,7 @@
 """What a `Task` is put together from: its predictions as tables, its figures, its submission.
 
 They are chosen by what the columns of the predictions are, so that kinds of tasks with the same columns share them.
+Tables of truth and of predictions are indexed by the id of what is predicted, in the same order.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pandas as pd
+
 from pipeline.competition import Competition, Head, Metric
 from pipeline.submission_schema import Rules
 
-if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
+if TYPE_CHECKING:  # an argument error needs no torch, and no figure
     from matplotlib.figure import Figure
     from torch import Tensor
 
@@ -23,80 +25,60 @@ if TYPE_CHECKING:
     from pipeline.data.sample_record import SeenSample
     from pipeline.types import Batch
 
+Table = pd.DataFrame
+Outputs = Mapping[str, "Tensor"]
 # (batch, outputs) -> predictions of what is complete after this batch, as batches come in their order
-Decoder = Callable[["Batch", Mapping[str, "Tensor"]], "pd.DataFrame"]
+Decoder = Callable[["Batch", Outputs], Table]
 # (rows, their predictions by id) -> predictions by the id of what is predicted
-Finisher = Callable[["pd.DataFrame", "pd.DataFrame"], "pd.DataFrame"]
+Finisher = Callable[[Table, Table], Table]
 # bool (N,), the rows of a table that count -> the heads with the thresholds that score best on them
-Tuner = Callable[["np.ndarray"], tuple[Head, ...]]
+Tuner = Callable[[np.ndarray], tuple[Head, ...]]
 
 
 class Predictions(ABC):
-    """Tables of predictions and of truth, indexed by the id of what is predicted."""
+    """Predictions and truth as tables."""
+
+    has_gallery: bool = False  # whether rows are looked up among others to predict them
 
     def __init__(self, competition: Competition, heads: Sequence[Head]) -> None:
         self.competition, self.heads = competition, tuple(heads)
 
     @abstractmethod
-    def empty(self) -> pd.DataFrame:
+    def empty(self) -> Table:
         """The predictions of no rows: the columns alone."""
 
     @abstractmethod
-    def truth(self, rows: pd.DataFrame) -> pd.DataFrame:
+    def truth(self, rows: Table) -> Table:
         """The truth of labelled rows, as the metrics read it."""
 
     @abstractmethod
-    def constants(self, rows: pd.DataFrame, held_out: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    def constants(self, rows: Table, held_out: Table) -> dict[str, Table]:
         """Predictions that look at no image, for rows that are held out, by name; `rows` are those that train."""
 
     @abstractmethod
-    def average(self, tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-        """The mean of several models' predictions for the same ids in the same order."""
+    def average(self, tables: Sequence[Table]) -> Table:
+        """The mean of several models' predictions."""
 
     @abstractmethod
-    def tuner(
-        self, truth: pd.DataFrame, predictions: pd.DataFrame, metric: Metric, quick: bool = False
-    ) -> Tuner | None:
-        """What tunes thresholds on some of these rows; none where nothing is decided by any.
-
-        Args:
-            quick: fewer are tried, so that it can be asked in every epoch.
-        """
+    def tuner(self, truth: Table, predictions: Table, metric: Metric, quick: bool = False) -> Tuner | None:
+        """What tunes thresholds on some of these rows, `quick` enough for every epoch; none where none decide."""
 
     @abstractmethod
     def threshold_counts(self) -> dict[str, int]:
         """How many thresholds decide a head, by its name."""
 
-    @property
-    def has_gallery(self) -> bool:
-        """Whether rows are looked up among others to predict them."""
-        return False
-
-    def looks_among(self, rows: pd.DataFrame) -> bool:
+    def looks_among(self, rows: Table) -> bool:
         """Whether held-out rows are looked up among themselves, since none that trains shows the same."""
         return False
 
-    def gallery(self, rows: pd.DataFrame, held_out: pd.DataFrame | None = None) -> pd.DataFrame | None:
-        """The rows among whose images others are looked up to predict them; none where the outputs say all.
-
-        Args:
-            rows: those that train.
-            held_out: what is predicted; none: the test rows.
-
-        Raises:
-            UserError: there should be some, and are none.
-        """
+    def gallery(self, rows: Table, held_out: Table | None = None) -> Table | None:
+        """The rows among whose images held-out ones, or the test's, are looked up; none where the outputs say all.
+        A `UserError` where none of the `rows`, which train, can be found by."""
         return None
 
-    def decoders(
-        self, gallery: pd.DataFrame, outputs: Iterable[Sequence[Mapping[str, Tensor]]], own: bool
-    ) -> list[Decoder]:
-        """What decodes the outputs of each model, given what it says of the gallery.
-
-        Args:
-            outputs: for each batch of the gallery those of each model.
-            own: the gallery itself is predicted, each row by the others.
-        """
+    def decoders(self, gallery: Table, outputs: Iterable[Sequence[Outputs]], own: bool) -> list[Decoder]:
+        """What decodes the outputs of each model, given those of each model for each batch of the gallery; with `own`
+        the gallery itself is predicted, each row by the others."""
         return []
 
 
@@ -109,57 +91,48 @@ class Figures(ABC):
         self.predictions, self.heads = predictions, predictions.heads
 
     @abstractmethod
-    def overview(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, Figure]:
+    def overview(self, truth: Table, predictions: Table) -> dict[str, Figure]:
         """Pictures of predictions against the truth, by name."""
 
     @abstractmethod
-    def examples(self, rows: pd.DataFrame, images: Sequence[Any], predictions: pd.DataFrame) -> dict[str, Figure]:
-        """For each head, by its name, a few of the labelled rows (N,) with truth and prediction, (N,) as well. Of the
-        images (N,), uint8 (H, W, 3), only those that are drawn are asked for."""
+    def examples(self, rows: Table, images: Sequence[Any], predictions: Table) -> dict[str, Figure]:
+        """For each head, by its name, a few of the labelled rows (N,) with truth and prediction. Of the images (N,),
+        uint8 (H, W, 3), only those that are drawn are asked for."""
 
     @abstractmethod
-    def samples(self, rows: pd.DataFrame, samples: Sequence[SeenSample], heading: str) -> Figure:
+    def samples(self, rows: Table, samples: Sequence[SeenSample], heading: str) -> Figure:
         """Samples (N,) as the model saw them, with truth, prediction and loss; `rows` are their labelled rows, (N,)."""
 
     @abstractmethod
-    def captions(self, rows: pd.DataFrame, samples: Sequence[SeenSample]) -> pd.DataFrame:
-        """`truth` and `prediction` of samples (N,) as a person reads them, text; `rows` as above. Where there are
-        several heads, `HEAD: ...; HEAD: ...`."""
+    def captions(self, rows: Table, samples: Sequence[SeenSample]) -> Table:
+        """`truth` and `prediction` of such samples as text; `HEAD: ...; HEAD: ...` where there are several heads."""
 
-    def sample_scores(self, batch: Batch, outputs: Mapping[str, Tensor]) -> Tensor:
+    def sample_scores(self, batch: Batch, outputs: Outputs) -> Tensor:
         """How good the predictions of a batch's samples are, float32 (B,) on the device, 1 where nothing is wrong.
         Asked for only where `sample_score` names them."""
         raise NotImplementedError
 
     @abstractmethod
-    def sample_tables(
-        self, rows: pd.DataFrame, batch: Batch, outputs: Mapping[str, Tensor]
-    ) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Truth and predictions (N,) of the samples of a batch, each by itself, as metrics read them.
-
-        Both are indexed by the ids of their labelled `rows`, (N,). Of a part of an image the truth is that part's, of a
-        mixed sample its own.
-        """
+    def sample_tables(self, rows: Table, batch: Batch, outputs: Outputs) -> tuple[Table, Table]:
+        """Truth and predictions (N,) of the samples of a batch, each by itself (of a part of an image that part's, of a
+        mixed sample its own); indexed by the ids of their labelled `rows`, (N,)."""
 
     @abstractmethod
-    def label_errors(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
+    def label_errors(self, truth: Table, predictions: Table) -> Table:
         """Rows whose labels out-of-fold predictions speak against, the most suspicious first of each head: columns id,
         head, given, suggested, score, and the model's probability of what is suggested (NaN where it says none)."""
 
     @abstractmethod
-    def label_errors_figure(
-        self, found: pd.DataFrame, images: Sequence[Any], truth: pd.DataFrame, predictions: pd.DataFrame
-    ) -> Figure:
-        """A picture of some `label_errors` (N,), with their images (N,), uint8 (H, W, 3), truth and predictions."""
+    def label_errors_figure(self, found: Table, images: Sequence[Any], truth: Table, predictions: Table) -> Figure:
+        """A picture of some `label_errors` (N,), with their images (N,), uint8 (H, W, 3)."""
 
     @abstractmethod
-    def explain_target(self, batch: Batch, outputs: Mapping[str, Tensor], name: str | None = None) -> Explained:
+    def explain_target(self, batch: Batch, outputs: Outputs, name: str | None = None) -> Explained:
         """What of the outputs for a batch of one sample should be explained: what the first head says, or of `name`,
         `HEAD` or `HEAD:CLASS`; a `UserError` where there is none."""
 
-    def curves(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """By `HEAD:CLASS`, whether rows are of a class, bool (N,), and its probability, (N,): what a curve of precision
-        over recall is made of. None where predictions are no such thing."""
+    def curves(self, truth: Table, predictions: Table) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """By `HEAD:CLASS`, whether rows are of a class, bool (N,), and its probability, (N,), where there is one."""
         return {}
 
     def class_maps(self, sample: SeenSample) -> dict[str, dict[str, np.ndarray]]:
@@ -175,14 +148,14 @@ class Submission(ABC):
         self.predictions, self.heads, self.competition = predictions, predictions.heads, predictions.competition
 
     @abstractmethod
-    def rules(self, sample: pd.DataFrame, metric: Metric, images: Mapping[str, Path] | None = None) -> Rules:
+    def rules(self, sample: Table, metric: Metric, images: Mapping[str, Path] | None = None) -> Rules:
         """What may stand in the columns of this sample's submission; `images` are those of the test ids, as known."""
 
     @abstractmethod
-    def read(self, table: pd.DataFrame, rules: Any, metric: Metric) -> pd.DataFrame | None:
+    def read(self, table: Table, rules: Any, metric: Metric) -> Table | None:
         """A submission, indexed by id, as a table of predictions; none where it does not tell what the metric needs."""
 
     @abstractmethod
-    def shares(self, predictions: pd.DataFrame) -> dict[str, pd.Series]:
+    def shares(self, predictions: Table) -> dict[str, pd.Series]:
         """How often each class is decided for, per head: share of rows, indexed by class. Of numbers, their quartiles
         by name."""

@@ -11,10 +11,10 @@ from torch.nn import functional
 
 from pipeline.competition import Head, Metric
 from pipeline.heads.base import HeadKind, Memory
+from pipeline.heads.columns import class_numbers
 from pipeline.heads.identities import alone_column, apart_column
-from pipeline.heads.rankings import NOTHING, WORST, Rankings
+from pipeline.heads.rankings import NOTHING, WORST, Rankings, label_columns
 from pipeline.keys import ROW_ID, embedding_key
-from toolkit.errors import UserError, listed, nearest
 
 BLOCK = 1 << 26  # cosines that are computed at once
 
@@ -31,44 +31,23 @@ class Embedding(HeadKind):
     column_type = Rankings
 
     def layer(self, features: int, *, size: int = 128, subcenters: int = 1) -> nn.Module:
-        """The embedding's layer.
-
-        Args:
-            size: of the embedding.
-            subcenters: centres of each class.
-        """
+        """With the size of the embedding, and so many centres of each class."""
         return EmbeddingLayer(features, self.head, size, subcenters)
 
     def targets(self, rows: pd.DataFrame) -> np.ndarray:
-        """Class numbers int64 (N,), and -1 for the rows that are labelled as unknown, or not at all.
+        """Class numbers int64 (N,), and -1 for the rows that are labelled as unknown, or not at all."""
+        return class_numbers(rows, self.head)
 
-        Raises:
-            UserError: a label that is no class; the rows are named by id.
-        """
-        labels, head = rows[self.head.name], self.head
-        numbers = pd.Index(head.classes).get_indexer(pd.Index(labels)).astype(np.int64)
-        wrong = rows[(numbers < 0) & (labels.notna() & ((labels != head.unknown) | (not head.unknown))).to_numpy(bool)]
-        if len(wrong):
-            label = str(wrong[head.name].iloc[0])
-            raise UserError(
-                f"column '{head.name}': {len(wrong)} rows (id {listed(wrong[ROW_ID])}) have the label '{label}', which "
-                f"is not in folds/classes.json; {nearest(label, head.classes)}"
-            )
-        return numbers
-
-    def target_forms(self, size: int) -> Sequence[tuple[torch.dtype, tuple[int, ...]]]:
-        return ((torch.int64, (size,)),)
+    def target_forms(self) -> Sequence[tuple[torch.dtype, tuple[int, ...]]]:
+        return ((torch.int64, ()),)
 
     def class_counts(self, rows: pd.DataFrame) -> Tensor:
         numbers = self.targets(rows)
         return torch.from_numpy(np.bincount(numbers[numbers >= 0], minlength=self.width)).double()
 
     def truth(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """The label that is right for held-out rows.
-
-        An identity that stands alone is in no other fold, so training cannot know it: the right answer is that for the
-        unknown, where there is one. Without such an answer the row counts as a miss.
-        """
+        """The label that is right for held-out rows: of an identity that stands alone, which training cannot know, the
+        answer for the unknown, where there is one; without it the row counts as a miss."""
         labels: pd.Series = rows[self.head.name]
         alone = alone_column(self.head.name)
         if not self.head.unknown or alone not in rows:
@@ -77,7 +56,7 @@ class Embedding(HeadKind):
 
     def decode(self, logits: Tensor) -> np.ndarray:
         """The best labels, then their scores, (N, 2 k) of objects; a class of score -inf is not listed."""
-        most = len(self.columns.names) // 2
+        most = len(label_columns(self.head))
         scores, places = (part[:, :most].numpy() for part in logits.float().sort(dim=1, descending=True, stable=True))
         labels = np.array(self.head.classes, dtype=object)[places]
         there = np.isfinite(scores)
@@ -97,7 +76,7 @@ class Embedding(HeadKind):
         counts = rows[self.head.name].astype(str).value_counts()
         before = int((counts > counts.get(self.head.unknown, 0)).sum())
         names = counts.index[counts.index != self.head.unknown]
-        most = len(self.columns.names) // 2
+        most = len(label_columns(self.head))
         labels = np.full(most, NOTHING, object)
         labels[: len(names)] = names[:most]
         scores = np.where(np.arange(most) < before, 1.0, WORST)
@@ -121,19 +100,16 @@ class EmbeddingLayer(nn.Module):
 
     def forward(self, features: Tensor) -> dict[str, Tensor]:
         with torch.autocast(features.device.type, enabled=False):  # angles need all digits that float32 has
-            embedding = functional.normalize(self._normed(self.project(features.float())))
+            projected, norm = self.project(features.float()), self.norm
+            if self.training and len(projected) == 1:  # no statistics of its own: it takes the running ones
+                normed = functional.batch_norm(projected, norm.running_mean, norm.running_var, norm.weight, norm.bias)
+            else:
+                normed = norm(projected)
+            embedding = functional.normalize(normed)
             cosines = functional.linear(embedding, functional.normalize(self.centers))
         if self.subcenters > 1:
             cosines = cosines.unflatten(1, (-1, self.subcenters)).amax(dim=2)
         return {self.output_key: cosines, self.embedding_key: embedding}
-
-    def _normed(self, projected: Tensor) -> Tensor:
-        """Batch norm; a batch of one has no statistics of its own and takes the running ones."""
-        if self.training and len(projected) == 1:
-            norm = self.norm
-            return functional.batch_norm(projected, norm.running_mean, norm.running_var, norm.weight, norm.bias)
-        normed: Tensor = self.norm(projected)
-        return normed
 
 
 class Gallery:
@@ -160,21 +136,16 @@ class Gallery:
             embeddings: float32 (B, size), of length 1.
         """
         step = max(1, BLOCK // max(1, len(self.classes)))
-        found = [self._nothing(embeddings[:0])]
+        found = torch.full((len(ids), self.count), -torch.inf, device=embeddings.device)
         with torch.autocast(embeddings.device.type, enabled=False):
             for start in range(0, len(ids), step):
-                found.append(self._nearest(ids[start : start + step], embeddings[start : start + step]))
-        return torch.cat(found)
-
-    def _nearest(self, ids: Sequence[str], embeddings: Tensor) -> Tensor:
-        cosines = embeddings @ self.embeddings.T
-        for row, name in enumerate(ids):
-            if (place := self.place.get(name)) is not None:
-                cosines[row, place] = -torch.inf
-        return self._nothing(embeddings).scatter_reduce(1, self.classes.expand(len(ids), -1), cosines, "amax")
-
-    def _nothing(self, embeddings: Tensor) -> Tensor:
-        return torch.full((len(embeddings), self.count), -torch.inf, device=embeddings.device)
+                block = slice(start, start + step)
+                cosines = embeddings[block] @ self.embeddings.T
+                for row, name in enumerate(ids[block]):
+                    if (place := self.place.get(name)) is not None:
+                        cosines[row, place] = -torch.inf
+                found[block].scatter_reduce_(1, self.classes.expand(len(cosines), -1), cosines, "amax")
+        return found
 
 
 HEAD = Embedding

@@ -11,9 +11,9 @@ from torch import Tensor
 from pipeline.competition import Head, Metric
 from pipeline.heads.base import HeadKind
 from pipeline.heads.class_probabilities import ClassProbabilities
-from pipeline.heads.columns import probability_columns
+from pipeline.heads.columns import class_numbers, probability_columns
 from pipeline.keys import ROW_ID
-from toolkit.errors import UserError, listed, nearest
+from toolkit.errors import UserError, listed
 
 TOLERANCE = 1e-3  # how far from 1 the probabilities of a row may sum
 
@@ -30,38 +30,22 @@ class Multiclass(HeadKind):
     column_type = ClassProbabilities
 
     def targets(self, rows: pd.DataFrame) -> np.ndarray:
-        """The truth of each row.
-
-        Returns:
-            Class numbers int64 (N,), -1 where a cell is empty. If the rows have the columns of its predictions
-            (`label:cat`, ...), float32 (N, classes): the probabilities of the rows where all are filled, which need no
-            label then; 0 and 1 for the others, or NaN.
-
-        Raises:
-            UserError: a label that is no class, or probabilities that are none; the rows are named by id.
-        """
-        head = self.head
-        soft = probabilities(rows, head)
-        given = np.zeros(len(rows), bool) if soft is None else ~np.isnan(soft).any(axis=1)
-        numbers = pd.Index(head.classes).get_indexer(pd.Index(rows[head.name]))
-        empty = rows[head.name].isna().to_numpy(bool)
-        unknown = rows[(numbers < 0) & ~given & ~empty]
-        if len(unknown):
-            label = str(unknown[head.name].iloc[0])
-            raise UserError(
-                f"column '{head.name}': {len(unknown)} rows (id {listed(unknown[ROW_ID])}) have the label "
-                f"'{label}', which is not in folds/classes.json; {nearest(label, head.classes)}"
-            )
+        """Class numbers int64 (N,), -1 where a cell is empty. If the rows have the columns of its predictions
+        (`label:cat`, ...), float32 (N, classes): the probabilities of the rows where all are filled, which need no
+        label then; 0 and 1 for the others, or NaN."""
+        soft = probabilities(rows, self.head)
         if soft is None:
-            return numbers.astype(np.int64)
-        hard = np.where(empty[:, None], np.nan, np.eye(len(head.classes))[numbers])
+            return class_numbers(rows, self.head)
+        given = ~np.isnan(soft).any(axis=1)
+        numbers = class_numbers(rows, self.head, given)
+        hard = np.where(numbers[:, None] < 0, np.nan, np.eye(len(self.head.classes))[numbers])
         return np.where(given[:, None], soft, hard).astype(np.float32)
 
-    def target_forms(self, size: int) -> Sequence[tuple[torch.dtype, tuple[int, ...]]]:
-        return (torch.int64, (size,)), (torch.float32, (size, len(self.head.classes)))
+    def target_forms(self) -> Sequence[tuple[torch.dtype, tuple[int, ...]]]:
+        return (torch.int64, ()), (torch.float32, (len(self.head.classes),))
 
     def class_counts(self, rows: pd.DataFrame) -> Tensor:
-        """How many of the rows are of each class, float64 (classes,); probabilities count as parts of rows."""
+        """Float64 (classes,); probabilities count as parts of rows."""
         truth = self.targets(rows)
         if truth.ndim == 1:
             return torch.from_numpy(np.bincount(truth[truth >= 0], minlength=len(self.head.classes))).double()
@@ -69,8 +53,7 @@ class Multiclass(HeadKind):
 
     def truth(self, rows: pd.DataFrame) -> pd.DataFrame:
         """The label; where rows say how probable each class is, that as well, in the columns of the predictions."""
-        soft = probabilities(rows.rename_axis(None).assign(**{ROW_ID: rows.index}), self.head)
-        labels = rows[[self.head.name]]
+        labels, soft = rows[[self.head.name]], probabilities(rows, self.head)
         return labels if soft is None else labels.join(pd.DataFrame(soft, index=rows.index, columns=self.columns.names))
 
     def decode(self, logits: Tensor) -> np.ndarray:
@@ -89,11 +72,7 @@ class Multiclass(HeadKind):
 
 def probabilities(rows: pd.DataFrame, head: Head) -> np.ndarray | None:
     """What the rows say of each class, float64 (N, classes), each row summing to 1 or empty (NaN) altogether; none
-    where the table has no such columns.
-
-    Raises:
-        UserError: some of the columns are missing, or a row is filled in part, negative, or does not sum to 1.
-    """
+    where the table has no such columns, and a `UserError` where it has some of them, or rows that are neither."""
     columns = probability_columns(head)
     missing = [column for column in columns if column not in rows]
     if len(missing) == len(columns):
@@ -104,21 +83,15 @@ def probabilities(rows: pd.DataFrame, head: Head) -> np.ndarray | None:
         values = rows[columns].apply(pd.to_numeric).to_numpy(np.float64, na_value=np.nan)
     except (ValueError, TypeError) as error:
         raise UserError(f"the columns '{head.name}:...' hold what is no number ({error}); mend tables.py") from error
-    empty = np.isnan(values)
-    total = np.where(empty, 0, values).sum(axis=1)
-    filled = ~empty.any(axis=1)
-    for wrong, reason in (
-        (empty.any(axis=1) & ~empty.all(axis=1), "are filled in part"),
-        (filled & (values < 0).any(axis=1), "are negative"),
-        (filled & ~(np.abs(total - 1) <= TOLERANCE), "do not sum to 1"),
-    ):
-        if wrong.any():
-            ids = listed(rows.loc[wrong, ROW_ID])
-            raise UserError(
-                f"the probabilities '{head.name}:...' of {int(wrong.sum())} rows (id {ids}) {reason}; "
-                "fill each row with what sums to 1, or leave it empty"
-            )
-    return values / np.where(filled, total, 1)[:, None]
+    empty, total = np.isnan(values).all(axis=1), values.sum(axis=1)
+    wrong = ~empty & ~((np.abs(total - 1) <= TOLERANCE) & (values >= 0).all(axis=1))
+    if wrong.any():
+        ids = listed(rows.loc[wrong, ROW_ID])
+        raise UserError(
+            f"the probabilities '{head.name}:...' of {int(wrong.sum())} rows (id {ids}) are filled in part, negative, "
+            "or do not sum to 1; fill each row with what sums to 1, or leave it empty"
+        )
+    return values / total[:, None]
 
 
 HEAD = Multiclass

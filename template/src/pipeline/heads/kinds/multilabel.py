@@ -12,7 +12,6 @@ from pipeline.competition import Metric
 from pipeline.heads.base import HeadKind
 from pipeline.heads.label_probabilities import LabelProbabilities
 from pipeline.heads.label_sets import hard_targets, numbers
-from pipeline.keys import ROW_ID
 
 
 class Multilabel(HeadKind):
@@ -30,9 +29,6 @@ class Multilabel(HeadKind):
 
         If the rows have the columns of the head's predictions (`labels:cat`, ...), those are the truth of the rows
         where all are filled, which need no other then.
-
-        Raises:
-            UserError: a cell that is no number from 0 to 1, or an unknown label in a list; the rows are named by id.
         """
         soft = self.columns.names
         if not set(soft) <= set(rows.columns):
@@ -43,11 +39,11 @@ class Multilabel(HeadKind):
         found[~given.to_numpy()] = hard_targets(rows[~given], self.head)
         return found
 
-    def target_forms(self, size: int) -> Sequence[tuple[torch.dtype, tuple[int, ...]]]:
-        return ((torch.float32, (size, self.width)),)
+    def target_forms(self) -> Sequence[tuple[torch.dtype, tuple[int, ...]]]:
+        return ((torch.float32, (self.width,)),)
 
     def truth(self, rows: pd.DataFrame) -> pd.DataFrame:
-        given = hard_targets(rows.rename_axis(None).assign(**{ROW_ID: rows.index}), self.head)
+        given = hard_targets(rows, self.head)
         held = np.where(np.isnan(given), np.nan, given >= 0.5)
         return pd.DataFrame(held, index=rows.index, columns=self.columns.names)
 

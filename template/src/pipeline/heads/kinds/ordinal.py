@@ -1,7 +1,4 @@
-"""Grades in order, of which one is true: a logit for each but the last.
-
-All but what the network learns is as of classes without an order.
-"""
+"""Grades in order, of which one is true: a logit for each but the last. What is learnt is ordered, and nothing else."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -23,10 +20,8 @@ class Ordinal(Multiclass):
         return len(self.head.classes) - 1
 
     def decode(self, logits: Tensor) -> np.ndarray:
-        """The probability of each grade."""
         above = torch.sigmoid(logits.double()).cumprod(dim=1)
-        one, none = above.new_ones(len(above), 1), above.new_zeros(len(above), 1)
-        reached = torch.cat([one, above, none], dim=1)
+        reached = torch.cat([above.new_ones(len(above), 1), above, above.new_zeros(len(above), 1)], dim=1)
         probabilities: np.ndarray = (reached[:, :-1] - reached[:, 1:]).float().numpy()
         return probabilities
 

@@ -11,17 +11,13 @@ from torch import Tensor, nn
 from pipeline.competition import Metric
 from pipeline.heads.base import HeadKind
 from pipeline.heads.numbers import Numbers, clipped, moments, numbers
-from pipeline.keys import ROW_ID
 
 
 class Regression(HeadKind):
     """The truth is float32 (B, 1), like the output, so that neither is broadcast; NaN where a row has none."""
 
     losses: ClassVar[Mapping[str, str]] = {
-        "mse": "pipeline.losses.regression:mse",
-        "mae": "pipeline.losses.regression:mae",
-        "huber": "pipeline.losses.regression:huber",
-        "smooth_l1": "pipeline.losses.regression:smooth_l1",
+        name: f"pipeline.losses.regression:{name}" for name in ("mse", "mae", "huber", "smooth_l1")
     }
     column_type = Numbers
 
@@ -33,20 +29,20 @@ class Regression(HeadKind):
         return Standardized(features, self.head.name)
 
     def fit_statistics(self, network: nn.Module, rows: pd.DataFrame) -> None:
+        mean, deviation = moments(self.targets(rows))
         for module in network.modules():
             if isinstance(module, Standardized) and module.head == self.head.name:
-                module.fit(self.targets(rows))
+                module.mean.fill_(mean)
+                module.deviation.fill_(deviation)
 
     def targets(self, rows: pd.DataFrame) -> np.ndarray:
         return numbers(rows, self.head.name).astype(np.float32)[:, None]
 
-    def target_forms(self, size: int) -> Sequence[tuple[torch.dtype, tuple[int, ...]]]:
-        return ((torch.float32, (size, 1)),)
+    def target_forms(self) -> Sequence[tuple[torch.dtype, tuple[int, ...]]]:
+        return ((torch.float32, (1,)),)
 
     def truth(self, rows: pd.DataFrame) -> pd.DataFrame:
-        column = self.head.name
-        values = numbers(rows.rename_axis(None).assign(**{ROW_ID: rows.index}), column)
-        return pd.DataFrame({column: values}, index=rows.index)
+        return pd.DataFrame({self.head.name: numbers(rows, self.head.name)}, index=rows.index)
 
     def decode(self, logits: Tensor) -> np.ndarray:
         return clipped(logits.float().numpy(), self.head)
@@ -55,12 +51,9 @@ class Regression(HeadKind):
         """The mean; with `mae` the median, with `rmsle` the mean of the logarithms, which are what those ask for."""
         values = numbers(rows, self.head.name)
         known = values[~np.isnan(values)]
-        if metric.name == "mae":
-            best = np.median(known)
-        elif metric.name == "rmsle" and known.min() > -1:
+        best = np.median(known) if metric.name == "mae" else known.mean()
+        if metric.name == "rmsle" and known.min() > -1:
             best = np.expm1(np.log1p(known).mean())
-        else:
-            best = known.mean()
         return clipped(np.array([best], np.float32), self.head)
 
 
@@ -80,12 +73,6 @@ class Standardized(nn.Module):
         self.linear = nn.Linear(features, 1)
         self.register_buffer("mean", torch.zeros(1))
         self.register_buffer("deviation", torch.ones(1))
-
-    def fit(self, values: np.ndarray) -> None:
-        """Take mean and deviation from numbers (N, ...); NaN is left out."""
-        mean, deviation = moments(values)
-        self.mean.fill_(mean)
-        self.deviation.fill_(deviation)
 
     def forward(self, features: Tensor) -> Tensor:
         standard: Tensor = self.linear(features).float()

@@ -8,31 +8,27 @@ import numpy as np
 import pandas as pd
 
 from pipeline.data.faults import Fault
-from pipeline.data.labels import Labels
+from pipeline.data.labels import ClassLabels, Labels
 from pipeline.heads.label_sets import LabelSets
 
 
-@dataclass(frozen=True)
-class MixedLabels:
-    """Each part reads its own columns. An empty cell is no fault: it is no answer.
-
-    Attributes:
-        parts: what reads one or more columns each.
-    """
+@dataclass(frozen=True, init=False)
+class MixedLabels(ClassLabels):
+    """Each part reads its own columns. An empty cell is no fault: it is no answer."""
 
     parts: Sequence[Labels]
 
-    @property
-    def targets(self) -> Sequence[str]:
-        return [column for part in self.parts for column in part.targets]
+    def __init__(self, parts: Sequence[Labels]) -> None:
+        super().__init__([column for part in parts for column in part.targets])
+        object.__setattr__(self, "parts", parts)
 
     @property
     def named(self) -> Sequence[str]:
         return [column for part in self.parts for column in part.named]
 
     @property
-    def fewest_classes(self) -> int:
-        return min(part.fewest_classes for part in self.parts)
+    def trains_each(self) -> bool:
+        return all(part.trains_each for part in self.parts)
 
     def cells(self, rows: pd.DataFrame, column: str) -> pd.Series:
         [part] = [part for part in self.parts if column in part.targets]
@@ -60,28 +56,15 @@ class MixedLabels:
         """Divides rows so that each stratum of each part is as frequent in every fold."""
         return LabelSets(self.targets).splitter(n_folds, seed, grouped)
 
-    @property
-    def trains_each(self) -> bool:
-        return all(part.trains_each for part in self.parts)
-
-    @property
-    def of_whole_images(self) -> bool:
-        return all(part.of_whole_images for part in self.parts)
-
     def marked(self, rows: pd.DataFrame) -> pd.DataFrame:
         for part in self.parts:
             rows = part.marked(rows)
         return rows
 
-    def asked(self, ids: pd.Series) -> pd.Series:
-        return ids
-
     def faults(self, rows: pd.DataFrame) -> Iterator[Fault]:
-        """What is wrong with any of the parts."""
         for part in self.parts:
             yield from part.faults(rows)
 
     def check_folds(self, rows: pd.DataFrame, where: str) -> None:
-        """What any of the parts refuses."""
         for part in self.parts:
             part.check_folds(rows, where)

@@ -1,38 +1,58 @@
 """What image-level tasks do with rows, batches and outputs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
-import pandas as pd
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.competition import Competition, Head, Metric
+from pipeline.competition import Competition, Head
 from pipeline.config import Experiment, LossRow
+from pipeline.data.batch_schema import contract_rows
 from pipeline.data.cache import reader_for
 from pipeline.data.collate import collate
-from pipeline.data.explain_target import Explained, chosen_class
-from pipeline.data.sample_record import SeenSample
 from pipeline.data.side_columns import chosen_columns, input_names, side_inputs
-from pipeline.heads.base import KINDS, losses
+from pipeline.heads.base import KINDS, losses, trained_by
 from pipeline.heads.columns import has_truth
-from pipeline.heads.drawing import ReadOut, seen_figure, seen_words
-from pipeline.heads.submission_columns import SubmissionRules, as_predictions, submission_rules
 from pipeline.keys import INPUT_ID, INPUT_SIDE, ROW_ID
-from pipeline.losses.criterion import WeightedLosses
+from pipeline.losses.criterion import WeightedLosses, take
 from pipeline.models.preprocess import prepared_model
 from pipeline.registry import Named, Names, References
 from pipeline.tasks import Task
-from pipeline.tasks.components import Decoder, Figures, Finisher, Submission
-from pipeline.tasks.image_level.batch_schema import all_targets, check_contract
-from pipeline.tasks.image_level.decoding import HeadPredictions
+from pipeline.tasks.components import Decoder, Finisher, Outputs, Table
+from pipeline.tasks.image_level.figures import HeadFigures, HeadSubmission
+from pipeline.tasks.image_level.predictions import HeadPredictions
 from pipeline.types import Batch, Criterion, PreparedModel, SampleDataset
+from toolkit.errors import UserError, listed
 from toolkit.images.row_reader import Reader
-from toolkit.plots.samples import label_errors_figure
+
+PIPELINE = {
+    "dataset": {"default": "data.image_dataset:ImageDataset"},
+    "augmentations": {"resize": "data.augment:resize"},
+    "prepare": {"normalize": "models.preprocess:Normalize", "standardize": "models.preprocess:Standardize"},
+    "model": dict.fromkeys(("default", "encoder_heads"), "models.encoder_heads:EncoderHeads"),
+    "pooling": {
+        "encoder": "models.pooling:EncoderPooling",
+        "avg": "models.pooling:average",
+        "max": "models.pooling:maximum",
+        "gem": "models.pooling:GeneralizedMean",
+        "attention": "models.pooling:AttentionPooling",
+    },
+    "batch_transform": {
+        "mixup": "training.batch_transforms:Mixup",
+        "cutmix": "training.batch_transforms:cutmix",
+    },
+    "step": {"default": "training.step:step"},
+    "task": {"default": "tasks.image_level.task:no_settings"},
+    "aggregate": {
+        "mean": "inference.aggregates:mean",
+        "max": "inference.aggregates:maximum",
+        "generalized_mean": "inference.aggregates:generalized_mean",
+    },
+}
 
 
 def no_settings() -> None:
@@ -44,35 +64,8 @@ class ImageLevelTask(Task):
 
     KINDS: ClassVar[frozenset[str]] = frozenset(KINDS)
     NAMES: ClassVar[References] = {
-        "dataset": {"default": "pipeline.data.image_dataset:ImageDataset"},
-        "augmentations": {"resize": "pipeline.data.augment:resize"},
-        "prepare": {
-            "normalize": "pipeline.models.preprocess:Normalize",
-            "standardize": "pipeline.models.preprocess:Standardize",
-        },
-        "model": {
-            "default": "pipeline.models.encoder_heads:EncoderHeads",
-            "encoder_heads": "pipeline.models.encoder_heads:EncoderHeads",
-        },
-        "pooling": {
-            "encoder": "pipeline.models.pooling:EncoderPooling",
-            "avg": "pipeline.models.pooling:average",
-            "max": "pipeline.models.pooling:maximum",
-            "gem": "pipeline.models.pooling:GeneralizedMean",
-            "attention": "pipeline.models.pooling:AttentionPooling",
-        },
         "loss": losses(),
-        "batch_transform": {
-            "mixup": "pipeline.training.batch_transforms:Mixup",
-            "cutmix": "pipeline.training.batch_transforms:cutmix",
-        },
-        "step": {"default": "pipeline.training.step:step"},
-        "task": {"default": "pipeline.tasks.image_level.task:no_settings"},
-        "aggregate": {
-            "mean": "pipeline.inference.aggregates:mean",
-            "max": "pipeline.inference.aggregates:maximum",
-            "generalized_mean": "pipeline.inference.aggregates:generalized_mean",
-        },
+        **{kind: {name: f"pipeline.{made}" for name, made in names.items()} for kind, names in PIPELINE.items()},
     }
 
     predictions: HeadPredictions
@@ -85,15 +78,9 @@ class ImageLevelTask(Task):
         self.submission = HeadSubmission(self.predictions)
 
     def dataset(
-        self,
-        rows: pd.DataFrame,
-        root: Path,
-        experiment: Experiment,
-        names: Names,
-        stage: str,
-        reader: Reader | None = None,
+        self, rows: Table, root: Path, experiment: Experiment, names: Names, stage: str, reader: Reader | None = None
     ) -> SampleDataset:
-        values = {} if stage == "test" else all_targets(rows, self.kinds)
+        values = {} if stage == "test" else self.targets(rows)
         side = chosen_columns(self.competition.settings.side_columns, experiment.model.side_columns)
         if side:
             values[INPUT_SIDE] = side_inputs(rows, side, stage == "test")
@@ -108,8 +95,22 @@ class ImageLevelTask(Task):
         )
         return dataset
 
-    def collate(self, samples: list[dict[str, Any]]) -> Batch:
-        return collate(samples)
+    def targets(self, rows: Table) -> dict[str, np.ndarray]:
+        """The truth of all heads, a gap where a row has none for one. A row that has none at all is a `UserError`."""
+        targets = {kind.head.target_key: kind.targets(rows) for kind in self.kinds}
+        gaps = [np.isnan(values) if values.dtype.kind == "f" else values < 0 for values in targets.values()]
+        nothing = np.all([gap.reshape(len(rows), -1).all(axis=1) for gap in gaps], axis=0)
+        if nothing.any():  # a truth that trains nothing is one all the same
+            truth = self.predictions.image_truth(rows)
+            nothing &= ~np.any([has_truth(truth, head) for head in self.heads], axis=0)
+        if nothing.any():
+            raise UserError(
+                f"{int(nothing.sum())} rows (id {listed(rows.loc[nothing, ROW_ID])}) have no truth for any of "
+                f"{', '.join(head.name for head in self.heads)}; fill or drop them in src/competition/tables.py"
+            )
+        return targets
+
+    collate = staticmethod(collate)
 
     def model(self, experiment: Experiment, names: Names, pretrained: bool) -> PreparedModel:
         side = input_names(chosen_columns(self.competition.settings.side_columns, experiment.model.side_columns))
@@ -122,106 +123,42 @@ class ImageLevelTask(Task):
         aggregate = names.bind("aggregate", experiment.aggregate)
         return lambda rows, predictions: self.predictions.per_prediction(rows, predictions, aggregate)
 
-    def fit_statistics(self, network: torch.nn.Module, rows: pd.DataFrame) -> None:
-        for _, kind in self.kinds:
+    def fit_statistics(self, network: torch.nn.Module, rows: Table) -> None:
+        for kind in self.kinds:
             kind.fit_statistics(network, rows)
 
     def default_losses(self) -> tuple[LossRow, ...]:
-        return tuple(LossRow(head=head.name, loss=Named(name=next(iter(kind.losses)))) for head, kind in self.kinds)
+        return tuple(LossRow(head=kind.head.name, loss=Named(name=next(iter(kind.losses)))) for kind in self.kinds)
 
-    def criterion(self, losses: Sequence[LossRow], names: Names, rows: pd.DataFrame) -> Criterion:
+    def criterion(self, losses: Sequence[LossRow], names: Names, rows: Table) -> Criterion:
+        kinds = {kind.head.name: kind for kind in self.kinds}
+        for row in losses:
+            name, kind = row.loss.name, kinds.get(row.head or "")
+            if names.table.get("loss", {}).get(name) != self.NAMES["loss"].get(name, ""):
+                continue  # the competition's own trains what it says
+            if row.head is None:
+                raise UserError(f"loss '{name}' needs a head; add 'head: NAME' to its row in losses")
+            if kind is not None and name not in kind.losses:
+                able = listed(trained_by(name))
+                raise UserError(f"loss '{name}' trains heads of the kind {able}; '{row.head}' is {kind.head.kind}")
         counts: dict[str, Tensor] = {}
         if any(row.class_weights for row in losses):
-            found = {head.name: kind.class_counts(rows) for head, kind in self.kinds}
+            found = {name: kind.class_counts(rows) for name, kind in kinds.items()}
             counts = {name: count for name, count in found.items() if count is not None}
-        truths = {head.name: partial(kind.targets, rows) for head, kind in self.kinds}
+        truths = {name: partial(kind.targets, rows) for name, kind in kinds.items()}
         return WeightedLosses(losses, self.heads, names, counts, truths)
 
-    def batch_schema(self, batch: Batch, outputs: Mapping[str, Tensor]) -> list[tuple[str, str, str, str]]:
-        return check_contract(batch, outputs, self.kinds)
-
-
-class HeadFigures(Figures):
-    """Those of each head, as its columns are."""
-
-    predictions: HeadPredictions
-
-    def overview(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, Figure]:
-        figures: dict[str, Figure] = {}
-        for head, kind in self.predictions.kinds:
-            known = has_truth(truth, head)
-            if known.any():
-                figures |= kind.columns.figures(truth[known], predictions[known])
-        return figures
-
-    def examples(self, rows: pd.DataFrame, images: Sequence[Any], predictions: pd.DataFrame) -> dict[str, Figure]:
-        ids, truth = list(rows[ROW_ID]), self.predictions.truth(rows)
-        kinds = self.predictions.kinds
-        return {head.name: kind.columns.sample_figure(images, ids, truth, predictions) for head, kind in kinds}
-
-    def samples(self, rows: pd.DataFrame, samples: Sequence[SeenSample], heading: str) -> Figure:
-        return seen_figure(samples, self._read_out(rows, samples), heading)
-
-    def captions(self, rows: pd.DataFrame, samples: Sequence[SeenSample]) -> pd.DataFrame:
-        return seen_words(self._read_out(rows, samples))
-
-    def _read_out(self, rows: pd.DataFrame, samples: Sequence[SeenSample]) -> list[ReadOut]:
-        outputs = {key: torch.stack([sample.outputs[key] for sample in samples]) for key in samples[0].outputs}
-        truth, predictions = self.sample_tables(rows, {}, outputs)
-        columns = [kind.columns for _, kind in self.predictions.kinds]
-        return [(each, has_truth(truth, each.head), *each.read_out(truth, predictions)) for each in columns]
-
-    def sample_tables(
-        self, rows: pd.DataFrame, batch: Batch, outputs: Mapping[str, Tensor]
-    ) -> tuple[pd.DataFrame, pd.DataFrame]:
-        by_id = rows.set_index(ROW_ID)
-        truth = pd.concat([kind.truth(by_id) for _, kind in self.predictions.kinds], axis=1)
-        return truth, self.predictions.decode(list(rows[ROW_ID]), outputs)
-
-    def curves(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        for head, kind in self.predictions.kinds:
-            known = has_truth(truth, head)
-            of_classes = kind.columns.ranked(truth[known], predictions[known])
-            found |= {f"{head.name}:{name}": pair for name, pair in of_classes.items()}
-        return found
-
-    def label_errors(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
-        parts = []
-        for head, kind in self.predictions.kinds:
-            known = has_truth(truth, head)
-            found = kind.columns.label_errors(truth[known], predictions[known])
-            parts.append(found.rename_axis(ROW_ID).reset_index().assign(head=head.name))
-        return pd.concat(parts, ignore_index=True)
-
-    def label_errors_figure(
-        self, found: pd.DataFrame, images: Sequence[Any], truth: pd.DataFrame, predictions: pd.DataFrame
-    ) -> Figure:
-        return label_errors_figure(found, images)
-
-    def explain_target(self, batch: Batch, outputs: Mapping[str, Tensor], name: str | None = None) -> Explained:
-        """The highest logit, where a head has one for each class; otherwise their sum, which grows with the answer."""
-        head, number = chosen_class(self.heads, name)
-        logits = outputs[head.output_key][0].float()
-        if len(logits) != len(head.classes):
-            return Explained(logits.sum(), head.name)
-        number = int(logits.argmax()) if number is None else number
-        return Explained(logits[number], head.classes[number])
-
-
-class HeadSubmission(Submission):
-    """A column per head, per class or per label."""
-
-    predictions: HeadPredictions
-
-    def rules(self, sample: pd.DataFrame, metric: Metric, images: Mapping[str, Path] | None = None) -> SubmissionRules:
-        return submission_rules(sample, self.heads, metric, self.competition.settings.id_column)
-
-    def read(self, table: pd.DataFrame, rules: SubmissionRules, metric: Metric) -> pd.DataFrame | None:
-        labels_only = any(column.of is None for column in rules.columns)
-        if rules.by_row or (labels_only and metric.needs == "probabilities"):
-            return None
-        return as_predictions(table, rules.columns, self.heads)
-
-    def shares(self, predictions: pd.DataFrame) -> dict[str, pd.Series]:
-        return {head.name: kind.columns.shares(predictions) for head, kind in self.predictions.kinds}
+    def batch_schema(self, batch: Batch, outputs: Outputs) -> list[tuple[str, str, str, str]]:
+        table, size = contract_rows(batch, outputs), len(batch[INPUT_ID])
+        for kind in self.kinds:
+            wiring = f"head '{kind.head.name}'"
+            target = take(batch, kind.head.target_key, wiring, "the batch holds")
+            output = take(outputs, kind.head.output_key, wiring, "the model returns")
+            expected, forms = (size, kind.width), [(dtype, (size, *shape)) for dtype, shape in kind.target_forms()]
+            if tuple(output.shape) != expected or (target.dtype, tuple(target.shape)) not in forms:
+                targets = " or ".join(f"{dtype} {shape}".removeprefix("torch.") for dtype, shape in forms)
+                raise UserError(
+                    f"{wiring}: output {tuple(output.shape)} and target {target.dtype} {tuple(target.shape)}; "
+                    f"expected are {expected} and {targets}"
+                )
+        return table

@@ -1,0 +1,128 @@
+"""Figures and submission of image-level tasks: those of each head, as its columns are."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+
+from pipeline.competition import Metric
+from pipeline.data.explain_target import Explained, chosen_class
+from pipeline.data.sample_record import SeenSample
+from pipeline.heads.base import kind_of
+from pipeline.heads.columns import Columns, has_truth
+from pipeline.heads.submission_columns import SubmissionRules, as_predictions, submission_rules
+from pipeline.keys import ROW_ID
+from pipeline.tasks.components import Figures, Outputs, Submission, Table
+from pipeline.tasks.image_level.predictions import HeadPredictions
+from pipeline.types import Batch
+from toolkit.plots.images import NEUTRAL, RIGHT, WRONG, image_grid, shortened, visible
+from toolkit.plots.samples import label_errors_figure
+
+MOST_HEADS = 3  # whose answers are written at an image
+
+# of a head: its columns, which samples have a truth, bool (N,), and its `read_out`: truth, prediction, sureness, (N,)
+ReadOut = tuple[Columns, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+class HeadFigures(Figures):
+    """The figures of each head."""
+
+    def __init__(self, predictions: HeadPredictions) -> None:
+        super().__init__(predictions)
+        self.tables, self.columns = predictions, [kind.columns for kind in predictions.kinds]
+
+    def overview(self, truth: Table, predictions: Table) -> dict[str, Figure]:
+        figures: dict[str, Figure] = {}
+        for columns in self.columns:
+            known = has_truth(truth, columns.head)
+            if known.any():
+                figures |= columns.figures(truth[known], predictions[known])
+        return figures
+
+    def examples(self, rows: Table, images: Sequence[Any], predictions: Table) -> dict[str, Figure]:
+        ids, truth = list(rows[ROW_ID]), self.tables.truth(rows)
+        return {each.head.name: each.sample_figure(images, ids, truth, predictions) for each in self.columns}
+
+    def samples(self, rows: Table, samples: Sequence[SeenSample], heading: str) -> Figure:
+        read, titles, colors = self._read_out(rows, samples), [], []
+        for place, sample in enumerate(samples):
+            lines, wrong, judged = [sample.told()], False, False
+            for columns, known, true, said, sure in read[:MOST_HEADS]:
+                label = f"{shortened(columns.head.name, 10)}: " if len(read) > 1 else ""
+                lines.append(label + columns.caption(shortened(said[place], 16), float(sure[place])))
+                if not known[place]:
+                    lines[-1] += ", no truth"
+                elif true[place] != said[place]:
+                    lines[-1] += f"\ntrue: {shortened(true[place], 20)}"
+                if known[place] and columns.head.classes:
+                    wrong, judged = wrong or true[place] != said[place], True
+            titles.append("\n".join(lines))
+            colors.append(WRONG if wrong else RIGHT if judged else NEUTRAL)
+        images = [visible(sample.image) for sample in samples]
+        return image_grid(images, [sample.id for sample in samples], titles, colors, heading)
+
+    def captions(self, rows: Table, samples: Sequence[SeenSample]) -> Table:
+        read, truths, predictions = self._read_out(rows, samples), [], []
+        for place in range(len(samples)):
+            labels = [f"{columns.head.name}: " if len(read) > 1 else "" for columns, *_ in read]
+            true = [str(true[place]) if known[place] else "no truth" for _, known, true, _, _ in read]
+            said = [each.caption(str(said[place]), float(sure[place])) for each, _, _, said, sure in read]
+            truths.append("; ".join(label + text for label, text in zip(labels, true, strict=True)))
+            predictions.append("; ".join(label + text for label, text in zip(labels, said, strict=True)))
+        return pd.DataFrame({"truth": truths, "prediction": predictions})
+
+    def _read_out(self, rows: Table, samples: Sequence[SeenSample]) -> list[ReadOut]:
+        outputs = {key: torch.stack([sample.outputs[key] for sample in samples]) for key in samples[0].outputs}
+        truth, predictions = self.sample_tables(rows, {}, outputs)
+        return [(each, has_truth(truth, each.head), *each.read_out(truth, predictions)) for each in self.columns]
+
+    def sample_tables(self, rows: Table, batch: Batch, outputs: Outputs) -> tuple[Table, Table]:
+        return self.tables.image_truth(rows), self.tables.decode(list(rows[ROW_ID]), outputs)
+
+    def curves(self, truth: Table, predictions: Table) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        for columns in self.columns:
+            known = has_truth(truth, columns.head)
+            of_classes = columns.ranked(truth[known], predictions[known])
+            found |= {f"{columns.head.name}:{name}": pair for name, pair in of_classes.items()}
+        return found
+
+    def label_errors(self, truth: Table, predictions: Table) -> Table:
+        parts = []
+        for columns in self.columns:
+            known = has_truth(truth, columns.head)
+            found = columns.label_errors(truth[known], predictions[known])
+            parts.append(found.rename_axis(ROW_ID).reset_index().assign(head=columns.head.name))
+        return pd.concat(parts, ignore_index=True)
+
+    def label_errors_figure(self, found: Table, images: Sequence[Any], truth: Table, predictions: Table) -> Figure:
+        return label_errors_figure(found, images)
+
+    def explain_target(self, batch: Batch, outputs: Outputs, name: str | None = None) -> Explained:
+        """The highest logit, where a head has one for each class; otherwise their sum, which grows with the answer."""
+        head, number = chosen_class(self.heads, name)
+        logits = outputs[head.output_key][0].float()
+        if len(logits) != len(head.classes):
+            return Explained(logits.sum(), head.name)
+        number = int(logits.argmax()) if number is None else number
+        return Explained(logits[number], head.classes[number])
+
+
+class HeadSubmission(Submission):
+    """A column per head, per class or per label."""
+
+    def rules(self, sample: Table, metric: Metric, images: Mapping[str, Path] | None = None) -> SubmissionRules:
+        return submission_rules(sample, self.heads, metric, self.competition.settings.id_column)
+
+    def read(self, table: Table, rules: SubmissionRules, metric: Metric) -> Table | None:
+        labels_only = any(column.of is None for column in rules.columns)
+        if rules.by_row or (labels_only and metric.needs == "probabilities"):
+            return None
+        return as_predictions(table, rules.columns, self.heads)
+
+    def shares(self, predictions: Table) -> dict[str, pd.Series]:
+        return {head.name: kind_of(head).columns.shares(predictions) for head in self.heads}

@@ -1,0 +1,136 @@
+"""From outputs to tables of predictions, and from rows to tables of truth."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import torch
+
+from pipeline.competition import Competition, Head, Metric
+from pipeline.heads.base import kind_of
+from pipeline.heads.columns import Aggregate
+from pipeline.heads.thresholds import Ascent, as_rank, calls_to_try, coordinate_ascent, quick_ascent, values_to_try
+from pipeline.keys import INPUT_ID, ROW_ID, ROW_PREDICTION, embedding_key
+from pipeline.losses.criterion import take
+from pipeline.prediction_ids import by_prediction
+from pipeline.tasks.components import Decoder, Outputs, Predictions, Table, Tuner
+from pipeline.types import Batch
+from toolkit.errors import UserError
+
+
+class HeadPredictions(Predictions):
+    """Columns of several heads; each kind of head says how its own come about."""
+
+    def __init__(self, competition: Competition, heads: Sequence[Head]) -> None:
+        super().__init__(competition, heads)
+        self.kinds = [kind_of(head) for head in self.heads]
+        self.has_gallery = any(kind.has_gallery for kind in self.kinds)
+
+    def decode(self, ids: Sequence[str], outputs: Outputs) -> Table:
+        """Logits of one batch as predictions, indexed by id."""
+        columns: dict[str, np.ndarray] = {}
+        for kind in self.kinds:
+            logits = take(outputs, kind.head.output_key, f"head '{kind.head.name}'", "the model returns")
+            columns |= kind.columns.table(kind.decode(logits.cpu()))
+        return pd.DataFrame(columns, index=pd.Index(list(ids), name=ROW_ID, dtype="str"))
+
+    def looks_among(self, rows: Table) -> bool:
+        return any(kind.looks_among(rows) for kind in self.kinds)
+
+    def gallery(self, rows: Table, held_out: Table | None = None) -> Table | None:
+        if held_out is not None and self.looks_among(held_out):
+            return held_out
+        if not self.has_gallery:
+            return None
+        known = np.any([kind.targets(rows) >= 0 for kind in self.kinds if kind.has_gallery], axis=0)
+        if not known.any():
+            raise UserError(
+                "the gallery is empty: no training row has a label to look images up by; correct the labels in "
+                "src/competition/tables.py"
+            )
+        return rows[known].reset_index(drop=True)
+
+    def decoders(self, gallery: Table, outputs: Iterable[Sequence[Outputs]], own: bool) -> list[Decoder]:
+        searching = {embedding_key(kind.head.name): kind for kind in self.kinds if kind.has_gallery}
+        stored = [[{key: of_model[key] for key in searching} for of_model in batch] for batch in outputs]
+
+        def decoder(batches: Sequence[Outputs]) -> Decoder:
+            memories = [
+                kind.memory(gallery, torch.cat([embeddings[key] for embeddings in batches]), own)
+                for key, kind in searching.items()
+            ]
+
+            def decode(batch: Batch, found: Outputs) -> Table:
+                looked_up = dict(found)
+                for memory in memories:
+                    looked_up |= memory(batch[INPUT_ID], found)
+                return self.decode(batch[INPUT_ID], looked_up)
+
+            return decode
+
+        return [decoder(batches) for batches in zip(*stored, strict=True)]
+
+    def empty(self) -> Table:
+        return self.decode([], {kind.head.output_key: torch.empty(0, kind.width) for kind in self.kinds})
+
+    def constants(self, rows: Table, held_out: Table) -> dict[str, Table]:
+        return {"constant": self.constant(rows, list(held_out[ROW_ID]))}
+
+    def constant(self, rows: Table, ids: Sequence[str]) -> Table:
+        """The best prediction that looks at no image, for these ids; `rows` are those that train."""
+        metric = self.competition.metrics()[0]
+        columns: dict[str, np.ndarray] = {}
+        for kind in self.kinds:
+            columns |= kind.columns.table(np.tile(kind.constant(rows, metric), (len(ids), 1)))
+        return pd.DataFrame(columns, index=pd.Index(list(ids), name=ROW_ID, dtype="str"))
+
+    def tuner(self, truth: Table, predictions: Table, metric: Metric, quick: bool = False) -> Tuner | None:
+        decides = metric.needs == "labels" or metric.may_cut
+        if not decides or not any(self.threshold_counts().values()):
+            return None
+        ascent = partial(quick_ascent, calls=calls_to_try(metric)) if quick else coordinate_ascent
+        return lambda rows: self._tuned(truth[rows], predictions[rows], metric, ascent)
+
+    def _tuned(self, truth: Table, predictions: Table, metric: Metric, ascent: Ascent) -> tuple[Head, ...]:
+        sign, heads = 1 if metric.greater_is_better else -1, list(self.heads)
+        for place, kind in enumerate(self.kinds):
+
+            def score(thresholds: tuple[float, ...], place: int = place) -> float:
+                changed = replace(self.heads[place], thresholds=thresholds)
+                return sign * metric.function(truth, predictions, [*heads[:place], changed, *heads[place + 1 :]])
+
+            if usual := kind.columns.default_thresholds:
+                tried = [values_to_try(values) for values in kind.columns.thresholded(predictions)]
+                best = ascent(score, usual, tried)
+                if as_rank(score(best)) > as_rank(score(())):  # not cut at all, probabilities may be better
+                    heads[place] = replace(kind.head, thresholds=best)
+        return tuple(heads)
+
+    def threshold_counts(self) -> dict[str, int]:
+        return {kind.head.name: len(kind.columns.default_thresholds) for kind in self.kinds}
+
+    def average(self, tables: Sequence[Table]) -> Table:
+        columns = [kind.columns for kind in self.kinds]
+        return pd.concat([each.average([table[each.names] for table in tables]) for each in columns], axis=1)
+
+    def per_prediction(self, rows: Table, predictions: Table, aggregate: Aggregate) -> Table:
+        """Predictions of rows, indexed by id, as those of their prediction ids, in the order of their first images.
+
+        Rows without prediction ids stand for themselves. `aggregate` is the experiment's.
+        """
+        if ROW_PREDICTION not in rows:
+            return predictions
+        ids = rows.set_index(ROW_ID)[ROW_PREDICTION].loc[predictions.index].to_numpy(object)
+        index = pd.Index(pd.unique(ids), name=ROW_ID, dtype="str")
+        parts = [kind.columns.aggregate(predictions[kind.columns.names], ids, aggregate) for kind in self.kinds]
+        return pd.concat(parts, axis=1).set_axis(index, axis=0)
+
+    def truth(self, rows: Table) -> Table:
+        return self.image_truth(by_prediction(rows))
+
+    def image_truth(self, rows: Table) -> Table:
+        """The truth of labelled rows, each for itself where several have one prediction."""
+        by_id = rows.set_index(ROW_ID, drop=False)
+        return pd.concat([kind.truth(by_id) for kind in self.kinds], axis=1)
