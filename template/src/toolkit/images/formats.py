@@ -1,4 +1,5 @@
-"""Formats that need a package of their own, which is installed where they are met: dcm, and tif of many channels."""
+"""Formats that need a package of their own, which is installed where they are met: dcm, and tif of many channels. And
+what files are that no reader here knows."""
 
 import importlib
 import math
@@ -10,10 +11,53 @@ import numpy as np
 
 from toolkit.archives import read_bytes, shown
 from toolkit.errors import UserError
-from toolkit.images.damage import unreadable
 from toolkit.images.pixels import Size, scaled, turned, with_channels
 
-_REMEDY = "download it again, or add what the reason says is missing to the group `competition` in pyproject.toml"
+REMEDY = "download it again, or add what the reason says is missing to the group `competition` in pyproject.toml"
+ARCHIVE = "archive; unpack it"
+ARRAYS = "; save its array as npy"
+PICTURE = "; convert it to png or jpg"
+VIDEO = "a video; save its frames as images"
+MAGIC: tuple[tuple[int, bytes, str], ...] = (  # where it stands, what stands there, what it is and what to do
+    (0, b"version https://git-lfs", "a pointer of Git LFS, not the file; run git lfs pull where it is from"),
+    (0, b"7z\xbc\xaf\x27\x1c", f"a 7z {ARCHIVE}"),
+    (0, b"Rar!", f"a rar {ARCHIVE}"),
+    (0, b"\x1f\x8b", f"a gzip {ARCHIVE}"),
+    (257, b"ustar", f"a tar {ARCHIVE}"),
+    (0, b"PK\3\4", "a zip or an npz archive; unpack it, or save its array as npy"),
+    (0, b"\x89HDF", f"a HDF5 file{ARRAYS}"),
+    (344, b"n+1\0", f"a NIfTI volume{ARRAYS}"),
+    (0, b"SIMPLE  =", f"a FITS file{ARRAYS}"),
+    (0, b"\x80\x04\x95", f"a pickle{ARRAYS}"),
+    (0, b"%PDF", f"a PDF{PICTURE}"),
+    (0, b"\0\0\0\x0cJXL ", f"a JPEG XL image{PICTURE}"),
+    (0, b"\xff\x0a", f"a JPEG XL image{PICTURE}"),
+    (0, b"\0\0\0\x0cjP  ", f"a JPEG 2000 image{PICTURE}"),
+    (4, b"ftypavi", f"an AVIF image{PICTURE}"),
+    (4, b"ftyphe", f"a HEIC image{PICTURE}"),
+    (4, b"ftypm", f"a HEIC image or a video{PICTURE}"),
+    (4, b"ftyp", VIDEO),
+    (0, b"\x1a\x45\xdf\xa3", VIDEO),
+    (8, b"AVI ", VIDEO),
+)
+TEXTS = (b"<?xml", b"<svg", b"<!doctype", b"<html", b"<head", b"<error", b"{")  # a drawing, a page, what a server says
+
+
+def unreadable(data: bytes, path: Path, kind: str = "an image", why: str = "") -> UserError:
+    """That a file cannot be read as what it should be: what it is instead, as far as that is known.
+
+    Args:
+        why: what the library said, for a file that is no other one.
+    """
+    start = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n")
+    other = next((what for place, magic, what in MAGIC if data.startswith(magic, place)), "")
+    if not other and start.lower().startswith(TEXTS):
+        words = " ".join(start[:60].decode(errors="replace").split())
+        other = f"a text, such as a page in place of the file ({words}); download it again, or convert a drawing to png"
+    if other:
+        return UserError(f"cannot read {shown(path)} as {kind}: it is {other}, or write a reader of your own")
+    reason = f" ({why})" if why else ""
+    return UserError(f"cannot read {shown(path)} as {kind}{reason}; download it again, or drop its row in tables.py")
 
 
 def dicom(
@@ -42,47 +86,40 @@ def dicom(
     pydicom, pixels = require("pydicom", "dcm"), require("pydicom.pixels", "dcm")
     try:
         file = pydicom.dcmread(BytesIO(data))
-        values = file.pixel_array
-        colour = int(file.SamplesPerPixel) == 3 or file.PhotometricInterpretation == "PALETTE COLOR"
-        if values.ndim != 2 + (int(file.SamplesPerPixel) == 3):
-            raise UserError(f"{shown(path)} holds {values.shape[0]} frames; write a reader of your own that chooses")
-        if file.PhotometricInterpretation == "PALETTE COLOR":
+        values, palette = file.pixel_array, file.PhotometricInterpretation == "PALETTE COLOR"
+        colours = int(file.SamplesPerPixel) == 3
+        frames = values.shape[0] if values.ndim != 2 + colours else 1
+        if frames == 1 and palette:
             values = pixels.apply_color_lut(values, file)
-        if not colour:
-            values = _grey(file, values, pixels, low, high)
-    except UserError:
-        raise
+        elif frames == 1 and not colours:
+            values = _grey(file, values, pixels, low, high)[:, :, None]
     except Exception as error:  # pydicom raises whatever a broken file makes of it
-        reason = " ".join(str(error).split())
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         if not data.startswith(b"DICM", 128):
             raise unreadable(data, path, "dcm", reason) from error
-        raise UserError(f"cannot read {shown(path)} as dcm ({type(error).__name__}: {reason}); {_REMEDY}") from error
-    if colour:
-        return scaled(with_channels(values, channels, path), low, high, True, path)
-    return with_channels(values[:, :, None], channels, path)
+        raise UserError(f"cannot read {shown(path)} as dcm ({reason}); {REMEDY}") from error
+    if frames != 1:
+        raise UserError(f"{shown(path)} holds {frames} frames; write a reader of your own that chooses")
+    values = with_channels(values, channels, path)
+    return scaled(values, low, high, True, path) if palette or colours else values
 
 
 def _grey(file: Any, stored: np.ndarray, pixels: Any, low: float | None, high: float | None) -> np.ndarray:
-    """float32 (H, W) in [0, 1], 1 being white."""
-    values = pixels.apply_modality_lut(stored, file)
-    chosen = low is not None or high is not None
-    if not chosen:
-        values = pixels.apply_voi_lut(values, file)
-    first, last = _ends(file, pixels, voi=not chosen)
-    first, last = (first if low is None else low), (last if high is None else high)
+    """float32 (H, W) in [0, 1], 1 being white. A window of pydicom's is spread over all values that can be stored."""
+    values, ends = pixels.apply_modality_lut(stored, file), None
+    tables = ["ModalityLUTSequence"]
+    if low is None and high is None:
+        values, tables = pixels.apply_voi_lut(values, file), ["VOILUTSequence", *tables]
+    for name in tables:
+        if ends is None and file.get(name):
+            ends = (0.0, 2.0 ** file[name][0].LUTDescriptor[2] - 1)
+    if ends is None:
+        bits, signed = int(file.BitsStored), int(file.PixelRepresentation)
+        lowest = -(2 ** (bits - 1)) if signed else 0
+        ends = pixels.apply_modality_lut(np.array([lowest, lowest + 2**bits - 1]), file)
+    first, last = (float(ends[0]) if low is None else low), (float(ends[1]) if high is None else high)
     grey: np.ndarray = np.clip((values.astype(np.float32) - first) / (last - first), 0, 1)
     return 1 - grey if file.PhotometricInterpretation == "MONOCHROME1" else grey
-
-
-def _ends(file: Any, pixels: Any, voi: bool) -> tuple[float, float]:
-    """What pydicom gives for black and white: a window is spread over all values that can be stored, rescaled."""
-    for table in (*(["VOILUTSequence"] if voi else []), "ModalityLUTSequence"):
-        if file.get(table):
-            return 0.0, 2.0 ** file[table][0].LUTDescriptor[2] - 1
-    bits, signed = int(file.BitsStored), int(file.PixelRepresentation)
-    stored = np.array([-(2 ** (bits - 1)), 2 ** (bits - 1) - 1] if signed else [0, 2**bits - 1])
-    first, last = pixels.apply_modality_lut(stored, file)
-    return float(first), float(last)
 
 
 def tif(data: bytes, path: Path) -> np.ndarray:
@@ -98,8 +135,7 @@ def tif(data: bytes, path: Path) -> np.ndarray:
             series = file.series[0]
             pixels, axes, turn = series.asarray(), series.axes, tif_orientation(series.pages[0])
     except Exception as error:  # tifffile raises whatever a broken file makes of it
-        reason = " ".join(str(error).split())
-        raise UserError(f"cannot read {shown(path)} as tif ({reason}); {_REMEDY}") from error
+        raise UserError(f"cannot read {shown(path)} as tif ({' '.join(str(error).split())}); {REMEDY}") from error
     height, width = axes.find("Y"), axes.find("X")
     if min(height, width) < 0 or pixels.ndim > 3:
         raise UserError(f"{shown(path)} is a tif of shape {pixels.shape} ({axes}); write a reader of your own")
