@@ -15,22 +15,27 @@ from toolkit.errors import UserError, listed
 
 
 class Labels(Protocol):
-    """The target columns of a competition."""
+    """The target columns of a competition.
+
+    Attributes:
+        targets: their names.
+        named: those whose cells name classes, which `folds/classes.json` lists; the others are measured.
+        fewest_classes: with fewer classes in a column there is nothing to learn.
+        trains_each: whether a class with several rows is to train in each fold, and not to be held out as a whole.
+        of_whole_images: whether it is images that are predicted: side columns may help, and several may be for one
+            prediction.
+    """
 
     @property
-    def targets(self) -> Sequence[str]:
-        """Their names."""
-        ...
-
+    def targets(self) -> Sequence[str]: ...
     @property
-    def named(self) -> Sequence[str]:
-        """Those whose cells name classes, which `folds/classes.json` lists; the others are measured."""
-        ...
-
+    def named(self) -> Sequence[str]: ...
     @property
-    def fewest_classes(self) -> int:
-        """With fewer classes in a column there is nothing to learn."""
-        ...
+    def fewest_classes(self) -> int: ...
+    @property
+    def trains_each(self) -> bool: ...
+    @property
+    def of_whole_images(self) -> bool: ...
 
     def cells(self, rows: pd.DataFrame, column: str) -> pd.Series:
         """Every label in a column, with the index of its row; missing where a row lacks what it should have."""
@@ -44,16 +49,6 @@ class Labels(Protocol):
         """Divides strata as scikit-learn's splitters do: `split(X, strata, groups)`."""
         ...
 
-    @property
-    def trains_each(self) -> bool:
-        """Whether a class with several rows is to train in each fold, and not to be held out as a whole."""
-        ...
-
-    @property
-    def of_whole_images(self) -> bool:
-        """Whether it is images that are predicted: side columns may help, and several may be for one prediction."""
-        ...
-
     def marked(self, rows: pd.DataFrame) -> pd.DataFrame:
         """The training rows with what the truth of held-out ones depends on besides."""
         ...
@@ -63,20 +58,11 @@ class Labels(Protocol):
         ...
 
     def faults(self, rows: pd.DataFrame) -> Iterable[Fault]:
-        """What is wrong with what stands in the target columns of training rows, besides what is true of any labels.
-
-        Args:
-            rows: with their folds.
-        """
+        """What is wrong in the target columns of training rows (with their folds), besides what is true of any."""
         ...
 
     def check_folds(self, rows: pd.DataFrame, where: str) -> None:
-        """Refuse folds on which such rows cannot be scored.
-
-        Args:
-            rows: with their folds.
-            where: the fold file, as errors name it.
-        """
+        """Refuse folds, of the file `where`, on which such rows (with their folds) cannot be scored."""
         ...
 
 
@@ -93,6 +79,14 @@ class ClassLabels:
     @property
     def fewest_classes(self) -> int:
         return 2
+
+    @property
+    def trains_each(self) -> bool:
+        return True
+
+    @property
+    def of_whole_images(self) -> bool:
+        return True
 
     def cells(self, rows: pd.DataFrame, column: str) -> pd.Series:
         return rows[column]
@@ -116,20 +110,10 @@ class ClassLabels:
         what = f"classes of '{targets[0]}'" if len(targets) == 1 else f"combinations of {', '.join(targets)}"
         note = f"{rare.sum()} of {len(names)} {what} have fewer rows than there are folds ({listed(names[rare])})"
         pooled = rare if pool else counts == 1
-        if pooled.all():
-            return None, [note]
-        return np.where(pooled[codes], len(names), codes), [note]
+        return (None if pooled.all() else np.where(pooled[codes], len(names), codes)), [note]
 
     def splitter(self, n_folds: int, seed: int, grouped: bool) -> Any:
         return Stratified(n_folds, seed, grouped)
-
-    @property
-    def trains_each(self) -> bool:
-        return True
-
-    @property
-    def of_whole_images(self) -> bool:
-        return True
 
     def marked(self, rows: pd.DataFrame) -> pd.DataFrame:
         return rows
@@ -158,8 +142,8 @@ class Stratified:
         if np.bincount(strata).max() < self.n_folds:
             made: Any = GroupKFold(self.n_folds) if self.grouped else Spread(self.n_folds, self.seed)
         else:
-            kind = StratifiedGroupKFold if self.grouped else StratifiedKFold
-            made = kind(self.n_folds, shuffle=True, random_state=self.seed)
+            cls = StratifiedGroupKFold if self.grouped else StratifiedKFold
+            made = cls(self.n_folds, shuffle=True, random_state=self.seed)
         yield from made.split(x, strata, groups)
 
 
@@ -192,8 +176,10 @@ def labels_of(competition: Competition) -> Labels:
 
 def require_values(rows: pd.DataFrame, labels: Labels) -> None:
     """Raise a `UserError` that names rows where a label, or the group, is missing."""
-    cells = {column: labels.cells(rows, column) for column in labels.targets}
-    for column, values in {**cells, **({ROW_GROUP: rows[ROW_GROUP]} if ROW_GROUP in rows else {})}.items():
+    columns = {column: labels.cells(rows, column) for column in labels.targets}
+    if ROW_GROUP in rows:
+        columns[ROW_GROUP] = rows[ROW_GROUP]
+    for column, values in columns.items():
         missing = rows[ROW_ID].loc[values.index[values.isna()]]
         if len(missing):
             raise UserError(
