@@ -1,7 +1,6 @@
 """What `scripts/make_folds.py` and `scripts/check_data.py` do, and `scripts/cache.py --clear`."""
 
 import shutil
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +43,7 @@ from toolkit.terminal import console, table
 
 READER, PREPARE = Named(name="image"), Named(name="normalize")
 USUAL, OF_DEMO = "baseline", "demo"  # experiments
+LabelTables = list[tuple[pd.DataFrame, Labels]]
 
 
 def create_folds(
@@ -67,22 +67,20 @@ def create_folds(
     Raises:
         UserError: folds of real data are there, and they do not fit or differ from what is asked for.
     """
-    path = fold_path(project, name)
-    data, labels = project.require_data(), labels_of(competition)
-    demo = is_demo(data)
-    rows = competition.train_rows(data)
-    of_stages = [(stage.train_rows(data), labels_of(stage)) for stage in competition.stages.values()]
+    path, data, labels = fold_path(project, name), project.require_data(), labels_of(competition)
+    rows, demo = competition.train_rows(data), is_demo(data)
+    tables = [(rows, labels), *((stage.train_rows(data), labels_of(stage)) for stage in competition.stages.values())]
     read = image_reader(project, competition, experiment)
     if path.is_file() and not force:
         asked = {"n_folds": n_folds, "seed": seed, "splitter": None if splitter == "auto" else splitter}
         current = _existing(project, competition, name, rows, asked, demo)
         if current is not None:
-            _leave_alone(project, path, current, _that_name_classes([(current.rows, labels), *of_stages], current))
+            _leave_alone(project, path, current, _that_name_classes(tables, current))
             return
     found = make_folds(rows, labels, FOLDS if n_folds is None else n_folds, seed or 0, splitter)
-    write_classes(project, *_that_name_classes([(rows, labels), *of_stages], found))
+    write_classes(project, *_that_name_classes(tables, found))
     write_folds(project, name, replace(found, demo=demo), labels.targets)
-    _print_folds(project, path, found, labels)
+    _print_folds(project.shown(path), found, labels)
     if leak_report:
         report_leaks(found, competition.test_rows(data), data, read, path.with_suffix(".leaks.csv"), project)
 
@@ -91,11 +89,10 @@ def report_leaks(
     folds: FoldTable, test: pd.DataFrame, data: Path, reader: Reader, path: Path, project: Project
 ) -> None:
     """Look for rows that know each other across folds or train and test; print them, and write them to `path`."""
-    rows = all_rows(folds.rows, test)
+    rows, out = all_rows(folds.rows, test), console()
     looks = scan([data / image for image in rows[ROW_IMAGE]], reader, "looking for leaks", Rows(rows, reader))
     report = find_leaks(rows, looks, data, reader)
     print_leaks(report)
-    out = console()
     unread = sum(bool(seen.fault) for seen in looks)
     if unread:
         out.print(f"warning: {unread} images could not be read and were not compared; run scripts/check_data.py")
@@ -158,17 +155,16 @@ def usual_experiment(project: Project) -> str | None:
 
     It is `baseline`, or where that says nothing about the reader, one of those that do, if they say the same.
     """
-    readers: dict[str, Named] = {}
+    named: dict[str, Named] = {}
     for path in sorted(project.experiments.glob("*.yaml")):
         try:
-            readers[path.stem] = load_experiment(project, path.stem).image.reader
+            reader = load_experiment(project, path.stem).image.reader
         except UserError:  # told when it is trained
             continue
-    named = {name: reader for name, reader in readers.items() if reader != READER and name != OF_DEMO}
-    if USUAL in named:
-        return USUAL
-    first = next(iter(named), None)
-    return first if first is not None and all(reader == named[first] for reader in named.values()) else None
+        if reader != READER and path.stem != OF_DEMO:
+            named[path.stem] = reader
+    first = USUAL if USUAL in named else next(iter(named), None)
+    return first if first and (first == USUAL or all(reader == named[first] for reader in named.values())) else None
 
 
 def _existing(
@@ -176,15 +172,13 @@ def _existing(
 ) -> FoldTable | None:
     """The folds that are there, if they are to stay; none if they are to be replaced."""
     path = fold_path(project, name)
-    contract = read_contract(path)
-    of_demo, where = bool(contract.get("demo")), project.shown(path)
+    contract, where = read_contract(path), project.shown(path)
+    of_demo = bool(contract.get("demo"))
     if of_demo and not demo:
         console().print(f"{where} was made for the demo and is replaced")
         return None
     different = [
-        f"{key} {contract[key]}"
-        for key, value in asked.items()
-        if value is not None and contract.get(key, value) != value
+        f"{key} {contract[key]}" for key, value in asked.items() if value not in (None, contract.get(key, value))
     ]
     try:
         current = load_folds(project, name, rows, competition.settings)
@@ -201,12 +195,10 @@ def _existing(
     return current
 
 
-def _that_name_classes(
-    tables: Sequence[tuple[pd.DataFrame, Labels]], folds: FoldTable
-) -> list[tuple[pd.DataFrame, Labels]]:
+def _that_name_classes(tables: LabelTables, folds: FoldTable) -> LabelTables:
     """The tables for `write_classes`: of a given validation split, labelled rows that only train name classes too."""
     if folds.n_folds > 1:
-        return list(tables)
+        return tables
     found = []
     for rows, labels in tables:
         cells = [labels.cells(rows, column) for column in labels.targets]
@@ -215,13 +207,9 @@ def _that_name_classes(
     return found
 
 
-def _leave_alone(
-    project: Project, path: Path, current: FoldTable, tables: Sequence[tuple[pd.DataFrame, Labels]]
-) -> None:
+def _leave_alone(project: Project, path: Path, current: FoldTable, tables: LabelTables) -> None:
     """Say that the folds still fit; classes that are new since then are written."""
-    out = console()
-    for note in current.warnings:
-        out.print(f"warning: {note}", soft_wrap=True)
+    lines = [f"warning: {note}" for note in current.warnings]
     classes = project.folds / CLASSES
     before = read_json(classes) if classes.is_file() else {}
     if any(
@@ -230,17 +218,16 @@ def _leave_alone(
         for column in labels.named
     ):
         write_classes(project, *tables)
-        out.print(f"there are new classes: {project.shown(classes)} is written anew", soft_wrap=True)
-    out.print(f"{project.shown(path)} is there already and still fits; nothing to do", soft_wrap=True)
+        lines.append(f"there are new classes: {project.shown(classes)} is written anew")
+    for line in (*lines, f"{project.shown(path)} is there already and still fits; nothing to do"):
+        console().print(line, soft_wrap=True)
 
 
-def _print_folds(project: Project, path: Path, folds: FoldTable, labels: Labels) -> None:
-    out = console()
-    made = f"{folds.splitter}, seed {folds.seed}"
-    out.print(f"{project.shown(path)}: {sum(folds.sizes())} rows in {folds.n_folds} folds ({made})")
-    columns = fold_columns(folds, labels)
-    table("", ("fold", "rows", *columns), zip(range(folds.n_folds), folds.sizes(), *columns.values(), strict=True))
-    extra = int((folds.rows[ROW_FOLD] < 0).sum())
+def _print_folds(where: str, folds: FoldTable, labels: Labels) -> None:
+    out, sizes, columns = console(), folds.sizes(), fold_columns(folds, labels)
+    out.print(f"{where}: {sum(sizes)} rows in {folds.n_folds} folds ({folds.splitter}, seed {folds.seed})")
+    table("", ("fold", "rows", *columns), zip(range(folds.n_folds), sizes, *columns.values(), strict=True))
+    extra = len(folds.rows) - sum(sizes)
     if extra:
         out.print(f"{extra} rows of other sources only train")
     for note in folds.warnings:

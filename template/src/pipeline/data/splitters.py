@@ -121,7 +121,9 @@ def _spread_classes(folds: np.ndarray, rows: pd.DataFrame, labels: Labels, units
     classes: list[np.ndarray] = []  # the units of each that is in one fold, or could come to be by exchanges
     for column in labels.named:
         cells = labels.cells(rows, column).dropna().astype(str)
-        found = pd.DataFrame({"unit": pd.Series(units, rows.index).loc[cells.index].to_numpy(), "name": cells.to_numpy()})
+        found = pd.DataFrame(
+            {"unit": pd.Series(units, rows.index).loc[cells.index].to_numpy(), "name": cells.to_numpy()}
+        )
         for _, same in found.drop_duplicates().groupby("name")["unit"]:
             if len(same) > 1 and (len(same) <= FEW or len(set(fold_of[same])) == 1):
                 classes.append(same.to_numpy())
