@@ -15,6 +15,7 @@ from toolkit.errors import UserError, listed
 
 MOST_EXACT = 2**53  # beyond it a float64 is no exact whole number
 NAMES = (ROW_ID, ROW_IMAGE, ROW_PREDICTION, ROW_GROUP, ROW_SOURCE)  # columns that hold nothing but text
+FLOAT = (float, np.floating)
 
 
 def received(rows: Any, table: str, settings: Settings) -> pd.DataFrame:
@@ -27,15 +28,10 @@ def received(rows: Any, table: str, settings: Settings) -> pd.DataFrame:
         raise UserError(
             f"tables.py returned {type(rows).__name__} for the rows of {table}; return a DataFrame (is there a return?)"
         )
-    for column in (ROW_ID, ROW_IMAGE):
+    for column in (ROW_ID, ROW_IMAGE, *settings.side_columns):
         if column not in rows:
-            raise UserError(f"tables.py returned rows of {table} without the column '{column}'; add it")
-    for column in settings.side_columns:
-        if column not in rows:
-            raise UserError(
-                f"the rows of {table} have no side column '{column}'; add it in src/competition/tables.py, "
-                "or take it out of side_columns in competition.yaml"
-            )
+            side = ", or take it out of side_columns in competition.yaml" if column in settings.side_columns else ""
+            raise UserError(f"tables.py returned rows of {table} without the column '{column}'; add it{side}")
     return plain_rows(rows.reset_index(drop=True), table, [*settings.target_columns, *settings.side_columns])
 
 
@@ -46,10 +42,10 @@ def checked(rows: Any, table: str, settings: Settings) -> pd.DataFrame:
         UserError: an id stands twice, or see `received`.
     """
     rows = received(rows, table, settings)
-    twice = rows[ROW_ID][rows[ROW_ID].duplicated()]
+    twice = rows[ROW_ID][rows[ROW_ID].duplicated()].unique()
     if len(twice):
         raise UserError(
-            f"{table}: {twice.nunique()} ids stand more than once ({listed(twice.unique())}); "
+            f"{table}: {len(twice)} ids stand more than once ({listed(twice)}); "
             "an id must name one row: choose another id_column in competition.yaml, or drop the copies in tables.py"
         )
     return rows
@@ -79,33 +75,36 @@ def plain_rows(rows: pd.DataFrame, table: str, columns: Iterable[str]) -> pd.Dat
     """
     rows = with_text(rows, [*NAMES, *columns])
     for column in [name for name in NAMES if name in rows]:
-        cells = rows[column].dropna()
-        strange = cells if cells.dtype == object else cells.iloc[:0]
-        strange = strange[[not isinstance(cell, str) for cell in strange]]
-        if len(strange):
-            raise UserError(
-                f"the column '{column}' of {table} holds no text in {len(strange)} rows, but "
-                f"{listed(sorted({type(cell).__name__ for cell in strange}))}; make text of it in "
-                "src/competition/tables.py"
+        strange = [cell for cell in rows[column].dropna() if not isinstance(cell, str)]
+        empty = rows[rows[column].isna()]
+        if strange:
+            what = (
+                f"holds no text in {len(strange)} rows, but {listed(sorted({type(cell).__name__ for cell in strange}))}"
             )
-    for column in (ROW_ID, ROW_IMAGE):
-        empty = rows.index[rows[column].isna()]
-        if len(empty):
-            of = "" if column == ROW_ID else f" (id {listed(rows.loc[empty, ROW_ID])})"
+            raise UserError(f"the column '{column}' of {table} {what}; make text of it in src/competition/tables.py")
+        if column in (ROW_ID, ROW_IMAGE) and len(empty):
+            of = "" if column == ROW_ID else f" (id {listed(empty[ROW_ID])})"
             raise UserError(
                 f"{len(empty)} rows of {table} have no '{column}'{of}; fill or drop them in src/competition/tables.py"
             )
     if ROW_SOURCE in rows:
         rows[ROW_SOURCE] = rows[ROW_SOURCE].fillna(SOURCE_COMPETITION)
     if ROW_WEIGHT in rows:
-        rows[ROW_WEIGHT] = _weights(rows, table)
+        given = rows[ROW_WEIGHT]
+        numbers = pd.to_numeric(given, errors="coerce").astype("float64")
+        wrong = given.notna() & ~(np.isfinite(numbers) & (numbers >= 0))
+        if wrong.any():
+            raise UserError(
+                f"{int(wrong.sum())} rows of {table} (id {listed(rows.loc[wrong, ROW_ID])}) have the weight "
+                f"'{given[wrong].iloc[0]}'; a number from 0 on is expected: correct it in src/competition/tables.py"
+            )
+        rows[ROW_WEIGHT] = numbers.fillna(1.0)
     return rows
 
 
 def with_text(table: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
     """A copy whose cells are text in those of the columns that it has; see `as_text`."""
-    found = [column for column in dict.fromkeys(columns) if column in table]
-    return table.assign(**{column: as_text(table[column]) for column in found})
+    return table.assign(**{column: as_text(table[column]) for column in columns if column in table})
 
 
 def as_text(values: pd.Series) -> pd.Series:
@@ -115,29 +114,20 @@ def as_text(values: pd.Series) -> pd.Series:
     """
     if values.dtype == "str":
         return values
-    if values.dtype == object:
-        values = values.infer_objects()
+    values = values.infer_objects()
     if pd.api.types.is_datetime64_any_dtype(values.dtype):
         return values.astype("str").where(values.notna())
-    missing = values.isna().to_numpy()
-    cells = values.astype(object).to_numpy()
-    floats = [float(cell) for cell, empty in zip(cells, missing, strict=True) if not empty and isinstance(cell, _FLOAT)]
+    cells = [cell if known else None for cell, known in zip(values.astype(object), values.notna(), strict=True)]
+    floats = [float(cell) for cell in cells if isinstance(cell, FLOAT)]
     whole = all(number.is_integer() and abs(number) <= MOST_EXACT for number in floats)
-    texts = [None if empty else _text(cell, whole) for cell, empty in zip(cells, missing, strict=True)]
-    kept = all(text is None or isinstance(text, str) for text in texts)
-    return pd.Series(texts, index=values.index, name=values.name, dtype="str" if kept else object)
-
-
-_FLOAT = (float, np.floating)
+    texts = [None if cell is None else _text(cell, whole) for cell in cells]
+    plain = all(text is None or isinstance(text, str) for text in texts)
+    return pd.Series(texts, index=values.index, name=values.name, dtype="str" if plain else object)
 
 
 def _text(cell: Any, whole: bool) -> Any:
     """One cell as text, or itself where it is nothing that a csv holds."""
-    if isinstance(cell, str):
-        return str(cell)
-    if isinstance(cell, bool | np.bool_):
-        return str(bool(cell))
-    if isinstance(cell, _FLOAT):
+    if isinstance(cell, FLOAT):
         return str(int(cell)) if whole else str(cell)
     if isinstance(cell, list | tuple | np.ndarray):
         return str([_text(part, whole=False) for part in cell])
@@ -148,16 +138,3 @@ def _text(cell: Any, whole: bool) -> Any:
     if isinstance(cell, os.PathLike):
         return PurePath(cell).as_posix()
     return str(cell) if np.isscalar(cell) or isinstance(cell, datetime.date | datetime.time) else cell
-
-
-def _weights(rows: pd.DataFrame, table: str) -> pd.Series:
-    """float64 (N,)."""
-    given = rows[ROW_WEIGHT]
-    numbers = pd.to_numeric(given, errors="coerce").astype("float64")
-    wrong = given.notna() & ~(np.isfinite(numbers) & (numbers >= 0))
-    if wrong.any():
-        raise UserError(
-            f"{int(wrong.sum())} rows of {table} (id {listed(rows.loc[wrong, ROW_ID])}) have the weight "
-            f"'{given[wrong].iloc[0]}'; a number from 0 on is expected: correct it in src/competition/tables.py"
-        )
-    return numbers.fillna(1.0)

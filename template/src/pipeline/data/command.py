@@ -32,7 +32,7 @@ from pipeline.data.marker import is_demo
 from pipeline.data.splitters import Splitter
 from pipeline.data.unpacking import unpack
 from pipeline.experiments import load_experiment
-from pipeline.keys import ROW_FOLD, ROW_IMAGE, ROW_SOURCE
+from pipeline.keys import ROW_IMAGE, ROW_SOURCE
 from pipeline.project import Project
 from pipeline.registry import Named, Names
 from toolkit.audit.scan import scan

@@ -33,9 +33,9 @@ def balanced(
     Raises:
         UserError: no such column, a row without a value in it, or a length that leaves no row.
     """
-    filled = _filled(rows, column, "balanced")
+    cells = _filled(rows, column, "balanced")
     # What has no order, such as a mask, is what it says of itself.
-    codes, values = pd.factorize(filled.map(str) if filled.dtype == object else filled, sort=True)
+    codes, values = pd.factorize(cells.map(str) if cells.dtype == object else cells, sort=True)
     shares = np.bincount(codes, minlength=len(values)) ** (1 - power)
     counts = _counts(shares / shares.sum(), _total(rows, length, "balanced"), generator)
     drawn = [_repeated(np.flatnonzero(codes == code), count, generator) for code, count in enumerate(counts)]
@@ -58,14 +58,12 @@ def weighted(
     """
     weights = pd.to_numeric(_filled(rows, column, "weighted"), errors="coerce").to_numpy(np.float64)
     wrong = ~np.isfinite(weights) | (weights < 0)
-    if wrong.any():
-        first = rows.loc[wrong, column].iloc[0]
+    if wrong.any() or not weights.any():
+        first = rows.loc[wrong | ~weights.any(), [ROW_ID, column]].iloc[0]
         raise UserError(
-            f"sampler 'weighted': column '{column}' must hold numbers of at least 0; {int(wrong.sum())} rows do not "
-            f"(id {listed(rows.loc[wrong, ROW_ID])}; the first is '{first}'); mend them in tables.py"
+            f"sampler 'weighted': column '{column}' must hold numbers of at least 0, not 0 in every row; "
+            f"{int(wrong.sum())} rows do not (the first: id {first[ROW_ID]}, '{first[column]}'); mend them in tables.py"
         )
-    if not weights.any():
-        raise UserError(f"sampler 'weighted': column '{column}' is 0 in every row, so none can be drawn; mend it")
     return generator.choice(len(rows), _total(rows, length, "weighted"), p=weights / weights.sum())
 
 
@@ -100,45 +98,33 @@ def sources(
     """
     times, shares = times or {}, shares or {}
     source = _filled(rows, ROW_SOURCE, "sources")
-    _check_sources(set(source), times, shares)
     there = {name: np.flatnonzero(source == name) for name in sorted(set(source))}
+    for name, value in (*times.items(), *shares.items()):
+        if name not in there:
+            raise UserError(f"sampler 'sources': no training row has the source '{name}'; {nearest(name, there)}")
+        if not 0 <= value < np.inf:
+            raise UserError(f"sampler 'sources': {name} has {value:g}; it must be a number of at least 0")
+    twice = sorted({SOURCE_COMPETITION, *times} & set(shares))
+    if twice or sum(shares.values()) >= 1:
+        raise UserError(
+            f"sampler 'sources': shares are for sources other than '{SOURCE_COMPETITION}' that have no times, and add "
+            f"up to less than 1; {f'leave out {twice[0]}' if twice else f'they are {sum(shares.values()):g}'}"
+        )
     counts = {name: round(times.get(name, 1) * len(there[name])) for name in there if name not in shares}
     total = sum(counts.values()) / (1 - sum(shares.values()))
     counts |= {name: round(share * total) for name, share in shares.items()}
-    drawn = [_repeated(there[name], counts[name], generator) for name in there]
-    return generator.permutation(np.concatenate(drawn))
-
-
-def _check_sources(known: set[str], times: dict[str, float], shares: dict[str, float]) -> None:
-    for setting, given in (("times", times), ("shares", shares)):
-        for name, value in given.items():
-            where = f"sampler 'sources': {setting}.{name}"
-            if name not in known:
-                raise UserError(f"{where}: no training row has that source; {nearest(name, known)}")
-            if not 0 <= value < np.inf:
-                raise UserError(f"{where} is {value:g}; it must be a number of at least 0")
-    if SOURCE_COMPETITION in shares:
-        raise UserError(f"sampler 'sources': shares are for other sources than '{SOURCE_COMPETITION}'; leave it out")
-    twice = sorted(set(times) & set(shares))
-    if twice:
-        raise UserError(f"sampler 'sources': '{twice[0]}' has both times and shares; leave one out")
-    if sum(shares.values()) >= 1:
-        raise UserError(f"sampler 'sources': the shares add up to {sum(shares.values()):g}; less than 1 must be left")
+    return generator.permutation(np.concatenate([_repeated(there[name], counts[name], generator) for name in there]))
 
 
 def _filled(rows: pd.DataFrame, column: str, sampler: str) -> pd.Series:
     """The column, which must be there and have a value in each row."""
     if column not in rows:
-        raise UserError(
-            f"sampler '{sampler}': the rows have no column '{column}'; {nearest(column, map(str, rows.columns))} "
-            "(tables.py makes them)"
-        )
-    empty = rows[column].isna()
-    if empty.any():
-        raise UserError(
-            f"sampler '{sampler}': column '{column}' is empty in {int(empty.sum())} training rows "
-            f"(id {listed(rows.loc[empty, ROW_ID])}); fill it in tables.py"
-        )
+        hint = nearest(column, map(str, rows.columns))
+        raise UserError(f"sampler '{sampler}': the rows have no column '{column}'; {hint} (tables.py makes them)")
+    empty = rows.loc[rows[column].isna(), ROW_ID]
+    if len(empty):
+        where = f"column '{column}' is empty in {len(empty)} training rows (id {listed(empty)})"
+        raise UserError(f"sampler '{sampler}': {where}; fill it in tables.py")
     return rows[column]
 
 
