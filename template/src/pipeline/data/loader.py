@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from pipeline.data.loader_processes import prepare_worker, shared_batch
+from pipeline.data.collate import prepare_worker, shared_batch
 from pipeline.types import Batch, Index
 from toolkit.distributed import ALONE, Processes
 from toolkit.errors import UserError
@@ -42,31 +42,20 @@ class TrainBatches(Sampler[list[Index]]):
     def __init__(
         self, rows: pd.DataFrame, order: Order, batch_size: int, seed: int, processes: Processes = ALONE
     ) -> None:
-        self.rows = rows
-        self.order = order
-        self.seed = seed
-        self.processes = processes
-        self.epoch = 0
-        self.start = 0
-        self.rows_per_epoch = len(self._positions(0))
-        if batch_size % processes.size:
+        self.rows, self.order, self.seed, self.processes = rows, order, seed, processes
+        self.epoch = self.start = 0
+        self.rows_per_epoch, size = len(self._positions(0)), processes.size
+        self.batch_size = min(batch_size, self.rows_per_epoch // size * size)
+        if batch_size % size or not self.batch_size:
             raise UserError(
-                f"training.batch_size is {batch_size}, and {processes.size} processes share each batch; "
-                f"choose a multiple of {processes.size}"
+                f"{size} processes share each batch of training.batch_size {batch_size}, of {self.rows_per_epoch} rows "
+                f"an epoch; choose a multiple of {size}, or set machine.devices to fewer"
             )
-        self.batch_size = min(batch_size, self.rows_per_epoch // processes.size * processes.size)
-        if not self.batch_size:
-            raise UserError(
-                f"an epoch has {self.rows_per_epoch} rows for {processes.size} processes; set machine.devices to fewer"
-            )
+        self.batches_per_epoch = self.rows_per_epoch // self.batch_size
 
     def begin(self, epoch: int, start: int) -> None:
         """The next iteration gives the batches of `epoch` from `start` on."""
         self.epoch, self.start = epoch, start
-
-    @property
-    def batches_per_epoch(self) -> int:
-        return self.rows_per_epoch // self.batch_size
 
     def __len__(self) -> int:
         return self.batches_per_epoch - self.start
@@ -85,15 +74,13 @@ class TrainBatches(Sampler[list[Index]]):
             yield [(epoch, int(order[k]), int(turns[k])) for k in self.processes.share(positions)]
 
     def _positions(self, epoch: int) -> np.ndarray:
-        order = np.asarray(self.order(self.rows, np.random.default_rng([self.seed, epoch])))
-        if order.ndim != 1 or not order.size or order.dtype.kind not in "iu":
+        order, count = np.asarray(self.order(self.rows, np.random.default_rng([self.seed, epoch]))), len(self.rows)
+        is_order = order.ndim == 1 and order.size and order.dtype.kind in "iu"
+        if not is_order or order.min() < 0 or order.max() >= count:
+            found = f" from {order.min()} to {order.max()}" if is_order else ""
             raise UserError(
-                f"the sampler gave {order.dtype} {order.shape}; whole numbers (N,) are expected, one position per row"
-            )
-        if order.min() < 0 or order.max() >= len(self.rows):
-            raise UserError(
-                f"the sampler gave positions from {order.min()} to {order.max()}, and the {len(self.rows)} rows are "
-                f"0 to {len(self.rows) - 1}; give positions, not labels of an index"
+                f"the sampler gave {order.dtype} {order.shape}{found}; whole numbers (N,) are expected, positions of "
+                f"the rows from 0 to {count - 1}"
             )
         return order
 
@@ -113,29 +100,26 @@ class RowBatches(Sampler[list[Index]]):
     def __init__(
         self, count: int, batch_size: int, processes: Processes = ALONE, starts: Sequence[int] | None = None
     ) -> None:
-        self.count, self.batch_size, self.processes = count, batch_size, processes
-        self.starts = range(count) if starts is None else starts
-        self._batches()
+        self.batches = self._of_all(count, batch_size, processes, range(count) if starts is None else starts)
 
     def __len__(self) -> int:
-        return len(self._batches())
+        return len(self.batches)
 
     def __iter__(self) -> Iterator[list[Index]]:
-        for batch in self._batches():
+        for batch in self.batches:
             yield [(0, row) for row in batch]
 
-    def _batches(self) -> list[range]:
-        processes, count = self.processes, self.count
+    def _of_all(self, count: int, batch_size: int, processes: Processes, starts: Sequence[int]) -> list[range]:
         if processes.size == 1 or not count:
-            return [range(start, min(start + self.batch_size, count)) for start in range(0, count, self.batch_size)]
-        places = [bisect.bisect_left(self.starts, count * rank // processes.size) for rank in range(processes.size)]
-        edges = [*(self.starts[place] if place < len(self.starts) else count for place in places), count]
-        sizes = [end - start for start, end in itertools.pairwise(edges)]
-        share = max(1, self.batch_size // processes.size)
+            return [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
+        bounds = [*starts, count]
+        edges = [bounds[bisect.bisect_left(starts, count * rank // processes.size)] for rank in range(processes.size)]
+        sizes = [end - start for start, end in itertools.pairwise([*edges, count])]
+        share = max(1, batch_size // processes.size)
         batches = min(-(-max(sizes) // share), min(sizes))
         if not batches or -(-max(sizes) // batches) > 2 * share:
             raise UserError(
-                f"{len(self.starts)} rows are held out for {processes.size} processes, too few for parts of about one "
+                f"{len(starts)} rows are held out for {processes.size} processes, too few for parts of about one "
                 "size; set machine.devices to fewer"
             )
         start, size = edges[processes.rank], sizes[processes.rank]
@@ -149,8 +133,7 @@ class EpochBatches:
     """
 
     def __init__(self, loader: "DataLoader[dict[str, Any]]", device: torch.device) -> None:
-        self.loader = loader
-        self.device = device
+        self.loader, self.device = loader, device
         self.running: Generator[Batch, None, None] | None = None
         self.waits: list[float] = []  # seconds for each batch of the running epoch
 
