@@ -62,9 +62,9 @@ def make_folds(
     scored = rows[is_scored(rows)]
     if n_folds == 1 and len(scored) < len(rows):
         require_values(scored, labels)
-        folds, used, notes = np.zeros(len(scored), np.int64), "given", ()
-    else:
-        folds, used, notes = assign_folds(scored, labels, n_folds, seed, splitter)
+        found = _with_folds(rows, np.zeros(len(scored), np.int64), n_folds)
+        return FoldTable(found, n_folds, fold_hash(found, "given"), "given", seed)
+    folds, used, notes = assign_folds(scored, labels, n_folds, seed, splitter)
     found = _with_folds(rows, folds, n_folds)
     return FoldTable(found, n_folds, fold_hash(found, used), used, seed, warnings=notes)
 

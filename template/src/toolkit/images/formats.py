@@ -1,5 +1,4 @@
-"""Formats that need a package of their own, which is installed where they are met: dcm, and tif of many channels. And
-what files are that no reader here knows."""
+"""Formats that need a package of their own, which is installed where they are met: dcm, and tif of many channels."""
 
 import importlib
 import math
@@ -14,50 +13,15 @@ from toolkit.errors import UserError
 from toolkit.images.pixels import Size, scaled, turned, with_channels
 
 REMEDY = "download it again, or add what the reason says is missing to the group `competition` in pyproject.toml"
-ARCHIVE = "archive; unpack it"
-ARRAYS = "; save its array as npy"
-PICTURE = "; convert it to png or jpg"
-VIDEO = "a video; save its frames as images"
-MAGIC: tuple[tuple[int, bytes, str], ...] = (  # where it stands, what stands there, what it is and what to do
-    (0, b"version https://git-lfs", "a pointer of Git LFS, not the file; run git lfs pull where it is from"),
-    (0, b"7z\xbc\xaf\x27\x1c", f"a 7z {ARCHIVE}"),
-    (0, b"Rar!", f"a rar {ARCHIVE}"),
-    (0, b"\x1f\x8b", f"a gzip {ARCHIVE}"),
-    (257, b"ustar", f"a tar {ARCHIVE}"),
-    (0, b"PK\3\4", "a zip or an npz archive; unpack it, or save its array as npy"),
-    (0, b"\x89HDF", f"a HDF5 file{ARRAYS}"),
-    (344, b"n+1\0", f"a NIfTI volume{ARRAYS}"),
-    (0, b"SIMPLE  =", f"a FITS file{ARRAYS}"),
-    (0, b"\x80\x04\x95", f"a pickle{ARRAYS}"),
-    (0, b"%PDF", f"a PDF{PICTURE}"),
-    (0, b"\0\0\0\x0cJXL ", f"a JPEG XL image{PICTURE}"),
-    (0, b"\xff\x0a", f"a JPEG XL image{PICTURE}"),
-    (0, b"\0\0\0\x0cjP  ", f"a JPEG 2000 image{PICTURE}"),
-    (4, b"ftypavi", f"an AVIF image{PICTURE}"),
-    (4, b"ftyphe", f"a HEIC image{PICTURE}"),
-    (4, b"ftypm", f"a HEIC image or a video{PICTURE}"),
-    (4, b"ftyp", VIDEO),
-    (0, b"\x1a\x45\xdf\xa3", VIDEO),
-    (8, b"AVI ", VIDEO),
-)
-TEXTS = (b"<?xml", b"<svg", b"<!doctype", b"<html", b"<head", b"<error", b"{")  # a drawing, a page, what a server says
 
 
-def unreadable(data: bytes, path: Path, kind: str = "an image", why: str = "") -> UserError:
-    """That a file cannot be read as what it should be: what it is instead, as far as that is known.
-
-    Args:
-        why: what the library said, for a file that is no other one.
-    """
-    start = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n")
-    other = next((what for place, magic, what in MAGIC if data.startswith(magic, place)), "")
-    if not other and start.lower().startswith(TEXTS):
-        words = " ".join(start[:60].decode(errors="replace").split())
-        other = f"a text, such as a page in place of the file ({words}); download it again, or convert a drawing to png"
-    if other:
-        return UserError(f"cannot read {shown(path)} as {kind}: it is {other}, or write a reader of your own")
-    reason = f" ({why})" if why else ""
-    return UserError(f"cannot read {shown(path)} as {kind}{reason}; download it again, or drop its row in tables.py")
+def unreadable(data: bytes, path: Path, what: str = "an image", why: object = "") -> UserError:
+    """That a file cannot be read as what it should be; how it begins tells what it is instead (a page, an archive)."""
+    reason = " ".join(f"{why}; it begins with {data[:40]!r}".split()).removeprefix("; ")
+    return UserError(
+        f"cannot read {shown(path)} as {what} ({reason}); download it again, convert it to png, jpg or npy, write a "
+        "reader of your own, or drop its row in tables.py"
+    )
 
 
 def dicom(
@@ -70,7 +34,6 @@ def dicom(
     can be stored. MONOCHROME1, where the lowest value is white, is inverted.
 
     Args:
-        path: the file.
         size: not used; the whole image is read.
         channels: 1 grey, 3 RGB; grey is repeated.
         low, high: rescaled values that become 0 and 1, instead of the file's window.
@@ -79,8 +42,7 @@ def dicom(
         (H, W, channels), float32 in [0, 1].
 
     Raises:
-        UserError: the file is missing, cannot be decoded or holds several frames (it is named), or pydicom, or what it
-            decodes by, is not installed.
+        UserError: the file is missing, cannot be decoded or holds several frames, or pydicom is not installed.
     """
     data = read_bytes(path)
     pydicom, pixels = require("pydicom", "dcm"), require("pydicom.pixels", "dcm")
@@ -94,10 +56,8 @@ def dicom(
         elif frames == 1 and not colours:
             values = _grey(file, values, pixels, low, high)[:, :, None]
     except Exception as error:  # pydicom raises whatever a broken file makes of it
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        if not data.startswith(b"DICM", 128):
-            raise unreadable(data, path, "dcm", reason) from error
-        raise UserError(f"cannot read {shown(path)} as dcm ({reason}); {REMEDY}") from error
+        reason = f"{type(error).__name__}: {error}; {REMEDY}"
+        raise unreadable(data, path, "dcm", reason) from error
     if frames != 1:
         raise UserError(f"{shown(path)} holds {frames} frames; write a reader of your own that chooses")
     values = with_channels(values, channels, path)
@@ -106,36 +66,30 @@ def dicom(
 
 def _grey(file: Any, stored: np.ndarray, pixels: Any, low: float | None, high: float | None) -> np.ndarray:
     """float32 (H, W) in [0, 1], 1 being white. A window of pydicom's is spread over all values that can be stored."""
-    values, ends = pixels.apply_modality_lut(stored, file), None
-    tables = ["ModalityLUTSequence"]
+    values, tables = pixels.apply_modality_lut(stored, file), ["ModalityLUTSequence"]
     if low is None and high is None:
         values, tables = pixels.apply_voi_lut(values, file), ["VOILUTSequence", *tables]
-    for name in tables:
-        if ends is None and file.get(name):
-            ends = (0.0, 2.0 ** file[name][0].LUTDescriptor[2] - 1)
-    if ends is None:
-        bits, signed = int(file.BitsStored), int(file.PixelRepresentation)
-        lowest = -(2 ** (bits - 1)) if signed else 0
-        ends = pixels.apply_modality_lut(np.array([lowest, lowest + 2**bits - 1]), file)
-    first, last = (float(ends[0]) if low is None else low), (float(ends[1]) if high is None else high)
+    table = next((file[name][0] for name in tables if file.get(name)), None)
+    if table is not None:
+        first, last = 0.0, 2.0 ** table.LUTDescriptor[2] - 1
+    else:
+        lowest = -(2 ** (int(file.BitsStored) - 1)) if int(file.PixelRepresentation) else 0
+        first, last = map(float, pixels.apply_modality_lut(np.array([lowest, lowest + 2**file.BitsStored - 1]), file))
+    first, last = (first if low is None else low), (last if high is None else high)
     grey: np.ndarray = np.clip((values.astype(np.float32) - first) / (last - first), 0, 1)
     return 1 - grey if file.PhotometricInterpretation == "MONOCHROME1" else grey
 
 
 def tif(data: bytes, path: Path) -> np.ndarray:
     """(H, W, C) of a tif whose channels are samples or pages, turned as its orientation says, by tifffile; OpenCV drops
-    pages beyond the first and samples beyond the fourth, and mixes up planes of 16 bits.
-
-    Raises:
-        UserError: it cannot be decoded or holds a stack of images, or tifffile is not installed.
-    """
+    pages beyond the first and samples beyond the fourth, and mixes up planes of 16 bits."""
     tifffile = require("tifffile", "tif of many channels or pages")
     try:
         with tifffile.TiffFile(BytesIO(data)) as file:
             series = file.series[0]
             pixels, axes, turn = series.asarray(), series.axes, tif_orientation(series.pages[0])
     except Exception as error:  # tifffile raises whatever a broken file makes of it
-        raise UserError(f"cannot read {shown(path)} as tif ({' '.join(str(error).split())}); {REMEDY}") from error
+        raise unreadable(data, path, "tif", f"{error}; {REMEDY}") from error
     height, width = axes.find("Y"), axes.find("X")
     if min(height, width) < 0 or pixels.ndim > 3:
         raise UserError(f"{shown(path)} is a tif of shape {pixels.shape} ({axes}); write a reader of your own")
@@ -154,8 +108,5 @@ def require(module: str, what: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        package = module.partition(".")[0]
-        raise UserError(
-            f"{what} needs the package '{package}'; add it to the group `competition` in pyproject.toml, and run "
-            "make setup"
-        ) from error
+        remedy = "add it to the group `competition` in pyproject.toml, and run make setup"
+        raise UserError(f"{what} needs the package '{module.partition('.')[0]}'; {remedy}") from error

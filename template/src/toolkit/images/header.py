@@ -1,6 +1,7 @@
 """What an image file says of itself before it is decoded: its size, how it is turned, and its pages. Readers, windows,
 masks and checks all ask here, so that none of them sees an image otherwise than the others."""
 
+import contextlib
 import dataclasses
 import warnings
 from io import BytesIO
@@ -54,11 +55,7 @@ class Header:
 
 
 def header_of(path: Path) -> Header | None:
-    """The header of a file; none where its format is not known here, or it is broken.
-
-    Raises:
-        UserError: the file is missing.
-    """
+    """The header of a file, which must be there; none where its format is not known here, or it is broken."""
     if not path.is_file():
         raise missing(path)
     with path.open("rb") as file:
@@ -95,28 +92,21 @@ def _header(file: IO[bytes]) -> Header | None:
         if jpeg and not image.tile:  # it ends before its compressed data
             return None
         exif, scan = image.info.get("exif", b""), file.tell()
-        if image.format == "PNG" and not exif:
-            exif = _late_exif(file)
+        if image.format == "PNG" and not exif:  # some tools write it behind the pixels
+            file.seek(max(0, file.seek(0, 2) - TAIL))
+            exif = file.read().rpartition(b"eXIf")[2]
         return Header((image.height, image.width), _orientation(exif), scan=scan)
     except Exception:  # whatever the libraries stumble over; the reader says what is wrong
         return None
 
 
 def _orientation(exif: bytes) -> int:
-    try:
-        tags = Image.Exif()
+    tags = Image.Exif()
+    with contextlib.suppress(Exception):  # broken EXIF is no reason not to read an image
         tags.load(exif)
         found = tags.get(ORIENTATION, 1)
-    except Exception:  # broken EXIF is no reason not to read an image
-        return 1
-    return found if isinstance(found, int) and 1 <= found <= 8 else 1
-
-
-def _late_exif(file: IO[bytes]) -> bytes:
-    """EXIF that stands behind the pixels of a PNG, where some tools write it."""
-    file.seek(max(0, file.seek(0, 2) - TAIL))
-    _, mark, rest = file.read().rpartition(b"eXIf")
-    return rest if mark and rest.startswith(TIF) else b""
+        return found if isinstance(found, int) and 1 <= found <= 8 else 1
+    return 1
 
 
 def _tif(file: IO[bytes]) -> Header | None:

@@ -50,10 +50,8 @@ def image(
     """Read an image file: jpg, png, tif, webp, bmp and what else OpenCV knows; npy as `array`, dcm as `dicom` does.
 
     Args:
-        path: the file.
-        size: height and width that are wanted. A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is still at
-            least as large in both directions, which takes a fraction of the time, and a large tif is shrunk by parts,
-            which takes a fraction of the memory; none: full size.
+        size: height and width that are wanted. A JPEG is decoded at 1/2, 1/4 or 1/8 of its size, and a large tif shrunk
+            by parts, where that is still at least as large in both directions; none: full size.
         channels: 1 grey, 3 RGB (grey is repeated, alpha is dropped), 4 RGBA; another number must be the file's. The
             pages of a tif, where it has several, are its channels, and read by tifffile.
         oversize: how many times `size` is left at least by the reduced decoding; more than 1 for random crops.
@@ -149,17 +147,12 @@ def array(
     high: float | None = None,
     as_float: bool = False,
 ) -> np.ndarray:
-    """Read a npy file of shape (H, W) or (H, W, C).
+    """Read a npy file of shape (H, W) or (H, W, C), whatever `size` is wanted, as uint8 or float32 (H, W, C).
 
     Args:
-        path: the file.
-        size: not used; the whole array is read.
         channels: how many there must be; a single one is repeated. None: as in the file.
         channels_first: the file holds (C, H, W).
         low, high, as_float: as for `image`.
-
-    Returns:
-        (H, W, C), uint8 or float32.
 
     Raises:
         UserError: the file is missing or no such array, or its values have no known range; the path is named.
@@ -167,19 +160,10 @@ def array(
     data = read_bytes(path)
     try:
         pixels = np.load(BytesIO(data), allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        if "Object arrays" in str(error):
-            raise UserError(
-                f"{shown(path)} holds Python objects and no numbers (dtype object); save it again with "
-                "np.save(path, np.stack(list(array))), or write a reader of your own"
-            ) from error
-        raise unreadable(data, path, "a npy file", str(error)) from error
-    if not isinstance(pixels, np.ndarray):
-        raise unreadable(data, path, "a npy file")
-    if pixels.ndim not in (2, 3):
-        raise UserError(
-            f"{shown(path)} holds an array of shape {pixels.shape}, not (H, W) or (H, W, C); write a reader of your own"
-        )
+        if pixels.ndim not in (2, 3):
+            raise ValueError(f"its shape is {pixels.shape}, not (H, W) or (H, W, C)")
+    except (OSError, ValueError, EOFError, AttributeError) as error:  # the last of an npz archive
+        raise unreadable(data, path, "a npy file of numbers", error) from error
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
     elif channels_first:

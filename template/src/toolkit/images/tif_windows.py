@@ -10,7 +10,7 @@ import numpy as np
 
 from toolkit.archives import missing, shown
 from toolkit.errors import UserError
-from toolkit.images.formats import REMEDY, require, tif_orientation
+from toolkit.images.formats import REMEDY, require, tif_orientation, unreadable
 from toolkit.images.header import header_of
 from toolkit.images.pixels import Size, stored_box, turned, turned_size
 
@@ -23,10 +23,7 @@ Window = tuple[int, int, int, int]  # top, left, height, width
 
 
 class TifWindows:
-    """The first image of a tif, turned as its orientation says; its channels are samples or pages.
-
-    Attributes:
-        size: height and width.
+    """The first image of a tif, of height and width `size` as its orientation turns it; channels are samples or pages.
 
     Raises:
         UserError: it is missing, damaged or a stack of images, or tifffile is not installed.
@@ -58,11 +55,7 @@ class TifWindows:
         self.file.close()
 
     def read(self, window: Window) -> np.ndarray:
-        """(height, width, C) of the file's dtype; the window lies within the image.
-
-        Raises:
-            UserError: what it is compressed by cannot be decoded here, or the file is damaged.
-        """
+        """(height, width, C) of the file's dtype; the window lies within the image."""
         return turned(self._stored(stored_box(window, self.size, self.orientation)), self.orientation)
 
     def largest_segment(self) -> int:
@@ -74,9 +67,6 @@ class TifWindows:
         """All of it at no less than this height and width, each pixel the mean of a square, (H, W, C) of the file's
         dtype; none where nothing is to be shrunk, or it cannot be averaged as it stands. Only some rows of the file are
         in memory at a time.
-
-        Raises:
-            UserError: as `read`.
         """
         page, factor = self.pages[0].keyframe, int(min(self.size[0] // size[0], self.size[1] // size[1]))
         plain = (page.photometric in PLAIN or page.compression in JPEG) and len(self.pages) == 1 and self.channels <= 4
@@ -132,7 +122,8 @@ class TifWindows:
         return found
 
     def _unreadable(self, error: Exception) -> UserError:
-        return UserError(f"cannot read {shown(self.path)} as tif ({' '.join(str(error).split())}); {REMEDY}")
+        with self.path.open("rb") as file:
+            return unreadable(file.read(40), self.path, "tif", f"{error}; {REMEDY}")
 
 
 def shrunk_tif(path: Path, size: tuple[float, float]) -> np.ndarray | None:
