@@ -70,7 +70,7 @@ def create_folds(
     path, data, labels = fold_path(project, name), project.require_data(), labels_of(competition)
     rows, demo = competition.train_rows(data), is_demo(data)
     tables = [(rows, labels), *((stage.train_rows(data), labels_of(stage)) for stage in competition.stages.values())]
-    read = image_reader(project, competition, experiment)
+    read = _image_reader(project, competition, experiment)
     if path.is_file() and not force:
         asked = {"n_folds": n_folds, "seed": seed, "splitter": None if splitter == "auto" else splitter}
         current = _existing(project, competition, name, rows, asked, demo)
@@ -82,50 +82,40 @@ def create_folds(
     write_folds(project, name, replace(found, demo=demo), labels.targets)
     _print_folds(project.shown(path), found, labels)
     if leak_report:
-        report_leaks(found, competition.test_rows(data), data, read, path.with_suffix(".leaks.csv"), project)
+        _report_leaks(all_rows(found.rows, competition.test_rows(data)), data, read, path, project)
 
 
-def report_leaks(
-    folds: FoldTable, test: pd.DataFrame, data: Path, reader: Reader, path: Path, project: Project
-) -> None:
-    """Look for rows that know each other across folds or train and test; print them, and write them to `path`."""
-    rows, out = all_rows(folds.rows, test), console()
+def _report_leaks(rows: pd.DataFrame, data: Path, reader: Reader, path: Path, project: Project) -> None:
+    """Look for rows that know each other across folds or train and test; print them, and write them beside `path`."""
     looks = scan([data / image for image in rows[ROW_IMAGE]], reader, "looking for leaks", Rows(rows, reader))
     report = find_leaks(rows, looks, data, reader)
     print_leaks(report)
     unread = sum(bool(seen.fault) for seen in looks)
     if unread:
-        out.print(f"warning: {unread} images could not be read and were not compared; run scripts/check_data.py")
-    if write_leaks(report, path):
-        out.print(
-            f"all pairs are in {project.shown(path)}; drop copies in src/competition/tables.py, or give them a common "
-            f"group, and make the folds again: scripts/make_folds.py{name_option(path.name.partition('.')[0])} --force"
+        console().print(f"warning: {unread} images could not be read and were not compared; run scripts/check_data.py")
+    pairs = path.with_suffix(".leaks.csv")
+    if write_leaks(report, pairs):
+        console().print(
+            f"all pairs are in {project.shown(pairs)}; drop copies in src/competition/tables.py, or give them a common "
+            f"group, and make the folds again: scripts/make_folds.py{name_option(path.stem)} --force"
         )
 
 
 def run_checks(
     project: Project, competition: Competition, experiment: str | None = None, unpack_archives: bool = False
 ) -> None:
-    """Find everything that is wrong with the data, as an experiment would read it (its reader, its folds).
-
-    Args:
-        unpack_archives: before anything is looked at.
-    """
+    """Find everything that is wrong with the data, as an experiment would read it (its reader, its folds)."""
     if unpack_archives:
         unpack(project.require_data(), competition.settings)
     folds = load_experiment(project, experiment).folds if experiment else "folds"
     name = experiment or usual_experiment(project)
     prepare = load_experiment(project, name).image.prepare if name else PREPARE
-    reader = image_reader(project, competition, experiment)
+    reader = _image_reader(project, competition, experiment)
     check_data(project, competition, reader, folds, proposes_statistics=prepare == PREPARE)
 
 
 def clear_caches(project: Project) -> None:
-    """Remove `data/cache`.
-
-    Raises:
-        UserError: a process is filling one of them.
-    """
+    """Remove `data/cache`, which no process may be filling."""
     folders = [path.parent for path in project.cache.glob(f"*/{LOCK}")]
     for folder in folders:
         require_idle(folder, project.shown(folder))
@@ -136,7 +126,7 @@ def clear_caches(project: Project) -> None:
     console().print(f"caches removed from {project.shown(project.cache)}: {len(folders)} ({decimal(size)})")
 
 
-def image_reader(project: Project, competition: Competition, experiment: str | None) -> Reader:
+def _image_reader(project: Project, competition: Competition, experiment: str | None) -> Reader:
     """The reader of an experiment; where none is named, that of the project's experiments, and it is said which."""
     name = experiment or usual_experiment(project)
     entry = load_experiment(project, name).image.reader if name else READER

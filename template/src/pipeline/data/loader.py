@@ -30,13 +30,8 @@ class TrainBatches(Sampler[list[Index]]):
     """Batches of (epoch, row, turn) from any batch of any epoch on. The last rows that fill no batch are left out.
 
     Args:
-        rows: the training rows.
         order: positions of rows for an epoch, given the rows and the epoch's own generator; as many in each epoch.
-        batch_size: of all processes together.
-        processes: those that share each batch.
-
-    Raises:
-        UserError: the order has no rows, or is none, or the processes cannot have shares of one size.
+        batch_size: of all `processes` together, which have shares of one size.
     """
 
     def __init__(
@@ -90,28 +85,17 @@ class RowBatches(Sampler[list[Index]]):
     batches as the others.
 
     Args:
-        batch_size: of all processes together.
+        batch_size: of all processes together, which have parts of about one size.
         starts: the samples with which a row begins, which no two processes share; none: every one.
-
-    Raises:
-        UserError: there are fewer rows than processes, or they cannot have parts of about one size.
     """
 
     def __init__(
         self, count: int, batch_size: int, processes: Processes = ALONE, starts: Sequence[int] | None = None
     ) -> None:
-        self.batches = self._of_all(count, batch_size, processes, range(count) if starts is None else starts)
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[list[Index]]:
-        for batch in self.batches:
-            yield [(0, row) for row in batch]
-
-    def _of_all(self, count: int, batch_size: int, processes: Processes, starts: Sequence[int]) -> list[range]:
         if processes.size == 1 or not count:
-            return [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
+            self.batches = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
+            return
+        starts = range(count) if starts is None else starts
         bounds = [*starts, count]
         edges = [bounds[bisect.bisect_left(starts, count * rank // processes.size)] for rank in range(processes.size)]
         sizes = [end - start for start, end in itertools.pairwise([*edges, count])]
@@ -122,8 +106,15 @@ class RowBatches(Sampler[list[Index]]):
                 f"{len(starts)} rows are held out for {processes.size} processes, too few for parts of about one "
                 "size; set machine.devices to fewer"
             )
-        start, size = edges[processes.rank], sizes[processes.rank]
-        return [range(start + size * k // batches, start + size * (k + 1) // batches) for k in range(batches)]
+        cuts = [edges[processes.rank] + sizes[processes.rank] * k // batches for k in range(batches + 1)]
+        self.batches = [range(*pair) for pair in itertools.pairwise(cuts)]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[Index]]:
+        for batch in self.batches:
+            yield [(0, row) for row in batch]
 
 
 class EpochBatches:
