@@ -15,8 +15,8 @@ import os
 import shutil
 import stat
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -65,7 +65,6 @@ class CachedImages(RowReader):
 
     Args:
         files: what an image is known by (`image_key`) -> its file in the cache.
-        reader: what decodes the others.
     """
 
     def __init__(self, files: dict[str, Path], reader: RowReader) -> None:
@@ -82,15 +81,9 @@ class CachedImages(RowReader):
         return pixels
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where an image comes from.
-
-    Attributes:
-        row: what a reader that asks for it is given.
-        file: in the cache.
-        where: a row that shows it, and its id.
-    """
+class Source(NamedTuple):
+    """An image that is to be in the cache: where it is, its row for a reader that asks for it, its file in the cache,
+    and a row that shows it, for errors."""
 
     path: Path
     row: Row
@@ -115,9 +108,8 @@ def reader_for(experiment: Experiment, names: Names) -> RowReader:
 def open_cache(project: Project, experiment: Experiment, names: Names, *tables: pd.DataFrame) -> Reader:
     """What reads the images of some rows: the cache, once all are in it; without `image.cache` the plain reader.
 
-    What is not in it, and what has another size or time of change than when it was read, is decoded now; everything
-    else stays as it is. One process does it, and others wait. The old file of a changed image takes up space until
-    `scripts/cache.py --clear`.
+    What is not in it, and what has another size or time of change than when it was read, is decoded now, by one process
+    while others wait. The old file of a changed image takes up space until `scripts/cache.py --clear`.
 
     Args:
         tables: rows with `id` and `image`.
@@ -138,29 +130,39 @@ def open_cache(project: Project, experiment: Experiment, names: Names, *tables: 
             row, full = rows[position], project.data / path
             file = folder / f"{digest(f'{image_key(path, row)} {stamp(path)}'.encode())}.npy"
             sources[image_key(str(full), row)] = Source(full, row, file, f"row {position} (id {row_id})")
-    if _missing(folder, sources):
+
+    def missing() -> list[Source]:
+        there = names_in(folder)
+        return [source for source in sources.values() if source.file.name not in there]
+
+    if missing():
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK)
         try:
-            lock.acquire(timeout=0)
+            held = lock.acquire(timeout=0)
         except Timeout:
             print(f"cache: another process fills {project.shown(folder)}; waiting for it", flush=True)
-            lock.acquire()
-        try:
-            if missing := _missing(folder, sources):  # the other process may have read all of them
-                _fill(folder, project.shown(folder), reader, missing, len(sources))
-        finally:
-            lock.release()
+            held = lock.acquire()
+        with held:
+            if lacking := missing():  # the other process may have read all of them
+                _fill(folder, project.shown(folder), reader, lacking, len(sources))
     return CachedImages({key: source.file for key, source in sources.items()}, reader)
 
 
-def require_idle(folder: Path, name: str) -> None:
-    """Raise a `UserError` if a process is filling the cache in a folder."""
-    try:
-        FileLock(folder / LOCK).acquire(timeout=0).lock.release()
-    except Timeout as error:
-        raise UserError(f"{name} is being filled by another process; wait for it, or end it") from error
+def clear_caches(project: Project) -> None:
+    """Remove `data/cache`, which no process may be filling."""
+    folders = [path.parent for path in project.cache.glob(f"*/{LOCK}")]
+    for folder in folders:
+        try:
+            FileLock(folder / LOCK).acquire(timeout=0).lock.release()
+        except Timeout as error:
+            raise UserError(f"{project.shown(folder)} is being filled by another process; wait, or end it") from error
+    size = sum(path.stat().st_size for path in project.cache.rglob("*") if path.is_file())
+    with writing(project.cache):
+        if project.cache.is_dir():
+            shutil.rmtree(project.cache)
+    console().print(f"caches removed from {project.shown(project.cache)}: {len(folders)} ({decimal(size)})")
 
 
 def resized(pixels: np.ndarray, size: Size) -> np.ndarray:
@@ -185,12 +187,6 @@ def stamp_of(path: Path) -> Stamp:
     return found.st_size, found.st_mtime_ns
 
 
-def _missing(folder: Path, sources: dict[str, Source]) -> list[Source]:
-    """What is not in the cache as its file is now."""
-    there = names_in(folder)
-    return [source for source in sources.values() if source.file.name not in there]
-
-
 def _fill(folder: Path, shown: str, reader: RowReader, missing: list[Source], total: int) -> None:
     """Decode what is missing by several threads. Whatever ends it, what is in the cache is whole."""
     first, stored = missing[0].read(reader), next(folder.glob("[!.]*.npy"), None)
@@ -201,9 +197,8 @@ def _fill(folder: Path, shown: str, reader: RowReader, missing: list[Source], to
     needed, free = len(missing) * like.nbytes, shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(
-            f"the cache needs {decimal(needed)} more, and {decimal(free)} are free at {shown}; "
-            "free space (scripts/cache.py --clear removes old caches), choose a smaller image.cache_size, "
-            "or set image.cache to false"
+            f"the cache needs {decimal(needed)} more, and {decimal(free)} are free at {shown}; free space "
+            "(scripts/cache.py --clear), choose a smaller image.cache_size, or set image.cache to false"
         )
 
     def store(source: Source) -> None:

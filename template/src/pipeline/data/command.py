@@ -1,16 +1,13 @@
-"""What `scripts/make_folds.py` and `scripts/check_data.py` do, and `scripts/cache.py --clear`."""
+"""What `scripts/make_folds.py` and `scripts/check_data.py` do."""
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich.filesize import decimal
 
 from pipeline.competition import Competition
 from pipeline.data import NAMES
-from pipeline.data.cache import LOCK, require_idle
 from pipeline.data.checks import check_data
 from pipeline.data.fold_columns import fold_columns
 from pipeline.data.folds import (
@@ -37,7 +34,7 @@ from pipeline.project import Project
 from pipeline.registry import Named, Names
 from toolkit.audit.scan import scan
 from toolkit.errors import UserError, listed
-from toolkit.files import read_json, writing
+from toolkit.files import read_json
 from toolkit.images.row_reader import Reader, Rows
 from toolkit.terminal import console, table
 
@@ -112,18 +109,6 @@ def run_checks(
     prepare = load_experiment(project, name).image.prepare if name else PREPARE
     reader = _image_reader(project, competition, experiment)
     check_data(project, competition, reader, folds, proposes_statistics=prepare == PREPARE)
-
-
-def clear_caches(project: Project) -> None:
-    """Remove `data/cache`, which no process may be filling."""
-    folders = [path.parent for path in project.cache.glob(f"*/{LOCK}")]
-    for folder in folders:
-        require_idle(folder, project.shown(folder))
-    size = sum(path.stat().st_size for path in project.cache.rglob("*") if path.is_file())
-    with writing(project.cache):
-        if project.cache.is_dir():
-            shutil.rmtree(project.cache)
-    console().print(f"caches removed from {project.shown(project.cache)}: {len(folders)} ({decimal(size)})")
 
 
 def _image_reader(project: Project, competition: Competition, experiment: str | None) -> Reader:
