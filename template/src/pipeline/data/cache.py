@@ -1,8 +1,7 @@
 """Images decoded and resized once: `image.cache: true`.
 
-The dataset then sees every image at the size of the cache (`image.cache_size`, or `image.size`), with the same pixels
-whether they come from the cache or were decoded on the spot. So test rows, which are read once and not stored, are
-predicted as the training rows were seen, and an image size that changes while training needs no other cache.
+The dataset then sees every image at the size of the cache (`image.cache_size`, or `image.size`), whether it comes from
+the cache or, as test rows, was decoded on the spot; a size that changes while training needs no other cache.
 
 A cache is a folder with a npy file for each image, named by what the image is known by and by the size and the time of
 change of its file. A file gets its name when it is whole, so a process that is killed loses no more than one image.
@@ -41,11 +40,7 @@ Stamp = tuple[int, int]  # bytes, and nanoseconds of the last change: what tells
 
 
 class ResizedReader(RowReader):
-    """A reader whose images all have `size`, whatever size is asked for.
-
-    Raises:
-        UserError: what `reader` made is neither uint8 nor float32, or not (H, W, C).
-    """
+    """A reader whose images all have `size`, whatever size is asked for."""
 
     def __init__(self, reader: RowReader, size: Size) -> None:
         self.reader, self.size, self.takes_row = reader, size, reader.takes_row
@@ -53,10 +48,8 @@ class ResizedReader(RowReader):
     def __call__(self, path: Path, size: Size | None, row: Row = NO_ROW) -> np.ndarray:
         pixels = self.reader(path, self.size, row)
         if pixels.ndim != 3 or pixels.dtype not in (np.uint8, np.float32):
-            raise UserError(
-                f"the reader made {pixels.dtype} {pixels.shape} of {path.name}; "
-                "uint8 or float32 of shape (H, W, C) is expected"
-            )
+            made = f"the reader made {pixels.dtype} {pixels.shape} of {path.name}"
+            raise UserError(f"{made}; uint8 or float32 of shape (H, W, C) is expected")
         return resized(pixels, self.size)
 
 
@@ -230,9 +223,8 @@ def _fill(folder: Path, shown: str, reader: RowReader, missing: list[Source], to
 def _name(project: Project, experiment: Experiment, names: Names) -> str:
     """The name of a cache, of what decides its pixels: reader, its params and code, the size, and the data folder.
 
-    The code is the source file in which the reader (a function, a class, or the class of an object) is defined; any
-    change of that file counts, so a reader is best kept in a file of its own. What it imports is not looked at: after a
-    change there, `scripts/cache.py --clear`.
+    The code is the source file in which the reader is defined; any change of that file counts. What it imports is not
+    looked at: after a change there, `scripts/cache.py --clear`.
     """
     entry, size = names.resolve("reader", experiment.image.reader), experiment.image.cache_size or experiment.image.size
     function = inspect.unwrap(names.find("reader", entry.name))

@@ -31,9 +31,10 @@ def check_ids(table: pd.DataFrame, scored: pd.DataFrame, where: str, remedy: str
 
 def count_folds(folds: pd.Series, expected: int | None, where: str) -> int:
     """The number of folds; every one of them holds rows. Rows of fold -1 only train."""
-    if not folds.fillna("").str.fullmatch(r"-1|\d{1,4}").all():
-        strange = folds[~folds.fillna("").str.fullmatch(r"-1|\d{1,4}")].iloc[0]
-        raise UserError(f"{where} holds the fold '{strange}'; folds are whole numbers from 0 on, or -1: it only trains")
+    strange = folds[~folds.fillna("").str.fullmatch(r"-1|\d{1,4}")]
+    if len(strange):
+        what = "folds are whole numbers from 0 on, or -1 of what only trains"
+        raise UserError(f"{where} holds the fold '{strange.iloc[0]}'; {what}")
     found = sorted(set(folds.astype("int64")) - {-1})
     count = max([0, *found]) + 1 if expected is None else int(expected)
     if found != list(range(count)):

@@ -14,16 +14,11 @@ MISSING = ("", "na", "n/a", "nan", "none", "null")
 
 
 def chosen_columns(columns: Columns, names: Sequence[str] | None) -> dict[str, Sequence[str]]:
-    """The side columns that an experiment names, in the competition's order; all where it names none.
-
-    Raises:
-        UserError: a name that is no side column.
-    """
+    """The side columns that an experiment names, in the competition's order; all where it names none."""
     for name in names or ():
         if name not in columns:
-            raise UserError(
-                f"model.side_columns: '{name}' is not among side_columns in competition.yaml; {nearest(name, columns)}"
-            )
+            where = "is not among side_columns in competition.yaml"
+            raise UserError(f"model.side_columns: '{name}' {where}; {nearest(name, columns)}")
     return {name: categories for name, categories in columns.items() if names is None or name in names}
 
 
@@ -58,14 +53,11 @@ def side_inputs(rows: pd.DataFrame, columns: Columns, is_test: bool) -> np.ndarr
             values = numbers.to_numpy()[:, None]
         if strange.any():
             found = sorted(words[strange].unique())
-            remedy = (
-                nearest(found[0], categories) if categories else f"list categories: {{{column}: [{listed(found, 9)}]}}"
-            )
+            remedy = f"make numbers of them in tables.py, or list categories: {{{column}: [{listed(found, 9)}]}}"
             raise UserError(
                 f"side column '{column}': {strange.sum()} rows (id {listed(rows.loc[strange, ROW_ID])}) hold "
                 f"{'none of its categories' if categories else 'neither a number nor true or false'} "
-                f"({listed(found, 9)}); see side_columns in competition.yaml ({remedy}), or make numbers of them in "
-                "src/competition/tables.py"
+                f"({listed(found, 9)}); {nearest(found[0], categories) if categories else remedy}"
             )
         parts.append(values.astype(np.float32))
     return np.concatenate(parts, axis=1)

@@ -32,13 +32,11 @@ def assign_folds(
     Raises:
         UserError: more folds than rows or groups, a missing group or label, or a splitter that ignores the groups.
     """
-    if n_folds < 2:
+    if not 2 <= n_folds <= len(rows):
         raise UserError(
-            f"{n_folds} folds leave nothing to train or to score on; ask for 2 or more (for a given validation split, "
-            "give the rows that train another source in src/competition/tables.py, and ask for 1)"
+            f"{len(rows)} rows cannot make {n_folds} folds; ask for 2 or more with --n-folds (for a given validation "
+            "split, give the rows that train another source in src/competition/tables.py, and ask for 1)"
         )
-    if len(rows) < n_folds:
-        raise UserError(f"{len(rows)} rows cannot make {n_folds} folds; ask for fewer with --n-folds")
     require_values(rows, labels)
     strata, notes = labels.strata(rows, n_folds)
     used = _usable(splitter, ROW_GROUP in rows, strata is not None)
@@ -64,7 +62,7 @@ def assign_folds(
     sizes = np.bincount(folds, minlength=n_folds)
     if sizes.min() == 0:
         raise UserError(
-            f"the groups are too uneven for {n_folds} folds: one stayed empty; ask for fewer with --n-folds"
+            f"the groups are too uneven for {n_folds} folds, one stayed empty; ask for fewer with --n-folds"
         )
     if sizes.max() > 1.5 * sizes.mean():
         notes.append(f"the folds are uneven ({listed(sizes, 20)} rows), since large groups stay together")

@@ -22,9 +22,8 @@ LOSSLESS = ("tiff_lzw", "tiff_deflate", "tiff_adobe_deflate", "packbits")
 def damage(data: bytes) -> str:
     """What is lost of a file that decoders take nevertheless; empty where nothing is, or nothing can be told.
 
-    Long runs of zero bytes among compressed data are what a download that was put together from parts leaves, and
-    also what a flat part of an image may be coded as. So a run counts only where what follows does not fit: the decoder
-    needs more data than there are, or leaves some of them over.
+    Long runs of zero bytes are what a download put together from parts leaves, and also what a flat part may be coded
+    as. So a run counts only where the decoder then needs more data than there are, or leaves some of them over.
     """
     hole = 0
     if bytes(64) not in data:
@@ -87,12 +86,9 @@ def _tif_damage(data: bytes) -> str:
         with Image.open(BytesIO(data)) as image:
             if image.info.get("compression") in LOSSLESS and image.width * image.height <= MOST_PIXELS:
                 image.load()
-    except UnidentifiedImageError:  # a kind of tif that PIL does not know
-        return ""
-    except OSError:
-        return "its compressed data cannot be decoded to their end, so a part of the picture is lost"
-    except Exception:  # whatever a strange file makes of it
-        return ""
+    except Exception as error:  # of other kinds than an OSError: it is a tif that PIL does not know
+        if isinstance(error, OSError) and not isinstance(error, UnidentifiedImageError):
+            return "its compressed data cannot be decoded to their end, so a part of the picture is lost"
     return ""
 
 

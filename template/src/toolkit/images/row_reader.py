@@ -1,8 +1,5 @@
-"""How a reader is called, and with which row: the one place that knows whether it asks for the row.
-
-A reader is `(path, size)`, or `(path, size, row)` with a third positional parameter, where an image is not one file: a
-slice of a stack, a record of a table, a part of a large file. Then rows of one path are different images.
-"""
+"""How a reader is called: with `(path, size)`, or `(path, size, row)` where it has a third positional parameter, since
+an image is not one file: a slice of a stack, a record of a table. Then rows of one path are different images."""
 
 import hashlib
 import inspect
@@ -25,13 +22,9 @@ FOLD = "fold"  # the column that says nothing about the image
 
 
 class RowReader(ABC):
-    """Any reader, called as `(path, size, row)`.
+    """Any reader, called as `(path, size, row)`."""
 
-    Attributes:
-        takes_row: whether the row decides what is read, beside the path.
-    """
-
-    takes_row: bool
+    takes_row: bool  # whether the row decides what is read, beside the path
 
     @abstractmethod
     def __call__(self, path: Path, size: Size | None, row: Row = NO_ROW) -> np.ndarray:
@@ -58,10 +51,7 @@ def row_reader(reader: Reader) -> RowReader:
 
 
 class Rows:
-    """The rows of a table as a reader sees them, each made when it is asked for.
-
-    A reader that does not ask for them gets none. The fold is left out: it says nothing about the image.
-    """
+    """The rows of a table as a reader sees them, without the fold; a reader that does not ask for them gets none."""
 
     def __init__(self, table: pd.DataFrame, reader: Reader) -> None:
         names = [name for name in table if name != FOLD] if row_reader(reader).takes_row else []
