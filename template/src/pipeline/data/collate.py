@@ -67,13 +67,12 @@ class ThroughPipe:
         self.value = value
 
     def __reduce__(self) -> tuple[Callable[..., torch.Tensor], tuple[Any, ...]]:
-        content = self.value.contiguous().reshape(-1).view(torch.uint8).numpy()
-        return _from_pipe, (content, self.value.dtype, self.value.shape)
+        return _from_pipe, (self.value.numpy(),)
 
 
-def _from_pipe(content: np.ndarray, dtype: torch.dtype, shape: torch.Size) -> torch.Tensor:
+def _from_pipe(content: np.ndarray) -> torch.Tensor:
     _note_pipes()
-    return torch.from_numpy(content).view(dtype).reshape(shape)
+    return torch.from_numpy(content)
 
 
 @functools.cache

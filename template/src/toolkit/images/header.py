@@ -23,7 +23,7 @@ Image.MAX_IMAGE_PIXELS = None  # only headers are read here, and a slide is larg
 warnings.filterwarnings("ignore", "Corrupt EXIF data|Truncated File Read", UserWarning)
 JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 TIF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-EXIF = {JPEG: b"Exif\0\0", PNG[:4]: b"eXIf", b"RIFF": b"EXIF"}  # start of a file -> what precedes its EXIF
+EXIF = {PNG[:4]: b"eXIf", b"RIFF": b"EXIF"}  # start of a file that is no JPEG -> what precedes its EXIF
 ORIENTATION = 0x0112  # the tag, in EXIF as in a tif
 HEIGHT, WIDTH, BITS, SAMPLES, PLANAR, TILES = 0x0101, 0x0100, 0x0102, 0x0115, 0x011C, 0x0142
 TAIL = 1 << 16  # bytes at the end of a PNG in which its EXIF may stand
@@ -69,8 +69,8 @@ def header_in(data: bytes) -> Header | None:
 
 def orientation_in(data: bytes) -> int:
     """The EXIF orientation of a file that was read; a tif is left out, since whatever reads it turns it."""
-    has_exif = any(data.startswith(start) and mark in data for start, mark in EXIF.items())
-    header = header_in(data) if has_exif else None
+    mark = b"Exif" if data.startswith(JPEG) else EXIF.get(data[:4])
+    header = header_in(data) if mark and mark in data else None
     return header.orientation if header else 1
 
 

@@ -74,8 +74,8 @@ def image(
         data = b"" if suffix in DICOM_SUFFIXES else read_bytes(path)
         if not data or data.startswith(b"DICM", 128):  # files of a series often have no ending
             return dicom(path, size, channels=channels, low=low, high=high)
-        is_tif, may_be_turned = data.startswith(TIF), EXIF.get(data[:4], b"?") in data
-        header = header_in(data) if is_tif or may_be_turned or data.startswith(JPEG) else None
+        is_tif, mark = data.startswith(TIF), EXIF.get(data[:4])
+        header = header_in(data) if is_tif or data.startswith(JPEG) or (mark and mark in data) else None
         if is_tif and (channels not in WHOLE or (header and (header.pages > 1 or header.misread))):
             pixels, pages = tif(data, path), header.pages if header else 1
         else:
