@@ -92,29 +92,35 @@ class RowBatches(Sampler[list[Index]]):
     def __init__(
         self, count: int, batch_size: int, processes: Processes = ALONE, starts: Sequence[int] | None = None
     ) -> None:
-        if processes.size == 1 or not count:
-            self.batches = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
-            return
-        starts = range(count) if starts is None else starts
+        self.count, self.batch_size, self.processes = count, batch_size, processes
+        self.starts = range(count) if starts is None else starts
+        self._batches()
+
+    def __len__(self) -> int:
+        return len(self._batches())
+
+    def __iter__(self) -> Iterator[list[Index]]:
+        for batch in self._batches():
+            yield [(0, row) for row in batch]
+
+    def _batches(self) -> list[range]:
+        """Those of this process, made anew each time: the main one finishes a fold alone."""
+        count, size, starts = self.count, self.processes.size, self.starts
+        if size == 1 or not count:
+            return [range(start, min(start + self.batch_size, count)) for start in range(0, count, self.batch_size)]
         bounds = [*starts, count]
-        edges = [bounds[bisect.bisect_left(starts, count * rank // processes.size)] for rank in range(processes.size)]
+        edges = [bounds[bisect.bisect_left(starts, count * rank // size)] for rank in range(size)]
         sizes = [end - start for start, end in itertools.pairwise([*edges, count])]
-        share = max(1, batch_size // processes.size)
+        share = max(1, self.batch_size // size)
         batches = min(-(-max(sizes) // share), min(sizes))
         if not batches or -(-max(sizes) // batches) > 2 * share:
             raise UserError(
-                f"{len(starts)} rows are held out for {processes.size} processes, too few for parts of about one "
-                "size; set machine.devices to fewer"
+                f"{len(starts)} rows are held out for {size} processes, too few for parts of about one size; set "
+                "machine.devices to fewer"
             )
-        cuts = [edges[processes.rank] + sizes[processes.rank] * k // batches for k in range(batches + 1)]
-        self.batches = [range(*pair) for pair in itertools.pairwise(cuts)]
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[list[Index]]:
-        for batch in self.batches:
-            yield [(0, row) for row in batch]
+        rank = self.processes.rank
+        cuts = [edges[rank] + sizes[rank] * k // batches for k in range(batches + 1)]
+        return [range(*pair) for pair in itertools.pairwise(cuts)]
 
 
 class EpochBatches:
