@@ -9,10 +9,7 @@ from toolkit.errors import UserError, listed
 
 
 def by_prediction(rows: pd.DataFrame) -> pd.DataFrame:
-    """The first image of each prediction id, with that as its `id`; rows without prediction ids as they are.
-
-    The index stays, so it says which rows these are.
-    """
+    """The first image of each prediction id, as its `id`, with its index; all rows where there are no such ids."""
     if ROW_PREDICTION not in rows:
         return rows
     first = rows.drop_duplicates(ROW_PREDICTION)
@@ -25,9 +22,6 @@ def with_predictions(rows: pd.DataFrame, targets: Sequence[str] = ()) -> pd.Data
     Args:
         targets: columns that must agree between the images of one id. With them, the images of one id get a common
             `group` where the rows have no groups, so that they never lie in two folds.
-
-    Raises:
-        UserError: a row without a prediction id, or ids whose images differ in group or truth; ids are named.
     """
     if ROW_PREDICTION not in rows:
         return rows
@@ -36,8 +30,7 @@ def with_predictions(rows: pd.DataFrame, targets: Sequence[str] = ()) -> pd.Data
     empty = rows[ROW_ID][ids.isna() & is_scored]
     if len(empty):
         raise UserError(
-            f"{len(empty)} rows (id {listed(empty)}) have an empty '{ROW_PREDICTION}'; "
-            "fill it in src/competition/tables.py, or drop them"
+            f"{len(empty)} rows (id {listed(empty)}) have an empty '{ROW_PREDICTION}'; fill it in tables.py"
         )
     rows = rows.assign(**{ROW_PREDICTION: ids.where(is_scored, rows[ROW_ID])})
     for column in [name for name in (ROW_GROUP, *targets) if targets and name in rows]:

@@ -19,15 +19,10 @@ FLOAT = (float, np.floating)
 
 
 def received(rows: Any, table: str, settings: Settings) -> pd.DataFrame:
-    """Rows of a table with their names and truth as text.
-
-    Raises:
-        UserError: it is no table, lacks a column, or holds cells that name nothing; see `plain_rows`.
-    """
+    """Rows of a table, with all columns that there must be; see `plain_rows`."""
     if not isinstance(rows, pd.DataFrame):
-        raise UserError(
-            f"tables.py returned {type(rows).__name__} for the rows of {table}; return a DataFrame (is there a return?)"
-        )
+        made = f"tables.py returned {type(rows).__name__} for the rows of {table}"
+        raise UserError(f"{made}; return a DataFrame (is there a return?)")
     for column in (ROW_ID, ROW_IMAGE, *settings.side_columns):
         if column not in rows:
             side = ", or take it out of side_columns in competition.yaml" if column in settings.side_columns else ""
@@ -36,11 +31,7 @@ def received(rows: Any, table: str, settings: Settings) -> pd.DataFrame:
 
 
 def checked(rows: Any, table: str, settings: Settings) -> pd.DataFrame:
-    """The same, each with an id of its own.
-
-    Raises:
-        UserError: an id stands twice, or see `received`.
-    """
+    """The same, each with an id of its own."""
     rows = received(rows, table, settings)
     twice = rows[ROW_ID][rows[ROW_ID].duplicated()].unique()
     if len(twice):
@@ -55,23 +46,16 @@ def require_groups(rows: pd.DataFrame, settings: Settings) -> None:
     """Raise a `UserError` where training rows lack the groups that competition.yaml names: folds would leak."""
     if settings.group_column and ROW_GROUP not in rows:
         raise UserError(
-            f"the rows of {settings.train_csv} have no column '{ROW_GROUP}', and competition.yaml names "
-            f"'{settings.group_column}' as group_column; make that column in src/competition/tables.py before its "
-            "rows are made, or empty group_column"
+            f"the rows of {settings.train_csv} have no column '{ROW_GROUP}', and group_column in competition.yaml is "
+            f"'{settings.group_column}'; make that column in tables.py before its rows are made, or empty group_column"
         )
 
 
 def plain_rows(rows: pd.DataFrame, table: str, columns: Iterable[str]) -> pd.DataFrame:
-    """Rows whose names (`id`, `group`, ...), targets and side columns are text, as if they came from a csv.
+    """Rows whose names (`id`, `group`, ...) and `columns` (targets, side columns) are text, as if they came from a csv.
 
-    A row without a source is the competition's own, and one without a weight counts 1, as without such a column.
-
-    Args:
-        table: what they come from, as errors name it.
-        columns: the targets and side columns.
-
-    Raises:
-        UserError: a name that is no text, a row without id or image, a weight that is no number from 0 on.
+    A row without a source is the competition's own, and one without a weight counts 1, as without such a column. A name
+    that is no text, a row without id or image, a weight that is no number from 0 on is a `UserError`.
     """
     rows = with_text(rows, [*NAMES, *columns])
     for column in [name for name in NAMES if name in rows]:

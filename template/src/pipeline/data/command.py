@@ -54,15 +54,10 @@ def create_folds(
     leak_report: bool = True,
     experiment: str | None = None,
 ) -> None:
-    """Write `folds/<name>.csv` once, with the leak report. What is not asked for is 5 folds, seed 0, `auto`.
+    """Write `folds/<name>.csv` once, with the leak report, for which the reader of `experiment` reads the images.
 
-    Folds that still fit and are what is asked for are left alone. Those of the demo are replaced, others if `force`.
-
-    Args:
-        experiment: its reader reads the images for the leak report.
-
-    Raises:
-        UserError: folds of real data are there, and they do not fit or differ from what is asked for.
+    What is not asked for is 5 folds, seed 0, `auto`. Folds that still fit and are what is asked for are left alone.
+    Those of the demo are replaced, others if `force`; else they are a `UserError`.
     """
     path, data, labels = fold_path(project, name), project.require_data(), labels_of(competition)
     rows, demo = competition.train_rows(data), is_demo(data)
@@ -126,10 +121,8 @@ def _image_reader(project: Project, competition: Competition, experiment: str | 
 
 
 def usual_experiment(project: Project) -> str | None:
-    """The experiment whose reader reads the images where no experiment is named; none: the pipeline's reader as it is.
-
-    It is `baseline`, or where that says nothing about the reader, one of those that do, if they say the same.
-    """
+    """The experiment whose reader reads the images where none is named: `baseline`, or where that says nothing about
+    the reader, one of those that do, if they say the same; none: the pipeline's reader as it is."""
     named: dict[str, Named] = {}
     for path in sorted(project.experiments.glob("*.yaml")):
         try:

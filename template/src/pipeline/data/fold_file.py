@@ -17,16 +17,25 @@ def fold_hash(rows: pd.DataFrame, splitter: str) -> str:
     return hashlib.sha256(repr((splitter, lines)).encode()).hexdigest()[:16]
 
 
-def check_ids(table: pd.DataFrame, scored: pd.DataFrame, where: str, remedy: str) -> None:
-    """Refuse a fold file that names an id twice, and scored rows that are lost or new since it was made."""
-    ids, now = table[ROW_ID], scored[ROW_ID]
-    if ids.duplicated().any():
-        raise UserError(f"{where} names ids more than once ({listed(ids[ids.duplicated()].unique())}); mend it")
-    lost, new = ids[~ids.isin(now)], now[~now.isin(ids)]
-    parts = ((lost, "of its rows are gone from the training table"), (new, "training rows are not in it"))
-    differences = " and ".join(f"{len(found)} {what} ({listed(found)})" for found, what in parts if len(found))
+def check_rows(table: pd.DataFrame, scored: pd.DataFrame, where: str, remedy: str) -> None:
+    """Refuse a fold file that was made for other rows: ids that are lost, new, twice or of another group, and groups
+    that lie in several folds."""
+    columns = [column for column in (ROW_ID, ROW_GROUP) if column in table]
+    before, now = (
+        rows.reindex(columns=columns).fillna("").astype(str).agg(" of group ".join, axis=1) for rows in (table, scored)
+    )
+    parts = {
+        "of its rows stand in it more than once": before[table[ROW_ID].duplicated()],
+        "of its rows are gone from the training table": before[~before.isin(now)],
+        "training rows are not in it": now[~now.isin(before)],
+    }
+    if ROW_GROUP in scored and ROW_GROUP not in table:
+        fold_of = table.drop_duplicates(ROW_ID).set_index(ROW_ID)[ROW_FOLD]
+        crossing = scored[ROW_ID].map(fold_of).groupby(scored[ROW_GROUP].astype(str)).nunique()
+        parts["groups lie in several folds, so their rows leak"] = crossing.index[crossing > 1].to_series()
+    differences = [f"{len(found)} {what} ({listed(found)})" for what, found in parts.items() if len(found)]
     if differences:
-        raise UserError(f"{where} was made for other data: {differences}; {remedy}")
+        raise UserError(f"{where} was made for other data: {' and '.join(differences)}; {remedy}")
 
 
 def count_folds(folds: pd.Series, expected: int | None, where: str) -> int:
@@ -40,23 +49,6 @@ def count_folds(folds: pd.Series, expected: int | None, where: str) -> int:
     if found != list(range(count)):
         raise UserError(f"{where} holds rows of the folds ({listed(found, 12)}), and 0 to {count - 1} are expected")
     return count
-
-
-def check_groups(table: pd.DataFrame, scored: pd.DataFrame, where: str, remedy: str) -> None:
-    """Refuse groups that changed since the folds were made, and groups that lie in several folds. Rows are aligned."""
-    groups = scored[ROW_GROUP] if ROW_GROUP in scored else pd.Series("", index=scored.index)
-    groups = groups.fillna("").astype(str)
-    if ROW_GROUP in table:
-        changed = table[ROW_ID][(table[ROW_GROUP].fillna("").to_numpy() != groups.to_numpy())]
-        if len(changed):
-            raise UserError(
-                f"{where} was made with other groups: {len(changed)} rows differ ({listed(changed)}); {remedy}"
-            )
-    elif ROW_GROUP in scored:
-        crossing = pd.Series(table[ROW_FOLD].to_numpy()).groupby(groups.to_numpy()).nunique()
-        torn = crossing.index[crossing > 1]
-        if len(torn):
-            raise UserError(f"{where} tears {len(torn)} groups apart ({listed(torn)}): rows of one leak; {remedy}")
 
 
 def changed_labels(table: pd.DataFrame, scored: pd.DataFrame, targets: Sequence[str], where: str) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.data.fold_file import changed_labels, check_groups, check_ids, count_folds, fold_hash, only_fold
+from pipeline.data.fold_file import changed_labels, check_rows, count_folds, fold_hash, only_fold
 from pipeline.data.labels import Labels, require_values
 from pipeline.data.splitters import Splitter, assign_folds
 from pipeline.data.tables import read_table
@@ -55,10 +55,8 @@ class FoldTable:
 def make_folds(
     rows: pd.DataFrame, labels: Labels, n_folds: int = FOLDS, seed: int = 0, splitter: Splitter = "auto"
 ) -> FoldTable:
-    """Divide the scored rows; nothing is written. For the arguments and errors see `assign_folds`.
-
-    One fold is a given validation split: it holds out all scored rows, and those of other sources train.
-    """
+    """Divide the scored rows, see `assign_folds`. One fold is a given validation split: it holds out all of them, and
+    rows of other sources train."""
     scored = rows[is_scored(rows)]
     if n_folds == 1 and len(scored) < len(rows):
         require_values(scored, labels)
@@ -89,13 +87,9 @@ def write_folds(project: Project, name: str, folds: FoldTable, targets: Sequence
 
 
 def load_folds(project: Project, name: str, rows: pd.DataFrame, settings: Settings) -> FoldTable:
-    """The training rows with the folds of `folds/<name>.csv`.
+    """The training rows with the folds of `folds/<name>.csv`, which must be there and have been made for these rows.
 
     A label that was corrected since the folds were made, or a fold file that was edited, is a warning.
-
-    Raises:
-        UserError: no such fold file; scored rows lost or added; a group changed or crossing folds; a fold number out of
-            range; an `only_fold` that is no fold.
     """
     path = fold_path(project, name)
     where = project.shown(path)
@@ -107,10 +101,9 @@ def load_folds(project: Project, name: str, rows: pd.DataFrame, settings: Settin
     demo = bool(contract.get("demo", False))
     what = "they were made for the demo; replace them" if demo else "restore the table, or make the folds anew"
     remedy = f"{what}: scripts/make_folds.py{name_option(name)}{'' if demo else ' --force'}"
-    check_ids(table, scored, where, remedy)
+    check_rows(table, scored, where, remedy)
     table = table.set_index(ROW_ID).loc[scored[ROW_ID]].reset_index()
     n_folds = count_folds(table[ROW_FOLD], contract.get("n_folds"), where)
-    check_groups(table, scored, where, remedy)
     with_folds = _with_folds(rows, table[ROW_FOLD].to_numpy(np.int64), n_folds)
     if (with_folds[ROW_FOLD] == 0).all():
         raise UserError(
@@ -142,9 +135,6 @@ def split(rows: pd.DataFrame, fold: str | int) -> tuple[pd.DataFrame, pd.DataFra
     """Training and validation rows of a fold; for `full` all rows and none.
 
     Rows without a fold always train, those with `only_fold` in the run of that fold alone (and never in `full`).
-
-    Raises:
-        UserError: there is no such fold.
     """
     only = only_fold(rows)
     if fold == "full":
@@ -179,9 +169,6 @@ def write_classes(project: Project, *tables: tuple[pd.DataFrame, Labels]) -> dic
 
     Args:
         tables: the training rows, and those of each stage of the competition.
-
-    Raises:
-        UserError: a target column holds one class only or none, or a label is missing.
     """
     path = project.folds / CLASSES
     before = read_json(path) if path.is_file() else {}

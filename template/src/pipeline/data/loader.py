@@ -59,10 +59,8 @@ class TrainBatches(Sampler[list[Index]]):
         epoch = self.epoch
         order = self._positions(epoch)
         if len(order) != self.rows_per_epoch:
-            raise UserError(
-                f"the sampler gives {len(order)} rows in epoch {epoch + 1} and gave {self.rows_per_epoch} in the first "
-                "one; it must give as many in each, or the schedule and a resume would not fit"
-            )
+            found = f"{len(order)} rows in epoch {epoch + 1} and gave {self.rows_per_epoch} in the first"
+            raise UserError(f"the sampler gives {found} one; it must give as many in each, for schedule and resume")
         turns = pd.Series(order).groupby(order).cumcount().to_numpy()  # how often each row came before, int64 (N,)
         for batch in range(self.start, self.batches_per_epoch):
             positions = range(batch * self.batch_size, (batch + 1) * self.batch_size)

@@ -28,9 +28,6 @@ def assign_folds(
 
     Returns:
         int64 (N,) fold of each row; the splitter that was used; warnings, one line each.
-
-    Raises:
-        UserError: more folds than rows or groups, a missing group or label, or a splitter that ignores the groups.
     """
     if not 2 <= n_folds <= len(rows):
         raise UserError(
