@@ -218,7 +218,7 @@ def test_faults_are_one_line(renders: Renders, tmp_path: Path) -> None:
     pd.read_csv(path, dtype=str).drop(columns="age").to_csv(path, index=False)
     for script in ("check_data.py", "make_folds.py"):
         result = expect(run_script(project, script, *(["--force"] if script == "make_folds.py" else [])), 2)
-        assert "rows of test.csv without the column 'age'" in result.last_line
+        assert "rows of test.csv come without the column 'age'" in result.last_line
         assert result.last_line.count("src/competition/tables.py") == 1, "one remedy"
 
 

@@ -25,8 +25,10 @@ def received(rows: Any, table: str, settings: Settings) -> pd.DataFrame:
         raise UserError(f"{made}; return a DataFrame (is there a return?)")
     for column in (ROW_ID, ROW_IMAGE, *settings.side_columns):
         if column not in rows:
-            side = ", or take it out of side_columns in competition.yaml" if column in settings.side_columns else ""
-            raise UserError(f"tables.py returned rows of {table} without the column '{column}'; add it{side}")
+            remedy = "add it in src/competition/tables.py"
+            if column in settings.side_columns:
+                remedy += ", or take it out of side_columns in competition.yaml"
+            raise UserError(f"the rows of {table} come without the column '{column}'; {remedy}")
     return plain_rows(rows.reset_index(drop=True), table, [*settings.target_columns, *settings.side_columns])
 
 

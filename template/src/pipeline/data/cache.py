@@ -14,6 +14,7 @@ import os
 import shutil
 import stat
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -205,7 +206,9 @@ def _fill(folder: Path, shown: str, reader: RowReader, missing: list[Source], to
         part = source.file.with_name(f".{source.file.name}")
         try:
             with writing(folder):
-                np.save(part, pixels)
+                content = BytesIO()  # a full disk goes unnoticed where numpy itself writes a small array to a file
+                np.save(content, pixels)
+                part.write_bytes(content.getbuffer())
                 part.replace(source.file)
         finally:
             part.unlink(missing_ok=True)

@@ -22,7 +22,8 @@ def check_rows(table: pd.DataFrame, scored: pd.DataFrame, where: str, remedy: st
     that lie in several folds."""
     columns = [column for column in (ROW_ID, ROW_GROUP) if column in table]
     before, now = (
-        rows.reindex(columns=columns).fillna("").astype(str).agg(" of group ".join, axis=1) for rows in (table, scored)
+        rows.reindex(columns=columns).astype("str").fillna("").agg(" of group ".join, axis=1)
+        for rows in (table, scored)
     )
     parts = {
         "of its rows stand in it more than once": before[table[ROW_ID].duplicated()],
