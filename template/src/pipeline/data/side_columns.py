@@ -53,11 +53,12 @@ def side_inputs(rows: pd.DataFrame, columns: Columns, is_test: bool) -> np.ndarr
             values = numbers.to_numpy()[:, None]
         if strange.any():
             found = sorted(words[strange].unique())
-            named = f"side_columns: {{{column}: [{listed(found, 9)}]}}"
+            hint = f"list categories in competition.yaml, side_columns: {{{column}: [{listed(found, 9)}]}}"
+            hint = nearest(found[0], categories) if categories else hint
             raise UserError(
                 f"side column '{column}': {strange.sum()} rows (id {listed(rows.loc[strange, ROW_ID])}) hold "
                 f"{'none of its categories' if categories else 'neither a number nor true or false'} "
-                f"({listed(found, 9)}); {nearest(found[0], categories) if categories else f'list categories in competition.yaml, {named}'}"
+                f"({listed(found, 9)}); {hint}"
             )
         parts.append(values.astype(np.float32))
     return np.concatenate(parts, axis=1)
