@@ -48,8 +48,8 @@ def require_groups(rows: pd.DataFrame, settings: Settings) -> None:
     """Raise a `UserError` where training rows lack the groups that competition.yaml names: folds would leak."""
     if settings.group_column and ROW_GROUP not in rows:
         raise UserError(
-            f"the rows of {settings.train_csv} have no column '{ROW_GROUP}', and group_column in competition.yaml is "
-            f"'{settings.group_column}'; make that column in tables.py before its rows are made, or empty group_column"
+            f"the rows of {settings.train_csv} have no column '{ROW_GROUP}', and competition.yaml names "
+            f"'{settings.group_column}' as group_column; make it in tables.py before its rows are made, or empty it"
         )
 
 
