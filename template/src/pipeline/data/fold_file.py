@@ -26,9 +26,9 @@ def check_rows(table: pd.DataFrame, scored: pd.DataFrame, where: str, remedy: st
         for rows in (table, scored)
     )
     parts = {
-        "of its rows stand in it more than once": before[table[ROW_ID].duplicated()],
-        "of its rows are gone from the training table": before[~before.isin(now)],
-        "training rows are not in it": now[~now.isin(before)],
+        "of its rows stand in it more than once": table[ROW_ID][table[ROW_ID].duplicated()],
+        "of its rows are gone from the training table": table[ROW_ID][~before.isin(now)],
+        "training rows are not in it": scored[ROW_ID][~now.isin(before)],
     }
     if ROW_GROUP in scored and ROW_GROUP not in table:
         fold_of = table.drop_duplicates(ROW_ID).set_index(ROW_ID)[ROW_FOLD]
