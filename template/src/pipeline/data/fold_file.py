@@ -20,11 +20,10 @@ def fold_hash(rows: pd.DataFrame, splitter: str) -> str:
 def check_rows(table: pd.DataFrame, scored: pd.DataFrame, where: str, remedy: str) -> None:
     """Refuse a fold file that was made for other rows: ids that are lost, new, twice or of another group, and groups
     that lie in several folds."""
-    columns = [column for column in (ROW_ID, ROW_GROUP) if column in table]
-    before, now = (
-        rows.reindex(columns=columns).astype("str").fillna("").agg(" of group ".join, axis=1)
-        for rows in (table, scored)
-    )
+    before, now = table[ROW_ID], scored[ROW_ID]
+    if ROW_GROUP in table:
+        before = before + "\0" + table[ROW_GROUP].fillna("")
+        now = now + "\0" + (scored[ROW_GROUP].astype("str").fillna("") if ROW_GROUP in scored else "")
     parts = {
         "of its rows stand in it more than once": table[ROW_ID][table[ROW_ID].duplicated()],
         "of its rows are gone from the training table": table[ROW_ID][~before.isin(now)],
