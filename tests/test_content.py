@@ -162,31 +162,24 @@ def npz() -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("name", "data", "what", "remedy"),
+    ("name", "data", "begins"),
     [
-        ("a.heic", b"\0\0\0\x18ftypheic" + bytes(40), "a HEIC image", "convert it to png or jpg"),
-        ("a.jpg", b"\0\0\0\x18ftypmif1" + bytes(40), "a HEIC image", "reader of your own"),
-        ("a.avif", b"\0\0\0\x18ftypavif" + bytes(40), "an AVIF image", "convert it to png or jpg"),
-        ("a.npz", npz(), "an npz archive", "save its array as npy"),
-        ("a.npy", npz(), "an npz archive", "save its array as npy"),
-        ("a.png", b"7z\xbc\xaf\x27\x1c" + bytes(40), "a 7z archive", "unpack it"),
-        ("a.nii.gz", b"\x1f\x8b\x08" + bytes(40), "a gzip archive", "unpack it"),
-        ("a.jpg", b"\n<!DOCTYPE html><html><body>Sign in</body></html>", "a web page", "the server gave a page"),
-        ("a.jpg", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "Git LFS", "git lfs pull"),
-        ("a.npy", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "Git LFS", "git lfs pull"),
-        ("a.dcm", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "Git LFS", "git lfs pull"),
-        ("a.png", b'{"code": 403, "message": "Forbidden"}', "Forbidden", "download it again"),
-        ("a.jpg", b"\0\0\0\x18ftypisom" + bytes(40), "a video", "save its frames"),
-        ("a.png", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG drawing", "convert it"),
-        ("a.jpg", b"nothing that is known", "a.jpg as an image", "download it again"),
+        ("a.heic", b"\0\0\0\x18ftypheic" + bytes(40), "ftypheic"),
+        ("a.npz", npz(), "PK"),
+        ("a.npy", npz(), "PK"),
+        ("a.png", b"7z\xbc\xaf\x27\x1c" + bytes(40), "7z"),
+        ("a.jpg", b"\n<!DOCTYPE html><html><body>Sign in</body></html>", "<!DOCTYPE html>"),
+        ("a.jpg", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "https://git-lfs"),
+        ("a.dcm", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "https://git-lfs"),
+        ("a.jpg", b"nothing that is known", "nothing that is known"),
     ],
 )
-def test_files_of_other_formats_are_named(tmp_path: Path, name: str, data: bytes, what: str, remedy: str) -> None:
+def test_a_file_that_is_no_image_is_named_and_shown(tmp_path: Path, name: str, data: bytes, begins: str) -> None:
     (tmp_path / name).write_bytes(data)
     said = refusal(image, tmp_path / name, None)
-    assert what in said and remedy in said and name in said
-    known = "nothing" not in str(data)
-    assert ("drop its row" in said) is not known
+    assert name in said and "it begins with" in said and begins in said
+    for remedy in ("download it again", "convert it", "reader of your own", "drop its row"):
+        assert remedy in said
 
 
 def test_arrays_of_objects_and_channels_first(tmp_path: Path) -> None:
@@ -194,7 +187,7 @@ def test_arrays_of_objects_and_channels_first(tmp_path: Path) -> None:
     objects = np.empty(2, object)
     objects[:] = [np.zeros((2, 2)), np.ones((2, 2))]
     np.save(tmp_path / "objects.npy", objects)
-    assert "dtype object" in refusal(image, tmp_path / "objects.npy", None)
+    assert "Object arrays" in refusal(image, tmp_path / "objects.npy", None)
     pixels = np.moveaxis(photo(0), 2, 0)
     np.save(tmp_path / "first.npy", pixels)
     said = refusal(image, tmp_path / "first.npy", None)

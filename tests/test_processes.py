@@ -219,9 +219,9 @@ def test_shares_are_the_batch_and_no_process_goes_without(renders: Renders) -> N
     assert set(firsts) <= {0, 9, 12, 13} and len(set(firsts)) == 3, "the windows of an image lie in one process"
     with pytest.raises(UserError, match="4 rows are held out for 3 processes, too few for parts of about one size"):
         RowBatches(100, 6, three[0], [0, 97, 98, 99])
-    with pytest.raises(UserError, match=r"batch_size is 32.*3 processes"):
+    with pytest.raises(UserError, match=r"3 processes share each batch of training.batch_size 32"):
         TrainBatches(table, shuffle, 32, 0, three[0])
-    with pytest.raises(UserError, match="an epoch has 2 rows for 3 processes"):
+    with pytest.raises(UserError, match=r"3 processes share each batch.* of 2 rows an epoch"):
         TrainBatches(table.iloc[:2], shuffle, 12, 0, three[0])
     with pytest.raises(UserError, match="2 rows are held out for 3 processes"):
         RowBatches(2, 32, three[0])

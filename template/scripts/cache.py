@@ -36,7 +36,7 @@ def main() -> None:
 
     project = Project.at(ROOT, arguments.data)
     if arguments.clear:
-        from pipeline.data.command import clear_caches
+        from pipeline.data.cache import clear_caches
 
         clear_caches(project)
     if experiments:

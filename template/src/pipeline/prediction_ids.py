@@ -1,35 +1,27 @@
 """Several images for one prediction: a row is an image, and what is scored and handed in has ids of its own."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from pipeline.keys import ROW_GROUP, ROW_ID, ROW_PREDICTION, ROW_SOURCE, SOURCE_COMPETITION
 from toolkit.errors import UserError, listed
 
-if TYPE_CHECKING:
-    import pandas as pd
 
-
-def by_prediction(rows: "pd.DataFrame") -> "pd.DataFrame":
-    """The first image of each prediction id, with that as its `id`; rows without prediction ids as they are.
-
-    The index stays, so it says which rows these are.
-    """
+def by_prediction(rows: pd.DataFrame) -> pd.DataFrame:
+    """The first image of each prediction id, as its `id`, with its index; all rows where there are no such ids."""
     if ROW_PREDICTION not in rows:
         return rows
     first = rows.drop_duplicates(ROW_PREDICTION)
     return first.assign(**{ROW_ID: first[ROW_PREDICTION]}).drop(columns=ROW_PREDICTION)
 
 
-def with_predictions(rows: "pd.DataFrame", targets: Sequence[str] = ()) -> "pd.DataFrame":
+def with_predictions(rows: pd.DataFrame, targets: Sequence[str] = ()) -> pd.DataFrame:
     """Rows whose prediction ids are whole: a row that only trains stands for itself, since nothing is predicted for it.
 
     Args:
         targets: columns that must agree between the images of one id. With them, the images of one id get a common
             `group` where the rows have no groups, so that they never lie in two folds.
-
-    Raises:
-        UserError: a row without a prediction id, or ids whose images differ in group or truth; ids are named.
     """
     if ROW_PREDICTION not in rows:
         return rows
@@ -38,25 +30,17 @@ def with_predictions(rows: "pd.DataFrame", targets: Sequence[str] = ()) -> "pd.D
     empty = rows[ROW_ID][ids.isna() & is_scored]
     if len(empty):
         raise UserError(
-            f"{len(empty)} rows (id {listed(empty)}) have an empty '{ROW_PREDICTION}'; "
-            "fill it in src/competition/tables.py, or drop them"
+            f"{len(empty)} rows (id {listed(empty)}) have an empty '{ROW_PREDICTION}'; fill it in tables.py"
         )
     rows = rows.assign(**{ROW_PREDICTION: ids.where(is_scored, rows[ROW_ID])})
-    if not targets:
-        return rows
-    for column in (ROW_GROUP, *targets):
-        if column in rows:
-            _require_one(rows[is_scored], column)
-    return rows if ROW_GROUP in rows else rows.assign(**{ROW_GROUP: ids.fillna(rows[ROW_ID])})
-
-
-def _require_one(rows: "pd.DataFrame", column: str) -> None:
-    """Raise a `UserError` that names the prediction ids whose images differ in a column."""
-    counts = rows.groupby(ROW_PREDICTION, sort=False)[column].nunique(dropna=False)
-    torn = counts.index[counts > 1]
-    if len(torn):
-        values = rows[column][rows[ROW_PREDICTION] == torn[0]].astype(str).unique()
-        raise UserError(
-            f"the images of {len(torn)} prediction ids ({listed(torn)}) differ in '{column}' ('{torn[0]}': "
-            f"{listed(values)}); make them agree in src/competition/tables.py, or name another prediction_column"
-        )
+    for column in [name for name in (ROW_GROUP, *targets) if targets and name in rows]:
+        scored = rows[is_scored]
+        counts = scored.groupby(ROW_PREDICTION, sort=False)[column].nunique(dropna=False)
+        torn = counts.index[counts > 1]
+        if len(torn):
+            values = scored[column][scored[ROW_PREDICTION] == torn[0]].astype(str).unique()
+            raise UserError(
+                f"the images of {len(torn)} prediction ids ({listed(torn)}) differ in '{column}' ('{torn[0]}': "
+                f"{listed(values)}); make them agree in src/competition/tables.py, or name another prediction_column"
+            )
+    return rows.assign(**{ROW_GROUP: ids.fillna(rows[ROW_ID])}) if targets and ROW_GROUP not in rows else rows

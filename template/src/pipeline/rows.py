@@ -15,41 +15,30 @@ from toolkit.errors import UserError, listed
 
 MOST_EXACT = 2**53  # beyond it a float64 is no exact whole number
 NAMES = (ROW_ID, ROW_IMAGE, ROW_PREDICTION, ROW_GROUP, ROW_SOURCE)  # columns that hold nothing but text
+FLOAT = (float, np.floating)
 
 
 def received(rows: Any, table: str, settings: Settings) -> pd.DataFrame:
-    """Rows of a table with their names and truth as text.
-
-    Raises:
-        UserError: it is no table, lacks a column, or holds cells that name nothing; see `plain_rows`.
-    """
+    """Rows of a table, with all columns that there must be; see `plain_rows`."""
     if not isinstance(rows, pd.DataFrame):
-        raise UserError(
-            f"tables.py returned {type(rows).__name__} for the rows of {table}; return a DataFrame (is there a return?)"
-        )
-    for column in (ROW_ID, ROW_IMAGE):
+        made = f"tables.py returned {type(rows).__name__} for the rows of {table}"
+        raise UserError(f"{made}; return a DataFrame (is there a return?)")
+    for column in (ROW_ID, ROW_IMAGE, *settings.side_columns):
         if column not in rows:
-            raise UserError(f"tables.py returned rows of {table} without the column '{column}'; add it")
-    for column in settings.side_columns:
-        if column not in rows:
-            raise UserError(
-                f"the rows of {table} have no side column '{column}'; add it in src/competition/tables.py, "
-                "or take it out of side_columns in competition.yaml"
-            )
+            remedy = "add it in src/competition/tables.py"
+            if column in settings.side_columns:
+                remedy += ", or take it out of side_columns in competition.yaml"
+            raise UserError(f"the rows of {table} come without the column '{column}'; {remedy}")
     return plain_rows(rows.reset_index(drop=True), table, [*settings.target_columns, *settings.side_columns])
 
 
 def checked(rows: Any, table: str, settings: Settings) -> pd.DataFrame:
-    """The same, each with an id of its own.
-
-    Raises:
-        UserError: an id stands twice, or see `received`.
-    """
+    """The same, each with an id of its own."""
     rows = received(rows, table, settings)
-    twice = rows[ROW_ID][rows[ROW_ID].duplicated()]
+    twice = rows[ROW_ID][rows[ROW_ID].duplicated()].unique()
     if len(twice):
         raise UserError(
-            f"{table}: {twice.nunique()} ids stand more than once ({listed(twice.unique())}); "
+            f"{table}: {len(twice)} ids stand more than once ({listed(twice)}); "
             "an id must name one row: choose another id_column in competition.yaml, or drop the copies in tables.py"
         )
     return rows
@@ -60,52 +49,48 @@ def require_groups(rows: pd.DataFrame, settings: Settings) -> None:
     if settings.group_column and ROW_GROUP not in rows:
         raise UserError(
             f"the rows of {settings.train_csv} have no column '{ROW_GROUP}', and competition.yaml names "
-            f"'{settings.group_column}' as group_column; make that column in src/competition/tables.py before its "
-            "rows are made, or empty group_column"
+            f"'{settings.group_column}' as group_column; make it in tables.py before its rows are made, or empty it"
         )
 
 
 def plain_rows(rows: pd.DataFrame, table: str, columns: Iterable[str]) -> pd.DataFrame:
-    """Rows whose names (`id`, `group`, ...), targets and side columns are text, as if they came from a csv.
+    """Rows whose names (`id`, `group`, ...) and `columns` (targets, side columns) are text, as if they came from a csv.
 
-    A row without a source is the competition's own, and one without a weight counts 1, as without such a column.
-
-    Args:
-        table: what they come from, as errors name it.
-        columns: the targets and side columns.
-
-    Raises:
-        UserError: a name that is no text, a row without id or image, a weight that is no number from 0 on.
+    A row without a source is the competition's own, and one without a weight counts 1, as without such a column. A name
+    that is no text, a row without id or image, a weight that is no number from 0 on is a `UserError`.
     """
     rows = with_text(rows, [*NAMES, *columns])
     for column in [name for name in NAMES if name in rows]:
-        cells = rows[column].dropna()
-        strange = cells if cells.dtype == object else cells.iloc[:0]
-        strange = strange[[not isinstance(cell, str) for cell in strange]]
-        if len(strange):
-            raise UserError(
-                f"the column '{column}' of {table} holds no text in {len(strange)} rows, but "
-                f"{listed(sorted({type(cell).__name__ for cell in strange}))}; make text of it in "
-                "src/competition/tables.py"
+        strange = [cell for cell in rows[column].dropna() if not isinstance(cell, str)]
+        empty = rows[rows[column].isna()]
+        if strange:
+            what = (
+                f"holds no text in {len(strange)} rows, but {listed(sorted({type(cell).__name__ for cell in strange}))}"
             )
-    for column in (ROW_ID, ROW_IMAGE):
-        empty = rows.index[rows[column].isna()]
-        if len(empty):
-            of = "" if column == ROW_ID else f" (id {listed(rows.loc[empty, ROW_ID])})"
+            raise UserError(f"the column '{column}' of {table} {what}; make text of it in src/competition/tables.py")
+        if column in (ROW_ID, ROW_IMAGE) and len(empty):
+            of = "" if column == ROW_ID else f" (id {listed(empty[ROW_ID])})"
             raise UserError(
                 f"{len(empty)} rows of {table} have no '{column}'{of}; fill or drop them in src/competition/tables.py"
             )
     if ROW_SOURCE in rows:
         rows[ROW_SOURCE] = rows[ROW_SOURCE].fillna(SOURCE_COMPETITION)
     if ROW_WEIGHT in rows:
-        rows[ROW_WEIGHT] = _weights(rows, table)
+        given = rows[ROW_WEIGHT]
+        numbers = pd.to_numeric(given, errors="coerce").astype("float64")
+        wrong = given.notna() & ~(np.isfinite(numbers) & (numbers >= 0))
+        if wrong.any():
+            raise UserError(
+                f"{int(wrong.sum())} rows of {table} (id {listed(rows.loc[wrong, ROW_ID])}) have the weight "
+                f"'{given[wrong].iloc[0]}'; a number from 0 on is expected: correct it in src/competition/tables.py"
+            )
+        rows[ROW_WEIGHT] = numbers.fillna(1.0)
     return rows
 
 
 def with_text(table: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
     """A copy whose cells are text in those of the columns that it has; see `as_text`."""
-    found = [column for column in dict.fromkeys(columns) if column in table]
-    return table.assign(**{column: as_text(table[column]) for column in found})
+    return table.assign(**{column: as_text(table[column]) for column in columns if column in table})
 
 
 def as_text(values: pd.Series) -> pd.Series:
@@ -115,29 +100,20 @@ def as_text(values: pd.Series) -> pd.Series:
     """
     if values.dtype == "str":
         return values
-    if values.dtype == object:
-        values = values.infer_objects()
+    values = values.infer_objects()
     if pd.api.types.is_datetime64_any_dtype(values.dtype):
         return values.astype("str").where(values.notna())
-    missing = values.isna().to_numpy()
-    cells = values.astype(object).to_numpy()
-    floats = [float(cell) for cell, empty in zip(cells, missing, strict=True) if not empty and isinstance(cell, _FLOAT)]
+    cells = [cell if known else None for cell, known in zip(values.astype(object), values.notna(), strict=True)]
+    floats = [float(cell) for cell in cells if isinstance(cell, FLOAT)]
     whole = all(number.is_integer() and abs(number) <= MOST_EXACT for number in floats)
-    texts = [None if empty else _text(cell, whole) for cell, empty in zip(cells, missing, strict=True)]
-    kept = all(text is None or isinstance(text, str) for text in texts)
-    return pd.Series(texts, index=values.index, name=values.name, dtype="str" if kept else object)
-
-
-_FLOAT = (float, np.floating)
+    texts = [None if cell is None else _text(cell, whole) for cell in cells]
+    plain = all(text is None or isinstance(text, str) for text in texts)
+    return pd.Series(texts, index=values.index, name=values.name, dtype="str" if plain else object)
 
 
 def _text(cell: Any, whole: bool) -> Any:
     """One cell as text, or itself where it is nothing that a csv holds."""
-    if isinstance(cell, str):
-        return str(cell)
-    if isinstance(cell, bool | np.bool_):
-        return str(bool(cell))
-    if isinstance(cell, _FLOAT):
+    if isinstance(cell, FLOAT):
         return str(int(cell)) if whole else str(cell)
     if isinstance(cell, list | tuple | np.ndarray):
         return str([_text(part, whole=False) for part in cell])
@@ -148,16 +124,3 @@ def _text(cell: Any, whole: bool) -> Any:
     if isinstance(cell, os.PathLike):
         return PurePath(cell).as_posix()
     return str(cell) if np.isscalar(cell) or isinstance(cell, datetime.date | datetime.time) else cell
-
-
-def _weights(rows: pd.DataFrame, table: str) -> pd.Series:
-    """float64 (N,)."""
-    given = rows[ROW_WEIGHT]
-    numbers = pd.to_numeric(given, errors="coerce").astype("float64")
-    wrong = given.notna() & ~(np.isfinite(numbers) & (numbers >= 0))
-    if wrong.any():
-        raise UserError(
-            f"{int(wrong.sum())} rows of {table} (id {listed(rows.loc[wrong, ROW_ID])}) have the weight "
-            f"'{given[wrong].iloc[0]}'; a number from 0 on is expected: correct it in src/competition/tables.py"
-        )
-    return numbers.fillna(1.0)

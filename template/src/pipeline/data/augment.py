@@ -13,15 +13,10 @@ Size = tuple[int, int]
 
 
 class Augmenting:
-    """A pipeline of albumentations that is seeded anew for each sample.
-
-    Args:
-        size: height and width that it has to end with.
-    """
+    """A pipeline of albumentations that is seeded anew for each sample, and has to end with height and width `size`."""
 
     def __init__(self, pipeline: A.Compose, size: Size) -> None:
-        self.pipeline, self.size = pipeline, size
-        self.random = random.Random()
+        self.pipeline, self.size, self.random = pipeline, size, random.Random()
 
     def __call__(
         self,
@@ -35,9 +30,6 @@ class Augmenting:
         Args:
             seeds: of this sample.
             draw: what has drawn from these seeds before; none: nothing has.
-
-        Raises:
-            UserError: the size is another one in the end.
         """
         # Albumentations ignores the global seeds. One pair of generators serves all transforms: with `set_random_seed`
         # each would draw what its neighbours draw.
@@ -45,10 +37,10 @@ class Augmenting:
         self.pipeline.set_random_state(draw or np.random.Generator(np.random.PCG64(seeds)), self.random)
         made = self.pipeline(image=image, masks=list(masks)) if masks else self.pipeline(image=image)
         image, masks = made["image"], list(made.get("masks", []))
-        for name, shape in (("an image", image.shape[:2]), *(("a mask", mask.shape[:2]) for mask in masks)):
-            if shape != self.size:
+        for part in (image, *masks):
+            if part.shape[:2] != self.size:
                 raise UserError(
-                    f"the augmentations gave {name} of {shape[0]}x{shape[1]}, and image.size is "
+                    f"the augmentations gave an image or a mask of {part.shape[0]}x{part.shape[1]}, and image.size is "
                     f"{self.size[0]}x{self.size[1]}; end every pipeline in augmentations.py with that size"
                 )
         return np.ascontiguousarray(image), masks

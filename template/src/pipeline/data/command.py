@@ -1,17 +1,13 @@
-"""What `scripts/make_folds.py` and `scripts/check_data.py` do, and `scripts/cache.py --clear`."""
+"""What `scripts/make_folds.py` and `scripts/check_data.py` do."""
 
-import shutil
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich.filesize import decimal
 
 from pipeline.competition import Competition
 from pipeline.data import NAMES
-from pipeline.data.cache import LOCK, require_idle
 from pipeline.data.checks import check_data
 from pipeline.data.fold_columns import fold_columns
 from pipeline.data.folds import (
@@ -33,17 +29,18 @@ from pipeline.data.marker import is_demo
 from pipeline.data.splitters import Splitter
 from pipeline.data.unpacking import unpack
 from pipeline.experiments import load_experiment
-from pipeline.keys import ROW_FOLD, ROW_IMAGE, ROW_SOURCE
+from pipeline.keys import ROW_IMAGE, ROW_SOURCE
 from pipeline.project import Project
 from pipeline.registry import Named, Names
 from toolkit.audit.scan import scan
 from toolkit.errors import UserError, listed
-from toolkit.files import read_json, writing
+from toolkit.files import read_json
 from toolkit.images.row_reader import Reader, Rows
 from toolkit.terminal import console, table
 
 READER, PREPARE = Named(name="image"), Named(name="normalize")
 USUAL, OF_DEMO = "baseline", "demo"  # experiments
+LabelTables = list[tuple[pd.DataFrame, Labels]]
 
 
 def create_folds(
@@ -57,89 +54,59 @@ def create_folds(
     leak_report: bool = True,
     experiment: str | None = None,
 ) -> None:
-    """Write `folds/<name>.csv` once, with the leak report. What is not asked for is 5 folds, seed 0, `auto`.
+    """Write `folds/<name>.csv` once, with the leak report, for which the reader of `experiment` reads the images.
 
-    Folds that still fit and are what is asked for are left alone. Those of the demo are replaced, others if `force`.
-
-    Args:
-        experiment: its reader reads the images for the leak report.
-
-    Raises:
-        UserError: folds of real data are there, and they do not fit or differ from what is asked for.
+    What is not asked for is 5 folds, seed 0, `auto`. Folds that still fit and are what is asked for are left alone.
+    Those of the demo are replaced, others if `force`; else they are a `UserError`.
     """
-    path = fold_path(project, name)
-    data, labels = project.require_data(), labels_of(competition)
-    demo = is_demo(data)
-    rows = competition.train_rows(data)
-    of_stages = [(stage.train_rows(data), labels_of(stage)) for stage in competition.stages.values()]
-    read = image_reader(project, competition, experiment)
+    path, data, labels = fold_path(project, name), project.require_data(), labels_of(competition)
+    rows, demo = competition.train_rows(data), is_demo(data)
+    tables = [(rows, labels), *((stage.train_rows(data), labels_of(stage)) for stage in competition.stages.values())]
+    read = _image_reader(project, competition, experiment)
     if path.is_file() and not force:
         asked = {"n_folds": n_folds, "seed": seed, "splitter": None if splitter == "auto" else splitter}
         current = _existing(project, competition, name, rows, asked, demo)
         if current is not None:
-            _leave_alone(project, path, current, _that_name_classes([(current.rows, labels), *of_stages], current))
+            _leave_alone(project, path, current, _that_name_classes(tables, current))
             return
     found = make_folds(rows, labels, FOLDS if n_folds is None else n_folds, seed or 0, splitter)
-    write_classes(project, *_that_name_classes([(rows, labels), *of_stages], found))
+    write_classes(project, *_that_name_classes(tables, found))
     write_folds(project, name, replace(found, demo=demo), labels.targets)
-    _print_folds(project, path, found, labels)
+    _print_folds(project.shown(path), found, labels)
     if leak_report:
-        report_leaks(found, competition.test_rows(data), data, read, path.with_suffix(".leaks.csv"), project)
+        _report_leaks(all_rows(found.rows, competition.test_rows(data)), data, read, path, project)
 
 
-def report_leaks(
-    folds: FoldTable, test: pd.DataFrame, data: Path, reader: Reader, path: Path, project: Project
-) -> None:
-    """Look for rows that know each other across folds or train and test; print them, and write them to `path`."""
-    rows = all_rows(folds.rows, test)
+def _report_leaks(rows: pd.DataFrame, data: Path, reader: Reader, path: Path, project: Project) -> None:
+    """Look for rows that know each other across folds or train and test; print them, and write them beside `path`."""
     looks = scan([data / image for image in rows[ROW_IMAGE]], reader, Rows(rows, reader))
     report = find_leaks(rows, looks, data, reader)
     print_leaks(report)
-    out = console()
     unread = sum(bool(seen.fault) for seen in looks)
     if unread:
-        out.print(f"warning: {unread} images could not be read and were not compared; run scripts/check_data.py")
-    if write_leaks(report, path):
-        out.print(
-            f"all pairs are in {project.shown(path)}; drop copies in src/competition/tables.py, or give them a common "
-            f"group, and make the folds again: scripts/make_folds.py{name_option(path.name.partition('.')[0])} --force"
+        console().print(f"warning: {unread} images could not be read and were not compared; run scripts/check_data.py")
+    pairs = path.with_suffix(".leaks.csv")
+    if write_leaks(report, pairs):
+        console().print(
+            f"all pairs are in {project.shown(pairs)}; drop copies in src/competition/tables.py, or give them a common "
+            f"group, and make the folds again: scripts/make_folds.py{name_option(path.stem)} --force"
         )
 
 
 def run_checks(
     project: Project, competition: Competition, experiment: str | None = None, unpack_archives: bool = False
 ) -> None:
-    """Find everything that is wrong with the data, as an experiment would read it (its reader, its folds).
-
-    Args:
-        unpack_archives: before anything is looked at.
-    """
+    """Find everything that is wrong with the data, as an experiment would read it (its reader, its folds)."""
     if unpack_archives:
         unpack(project.require_data(), competition.settings)
     folds = load_experiment(project, experiment).folds if experiment else "folds"
     name = experiment or usual_experiment(project)
     prepare = load_experiment(project, name).image.prepare if name else PREPARE
-    reader = image_reader(project, competition, experiment)
+    reader = _image_reader(project, competition, experiment)
     check_data(project, competition, reader, folds, proposes_statistics=prepare == PREPARE)
 
 
-def clear_caches(project: Project) -> None:
-    """Remove `data/cache`.
-
-    Raises:
-        UserError: a process is filling one of them.
-    """
-    folders = [path.parent for path in project.cache.glob(f"*/{LOCK}")]
-    for folder in folders:
-        require_idle(folder, project.shown(folder))
-    size = sum(path.stat().st_size for path in project.cache.rglob("*") if path.is_file())
-    with writing(project.cache):
-        if project.cache.is_dir():
-            shutil.rmtree(project.cache)
-    console().print(f"caches removed from {project.shown(project.cache)}: {len(folders)} ({decimal(size)})")
-
-
-def image_reader(project: Project, competition: Competition, experiment: str | None) -> Reader:
+def _image_reader(project: Project, competition: Competition, experiment: str | None) -> Reader:
     """The reader of an experiment; where none is named, that of the project's experiments, and it is said which."""
     name = experiment or usual_experiment(project)
     entry = load_experiment(project, name).image.reader if name else READER
@@ -154,21 +121,18 @@ def image_reader(project: Project, competition: Competition, experiment: str | N
 
 
 def usual_experiment(project: Project) -> str | None:
-    """The experiment whose reader reads the images where no experiment is named; none: the pipeline's reader as it is.
-
-    It is `baseline`, or where that says nothing about the reader, one of those that do, if they say the same.
-    """
-    readers: dict[str, Named] = {}
+    """The experiment whose reader reads the images where none is named: `baseline`, or where that says nothing about
+    the reader, one of those that do, if they say the same; none: the pipeline's reader as it is."""
+    named: dict[str, Named] = {}
     for path in sorted(project.experiments.glob("*.yaml")):
         try:
-            readers[path.stem] = load_experiment(project, path.stem).image.reader
+            reader = load_experiment(project, path.stem).image.reader
         except UserError:  # told when it is trained
             continue
-    named = {name: reader for name, reader in readers.items() if reader != READER and name != OF_DEMO}
-    if USUAL in named:
-        return USUAL
-    first = next(iter(named), None)
-    return first if first is not None and all(reader == named[first] for reader in named.values()) else None
+        if reader != READER and path.stem != OF_DEMO:
+            named[path.stem] = reader
+    first = USUAL if USUAL in named else next(iter(named), None)
+    return first if first and (first == USUAL or all(reader == named[first] for reader in named.values())) else None
 
 
 def _existing(
@@ -176,15 +140,13 @@ def _existing(
 ) -> FoldTable | None:
     """The folds that are there, if they are to stay; none if they are to be replaced."""
     path = fold_path(project, name)
-    contract = read_contract(path)
-    of_demo, where = bool(contract.get("demo")), project.shown(path)
+    contract, where = read_contract(path), project.shown(path)
+    of_demo = bool(contract.get("demo"))
     if of_demo and not demo:
         console().print(f"{where} was made for the demo and is replaced")
         return None
     different = [
-        f"{key} {contract[key]}"
-        for key, value in asked.items()
-        if value is not None and contract.get(key, value) != value
+        f"{key} {contract[key]}" for key, value in asked.items() if value not in (None, contract.get(key, value))
     ]
     try:
         current = load_folds(project, name, rows, competition.settings)
@@ -201,12 +163,10 @@ def _existing(
     return current
 
 
-def _that_name_classes(
-    tables: Sequence[tuple[pd.DataFrame, Labels]], folds: FoldTable
-) -> list[tuple[pd.DataFrame, Labels]]:
+def _that_name_classes(tables: LabelTables, folds: FoldTable) -> LabelTables:
     """The tables for `write_classes`: of a given validation split, labelled rows that only train name classes too."""
     if folds.n_folds > 1:
-        return list(tables)
+        return tables
     found = []
     for rows, labels in tables:
         cells = [labels.cells(rows, column) for column in labels.targets]
@@ -215,13 +175,9 @@ def _that_name_classes(
     return found
 
 
-def _leave_alone(
-    project: Project, path: Path, current: FoldTable, tables: Sequence[tuple[pd.DataFrame, Labels]]
-) -> None:
+def _leave_alone(project: Project, path: Path, current: FoldTable, tables: LabelTables) -> None:
     """Say that the folds still fit; classes that are new since then are written."""
-    out = console()
-    for note in current.warnings:
-        out.print(f"warning: {note}", soft_wrap=True)
+    lines = [f"warning: {note}" for note in current.warnings]
     classes = project.folds / CLASSES
     before = read_json(classes) if classes.is_file() else {}
     if any(
@@ -230,17 +186,16 @@ def _leave_alone(
         for column in labels.named
     ):
         write_classes(project, *tables)
-        out.print(f"there are new classes: {project.shown(classes)} is written anew", soft_wrap=True)
-    out.print(f"{project.shown(path)} is there already and still fits; nothing to do", soft_wrap=True)
+        lines.append(f"there are new classes: {project.shown(classes)} is written anew")
+    for line in (*lines, f"{project.shown(path)} is there already and still fits; nothing to do"):
+        console().print(line, soft_wrap=True)
 
 
-def _print_folds(project: Project, path: Path, folds: FoldTable, labels: Labels) -> None:
-    out = console()
-    made = f"{folds.splitter}, seed {folds.seed}"
-    out.print(f"{project.shown(path)}: {sum(folds.sizes())} rows in {folds.n_folds} folds ({made})")
-    columns = fold_columns(folds, labels)
-    table("", ("fold", "rows", *columns), zip(range(folds.n_folds), folds.sizes(), *columns.values(), strict=True))
-    extra = int((folds.rows[ROW_FOLD] < 0).sum())
+def _print_folds(where: str, folds: FoldTable, labels: Labels) -> None:
+    out, sizes, columns = console(), folds.sizes(), fold_columns(folds, labels)
+    out.print(f"{where}: {sum(sizes)} rows in {folds.n_folds} folds ({folds.splitter}, seed {folds.seed})")
+    table("", ("fold", "rows", *columns), zip(range(folds.n_folds), sizes, *columns.values(), strict=True))
+    extra = len(folds.rows) - sum(sizes)
     if extra:
         out.print(f"{extra} rows of other sources only train")
     for note in folds.warnings:

@@ -25,18 +25,13 @@ class Explained:
 
 
 def chosen_class(heads: Sequence[Head], chosen: str | None) -> tuple[Head, int | None]:
-    """The head of `HEAD` or `HEAD:CLASS`, and the number of the class; the first head where nothing is named.
-
-    Raises:
-        UserError: there is no such head or class.
-    """
+    """The head of `HEAD` or `HEAD:CLASS`, and the number of the class; the first head where nothing is named."""
     if chosen is None:
         return heads[0], None
     known = {head.name: head for head in heads}
     name, _, label = chosen.partition(":")
-    if name not in known:
-        raise UserError(f"watch.explain names the head '{name}'; {nearest(name, known)}")
-    head = known[name]
-    if label and label not in head.classes:
-        raise UserError(f"watch.explain names the class '{label}' of the head '{name}'; {nearest(label, head.classes)}")
-    return head, head.classes.index(label) if label else None
+    classes = known[name].classes if name in known else ()
+    if name not in known or (label and label not in classes):
+        hint = nearest(label, classes) if name in known else nearest(name, known)
+        raise UserError(f"watch.explain names the head or class '{chosen}'; {hint}")
+    return known[name], classes.index(label) if label else None

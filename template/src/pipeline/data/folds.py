@@ -13,14 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.data.fold_file import (
-    changed_labels,
-    check_groups,
-    check_ids,
-    check_numbers,
-    fold_hash,
-    only_fold,
-)
+from pipeline.data.fold_file import changed_labels, check_rows, count_folds, fold_hash, only_fold
 from pipeline.data.labels import Labels, require_values
 from pipeline.data.splitters import Splitter, assign_folds
 from pipeline.data.tables import read_table
@@ -62,26 +55,23 @@ class FoldTable:
 def make_folds(
     rows: pd.DataFrame, labels: Labels, n_folds: int = FOLDS, seed: int = 0, splitter: Splitter = "auto"
 ) -> FoldTable:
-    """Divide the scored rows; nothing is written. For the arguments and errors see `assign_folds`.
-
-    One fold is a given validation split: it holds out all scored rows, and those of other sources train.
-    """
+    """Divide the scored rows, see `assign_folds`. One fold is a given validation split: it holds out all of them, and
+    rows of other sources train."""
     scored = rows[is_scored(rows)]
     if n_folds == 1 and len(scored) < len(rows):
         require_values(scored, labels)
-        given = _with_folds(rows, np.zeros(len(scored), np.int64), n_folds)
-        return FoldTable(given, n_folds, fold_hash(given, "given"), "given", seed)
-    folds, chosen, notes = assign_folds(scored, labels, n_folds, seed, splitter)
-    with_folds = _with_folds(rows, folds, n_folds)
-    return FoldTable(with_folds, n_folds, fold_hash(with_folds, chosen), chosen, seed, warnings=notes)
+        found = _with_folds(rows, np.zeros(len(scored), np.int64), n_folds)
+        return FoldTable(found, n_folds, fold_hash(found, "given"), "given", seed)
+    folds, used, notes = assign_folds(scored, labels, n_folds, seed, splitter)
+    found = _with_folds(rows, folds, n_folds)
+    return FoldTable(found, n_folds, fold_hash(found, used), used, seed, warnings=notes)
 
 
 def write_folds(project: Project, name: str, folds: FoldTable, targets: Sequence[str]) -> Path:
     """Write `folds/<name>.csv` and its json; the csv comes last, so that it never stands without its contract."""
     path = fold_path(project, name)
     scored = folds.rows[folds.rows[ROW_FOLD] >= 0]
-    columns = [ROW_ID, ROW_FOLD, *([ROW_GROUP] if ROW_GROUP in scored else [])]
-    table = scored[[*columns, *(column for column in targets if column not in columns)]]
+    columns = [column for column in dict.fromkeys([ROW_ID, ROW_FOLD, ROW_GROUP, *targets]) if column in scored]
     contract = {
         "splitter": folds.splitter,
         "seed": folds.seed,
@@ -92,35 +82,28 @@ def write_folds(project: Project, name: str, folds: FoldTable, targets: Sequence
     }
     write_json(path.with_suffix(".json"), contract)
     with atomic(path) as temporary:
-        table.to_csv(temporary, index=False, lineterminator="\n")
+        scored[columns].to_csv(temporary, index=False, lineterminator="\n")
     return path
 
 
 def load_folds(project: Project, name: str, rows: pd.DataFrame, settings: Settings) -> FoldTable:
-    """The training rows with the folds of `folds/<name>.csv`.
+    """The training rows with the folds of `folds/<name>.csv`, which must be there and have been made for these rows.
 
     A label that was corrected since the folds were made, or a fold file that was edited, is a warning.
-
-    Raises:
-        UserError: no such fold file; scored rows lost or added; a group changed or crossing folds; a fold number out of
-            range; an `only_fold` that is no fold.
     """
     path = fold_path(project, name)
+    where = project.shown(path)
     if not path.is_file():
         known = [file.stem for file in project.folds.glob("*.csv") if "." not in file.stem]
         hint = nearest(name, known) if known else "make it: scripts/make_folds.py" + name_option(name)
-        raise UserError(f"there is no fold file {project.shown(path)}; {hint}")
-    table = read_table(path, [ROW_ID, ROW_FOLD])
-    contract = read_contract(path)
-    where = project.shown(path)
-    scored = rows[is_scored(rows)]
-    remedy = f"restore the table, or make the folds anew: scripts/make_folds.py{name_option(name)} --force"
-    if contract.get("demo"):
-        remedy = f"they were made for the demo; replace them: scripts/make_folds.py{name_option(name)}"
-    check_ids(table, scored, where, remedy)
+        raise UserError(f"there is no fold file {where}; {hint}")
+    table, contract, scored = read_table(path, [ROW_ID, ROW_FOLD]), read_contract(path), rows[is_scored(rows)]
+    demo = bool(contract.get("demo", False))
+    what = "they were made for the demo; replace them" if demo else "restore the table, or make the folds anew"
+    remedy = f"{what}: scripts/make_folds.py{name_option(name)}{'' if demo else ' --force'}"
+    check_rows(table, scored, where, remedy)
     table = table.set_index(ROW_ID).loc[scored[ROW_ID]].reset_index()
-    n_folds = check_numbers(table[ROW_FOLD], contract.get("n_folds"), where)
-    check_groups(table, scored, where, remedy)
+    n_folds = count_folds(table[ROW_FOLD], contract.get("n_folds"), where)
     with_folds = _with_folds(rows, table[ROW_FOLD].to_numpy(np.int64), n_folds)
     if (with_folds[ROW_FOLD] == 0).all():
         raise UserError(
@@ -128,22 +111,20 @@ def load_folds(project: Project, name: str, rows: pd.DataFrame, settings: Settin
             "given training split the fold -1, or another source in src/competition/tables.py"
         )
     splitter = str(contract.get("splitter", "by hand"))
-    found = fold_hash(table, splitter)
-    notes = changed_labels(table, scored, settings.target_columns, where)
+    found, notes = fold_hash(table, splitter), changed_labels(table, scored, settings.target_columns, where)
     if contract and contract["hash"] != found:
         notes.append(f"{where} was edited after it was made: runs on the older folds cannot be compared with new ones")
-    seed, demo = contract.get("seed"), bool(contract.get("demo", False))
-    return FoldTable(with_folds, n_folds, found, splitter, seed, demo, tuple(notes))
+    return FoldTable(with_folds, n_folds, found, splitter, contract.get("seed"), demo, tuple(notes))
 
 
 def _with_folds(rows: pd.DataFrame, folds: np.ndarray, n_folds: int) -> pd.DataFrame:
     """The rows with `fold`: `folds` for the scored ones, in their order."""
-    only = only_fold(rows, n_folds)
-    scored = is_scored(rows)
-    if only[scored].notna().any():
+    only, scored = only_fold(rows), is_scored(rows)
+    wrong = only.notna() & (scored | (only >= n_folds))
+    if wrong.any():
         raise UserError(
-            f"row '{rows.loc[scored & only.notna(), ROW_ID].iloc[0]}' is scored and has an only_fold; "
-            "give such rows another source in tables.py"
+            f"row '{rows.loc[wrong, ROW_ID].iloc[0]}' has the only_fold {only[wrong].iloc[0]:g}, which is no fold, or "
+            "is scored; correct it, or give such rows another source in tables.py"
         )
     column = np.full(len(rows), NO_FOLD, np.int64)
     column[scored.to_numpy()] = folds
@@ -154,9 +135,6 @@ def split(rows: pd.DataFrame, fold: str | int) -> tuple[pd.DataFrame, pd.DataFra
     """Training and validation rows of a fold; for `full` all rows and none.
 
     Rows without a fold always train, those with `only_fold` in the run of that fold alone (and never in `full`).
-
-    Raises:
-        UserError: there is no such fold.
     """
     only = only_fold(rows)
     if fold == "full":
@@ -191,9 +169,6 @@ def write_classes(project: Project, *tables: tuple[pd.DataFrame, Labels]) -> dic
 
     Args:
         tables: the training rows, and those of each stage of the competition.
-
-    Raises:
-        UserError: a target column holds one class only or none, or a label is missing.
     """
     path = project.folds / CLASSES
     before = read_json(path) if path.is_file() else {}
@@ -206,8 +181,8 @@ def write_classes(project: Project, *tables: tuple[pd.DataFrame, Labels]) -> dic
             if len(found) < labels.fewest_classes:
                 what = f"one class only ('{found[0]}')" if found else "no class"
                 raise UserError(f"column '{column}' holds {what}; there is nothing to learn from it")
-            kept = before.get(column)
-            classes[column] = kept if isinstance(kept, list) and sorted(kept) == sorted(found) else found
+            by_hand = before.get(column)
+            classes[column] = by_hand if isinstance(by_hand, list) and sorted(by_hand) == sorted(found) else found
     if classes != before or not path.is_file():
         write_json(path, classes)
     return classes

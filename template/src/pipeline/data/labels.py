@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,90 +14,42 @@ from pipeline.keys import ROW_GROUP, ROW_ID
 from toolkit.errors import UserError, listed
 
 
-class Labels(Protocol):
-    """The target columns of a competition."""
-
-    @property
-    def targets(self) -> Sequence[str]:
-        """Their names."""
-        ...
-
-    @property
-    def named(self) -> Sequence[str]:
-        """Those whose cells name classes, which `folds/classes.json` lists; the others are measured."""
-        ...
-
-    @property
-    def fewest_classes(self) -> int:
-        """With fewer classes in a column there is nothing to learn."""
-        ...
-
-    def cells(self, rows: pd.DataFrame, column: str) -> pd.Series:
-        """Every label in a column, with the index of its row; missing where a row lacks what it should have."""
-        ...
-
-    def strata(self, rows: pd.DataFrame, n_folds: int) -> tuple[np.ndarray | None, list[str]]:
-        """What is stratified by, int64 (N, ...), or none where all of it is too rare; and notes, one line each."""
-        ...
-
-    def splitter(self, n_folds: int, seed: int, grouped: bool) -> Any:
-        """Divides strata as scikit-learn's splitters do: `split(X, strata, groups)`."""
-        ...
-
-    @property
-    def trains_each(self) -> bool:
-        """Whether a class with several rows is to train in each fold, and not to be held out as a whole."""
-        ...
-
-    @property
-    def of_whole_images(self) -> bool:
-        """Whether it is images that are predicted: side columns may help, and several may be for one prediction."""
-        ...
-
-    def marked(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """The training rows with what the truth of held-out ones depends on besides."""
-        ...
-
-    def asked(self, ids: pd.Series) -> pd.Series:
-        """Of what stands in the id column of a sample submission, the ids of what is predicted."""
-        ...
-
-    def faults(self, rows: pd.DataFrame) -> Iterable[Fault]:
-        """What is wrong with what stands in the target columns of training rows, besides what is true of any labels.
-
-        Args:
-            rows: with their folds.
-        """
-        ...
-
-    def check_folds(self, rows: pd.DataFrame, where: str) -> None:
-        """Refuse folds on which such rows cannot be scored.
-
-        Args:
-            rows: with their folds.
-            where: the fold file, as errors name it.
-        """
-        ...
-
-
 @dataclass(frozen=True)
 class ClassLabels:
-    """Each cell names one class. Several columns are stratified by their combination."""
+    """The target columns of a competition, where each cell names one class. Other kinds of cells override what differs.
+
+    Attributes:
+        targets: the columns. Several are stratified by their combination.
+    """
 
     targets: Sequence[str]
 
     @property
     def named(self) -> Sequence[str]:
+        """Columns whose cells name classes, which `folds/classes.json` lists; the others are measured."""
         return self.targets
 
     @property
     def fewest_classes(self) -> int:
+        """With fewer classes in a column there is nothing to learn."""
         return 2
 
+    @property
+    def trains_each(self) -> bool:
+        """Whether a class with several rows is to train in each fold, and not to be held out as a whole."""
+        return True
+
+    @property
+    def of_whole_images(self) -> bool:
+        """Whether it is images that are predicted: side columns may help, and several may be for one prediction."""
+        return True
+
     def cells(self, rows: pd.DataFrame, column: str) -> pd.Series:
+        """Every label in a column, with the index of its row; missing where a row lacks what it should have."""
         return rows[column]
 
     def strata(self, rows: pd.DataFrame, n_folds: int) -> tuple[np.ndarray | None, list[str]]:
+        """What is stratified by, int64 (N, ...), or none where all of it is too rare; and notes, one line each."""
         return self.numbered(rows, n_folds, pool=len(self.targets) > 1)
 
     def numbered(self, rows: pd.DataFrame, n_folds: int, pool: bool) -> tuple[np.ndarray | None, list[str]]:
@@ -116,32 +68,29 @@ class ClassLabels:
         what = f"classes of '{targets[0]}'" if len(targets) == 1 else f"combinations of {', '.join(targets)}"
         note = f"{rare.sum()} of {len(names)} {what} have fewer rows than there are folds ({listed(names[rare])})"
         pooled = rare if pool else counts == 1
-        if pooled.all():
-            return None, [note]
-        return np.where(pooled[codes], len(names), codes), [note]
+        return (None if pooled.all() else np.where(pooled[codes], len(names), codes)), [note]
 
     def splitter(self, n_folds: int, seed: int, grouped: bool) -> Any:
+        """Divides strata as scikit-learn's splitters do: `split(X, strata, groups)`."""
         return Stratified(n_folds, seed, grouped)
 
-    @property
-    def trains_each(self) -> bool:
-        return True
-
-    @property
-    def of_whole_images(self) -> bool:
-        return True
-
     def marked(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """The training rows with what the truth of held-out ones depends on besides."""
         return rows
 
     def asked(self, ids: pd.Series) -> pd.Series:
+        """Of what stands in the id column of a sample submission, the ids of what is predicted."""
         return ids
 
     def faults(self, rows: pd.DataFrame) -> Iterable[Fault]:
+        """What is wrong in the target columns of training rows (with their folds), besides what is true of any."""
         return ()
 
     def check_folds(self, rows: pd.DataFrame, where: str) -> None:
-        """Any will do."""
+        """Refuse folds, of the file `where`, on which such rows (with their folds) cannot be scored."""
+
+
+Labels = ClassLabels
 
 
 @dataclass(frozen=True)
@@ -158,8 +107,8 @@ class Stratified:
         if np.bincount(strata).max() < self.n_folds:
             made: Any = GroupKFold(self.n_folds) if self.grouped else Spread(self.n_folds, self.seed)
         else:
-            kind = StratifiedGroupKFold if self.grouped else StratifiedKFold
-            made = kind(self.n_folds, shuffle=True, random_state=self.seed)
+            cls = StratifiedGroupKFold if self.grouped else StratifiedKFold
+            made = cls(self.n_folds, shuffle=True, random_state=self.seed)
         yield from made.split(x, strata, groups)
 
 
@@ -192,8 +141,10 @@ def labels_of(competition: Competition) -> Labels:
 
 def require_values(rows: pd.DataFrame, labels: Labels) -> None:
     """Raise a `UserError` that names rows where a label, or the group, is missing."""
-    cells = {column: labels.cells(rows, column) for column in labels.targets}
-    for column, values in {**cells, **({ROW_GROUP: rows[ROW_GROUP]} if ROW_GROUP in rows else {})}.items():
+    columns = {column: labels.cells(rows, column) for column in labels.targets}
+    if ROW_GROUP in rows:
+        columns[ROW_GROUP] = rows[ROW_GROUP]
+    for column, values in columns.items():
         missing = rows[ROW_ID].loc[values.index[values.isna()]]
         if len(missing):
             raise UserError(

@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from pipeline.data.loader_processes import prepare_worker, shared_batch
+from pipeline.data.collate import prepare_worker, shared_batch
 from pipeline.types import Batch, Index
 from toolkit.distributed import ALONE, Processes
 from toolkit.errors import UserError
@@ -30,43 +30,27 @@ class TrainBatches(Sampler[list[Index]]):
     """Batches of (epoch, row, turn) from any batch of any epoch on. The last rows that fill no batch are left out.
 
     Args:
-        rows: the training rows.
         order: positions of rows for an epoch, given the rows and the epoch's own generator; as many in each epoch.
-        batch_size: of all processes together.
-        processes: those that share each batch.
-
-    Raises:
-        UserError: the order has no rows, or is none, or the processes cannot have shares of one size.
+        batch_size: of all `processes` together, which have shares of one size.
     """
 
     def __init__(
         self, rows: pd.DataFrame, order: Order, batch_size: int, seed: int, processes: Processes = ALONE
     ) -> None:
-        self.rows = rows
-        self.order = order
-        self.seed = seed
-        self.processes = processes
-        self.epoch = 0
-        self.start = 0
-        self.rows_per_epoch = len(self._positions(0))
-        if batch_size % processes.size:
+        self.rows, self.order, self.seed, self.processes = rows, order, seed, processes
+        self.epoch = self.start = 0
+        self.rows_per_epoch, size = len(self._positions(0)), processes.size
+        self.batch_size = min(batch_size, self.rows_per_epoch // size * size)
+        if batch_size % size or not self.batch_size:
             raise UserError(
-                f"training.batch_size is {batch_size}, and {processes.size} processes share each batch; "
-                f"choose a multiple of {processes.size}"
+                f"{size} processes share each batch of training.batch_size {batch_size}, of {self.rows_per_epoch} rows "
+                f"an epoch; choose a multiple of {size}, or set machine.devices to fewer"
             )
-        self.batch_size = min(batch_size, self.rows_per_epoch // processes.size * processes.size)
-        if not self.batch_size:
-            raise UserError(
-                f"an epoch has {self.rows_per_epoch} rows for {processes.size} processes; set machine.devices to fewer"
-            )
+        self.batches_per_epoch = self.rows_per_epoch // self.batch_size
 
     def begin(self, epoch: int, start: int) -> None:
         """The next iteration gives the batches of `epoch` from `start` on."""
         self.epoch, self.start = epoch, start
-
-    @property
-    def batches_per_epoch(self) -> int:
-        return self.rows_per_epoch // self.batch_size
 
     def __len__(self) -> int:
         return self.batches_per_epoch - self.start
@@ -75,25 +59,21 @@ class TrainBatches(Sampler[list[Index]]):
         epoch = self.epoch
         order = self._positions(epoch)
         if len(order) != self.rows_per_epoch:
-            raise UserError(
-                f"the sampler gives {len(order)} rows in epoch {epoch + 1} and gave {self.rows_per_epoch} in the first "
-                "one; it must give as many in each, or the schedule and a resume would not fit"
-            )
+            found = f"{len(order)} rows in epoch {epoch + 1} and gave {self.rows_per_epoch} in the first"
+            raise UserError(f"the sampler gives {found} one; it must give as many in each, for schedule and resume")
         turns = pd.Series(order).groupby(order).cumcount().to_numpy()  # how often each row came before, int64 (N,)
         for batch in range(self.start, self.batches_per_epoch):
             positions = range(batch * self.batch_size, (batch + 1) * self.batch_size)
             yield [(epoch, int(order[k]), int(turns[k])) for k in self.processes.share(positions)]
 
     def _positions(self, epoch: int) -> np.ndarray:
-        order = np.asarray(self.order(self.rows, np.random.default_rng([self.seed, epoch])))
-        if order.ndim != 1 or not order.size or order.dtype.kind not in "iu":
+        order, count = np.asarray(self.order(self.rows, np.random.default_rng([self.seed, epoch]))), len(self.rows)
+        is_order = order.ndim == 1 and order.size and order.dtype.kind in "iu"
+        if not is_order or order.min() < 0 or order.max() >= count:
+            found = f" from {order.min()} to {order.max()}" if is_order else ""
             raise UserError(
-                f"the sampler gave {order.dtype} {order.shape}; whole numbers (N,) are expected, one position per row"
-            )
-        if order.min() < 0 or order.max() >= len(self.rows):
-            raise UserError(
-                f"the sampler gave positions from {order.min()} to {order.max()}, and the {len(self.rows)} rows are "
-                f"0 to {len(self.rows) - 1}; give positions, not labels of an index"
+                f"the sampler gave {order.dtype} {order.shape}{found}; whole numbers (N,) are expected, positions of "
+                f"the rows from 0 to {count - 1}"
             )
         return order
 
@@ -103,11 +83,8 @@ class RowBatches(Sampler[list[Index]]):
     batches as the others.
 
     Args:
-        batch_size: of all processes together.
+        batch_size: of all processes together, which have parts of about one size.
         starts: the samples with which a row begins, which no two processes share; none: every one.
-
-    Raises:
-        UserError: there are fewer rows than processes, or they cannot have parts of about one size.
     """
 
     def __init__(
@@ -125,21 +102,23 @@ class RowBatches(Sampler[list[Index]]):
             yield [(0, row) for row in batch]
 
     def _batches(self) -> list[range]:
-        processes, count = self.processes, self.count
-        if processes.size == 1 or not count:
+        """Those of this process, made anew each time: the main one finishes a fold alone."""
+        count, size, starts = self.count, self.processes.size, self.starts
+        if size == 1 or not count:
             return [range(start, min(start + self.batch_size, count)) for start in range(0, count, self.batch_size)]
-        places = [bisect.bisect_left(self.starts, count * rank // processes.size) for rank in range(processes.size)]
-        edges = [*(self.starts[place] if place < len(self.starts) else count for place in places), count]
-        sizes = [end - start for start, end in itertools.pairwise(edges)]
-        share = max(1, self.batch_size // processes.size)
+        bounds = [*starts, count]
+        edges = [bounds[bisect.bisect_left(starts, count * rank // size)] for rank in range(size)]
+        sizes = [end - start for start, end in itertools.pairwise([*edges, count])]
+        share = max(1, self.batch_size // size)
         batches = min(-(-max(sizes) // share), min(sizes))
         if not batches or -(-max(sizes) // batches) > 2 * share:
             raise UserError(
-                f"{len(self.starts)} rows are held out for {processes.size} processes, too few for parts of about one "
-                "size; set machine.devices to fewer"
+                f"{len(starts)} rows are held out for {size} processes, too few for parts of about one size; set "
+                "machine.devices to fewer"
             )
-        start, size = edges[processes.rank], sizes[processes.rank]
-        return [range(start + size * k // batches, start + size * (k + 1) // batches) for k in range(batches)]
+        rank = self.processes.rank
+        cuts = [edges[rank] + sizes[rank] * k // batches for k in range(batches + 1)]
+        return [range(*pair) for pair in itertools.pairwise(cuts)]
 
 
 class EpochBatches:
@@ -149,8 +128,7 @@ class EpochBatches:
     """
 
     def __init__(self, loader: "DataLoader[dict[str, Any]]", device: torch.device) -> None:
-        self.loader = loader
-        self.device = device
+        self.loader, self.device = loader, device
         self.running: Generator[Batch, None, None] | None = None
         self.waits: list[float] = []  # seconds for each batch of the running epoch
 

@@ -36,9 +36,5 @@ class SeenSample:
     def told(self) -> str:
         """`loss 1.23`, with the metric where one ranks, and whom it is mixed with."""
         name, score = self.scored or ("", math.nan)
-        score_told = f"{name} {score:.3g}, " if math.isfinite(score) else ""
-        line = f"{score_told}loss {self.loss:.3g}"
-        if self.mixed is None:
-            return line
-        partner, share = self.mixed
-        return f"{line}\nmixed: {share:.0%}, rest {shortened(partner, 14)}"
+        line = f"{f'{name} {score:.3g}, ' if math.isfinite(score) else ''}loss {self.loss:.3g}"
+        return f"{line}\nmixed: {self.mixed[1]:.0%}, rest {shortened(self.mixed[0], 14)}" if self.mixed else line

@@ -1,7 +1,8 @@
 """Samplers: which rows an epoch sees, and in which order.
 
 A sampler is called with the training rows and the epoch's own generator, and returns positions of rows, int64 (N,).
-N is the same for every epoch. A row's `weight` multiplies its loss whichever sampler is chosen.
+N is the same for every epoch. A row's `weight` multiplies its loss whichever sampler is chosen. Each raises a
+`UserError` where its column is missing or holds what it cannot use, or where its settings leave no row.
 """
 
 import numpy as np
@@ -16,9 +17,7 @@ Positions = NDArray[np.int64]
 
 def shuffle(rows: pd.DataFrame, generator: np.random.Generator, *, times: int = 1) -> Positions:
     """Every row `times` times: one permutation after the other."""
-    if times < 1:
-        raise UserError(f"sampler 'shuffle': times is {times}; it must be at least 1")
-    return _repeated(np.arange(len(rows)), times * len(rows), generator)
+    return _repeated(np.arange(len(rows)), _at_least_one(times, "shuffle: times") * len(rows), generator)
 
 
 def balanced(
@@ -29,16 +28,16 @@ def balanced(
     Args:
         power: a value with n rows has a share in proportion to n^(1 - power): 1 equal shares, 0 shares as they are.
         length: rows of the epoch, over rows there are.
-
-    Raises:
-        UserError: no such column, a row without a value in it, or a length that leaves no row.
     """
-    filled = _filled(rows, column, "balanced")
+    cells = _cells(rows, column, "balanced")
     # What has no order, such as a mask, is what it says of itself.
-    codes, values = pd.factorize(filled.map(str) if filled.dtype == object else filled, sort=True)
+    codes, values = pd.factorize(cells.map(str) if cells.dtype == object else cells, sort=True)
     shares = np.bincount(codes, minlength=len(values)) ** (1 - power)
-    counts = _counts(shares / shares.sum(), _total(rows, length, "balanced"), generator)
-    drawn = [_repeated(np.flatnonzero(codes == code), count, generator) for code, count in enumerate(counts)]
+    total = _at_least_one(length * len(rows), "balanced: the length in rows")
+    # Whole numbers, each less than one off its share; which are rounded up is drawn.
+    edges = np.floor(np.cumsum((shares / shares.sum())[:-1]) * total + generator.random()).astype(np.int64)
+    counts = np.diff(edges, prepend=0, append=total)
+    drawn = [_repeated(np.flatnonzero(codes == code), int(count), generator) for code, count in enumerate(counts)]
     return generator.permutation(np.concatenate(drawn))
 
 
@@ -52,34 +51,24 @@ def weighted(
 
     Args:
         length: rows of the epoch, over rows there are.
-
-    Raises:
-        UserError: no such column, a length that leaves no row, or a value that is not a number of at least 0.
     """
-    weights = pd.to_numeric(_filled(rows, column, "weighted"), errors="coerce").to_numpy(np.float64)
-    wrong = ~np.isfinite(weights) | (weights < 0)
-    if wrong.any():
-        first = rows.loc[wrong, column].iloc[0]
+    weights = pd.to_numeric(_cells(rows, column, "weighted"), errors="coerce").to_numpy(np.float64)
+    right = np.isfinite(weights) & (weights >= 0)
+    if not right.all() or not weights.any():
+        wrong = rows.loc[~right | ~weights.any(), ROW_ID]
         raise UserError(
-            f"sampler 'weighted': column '{column}' must hold numbers of at least 0; {int(wrong.sum())} rows do not "
-            f"(id {listed(rows.loc[wrong, ROW_ID])}; the first is '{first}'); mend them in tables.py"
+            f"sampler 'weighted': column '{column}' must hold numbers of at least 0, and not 0 alone; "
+            f"{len(wrong)} rows do not (id {listed(wrong)}); mend them in tables.py"
         )
-    if not weights.any():
-        raise UserError(f"sampler 'weighted': column '{column}' is 0 in every row, so none can be drawn; mend it")
-    return generator.choice(len(rows), _total(rows, length, "weighted"), p=weights / weights.sum())
+    total = _at_least_one(length * len(rows), "weighted: the length in rows")
+    return generator.choice(len(rows), total, p=weights / weights.sum())
 
 
 def groups(rows: pd.DataFrame, generator: np.random.Generator, *, per_group: int = 1) -> Positions:
-    """At most `per_group` rows of each `group`, others in each epoch.
-
-    Raises:
-        UserError: the rows have no groups, or `per_group` is less than 1.
-    """
-    if per_group < 1:
-        raise UserError(f"sampler 'groups': per_group is {per_group}; it must be at least 1")
-    order = generator.permutation(len(rows))
-    turn = _filled(rows, ROW_GROUP, "groups").iloc[order].reset_index(drop=True)
-    return order[turn.groupby(turn).cumcount().to_numpy() < per_group]
+    """At most `per_group` rows of each `group`, others in each epoch."""
+    order, most = generator.permutation(len(rows)), _at_least_one(per_group, "groups: per_group")
+    turn = _cells(rows, ROW_GROUP, "groups").iloc[order].reset_index(drop=True)
+    return order[turn.groupby(turn).cumcount().to_numpy() < most]
 
 
 def sources(
@@ -94,65 +83,42 @@ def sources(
     Args:
         times: source -> how often each of its rows is in; 2.5 is twice, and half of them a third time.
         shares: source other than the competition -> its share of the epoch, in rows.
-
-    Raises:
-        UserError: rows without sources, a source that is not there, or numbers that leave no room for the others.
     """
     times, shares = times or {}, shares or {}
-    source = _filled(rows, ROW_SOURCE, "sources")
-    _check_sources(set(source), times, shares)
+    source = _cells(rows, ROW_SOURCE, "sources")
     there = {name: np.flatnonzero(source == name) for name in sorted(set(source))}
+    for name, value in (*times.items(), *shares.items()):
+        if name not in there or not 0 <= value < np.inf:
+            hint = nearest(name, there) if name not in there else "a number from 0 on is expected"
+            raise UserError(f"sampler 'sources': {name}: {value:g} is of no training row, or no share of them; {hint}")
+    if {SOURCE_COMPETITION, *times} & set(shares) or sum(shares.values()) >= 1:
+        raise UserError(
+            f"sampler 'sources': shares ({shares}) are for sources other than '{SOURCE_COMPETITION}' that have no "
+            "times, and add up to less than 1; correct them"
+        )
     counts = {name: round(times.get(name, 1) * len(there[name])) for name in there if name not in shares}
     total = sum(counts.values()) / (1 - sum(shares.values()))
     counts |= {name: round(share * total) for name, share in shares.items()}
-    drawn = [_repeated(there[name], counts[name], generator) for name in there]
-    return generator.permutation(np.concatenate(drawn))
+    return generator.permutation(np.concatenate([_repeated(there[name], counts[name], generator) for name in there]))
 
 
-def _check_sources(known: set[str], times: dict[str, float], shares: dict[str, float]) -> None:
-    for setting, given in (("times", times), ("shares", shares)):
-        for name, value in given.items():
-            where = f"sampler 'sources': {setting}.{name}"
-            if name not in known:
-                raise UserError(f"{where}: no training row has that source; {nearest(name, known)}")
-            if not 0 <= value < np.inf:
-                raise UserError(f"{where} is {value:g}; it must be a number of at least 0")
-    if SOURCE_COMPETITION in shares:
-        raise UserError(f"sampler 'sources': shares are for other sources than '{SOURCE_COMPETITION}'; leave it out")
-    twice = sorted(set(times) & set(shares))
-    if twice:
-        raise UserError(f"sampler 'sources': '{twice[0]}' has both times and shares; leave one out")
-    if sum(shares.values()) >= 1:
-        raise UserError(f"sampler 'sources': the shares add up to {sum(shares.values()):g}; less than 1 must be left")
-
-
-def _filled(rows: pd.DataFrame, column: str, sampler: str) -> pd.Series:
+def _cells(rows: pd.DataFrame, column: str, sampler: str) -> pd.Series:
     """The column, which must be there and have a value in each row."""
     if column not in rows:
-        raise UserError(
-            f"sampler '{sampler}': the rows have no column '{column}'; {nearest(column, map(str, rows.columns))} "
-            "(tables.py makes them)"
-        )
-    empty = rows[column].isna()
-    if empty.any():
-        raise UserError(
-            f"sampler '{sampler}': column '{column}' is empty in {int(empty.sum())} training rows "
-            f"(id {listed(rows.loc[empty, ROW_ID])}); fill it in tables.py"
-        )
+        hint = nearest(column, map(str, rows.columns))
+        raise UserError(f"sampler '{sampler}': the rows have no column '{column}'; {hint} (tables.py makes them)")
+    empty = rows.loc[rows[column].isna(), ROW_ID]
+    if len(empty):
+        where = f"column '{column}' is empty in {len(empty)} training rows (id {listed(empty)})"
+        raise UserError(f"sampler '{sampler}': {where}; fill it in tables.py")
     return rows[column]
 
 
-def _total(rows: pd.DataFrame, length: float, sampler: str) -> int:
-    total = round(length * len(rows)) if np.isfinite(length) else 0
-    if total < 1:
-        raise UserError(f"sampler '{sampler}': a length of {length:g} leaves no row; it is relative to the rows")
-    return total
-
-
-def _counts(shares: np.ndarray, total: int, generator: np.random.Generator) -> list[int]:
-    """Whole numbers that add up to `total`, each less than one off its share; which are rounded up is drawn."""
-    edges = np.floor(np.cumsum(shares[:-1]) * total + generator.random()).astype(np.int64)
-    return [int(count) for count in np.diff(edges, prepend=0, append=total)]
+def _at_least_one(number: float, what: str) -> int:
+    found = round(number) if np.isfinite(number) else 0
+    if found < 1:
+        raise UserError(f"sampler {what} is {number:g}; it must be at least 1")
+    return found
 
 
 def _repeated(positions: Positions, count: int, generator: np.random.Generator) -> Positions:

@@ -1,8 +1,6 @@
 """How scored rows are divided into folds."""
 
 import warnings
-from collections import defaultdict
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +13,7 @@ from pipeline.keys import ROW_GROUP
 from toolkit.errors import UserError, listed
 
 Splitter = Literal["auto", "plain", "stratified", "group", "stratified_group"]
+FEW = 50  # units of a class that exchanges could bring into one fold
 
 
 def assign_folds(
@@ -29,71 +28,58 @@ def assign_folds(
 
     Returns:
         int64 (N,) fold of each row; the splitter that was used; warnings, one line each.
-
-    Raises:
-        UserError: more folds than rows or groups, a missing group or label, or a splitter that ignores the groups.
     """
-    if n_folds < 2:
+    if not 2 <= n_folds <= len(rows):
         raise UserError(
-            f"{n_folds} folds leave nothing to train or to score on; ask for 2 or more (for a given validation split, "
-            "give the rows that train another source in src/competition/tables.py, and ask for 1)"
+            f"{len(rows)} rows cannot make {n_folds} folds; ask for 2 or more with --n-folds (for a given validation "
+            "split, give the rows that train another source in src/competition/tables.py, and ask for 1)"
         )
-    if len(rows) < n_folds:
-        raise UserError(f"{len(rows)} rows cannot make {n_folds} folds; ask for fewer with --n-folds")
     require_values(rows, labels)
     strata, notes = labels.strata(rows, n_folds)
-    used = _choose(splitter, ROW_GROUP in rows, strata is not None)
+    used = _usable(splitter, ROW_GROUP in rows, strata is not None)
     groups = None
     if "group" in used:
         groups, noted = _group_codes(rows, n_folds, seed)
         notes += noted
-    notes += _class_notes(rows, labels)
-    if "stratified" in used and strata is None:
-        raise UserError("classes have too few rows to be stratified; use --splitter plain or group")
+    for column in labels.named:  # classes whose spellings cannot mean two things
+        same = alike(labels.cells(rows, column).dropna().astype(str).unique(), strict)
+        if same:
+            examples = listed((" and ".join(map(repr, names)) for names in same), 2)
+            notes.append(f"classes of '{column}' are one in several spellings ({examples}); see scripts/check_data.py")
+    divider: Any = GroupKFold(n_folds) if used == "group" else KFold(n_folds, shuffle=True, random_state=seed)
+    if "stratified" in used:
+        divider = labels.splitter(n_folds, seed, "group" in used)
     folds = np.full(len(rows), -1, np.int64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # our own note names the rare classes
-        held_out = _splits(used, labels, n_folds, seed, strata, groups, len(rows))
-    for fold, positions in enumerate(held_out):
-        folds[positions] = fold
+        for fold, (_, held_out) in enumerate(divider.split(np.zeros(len(rows)), strata, groups)):
+            folds[held_out] = fold
     if labels.trains_each and (splitter == "auto" or "stratified" in used):
-        folds = spread_classes(folds, rows, labels, np.arange(len(rows)) if groups is None else groups, seed)
+        folds = _spread_classes(folds, rows, labels, np.arange(len(rows)) if groups is None else groups, seed)
     sizes = np.bincount(folds, minlength=n_folds)
     if sizes.min() == 0:
         raise UserError(
-            f"the groups are too uneven for {n_folds} folds: one stayed empty; ask for fewer with --n-folds"
+            f"the groups are too uneven for {n_folds} folds, one stayed empty; ask for fewer with --n-folds"
         )
     if sizes.max() > 1.5 * sizes.mean():
         notes.append(f"the folds are uneven ({listed(sizes, 20)} rows), since large groups stay together")
     return folds, used, tuple(notes)
 
 
-def _choose(splitter: Splitter, grouped: bool, stratifiable: bool) -> Splitter:
+def _usable(splitter: Splitter, grouped: bool, stratifiable: bool) -> Splitter:
+    """The splitter that is asked for, where it respects the groups and there is something to stratify by."""
     if splitter == "auto":
         if stratifiable:
             return "stratified_group" if grouped else "stratified"
         return "group" if grouped else "plain"
-    if "group" in splitter and not grouped:
+    if grouped != ("group" in splitter):
         raise UserError(
-            f"the splitter '{splitter}' needs groups; name their column as group_column in competition.yaml"
+            f"the splitter '{splitter}' {'would tear groups apart' if grouped else 'needs groups'}; use another one, "
+            "or correct group_column in competition.yaml"
         )
-    if grouped and "group" not in splitter:
-        raise UserError(
-            f"the splitter '{splitter}' would tear groups apart; use group or stratified_group, "
-            "or empty group_column in competition.yaml"
-        )
+    if "stratified" in splitter and not stratifiable:
+        raise UserError("classes have too few rows to be stratified; use --splitter plain or group")
     return splitter
-
-
-def _class_notes(rows: pd.DataFrame, labels: Labels) -> list[str]:
-    """A note for each column with classes that are one in several spellings, as they cannot mean two things."""
-    notes = []
-    for column in labels.named:
-        same = alike(labels.cells(rows, column).dropna().astype(str).unique(), strict)
-        if same:
-            examples = listed((" and ".join(map(repr, names)) for names in same), 2)
-            notes.append(f"classes of '{column}' are one in several spellings ({examples}); see scripts/check_data.py")
-    return notes
 
 
 def _group_codes(rows: pd.DataFrame, n_folds: int, seed: int) -> tuple[np.ndarray, list[str]]:
@@ -116,106 +102,41 @@ def _group_codes(rows: pd.DataFrame, n_folds: int, seed: int) -> tuple[np.ndarra
     return np.random.default_rng(seed).permutation(len(names))[codes], notes
 
 
-def _splits(
-    splitter: Splitter,
-    labels: Labels,
-    n_folds: int,
-    seed: int,
-    strata: np.ndarray | None,
-    groups: np.ndarray | None,
-    count: int,
-) -> list[np.ndarray]:
-    """The positions that each fold holds out."""
-    if splitter == "plain":
-        divider: Any = KFold(n_folds, shuffle=True, random_state=seed)
-    elif splitter == "group":
-        divider = GroupKFold(n_folds)
-    else:
-        divider = labels.splitter(n_folds, seed, "group" in splitter)
-    return [valid for _, valid in divider.split(np.zeros(count), strata, groups)]
-
-
-FEW = 50  # units of a class that exchanges could bring into one fold
-
-
-def spread_classes(folds: np.ndarray, rows: pd.DataFrame, labels: Labels, units: np.ndarray, seed: int) -> np.ndarray:
-    """The folds, with as few exchanges as it takes for each class of several units to be in several folds.
+def _spread_classes(folds: np.ndarray, rows: pd.DataFrame, labels: Labels, units: np.ndarray, seed: int) -> np.ndarray:
+    """The folds, with as few exchanges of equally large units as it takes for each class of several units to be in
+    several folds; where that would tear another class, it is left.
 
     Args:
         folds: int64 (N,), each of its units in one fold.
-        rows: the scored ones.
         units: int64 (N,), what stays together: the number of a row's group, or of the row.
-
-    Returns:
-        int64 (N,); the same folds where no class is held out as a whole.
     """
-    members = [found for column in labels.named for found in _units_of_classes(rows, labels, column, units, folds)]
-    count = int(units.max()) + 1
-    fold_of = np.zeros(count, np.int64)
+    random, sizes = np.random.default_rng(seed), np.bincount(units)
+    fold_of = np.zeros(len(sizes), np.int64)
     fold_of[units] = folds
-    torn = [number for number, found in enumerate(members) if len(set(fold_of[found])) == 1]
-    if torn:
-        _Exchange(members, fold_of, np.bincount(units, minlength=count), int(folds.max()) + 1, seed).mend(torn)
+    classes: list[np.ndarray] = []  # the units of each that is in one fold, or could come to be by exchanges
+    for column in labels.named:
+        cells = labels.cells(rows, column).dropna().astype(str)
+        found = pd.DataFrame(
+            {"unit": pd.Series(units, rows.index).loc[cells.index].to_numpy(), "name": cells.to_numpy()}
+        )
+        for _, same in found.drop_duplicates().groupby("name")["unit"]:
+            if len(same) > 1 and (len(same) <= FEW or len(set(fold_of[same])) == 1):
+                classes.append(same.to_numpy())
+    of_unit: dict[int, list[np.ndarray]] = {}
+    for members in classes:
+        for unit in members:
+            of_unit.setdefault(int(unit), []).append(members)
+
+    def exchange(unit: int) -> bool:
+        others = random.permutation(np.flatnonzero(fold_of != fold_of[unit]))
+        for other in map(int, others[np.argsort(np.abs(sizes[others] - sizes[unit]), kind="stable")]):
+            fold_of[[unit, other]] = fold_of[[other, unit]]
+            if all(len(set(fold_of[members])) > 1 for members in of_unit[unit] + of_unit.get(other, [])):
+                return True
+            fold_of[[unit, other]] = fold_of[[other, unit]]
+        return False
+
+    for members in [members for members in classes if len(set(fold_of[members])) == 1]:
+        if len(set(fold_of[members])) == 1:  # no exchange for another class has mended it
+            any(exchange(int(unit)) for unit in sorted(members, key=lambda unit: sizes[unit]))
     return fold_of[units]
-
-
-def _units_of_classes(
-    rows: pd.DataFrame, labels: Labels, column: str, units: np.ndarray, folds: np.ndarray
-) -> Iterator[np.ndarray]:
-    """The units of each class that is in one fold, or could come to be by exchanges: those with few units."""
-    table = pd.DataFrame({"unit": units, "fold": folds}, index=rows.index)
-    cells = labels.cells(rows, column).dropna().astype(str)
-    found = table.loc[cells.index].assign(name=cells.to_numpy()).drop_duplicates()
-    counts = found.groupby("name").agg({"unit": "size", "fold": "nunique"})
-    wanted = counts.index[(counts["unit"] > 1) & ((counts["unit"] <= FEW) | (counts["fold"] == 1))]
-    for _, same in found[found["name"].isin(wanted)].groupby("name"):
-        yield same["unit"].to_numpy()
-
-
-class _Exchange:
-    """Exchanges units of equal size, or nearly so, between folds."""
-
-    def __init__(
-        self, members: list[np.ndarray], fold_of: np.ndarray, sizes: np.ndarray, n_folds: int, seed: int
-    ) -> None:
-        self.members, self.fold_of, self.sizes, self.n_folds = members, fold_of, sizes, n_folds
-        self.random = np.random.default_rng(seed)
-        self.counts = np.zeros((len(members), n_folds), np.int64)  # units of each class in each fold
-        self.classes: defaultdict[int, list[int]] = defaultdict(list)
-        for number, found in enumerate(members):
-            np.add.at(self.counts[number], fold_of[found], 1)
-            for unit in found:
-                self.classes[int(unit)].append(number)
-
-    def mend(self, torn: list[int]) -> None:
-        """Spread these classes; what cannot be mended without tearing another one is left."""
-        for number in torn:
-            if np.count_nonzero(self.counts[number]) > 1:  # an exchange for another class has mended it
-                continue
-            units = sorted(self.members[number], key=lambda unit: self.sizes[unit])
-            for unit in units:
-                partner = self._partner(int(unit))
-                if partner is not None:
-                    self._swap(int(unit), partner)
-                    break
-
-    def _partner(self, unit: int) -> int | None:
-        others = self.random.permutation(np.flatnonzero(self.fold_of != self.fold_of[unit]))
-        nearest = others[np.argsort(np.abs(self.sizes[others] - self.sizes[unit]), kind="stable")]
-        for other in map(int, nearest):
-            self._swap(unit, other)
-            whole = any(
-                self.counts[number].sum() > 1 and np.count_nonzero(self.counts[number]) == 1
-                for number in (*self.classes[unit], *self.classes[other])
-            )
-            self._swap(unit, other)
-            if not whole:
-                return other
-        return None
-
-    def _swap(self, one: int, other: int) -> None:
-        for unit, fold in ((one, self.fold_of[other]), (other, self.fold_of[one])):
-            for number in self.classes[unit]:
-                self.counts[number, self.fold_of[unit]] -= 1
-                self.counts[number, fold] += 1
-        self.fold_of[one], self.fold_of[other] = self.fold_of[other], self.fold_of[one]

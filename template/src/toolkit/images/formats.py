@@ -10,10 +10,18 @@ import numpy as np
 
 from toolkit.archives import read_bytes, shown
 from toolkit.errors import UserError
-from toolkit.images.damage import unreadable
 from toolkit.images.pixels import Size, scaled, turned, with_channels
 
-_REMEDY = "download it again, or add what the reason says is missing to the group `competition` in pyproject.toml"
+REMEDY = "download it again, or add what the reason says is missing to the group `competition` in pyproject.toml"
+
+
+def unreadable(data: bytes, path: Path, what: str = "an image", why: object = "") -> UserError:
+    """That a file cannot be read as what it should be; how it begins tells what it is instead (a page, an archive)."""
+    reason = " ".join(f"{why}; it begins with {data[:40]!r}".split()).removeprefix("; ")
+    return UserError(
+        f"cannot read {shown(path)} as {what} ({reason}); download it again, convert it to png, jpg or npy, write a "
+        "reader of your own, or drop its row in tables.py"
+    )
 
 
 def dicom(
@@ -26,7 +34,6 @@ def dicom(
     can be stored. MONOCHROME1, where the lowest value is white, is inverted.
 
     Args:
-        path: the file.
         size: not used; the whole image is read.
         channels: 1 grey, 3 RGB; grey is repeated.
         low, high: rescaled values that become 0 and 1, instead of the file's window.
@@ -35,71 +42,54 @@ def dicom(
         (H, W, channels), float32 in [0, 1].
 
     Raises:
-        UserError: the file is missing, cannot be decoded or holds several frames (it is named), or pydicom, or what it
-            decodes by, is not installed.
+        UserError: the file is missing, cannot be decoded or holds several frames, or pydicom is not installed.
     """
     data = read_bytes(path)
     pydicom, pixels = require("pydicom", "dcm"), require("pydicom.pixels", "dcm")
     try:
         file = pydicom.dcmread(BytesIO(data))
-        values = file.pixel_array
-        colour = int(file.SamplesPerPixel) == 3 or file.PhotometricInterpretation == "PALETTE COLOR"
-        if values.ndim != 2 + (int(file.SamplesPerPixel) == 3):
-            raise UserError(f"{shown(path)} holds {values.shape[0]} frames; write a reader of your own that chooses")
-        if file.PhotometricInterpretation == "PALETTE COLOR":
+        values, palette = file.pixel_array, file.PhotometricInterpretation == "PALETTE COLOR"
+        colours = int(file.SamplesPerPixel) == 3
+        frames = values.shape[0] if values.ndim != 2 + colours else 1
+        if frames == 1 and palette:
             values = pixels.apply_color_lut(values, file)
-        if not colour:
-            values = _grey(file, values, pixels, low, high)
-    except UserError:
-        raise
+        elif frames == 1 and not colours:
+            values = _grey(file, values, pixels, low, high)[:, :, None]
     except Exception as error:  # pydicom raises whatever a broken file makes of it
-        reason = " ".join(str(error).split())
-        if not data.startswith(b"DICM", 128):
-            raise unreadable(data, path, "dcm", reason) from error
-        raise UserError(f"cannot read {shown(path)} as dcm ({type(error).__name__}: {reason}); {_REMEDY}") from error
-    if colour:
-        return scaled(with_channels(values, channels, path), low, high, True, path)
-    return with_channels(values[:, :, None], channels, path)
+        reason = f"{type(error).__name__}: {error}; {REMEDY}"
+        raise unreadable(data, path, "dcm", reason) from error
+    if frames != 1:
+        raise UserError(f"{shown(path)} holds {frames} frames; write a reader of your own that chooses")
+    values = with_channels(values, channels, path)
+    return scaled(values, low, high, True, path) if palette or colours else values
 
 
 def _grey(file: Any, stored: np.ndarray, pixels: Any, low: float | None, high: float | None) -> np.ndarray:
-    """float32 (H, W) in [0, 1], 1 being white."""
-    values = pixels.apply_modality_lut(stored, file)
-    chosen = low is not None or high is not None
-    if not chosen:
-        values = pixels.apply_voi_lut(values, file)
-    first, last = _ends(file, pixels, voi=not chosen)
+    """float32 (H, W) in [0, 1], 1 being white. A window of pydicom's is spread over all values that can be stored."""
+    values, tables = pixels.apply_modality_lut(stored, file), ["ModalityLUTSequence"]
+    if low is None and high is None:
+        values, tables = pixels.apply_voi_lut(values, file), ["VOILUTSequence", *tables]
+    table = next((file[name][0] for name in tables if file.get(name)), None)
+    if table is not None:
+        first, last = 0.0, 2.0 ** table.LUTDescriptor[2] - 1
+    else:
+        lowest = -(2 ** (int(file.BitsStored) - 1)) if int(file.PixelRepresentation) else 0
+        first, last = map(float, pixels.apply_modality_lut(np.array([lowest, lowest + 2**file.BitsStored - 1]), file))
     first, last = (first if low is None else low), (last if high is None else high)
     grey: np.ndarray = np.clip((values.astype(np.float32) - first) / (last - first), 0, 1)
     return 1 - grey if file.PhotometricInterpretation == "MONOCHROME1" else grey
 
 
-def _ends(file: Any, pixels: Any, voi: bool) -> tuple[float, float]:
-    """What pydicom gives for black and white: a window is spread over all values that can be stored, rescaled."""
-    for table in (*(["VOILUTSequence"] if voi else []), "ModalityLUTSequence"):
-        if file.get(table):
-            return 0.0, 2.0 ** file[table][0].LUTDescriptor[2] - 1
-    bits, signed = int(file.BitsStored), int(file.PixelRepresentation)
-    stored = np.array([-(2 ** (bits - 1)), 2 ** (bits - 1) - 1] if signed else [0, 2**bits - 1])
-    first, last = pixels.apply_modality_lut(stored, file)
-    return float(first), float(last)
-
-
 def tif(data: bytes, path: Path) -> np.ndarray:
     """(H, W, C) of a tif whose channels are samples or pages, turned as its orientation says, by tifffile; OpenCV drops
-    pages beyond the first and samples beyond the fourth, and mixes up planes of 16 bits.
-
-    Raises:
-        UserError: it cannot be decoded or holds a stack of images, or tifffile is not installed.
-    """
+    pages beyond the first and samples beyond the fourth, and mixes up planes of 16 bits."""
     tifffile = require("tifffile", "tif of many channels or pages")
     try:
         with tifffile.TiffFile(BytesIO(data)) as file:
             series = file.series[0]
             pixels, axes, turn = series.asarray(), series.axes, tif_orientation(series.pages[0])
     except Exception as error:  # tifffile raises whatever a broken file makes of it
-        reason = " ".join(str(error).split())
-        raise UserError(f"cannot read {shown(path)} as tif ({reason}); {_REMEDY}") from error
+        raise unreadable(data, path, "tif", f"{error}; {REMEDY}") from error
     height, width = axes.find("Y"), axes.find("X")
     if min(height, width) < 0 or pixels.ndim > 3:
         raise UserError(f"{shown(path)} is a tif of shape {pixels.shape} ({axes}); write a reader of your own")
@@ -118,8 +108,5 @@ def require(module: str, what: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        package = module.partition(".")[0]
-        raise UserError(
-            f"{what} needs the package '{package}'; add it to the group `competition` in pyproject.toml, and run "
-            "make setup"
-        ) from error
+        remedy = "add it to the group `competition` in pyproject.toml, and run make setup"
+        raise UserError(f"{what} needs the package '{module.partition('.')[0]}'; {remedy}") from error

@@ -20,36 +20,29 @@ def with_channels(pixels: np.ndarray, channels: int, path: Path, pages: int = 1)
         pages: how many pages the channels stand on; where they are several, no colours are meant.
     """
     count = pixels.shape[2]
+    if count == 1:
+        pixels = np.repeat(pixels, 3 if channels == 4 else channels, axis=2)
+        count = pixels.shape[2]
     if count == channels:
         return pixels
-    if count == 1 and channels == 4:
-        pixels, count = np.repeat(pixels, 3, axis=2), 3
-    if count == 1:
-        return np.repeat(pixels, channels, axis=2)
-    if count == 4 and channels == 3 and pages == 1:
+    if pages == 1 and (count, channels) == (4, 3):
         return pixels[:, :, :3]
-    if count == 3 and channels == 4 and pages == 1:
+    if pages == 1 and (count, channels) == (3, 4):
         opaque = np.iinfo(pixels.dtype).max if pixels.dtype.kind == "u" else 1
         return np.concatenate([pixels, np.full_like(pixels[:, :, :1], opaque)], axis=2)
-    if count in (3, 4) and channels == 1 and pages == 1:
-        grey = cv2.cvtColor(np.ascontiguousarray(pixels[:, :, :3]), cv2.COLOR_RGB2GRAY)
-        return grey[:, :, None]
+    if pages == 1 and channels == 1 and count in (3, 4):
+        return cv2.cvtColor(np.ascontiguousarray(pixels[:, :, :3]), cv2.COLOR_RGB2GRAY)[:, :, None]
     if count > MOST_CHANNELS >= min(pixels.shape[:2]):
+        axis = int(np.argmin(pixels.shape[:2]))
         raise UserError(
-            f"{shown(path)} has the shape {pixels.shape}, read as height, width, channels; {_moved(path, pixels.shape)}"
+            f"{shown(path)} has the shape {pixels.shape}, read as height, width, channels; its channels stand on axis "
+            f"{axis}: write a reader of your own that gives np.moveaxis(array, {axis}, 2), or of a npy file with axis "
+            "0 image: {reader: {name: array, params: {channels_first: true}}}"
         )
     raise UserError(
         f"{shown(path)} has {count} channels, and {channels} are wanted{', and its pages are channels' * (pages > 1)}; "
         f"set image.reader.params.channels and model.in_chans to {count}, or write a reader of your own"
     )
-
-
-def _moved(path: Path, shape: tuple[int, ...]) -> str:
-    """What to do where the last axis is no channels."""
-    axis = int(np.argmin(shape[:2]))
-    own = f"its channels stand on axis {axis}: write a reader of your own that gives np.moveaxis(array, {axis}, 2)"
-    params = "image: {reader: {name: array, params: {channels_first: true}}}"
-    return f"its channels come first: {params}" if path.suffix.lower() == ".npy" and axis == 0 else own
 
 
 def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -89,19 +82,20 @@ def stored_box(box: tuple[int, int, int, int], size: Size, orientation: int) -> 
 
 def scaled(pixels: np.ndarray, low: float | None, high: float | None, as_float: bool, path: Path) -> np.ndarray:
     """uint8 as it is; anything else as float32 in [0, 1]."""
-    if pixels.dtype == np.uint8 and low is None and high is None:
+    kind, asked = pixels.dtype.kind, low is not None or high is not None
+    if pixels.dtype == np.uint8 and not asked:
         return pixels.astype(np.float32) / 255 if as_float else pixels
-    if low is None and high is None and pixels.dtype.kind not in "ub":
+    if kind not in "ub" and not asked:
         # Signed and floating-point values say nothing about their range: guessing it per image would change contrasts.
-        if not (pixels.size and pixels.min() >= 0 and pixels.max() <= 1):
-            raise UserError(
-                f"{shown(path)} holds {pixels.dtype} values from {pixels.min()} to {pixels.max()}; "
-                "set image.reader.params low and high to the values that become 0 and 1"
-            )
-        return pixels.astype(np.float32)
-    top = float(np.iinfo(pixels.dtype).max) if pixels.dtype.kind in "iu" else 1.0
-    bottom, top = (0.0 if low is None else low), (top if high is None else high)
+        if pixels.size and pixels.min() >= 0 and pixels.max() <= 1:
+            return pixels.astype(np.float32)
+        raise UserError(
+            f"{shown(path)} holds {pixels.dtype} values from {pixels.min()} to {pixels.max()}; "
+            "set image.reader.params low and high to the values that become 0 and 1"
+        )
+    bottom = 0.0 if low is None else low
+    top = high if high is not None else float(np.iinfo(pixels.dtype).max) if kind in "iu" else 1.0
     if top <= bottom:
         raise UserError(f"image.reader.params: high ({top}) must be more than low ({bottom})")
-    scaled: np.ndarray = np.clip((pixels.astype(np.float32) - bottom) / (top - bottom), 0, 1)
-    return scaled
+    found: np.ndarray = np.clip((pixels.astype(np.float32) - bottom) / (top - bottom), 0, 1)
+    return found

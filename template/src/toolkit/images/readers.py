@@ -14,23 +14,26 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from toolkit.archives import read_bytes, shown
 from toolkit.errors import UserError
-from toolkit.images.damage import unreadable
-from toolkit.images.formats import dicom, tif
-from toolkit.images.header import TIF, header_in, orientation_in
-from toolkit.images.pixels import Size, scaled, turned, turned_size, with_channels
+from toolkit.images.formats import dicom, tif, unreadable
+from toolkit.images.header import EXIF, JPEG, PNG, TIF, Header, header_in
+from toolkit.images.pixels import Size, scaled, turned, with_channels
 from toolkit.images.tif_windows import shrunk_tif
 
 WHOLE = {1: cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH, 3: cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH}
 AS_STORED = cv2.IMREAD_IGNORE_ORIENTATION  # how it is turned is for `header` to say, and the same for all channels
-REDUCED = {
-    1: {2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 8: cv2.IMREAD_REDUCED_GRAYSCALE_8},
-    3: {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8},
+REDUCED = {  # by channels and factor
+    (1, 2): cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    (1, 4): cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    (1, 8): cv2.IMREAD_REDUCED_GRAYSCALE_8,
+    (3, 2): cv2.IMREAD_REDUCED_COLOR_2,
+    (3, 4): cv2.IMREAD_REDUCED_COLOR_4,
+    (3, 8): cv2.IMREAD_REDUCED_COLOR_8,
 }
-JPEG, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
+JPEG_END = b"\xff\xd9"
 TIF_SUFFIXES = (".tif", ".tiff")
 DICOM_SUFFIXES = (".dcm", ".dicom")
-PNG = b"\x89PNG\r\n\x1a\n"
 PNG_COLOURS = {0: "grey", 2: "colour", 3: "palette", 4: "grey with alpha", 6: "colour with alpha"}
+COLOURS = {3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGBA}
 
 
 def image(
@@ -47,10 +50,8 @@ def image(
     """Read an image file: jpg, png, tif, webp, bmp and what else OpenCV knows; npy as `array`, dcm as `dicom` does.
 
     Args:
-        path: the file.
-        size: height and width that are wanted. A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is still at
-            least as large in both directions, which takes a fraction of the time, and a large tif is shrunk by parts,
-            which takes a fraction of the memory; none: full size.
+        size: height and width that are wanted. A JPEG is decoded at 1/2, 1/4 or 1/8 of its size, and a large tif shrunk
+            by parts, where that is still at least as large in both directions; none: full size.
         channels: 1 grey, 3 RGB (grey is repeated, alpha is dropped), 4 RGBA; another number must be the file's. The
             pages of a tif, where it has several, are its channels, and read by tifffile.
         oversize: how many times `size` is left at least by the reduced decoding; more than 1 for random crops.
@@ -64,35 +65,76 @@ def image(
     Raises:
         UserError: the file is missing, unreadable or truncated, or its values have no known range; the path is named.
     """
-    suffix = path.suffix.lower()
+    suffix, pages = path.suffix.lower(), 1
     if suffix == ".npy":
         return array(path, size, channels=channels, low=low, high=high, as_float=as_float)
-    if suffix in DICOM_SUFFIXES:
-        return dicom(path, size, channels=channels, low=low, high=high)
-    if suffix in TIF_SUFFIXES and size is not None:
-        shrunk = shrunk_tif(path, (size[0] * oversize, size[1] * oversize))
-        if shrunk is not None:
-            return scaled(with_channels(shrunk, channels, path), low, high, as_float, path)
-    data = read_bytes(path)
-    if data.startswith(b"DICM", 128):  # files of a series often have no ending
-        return dicom(path, size, channels=channels, low=low, high=high)
-    header = header_in(data) if data.startswith(TIF) else None
-    if data.startswith(TIF) and (
-        channels not in WHOLE or (header is not None and (header.pages > 1 or header.misread))
-    ):
-        pages = header.pages if header else 1
-        return scaled(with_channels(tif(data, path), channels, path, pages), low, high, as_float, path)
-    if not is_whole(data):
-        if not (allow_truncated and data.startswith(JPEG)):
-            raise UserError(f"the image {shown(path)} is truncated; download it again, or drop its row in tables.py")
-        data += JPEG_END
-    orientation = orientation_in(data)
-    pixels = _decode(data, channels, _reduction(data, size and turned_size(size, orientation), oversize))
+    target = size and (size[0] * oversize, size[1] * oversize)
+    pixels = shrunk_tif(path, target) if target and suffix in TIF_SUFFIXES else None
     if pixels is None:
-        raise unreadable(data, path)
+        data = b"" if suffix in DICOM_SUFFIXES else read_bytes(path)
+        if not data or data.startswith(b"DICM", 128):  # files of a series often have no ending
+            return dicom(path, size, channels=channels, low=low, high=high)
+        is_tif, mark = data.startswith(TIF), EXIF.get(data[:4])
+        header = header_in(data) if is_tif or data.startswith(JPEG) or (mark and mark in data) else None
+        if is_tif and (channels not in WHOLE or (header and (header.pages > 1 or header.misread))):
+            pixels, pages = tif(data, path), header.pages if header else 1
+        else:
+            if not is_whole(data, header):
+                if not (allow_truncated and data.startswith(JPEG)):
+                    raise UserError(
+                        f"the image {shown(path)} is truncated; download it again, or drop its row in tables.py"
+                    )
+                data += JPEG_END
+            pixels = _decoded(data, channels, header, target)
+            if pixels is None:
+                raise unreadable(data, path)
+    if pixels.shape[2] != channels:
+        pixels = with_channels(pixels, channels, path, pages)
+    plain = pixels.dtype == np.uint8 and low is high is None and not as_float
+    return pixels if plain else scaled(pixels, low, high, as_float, path)
+
+
+def is_whole(data: bytes, header: Header | None = None) -> bool:
+    """Whether an image file reaches its end. OpenCV fills what is missing of a JPEG with grey and goes on."""
+    if data.startswith(JPEG):
+        return header is not None and data.rfind(JPEG_END, header.scan) != -1
+    if data.startswith(PNG):
+        return data.rfind(b"IEND") != -1
+    if data.startswith(b"RIFF"):
+        return int.from_bytes(data[4:8], "little") + 8 <= len(data)
+    return not data.startswith(b"BM") or int.from_bytes(data[2:6], "little") <= len(data)
+
+
+def _decoded(
+    data: bytes, channels: int, header: Header | None, target: tuple[float, float] | None
+) -> np.ndarray | None:
+    """(H, W, C) as it is seen, colours in the order RGB(A), any dtype; none if it is no image.
+
+    Args:
+        header: of what may be turned, and of every JPEG, which alone is faster to decode at a fraction of its size.
+        target: height and width that are left at least.
+    """
+    flags = WHOLE[channels] | AS_STORED if channels in WHOLE else cv2.IMREAD_UNCHANGED  # which never turns
+    if data.startswith(JPEG) and header and target and channels in WHOLE:
+        height, width = header.size
+        fits = (f for f in (8, 4, 2) if height // f >= target[0] and width // f >= target[1])
+        flags = REDUCED.get((channels, next(fits, 1)), flags) | AS_STORED
+    coded = np.frombuffer(data, np.uint8)
+    try:
+        pixels = cv2.imdecode(coded, flags)
+        if pixels is None and flags != cv2.IMREAD_UNCHANGED:  # float tif is not converted from colour to grey
+            pixels = cv2.imdecode(coded, cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        return None
+    if pixels is None:
+        return None
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
-    return scaled(with_channels(turned(pixels, orientation), channels, path), low, high, as_float, path)
+    elif pixels.shape[2] in COLOURS:
+        # Not by IMREAD_COLOR_RGB while decoding: with OpenCV 4.14 it scrambles the pixels of a 16-bit colour tif.
+        pixels = cv2.cvtColor(pixels, COLOURS[pixels.shape[2]], pixels)
+    is_turned = header is not None and header.orientation > 1 and not data.startswith(TIF)  # whose reader turns it
+    return turned(pixels, header.orientation) if header and is_turned else pixels
 
 
 def array(
@@ -105,17 +147,12 @@ def array(
     high: float | None = None,
     as_float: bool = False,
 ) -> np.ndarray:
-    """Read a npy file of shape (H, W) or (H, W, C).
+    """Read a npy file of shape (H, W) or (H, W, C), whatever `size` is wanted, as uint8 or float32 (H, W, C).
 
     Args:
-        path: the file.
-        size: not used; the whole array is read.
         channels: how many there must be; a single one is repeated. None: as in the file.
         channels_first: the file holds (C, H, W).
         low, high, as_float: as for `image`.
-
-    Returns:
-        (H, W, C), uint8 or float32.
 
     Raises:
         UserError: the file is missing or no such array, or its values have no known range; the path is named.
@@ -123,19 +160,10 @@ def array(
     data = read_bytes(path)
     try:
         pixels = np.load(BytesIO(data), allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        if "Object arrays" in str(error):
-            raise UserError(
-                f"{shown(path)} holds Python objects and no numbers (dtype object); save it again with "
-                "np.save(path, np.stack(list(array))), or write a reader of your own"
-            ) from error
-        raise unreadable(data, path, "a npy file", str(error)) from error
-    if not isinstance(pixels, np.ndarray):
-        raise unreadable(data, path, "a npy file")
-    if pixels.ndim not in (2, 3):
-        raise UserError(
-            f"{shown(path)} holds an array of shape {pixels.shape}, not (H, W) or (H, W, C); write a reader of your own"
-        )
+        if pixels.ndim not in (2, 3):
+            raise ValueError(f"its shape is {pixels.shape}, not (H, W) or (H, W, C)")
+    except (OSError, ValueError, EOFError, AttributeError) as error:  # the last of an npz archive
+        raise unreadable(data, path, "a npy file of numbers", error) from error
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
     elif channels_first:
@@ -143,69 +171,16 @@ def array(
     return scaled(with_channels(pixels, channels or pixels.shape[2], path), low, high, as_float, path)
 
 
-def is_whole(data: bytes) -> bool:
-    """Whether an image file reaches its end. OpenCV fills what is missing of a JPEG with grey and goes on."""
-    if data.startswith(JPEG):
-        header = _jpeg(data)
-        return header is not None and header.fp is not None and data.rfind(JPEG_END, header.fp.tell()) != -1
-    if data.startswith(PNG):
-        return data.rfind(b"IEND") != -1
-    if data.startswith(b"RIFF"):
-        return int.from_bytes(data[4:8], "little") + 8 <= len(data)
-    if data.startswith(b"BM"):
-        return int.from_bytes(data[2:6], "little") <= len(data)
-    return True
-
-
 def describe(data: bytes) -> str:
     """`8-bit colour`, `16-bit grey`: what a JPEG or PNG holds, read from its header; empty for other files."""
     if data.startswith(PNG) and len(data) > 25:
         return f"{max(data[24], 8)}-bit {PNG_COLOURS.get(data[25], 'unknown')}"
-    header = _jpeg(data) if data.startswith(JPEG) else None
-    return f"8-bit {'grey' if header.layers == 1 else 'colour'}" if header else ""
+    if data.startswith(JPEG) and header_in(data):
+        return f"8-bit {'grey' if JpegImageFile(BytesIO(data)).mode == 'L' else 'colour'}"
+    return ""
 
 
 def size_of(data: bytes) -> Size | None:
     """Height and width as the file is read, from its header; none where it does not say."""
     header = header_in(data)
     return header.size if header else None
-
-
-def _jpeg(data: bytes) -> JpegImageFile | None:
-    """The headers of a JPEG, read up to its compressed data; none if they end before, or are broken."""
-    try:
-        header = JpegImageFile(BytesIO(data))
-    except Exception:  # whatever Pillow stumbles over
-        return None
-    return header if header.tile else None
-
-
-def _reduction(data: bytes, size: Size | None, oversize: float) -> int:
-    """The largest of 8, 4, 2 that leaves at least `oversize` times `size`, as stored; only JPEG is faster for it."""
-    header = _jpeg(data) if size is not None and data.startswith(JPEG) else None
-    if header is None or size is None:
-        return 1
-    width, height = header.size
-    fits = (f for f in (8, 4, 2) if height // f >= size[0] * oversize and width // f >= size[1] * oversize)
-    return next(fits, 1)
-
-
-def _decode(data: bytes, channels: int, factor: int) -> np.ndarray | None:
-    """(H, W) or (H, W, C) with colours in the order RGB(A), any dtype; none if it is no image."""
-    coded = np.frombuffer(data, np.uint8)
-    try:
-        if channels not in WHOLE:
-            pixels = cv2.imdecode(coded, cv2.IMREAD_UNCHANGED)  # which never turns
-        elif factor > 1:
-            pixels = cv2.imdecode(coded, REDUCED[channels][factor] | AS_STORED)
-        else:
-            pixels = cv2.imdecode(coded, WHOLE[channels] | AS_STORED)
-            if pixels is None:  # float tif is not converted from colour to grey while reading
-                pixels = cv2.imdecode(coded, cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        return None
-    if pixels is None or pixels.ndim == 2 or pixels.shape[2] not in (3, 4):
-        return pixels
-    # Not by IMREAD_COLOR_RGB while decoding: with OpenCV 4.14 it scrambles the pixels of a 16-bit colour tif.
-    swap = cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
-    return cv2.cvtColor(pixels, swap, pixels)

@@ -1,15 +1,12 @@
-"""How a reader is called, and with which row: the one place that knows whether it asks for the row.
-
-A reader is `(path, size)`, or `(path, size, row)` with a third positional parameter, where an image is not one file: a
-slice of a stack, a record of a table, a part of a large file. Then rows of one path are different images.
-"""
+"""How a reader is called: with `(path, size)`, or `(path, size, row)` where it has a third positional parameter, since
+an image is not one file: a slice of a stack, a record of a table. Then rows of one path are different images."""
 
 import hashlib
 import inspect
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +19,12 @@ Row = Mapping[str, Any]  # column -> cell
 Reader = Callable[..., np.ndarray]  # (path, size) or (path, size, row) -> (H, W, C)
 NO_ROW: Row = {}
 FOLD = "fold"  # the column that says nothing about the image
-POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 class RowReader(ABC):
-    """Any reader, called as `(path, size, row)`.
+    """Any reader, called as `(path, size, row)`."""
 
-    Attributes:
-        takes_row: whether the row decides what is read, beside the path.
-    """
-
-    takes_row: bool
+    takes_row: bool  # whether the row decides what is read, beside the path
 
     @abstractmethod
     def __call__(self, path: Path, size: Size | None, row: Row = NO_ROW) -> np.ndarray:
@@ -54,38 +46,31 @@ def row_reader(reader: Reader) -> RowReader:
     """The reader, called as `(path, size, row)`; one that is called so already stays as it is."""
     if isinstance(reader, RowReader):
         return reader
-    parameters = inspect.signature(reader).parameters.values()
-    return OwnReader(reader, sum(parameter.kind in POSITIONAL for parameter in parameters) > 2)
+    kinds = [parameter.kind for parameter in inspect.signature(reader).parameters.values()]
+    return OwnReader(reader, sum(kind <= inspect.Parameter.POSITIONAL_OR_KEYWORD for kind in kinds) > 2)
 
 
 class Rows:
-    """The rows of a table as a reader sees them, each made when it is asked for.
-
-    A reader that does not ask for them gets none. The fold is left out: it says nothing about the image.
-    """
+    """The rows of a table as a reader sees them, without the fold; a reader that does not ask for them gets none."""
 
     def __init__(self, table: pd.DataFrame, reader: Reader) -> None:
-        self.columns: dict[str, np.ndarray] = {}
-        if row_reader(reader).takes_row:
-            self.columns = {str(name): table[name].to_numpy(object) for name in table if name != FOLD}
+        names = [name for name in table if name != FOLD] if row_reader(reader).takes_row else []
+        self.columns = {str(name): table[name].to_numpy(object) for name in names}
 
     def __getitem__(self, position: int) -> Row:
         return {name: cells[position] for name, cells in self.columns.items()} if self.columns else NO_ROW
 
 
+@dataclass(frozen=True)
 class Place:
     """Where an image is: a path, and the row for a reader that asks for it. Equal where both are."""
 
-    __slots__ = ("key", "path", "row")
+    path: Path = field(compare=False)
+    row: Row = field(default_factory=dict, compare=False)
+    key: str = field(init=False)
 
-    def __init__(self, path: Path, row: Row = NO_ROW) -> None:
-        self.path, self.row, self.key = path, row, image_key(str(path), row)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Place) and self.key == other.key
-
-    def __hash__(self) -> int:
-        return hash(self.key)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", image_key(str(self.path), self.row))
 
 
 def image_key(path: str, row: Row) -> str:

@@ -2,7 +2,6 @@
 decoded."""
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from toolkit.archives import missing, shown
 from toolkit.errors import UserError
-from toolkit.images.formats import require, tif_orientation
+from toolkit.images.formats import REMEDY, require, tif_orientation, unreadable
 from toolkit.images.header import header_of
 from toolkit.images.pixels import Size, stored_box, turned, turned_size
 
@@ -24,10 +23,7 @@ Window = tuple[int, int, int, int]  # top, left, height, width
 
 
 class TifWindows:
-    """The first image of a tif, turned as its orientation says; its channels are samples or pages.
-
-    Attributes:
-        size: height and width.
+    """The first image of a tif, of height and width `size` as its orientation turns it; channels are samples or pages.
 
     Raises:
         UserError: it is missing, damaged or a stack of images, or tifffile is not installed.
@@ -59,12 +55,32 @@ class TifWindows:
         self.file.close()
 
     def read(self, window: Window) -> np.ndarray:
-        """(height, width, C) of the file's dtype; the window lies within the image.
-
-        Raises:
-            UserError: what it is compressed by cannot be decoded here, or the file is damaged.
-        """
+        """(height, width, C) of the file's dtype; the window lies within the image."""
         return turned(self._stored(stored_box(window, self.size, self.orientation)), self.orientation)
+
+    def largest_segment(self) -> int:
+        """Bytes of what has to be decoded at once: a tile, or a strip."""
+        page = self.pages[0].keyframe
+        return 0 if page.is_memmappable else math.prod(page.chunks) * page.dtype.itemsize
+
+    def shrunk(self, size: tuple[float, float]) -> np.ndarray | None:
+        """All of it at no less than this height and width, each pixel the mean of a square, (H, W, C) of the file's
+        dtype; none where nothing is to be shrunk, or it cannot be averaged as it stands. Only some rows of the file are
+        in memory at a time.
+        """
+        page, factor = self.pages[0].keyframe, int(min(self.size[0] // size[0], self.size[1] // size[1]))
+        plain = (page.photometric in PLAIN or page.compression in JPEG) and len(self.pages) == 1 and self.channels <= 4
+        if factor < 2 or not plain or page.dtype not in (np.uint8, np.uint16, np.float32):
+            return None
+        parts, step = [], max(1, ROWS // factor) * factor
+        for top in range(0, self.stored[0], step):
+            rows = self._stored((top, 0, min(step, self.stored[0] - top), self.stored[1]))
+            below, right = -rows.shape[0] % factor, -rows.shape[1] % factor
+            rows = cv2.copyMakeBorder(rows, 0, below, 0, right, cv2.BORDER_REPLICATE)
+            width, height = rows.shape[1] // factor, rows.shape[0] // factor
+            small = cv2.resize(rows, (width, height), interpolation=cv2.INTER_AREA)
+            parts.append(small.reshape(height, width, self.channels))
+        return turned(np.concatenate(parts), self.orientation)
 
     def _stored(self, window: Window) -> np.ndarray:
         """What `read` gives of a window of the image as it is stored, before it is turned."""
@@ -74,92 +90,44 @@ class TifWindows:
             raise self._unreadable(error) from error
         return parts[0] if len(parts) == 1 else np.dstack(parts)
 
-    def largest_segment(self) -> int:
-        """Bytes of what has to be decoded at once: a tile, or a strip."""
-        page = self.pages[0].keyframe
-        return 0 if page.is_memmappable else math.prod(page.chunks) * page.dtype.itemsize
-
-    def can_shrink(self) -> bool:
-        """Whether it is one page, of colours or greys that can be averaged as they stand."""
-        page = self.pages[0].keyframe
-        plain = page.photometric in PLAIN or page.compression in JPEG
-        return plain and len(self.pages) == 1 and self.channels <= 4 and page.dtype in (np.uint8, np.uint16, np.float32)
-
-    def shrunk(self, factor: int) -> np.ndarray:
-        """All of it, each pixel the mean of `factor` x `factor`, (height, width, C) of the file's dtype, rounded up;
-        only some rows of the file are in memory at a time.
-
-        Raises:
-            UserError: as `read`.
-        """
-        parts = []
-        for top in range(0, self.stored[0], max(1, ROWS // factor) * factor):
-            rows = self._stored((top, 0, min(max(1, ROWS // factor) * factor, self.stored[0] - top), self.stored[1]))
-            below, right = -rows.shape[0] % factor, -rows.shape[1] % factor
-            rows = cv2.copyMakeBorder(rows, 0, below, 0, right, cv2.BORDER_REPLICATE)
-            size = (rows.shape[1] // factor, rows.shape[0] // factor)
-            parts.append(cv2.resize(rows, size, interpolation=cv2.INTER_AREA).reshape(*size[::-1], self.channels))
-        return turned(np.concatenate(parts), self.orientation)
-
     def _page(self, page: Any, window: Window) -> np.ndarray:
         top, left, height, width = window
-        frame = page.keyframe
-        samples = frame.samplesperpixel
+        frame, file = page.keyframe, self.file.filehandle
+        planes, tall, wide, samples = frame.shaped[0], frame.imagelength, frame.imagewidth, frame.shaped[4]
         if frame.is_memmappable:
-            shape = (frame.imagelength, frame.imagewidth, samples)
-            planar = samples > 1 and int(frame.planarconfig) == 2
-            mapped = np.memmap(
-                self.path,
-                dtype=frame.parent.byteorder + frame.dtype.char,
-                mode="r",
-                offset=page.dataoffsets[0],
-                shape=(samples, *shape[:2]) if planar else shape,
-            )
-            pixels = np.moveaxis(mapped, 0, 2) if planar else mapped
-            part = pixels[top : top + height, left : left + width]
+            dtype, shape = frame.parent.byteorder + frame.dtype.char, (planes, tall, wide, samples)
+            mapped = file.memmap_array(dtype, shape, page.dataoffsets[0])
+            part = mapped[:, top : top + height, left : left + width]
+            part = np.moveaxis(part, 0, 2).reshape(height, width, planes * samples)
             return np.array(part, dtype=frame.dtype.newbyteorder("="))
-        found = np.zeros((height, width, samples), frame.dtype)
-        for segment, first, row, column in self._segments(page, window):
-            above, before = max(row, top), max(column, left)
-            below, behind = min(row + segment.shape[0], top + height), min(column + segment.shape[1], left + width)
-            if below > above and behind > before:
-                part = segment[above - row : below - row, before - column : behind - column]
-                found[above - top : below - top, before - left : behind - left, first : first + part.shape[2]] = part
+        found = np.zeros((height, width, planes * samples), frame.dtype)
+        high, across = (frame.tilelength, frame.tilewidth) if frame.is_tiled else (min(frame.rowsperstrip, tall), wide)
+        down, right = -(-tall // high), -(-wide // across)
+        chosen = [
+            (plane * down + i) * right + j
+            for plane in range(planes)
+            for i in range(top // high, -(-(top + height) // high))
+            for j in range(left // across, -(-(left + width) // across))
+        ]
+        tables = {"jpegtables": page.jpegtables, "jpegheader": frame.jpegheader} if frame.compression in JPEG else {}
+        offsets, counts = [page.dataoffsets[k] for k in chosen], [page.databytecounts[k] for k in chosen]
+        for data, index in file.read_segments(offsets, counts, indices=chosen):
+            segment, (first, _, row, column, _), _ = frame.decode(data, index, **tables)
+            if segment is not None:  # one that was left out is empty
+                row, column = row - top, column - left
+                above, before = max(-row, 0), max(-column, 0)
+                part = segment[0][above : height - row, before : width - column]
+                place = found[row + above :, column + before :, first : first + part.shape[2]]
+                place[: part.shape[0], : part.shape[1]] = part
         return found
 
-    def _segments(self, page: Any, window: Window) -> Iterator[tuple[np.ndarray, int, int, int]]:
-        """The decoded tiles or strips that the window touches: pixels, first channel, row and column."""
-        top, left, height, width = window
-        frame = page.keyframe
-        tall, wide = (frame.tilelength, frame.tilewidth) if frame.is_tiled else (frame.rowsperstrip, frame.imagewidth)
-        tall = min(tall, frame.imagelength) if not frame.is_tiled else tall
-        down, across = -(-frame.imagelength // tall), -(-frame.imagewidth // wide)
-        planes = len(page.dataoffsets) // (down * across)
-        chosen = [
-            (plane * down + i) * across + j
-            for plane in range(planes)
-            for i in range(top // tall, -(-(top + height) // tall))
-            for j in range(left // wide, -(-(left + width) // wide))
-        ]
-        more: dict[str, Any] = {}
-        if frame.compression in JPEG:
-            more = {"jpegtables": page.jpegtables, "jpegheader": frame.jpegheader}
-        offsets, counts = [page.dataoffsets[k] for k in chosen], [page.databytecounts[k] for k in chosen]
-        for data, index in self.file.filehandle.read_segments(offsets, counts, indices=chosen):
-            pixels, (plane, _, row, column, _), _ = frame.decode(data, index, **more)
-            if pixels is not None:  # a segment that was left out is empty
-                yield pixels[0], plane, row, column
-
     def _unreadable(self, error: Exception) -> UserError:
-        text = " ".join(str(error).split())
-        remedy = (
-            "download it again, or add what the reason says is missing to the group `competition` in pyproject.toml"
-        )
-        return UserError(f"cannot read {shown(self.path)} as tif ({text}); {remedy}")
+        with self.path.open("rb") as file:
+            return unreadable(file.read(40), self.path, "tif", f"{error}; {REMEDY}")
 
 
 def shrunk_tif(path: Path, size: tuple[float, float]) -> np.ndarray | None:
-    """A large tif at no less than this height and width, (h, w, C); none where it is to be decoded whole.
+    """A large tif at no less than this height and width, (H, W, C); none where it is to be decoded whole.
 
     Raises:
         UserError: it cannot be read by parts, and is too large to be decoded whole.
@@ -170,8 +138,7 @@ def shrunk_tif(path: Path, size: tuple[float, float]) -> np.ndarray | None:
         return None
     try:
         with TifWindows(path) as tif:
-            factor = int(min(tif.size[0] // size[0], tif.size[1] // size[1]))
-            return tif.shrunk(factor) if factor > 1 and tif.can_shrink() else None
+            return tif.shrunk(size)
     except UserError:
         if pixels > GIANT:
             raise
