@@ -1,5 +1,6 @@
-"""Mask files: the value, or the colour, of each pixel as one number."""
+"""Mask files: the value, or the colour, of each pixel as one number, and which class it stands for."""
 
+import contextlib
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,17 +9,20 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 
+from pipeline.heads.mask import IGNORED
+from pipeline.tasks.segmentation.truth import Truth, Window
 from toolkit.archives import read_bytes, shown
 from toolkit.errors import UserError, listed
 from toolkit.images.formats import tif
 from toolkit.images.header import header_in, orientation_in
 from toolkit.images.pixels import turned
-from toolkit.images.readers import JPEG, describe
+from toolkit.images.readers import JPEG, TIF_SUFFIXES, describe
 from toolkit.masks.maps import strips
+from toolkit.masks.sizes import Size, known_header, known_size, told_frame
 
 BACKGROUND = -1  # in place of a class
-IGNORED = 255  # in place of a class, and in its planes
 COLOUR = 1 << 24  # marks colours, so that black and 0 are not the same
 HALF = 127  # of white
 DARK, BRIGHT = 32, 224  # values nearer to black and to white than what lies between
@@ -30,6 +34,69 @@ STRAY = 0.05  # share of the pixels of a lossy mask that may be far from all val
 def colour_code(red: int, green: int, blue: int) -> int:
     """A colour as one number."""
     return COLOUR | red << 16 | green << 8 | blue
+
+
+@dataclass(frozen=True, eq=False)
+class FileTruth(Truth):
+    """Masks in files.
+
+    Attributes:
+        files: one file for all classes, or one for each class; none where a class has no file and is empty so.
+        codes: (value of a pixel, place of its class, `BACKGROUND` or `IGNORED`); empty: any value above 0 is the class,
+            or above half of white where the file says so.
+        above: without codes: the value above which a pixel is of the class, instead.
+    """
+
+    files: tuple[Path | None, ...]
+    codes: tuple[tuple[int, int], ...] = ()
+    above: int | None = None
+
+    def _own_size(self) -> Size | None:
+        file = next((file for file in self.files if file is not None), None)
+        if isinstance(self.image, Path) and file is not None and (header := known_header(self.image)).orientation != 1:
+            with contextlib.suppress(UserError):  # reading it will say what is wrong
+                if told_frame(own := known_size(file), header):
+                    return own
+        return super()._own_size()
+
+    def odd(self) -> list[str]:
+        told = []
+        for mask in (mask_in(file) for file in self.files if file is not None):
+            if mask.alpha:
+                told.append("what is transparent in the file (its alpha) decides, its colours do not")
+            if self.codes and set(mask.values) - {code for code, _ in self.codes}:
+                told.append("the file holds values beside those that are named, which are read as the nearest")
+            elif not self.codes and self.above is None and mask.middle:
+                how = "is stored with loss (JPEG)" if mask.lossy else "holds values between black and white"
+                told.append(f"the file {how}, and what is above half of white is the class")
+            elif not self.codes and self.above is None and len(set(mask.values) - {0, COLOUR}) > 1:
+                told.append("the file holds several values above 0, all of which are the class")
+        return told
+
+    def _planes(self, window: Window) -> np.ndarray:
+        top, left, height, width = window
+        part = (slice(top, top + height), slice(left, left + width))
+        planes = np.zeros((len(self.classes), height, width), np.uint8)
+        for place, file in enumerate(self.files):
+            if file is None:
+                continue
+            mask = mask_in(file)
+            if mask.codes.shape != self.size:
+                raise UserError(
+                    "the mask {} has {} x {} pixels, and its image {} x {}; correct the pattern of the masks in "
+                    "src/competition/targets.py, or drop the row".format(file, *mask.codes.shape, *self.size)
+                )
+            if self.codes:
+                sort_out(mask.codes[part], self.codes, planes, file, mask.lossy)
+                continue
+            above = mask.middle if self.above is None else self.above
+            if above is None:
+                raise UserError(
+                    f"the mask {file} is stored with loss and holds nothing brighter than {mask.levels.max()}, which "
+                    "may be noise or a class; store it as PNG, or say above in MaskFiles of src/competition/targets.py"
+                )
+            planes[place] = mask.levels[part] > above
+        return planes
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,15 +173,8 @@ def mask_in(path: Path) -> MaskFile:
 
 
 def sort_out(values: np.ndarray, codes: Sequence[tuple[int, int]], planes: np.ndarray, file: Path, lossy: bool) -> None:
-    """Fill planes, uint8 (C, H, W) of 0, with what the codes say of values (H, W), or else the nearest of them.
-
-    Args:
-        codes: (value, place of its class, `BACKGROUND` or `IGNORED`).
-        file, lossy: where the values stand, and whether with loss.
-
-    Raises:
-        UserError: a value is near no code.
-    """
+    """Fill planes, uint8 (C, H, W) of 0, with what the codes (see `FileTruth`) say of values (H, W), or else the
+    nearest of them; a `UserError` where a value of the file is near no code."""
     if _sorted(values, codes, planes) == values.size:
         return
     known = np.array([code for code, _ in codes], np.int64)
@@ -123,9 +183,12 @@ def sort_out(values: np.ndarray, codes: Sequence[tuple[int, int]], planes: np.nd
     meant[stray] = nearest_code(meant[stray], known, lossy)
     lost = found[meant < 0]
     if len(lost) and not (lossy and np.isin(values, lost).mean() <= STRAY):  # an edge rings where three values meet
+        colours = (
+            str((code >> 16 & 255, code >> 8 & 255, code & 255) if code >= COLOUR else code) for code in lost.tolist()
+        )
         raise UserError(
-            f"the mask {file} holds the values {listed(map(_shown, lost.tolist()))}, which stand for no class; name "
-            "them in src/competition/targets.py (values, background or ignored of MaskFiles)"
+            f"the mask {file} holds the values {listed(colours)}, which stand for no class; name them in "
+            "src/competition/targets.py (values, background or ignored of MaskFiles)"
         )
     _sorted(meant[places].reshape(values.shape), codes, planes)
 
@@ -143,21 +206,9 @@ def _sorted(values: np.ndarray, codes: Sequence[tuple[int, int]], planes: np.nda
     return known
 
 
-def _shown(code: int) -> str:
-    """A value as the user knows it: a number, or red, green and blue."""
-    return str(code) if code < 1 << 24 else str(((code >> 16) & 255, (code >> 8) & 255, code & 255))
-
-
 def nearest_code(values: np.ndarray, codes: np.ndarray, lossy: bool) -> np.ndarray:
-    """The code that is meant by each value, int64 (N,): the nearest one, by the channel that differs most.
-
-    Args:
-        values, codes: int64, numbers or colours.
-        lossy: whether the file is stored with loss: then all between two codes is one of them.
-
-    Returns:
-        -1 where no code is near enough.
-    """
+    """The code that is meant by each value, int64 (N,): the nearest one, by the channel that differs most; -1: none is
+    near enough. In a file that is stored with loss, all between two codes is one of them."""
     found = np.full(len(values), -1, np.int64)
     for colours in (False, True):
         own, known = (values >= COLOUR) == colours, codes[(codes >= COLOUR) == colours]
@@ -194,20 +245,14 @@ def _without_alpha(pixels: np.ndarray) -> tuple[np.ndarray, bool]:
 
 def _decoded(data: bytes, path: Path) -> np.ndarray:
     """(H, W) or (H, W, C), RGB or RGBA."""
-    suffix = path.suffix.lower()
-    if suffix == ".npy":
+    if path.suffix.lower() == ".npy":
         return np.asarray(np.load(BytesIO(data), allow_pickle=False))
-    if suffix in (".tif", ".tiff"):
+    if path.suffix.lower() in TIF_SUFFIXES:
         header = header_in(data)
         if header is not None and header.pages > 1:
-            raise UserError(
-                f"the mask {shown(path)} has {header.pages} pages; write them as files of their own, or as the "
-                "values of one"
-            )
+            raise UserError(f"the mask {shown(path)} has {header.pages} pages; write each as a file of its own")
         return tif(data, path)
     if describe(data).endswith("palette"):  # OpenCV would give its colours
-        from PIL import Image
-
         return np.asarray(Image.open(BytesIO(data)))
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:

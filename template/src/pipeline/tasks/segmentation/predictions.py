@@ -7,8 +7,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.competition import Head, Metric
-from pipeline.heads.mask_decoding import USUAL
-from pipeline.heads.mask_predictions import columns, has_presence, presence_columns
+from pipeline.heads.mask_decoding import USUAL, columns, has_presence, presence_columns
 from pipeline.keys import ROW_ID
 from pipeline.metrics.masks import Scored
 from pipeline.tasks.components import Predictions, Tuner
@@ -30,7 +29,6 @@ class MaskPredictions(Predictions):
         return {"all empty": self._constant(held_out, 0), "all full": self._constant(held_out, 255)}
 
     def _constant(self, rows: pd.DataFrame, value: int) -> pd.DataFrame:
-        """The same probability everywhere, uint8."""
         cells = {
             name: [maps.encode(np.full((1, 1), value, np.uint8), truth.size) for truth in rows[head.name]]
             for head in self.heads

@@ -43,11 +43,8 @@ class TTAModel(nn.Module):
     deep supervision are left out.
 
     Args:
-        model: `Prepare` and network; it gets images (B, H, W, C).
-        views: names in `VIEWS`, or `scale:0.8`.
-
-    Raises:
-        UserError: a view nobody knows.
+        model: `Preprocess` and network; it gets images (B, H, W, C).
+        views: names in `VIEWS`, or `scale:0.8`; an unknown one is a `UserError`.
     """
 
     def __init__(self, model: nn.Module, views: Sequence[str], heads: Sequence[Head]) -> None:
@@ -57,28 +54,23 @@ class TTAModel(nn.Module):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         image: Tensor = batch[INPUT_IMAGE]
-        size = (image.shape[1], image.shape[2])
         sums = self._probabilities(batch)
         for view in self.views:
             found = self._probabilities({**batch, INPUT_IMAGE: view.change(image).contiguous()})
             for key, value in found.items():
-                sums[key] = sums[key] + (view.undo(value, size) if value.ndim == 4 else value)
-        outputs = {}
-        for head in self.heads:
-            kind, key = kind_of(head), head.output_key
-            outputs[key] = kind.logits(sums[key] / (1 + len(self.views)))
-            if f"{key}@presence" in sums:
-                outputs[f"{key}@presence"] = (sums[f"{key}@presence"] / (1 + len(self.views))).logit(eps=1e-6)
-        return outputs
+                sums[key] = sums[key] + (
+                    view.undo(value, (image.shape[1], image.shape[2])) if value.ndim == 4 else value
+                )
+        kinds = {head.output_key: kind_of(head) for head in self.heads}
+        means = {key: total / (1 + len(self.views)) for key, total in sums.items()}
+        return {key: kinds[key].logits(mean) if key in kinds else mean.logit(eps=1e-6) for key, mean in means.items()}
 
     def _probabilities(self, batch: Batch) -> dict[str, Tensor]:
         """Probabilities of each head's output and of its presence."""
-        outputs = self.model(batch)
-        found = {}
+        outputs, found = self.model(batch), {}
         for head in self.heads:
-            key, presence = head.output_key, f"{head.output_key}@presence"
-            found[key] = kind_of(head).probabilities(outputs[key])
-            if presence in outputs:
+            found[head.output_key] = kind_of(head).probabilities(outputs[head.output_key])
+            if (presence := f"{head.output_key}@presence") in outputs:
                 found[presence] = outputs[presence].float().sigmoid()
         return found
 
@@ -94,7 +86,7 @@ def view_of(name: str) -> View:
     if not 0.1 <= factor <= 10:
         known = ", ".join(VIEWS)
         raise UserError(f"task.params.tta: unknown view '{name}'; known: {known}, and {SCALE}F with F from 0.1 to 10")
-    return View(lambda image: _scaled(image, factor), lambda found, size: _resized(found, size))
+    return View(lambda image: _scaled(image, factor), _resized)
 
 
 def _scaled(image: Tensor, factor: float) -> Tensor:
