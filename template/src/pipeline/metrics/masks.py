@@ -72,14 +72,8 @@ def find_metric(name: str, **params: float) -> Metric:
 
 def pixels(plane: np.ndarray, mask: np.ndarray, foreground: np.ndarray, instances: Instances) -> np.ndarray:
     """Pixels of one class of one image: true positive, false positive, false negative, not ignored, and those false
-    positives that are another class, int64 (5,).
-
-    Args:
-        plane: the truth, uint8 (H, W) of 0, 1, 255.
-        mask: what is decided, bool (H, W).
-        foreground: where any class is, bool (H, W).
-        instances: gives the true objects, see `instances_of`.
-    """
+    positives that are another class, int64 (5,); of the truth, uint8 (H, W) of 0, 1, 255, what is decided, bool (H, W),
+    where any class is, bool (H, W), and what gives the true objects, see `instances_of`."""
     found = np.zeros(5, np.int64)
     for rows in strips((plane.shape[0], plane.shape[1])):
         true, known = plane[rows] == 1, plane[rows] != IGNORED
@@ -92,11 +86,8 @@ def pixels(plane: np.ndarray, mask: np.ndarray, foreground: np.ndarray, instance
 
 def objects(plane: np.ndarray, mask: np.ndarray, foreground: np.ndarray, instances: Instances) -> np.ndarray:
     """F2 of the objects of one class of one image, mean over the thresholds 0.5, 0.55, ..., 0.95 that an IoU must
-    exceed, float64 (1,); the evaluation of Kaggle's Airbus ship challenge.
-
-    What is decided is taken apart into connected components. 1 where neither truth nor prediction has an object, 0
-    where only one of them has; NaN where every pixel is ignored.
-    """
+    exceed, float64 (1,); the evaluation of Kaggle's Airbus ship challenge. What is decided is taken apart into connected
+    components. 1 where neither truth nor prediction has an object, 0 where only one has; NaN where all is ignored."""
     known = plane != IGNORED
     if not known.any():
         return np.array([np.nan])
@@ -119,11 +110,7 @@ _remembered: list[_Entry] = []
 
 def counts(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head, count: Count) -> np.ndarray:
     """Counts (N, C, K) of every image and class, as the head's thresholds decide. They are remembered for the last few
-    pairs of tables.
-
-    Raises:
-        UserError: the tables do not fit each other or the head, or a map has another size than its truth.
-    """
+    pairs of tables. A `UserError` where tables do not fit each other or the head, or a map has not its truth's size."""
     require_columns(truth, predictions, head)
     for position, (one, other, of, by, found) in enumerate(_remembered):
         if one() is truth and other() is predictions and of == head and by is count:

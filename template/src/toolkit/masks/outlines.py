@@ -22,21 +22,13 @@ FAR = 1 << 24  # pixels from the window, beyond which it does not matter where a
 
 @dataclass(frozen=True)
 class Object:
-    """An object of an image.
+    """An object of an image, the union of its polygons."""
 
-    Attributes:
-        label: its class; empty where it has none.
-        polygons: of which it is the union.
-        crowd: whether it is a crowd of COCO, whose pixels neither train nor score.
-        odd: why nothing of it, or not all of it, is read; empty if all is.
-        size: height and width of the image, where its mask says them.
-    """
-
-    label: str
+    label: str  # its class; empty where it has none
     polygons: tuple[Polygon, ...]
-    crowd: bool = False
-    odd: str = ""
-    size: Size | None = None
+    crowd: bool = False  # of COCO, whose pixels neither train nor score
+    odd: str = ""  # why nothing of it, or not all of it, is read
+    size: Size | None = None  # height and width of the image, where its mask says them
 
 
 @dataclass(frozen=True)
@@ -49,11 +41,7 @@ class Outlined:
 
 
 def images_in(content: Any) -> list[Outlined]:
-    """The images in a file for all of them: COCO, or a mapping from ids to lists of objects.
-
-    Raises:
-        UserError: the content is neither, or no outline.
-    """
+    """The images in a file for all of them: COCO, or a mapping from ids to lists of objects; else a `UserError`."""
     if not isinstance(content, Mapping):
         raise UserError(f"a json file of masks holds a {type(content).__name__}; COCO, or objects by id, are read")
     if isinstance(content.get("annotations"), list) and "images" in content:
@@ -62,11 +50,7 @@ def images_in(content: Any) -> list[Outlined]:
 
 
 def image_in(content: Any, name: str) -> Outlined:
-    """The objects of one image.
-
-    Raises:
-        UserError: the content is no list of objects.
-    """
+    """The objects of one image; a `UserError` where the content is no list of them."""
     size = None
     if isinstance(content, Mapping):
         size = _size(content, "imageHeight", "imageWidth")

@@ -29,11 +29,7 @@ def encode(mask: np.ndarray, order: Order = "column", first: int = 1) -> str:
 
 
 def decode(text: str, size: Size, order: Order = "column", first: int = 1) -> np.ndarray:
-    """The mask, bool (H, W). Runs may stand in any order, and overlap.
-
-    Raises:
-        UserError: the text cannot be read for an image of this size; see `fault`.
-    """
+    """The mask, bool (H, W). Runs may stand in any order, and overlap. A `UserError` says what `fault` does."""
     starts, ends = runs(text, size, first)
     if order == "row":
         return filled(starts, ends, size[0] * size[1]).reshape(size)
@@ -47,13 +43,8 @@ def decode(text: str, size: Size, order: Order = "column", first: int = 1) -> np
 def decode_window(
     text: str, size: Size, window: tuple[int, int, int, int], order: Order = "column", first: int = 1
 ) -> np.ndarray:
-    """A window (top, left, height, width) of the mask, bool (height, width), False beyond the image.
-
-    Only the columns (or rows) of the window are made, so that the image may be far larger than memory.
-
-    Raises:
-        UserError: as `decode`.
-    """
+    """A window (top, left, height, width) of the mask, bool (height, width), False beyond the image. Only the columns
+    (or rows) of the window are made, so that the image may be far larger than memory."""
     top, left, height, width = window
     if order == "column":
         transposed = decode_window(text, (size[1], size[0]), (left, top, width, height), "row", first)
@@ -71,11 +62,7 @@ def decode_window(
 
 @lru_cache(maxsize=4)  # the windows of one image come one after the other, and a text may hold a million numbers
 def runs(text: str, size: Size, first: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Start, counted from 0, and end of each run along the image, both int64 (N,).
-
-    Raises:
-        UserError: as `decode`.
-    """
+    """Start, counted from 0, and end of each run along the image, both int64 (N,); a `UserError` as `decode`."""
     starts, ends, wrong = _read(text, size, first)
     if wrong:
         raise UserError(f"a mask cannot be read from its RLE: {wrong}")
@@ -99,11 +86,7 @@ def check(text: str, size: Size, first: int = 1) -> str:
 
 def counts_of(counts: str | Sequence[int]) -> np.ndarray:
     """The lengths of the runs of 0 and 1 in turns that COCO writes, int64 (N,), also of its compressed text: numbers of
-    5 bits a letter, from the fourth on as the difference to the last but one.
-
-    Raises:
-        ValueError: the text breaks off.
-    """
+    5 bits a letter, from the fourth on as the difference to the last but one. A `ValueError` where it breaks off."""
     if not isinstance(counts, str):
         return np.asarray(counts, dtype=np.int64)
     found: list[int] = []

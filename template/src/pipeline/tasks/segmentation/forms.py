@@ -11,7 +11,7 @@ import pandas as pd
 from pipeline.data.tables import image_paths, require_columns
 from pipeline.heads.mask import IGNORED
 from pipeline.keys import ROW_ID
-from pipeline.tasks.segmentation.mask_files import BACKGROUND, FileTruth, colour_code
+from pipeline.tasks.segmentation.mask_files import BACKGROUND, COLOUR, FileTruth
 from pipeline.tasks.segmentation.truth import RunTruth, Truth
 from toolkit.archives import archive_above, missing
 from toolkit.errors import UserError, listed, nearest
@@ -19,6 +19,7 @@ from toolkit.masks.rle import Order
 from toolkit.masks.sizes import Frame, Size
 
 EMPTY = frozenset({"", "-", "-1", "nan", "none", "0 0", "1 0"})  # what stands for an empty mask
+MARKED = "class of the row"  # the column of a class that was joined to an id
 Image = Size | Path
 Colour = int | tuple[int, int, int]
 
@@ -49,7 +50,9 @@ def is_empty(text: str) -> bool:
 class Form(ABC):
     """How masks are given."""
 
-    own_columns: Sequence[str] = ()  # of the table, that say something about a mask, not about an image
+    def own_columns(self) -> set[str]:
+        """Of the table, those that say something about a mask, not about an image."""
+        return set()
 
     def by_image(self, table: pd.DataFrame, id_column: str, classes: Sequence[str]) -> pd.DataFrame:
         """The table with ids of images, still with all its rows."""
@@ -84,9 +87,8 @@ class RunLengths(Form):
     first: int = 1
     frame: Frame | None = None
 
-    @property
-    def own_columns(self) -> Sequence[str]:  # type: ignore[override]
-        return [self.column, *([self.classes] if self.classes else [])]
+    def own_columns(self) -> set[str]:
+        return {self.column, self.classes}
 
     def by_image(self, table: pd.DataFrame, id_column: str, classes: Sequence[str]) -> pd.DataFrame:
         if not self.mark:
@@ -98,11 +100,7 @@ class RunLengths(Form):
                 f"{len(strange)} ids of '{id_column}' ({listed(strange)}) do not end in '{self.mark}' and a class "
                 f"({listed(classes, 5)}); correct CLASSES or mark in src/competition/targets.py"
             )
-        return table.assign(**{id_column: parts[0], self._class_column: parts[2]})
-
-    @property
-    def _class_column(self) -> str:
-        return self.classes or "class of the row"
+        return table.assign(**{id_column: parts[0], MARKED: parts[2]})
 
     def truths(
         self, table: pd.DataFrame, rows: pd.DataFrame, images: Sequence[Image], classes: tuple[str, ...], data: Path
@@ -120,19 +118,19 @@ class RunLengths(Form):
     def _cells(self, table: pd.DataFrame, classes: tuple[str, ...]) -> Iterator[tuple[str, str, Any]]:
         """(id, class, text) of every cell."""
         if "{class}" in self.column:
-            names = [self.column.replace("{class}", name) for name in classes]
-            require_columns(table, names, "the table")
-            for name, of_class in zip(names, classes, strict=True):
+            for of_class in classes:
+                name = self.column.replace("{class}", of_class)
+                require_columns(table, [name], "the table")
                 yield from ((row, of_class, text) for row, text in zip(table[ROW_ID], table[name], strict=True))
             return
-        by_row = self.classes or self.mark
+        by_row = self.classes or (MARKED if self.mark else "")
         if not by_row and len(classes) > 1:
             raise UserError(
                 f"the column '{self.column}' does not say which of {len(classes)} classes it is of; give RunLengths in "
                 "src/competition/targets.py the column of the class (classes) or what joins it to the id (mark)"
             )
-        require_columns(table, [self.column, *([self._class_column] if by_row else [])], "the table")
-        of_rows = table[self._class_column] if by_row else pd.Series(classes[0], index=table.index)
+        require_columns(table, [self.column, *([by_row] if by_row else [])], "the table")
+        of_rows = table[by_row] if by_row else pd.Series(classes[0], index=table.index)
         strange = of_rows[~of_rows.isin(classes)].dropna()
         if len(strange):
             raise UserError(
@@ -205,7 +203,7 @@ class MaskFiles(Form):
         for key, place in meanings if values else ():
             red, green, blue = (key, key, key) if isinstance(key, int) else key
             if not isinstance(key, int):
-                found[colour_code(red, green, blue)] = place
+                found[COLOUR | red << 16 | green << 8 | blue] = place
             if red == green == blue:  # a file whose colours are all grey holds numbers
                 found[red] = place
         return tuple(found.items())

@@ -26,11 +26,7 @@ OTHER: dict[rle.Order, rle.Order] = {"column": "row", "row": "column"}
 
 @dataclass(frozen=True)
 class MaskLabels(ClassLabels):
-    """Columns of `Truth`. Every fold has as many images with each set of classes, those with none among them.
-
-    Attributes:
-        classes: as in the head.
-    """
+    """Columns of `Truth`. Every fold has as many images with each set of classes, those with none among them."""
 
     classes: Sequence[str] = ()
 
@@ -74,12 +70,7 @@ def _truths(rows: pd.DataFrame, column: str) -> list[Truth]:
 
 def mask_faults(rows: pd.DataFrame, column: str) -> Iterator[Fault]:
     """Masks that cannot be read, do not fit their image or cover all of it, what of them is read in a way to be known,
-    RLE in another order, images that are turned, classes that are in no image, and how many are empty in each fold.
-
-    Args:
-        rows: with their folds.
-        column: of `Truth`.
-    """
+    RLE in another order, images that are turned, classes that are in no image, and how many are empty in each fold."""
     strange: dict[str, list[str]] = {}
     unsized: list[str] = []
     sound: dict[int, tuple[str, Truth]] = {}
@@ -178,11 +169,8 @@ def _outline(truth: RunTruth, size: Size, order: rle.Order) -> int:
 
 
 def _other_order(found: Sequence[tuple[str, Truth]]) -> Iterator[Fault]:
-    """RLE whose outlines are far shorter when it is read in the other order.
-
-    Reading it with height and width exchanged gives the same outlines, transposed; so this finds both mistakes, in
-    images that are not square.
-    """
+    """RLE whose outlines are far shorter when it is read in the other order. Reading it with height and width exchanged
+    gives the same outlines, transposed; so this finds both mistakes, in images that are not square."""
     masks = [(name, truth) for name, truth in found if isinstance(truth, RunTruth) and truth.size[0] != truth.size[1]]
     masks = [(name, truth) for name, truth in masks if any(truth.runs) and not _swapped(truth)][:LOOKED_AT]
     now = sum(_outline(truth, truth.size, truth.order) for _, truth in masks)

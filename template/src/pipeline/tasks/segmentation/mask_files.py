@@ -19,7 +19,6 @@ from toolkit.images.formats import tif
 from toolkit.images.header import header_in, orientation_in
 from toolkit.images.pixels import turned
 from toolkit.images.readers import JPEG, TIF_SUFFIXES, describe
-from toolkit.masks.maps import strips
 from toolkit.masks.sizes import Size, known_header, known_size, told_frame
 
 BACKGROUND = -1  # in place of a class
@@ -29,11 +28,6 @@ DARK, BRIGHT = 32, 224  # values nearer to black and to white than what lies bet
 SMOOTH = 8  # values between them that no set of a few labels has
 NEAR = 4  # how far a value may be from one that is named, where nothing was lost
 STRAY = 0.05  # share of the pixels of a lossy mask that may be far from all values that are named
-
-
-def colour_code(red: int, green: int, blue: int) -> int:
-    """A colour as one number."""
-    return COLOUR | red << 16 | green << 8 | blue
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,14 +95,9 @@ class FileTruth(Truth):
 
 @dataclass(frozen=True, eq=False)
 class MaskFile:
-    """What a mask file holds.
-
-    Attributes:
-        codes: (H, W) of a type of whole numbers: the value of each pixel, also an index into a palette; where the file
-            has colours that differ from grey, `colour_code`.
-        lossy: whether the file is stored with loss, as JPEG is.
-        alpha: whether what is transparent decided.
-    """
+    """What a mask file holds: whole numbers (H, W), the value of each pixel, also an index into a palette, or where the
+    file has colours that differ from grey, `COLOUR | red << 16 | green << 8 | blue`; whether it is stored with loss, as
+    JPEG is; and whether what is transparent decided."""
 
     codes: np.ndarray
     lossy: bool
@@ -116,16 +105,15 @@ class MaskFile:
 
     @functools.cached_property
     def levels(self) -> np.ndarray:
-        """How bright each pixel is, (H, W): its value, or the largest of its colours."""
+        """The value of each pixel, (H, W), or the largest of its colours."""
         if self.codes.dtype != np.int32 or not (self.codes >= COLOUR).any():
             return self.codes
-        return np.maximum.reduce([self.codes >> shift & 255 for shift in (16, 8, 0)]).astype(np.uint8)
+        return np.max([self.codes >> shift & 255 for shift in (16, 8, 0)], axis=0).astype(np.uint8)
 
     @functools.cached_property
     def values(self) -> list[int]:
         """What stands in it, each once."""
-        found = np.flatnonzero(_counts(self.codes)) if self.codes.dtype == np.uint8 else np.unique(self.codes)
-        return [int(value) for value in found]
+        return (np.flatnonzero(_counts(self.codes)) if self.codes.dtype == np.uint8 else np.unique(self.codes)).tolist()
 
     @functools.cached_property
     def middle(self) -> int | None:
@@ -147,17 +135,12 @@ class MaskFile:
 
 def _counts(values: np.ndarray) -> np.ndarray:
     """How often each of 256 values occurs in uint8 (H, W)."""
-    parts = [np.bincount(values[rows].ravel(), minlength=256) for rows in strips((values.shape[0], values.shape[1]))]
-    return np.sum(parts, axis=0)
+    return cv2.calcHist([values], [0], None, [256], [0, 256])[:, 0]
 
 
 @functools.lru_cache(maxsize=2)  # the windows of an image come one after the other
 def mask_in(path: Path) -> MaskFile:
-    """A mask file, turned as its own EXIF orientation says.
-
-    Raises:
-        UserError: the file is missing, no image, or several.
-    """
+    """A mask file, turned as its own EXIF orientation says; a `UserError` where it is missing, or no single image."""
     try:
         data = read_bytes(path)
     except UserError as error:
@@ -223,10 +206,8 @@ def nearest_code(values: np.ndarray, codes: np.ndarray, lossy: bool) -> np.ndarr
 
 
 def _distance(values: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """(N, M)"""
-    parts = [np.abs((values >> shift & 255)[:, None] - (others >> shift & 255)[None]) for shift in (16, 8, 0)]
-    distance: np.ndarray = np.maximum.reduce(parts)
-    return distance
+    channels = [np.abs((values >> shift & 255)[:, None] - (others >> shift & 255)[None]) for shift in (16, 8, 0)]
+    return np.max(channels, axis=0)  # (N, M)
 
 
 def _without_alpha(pixels: np.ndarray) -> tuple[np.ndarray, bool]:

@@ -27,9 +27,7 @@ class PolygonTruth(Truth):
     """Masks as outlines, filled with the pixels on them.
 
     Attributes:
-        objects: for each class its objects, each a tuple of polygons whose union it is: an outer ring and its holes,
-            float (points, 2) of x and y in pixels.
-        crowds: the same of what is ignored; empty: nothing.
+        objects, crowds: for each class its objects, and what is ignored, each a tuple of polygons whose union it is.
         given: height and width of the image, where the file of the outlines says them.
         unread: what of the file was not read, in words.
     """
@@ -158,7 +156,7 @@ class Polygons(Form):
             classes,
             image,
             tuple(map(tuple, objects)),
-            crowds=tuple(map(tuple, crowds)),
+            crowds=tuple(map(tuple, crowds)) if any(crowds) else (),
             given=outlined.size if isinstance(image, Path) else None,
             unread=tuple(dict.fromkeys(each.odd for each in outlined.objects if each.odd)),
             frame=self.frame,

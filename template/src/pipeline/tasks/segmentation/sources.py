@@ -61,11 +61,7 @@ class WindowReader:
         return resized(self._whole(place) if whole else self.reader(place.path, self.size, place.row), self.size)
 
     def window(self, place: Place, window: Window) -> np.ndarray:
-        """A window at the size the model sees; beyond the image its pixels are mirrored.
-
-        Raises:
-            UserError: the image has another size than the window says, or it does not fit into memory.
-        """
+        """A window at the size the model sees; beyond the image its pixels are mirrored."""
         if self.resizes:
             raise UserError("windows are cut from whole images; set image.cache: false, or task.params.view: whole")
         check_memory(window.height * window.width * 3)
@@ -96,11 +92,8 @@ class WindowReader:
 
 
 def header_at(path: Path) -> Header | None:
-    """The header of an image; none where it does not say a size.
-
-    Raises:
-        UserError: it is a tif, and tifffile is not installed, without which a slide would be decoded for each window.
-    """
+    """The header of an image; none where it does not say a size. Without tifffile, which a tif needs, a slide would be
+    decoded for each window."""
     if path.suffix.lower() in TIF_SUFFIXES:
         require("tifffile", "a tif that is read by window")
     return header_of(path)
