@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -14,24 +14,8 @@ from toolkit.errors import UserError, nearest
 from toolkit.masks import maps
 from toolkit.masks.components import Components
 
-USUAL = (0.5, 0.0, 0.5)
+USUAL = (0.5, 0.0, 0.5)  # threshold, min_area and presence of a class; see `decisions`
 EXCLUSIVE = "multiclass_mask"
-
-
-@dataclass(frozen=True)
-class Decision:
-    """How a class is decided.
-
-    Attributes:
-        threshold: a pixel belongs to the class if its probability exceeds this.
-        min_area: connected components (8 neighbours) of fewer pixels are dropped, then holes (4 neighbours, not at the
-            border of the image) of fewer pixels are filled.
-        presence: below this probability to be in the image the class is empty, where a model says it.
-    """
-
-    threshold: float = USUAL[0]
-    min_area: float = USUAL[1]
-    presence: float = USUAL[2]
 
 
 def columns(head: Head) -> list[str]:
@@ -93,15 +77,18 @@ def gated(rows: pd.DataFrame, predictions: pd.DataFrame, heads: Sequence[Head], 
     return predictions.assign(**added)
 
 
-def decisions(head: Head) -> list[Decision]:
-    """The decision of each class: the head's thresholds, three per class, else the usual ones."""
+def decisions(head: Head) -> list[Sequence[float]]:
+    """How each class is decided, (C, 3), by the head's thresholds, else the usual ones: a pixel belongs to it
+    if its probability exceeds the first; of components (8 neighbours) with fewer pixels than the second, then of such
+    holes (4 neighbours, not at the border of the image), nothing is left; and below the third as its probability to be
+    in the image at all, where a model says it, it is empty."""
     values = head.thresholds or USUAL * len(head.classes)
-    if len(values) != len(USUAL) * len(head.classes):
+    if len(values) != 3 * len(head.classes):
         raise UserError(
             f"the head '{head.name}' has {len(values)} thresholds for {len(head.classes)} classes; "
             "a class has three: threshold, min_area, presence"
         )
-    return [Decision(*values[start : start + len(USUAL)]) for start in range(0, len(values), len(USUAL))]
+    return [values[start : start + 3] for start in range(0, len(values), 3)]
 
 
 def decoded(predictions: pd.DataFrame, head: Head) -> Iterator[np.ndarray]:
@@ -112,14 +99,14 @@ def decoded(predictions: pd.DataFrame, head: Head) -> Iterator[np.ndarray]:
         yield decided(cells, presence[number], chosen, head.kind)
 
 
-def decided(cells: Sequence[bytes], presence: np.ndarray, chosen: Sequence[Decision], kind: str) -> np.ndarray:
+def decided(cells: Sequence[bytes], presence: np.ndarray, chosen: Sequence[Sequence[float]], kind: str) -> np.ndarray:
     """The masks of one image, bool (C, H, W), from a map cell per class."""
     owner = owners(cells) if kind == EXCLUSIVE else None
     planes = np.zeros((len(cells), *maps.size_of(cells[0])), bool)
-    for number, (cell, decision) in enumerate(zip(cells, chosen, strict=True)):
-        if presence[number] >= decision.presence:
-            planes[number] = above(cell, decision.threshold, number, owner)
-            [planes[number]] = cleanings(planes[number], (decision.min_area,), number, owner)
+    for number, (cell, (threshold, min_area, least)) in enumerate(zip(cells, chosen, strict=True)):
+        if presence[number] >= least:
+            planes[number] = above(cell, threshold, number, owner)
+            [planes[number]] = cleanings(planes[number], (min_area,), number, owner)
             if owner is not None:
                 planes[number] &= ~planes[:number].any(axis=0)
     return planes
@@ -154,7 +141,7 @@ def above(cell: bytes, threshold: float, number: int, owner: np.ndarray | None) 
 
 
 def cleanings(mask: np.ndarray, areas: Sequence[float], number: int, owner: np.ndarray | None) -> Iterator[np.ndarray]:
-    """A mask, bool (H, W), without components and holes below each of the ascending areas; see `Decision`. The same
+    """A mask, bool (H, W), without components and holes below each of the ascending areas; see `decisions`. The same
     array comes again where nothing changes. Where pixels have owners, those of other classes are not filled."""
     components: Components | None = None
     kept = -1

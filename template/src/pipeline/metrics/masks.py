@@ -86,7 +86,7 @@ def pixels(plane: np.ndarray, mask: np.ndarray, foreground: np.ndarray, instance
 
 def objects(plane: np.ndarray, mask: np.ndarray, foreground: np.ndarray, instances: Instances) -> np.ndarray:
     """F2 of the objects of one class of one image, mean over the thresholds 0.5, 0.55, ..., 0.95 that an IoU must
-    exceed, float64 (1,); the evaluation of Kaggle's Airbus ship challenge. What is decided is taken apart into connected
+    exceed, float64 (1,); the evaluation of Kaggle's Airbus ship challenge. What is decided is taken apart into
     components. 1 where neither truth nor prediction has an object, 0 where only one has; NaN where all is ignored."""
     known = plane != IGNORED
     if not known.any():

@@ -141,7 +141,7 @@ def probability_figure(head: Head, counted: np.ndarray) -> Figure:
             share = counted[number, side].reshape(32, 8).sum(axis=1) / max(counted[number, side].sum(), 1)
             edges = np.linspace(0, 1, 33)
             axes.stairs(np.maximum(share, 1e-6), edges, fill=True, color=color, alpha=0.55, label=label, baseline=1e-6)
-        axes.axvline(chosen[number].threshold, color=ORANGE, linewidth=1.5, label="threshold")
+        axes.axvline(chosen[number][0], color=ORANGE, linewidth=1.5, label="threshold")
         axes.set(yscale="log", xlim=(0, 1), ylim=(1e-5, 1.5))
         axes.set_title(shortened(name, 22), fontsize=9, parse_math=False)
         axes.tick_params(labelsize=7)
