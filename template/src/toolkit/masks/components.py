@@ -13,20 +13,13 @@ from toolkit.masks.maps import Size, strips
 
 @dataclass(frozen=True, eq=False)
 class Components:
-    """The connected components of a mask.
-
-    Attributes:
-        size: height and width of the mask.
-        starts, ends: flat positions, row by row, of the runs of its pixels, int64 (R,); none reaches over two rows.
-        labels: the component of each run, int32 (R,), from 0 on.
-        areas: pixels of each component, int64 (N,).
-    """
+    """The connected components of a mask."""
 
     size: Size
-    starts: np.ndarray
+    starts: np.ndarray  # flat positions, row by row, of the runs of its pixels, int64 (R,); none reaches over two rows
     ends: np.ndarray
-    labels: np.ndarray
-    areas: np.ndarray
+    labels: np.ndarray  # the component of each run, int32 (R,), from 0 on
+    areas: np.ndarray  # pixels of each component, int64 (N,)
 
     @classmethod
     def of(cls, mask: np.ndarray, neighbours: int, value: bool = True) -> "Components":

@@ -100,7 +100,7 @@ def class_figure(scores: pd.DataFrame) -> Figure:
         for row in shown.to_dict("records")
     ]
     rows, labels = [_text(name) for name in shown.index], [name.replace("_", " ") for name in names]
-    table = axes.table(cells, rowLabels=rows, colLabels=labels, bbox=Bbox.from_bounds(0.3, 0, 0.7, 1))
+    table = axes.table(cells, rowLabels=rows, colLabels=labels, bbox=Bbox.unit())
     table.auto_set_font_size(False)
     table.set_fontsize(8.5)
     return figure

@@ -18,10 +18,11 @@ from toolkit.errors import UserError, listed
 from toolkit.images.formats import tif
 from toolkit.images.header import header_in, orientation_in
 from toolkit.images.pixels import turned
-from toolkit.images.readers import JPEG, TIF_SUFFIXES, describe
+from toolkit.images.readers import JPEG, TIF_SUFFIXES
 from toolkit.masks.sizes import Size, known_header, known_size, told_frame
 
 BACKGROUND = -1  # in place of a class
+CONVERTED = {"1": "L", "CMYK": "RGB", "YCbCr": "RGB", "PA": "RGBA"}  # modes of PIL, and what is read instead
 COLOUR = 1 << 24  # marks colours, so that black and 0 are not the same
 HALF = 127  # of white
 DARK, BRIGHT = 32, 224  # values nearer to black and to white than what lies between
@@ -32,17 +33,11 @@ STRAY = 0.05  # share of the pixels of a lossy mask that may be far from all val
 
 @dataclass(frozen=True, eq=False)
 class FileTruth(Truth):
-    """Masks in files.
+    """Masks in files. Without codes any value above 0 is the class, or above half of white where the file says so, or
+    above a value that is given."""
 
-    Attributes:
-        files: one file for all classes, or one for each class; none where a class has no file and is empty so.
-        codes: (value of a pixel, place of its class, `BACKGROUND` or `IGNORED`); empty: any value above 0 is the class,
-            or above half of white where the file says so.
-        above: without codes: the value above which a pixel is of the class, instead.
-    """
-
-    files: tuple[Path | None, ...]
-    codes: tuple[tuple[int, int], ...] = ()
+    files: tuple[Path | None, ...]  # one for all classes, or one for each; none: the class has no file, and is empty
+    codes: tuple[tuple[int, int], ...] = ()  # (value of a pixel, place of its class, `BACKGROUND` or `IGNORED`)
     above: int | None = None
 
     def _own_size(self) -> Size | None:
@@ -213,9 +208,9 @@ def _distance(values: np.ndarray, others: np.ndarray) -> np.ndarray:
 def _without_alpha(pixels: np.ndarray) -> tuple[np.ndarray, bool]:
     """The pixels without their transparency, and whether it decided: what is transparent is background, and where one
     colour is everywhere, the mask is in the transparency."""
-    if pixels.ndim != 3 or pixels.shape[2] != 4:
+    if pixels.ndim != 3 or pixels.shape[2] not in (2, 4):
         return pixels, False
-    colours, alpha = pixels[..., :3], pixels[..., 3]
+    colours, alpha = pixels[..., :-1], pixels[..., -1]
     if alpha.size and (alpha == alpha.flat[0]).all() and alpha.flat[0] > 0:
         return colours, False
     if (colours == colours[:1, :1]).all():
@@ -225,7 +220,7 @@ def _without_alpha(pixels: np.ndarray) -> tuple[np.ndarray, bool]:
 
 
 def _decoded(data: bytes, path: Path) -> np.ndarray:
-    """(H, W) or (H, W, C), RGB or RGBA."""
+    """(H, W) or (H, W, C), grey or RGB, with or without alpha; of a palette its numbers."""
     if path.suffix.lower() == ".npy":
         return np.asarray(np.load(BytesIO(data), allow_pickle=False))
     if path.suffix.lower() in TIF_SUFFIXES:
@@ -233,11 +228,8 @@ def _decoded(data: bytes, path: Path) -> np.ndarray:
         if header is not None and header.pages > 1:
             raise UserError(f"the mask {shown(path)} has {header.pages} pages; write each as a file of its own")
         return tif(data, path)
-    if describe(data).endswith("palette"):  # OpenCV would give its colours
-        return np.asarray(Image.open(BytesIO(data)))
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if pixels is None:
-        raise UserError(f"cannot read the mask {shown(path)} as an image; download it again")
-    if pixels.ndim == 3 and pixels.shape[2] >= 3:
-        pixels = pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
-    return pixels
+    try:
+        image = Image.open(BytesIO(data))
+        return np.asarray(image.convert(CONVERTED[image.mode]) if image.mode in CONVERTED else image)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"cannot read the mask {shown(path)} as an image ({error}); download it again") from error

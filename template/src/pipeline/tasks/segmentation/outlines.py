@@ -24,18 +24,12 @@ BEYOND = 2.0  # pixels that an outline may leave the image
 
 @dataclass(frozen=True, eq=False)
 class PolygonTruth(Truth):
-    """Masks as outlines, filled with the pixels on them.
+    """Masks as outlines, filled with the pixels on them."""
 
-    Attributes:
-        objects, crowds: for each class its objects, and what is ignored, each a tuple of polygons whose union it is.
-        given: height and width of the image, where the file of the outlines says them.
-        unread: what of the file was not read, in words.
-    """
-
-    objects: tuple[tuple[tuple[Polygon, ...], ...], ...]
-    crowds: tuple[tuple[tuple[Polygon, ...], ...], ...] = ()
-    given: Size | None = None
-    unread: tuple[str, ...] = ()
+    objects: tuple[tuple[tuple[Polygon, ...], ...], ...]  # of each class, each object the union of its polygons
+    crowds: tuple[tuple[tuple[Polygon, ...], ...], ...] = ()  # the same of what is ignored
+    given: Size | None = None  # height and width of the image, where the file of the outlines says them
+    unread: tuple[str, ...] = ()  # what of the file was not read, in words
 
     def _own_size(self) -> Size | None:
         return self.given or super()._own_size()

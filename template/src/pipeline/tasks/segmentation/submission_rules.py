@@ -8,7 +8,7 @@ for each class, or as many rows per image as there are objects.
 import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,32 +30,19 @@ Cell = tuple[str, str, str]  # id of the image, class, text
 
 @dataclass(frozen=True)
 class MaskRules:
-    """What the sample of a competition asks for, and what may stand in it.
+    """What the sample of a competition asks for, and what may stand in it."""
 
-    Attributes:
-        head: what is predicted.
-        form: how masks are written.
-        columns: of the sample.
-        cells: the columns of RLE -> the class in it, none where the row says it.
-        class_column: the column of the class, if there is one.
-        mark: what joins image and class in an id; empty where ids are those of images.
-        objects: whether each object has a row.
-        empty: what stands for an empty mask.
-        sizes: of the test images, by id, as far as they are known.
-        read: how training masks are read, where they are RLE.
-    """
-
-    head: Head
-    form: Written
+    head: Head  # what is predicted
+    form: Written  # how masks are written
     id_column: str
-    columns: tuple[str, ...]
-    cells: Mapping[str, str | None]
-    class_column: str = ""
-    mark: str = ""
-    objects: bool = False
-    empty: str = ""
-    sizes: Mapping[str, Size] = field(default_factory=dict)
-    read: RunLengths | None = None
+    columns: tuple[str, ...]  # of the sample
+    cells: Mapping[str, str | None]  # the columns of RLE -> the class in it, none where the row says it
+    class_column: str  # if there is one
+    mark: str  # what joins image and class in an id; empty where ids are those of images
+    objects: bool  # whether each object has a row
+    empty: str  # what stands for an empty mask
+    sizes: Mapping[str, Size]  # of the test images, by id, as far as they are known
+    read: RunLengths | None  # how training masks are read, where they are RLE
 
     @property
     def keys(self) -> Keys:
@@ -150,15 +137,8 @@ def submission_rules(
     images: Mapping[str, Path] | None = None,
     read: RunLengths | None = None,
 ) -> MaskRules:
-    """What this sample asks for.
-
-    Args:
-        images: the image of each test id; one that is missing or unreadable has no size.
-        read: how training masks are read, where they are RLE.
-
-    Raises:
-        UserError: its columns and ids are of no known kind.
-    """
+    """What this sample asks for, given the image of each test id, as far as it is there and says a size; a `UserError`
+    where the columns and ids are of no known kind."""
     [head], form = heads, form or Written()
     names = [str(name) for name in sample.columns]
     id_column = sample_id_column(names, id_column)
@@ -184,19 +164,9 @@ def submission_rules(
     for name, path in (images or {}).items():
         with contextlib.suppress(UserError):
             sizes[name] = known_size(path)
-    return MaskRules(
-        head,
-        form,
-        id_column,
-        tuple(names),
-        cells,
-        class_column,
-        mark,
-        objects=repeated if form.objects is None else form.objects,
-        empty=next(map(str, shown), "") if form.empty is None else form.empty,
-        sizes=sizes,
-        read=read,
-    )
+    objects = repeated if form.objects is None else form.objects
+    empty = next(map(str, shown), "") if form.empty is None else form.empty
+    return MaskRules(head, form, id_column, tuple(names), cells, class_column, mark, objects, empty, sizes, read)
 
 
 def mark_of(ids: pd.Series, classes: Sequence[str]) -> str:

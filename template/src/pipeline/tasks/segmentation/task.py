@@ -156,14 +156,15 @@ class SegmentationTask(Task):
             output = take(outputs, head.output_key, name, "the model returns")
             shape = kind.target_shape(classes, (image.shape[1], image.shape[2]))
             _check(f"{name}: the target", target, torch.uint8, (count, *shape))
-            _check(f"{name}: the output", output, None, (count, kind.width(classes), *output.shape[2:][:2]))
+            size = tuple(output.shape[2:]) if output.ndim == 4 else ("h", "w")
+            _check(f"{name}: the output", output, None, (count, kind.width(classes), *size))
             presence = outputs.get(f"{head.output_key}@presence")
             if presence is not None:
                 _check(f"{name}: presence", presence, None, (count, classes))
         return table
 
 
-def _check(what: str, value: Tensor, dtype: torch.dtype | None, shape: tuple[int, ...]) -> None:
+def _check(what: str, value: Tensor, dtype: torch.dtype | None, shape: tuple[object, ...]) -> None:
     """Raise a `UserError` where a tensor has another shape or dtype; none: any float."""
     right = value.dtype == dtype if dtype else value.is_floating_point()
     if not right or tuple(value.shape) != shape:

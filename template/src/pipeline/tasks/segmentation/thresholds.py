@@ -40,11 +40,8 @@ ROUNDS = 2
 class Tuning:
     """What every candidate comes to in every image, counted once; then the best thresholds for any of the rows.
 
-    A fixed sample of at most `MOST_IMAGES` images is looked at, of large images fewer. A metric of masks is tuned
-    for each class, any other metric by few candidates that all classes share.
-
-    Args:
-        quick: fewer images are looked at, and thresholds alone are tried.
+    A fixed sample of at most `MOST_IMAGES` images is looked at, of large images fewer; `quick` of even fewer, and with
+    thresholds alone. A metric of masks is tuned for each class, any other one by few candidates that all classes share.
     """
 
     def __init__(

@@ -121,14 +121,9 @@ class Truth(ABC):
 
 @dataclass(frozen=True, eq=False)
 class RunTruth(Truth):
-    """Masks as RLE.
+    """Masks as RLE; see `rle`."""
 
-    Attributes:
-        runs: the texts of each class, one for each object or for all of them; none for an empty mask.
-        order, first: see `rle`.
-    """
-
-    runs: tuple[tuple[str, ...], ...]
+    runs: tuple[tuple[str, ...], ...]  # of each class, a text for each object or for all of them; none: an empty mask
     order: rle.Order = "column"
     first: int = 1
 

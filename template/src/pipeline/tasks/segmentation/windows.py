@@ -58,22 +58,16 @@ def settings_of(experiment: Experiment, names: Names) -> SegmentationSettings:
 
 @dataclass(frozen=True)
 class Window:
-    """A part of an image in its pixels; what reaches beyond the image is padded.
+    """A part of an image in its pixels; what reaches beyond the image is padded."""
 
-    Attributes:
-        size: of the image.
-        number, count: which window of its image, and how many there are.
-        turn: the EXIF orientation by which the image's masks, as the competition has them, become what is seen here.
-    """
-
-    size: Size
+    size: Size  # of the image
     top: int
     left: int
     height: int
     width: int
-    number: int = 0
+    number: int = 0  # which window of its image, of how many
     count: int = 1
-    turn: int = 1
+    turn: int = 1  # the EXIF orientation by which the masks, as the competition has them, become what is seen here
 
     @property
     def box(self) -> tuple[int, int, int, int]:
