@@ -6,6 +6,8 @@ from typing import Literal
 
 import cv2
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from toolkit.errors import UserError
 from toolkit.masks.maps import strips
@@ -137,29 +139,16 @@ def _between(starts: np.ndarray, ends: np.ndarray, begin: int, end: int) -> np.n
 
 
 def _text(numbers: np.ndarray) -> str:
-    """Whole numbers int64 (N,) of at least 0 with spaces between; a quarter of the time of `str` on each."""
-    if not len(numbers):
-        return ""
-    width = len(str(numbers.max()))
-    letters = np.full((width + 1, len(numbers)), ord(" "), np.uint8)
-    shown = np.ones(letters.shape, bool)
-    for place in range(width - 1, -1, -1):
-        if place < width - 1:
-            shown[place] = numbers > 0
-        numbers, digits = np.divmod(numbers, 10)
-        letters[place] = digits + ord("0")
-    return letters.T[shown.T].tobytes().decode()[:-1]
+    """Whole numbers int64 (N,) with spaces between, many times as fast as by `str` of each."""
+    texts = pa.array(numbers).cast(pa.string())
+    joined: str = pc.binary_join(pa.ListArray.from_arrays([0, len(texts)], texts), " ")[0].as_py()
+    return joined
 
 
 def _numbers(text: str) -> np.ndarray:
-    """Raises ValueError or OverflowError for what is no whole number of 62 bits."""
-    letters = np.frombuffer(text.encode(), np.uint8)
-    plain = (((letters >= ord("0")) & (letters <= ord("9"))) | (letters == ord(" "))).all()
-    if not plain or not text.strip():  # `fromstring` is four times as fast, but lets anything else pass
-        return np.array(text.split(), dtype=np.int64)
-    numbers = np.fromstring(text, dtype=np.int64, sep=" ")
-    if numbers.max() > 2**62:
-        raise OverflowError
+    """int64 (N,); a `ValueError` for what is no whole number of 64 bits."""
+    words = pc.ascii_split_whitespace(pa.array([text.strip()])).flatten() if text.strip() else pa.array([], pa.string())
+    numbers: np.ndarray = words.cast(pa.int64()).to_numpy(zero_copy_only=False)
     return numbers
 
 
@@ -168,7 +157,7 @@ def _read(text: str, size: Size, first: int) -> tuple[np.ndarray, np.ndarray, st
     none = np.zeros(0, np.int64)
     try:
         numbers = _numbers(text)
-    except (ValueError, OverflowError):
+    except ValueError:
         return none, none, "it holds something that is no whole number"
     if len(numbers) % 2:
         return none, none, f"it holds {len(numbers)} numbers, an odd count; every run is a start and a length"

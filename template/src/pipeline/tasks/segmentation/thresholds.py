@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache, partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -87,12 +88,7 @@ class Tuning:
         self, true: Any, planes: np.ndarray, number: int, cell: bytes, owner: np.ndarray | None, count: Count
     ) -> np.ndarray:
         foreground = foreground_of(planes, self.head.kind)
-        objects: list[list[np.ndarray]] = []  # they are taken apart once, where a metric asks for them
-
-        def instances() -> list[np.ndarray]:
-            if not objects:
-                objects.append(instances_of(true, number, planes[number]))
-            return objects[0]
+        instances = cache(partial(instances_of, true, number, planes[number]))
 
         def counted(mask: np.ndarray) -> np.ndarray:
             return count(planes[number], mask, foreground, instances)
