@@ -51,7 +51,9 @@ def require_columns(truth: pd.DataFrame | None, predictions: pd.DataFrame, head:
     if truth is not None and head.name not in truth:
         raise UserError(f"the truth has no column '{head.name}'; put it there in src/competition/tables.py")
     if truth is not None and not truth.index.equals(predictions.index):
-        raise UserError("truth and predictions hold other ids, or another order; use predictions.loc[truth.index]")
+        raise UserError(
+            "truth and predictions do not hold the same ids in the same order; use predictions.loc[truth.index]"
+        )
 
 
 def gated(rows: pd.DataFrame, predictions: pd.DataFrame, heads: Sequence[Head], gate: str) -> pd.DataFrame:
