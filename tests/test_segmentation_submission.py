@@ -12,9 +12,8 @@ from pipeline.competition import Head
 from pipeline.heads.mask_decoding import columns
 from pipeline.submission.build import expected_rows, fill, require_keys
 from pipeline.submission.check import check
-from pipeline.tasks.segmentation.forms import RunLengths
-from pipeline.tasks.segmentation.submission import Written, as_predictions, submission_table
-from pipeline.tasks.segmentation.submission_rules import MaskRules, submission_rules
+from pipeline.tasks.segmentation.forms import RunLengths, Written
+from pipeline.tasks.segmentation.submission import MaskRules, as_predictions, submission_rules, submission_table
 from toolkit.errors import UserError
 from toolkit.masks import maps
 

@@ -57,15 +57,8 @@ def require_columns(truth: pd.DataFrame | None, predictions: pd.DataFrame, head:
 
 
 def gated(rows: pd.DataFrame, predictions: pd.DataFrame, heads: Sequence[Head], gate: str) -> pd.DataFrame:
-    """Predictions whose presence is what an earlier stage says, times what the model says of it where it does.
-
-    Args:
-        rows: with a column for each class, by id.
-        gate: the name of that column, with `{class}` for the name of the class.
-
-    Raises:
-        UserError: the rows have no such column.
-    """
+    """Predictions whose presence is what an earlier stage says, times what the model says of it where it does; `gate`
+    is the column of the rows that says it, with `{class}` for the name of the class."""
     by_id = rows.set_index(ROW_ID)
     added = {}
     for head in heads:
@@ -116,9 +109,7 @@ def decided(cells: Sequence[bytes], presence: np.ndarray, chosen: Sequence[Seque
 
 def owners(cells: Sequence[bytes]) -> np.ndarray:
     """Which class is the most probable one of each pixel, int16 (H, W); -1 where the background is at least as likely.
-
-    It asks for no threshold, so that the classes can be decided one by one.
-    """
+    It asks for no threshold, so that the classes can be decided one by one."""
     size = maps.size_of(cells[0])
     owner, best, total = np.full(size, -1, np.int16), np.zeros(size, np.uint8), np.zeros(size, np.uint16)
     for number, cell in enumerate(cells):

@@ -23,11 +23,8 @@ Size = tuple[int, int]
 
 
 class MapWriter:
-    """Writes a cell from bands of rows, so that a map larger than memory is never whole.
-
-    Args:
-        size, stored: height and width of the image, and of the map.
-    """
+    """Writes a cell from bands of rows, so that a map larger than memory is never whole; given height and width of the
+    image, and of the map as it is stored."""
 
     def __init__(self, size: Size, stored: Size) -> None:
         self.stored, self._rows = stored, 0
@@ -80,12 +77,8 @@ def strips(size: Size) -> Iterator[slice]:
 
 
 def bands(cell: bytes, size: Size | None = None) -> Iterator[np.ndarray]:
-    """Probabilities uint8 (k, w) of the rows of `strips`, one after the other; of a mask 0 and 255.
-
-    Args:
-        size: height and width that are wanted, bilinear; none: as they are stored. A map that is stored otherwise is
-            whole in memory meanwhile.
-    """
+    """Probabilities uint8 (k, w) of the rows of `strips`, one after the other; of a mask 0 and 255. At another size than
+    they are stored, bilinear, the map is whole in memory meanwhile."""
     stored = stored_size(cell)
     if size is not None and size != stored:
         whole = _resized(probability(cell), size)

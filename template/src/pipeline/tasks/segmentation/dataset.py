@@ -71,7 +71,14 @@ class MaskDataset(SampleDataset):
         self.heads = [] if stage == "test" else list(heads)
         cells = Rows(rows, reader)
         self.images = [Place(root / image, cells[row]) for row, image in enumerate(rows[ROW_IMAGE])]
-        self.truths = {head.name: _truths(rows, head) for head in self.heads}
+        missing = [head.name for head in self.heads if head.name not in rows]
+        if missing:
+            raise UserError(
+                f"the rows have no column '{missing[0]}'; put the masks into it in src/competition/tables.py"
+            )
+        self.truths = {  # of each row; none where there is none
+            head.name: [truth if hasattr(truth, "read") else None for truth in rows[head.name]] for head in self.heads
+        }
         self.reader, self.augmentations = WindowReader(reader, size), Augmenting(augmentations, size)
         self.size, self.settings, self.seed = size, settings, seed
         self.train = stage == "train"
@@ -174,10 +181,3 @@ class MaskDataset(SampleDataset):
             return planes
         size = self.size[::-1]
         return np.stack([cv2.resize(plane, size, interpolation=cv2.INTER_NEAREST_EXACT) for plane in planes])
-
-
-def _truths(rows: pd.DataFrame, head: Head) -> list[Any]:
-    """The truth of each row; none where there is none."""
-    if head.name not in rows:
-        raise UserError(f"the rows have no column '{head.name}'; put the masks into it in src/competition/tables.py")
-    return [truth if hasattr(truth, "read") else None for truth in rows[head.name]]

@@ -142,9 +142,9 @@ def probability_figure(head: Head, counted: np.ndarray) -> Figure:
             edges = np.linspace(0, 1, 33)
             axes.stairs(np.maximum(share, 1e-6), edges, fill=True, color=color, alpha=0.55, label=label, baseline=1e-6)
         axes.axvline(chosen[number][0], color=ORANGE, linewidth=1.5, label="threshold")
-        axes.set(yscale="log", xlim=(0, 1), ylim=(1e-5, 1.5))
         axes.set_title(shortened(name, 22), fontsize=9, parse_math=False)
         axes.tick_params(labelsize=7)
+    grid[0].set(yscale="log", xlim=(0, 1), ylim=(1e-5, 1.5))  # and so all, which share them
     for axes in grid[len(shown) :]:
         axes.set_axis_off()
     figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower left", ncols=3, fontsize=8, frameon=False)

@@ -12,7 +12,7 @@ from pipeline.data.labels import ClassLabels
 from pipeline.data.tables import is_image
 from pipeline.keys import ROW_FOLD, ROW_ID
 from pipeline.tasks.segmentation.outlines import PolygonTruth
-from pipeline.tasks.segmentation.submission_rules import mark_of
+from pipeline.tasks.segmentation.submission import mark_of
 from pipeline.tasks.segmentation.truth import RunTruth, Truth
 from toolkit.errors import UserError, listed
 from toolkit.images.header import Header

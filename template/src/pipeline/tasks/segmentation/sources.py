@@ -22,11 +22,8 @@ from toolkit.images.tif_windows import LARGE, TifWindows
 class WindowReader:
     """Windows of image files at the size the model sees, uint8 or float32 (H, W, C).
 
-    Of what is read whole, the last image is kept: the tiles of an image come one after the other.
-
-    Args:
-        reader: the experiment's. A large tif is read by window where it is the pipeline's own, with the same params.
-        size: height and width the model sees.
+    Of what is read whole, the last image is kept: the tiles of an image come one after the other. A large tif is read
+    by window where the experiment's reader is the pipeline's own, with the same params.
     """
 
     def __init__(self, reader: Reader, size: Size) -> None:

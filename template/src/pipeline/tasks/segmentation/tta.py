@@ -34,11 +34,7 @@ class TTAModel(nn.Module):
     """The model on the images as they are and on each view: batch dict in, output dict out, as the model's own.
 
     Logits are those of the mean probabilities, so that they are decoded as ever. Presence is averaged alike; outputs of
-    deep supervision are left out.
-
-    Args:
-        model: `Preprocess` and network; it gets images (B, H, W, C).
-        views: names in `VIEWS`, or `scale:0.8`; an unknown one is a `UserError`.
+    deep supervision are left out. Views are names in `VIEWS`, or `scale:0.8`.
     """
 
     def __init__(self, model: nn.Module, views: Sequence[str], heads: Sequence[Head]) -> None:
