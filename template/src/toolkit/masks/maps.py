@@ -77,8 +77,8 @@ def strips(size: Size) -> Iterator[slice]:
 
 
 def bands(cell: bytes, size: Size | None = None) -> Iterator[np.ndarray]:
-    """Probabilities uint8 (k, w) of the rows of `strips`, one after the other; of a mask 0 and 255. At another size than
-    they are stored, bilinear, the map is whole in memory meanwhile."""
+    """Probabilities uint8 (k, w) of the rows of `strips`, one after the other; of a mask 0 and 255. At another size
+    than they are stored, bilinear, the map is whole in memory meanwhile."""
     stored = stored_size(cell)
     if size is not None and size != stored:
         whole = _resized(probability(cell), size)

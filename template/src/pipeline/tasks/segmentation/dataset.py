@@ -76,7 +76,7 @@ class MaskDataset(SampleDataset):
             raise UserError(
                 f"the rows have no column '{missing[0]}'; put the masks into it in src/competition/tables.py"
             )
-        self.truths = {  # of each row; none where there is none
+        self.truths: dict[str, list[Any]] = {  # of each row; none where there is none
             head.name: [truth if hasattr(truth, "read") else None for truth in rows[head.name]] for head in self.heads
         }
         self.reader, self.augmentations = WindowReader(reader, size), Augmenting(augmentations, size)
