@@ -50,9 +50,10 @@ def is_empty(text: str) -> bool:
 class Form(ABC):
     """How masks are given."""
 
-    def own_columns(self) -> set[str]:
+    @property
+    def own_columns(self) -> Sequence[str]:
         """Of the table, those that say something about a mask, not about an image."""
-        return set()
+        return ()
 
     def by_image(self, table: pd.DataFrame, id_column: str, classes: Sequence[str]) -> pd.DataFrame:
         """The table with ids of images, still with all its rows."""
@@ -87,8 +88,9 @@ class RunLengths(Form):
     first: int = 1
     frame: Frame | None = None
 
-    def own_columns(self) -> set[str]:
-        return {self.column, self.classes}
+    @property
+    def own_columns(self) -> Sequence[str]:
+        return [self.column, *([self.classes] if self.classes else [])]
 
     def by_image(self, table: pd.DataFrame, id_column: str, classes: Sequence[str]) -> pd.DataFrame:
         if not self.mark:

@@ -36,8 +36,8 @@ def mask_rows(
     """
     require_columns(table, [settings.id_column], settings.train_csv)
     table = form.by_image(with_text(table, [settings.id_column]), settings.id_column, classes)
-    own = form.own_columns() - {settings.id_column}
-    single = table.drop_duplicates(settings.id_column).drop(columns=list(own), errors="ignore").reset_index(drop=True)
+    own = [name for name in form.own_columns if name != settings.id_column]
+    single = table.drop_duplicates(settings.id_column).drop(columns=own, errors="ignore").reset_index(drop=True)
     rows = image_rows(single, settings, settings.train_images, data)
     return with_truth(rows, table.assign(**{ROW_ID: table[settings.id_column]}), settings, form, classes, data, size)
 
