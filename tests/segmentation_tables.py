@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.competition import Head
-from pipeline.heads.mask_predictions import columns, presence_columns
+from pipeline.heads.mask_decoding import columns, presence_columns
 from toolkit.masks.maps import encode
 
 

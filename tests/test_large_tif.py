@@ -17,8 +17,9 @@ from large_tif import graded, slide_project
 from pipeline.competition import Head
 from pipeline.heads.mask_decoding import decoded
 from pipeline.metrics.masks import find_metric
+from pipeline.tasks.segmentation.mask_files import FileTruth
 from pipeline.tasks.segmentation.sources import header_at
-from pipeline.tasks.segmentation.truth import FileTruth, RunTruth
+from pipeline.tasks.segmentation.truth import RunTruth
 from projects import Renders, run_script
 from toolkit.errors import UserError
 from toolkit.images import tif_windows

@@ -19,8 +19,7 @@ from pipeline.data.augment import resize
 from pipeline.data.collate import collate
 from pipeline.tasks.segmentation.blending import Blender
 from pipeline.tasks.segmentation.dataset import MaskDataset
-from pipeline.tasks.segmentation.settings import SegmentationSettings
-from pipeline.tasks.segmentation.windows import windows
+from pipeline.tasks.segmentation.windows import SegmentationSettings, windows
 from projects import source
 from toolkit.images.readers import image as read_image
 from toolkit.masks import maps

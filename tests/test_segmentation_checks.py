@@ -7,8 +7,10 @@ import numpy as np
 import pandas as pd
 
 from pipeline.data.faults import Fault
-from pipeline.tasks.segmentation.checks import mask_faults
-from pipeline.tasks.segmentation.truth import FileTruth, PolygonTruth, RunTruth, Truth
+from pipeline.tasks.segmentation.labels import mask_faults
+from pipeline.tasks.segmentation.mask_files import FileTruth
+from pipeline.tasks.segmentation.outlines import PolygonTruth
+from pipeline.tasks.segmentation.truth import RunTruth, Truth
 
 SIZE = (40, 64)
 
@@ -82,7 +84,7 @@ def test_mask_files_and_outlines(tmp_path: Path) -> None:
             FileTruth(("cat",), SIZE, (tmp_path / "turned.png",)),
             FileTruth(("cat",), SIZE, (tmp_path / "none.png",)),
             FileTruth(("cat",), SIZE, (tmp_path / "good.png",), ((0, -1), (1, 0))),
-            PolygonTruth(("cat",), SIZE, (((np.array([[0.0, 0.0], [90.0, 0.0], [5.0, 5.0]]),),),)),
+            PolygonTruth(("cat",), SIZE, ((((np.array([[0.0, 0.0], [90.0, 0.0], [5.0, 5.0]]),),),),)),
         ]
     )
     assert "64 x 40 pixels, and its image 40 x 64" in found["mask r1"].detail

@@ -10,8 +10,7 @@ from scipy import ndimage
 from segmentation_tables import blob, tables  # isort: skip
 
 from pipeline.competition import Head
-from pipeline.heads.mask_decoding import decoded, kept
-from pipeline.heads.mask_predictions import columns, has_presence
+from pipeline.heads.mask_decoding import as_stored, columns, decoded, has_presence
 from toolkit.errors import UserError
 from toolkit.masks.maps import size_of
 
@@ -101,12 +100,12 @@ def test_stored_masks_are_decided_like_the_probabilities(head: Head) -> None:
     presence = generator.random((5, size))
     _, predictions = tables(head, maps, maps, presence)
     tuned = replace(head, thresholds=(0.9, 3, 0.1) * size)
-    stored = kept(predictions, tuned, "masks")
+    stored = as_stored(predictions, tuned, "masks")
     assert list(stored) == list(predictions) and size_of(stored[columns(head)[0]].iloc[0]) == (20, 31)
     for ours, expected in zip(decoded(stored, head), decoded(predictions, head), strict=True):
         assert np.array_equal(ours, expected)
-    assert kept(predictions, head, "probabilities") is predictions
-    assert kept(predictions, head, "none").columns.empty
+    assert as_stored(predictions, head, "probabilities") is predictions
+    assert as_stored(predictions, head, "none").columns.empty
 
 
 def test_tables_that_do_not_fit_are_refused() -> None:
@@ -117,7 +116,7 @@ def test_tables_that_do_not_fit_are_refused() -> None:
     with pytest.raises(UserError, match="4 thresholds for 2 classes"):
         list(decoded(predictions, replace(MASK, thresholds=(0.5, 1, 2, 3))))
     assert list(decoded(predictions[:0], MASK)) == []
-    assert isinstance(kept(predictions[:0], MASK, "masks"), pd.DataFrame)
+    assert isinstance(as_stored(predictions[:0], MASK, "masks"), pd.DataFrame)
 
 
 def test_blobs_survive_a_cleaning_that_drops_specks() -> None:

@@ -105,8 +105,7 @@ def test_a_gate_feeds_the_masks(staged: Path) -> None:
 def test_what_is_surely_empty_has_no_mask(staged: Path) -> None:
     with imported(staged):
         from pipeline.competition import Head
-        from pipeline.heads.mask_decoding import decoded
-        from pipeline.heads.mask_predictions import gated
+        from pipeline.heads.mask_decoding import decoded, gated
         from toolkit.errors import UserError
         from toolkit.masks.maps import encode
 

@@ -17,7 +17,7 @@ from segmentation_tables import Planes, blob, tables  # isort: skip
 
 from pipeline.competition import Head, Metric
 from pipeline.heads.mask_decoding import decoded
-from pipeline.metrics import mask_scores as scoring
+from pipeline.metrics import masks as scoring
 from pipeline.metrics.masks import NAMES, find_metric, per_class
 from toolkit.errors import UserError
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from pipeline.competition import Competition, Head
 from pipeline.config import Experiment, Model, Optimizer
-from pipeline.models import decoders as model
+from pipeline.models import segmenter as model
 from pipeline.registry import Named, Names, check_params
 from pipeline.settings import Settings
 from pipeline.tasks.segmentation.task import MODELS, SegmentationTask

@@ -9,12 +9,11 @@ import pytest
 from pycocotools import mask as coco
 
 from pipeline.competition import Head
-from pipeline.heads.mask_predictions import columns
+from pipeline.heads.mask_decoding import columns
 from pipeline.submission.build import expected_rows, fill, require_keys
 from pipeline.submission.check import check
-from pipeline.tasks.segmentation.forms import RunLengths
-from pipeline.tasks.segmentation.submission import Written, as_predictions, submission_table
-from pipeline.tasks.segmentation.submission_rules import MaskRules, submission_rules
+from pipeline.tasks.segmentation.forms import RunLengths, Written
+from pipeline.tasks.segmentation.submission import MaskRules, as_predictions, submission_rules, submission_table
 from toolkit.errors import UserError
 from toolkit.masks import maps
 
@@ -89,7 +88,7 @@ def test_each_sample_is_filled_in_its_order_and_read_back(kind: str, form: Writt
         else:
             assert (mask == theirs(text, mask.T.shape, form.first).T).all()
     assert check(table, sample, rules) == []
-    back = as_predictions(table, rules.asked, form, HEAD, rules.sizes)
+    back = as_predictions(table, rules)
     assert back is not None
     for name in IDS:
         for column, mask in zip(columns(HEAD), masks[name], strict=True):

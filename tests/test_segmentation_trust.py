@@ -13,9 +13,10 @@ from pycocotools import mask as coco
 
 from pipeline.data.faults import Fault
 from pipeline.data.tables import read_table
-from pipeline.tasks.segmentation.checks import mask_faults
-from pipeline.tasks.segmentation.forms import Form, MaskFiles, Polygons, RunLengths
+from pipeline.tasks.segmentation.forms import Form, MaskFiles, RunLengths
+from pipeline.tasks.segmentation.labels import mask_faults
 from pipeline.tasks.segmentation.mask_files import mask_in
+from pipeline.tasks.segmentation.outlines import Polygons
 from pipeline.tasks.segmentation.tables import mask_rows
 from projects import Renders, imported, run_script
 from test_segmentation_truth import settings

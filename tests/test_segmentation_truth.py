@@ -14,8 +14,9 @@ from pycocotools import mask as coco
 from pipeline.data.samplers import balanced
 from pipeline.data.tables import read_table
 from pipeline.settings import Settings
-from pipeline.tasks.segmentation.forms import Form, MaskFiles, Polygons, RunLengths
+from pipeline.tasks.segmentation.forms import Form, MaskFiles, RunLengths
 from pipeline.tasks.segmentation.labels import MaskLabels
+from pipeline.tasks.segmentation.outlines import Polygons
 from pipeline.tasks.segmentation.tables import every_image, mask_rows, rows_to_predict, with_truth
 from pipeline.tasks.segmentation.truth import RunTruth
 from toolkit.errors import UserError

@@ -16,7 +16,7 @@ from pipeline.competition import Head as HeadOfRender
 from pipeline.heads.class_probabilities import doubted_classes
 from pipeline.heads.label_probabilities import LabelProbabilities
 from pipeline.inference.label_errors import write_suspects
-from pipeline.tasks.segmentation.suspects import suspects
+from pipeline.tasks.segmentation.label_errors import label_errors
 from projects import Renders, source
 from segmentation_tables import blob, tables
 from toolkit.audit.label_errors import LIMIT, modified_z_scores
@@ -214,7 +214,7 @@ def test_wrong_masks_are_the_first_suspects(kind: str, skill: float) -> None:
             given[number] = np.zeros_like(true[number])
         planted = {f"{number:04d}" for number in [*swapped, *emptied, *invented]}
         head = Head("mask", kind, ("cell", "wall"))
-        found = suspects(*tables(head, given, maps), head)
+        found = label_errors(*tables(head, given, maps), head)
         assert len(planted & set(found["id"][:20])) >= 8, f"{seed}: {len(found)}"
         assert len(found) <= 40, "a minority, however weak the model is"
         assert found["score"].is_monotonic_decreasing
@@ -229,14 +229,14 @@ def test_masks_of_which_most_are_right() -> None:
     maps = [sure, 255 - sure, np.full_like(sure, 128), np.full_like(sure, 3), *[sure] * 20]
     head = Head("mask", "mask", ("cell",))
     given, predictions = tables(head, [truth] * len(maps), maps)
-    found = suspects(given, predictions, head)
+    found = label_errors(given, predictions, head)
     assert found["id"].tolist() == ["0001", "0003"], "right, and unsure, are not suspicious"
     assert found["given"].tolist() == ["cell 50%"] * 2 and found["suggested"].tolist() == ["cell 50%", "nothing"]
     np.testing.assert_allclose(found["probability"], [250 / 255, 252 / 255], atol=0.005)
     ignored = truth.copy()
     ignored[0] = 255
-    assert suspects(*tables(head, [ignored, *[truth] * 23], [maps[1], *[sure] * 23]), head).empty, "what is ignored"
-    assert suspects(given, predictions.drop(columns="mask_cell"), head).empty, "nothing is kept"
-    assert suspects(given[:0], predictions[:0], head).empty
+    assert label_errors(*tables(head, [ignored, *[truth] * 23], [maps[1], *[sure] * 23]), head).empty, "what is ignored"
+    assert label_errors(given, predictions.drop(columns="mask_cell"), head).empty, "nothing is kept"
+    assert label_errors(given[:0], predictions[:0], head).empty
     given.loc["0001", "mask"] = np.nan
-    assert suspects(given, predictions, head)["id"].tolist() == ["0003"], "an image without a truth"
+    assert label_errors(given, predictions, head)["id"].tolist() == ["0003"], "an image without a truth"

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from pipeline.competition import Head
 from pipeline.settings import Settings
-from pipeline.tasks.segmentation.forms import MaskFiles, Polygons, RunLengths  # noqa: F401
+from pipeline.tasks.segmentation.forms import MaskFiles, RunLengths  # noqa: F401
 from pipeline.tasks.segmentation.labels import MaskLabels
+from pipeline.tasks.segmentation.outlines import Polygons  # noqa: F401
 
 # In the order of the model's planes, without the background.
 CLASSES = ("light", "dark")

@@ -85,15 +85,11 @@ KINDS: dict[str, Planes] = {"mask": Planes(), "multiclass_mask": OneClass()}
 
 
 def kind_of(head: Head) -> Planes:
-    """The kind of a head; one of another task is a `UserError`."""
+    """The kind of a head; a `UserError` for one of another task, and for more classes than bytes tell apart."""
     if head.kind not in KINDS:
         raise UserError(f"head '{head.name}' is of the kind '{head.kind}'; masks are of the kind {listed(KINDS)}")
-    return KINDS[head.kind]
-
-
-def check_classes(head: Head) -> None:
-    """Raise a `UserError` for a head without classes, or with more than a target of bytes can tell apart."""
     if not 0 < len(head.classes) < IGNORED:
         raise UserError(
             f"head '{head.name}' has {len(head.classes)} classes; name 1 to {IGNORED - 1} in src/competition/targets.py"
         )
+    return KINDS[head.kind]

@@ -27,12 +27,11 @@ class MaskLoss(nn.Module, ABC):
         super().__init__()
         if head is None:
             raise UserError(f"loss '{self.name}' needs a head; add 'head: NAME' to its row in losses")
-        kind = kind_of(head)
+        self.head, self.kind = head, kind_of(head)
         if head.kind not in self.kinds:
             raise UserError(
                 f"loss '{self.name}' trains heads of the kind {listed(self.kinds)}; '{head.name}' is {head.kind}"
             )
-        self.head, self.kind = head, kind
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         width = self.kind.width(len(self.head.classes))
@@ -42,7 +41,13 @@ class MaskLoss(nn.Module, ABC):
                 f"{tuple(logits.shape)}; correct 'output' in its row in losses"
             )
         with torch.autocast(logits.device.type, enabled=False):
-            truth, known = self.kind.planes(resized(target, logits.shape[-2:]), len(self.head.classes))
+            if target.shape[-2:] != logits.shape[-2:]:
+                shape = (*target.shape[:-2], *logits.shape[-2:])
+                planes = target.float().reshape(len(target), -1, *target.shape[-2:])
+                target = (
+                    functional.interpolate(planes, shape[-2:], mode="nearest-exact").reshape(shape).to(target.dtype)
+                )
+            truth, known = self.kind.planes(target, len(self.head.classes))
             return self.values(logits.float(), truth, known.expand_as(truth))
 
     @abstractmethod
@@ -51,8 +56,7 @@ class MaskLoss(nn.Module, ABC):
 
     def by_class(self, parameter: str, given: float | Mapping[str, float], classes: Sequence[str]) -> Tensor:
         """float32 (classes, 1, 1): one number for all, or those that are given by name and 1 for the others."""
-        if not isinstance(given, Mapping):
-            given = dict.fromkeys(classes, given)
+        given = given if isinstance(given, Mapping) else dict.fromkeys(classes, given)
         for name in given:
             if name not in classes:
                 raise UserError(f"loss '{self.name}': {parameter} names the class '{name}'; {nearest(name, classes)}")
@@ -65,15 +69,6 @@ def mean_of(values: Tensor, counted: Tensor) -> Tensor:
     return (values * counted).sum(dim=1) / counted.sum(dim=1).clamp(min=1)
 
 
-def resized(target: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:
-    """A target (B, ..., H, W) at the size of the logits, by its nearest pixels."""
-    if target.shape[-2:] == size:
-        return target
-    planes = target[:, None] if target.ndim == 3 else target
-    smaller = functional.interpolate(planes.float(), size=tuple(size), mode="nearest-exact").to(target.dtype)
-    return smaller[:, 0] if target.ndim == 3 else smaller
-
-
 def pixel_entropy(kind: str, logits: Tensor, truth: Tensor) -> Tensor:
     """Cross entropy of each pixel: (B, C, h, w) of planes, (B, 1, h, w) where classes share a pixel."""
     if kind == "mask":
@@ -81,17 +76,21 @@ def pixel_entropy(kind: str, logits: Tensor, truth: Tensor) -> Tensor:
     return -(truth * logits.log_softmax(dim=1)).sum(dim=1, keepdim=True)
 
 
-class Overlap(MaskLoss):
-    """1 minus `(TP + s) / (TP + alpha FP + beta FN + s)` of soft counts, the mean over the foreground classes."""
+class Tversky(MaskLoss):
+    """1 minus `(TP + s) / (TP + alpha FP + beta FN + s)` of soft counts, the mean over the foreground classes (Salehi
+    et al., arXiv:1706.05721); with `gamma` the focal one, `loss ** gamma` (arXiv:1810.07842)."""
 
-    def __init__(self, head: Head | None, alpha: float, beta: float, smooth: float, gamma: float = 1.0) -> None:
+    name = "tversky"
+
+    def __init__(
+        self, head: Head | None, *, alpha: float = 0.3, beta: float = 0.7, gamma: float = 1.0, smooth: float = 1.0
+    ) -> None:
         super().__init__(head)
         self.alpha = check_range(self.name, "alpha", alpha)
         self.beta = check_range(self.name, "beta", beta)
-        self.gamma = gamma
-        if smooth <= 0:  # or an empty mask would be 0 / 0
-            raise UserError(f"loss '{self.name}': smooth must be more than 0 (it is {smooth})")
-        self.smooth = smooth
+        if min(smooth, gamma) <= 0:  # or an empty mask would be 0 / 0
+            raise UserError(f"loss '{self.name}': smooth and gamma must be more than 0 (they are {smooth}, {gamma})")
+        self.gamma, self.smooth = gamma, smooth
 
     def values(self, logits: Tensor, truth: Tensor, known: Tensor) -> Tensor:
         found = self.kind.foreground(self.kind.probabilities(logits) * known).flatten(2)
@@ -103,39 +102,22 @@ class Overlap(MaskLoss):
         return mean_of(losses.clamp(min=1e-7) ** self.gamma if self.gamma != 1 else losses, some)
 
 
-class Dice(Overlap):
+class Dice(Tversky):
     """Soft Dice (Milletari et al., arXiv:1606.04797): `(TP + s) / ((P + T) / 2 + s)`."""
 
     name = "dice"
 
     def __init__(self, head: Head | None, *, smooth: float = 1.0) -> None:
-        super().__init__(head, 0.5, 0.5, smooth)
+        super().__init__(head, alpha=0.5, beta=0.5, smooth=smooth)
 
 
-class Jaccard(Overlap):
+class Jaccard(Tversky):
     """Soft Jaccard: `(TP + s) / (union + s)`."""
 
     name = "jaccard"
 
     def __init__(self, head: Head | None, *, smooth: float = 1.0) -> None:
-        super().__init__(head, 1.0, 1.0, smooth)
-
-
-class Tversky(Overlap):
-    """Tversky (Salehi et al., arXiv:1706.05721); with `gamma` the focal one, `loss ** gamma` (arXiv:1810.07842).
-
-    Args:
-        alpha, beta: what a false positive and a false negative weigh.
-    """
-
-    name = "tversky"
-
-    def __init__(
-        self, head: Head | None, *, alpha: float = 0.3, beta: float = 0.7, gamma: float = 1.0, smooth: float = 1.0
-    ) -> None:
-        super().__init__(head, alpha, beta, smooth, gamma)
-        if gamma <= 0:
-            raise UserError(f"loss 'tversky': gamma must be more than 0 (it is {gamma})")
+        super().__init__(head, alpha=1.0, beta=1.0, smooth=smooth)
 
 
 class Lovasz(MaskLoss):
@@ -164,51 +146,29 @@ class Lovasz(MaskLoss):
         return mean_of((ordered.relu() * steps).sum(dim=2), counted)
 
 
-class PixelLoss(MaskLoss):
-    """A loss of each pixel, (B, planes, h, w), and the mean over those that are known."""
-
-    def values(self, logits: Tensor, truth: Tensor, known: Tensor) -> Tensor:
-        losses = self.pixels(logits, truth)
-        return mean_of(losses.flatten(1), known[:, : losses.shape[1]].flatten(1))
-
-    def pixels(self, logits: Tensor, truth: Tensor) -> Tensor:
-        return pixel_entropy(self.head.kind, logits, truth)
-
-
-class BinaryCrossEntropy(PixelLoss):
-    """Each class against the rest.
-
-    Args:
-        label_smoothing: s makes `(1 - s) t + s / 2` of the truth t.
-        positive_weight: how much more a pixel of a class weighs than one that is not; one number, or some by class.
-    """
+class BinaryCrossEntropy(MaskLoss):
+    """Each class against the rest. `label_smoothing` s makes `(1 - s) t + s / 2` of the truth t; `positive_weight` is
+    how much more a pixel of a class weighs than one that is not, one number, or some by class."""
 
     name, kinds = "bce", ("mask",)
 
     def __init__(
-        self,
-        head: Head | None,
-        *,
-        label_smoothing: float = 0.0,
-        positive_weight: float | dict[str, float] = 1.0,
+        self, head: Head | None, *, label_smoothing: float = 0.0, positive_weight: float | dict[str, float] = 1.0
     ) -> None:
         super().__init__(head)
         self.label_smoothing = check_range(self.name, "label_smoothing", label_smoothing, below=1)
         self.positive_weight = self.by_class("positive_weight", positive_weight, self.head.classes)
 
-    def pixels(self, logits: Tensor, truth: Tensor) -> Tensor:
+    def values(self, logits: Tensor, truth: Tensor, known: Tensor) -> Tensor:
         smoothed = (1 - self.label_smoothing) * truth + self.label_smoothing / 2
         weight = self.positive_weight.to(logits.device)
-        return functional.binary_cross_entropy_with_logits(logits, smoothed, reduction="none", pos_weight=weight)
+        losses = functional.binary_cross_entropy_with_logits(logits, smoothed, reduction="none", pos_weight=weight)
+        return mean_of(losses.flatten(1), known.flatten(1))
 
 
 class CrossEntropy(MaskLoss):
-    """Cross entropy over background and classes.
-
-    Args:
-        label_smoothing: this share of the truth is spread evenly over all of them.
-        weights: what a pixel weighs, by its class or `background`; 1 where it is not said.
-    """
+    """Cross entropy over background and classes. `label_smoothing` is the share of the truth that is spread evenly over
+    all of them, `weights` what a pixel weighs, by its class or `background`; 1 where it is not said."""
 
     name, kinds = "cross_entropy", ("multiclass_mask",)
 
@@ -227,12 +187,9 @@ class CrossEntropy(MaskLoss):
         return losses.flatten(1).sum(dim=1) / total.clamp(min=1e-6)
 
 
-class Focal(PixelLoss):
+class Focal(MaskLoss):
     """Cross entropy of each pixel times `(1 - p_t) ** gamma`, p_t being what the truth gets (arXiv:1708.02002).
-
-    Args:
-        alpha: for `mask` alone: what a pixel of a class weighs, 1 - alpha the others; none: both weigh 1.
-    """
+    `alpha`, for `mask` alone, is what a pixel of a class weighs, 1 - alpha the others; none: both weigh 1."""
 
     name = "focal"
 
@@ -243,34 +200,31 @@ class Focal(PixelLoss):
             raise UserError(f"loss 'focal': alpha is for heads of the kind mask, and in [0, 1] (it is {alpha})")
         self.alpha = alpha
 
-    def pixels(self, logits: Tensor, truth: Tensor) -> Tensor:
+    def values(self, logits: Tensor, truth: Tensor, known: Tensor) -> Tensor:
         entropy = pixel_entropy(self.head.kind, logits, truth)
         # 1 - p_t, of which the gradient stays finite where p_t is 1
         losses = (-torch.expm1(-entropy)).clamp(min=1e-7) ** self.gamma * entropy
-        return losses if self.alpha is None else losses * (self.alpha * truth + (1 - self.alpha) * (1 - truth))
+        if self.alpha is not None:
+            losses = losses * (self.alpha * truth + (1 - self.alpha) * (1 - truth))
+        return mean_of(losses.flatten(1), known[:, : losses.shape[1]].flatten(1))
 
 
 class Boundary(MaskLoss):
     """Cross entropy that counts more near the borders of masks, as in F3Net (Wei et al., arXiv:1911.11445).
-
-    A pixel weighs `1 + factor d`, d being how far the mean of the mask around it is from the mask there.
-
-    Args:
-        width: how far the mean reaches, in pixels of the output.
-    """
+    A pixel weighs `1 + factor d`, d being how far the mean of the mask, `width` pixels of the output around it, is from
+    the mask there."""
 
     name = "boundary"
 
     def __init__(self, head: Head | None, *, width: int = 15, factor: float = 5.0) -> None:
         super().__init__(head)
+        self.width, self.factor = width, check_range(self.name, "factor", factor)
         if width < 1:
             raise UserError(f"loss 'boundary': width must be at least 1 (it is {width})")
-        self.width, self.factor = width, check_range(self.name, "factor", factor)
 
     def values(self, logits: Tensor, truth: Tensor, known: Tensor) -> Tensor:
         losses = pixel_entropy(self.head.kind, logits, truth)
-        given = known.float()
-        side = 2 * self.width + 1
+        given, side = known.float(), 2 * self.width + 1
         seen = functional.avg_pool2d(given, side, 1, self.width)
         mean = functional.avg_pool2d(truth * given, side, 1, self.width) / seen.clamp(min=1e-6)
         weights = 1 + self.factor * (mean - truth).abs()
@@ -280,35 +234,27 @@ class Boundary(MaskLoss):
         return (losses.flatten(1) * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1e-6)
 
 
-class Presence(nn.Module):
+class Presence(MaskLoss):
     """Binary cross entropy of logits (B, C) against whether there is any pixel of the class (`output: presence`)."""
 
-    def __init__(self, head: Head | None) -> None:
-        super().__init__()
-        if head is None:
-            raise UserError("loss 'presence' needs a head; add 'head: NAME' to its row in losses")
-        self.kind, self.classes = kind_of(head), len(head.classes)
+    name = "presence"
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         if logits.ndim != 2:
             raise UserError(
-                f"loss 'presence' needs logits (B, {self.classes}) and got {tuple(logits.shape)}; "
+                f"loss 'presence' needs logits (B, {len(self.head.classes)}) and got {tuple(logits.shape)}; "
                 "add 'output: presence' to its row in losses, and 'presence: true' to model.params"
             )
-        truth, known = self.kind.planes(target, self.classes)
+        truth, known = self.kind.planes(target, len(self.head.classes))
+        return self.values(logits.float(), truth, known.expand_as(truth))
+
+    def values(self, logits: Tensor, truth: Tensor, known: Tensor) -> Tensor:
         present = self.kind.foreground(truth * known).flatten(2).amax(dim=2)
-        counted = self.kind.foreground(known.expand_as(truth)).flatten(2).any(dim=2)
-        return mean_of(functional.binary_cross_entropy_with_logits(logits.float(), present, reduction="none"), counted)
+        counted = self.kind.foreground(known).flatten(2).any(dim=2)
+        return mean_of(functional.binary_cross_entropy_with_logits(logits, present, reduction="none"), counted)
 
 
-LOSSES: dict[str, type[nn.Module]] = {
-    "dice": Dice,
-    "jaccard": Jaccard,
-    "tversky": Tversky,
-    "lovasz": Lovasz,
-    "focal": Focal,
-    "bce": BinaryCrossEntropy,
-    "cross_entropy": CrossEntropy,
-    "boundary": Boundary,
-    "presence": Presence,
+LOSSES: dict[str, type[MaskLoss]] = {
+    loss.name: loss
+    for loss in (Dice, Jaccard, Tversky, Lovasz, Focal, BinaryCrossEntropy, CrossEntropy, Boundary, Presence)
 }

@@ -13,29 +13,17 @@ from toolkit.masks.maps import Size, strips
 
 @dataclass(frozen=True, eq=False)
 class Components:
-    """The connected components of a mask.
-
-    Attributes:
-        size: height and width of the mask.
-        starts, ends: flat positions, row by row, of the runs of its pixels, int64 (R,); none reaches over two rows.
-        labels: the component of each run, int32 (R,), from 0 on.
-        areas: pixels of each component, int64 (N,).
-    """
+    """The connected components of a mask."""
 
     size: Size
-    starts: np.ndarray
+    starts: np.ndarray  # flat positions, row by row, of the runs of its pixels, int64 (R,); none reaches over two rows
     ends: np.ndarray
-    labels: np.ndarray
-    areas: np.ndarray
+    labels: np.ndarray  # the component of each run, int32 (R,), from 0 on
+    areas: np.ndarray  # pixels of each component, int64 (N,)
 
     @classmethod
     def of(cls, mask: np.ndarray, neighbours: int, value: bool = True) -> "Components":
-        """Those of a mask, bool (H, W).
-
-        Args:
-            neighbours: of a pixel, 4 or 8.
-            value: False looks at the pixels that are not in the mask.
-        """
+        """Those of a mask, bool (H, W), by 4 or 8 neighbours; with `value` False of the pixels that are not in it."""
         starts, ends = _runs(mask, value)
         width, reach = mask.shape[1] + 2, int(neighbours == 8)  # two columns beside the image keep rows apart
         begin = starts + 2 * (starts // max(mask.shape[1], 1))
@@ -54,9 +42,7 @@ class Components:
         height, width = self.size
         touches = (self.starts % width == 0) | (self.ends % width == 0)
         touches |= (self.starts < width) | (self.starts >= (height - 1) * width)
-        found = np.zeros(len(self.areas), bool)
-        found[self.labels[touches]] = True
-        return found
+        return np.bincount(self.labels[touches], minlength=len(self.areas)) > 0
 
     def counted(self, places: np.ndarray) -> np.ndarray:
         """How many of these flat positions, int64 (P,), lie in each component, int64 (N,)."""
@@ -82,7 +68,6 @@ def _runs(mask: np.ndarray, value: bool) -> tuple[np.ndarray, np.ndarray]:
         part = np.zeros((rows.stop - rows.start, width + 1), np.uint8)
         np.equal(mask[rows], value, out=part[:, :width].view(bool))
         edges = rle.edges(part.ravel()).reshape(-1, 2)
-        row = edges[:, :1] // (width + 1)
-        found.append((edges - row + rows.start * width).T)
+        found.append((edges - edges[:, :1] // (width + 1) + rows.start * width).T)
     starts, ends = np.concatenate(found, axis=1)
     return starts, ends

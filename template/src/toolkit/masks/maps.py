@@ -23,29 +23,23 @@ Size = tuple[int, int]
 
 
 class MapWriter:
-    """Writes a cell from bands of rows, so that a map larger than memory is never whole.
-
-    Args:
-        size: height and width of the image.
-        stored: height and width of the map.
-    """
+    """Writes a cell from bands of rows, so that a map larger than memory is never whole; given height and width of the
+    image, and of the map as it is stored."""
 
     def __init__(self, size: Size, stored: Size) -> None:
-        self.size, self.stored = size, stored
+        self.stored, self._rows = stored, 0
         self._packer = zlib.compressobj(LEVEL)
         self._parts = [HEADER.pack(PROBABILITY, *size, *stored)]
         self._above = np.zeros((1, stored[1]), np.uint8)
-        self._rows = 0
 
     def add(self, rows: np.ndarray) -> None:
         """The next rows from the top, uint8 (k, w)."""
         if rows.shape[1] != self.stored[1] or rows.dtype != np.uint8:
             raise ValueError(f"rows are {rows.dtype} {rows.shape}, the map is uint8 {self.stored}")
-        if not len(rows):
-            return
-        differences = rows - np.concatenate([self._above, rows[:-1]])
-        self._above, self._rows = rows[-1:].copy(), self._rows + len(rows)
-        self._parts.append(self._packer.compress(differences.tobytes()))
+        if len(rows):
+            differences = rows - np.concatenate([self._above, rows[:-1]])
+            self._above, self._rows = rows[-1:].copy(), self._rows + len(rows)
+            self._parts.append(self._packer.compress(differences.tobytes()))
 
     def finish(self) -> bytes:
         """The cell."""
@@ -68,14 +62,12 @@ def encode_mask(mask: np.ndarray) -> bytes:
 
 def size_of(cell: bytes) -> Size:
     """Height and width of the image."""
-    _, height, width, _, _ = HEADER.unpack_from(cell)
-    return height, width
+    return HEADER.unpack_from(cell)[1:3]
 
 
 def stored_size(cell: bytes) -> Size:
     """Height and width of the map."""
-    _, _, _, height, width = HEADER.unpack_from(cell)
-    return height, width
+    return HEADER.unpack_from(cell)[3:5]
 
 
 def strips(size: Size) -> Iterator[slice]:
@@ -85,12 +77,8 @@ def strips(size: Size) -> Iterator[slice]:
 
 
 def bands(cell: bytes, size: Size | None = None) -> Iterator[np.ndarray]:
-    """Probabilities uint8 (k, w) of the rows of `strips`, one after the other; of a mask 0 and 255.
-
-    Args:
-        size: height and width that are wanted, bilinear; none: as they are stored. A map that is stored otherwise is
-            whole in memory meanwhile.
-    """
+    """Probabilities uint8 (k, w) of the rows of `strips`, one after the other; of a mask 0 and 255. At another size
+    than they are stored, bilinear, the map is whole in memory meanwhile."""
     stored = stored_size(cell)
     if size is not None and size != stored:
         whole = _resized(probability(cell), size)
@@ -99,8 +87,7 @@ def bands(cell: bytes, size: Size | None = None) -> Iterator[np.ndarray]:
     is_mask = cell[0] == MASK
     width = -(-stored[1] // 8) if is_mask else stored[1]
     above = np.zeros(width, np.uint8)
-    sizes = [(rows.stop - rows.start) * width for rows in strips(stored)]
-    for data in _unpacked(memoryview(cell)[HEADER.size :], sizes):
+    for data in _unpacked(memoryview(cell)[HEADER.size :], [(r.stop - r.start) * width for r in strips(stored)]):
         raw = np.frombuffer(data, np.uint8).reshape(-1, width)
         if is_mask:
             yield np.unpackbits(raw, axis=1, count=stored[1]) * np.uint8(255)
@@ -160,6 +147,4 @@ def _unpacked(data: memoryview, sizes: Sequence[int]) -> Iterator[bytearray]:
 
 
 def _resized(values: np.ndarray, size: Size) -> np.ndarray:
-    if values.shape == size:
-        return values
-    return cv2.resize(values, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+    return values if values.shape == size else cv2.resize(values, size[::-1], interpolation=cv2.INTER_LINEAR)

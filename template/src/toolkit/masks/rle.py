@@ -29,12 +29,8 @@ def encode(mask: np.ndarray, order: Order = "column", first: int = 1) -> str:
 
 
 def decode(text: str, size: Size, order: Order = "column", first: int = 1) -> np.ndarray:
-    """The mask, bool (H, W). Runs may stand in any order, and overlap.
-
-    Raises:
-        UserError: the text cannot be read for an image of this size; see `fault`.
-    """
-    starts, ends = _checked(text, size, first)
+    """The mask, bool (H, W). Runs may stand in any order, and overlap. A `UserError` says what `fault` does."""
+    starts, ends = runs(text, size, first)
     if order == "row":
         return filled(starts, ends, size[0] * size[1]).reshape(size)
     mask = np.empty(size, bool)
@@ -47,51 +43,55 @@ def decode(text: str, size: Size, order: Order = "column", first: int = 1) -> np
 def decode_window(
     text: str, size: Size, window: tuple[int, int, int, int], order: Order = "column", first: int = 1
 ) -> np.ndarray:
-    """A window (top, left, height, width) of the mask, bool (height, width), False beyond the image.
-
-    Only the columns (or rows) of the window are made, so that the image may be far larger than memory.
-
-    Raises:
-        UserError: as `decode`.
-    """
+    """A window (top, left, height, width) of the mask, bool (height, width), False beyond the image. Only the columns
+    (or rows) of the window are made, so that the image may be far larger than memory."""
     top, left, height, width = window
     if order == "column":
         transposed = decode_window(text, (size[1], size[0]), (left, top, width, height), "row", first)
         return np.ascontiguousarray(transposed.T)
+    starts, ends = runs(text, size, first)
     out = np.zeros((height, width), bool)
     rows = slice(max(top, 0), min(top + height, size[0]))
     columns = slice(max(left, 0), min(left + width, size[1]))
-    if rows.start >= rows.stop or columns.start >= columns.stop:
-        return out
-    starts, ends = _remembered(text, size, first)
-    strip = _between(starts, ends, rows.start * size[1], rows.stop * size[1]).reshape(-1, size[1])
-    place = (slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left))
-    out[place] = strip[:, columns]
+    if rows.start < rows.stop and columns.start < columns.stop:
+        strip = _between(starts, ends, rows.start * size[1], rows.stop * size[1]).reshape(-1, size[1])
+        place = (slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left))
+        out[place] = strip[:, columns]
     return out
 
 
+@lru_cache(maxsize=4)  # the windows of one image come one after the other, and a text may hold a million numbers
 def runs(text: str, size: Size, first: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Start, counted from 0, and end of each run along the image, both int64 (N,); those of the last few texts are
-    remembered.
-
-    Raises:
-        UserError: as `decode`.
-    """
-    return _remembered(text, size, first)
+    """Start, counted from 0, and end of each run along the image, both int64 (N,); a `UserError` as `decode`."""
+    starts, ends, wrong = _read(text, size, first)
+    if wrong:
+        raise UserError(f"a mask cannot be read from its RLE: {wrong}")
+    return starts, ends
 
 
-def counts_of(counts: str | bytes | Sequence[int]) -> np.ndarray:
+def fault(text: str, size: Size, first: int = 1) -> str:
+    """Why a text cannot be decoded for an image of this size, in words; empty if it can."""
+    return _read(text, size, first)[2]
+
+
+def check(text: str, size: Size, first: int = 1) -> str:
+    """What is wrong with a text, in words; empty if nothing. What `fault` does not say is no more than a warning."""
+    starts, ends, wrong = _read(text, size, first)
+    if not wrong and (starts[1:] < starts[:-1]).any():
+        return "its runs are not sorted by their start"
+    if not wrong and (starts[1:] < ends[:-1]).any():
+        return "its runs overlap"
+    return wrong
+
+
+def counts_of(counts: str | Sequence[int]) -> np.ndarray:
     """The lengths of the runs of 0 and 1 in turns that COCO writes, int64 (N,), also of its compressed text: numbers of
-    5 bits a letter, from the fourth on as the difference to the last but one.
-
-    Raises:
-        ValueError: the text breaks off.
-    """
-    if not isinstance(counts, str | bytes):
+    5 bits a letter, from the fourth on as the difference to the last but one. A `ValueError` where it breaks off."""
+    if not isinstance(counts, str):
         return np.asarray(counts, dtype=np.int64)
     found: list[int] = []
     number = shift = 0
-    for letter in counts.encode() if isinstance(counts, str) else counts:
+    for letter in counts.encode():
         number |= (letter - 48 & 31) << shift
         shift += 5
         if not letter - 48 & 32:
@@ -101,38 +101,6 @@ def counts_of(counts: str | bytes | Sequence[int]) -> np.ndarray:
     if shift:
         raise ValueError("the text breaks off")
     return np.asarray(found, dtype=np.int64)
-
-
-def check(text: str, size: Size, first: int = 1) -> str:
-    """What is wrong with a text, in words; empty if nothing. What `fault` does not say is no more than a warning."""
-    if wrong := fault(text, size, first):
-        return wrong
-    starts, ends = _runs(text, first)
-    if (starts[1:] < starts[:-1]).any():
-        return "its runs are not sorted by their start"
-    if (starts[1:] < ends[:-1]).any():
-        return "its runs overlap"
-    return ""
-
-
-def fault(text: str, size: Size, first: int = 1) -> str:
-    """Why a text cannot be decoded for an image of this size, in words; empty if it can."""
-    try:
-        count = len(_numbers(text))
-    except (ValueError, OverflowError):
-        return "it holds something that is no whole number"
-    if count % 2:
-        return f"it holds {count} numbers, an odd count; every run is a start and a length"
-    starts, ends = _runs(text, first)
-    if not count:
-        return ""
-    if (shortest := (ends - starts).min()) <= 0:
-        return f"a run has the length {shortest}"
-    if starts.min() < 0:
-        return f"a run starts at {starts.min() + first}, and the first pixel is number {first}"
-    if (beyond := ends.max() - size[0] * size[1]) > 0:
-        return f"a run ends {beyond} pixels beyond the image of {size[0]} x {size[1]} pixels"
-    return ""
 
 
 def edges(flat: np.ndarray) -> np.ndarray:
@@ -146,6 +114,26 @@ def edges(flat: np.ndarray) -> np.ndarray:
     places = np.flatnonzero(changes.reshape(-1, 8)[words].view(bool).ravel())
     found: np.ndarray = 8 * words[places >> 3] + (places & 7)
     return found
+
+
+def filled(starts: np.ndarray, ends: np.ndarray, length: int) -> np.ndarray:
+    """Bool (length,), True from each start to before its end; the runs may stand in any order, and overlap."""
+    if (starts[1:] < ends[:-1]).any():
+        order = np.argsort(starts, kind="stable")
+        starts, ends = starts[order], np.maximum.accumulate(ends[order])
+        apart = starts[1:] > ends[:-1]
+        starts, ends = starts[np.append(True, apart)], ends[np.append(apart, True)]
+    places = np.empty(2 * len(starts) + 2, np.int64)
+    places[0], places[-1] = 0, length
+    places[1:-1:2], places[2:-1:2] = starts, ends
+    return np.repeat(np.arange(len(places) - 1) % 2 == 1, np.diff(places))
+
+
+def _between(starts: np.ndarray, ends: np.ndarray, begin: int, end: int) -> np.ndarray:
+    """What `filled` gives from `begin` to before `end`."""
+    starts, ends = np.clip(starts, begin, end) - begin, np.clip(ends, begin, end) - begin
+    inside = ends > starts
+    return filled(starts[inside], ends[inside], end - begin)
 
 
 def _text(numbers: np.ndarray) -> str:
@@ -164,7 +152,7 @@ def _text(numbers: np.ndarray) -> str:
 
 
 def _numbers(text: str) -> np.ndarray:
-    """Raises ValueError or OverflowError for what is no whole number of 62 bits."""
+    """int64 (N,); a `ValueError` or `OverflowError` for what is no whole number of 62 bits."""
     letters = np.frombuffer(text.encode(), np.uint8)
     plain = (((letters >= ord("0")) & (letters <= ord("9"))) | (letters == ord(" "))).all()
     if not plain or not text.strip():  # `fromstring` is four times as fast, but lets anything else pass
@@ -175,45 +163,21 @@ def _numbers(text: str) -> np.ndarray:
     return numbers
 
 
-def _runs(text: str, first: int) -> tuple[np.ndarray, np.ndarray]:
-    """Start, counted from 0, and end of each run, both int64 (N,)."""
-    numbers = _numbers(text)
-    if len(numbers) % 2:
-        raise ValueError
-    starts = numbers[::2] - first
-    return starts, starts + numbers[1::2]
-
-
-def _checked(text: str, size: Size, first: int) -> tuple[np.ndarray, np.ndarray]:
+def _read(text: str, size: Size, first: int) -> tuple[np.ndarray, np.ndarray, str]:
+    """Start, counted from 0, and end of each run, both int64 (N,), and why they are no mask of this size."""
+    none = np.zeros(0, np.int64)
     try:
-        starts, ends = _runs(text, first)
-        right = not len(starts) or (starts.min() >= 0 and (ends > starts).all() and ends.max() <= size[0] * size[1])
+        numbers = _numbers(text)
     except (ValueError, OverflowError):
-        right = False
-    if not right:
-        raise UserError(f"a mask cannot be read from its RLE: {fault(text, size, first)}")
-    return starts, ends
-
-
-# The windows of one image come one after the other, and a text may hold a million numbers.
-_remembered = lru_cache(maxsize=4)(_checked)
-
-
-def _between(starts: np.ndarray, ends: np.ndarray, begin: int, end: int) -> np.ndarray:
-    """What `filled` gives from `begin` to before `end`."""
-    starts, ends = np.clip(starts, begin, end) - begin, np.clip(ends, begin, end) - begin
-    inside = ends > starts
-    return filled(starts[inside], ends[inside], end - begin)
-
-
-def filled(starts: np.ndarray, ends: np.ndarray, length: int) -> np.ndarray:
-    """Bool (length,), True from each start to before its end; the runs may stand in any order, and overlap."""
-    if (starts[1:] < ends[:-1]).any():
-        order = np.argsort(starts, kind="stable")
-        starts, ends = starts[order], np.maximum.accumulate(ends[order])
-        apart = starts[1:] > ends[:-1]
-        starts, ends = starts[np.append(True, apart)], ends[np.append(apart, True)]
-    places = np.empty(2 * len(starts) + 2, np.int64)
-    places[0], places[-1] = 0, length
-    places[1:-1:2], places[2:-1:2] = starts, ends
-    return np.repeat(np.arange(len(places) - 1) % 2 == 1, np.diff(places))
+        return none, none, "it holds something that is no whole number"
+    if len(numbers) % 2:
+        return none, none, f"it holds {len(numbers)} numbers, an odd count; every run is a start and a length"
+    starts, wrong = numbers[::2] - first, ""
+    ends = starts + numbers[1::2]
+    if (ends <= starts).any():
+        wrong = f"a run has the length {(ends - starts).min()}"
+    elif len(starts) and starts.min() < 0:
+        wrong = f"a run starts at {starts.min() + first}, and the first pixel is number {first}"
+    elif len(starts) and (beyond := ends.max() - size[0] * size[1]) > 0:
+        wrong = f"a run ends {beyond} pixels beyond the image of {size[0]} x {size[1]} pixels"
+    return starts, ends, wrong

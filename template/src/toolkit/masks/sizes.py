@@ -13,7 +13,7 @@ Frame = Literal["seen", "stored"]
 
 
 def known_size(source: Size | Path, frame: Frame | None = None) -> Size:
-    """The size itself, or what the header of the file says, in this frame; none: as it is seen.
+    """The size itself, or what the header of the file says, in this frame (none: as it is seen).
 
     Raises:
         UserError: the file is missing, or no image.
@@ -26,16 +26,11 @@ def known_size(source: Size | Path, frame: Frame | None = None) -> Size:
 
 @functools.cache
 def known_header(path: Path) -> Header:
-    """The header of an image file; of a format that says nothing there, its size as it is read.
-
-    Raises:
-        UserError: the file is missing, or no image.
-    """
-    header = header_of(path)
-    if header is None:
-        height, width = image(path, None).shape[:2]
-        header = Header((height, width))
-    return header
+    """The header of an image file; of a format that says nothing there, its size as it is read."""
+    if header := header_of(path):
+        return header
+    height, width = image(path, None).shape[:2]
+    return Header((height, width))
 
 
 def told_frame(size: Size, header: Header) -> Frame | None:

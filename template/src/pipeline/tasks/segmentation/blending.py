@@ -11,10 +11,9 @@ from torch.nn import functional
 
 from pipeline.competition import Head
 from pipeline.heads.mask import kind_of
-from pipeline.heads.mask_predictions import columns, presence_columns
+from pipeline.heads.mask_decoding import columns, presence_columns
 from pipeline.keys import INPUT_ID, ROW_ID
-from pipeline.tasks.segmentation.settings import SegmentationSettings
-from pipeline.tasks.segmentation.windows import INPUT_WINDOW, Window
+from pipeline.tasks.segmentation.windows import INPUT_WINDOW, SegmentationSettings, Window
 from pipeline.types import Batch
 from toolkit.masks.maps import MapWriter, turned_back
 
@@ -40,13 +39,18 @@ class Blender:
         self.nothing: pd.DataFrame | None = None
 
     def __call__(self, batch: Batch, outputs: Mapping[str, Tensor]) -> pd.DataFrame:
-        maps = {head.name: kind_of(head).foreground(_probabilities(head, outputs)) for head in self.heads}
+        kinds = [(kind_of(head), outputs[head.output_key]) for head in self.heads]
+        maps = [kind.foreground(kind.probabilities(logits)) for kind, logits in kinds]
         presence = {
-            head.name: outputs[key].float().sigmoid().cpu().numpy()
+            column: chance
             for head in self.heads
             if (key := f"{head.output_key}@presence") in outputs
+            for column, chance in zip(
+                presence_columns(head), outputs[key].float().sigmoid().cpu().numpy().T, strict=True
+            )
         }
-        ids, cells = [], []
+        names = [*(column for head in self.heads for column in columns(head)), *presence]
+        found: dict[str, dict[str, object]] = {}
         for k, numbers in enumerate(batch[INPUT_WINDOW].tolist()):
             window, name = Window.of(numbers), batch[INPUT_ID][k]
             if window.number == 0:
@@ -54,74 +58,61 @@ class Blender:
             if self.open is None or (self.open.name, self.open.next) != (name, window.number):
                 raise ValueError(f"window {window.number} of '{name}' came out of order")
             self.open.add(
-                window, {key: value[k] for key, value in maps.items()}, {h: v[k] for h, v in presence.items()}
+                window, [each[k] for each in maps], {column: chance[k] for column, chance in presence.items()}
             )
             if window.number == window.count - 1:
-                ids.append(name)
-                cells.append(self.open.finish(self.heads))
+                found[name] = dict(zip(names, self.open.finish(), strict=True))
                 self.open = None
-        if ids:
-            return self._table(ids, cells, presence)
         # One table for all batches that complete no image: a new one for each, kept by the caller, would lie between
         # the large arrays that come and go, and the C library could not reuse their memory (2 GiB for 8192 x 8192).
-        if self.nothing is None:
-            self.nothing = self._table([], [], presence)
-        return self.nothing
-
-    def _table(self, ids: list[str], cells: list[dict[str, object]], presence: Mapping[str, object]) -> pd.DataFrame:
-        index = pd.Index(ids, dtype="str", name=ROW_ID)
-        table = {}
-        for head in self.heads:
-            for column in columns(head):
-                table[column] = pd.Series([found[column] for found in cells], index, dtype=object)
-        for head in self.heads:
-            for column in presence_columns(head) if head.name in presence else ():
-                table[column] = pd.Series([found[column] for found in cells], index, dtype=np.float32)
-        return pd.DataFrame(table, index=index)
+        if not found and self.nothing is not None:
+            return self.nothing
+        index = pd.Index(list(found), dtype="str", name=ROW_ID)
+        table = {
+            name: pd.Series([of[name] for of in found.values()], index, np.float32 if name in presence else object)
+            for name in names
+        }
+        made = pd.DataFrame(table, index=index)
+        self.nothing = self.nothing if found else made
+        return made
 
 
 class _Open:
     """The image whose windows are coming in: a band of sums for all classes, and the writers of the rows above it."""
 
-    def __init__(self, name: str, window: Window, maps: Mapping[str, Tensor], settings: SegmentationSettings) -> None:
-        self.name, self.size, self.turn, self.settings, self.next = name, window.size, window.turn, settings, 0
-        shape = next(iter(maps.values())).shape[-2:]
-        shares = (min(1.0, shape[0] / window.height), min(1.0, shape[1] / window.width))
-        self.stored = tuple(
-            max(1, round(side * share * settings.store_scale)) for side, share in zip(window.size, shares, strict=True)
-        )
-        count = sum(values.shape[1] for values in maps.values())
-        self.writers = [MapWriter(self.size, (self.stored[0], self.stored[1])) for _ in range(count)]
+    def __init__(self, name: str, window: Window, maps: Sequence[Tensor], settings: SegmentationSettings) -> None:
+        self.name, self.size, self.turn, self.next = name, window.size, window.turn, 0
+        self.overlap = settings.overlap if settings.view == "crops" else 0.0
+        sides = zip(window.size, maps[0].shape[-2:], (window.height, window.width), strict=True)
+        height, width = (max(1, round(side * min(1.0, out / of) * settings.store_scale)) for side, out, of in sides)
+        self.stored = height, width
+        self.writers = [MapWriter(self.size, self.stored) for values in maps for _ in range(values.shape[1])]
         self.first = 0  # the stored row at which the band begins
-        self.sums = np.zeros((count, 0, self.stored[1]), np.float32)
-        self.weights = np.zeros((0, self.stored[1]), np.float32)
-        self.presence: dict[str, np.ndarray] = {}
+        self.sums = np.zeros((len(self.writers), 0, width), np.float32)
+        self.weights = np.zeros((0, width), np.float32)
+        self.presence: dict[str, float] = {}
 
-    def add(self, window: Window, maps: Mapping[str, Tensor], presence: Mapping[str, np.ndarray]) -> None:
-        """Blend in one window: probabilities (C, h, w) and presence (C,) by head."""
+    def add(self, window: Window, maps: Sequence[Tensor], presence: Mapping[str, float]) -> None:
+        """Blend in one window: probabilities (C, h, w) of each head, and presence by column."""
         self.next += 1
         top, rows = self._along(0, window.top, window.height)
         left, across = self._along(1, window.left, window.width)
         self._write(top)
-        sampled = torch.cat([sample(values, rows, across) for values in maps.values()]).cpu().numpy()
+        sampled = torch.cat([sample(values, rows, across) for values in maps]).cpu().numpy()
         weights = np.outer(self._ramp(rows, window.height), self._ramp(across, window.width))
-        self._grow(top + len(rows))
+        more = top + len(rows) - self.first - len(self.weights)
+        if more > 0:
+            self.sums = np.pad(self.sums, ((0, 0), (0, more), (0, 0)))
+            self.weights = np.pad(self.weights, ((0, more), (0, 0)))
         place = (slice(top - self.first, top - self.first + len(rows)), slice(left, left + len(across)))
         self.sums[(slice(None), *place)] += sampled * weights
         self.weights[place] += weights
-        for key, values in presence.items():
-            self.presence[key] = np.maximum(self.presence.get(key, values), values)
+        self.presence = {name: np.maximum(self.presence.get(name, value), value) for name, value in presence.items()}
 
-    def finish(self, heads: Sequence[Head]) -> dict[str, object]:
-        """Cells and presence by column."""
+    def finish(self) -> list[object]:
+        """The cells of all classes, and how likely they are there."""
         self._write(self.stored[0])
-        cells: dict[str, object] = {}
-        writers = iter(self.writers)
-        for head in heads:
-            cells |= {column: turned_back(next(writers).finish(), self.turn) for column in columns(head)}
-            if head.name in self.presence:
-                cells |= dict(zip(presence_columns(head), self.presence[head.name].tolist(), strict=True))
-        return cells
+        return [*(turned_back(writer.finish(), self.turn) for writer in self.writers), *self.presence.values()]
 
     def _along(self, axis: int, begin: int, length: int) -> tuple[int, np.ndarray]:
         """The first stored row (or column) whose centre the window shows, and where the centres of it and its
@@ -134,19 +125,11 @@ class _Open:
 
     def _ramp(self, shares: np.ndarray, length: int) -> np.ndarray:
         """Weights of places in a window, float32."""
-        overlap = self.settings.overlap if self.settings.view == "crops" else 0.0
         edge = np.minimum(shares, 1 - shares)
-        if overlap * length < 2:
+        if self.overlap * length < 2:
             return np.ones_like(edge)
-        weights: np.ndarray = np.clip((edge - overlap / 4) / (overlap / 2), LEAST, 1).astype(np.float32)
+        weights: np.ndarray = np.clip((edge - self.overlap / 4) / (self.overlap / 2), LEAST, 1).astype(np.float32)
         return weights
-
-    def _grow(self, end: int) -> None:
-        """Let the band reach to the stored row `end`."""
-        more = end - self.first - len(self.weights)
-        if more > 0:
-            self.sums = np.pad(self.sums, ((0, 0), (0, more), (0, 0)))
-            self.weights = np.pad(self.weights, ((0, more), (0, 0)))
 
     def _write(self, end: int) -> None:
         """Compress the rows above `end`, which nothing is added to any more."""
@@ -172,9 +155,4 @@ def sample(values: Tensor, rows: np.ndarray, columns: np.ndarray) -> Tensor:
         values = functional.interpolate(values[None], size=size, mode="area")[0]
     across, down = (torch.from_numpy(2 * shares - 1).to(values.device) for shares in (columns, rows))
     grid = torch.stack([across.expand(len(rows), -1), down[:, None].expand(-1, len(columns))], dim=2)
-    sampled = functional.grid_sample(values[None], grid[None], padding_mode="border", align_corners=False)
-    return sampled[0]
-
-
-def _probabilities(head: Head, outputs: Mapping[str, Tensor]) -> Tensor:
-    return kind_of(head).probabilities(outputs[head.output_key])
+    return functional.grid_sample(values[None], grid[None], padding_mode="border", align_corners=False)[0]

@@ -9,18 +9,42 @@ from typing import Any
 import pandas as pd
 
 from pipeline.data.tables import image_paths, require_columns
-from pipeline.keys import ROW_ID, ROW_IMAGE
-from pipeline.tasks.segmentation.mask_files import BACKGROUND, IGNORED, colour_code
-from pipeline.tasks.segmentation.outline_truth import matched, outline_truth, read_json
-from pipeline.tasks.segmentation.truth import FileTruth, RunTruth, Truth
+from pipeline.heads.mask import IGNORED
+from pipeline.keys import ROW_ID
+from pipeline.tasks.segmentation.mask_files import BACKGROUND, COLOUR, FileTruth
+from pipeline.tasks.segmentation.truth import RunTruth, Truth
 from toolkit.archives import archive_above, missing
 from toolkit.errors import UserError, listed, nearest
-from toolkit.masks.outlines import Outlined, image_in, images_in
 from toolkit.masks.rle import Order
 from toolkit.masks.sizes import Frame, Size
 
 EMPTY = frozenset({"", "-", "-1", "nan", "none", "0 0", "1 0"})  # what stands for an empty mask
+MARKED = "class of the row"  # the column of a class that was joined to an id
 Image = Size | Path
+Colour = int | tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Written:
+    """How a competition wants masks; `FORM` in `src/competition/submission.py`.
+
+    Attributes:
+        order, first: of the RLE, see `rle`.
+        size: height and width at which masks are written; none: those of the image.
+        objects: whether each connected component has a row of its own; none: where the sample repeats ids.
+        empty: what stands for an empty mask; none: what the sample shows, or else nothing.
+    """
+
+    order: Order = "column"
+    first: int = 1
+    size: Size | None = None
+    objects: bool | None = None
+    empty: str | None = None
+
+
+def is_empty(text: str) -> bool:
+    """Whether a cell stands for an empty mask."""
+    return text.strip().lower() in EMPTY
 
 
 class Form(ABC):
@@ -28,7 +52,7 @@ class Form(ABC):
 
     @property
     def own_columns(self) -> Sequence[str]:
-        """Columns of the table that say something about a mask, not about an image."""
+        """Of the table, those that say something about a mask, not about an image."""
         return ()
 
     def by_image(self, table: pd.DataFrame, id_column: str, classes: Sequence[str]) -> pd.DataFrame:
@@ -39,13 +63,8 @@ class Form(ABC):
     def truths(
         self, table: pd.DataFrame, rows: pd.DataFrame, images: Sequence[Image], classes: tuple[str, ...], data: Path
     ) -> list[Truth]:
-        """The truth of each row.
-
-        Args:
-            table: of `by_image`, with the column `id`.
-            rows: one row per image.
-            images: their sizes, or their files.
-        """
+        """The truth of each row, one per image, given a table of `by_image` and the sizes of the images, or their
+        files."""
 
 
 @dataclass(frozen=True)
@@ -83,47 +102,37 @@ class RunLengths(Form):
                 f"{len(strange)} ids of '{id_column}' ({listed(strange)}) do not end in '{self.mark}' and a class "
                 f"({listed(classes, 5)}); correct CLASSES or mark in src/competition/targets.py"
             )
-        return table.assign(**{id_column: parts[0], self._class_column: parts[2]})
-
-    @property
-    def _class_column(self) -> str:
-        return self.classes or "class of the row"
+        return table.assign(**{id_column: parts[0], MARKED: parts[2]})
 
     def truths(
         self, table: pd.DataFrame, rows: pd.DataFrame, images: Sequence[Image], classes: tuple[str, ...], data: Path
     ) -> list[Truth]:
         found: dict[tuple[str, str], list[str]] = {}
         for name, of_class, text in self._cells(table, classes):
-            if isinstance(text, str) and text.strip().lower() not in EMPTY:
+            if isinstance(text, str) and not is_empty(text):
                 found.setdefault((name, of_class), []).append(text.strip())
+        runs = [tuple(tuple(found.get((name, each), ())) for each in classes) for name in rows[ROW_ID]]
         return [
-            RunTruth(
-                classes,
-                image,
-                tuple(tuple(found.get((name, each), ())) for each in classes),
-                self.order,
-                self.first,
-                frame=self.frame,
-            )
-            for name, image in zip(rows[ROW_ID], images, strict=True)
+            RunTruth(classes, image, texts, self.order, self.first, frame=self.frame)
+            for image, texts in zip(images, runs, strict=True)
         ]
 
     def _cells(self, table: pd.DataFrame, classes: tuple[str, ...]) -> Iterator[tuple[str, str, Any]]:
         """(id, class, text) of every cell."""
         if "{class}" in self.column:
-            names = [self.column.replace("{class}", name) for name in classes]
-            require_columns(table, names, "the table")
-            for name, of_class in zip(names, classes, strict=True):
+            for of_class in classes:
+                name = self.column.replace("{class}", of_class)
+                require_columns(table, [name], "the table")
                 yield from ((row, of_class, text) for row, text in zip(table[ROW_ID], table[name], strict=True))
             return
-        by_row = self.classes or self.mark
+        by_row = self.classes or (MARKED if self.mark else "")
         if not by_row and len(classes) > 1:
             raise UserError(
                 f"the column '{self.column}' does not say which of {len(classes)} classes it is of; give RunLengths in "
                 "src/competition/targets.py the column of the class (classes) or what joins it to the id (mark)"
             )
-        require_columns(table, [self.column, *([self._class_column] if by_row else [])], "the table")
-        of_rows = table[self._class_column] if by_row else pd.Series(classes[0], index=table.index)
+        require_columns(table, [self.column, *([by_row] if by_row else [])], "the table")
+        of_rows = table[by_row] if by_row else pd.Series(classes[0], index=table.index)
         strange = of_rows[~of_rows.isin(classes)].dropna()
         if len(strange):
             raise UserError(
@@ -148,9 +157,9 @@ class MaskFiles(Form):
     """
 
     pattern: str
-    values: Mapping[int | tuple[int, int, int], str] | None = None
-    background: Sequence[int | tuple[int, int, int]] = (0,)
-    ignored: Sequence[int | tuple[int, int, int]] = ()
+    values: Mapping[Colour, str] | None = None
+    background: Sequence[Colour] = (0,)
+    ignored: Sequence[Colour] = ()
     may_be_absent: bool = False
     above: int | None = None
     frame: Frame | None = None
@@ -180,67 +189,23 @@ class MaskFiles(Form):
         return None if self.may_be_absent and not path.exists() else path
 
     def _codes(self, classes: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
-        if self.values is None:
-            return ()
-        strange = [name for name in self.values.values() if name not in classes]
+        values = self.values or {}
+        strange = [name for name in values.values() if name not in classes]
         if strange:
             raise UserError(
                 f"values of MaskFiles in src/competition/targets.py names the class '{strange[0]}', which is not in "
                 f"CLASSES; {nearest(strange[0], classes)}"
             )
+        meanings: list[tuple[Colour, int]] = [(key, BACKGROUND) for key in self.background]
+        if any(not isinstance(key, int) for key in values):  # black is the background of colours, too
+            meanings.insert(0, ((0, 0, 0), BACKGROUND))
+        meanings += [(key, IGNORED) for key in self.ignored]
+        meanings += [(key, classes.index(name)) for key, name in values.items()]
         found: dict[int, int] = {}
-        for key in self.background:
-            found |= dict.fromkeys(_codes_of(key), BACKGROUND)
-        for key in self.ignored:
-            found |= dict.fromkeys(_codes_of(key), IGNORED)
-        for key, name in self.values.items():
-            found |= dict.fromkeys(_codes_of(key), classes.index(name))
-        if any(not isinstance(key, int) for key in self.values):  # black is the background of colours, too
-            found = {colour_code(0, 0, 0): found.get(0, BACKGROUND)} | found
+        for key, place in meanings if values else ():
+            red, green, blue = (key, key, key) if isinstance(key, int) else key
+            if not isinstance(key, int):
+                found[COLOUR | red << 16 | green << 8 | blue] = place
+            if red == green == blue:  # a file whose colours are all grey holds numbers
+                found[red] = place
         return tuple(found.items())
-
-
-def _codes_of(key: int | tuple[int, int, int]) -> list[int]:
-    """A value or colour as `codes_in` may give it; a file whose colours are all grey holds numbers."""
-    if isinstance(key, int):
-        return [key]
-    return [colour_code(*key), *([key[0]] if len(set(key)) == 1 else [])]
-
-
-@dataclass(frozen=True)
-class Polygons(Form):
-    """Outlines in json: a file for each image, or one for all.
-
-    Known contents: a list of objects with `class` (or `label`, `category`) and `points` (or `polygon`,
-    `segmentation`), alone, under a key such as `shapes`, or by image id; COCO (`images`, `annotations`, `categories`);
-    and GeoJSON, whose rings after the first are holes.
-
-    Attributes:
-        path: below the data folder, with columns in braces where each image has a file.
-        names: class by the name in the file, where they differ.
-        frame: see `RunLengths`; none: as height and width in the file tell, else as the image is seen.
-    """
-
-    path: str
-    names: Mapping[str, str] | None = None
-    frame: Frame | None = None
-
-    def truths(
-        self, table: pd.DataFrame, rows: pd.DataFrame, images: Sequence[Image], classes: tuple[str, ...], data: Path
-    ) -> list[Truth]:
-        paths = list(rows[ROW_IMAGE])
-        if "{" in self.path:
-            files = image_paths(rows, self.path, data)
-            found: list[Outlined | None] = [image_in(read_json(data / path), path) for path in files]
-        else:
-            known = images_in(read_json(data / self.path))
-            found = matched(known, list(rows[ROW_ID]), paths)
-            if known and not any(image is not None for image in found):
-                raise UserError(
-                    f"{self.path} has objects of {listed(each.name for each in known)}, and none of them is an id "
-                    f"({listed(rows[ROW_ID])}); make the ids alike in src/competition/tables.py"
-                )
-        return [
-            outline_truth(outlined, classes, image, self.names or {}, self.frame, f"'{name}' in {self.path}")
-            for outlined, image, name in zip(found, images, rows[ROW_ID], strict=True)
-        ]

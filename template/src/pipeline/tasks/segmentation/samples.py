@@ -15,14 +15,12 @@ from pipeline.competition import Head
 from pipeline.data.explain_target import Explained, chosen_class
 from pipeline.data.sample_record import SeenSample
 from pipeline.heads.mask import IGNORED, kind_of
-from pipeline.heads.mask_decoding import USUAL, decided, decisions, decoded
-from pipeline.heads.mask_predictions import columns, presence_columns
+from pipeline.heads.mask_decoding import USUAL, columns, decoded, presence_columns
 from pipeline.keys import INPUT_IMAGE, ROW_ID
-from pipeline.metrics.mask_scores import pixels
-from pipeline.metrics.masks import each_dice
+from pipeline.metrics.masks import each_dice, pixels
 from pipeline.tasks.components import Figures
 from pipeline.tasks.segmentation.figures import figures, worst_and_best
-from pipeline.tasks.segmentation.suspects import in_words, suspects
+from pipeline.tasks.segmentation.label_errors import in_words, label_errors
 from pipeline.tasks.segmentation.truth import Truth, Window
 from pipeline.types import Batch
 from toolkit.masks import maps
@@ -43,13 +41,12 @@ class MaskFigures(Figures):
         for head in self.heads:
             chosen = worst_and_best(truth, predictions, head)
             shown = predictions.iloc[chosen]
-            cells = shown[columns(head)].to_numpy()
             drawn[head.name] = sample_figure(
                 [images[position] for position in chosen],
                 list(shown.index),
-                [shrunk_truth(truth[head.name].iloc[position].read()) for position in chosen],
+                [shrunk_truth(true.read()) for true in truth[head.name].iloc[chosen]],
                 [shrunk(planes) for planes in decoded(shown, head)],
-                [shrunk(np.stack([maps.probability(cell) for cell in row])) for row in cells],
+                [shrunk(np.stack([maps.probability(cell) for cell in row])) for row in shown[columns(head)].to_numpy()],
                 head.classes,
             )
         return drawn
@@ -58,32 +55,29 @@ class MaskFigures(Figures):
         """Each image beside an overlay of truth and what is decided for each head, with loss and Dice."""
         truths = [[planes_of(head, sample.targets[head.target_key]) for head in self.heads] for sample in samples]
         masks = [[masks_of(head, sample) for head in self.heads] for sample in samples]
-        titles = []
+        titles, several = [], len(self.heads) > 1
         for sample, *of_heads in zip(samples, truths, masks, strict=True):
-            if len(self.heads) == 1 and sample.scored is not None and sample.scored[0] == "Dice":
-                titles.append(sample.told())
-                continue
-            told = [
-                f"{f'{shortened(head.name, 14)}: ' if len(self.heads) > 1 else ''}Dice {dice(truth, mask):.2f}"
+            scores = [
+                f"{f'{shortened(head.name, 14)}: ' if several else ''}Dice {dice(truth, mask):.2f}"
                 for head, truth, mask in zip(self.heads, *of_heads, strict=True)
             ]
-            titles.append(f"{sample.told()}, {', '.join(told)}")
+            ranked = not several and sample.scored is not None and sample.scored[0] == "Dice"
+            titles.append(sample.told() if ranked else f"{sample.told()}, {', '.join(scores)}")
         images = [visible(sample.image) for sample in samples]
         return masks_figure(images, [sample.id for sample in samples], truths, masks, titles, heading)
 
     def captions(self, rows: pd.DataFrame, samples: Sequence[SeenSample]) -> pd.DataFrame:
         """What takes how much of the image, and the Dice of both."""
-        told = []
+        captions = []
         for sample in samples:
-            words: dict[str, list[str]] = {"truth": [], "prediction": []}
+            true, predicted = [], []
             for head in self.heads:
                 label = f"{head.name}: " if len(self.heads) > 1 else ""
                 truth, masks = planes_of(head, sample.targets[head.target_key]), masks_of(head, sample)
-                words["truth"].append(label + in_words((truth == 1).mean(axis=(1, 2)), head))
-                said = in_words(masks.mean(axis=(1, 2)), head)
-                words["prediction"].append(f"{label}{said} (Dice {dice(truth, masks):.2f})")
-            told.append({key: "; ".join(parts) for key, parts in words.items()})
-        return pd.DataFrame(told)
+                true.append(label + in_words((truth == 1).mean(axis=(1, 2)), head))
+                predicted.append(f"{label}{in_words(masks.mean(axis=(1, 2)), head)} (Dice {dice(truth, masks):.2f})")
+            captions.append({"truth": "; ".join(true), "prediction": "; ".join(predicted)})
+        return pd.DataFrame(captions)
 
     def sample_scores(self, batch: Batch, outputs: Mapping[str, Tensor]) -> Tensor:
         return torch.stack([sample_dice(head, batch[head.target_key], outputs) for head in self.heads]).mean(dim=0)
@@ -94,17 +88,12 @@ class MaskFigures(Figures):
         """A sample is predicted by itself, without the other windows of its image."""
         index = pd.Index(list(rows[ROW_ID]), dtype="str", name=ROW_ID)
         size = (int(batch[INPUT_IMAGE].shape[1]), int(batch[INPUT_IMAGE].shape[2]))
-        truths, predictions = {}, {}
+        truths = {}
         for head in self.heads:
-            planes = [planes_of(head, target) for target in batch[head.target_key].cpu()]
-            found = [SeenTruth(head.classes, size, each) for each in planes]
+            found = [SeenTruth(head.classes, size, planes_of(head, each)) for each in batch[head.target_key].cpu()]
             truths[head.name] = pd.Series(found, index, dtype=object)
-            cells, presence = _cells(head, outputs, size)
-            for name, column in zip(columns(head), zip(*cells, strict=True), strict=True):
-                predictions[name] = pd.Series(column, index, dtype=object)
-            if presence is not None:
-                predictions |= dict(zip(presence_columns(head), presence.T, strict=True))
-        return pd.DataFrame(truths, index), pd.DataFrame(predictions, index)
+        tables = [_table(head, outputs, size, index) for head in self.heads]
+        return pd.DataFrame(truths, index), pd.concat(tables, axis=1)
 
     def class_maps(self, sample: SeenSample) -> dict[str, dict[str, np.ndarray]]:
         """Of classes that overlap the later one."""
@@ -116,17 +105,14 @@ class MaskFigures(Figures):
         return found
 
     def label_errors(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
-        return pd.concat([suspects(truth, predictions, head) for head in self.heads], ignore_index=True)
+        return pd.concat([label_errors(truth, predictions, head) for head in self.heads], ignore_index=True)
 
     def label_errors_figure(
         self, found: pd.DataFrame, images: Sequence[Any], truth: pd.DataFrame, predictions: pd.DataFrame
     ) -> Figure:
         heads = {head.name: head for head in self.heads}
-        truths: list[list[np.ndarray]] = []
-        masks: list[list[np.ndarray]] = []
-        for place, name in enumerate(found["head"]):
-            truths.append([truth[name].iloc[place].read()])
-            masks.append(list(decoded(predictions.iloc[[place]], heads[name])))
+        truths = [[truth[name].iloc[place].read()] for place, name in enumerate(found["head"])]
+        masks = [list(decoded(predictions.iloc[[place]], heads[name])) for place, name in enumerate(found["head"])]
         pairs = zip(found["given"], found["suggested"], strict=True)
         titles = [f"given: {shortened(given, 50)}\nsuggested: {shortened(other, 46)}" for given, other in pairs]
         drawn = [images[place] for place in range(len(found))]
@@ -145,23 +131,6 @@ class MaskFigures(Figures):
         return Explained(score, head.classes[number], kind.foreground(planes)[0, number] > 0.5)
 
 
-def planes_of(head: Head, target: Tensor) -> np.ndarray:
-    """The truth that a target says, uint8 (C, H, W) of 0, 1, and 255."""
-    kind, count = kind_of(head), len(head.classes)
-    true, known = kind.planes(target[None], count)
-    planes = kind.foreground(true)[0].byte().numpy()
-    return np.where(np.broadcast_to(known[0].numpy(), planes.shape), planes, np.uint8(IGNORED))
-
-
-def masks_of(head: Head, sample: SeenSample) -> np.ndarray:
-    """What is decided of a sample's logits alone, bool (C, H, W) at the size of its image."""
-    [cells], presence = _cells(
-        head, {key: value[None] for key, value in sample.outputs.items()}, sample.image.shape[:2]
-    )
-    chances = np.full(len(cells), np.inf) if presence is None else presence[0]
-    return decided(cells, chances, decisions(head), head.kind)
-
-
 @dataclass(frozen=True, eq=False)
 class SeenTruth(Truth):
     """The truth of a sample, as its target says it: uint8 (C, H, W) of 0, 1, and 255."""
@@ -173,16 +142,31 @@ class SeenTruth(Truth):
         return self.planes[:, top : top + height, left : left + width]
 
 
-def _cells(
-    head: Head, outputs: Mapping[str, Tensor], size: tuple[int, int]
-) -> tuple[list[list[bytes]], np.ndarray | None]:
-    """Of the logits of each sample, a map cell for each class, and how likely the classes are there at all, float32
-    (N, C), where the model says it."""
+def planes_of(head: Head, target: Tensor) -> np.ndarray:
+    """The truth that a target says, uint8 (C, H, W) of 0, 1, and 255."""
     kind = kind_of(head)
-    found = kind.foreground(kind.probabilities(outputs[head.output_key])).cpu().numpy()
-    likely = outputs.get(f"{head.output_key}@presence")
-    cells = [[maps.encode(_as_bytes(plane), size) for plane in planes] for planes in found]
-    return cells, None if likely is None else likely.float().sigmoid().cpu().numpy()
+    true, known = kind.planes(target[None], len(head.classes))
+    planes = kind.foreground(true)[0].byte().numpy()
+    return np.where(np.broadcast_to(known[0].numpy(), planes.shape), planes, np.uint8(IGNORED))
+
+
+def masks_of(head: Head, sample: SeenSample) -> np.ndarray:
+    """What is decided of a sample's logits alone, bool (C, H, W) at the size of its image."""
+    outputs = {key: value[None] for key, value in sample.outputs.items()}
+    size = (sample.image.shape[0], sample.image.shape[1])
+    return next(decoded(_table(head, outputs, size, pd.Index([sample.id])), head))
+
+
+def _table(head: Head, outputs: Mapping[str, Tensor], size: tuple[int, int], index: pd.Index) -> pd.DataFrame:
+    """Predictions of the logits of each sample by itself: map cells, and presence where the model says it."""
+    kind = kind_of(head)
+    found = np.nan_to_num(kind.foreground(kind.probabilities(outputs[head.output_key])).cpu().numpy())
+    cells = [[maps.encode(np.rint(255 * plane).astype(np.uint8), size) for plane in planes] for planes in found]
+    table = pd.DataFrame(cells, index, columns(head), dtype=object)
+    presence = outputs.get(f"{head.output_key}@presence")
+    if presence is not None:
+        table[presence_columns(head)] = presence.float().sigmoid().cpu().numpy()
+    return table
 
 
 def dice(truth: np.ndarray, masks: np.ndarray) -> float:
@@ -195,21 +179,16 @@ def dice(truth: np.ndarray, masks: np.ndarray) -> float:
 
 def sample_dice(head: Head, target: Tensor, outputs: Mapping[str, Tensor]) -> Tensor:
     """`dice` of each sample of a batch, as the usual thresholds decide, float32 (B,), on the device."""
-    kind, count = kind_of(head), len(head.classes)
-    logits = outputs[head.output_key].detach().float()
+    kind, logits = kind_of(head), outputs[head.output_key].detach().float()
     if logits.shape[-2:] != target.shape[-2:]:
         logits = functional.interpolate(logits, tuple(target.shape[-2:]), mode="bilinear")
-    true, known = kind.planes(target, count)
-    said = kind.foreground(kind.decided(logits)) & kind.foreground(known.expand_as(true))
-    likely = outputs.get(f"{head.output_key}@presence")
-    if likely is not None:
-        said = said & (likely.sigmoid() >= USUAL[2])[..., None, None]
-    there = kind.foreground(true).bool() & kind.foreground(known.expand_as(true))
-    hits, both = (there & said).sum(dim=(2, 3)), there.sum(dim=(2, 3)) + said.sum(dim=(2, 3))
+    true, known = kind.planes(target, len(head.classes))
+    known = kind.foreground(known.expand_as(true))
+    predicted, there = kind.foreground(kind.decided(logits)) & known, kind.foreground(true).bool() & known
+    presence = outputs.get(f"{head.output_key}@presence")
+    if presence is not None:
+        predicted = predicted & (presence.sigmoid() >= USUAL[2])[..., None, None]
+    hits, both = (there & predicted).sum(dim=(2, 3)), there.sum(dim=(2, 3)) + predicted.sum(dim=(2, 3))
     shares = torch.where(both > 0, 2 * hits / both.clamp(min=1), 0.0)
     counted = (both > 0).sum(dim=1)
     return torch.where(counted > 0, shares.sum(dim=1) / counted.clamp(min=1), 1.0)
-
-
-def _as_bytes(plane: np.ndarray) -> np.ndarray:
-    return np.rint(255 * np.nan_to_num(plane)).astype(np.uint8)

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from pipeline.data.cache import CachedImages, ResizedReader, resized
@@ -23,11 +22,8 @@ from toolkit.images.tif_windows import LARGE, TifWindows
 class WindowReader:
     """Windows of image files at the size the model sees, uint8 or float32 (H, W, C).
 
-    Of what is read whole, the last image is kept: the tiles of an image come one after the other.
-
-    Args:
-        reader: the experiment's. A large tif is read by window where it is the pipeline's own, with the same params.
-        size: height and width the model sees.
+    Of what is read whole, the last image is kept: the tiles of an image come one after the other. A large tif is read
+    by window where the experiment's reader is the pipeline's own, with the same params.
     """
 
     def __init__(self, reader: Reader, size: Size) -> None:
@@ -37,87 +33,64 @@ class WindowReader:
         self.headers: dict[Place, Header | None] = {}  # to open a tif takes as long as to read a window of it
         self.params = window_params(reader.reader if isinstance(reader, CachedImages | ResizedReader) else reader)
 
-    def header(self, path: Place) -> Header:
+    def header(self, place: Place) -> Header:
         """Size and orientation of an image as the reader gives it: from its header, else by reading it."""
-        if found := self.known(path):
-            return found
-        height, width = self._whole(path).shape[:2]
-        return Header((height, width))
+        return self.known(place) or Header(self._whole(place).shape[:2])
 
-    def known(self, path: Place) -> Header | None:
-        """Size and orientation, as far as the header says them. Whether a reader of the user's own turns an image is
-        told by the size of what it gives, if at all."""
-        size, found = self._header(path), self.headers[path]
-        if size is None and found is not None:
-            height, width = self._whole(path).shape[:2]
-            return found if (height, width) == found.size else Header((height, width))
-        return found
+    def known(self, place: Place) -> Header | None:
+        """`header`, as far as the file says it. Whether a reader of the user's own turns an image is told by the size
+        of what it gives, if at all."""
+        if place not in self.headers:
+            own = self.reader.takes_row or (self.params is None and not place.path.is_file())
+            found = self.headers[place] = None if own else header_at(place.path)  # only the reader knows what it is
+            if found is not None and found.orientation != 1 and self.params is None and not self.resizes:
+                size = self._whole(place).shape[:2]
+                self.headers[place] = found if size == found.size else Header(size)
+        return self.headers[place]
 
-    def whole(self, path: Place, image: Size | None) -> tuple[np.ndarray, Size]:
-        """All of an image at the size the model sees, and its own size.
+    def whole(self, place: Place, image: Size | None) -> np.ndarray:
+        """All of an image at the size the model sees; `image` is the size it must have, if any."""
+        if (header := self.known(place)) is not None:
+            check_size(header.size, image)
+        elif not self.resizes:
+            check_size(self._whole(place).shape[:2], image)
+        whole = header is None and not self.resizes
+        return resized(self._whole(place) if whole else self.reader(place.path, self.size, place.row), self.size)
 
-        Args:
-            image: the size it must have; none: any.
-        """
-        size = self._header(path)
-        check_size(size or image, image)
-        if size is None and not self.resizes:
-            pixels = self._whole(path)
-            size = pixels.shape[:2]
-            check_size(size, image)
-        else:
-            pixels = self.reader(path.path, self.size, path.row)
-        return resized(pixels, self.size), size or image or pixels.shape[:2]
-
-    def window(self, path: Place, window: Window) -> np.ndarray:
-        """A window at the size the model sees; beyond the image its pixels are mirrored.
-
-        Raises:
-            UserError: the image has another size than the window says, or it does not fit into memory.
-        """
+    def window(self, place: Place, window: Window) -> np.ndarray:
+        """A window at the size the model sees; beyond the image its pixels are mirrored."""
         if self.resizes:
             raise UserError("windows are cut from whole images; set image.cache: false, or task.params.view: whole")
         check_memory(window.height * window.width * 3)
         top, left, height, width = window.inside
-        size = self._header(path) if path.path.suffix.lower() in TIF_SUFFIXES and self.params is not None else None
-        if size is not None and self.params is not None and size[0] * size[1] > LARGE:
-            check_size(size, window.size)
-            pixels = tif_part(path.path, window.inside, self.params)
+        header = self.known(place) if place.path.suffix.lower() in TIF_SUFFIXES else None
+        if header is not None and self.params is not None and header.size[0] * header.size[1] > LARGE:
+            check_size(header.size, window.size)
+            pixels = tif_part(place.path, window.inside, self.params)
         else:
-            whole = self._whole(path)
+            whole = self._whole(place)
             check_size(whole.shape[:2], window.size)
             pixels = whole[top : top + height, left : left + width]
-        return resized(padded(pixels, window), self.size)
+        above, before = top - window.top, left - window.left
+        below, behind = window.height - height - above, window.width - width - before
+        if above or before or below or behind:
+            pixels = np.pad(pixels, ((above, below), (before, behind), (0, 0)), mode="symmetric")
+        return resized(pixels, self.size)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "last": None}
 
-    def _header(self, path: Place) -> Size | None:
-        """Height and width as the header says; none where it does not, or where a reader of the user's own may turn it
-        or not."""
-        if path not in self.headers:
-            own = self.reader.takes_row or (self.params is None and not path.path.is_file())
-            self.headers[path] = None if own else header_at(path.path)  # only the reader knows what the image is
-        found = self.headers[path]
-        if found is None or (found.orientation != 1 and self.params is None and not self.resizes):
-            return None
-        return found.size
-
-    def _whole(self, path: Place) -> np.ndarray:
-        if self.last is None or self.last[0] != path:
-            size = self._header(path)
-            if size is not None:
-                check_memory(size[0] * size[1] * 3)
-            self.last = (path, self.reader(path.path, None, path.row))
+    def _whole(self, place: Place) -> np.ndarray:
+        if self.last is None or self.last[0] != place:
+            if (header := self.known(place)) is not None:
+                check_memory(header.size[0] * header.size[1] * 3)
+            self.last = (place, self.reader(place.path, None, place.row))
         return self.last[1]
 
 
 def header_at(path: Path) -> Header | None:
-    """The header of an image; none where it does not say a size.
-
-    Raises:
-        UserError: it is a tif, and tifffile is not installed, without which a slide would be decoded for each window.
-    """
+    """The header of an image; none where it does not say a size. Without tifffile, which a tif needs, a slide would be
+    decoded for each window."""
     if path.suffix.lower() in TIF_SUFFIXES:
         require("tifffile", "a tif that is read by window")
     return header_of(path)
@@ -140,26 +113,9 @@ def tif_part(path: Path, box: tuple[int, int, int, int], params: Mapping[str, An
     return scaled(pixels, params.get("low"), params.get("high"), params.get("as_float", False), path)
 
 
-def padded(pixels: np.ndarray, window: Window) -> np.ndarray:
-    """What lies in the image, (h, w, C), as the whole window, mirrored at the image's edges as often as needed."""
-    top, left, height, width = window.inside
-    above, before = top - window.top, left - window.left
-    below, behind = window.height - height - above, window.width - width - before
-    if not (above or before or below or behind):
-        return pixels
-    return np.pad(pixels, ((above, below), (before, behind), (0, 0)), mode="symmetric")
-
-
-def label_window(planes: np.ndarray, size: Size) -> np.ndarray:
-    """Planes uint8 (C, h, w) at another size, by their nearest pixels."""
-    if planes.shape[1:] == size:
-        return planes
-    return np.stack([cv2.resize(plane, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT) for plane in planes])
-
-
-def check_size(found: Size | None, wanted: Size | None) -> None:
+def check_size(found: Size, wanted: Size | None) -> None:
     """Raise a `UserError` where an image has not the size of its mask."""
-    if found is not None and wanted is not None and tuple(found) != tuple(wanted):
+    if wanted is not None and tuple(found) != tuple(wanted):
         raise UserError(
             f"the image has {found[0]}x{found[1]} pixels and its mask {wanted[0]}x{wanted[1]} (height x width); "
             "correct the sizes in src/competition/tables.py, or drop the row"
@@ -179,8 +135,7 @@ def check_memory(needed: int) -> None:
 def free_memory() -> int | None:
     """Bytes that can be had without swapping; none where the system does not say."""
     try:
-        text = Path("/proc/meminfo").read_text()
+        lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
         return None
-    found = [line.split()[1] for line in text.splitlines() if line.startswith("MemAvailable:")]
-    return int(found[0]) * 1024 if found else None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)

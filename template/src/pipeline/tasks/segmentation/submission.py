@@ -1,158 +1,173 @@
-"""How masks become the rows of a sample submission, which is recognised by its columns and ids.
+"""How decided masks become the rows of a sample submission, and back, and what is wrong with such rows.
 
-One row per image (of a single class), per image and class (an own column, or ids such as `0002cc93b.jpg_1`), a column
-for each class, or as many rows per image as there are objects.
+The sample is recognised by its columns and ids: one row per image (of a single class), per image and class (an own
+column, or ids such as `0002cc93b.jpg_1`), a column for each class, or as many rows per image as there are objects.
 """
 
-import importlib
+import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
 
-from pipeline.competition import Competition, Head
-from pipeline.heads.mask_decoding import decoded
-from pipeline.heads.mask_predictions import columns
-from pipeline.submission_schema import Keys, sample_id_column
-from pipeline.tasks.segmentation.forms import EMPTY, RunLengths
+from pipeline.competition import Head
+from pipeline.heads.mask_decoding import EXCLUSIVE, columns, decoded
+from pipeline.submission_schema import Keys, Problem, sample_id_column
+from pipeline.tasks.segmentation.forms import RunLengths, Written, is_empty
 from toolkit.errors import UserError, listed
 from toolkit.masks import maps, rle
 from toolkit.masks.components import Components
-from toolkit.masks.sizes import Size
+from toolkit.masks.sizes import Size, known_size
 
 CLASS_COLUMNS = ("class", "label", "class_id", "classid", "category")
+ANY_SIZE = (1 << 30, 1 << 30)  # stands for a size that is not known
+NUMBER = re.compile(r"-?\d+")
+Cell = tuple[str, str, str]  # id of the image, class, text
 
 
 @dataclass(frozen=True)
-class Written:
-    """How a competition wants masks; `FORM` in `src/competition/submission.py`.
+class MaskRules:
+    """What the sample of a competition asks for, and what may stand in it."""
 
-    Attributes:
-        order, first: of the RLE, see `rle`.
-        size: height and width at which masks are written; none: those of the image.
-        objects: whether each connected component has a row of its own; none: where the sample repeats ids.
-        empty: what stands for an empty mask; none: what the sample shows, or else nothing.
-    """
-
-    order: rle.Order = "column"
-    first: int = 1
-    size: Size | None = None
-    objects: bool | None = None
-    empty: str | None = None
-
-
-def form_of(competition: Competition) -> Written:
-    """`FORM` of the competition's `submission`; without it, the usual form."""
-    found = getattr(importlib.import_module(f"{competition.package}.submission"), "FORM", Written())
-    if not isinstance(found, Written):
-        raise UserError("FORM in src/competition/submission.py is no Written(...); correct it")
-    return found
-
-
-def read_as(competition: Competition) -> RunLengths | None:
-    """`TRUTH` of the competition's `targets`, where it is RLE."""
-    found = getattr(importlib.import_module(f"{competition.package}.targets"), "TRUTH", None)
-    return found if isinstance(found, RunLengths) else None
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What a sample is made of.
-
-    Attributes:
-        cells: the columns of RLE -> the class in it, none where the row says it.
-        class_column: the column of the class, if there is one.
-        mark: what joins image and class in an id; empty where ids are those of images.
-        objects: whether each object has a row.
-        empty: what stands for an empty mask.
-    """
-
+    head: Head  # what is predicted
+    form: Written  # how masks are written
     id_column: str
-    columns: tuple[str, ...]
-    classes: tuple[str, ...]
-    cells: Mapping[str, str | None]
-    class_column: str = ""
-    mark: str = ""
-    objects: bool = False
-    empty: str = ""
+    columns: tuple[str, ...]  # of the sample
+    cells: Mapping[str, str | None]  # the columns of RLE -> the class in it, none where the row says it
+    class_column: str  # if there is one
+    mark: str  # what joins image and class in an id; empty where ids are those of images
+    objects: bool  # whether each object has a row
+    empty: str  # what stands for an empty mask
+    sizes: Mapping[str, Size]  # of the test images, by id, as far as they are known
+    read: RunLengths | None  # how training masks are read, where they are RLE
 
     @property
     def keys(self) -> Keys:
-        """What names a row of a submission."""
         further = (self.class_column,) if self.class_column else ()
         return Keys((self.id_column, *further), repeats=self.objects, rows=self.rows)
 
+    def key(self, name: str, of_class: str) -> dict[str, str]:
+        """What names the row of an image and a class."""
+        key = {self.id_column: name + self.mark + of_class if self.mark else name}
+        return {**key, self.class_column: of_class} if self.class_column else key
+
     def rows(self, ids: pd.Series) -> pd.DataFrame:
         """The rows that these images should have, of key columns alone."""
-        ids = ids.reset_index(drop=True)
-        if not (self.class_column or self.mark):
-            return pd.DataFrame({self.id_column: ids})
-        repeated = ids.repeat(len(self.classes)).reset_index(drop=True)
-        of_class = pd.Series(list(self.classes) * len(ids), dtype="str")
-        if self.mark:
-            return pd.DataFrame({self.id_column: repeated + self.mark + of_class})
-        return pd.DataFrame({self.id_column: repeated, self.class_column: of_class})
+        classes = self.head.classes if self.class_column or self.mark else self.head.classes[:1]
+        return pd.DataFrame([self.key(name, each) for name in ids for each in classes], dtype="str")
 
-    def sorted_out(self, table: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
-        """(id of the image, class, text) of every cell of a submission; rows of an unknown class are left out."""
+    def sorted_out(self, table: pd.DataFrame) -> Iterator[Cell]:
+        """Every cell of a submission; rows of an unknown class are left out."""
         for row in table.to_dict("records"):
-            name, of_row = str(row[self.id_column]), self.classes[0]
+            name, of_row = str(row[self.id_column]), str(row.get(self.class_column, self.head.classes[0]))
             if self.mark:
                 name, _, of_row = name.rpartition(self.mark)
-            elif self.class_column:
-                of_row = str(row[self.class_column])
             for column, of_column in self.cells.items():
-                if column in row and (of_column or of_row) in self.classes:
+                if column in row and (of_column or of_row) in self.head.classes:
                     yield name, of_column or of_row, str(row[column])
 
+    def described(self) -> list[str]:
+        size = "the image's size" if self.form.size is None else "{} x {} pixels".format(*self.form.size)
+        rows = ", a row for each object" if self.objects else ""
+        return [f"{name}: RLE at {size}, {_way(self.form)}{rows}" for name in self.cells]
 
-def layout(sample: pd.DataFrame, heads: Sequence[Head], id_column: str, form: Written) -> Layout:
-    """What the sample asks for.
+    def notes(self) -> list[str]:
+        notes = [f"an empty mask is written '{self.empty}'"] if self.empty else []
+        if self.read is not None and _way(self.read) != _way(self.form):
+            notes.append(
+                f"RLE is read {_way(self.read)} (TRUTH in src/competition/targets.py) and written {_way(self.form)} "
+                "(FORM in submission.py); competitions seldom mean that"
+            )
+        return notes
 
-    Raises:
-        UserError: its columns and ids are of no known kind.
-    """
-    [head] = heads
+    def problems(self, table: pd.DataFrame) -> list[Problem]:
+        if not {*self.keys.columns, *self.cells} <= set(table.columns):
+            return []
+        cells = list(self.sorted_out(table))
+        found: dict[tuple[str, bool], list[tuple[str, str]]] = {}
+        for name, of_class, text in [cell for cell in cells if not is_empty(cell[2])]:
+            size = self.form.size or self.sizes.get(name, ANY_SIZE)
+            if what := rle.check(text, size, self.form.first):
+                row = f"{name}{self.mark or ' '}{of_class}" if len(self.head.classes) > 1 else name
+                warning = not rle.fault(text, size, self.form.first)
+                found.setdefault((NUMBER.sub("#", what), warning), []).append((row, what))
+        problems = [
+            Problem("mask", f"{len(rows)} of {len(cells)} masks ({listed(r for r, _ in rows)}): {rows[0][1]}", warning)
+            for (_, warning), rows in found.items()
+        ]
+        other = [name for name, _, text in cells if is_empty(text) and text != self.empty]
+        shared = [] if problems else self._shared(cells)
+        if other:
+            what = f"are not written as the sample does it; write {repr(self.empty) if self.empty else 'nothing'}"
+            problems.append(Problem("mask", f"{len(other)} empty masks ({listed(other)}) {what}", warning=True))
+        return [*problems, *shared]
+
+    def _shared(self, cells: Sequence[Cell]) -> list[Problem]:
+        """Images in which a pixel has two classes, where each has one; or belongs to two objects."""
+        if self.head.kind != EXCLUSIVE and not self.objects:
+            return []
+        by_image: dict[str, list[str]] = {}
+        for name, _, text in cells:
+            by_image.setdefault(name, []).extend([] if is_empty(text) else [text])
+        shared = [name for name, texts in by_image.items() if len(texts) > 1 and _overlap(texts, self.form.first)]
+        what = "two objects" if self.objects else "two classes"
+        text = f"in {len(shared)} images ({listed(shared)}) masks overlap; a pixel cannot belong to {what}"
+        return [Problem("mask", text, warning=not self.objects)] if shared else []
+
+
+def _way(form: Written | RunLengths) -> str:
+    return f"{'down the columns' if form.order == 'column' else 'along the rows'}, first pixel {form.first}"
+
+
+def _overlap(texts: Sequence[str], first: int) -> bool:
+    """Whether a pixel is in two of the masks, each of which is right by itself."""
+    starts, ends = np.concatenate([rle.runs(text, ANY_SIZE, first) for text in texts], axis=1)
+    order = np.argsort(starts, kind="stable")
+    return bool((starts[order][1:] < np.maximum.accumulate(ends[order])[:-1]).any())
+
+
+def submission_rules(
+    sample: pd.DataFrame,
+    heads: Sequence[Head],
+    id_column: str,
+    form: Written | None = None,
+    images: Mapping[str, Path] | None = None,
+    read: RunLengths | None = None,
+) -> MaskRules:
+    """What this sample asks for, given the image of each test id, as far as it is there and says a size; a `UserError`
+    where the columns and ids are of no known kind."""
+    [head], form = heads, form or Written()
     names = [str(name) for name in sample.columns]
     id_column = sample_id_column(names, id_column)
     others = [name for name in names if name != id_column]
-    found: dict[str, str | None]
-    class_column, mark = "", ""
-    if set(others) <= set(head.classes):
-        found = {name: name for name in others}
-    else:
-        class_column = _class_column(sample, others, head.classes)
-        cells = [name for name in others if name != class_column]
+    cells: dict[str, str | None] = {name: name for name in others}
+    class_column = mark = ""
+    if not set(others) <= set(head.classes):
+        if len(others) > 1:  # the column that holds classes; in a sample without rows, one that is called so
+            holds = (name for name in others if len(sample) and sample[name].isin(head.classes).all())
+            called = (name for name in others if sample.empty and name.lower() in CLASS_COLUMNS)
+            class_column = next(holds, next(called, ""))
         mark = "" if class_column else mark_of(sample[id_column], head.classes)
-        if len(cells) != 1:
+        cells = {name: None for name in others if name != class_column}
+        if len(cells) != 1 or not (class_column or mark or len(head.classes) == 1):
             raise UserError(
-                f"the sample submission has the columns {listed(names, 5)}, and one column of RLE and one of the class "
-                f"({listed(head.classes)}) are known; fill others in src/competition/submission.py"
+                f"the sample submission has the columns {listed(names, 5)} and does not say of which of the "
+                f"{len(head.classes)} classes a row is; one column of RLE and one of the class "
+                f"({listed(head.classes)}) are known: fill others in src/competition/submission.py"
             )
-        found = {cells[0]: None}
-        if not class_column and not mark and len(head.classes) > 1:
-            raise UserError(
-                f"the sample submission does not say of which of the {len(head.classes)} classes a row is; decide it "
-                "in src/competition/submission.py"
-            )
-    by_class = bool(class_column or mark)
-    repeated = not by_class and bool(sample[id_column].duplicated().any())
+    repeated = not (class_column or mark) and bool(sample[id_column].duplicated().any())
+    shown = [text for name in cells for text in sample[name].unique() if text and is_empty(text)]
+    sizes = {}
+    for name, path in (images or {}).items():
+        with contextlib.suppress(UserError):
+            sizes[name] = known_size(path)
     objects = repeated if form.objects is None else form.objects
-    empty = _empty(sample, list(found)) if form.empty is None else form.empty
-    return Layout(id_column, tuple(names), head.classes, found, class_column, mark, objects, empty)
-
-
-def _class_column(sample: pd.DataFrame, others: Sequence[str], classes: Sequence[str]) -> str:
-    """The column that holds classes; in a sample without rows, one that is called so."""
-    if len(others) < 2:
-        return ""
-    for name in others:
-        if len(sample) and sample[name].isin(classes).all():
-            return name
-    return next((name for name in others if sample.empty and name.lower() in CLASS_COLUMNS), "")
+    empty = next(map(str, shown), "") if form.empty is None else form.empty
+    return MaskRules(head, form, id_column, tuple(names), cells, class_column, mark, objects, empty, sizes, read)
 
 
 def mark_of(ids: pd.Series, classes: Sequence[str]) -> str:
@@ -167,12 +182,6 @@ def mark_of(ids: pd.Series, classes: Sequence[str]) -> str:
     return str(known[0]) if stems[2].nunique() == len(classes) or stems[0].duplicated().any() else ""
 
 
-def _empty(sample: pd.DataFrame, cells: Sequence[str]) -> str:
-    """What the sample writes for an empty mask."""
-    shown = [text for name in cells for text in sample[name].unique() if text and text.strip().lower() in EMPTY]
-    return str(shown[0]) if shown else ""
-
-
 def submission_table(
     sample: pd.DataFrame, predictions: pd.DataFrame, heads: Sequence[Head], id_column: str, form: Written | None = None
 ) -> pd.DataFrame:
@@ -181,56 +190,45 @@ def submission_table(
     Raises:
         UserError: the sample is not recognised, or the predictions lack a column.
     """
-    form = form or Written()
-    asked, [head] = layout(sample, heads, id_column, form), heads
+    rules, [head] = submission_rules(sample, heads, id_column, form), heads
     lines: list[dict[str, str]] = []
     for name, masks in zip(predictions.index.astype(str), decoded(predictions, head), strict=True):
-        texts = [_texts(mask, form, asked) for mask in masks]
-        if not (asked.class_column or asked.mark):
-            # Either a single class, or a column for each of them.
-            by_class = dict(zip(head.classes, texts, strict=True))
-            of_cells = [by_class[of or head.classes[0]] for of in asked.cells.values()]
-            lines += [
-                {asked.id_column: name, **dict(zip(asked.cells, cells, strict=True))}
-                for cells in zip(*of_cells, strict=True)
-            ]
-            continue
-        [cell] = asked.cells
-        for of_class, own in zip(head.classes, texts, strict=True):
-            key = {asked.id_column: name + asked.mark + of_class} if asked.mark else {asked.id_column: name}
-            further = {asked.class_column: of_class} if asked.class_column else {}
-            lines += [{**key, **further, cell: text} for text in own]
-    return pd.DataFrame(lines, columns=list(asked.columns), dtype="str")
+        texts = {of_class: _texts(mask, rules) for of_class, mask in zip(head.classes, masks, strict=True)}
+        if rules.class_column or rules.mark:
+            [cell] = rules.cells
+            lines += [{**rules.key(name, each), cell: text} for each, own in texts.items() for text in own]
+        else:  # a single class, or a column for each of them
+            rows = zip(*(texts[of or head.classes[0]] for of in rules.cells.values()), strict=True)
+            lines += [{rules.id_column: name, **dict(zip(rules.cells, row, strict=True))} for row in rows]
+    return pd.DataFrame(lines, columns=list(rules.columns), dtype="str")
 
 
-def _texts(mask: np.ndarray, form: Written, asked: Layout) -> list[str]:
+def _texts(mask: np.ndarray, rules: MaskRules) -> list[str]:
     """The RLE of a mask, bool (H, W), or of each of its objects."""
-    if form.size is not None and mask.shape != form.size:
-        mask = cv2.resize(mask.view(np.uint8), form.size[::-1], interpolation=cv2.INTER_NEAREST).astype(bool)
+    mask = _resized(mask, rules.form.size or mask.shape)
     if not mask.any():
-        return [asked.empty]
-    if not asked.objects:
-        return [rle.encode(mask, form.order, form.first)]
-    return [rle.encode(one, form.order, form.first) for one in Components.of(mask, 8).masks()]
+        return [rules.empty]
+    masks = Components.of(mask, 8).masks() if rules.objects else [mask]
+    return [rle.encode(one, rules.form.order, rules.form.first) for one in masks]
 
 
-def as_predictions(
-    table: pd.DataFrame, asked: Layout, form: Written, head: Head, sizes: Mapping[str, Size]
-) -> pd.DataFrame | None:
+def _resized(mask: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    if mask.shape == size:
+        return mask
+    return cv2.resize(mask.view(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST).astype(bool)
+
+
+def as_predictions(table: pd.DataFrame, rules: MaskRules) -> pd.DataFrame | None:
     """A submission as a table of predictions: the way back from `submission_table`. None where a size is not known."""
     found: dict[str, dict[str, list[str]]] = {}
-    for name, of_class, text in asked.sorted_out(table):
-        own = found.setdefault(name, {each: [] for each in head.classes})
-        if text.strip().lower() not in EMPTY:
-            own[of_class].append(text)
-    if any(name not in sizes for name in found):
+    for name, of_class, text in rules.sorted_out(table):
+        own = found.setdefault(name, {each: [] for each in rules.head.classes})
+        own[of_class] += [] if is_empty(text) else [text]
+    if not set(found) <= set(rules.sizes):
         return None
-    cells = [[_cell(" ".join(own[each]), sizes[name], form) for each in head.classes] for name, own in found.items()]
-    return pd.DataFrame(cells, index=pd.Index(list(found), name="id"), columns=columns(head), dtype=object)
-
-
-def _cell(text: str, size: Size, form: Written) -> bytes:
-    mask = rle.decode(text, form.size or size, form.order, form.first)
-    if mask.shape != size:
-        mask = cv2.resize(mask.view(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST).astype(bool)
-    return maps.encode_mask(mask)
+    form, cells = rules.form, []
+    for name, own in found.items():
+        size = rules.sizes[name]
+        masks = (rle.decode(" ".join(texts), form.size or size, form.order, form.first) for texts in own.values())
+        cells.append([maps.encode_mask(_resized(mask, size)) for mask in masks])
+    return pd.DataFrame(cells, index=pd.Index(list(found), name="id"), columns=columns(rules.head), dtype=object)

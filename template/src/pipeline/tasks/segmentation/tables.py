@@ -35,13 +35,11 @@ def mask_rows(
         UserError: a column is missing, a class or a value is unknown, or a path has no size in it.
     """
     require_columns(table, [settings.id_column], settings.train_csv)
-    table = with_text(table, [settings.id_column])
-    table = form.by_image(table, settings.id_column, classes)
+    table = form.by_image(with_text(table, [settings.id_column]), settings.id_column, classes)
     own = [name for name in form.own_columns if name != settings.id_column]
     single = table.drop_duplicates(settings.id_column).drop(columns=own, errors="ignore").reset_index(drop=True)
     rows = image_rows(single, settings, settings.train_images, data)
-    known = table.assign(**{ROW_ID: table[settings.id_column]})
-    return with_truth(rows, known, settings, form, classes, data, size)
+    return with_truth(rows, table.assign(**{ROW_ID: table[settings.id_column]}), settings, form, classes, data, size)
 
 
 def with_truth(
@@ -53,17 +51,11 @@ def with_truth(
     data: Path,
     size: str | tuple[str, str] = "",
 ) -> pd.DataFrame:
-    """Rows, one per image, with the truth in the target column; an image without a row in the table has an empty one.
-
-    Args:
-        rows: with `id` and `image`.
-        table: with `id`, as often as it has masks.
-        size: see `mask_rows`.
-    """
+    """Rows of `id` and `image` with the truth in the target column, of a table that has an `id` as often as it has
+    masks; an image without a row in the table has an empty one. See `mask_rows`."""
     rows, table = with_text(rows, [ROW_ID, ROW_IMAGE]), with_text(table, [ROW_ID])
     truths = form.truths(table, rows, _images(rows, data, size), tuple(classes), data)
-    column = pd.Series(truths, index=rows.index, dtype=object)
-    return rows.assign(**{settings.target_columns[0]: column})
+    return rows.assign(**{settings.target_columns[0]: pd.Series(truths, index=rows.index, dtype=object)})
 
 
 def rows_to_predict(
@@ -71,37 +63,35 @@ def rows_to_predict(
 ) -> pd.DataFrame:
     """Test rows, one per image, of a test table or of a sample submission that has several rows per image."""
     require_columns(table, [settings.id_column], "the table of test rows")
-    table = with_text(table, [settings.id_column])
-    single = form.by_image(table, settings.id_column, classes).drop_duplicates(settings.id_column)
-    return image_rows(single.reset_index(drop=True), settings, settings.test_images, data)
+    table = form.by_image(with_text(table, [settings.id_column]), settings.id_column, classes)
+    single = table.drop_duplicates(settings.id_column).reset_index(drop=True)
+    return image_rows(single, settings, settings.test_images, data)
 
 
 def every_image(table: pd.DataFrame, settings: Settings, pattern: str, data: Path) -> pd.DataFrame:
-    """The table with a row for each image of the folder that it does not name, since an image without objects has none.
-
-    Args:
-        pattern: as in competition.yaml, `train_images/{image_id}.png`; the columns in its braces are filled.
-    """
+    """The table with a row for each image of the folder that it does not name, since an image without objects has none;
+    the pattern is as in competition.yaml, `train_images/{image_id}.png`."""
     found = rows_from_folders(data, pattern, ids="path")
     ids = found[settings.id_column] if settings.id_column in found else found[ROW_ID]
-    extension = found[ROW_IMAGE].str.extract(r"(\.[^./]+)$")[0]
     table = with_text(table, [settings.id_column])
-    told = set(table[settings.id_column])
-    whole = ids + extension
-    ids = whole if not told & set(ids) and told & set(whole) else ids
+    known = set(table[settings.id_column])
+    whole = ids + found[ROW_IMAGE].str.extract(r"(\.[^./]+)$")[0]  # with the extension
+    ids = whole if not known & set(ids) and known & set(whole) else ids
     new = found.drop(columns=[ROW_ID, ROW_IMAGE]).assign(**{settings.id_column: ids})
-    return pd.concat([table, new[~ids.isin(told)]], ignore_index=True)
+    return pd.concat([table, new[~ids.isin(known)]], ignore_index=True)
 
 
 def _images(rows: pd.DataFrame, data: Path, size: str | tuple[str, str]) -> list[Image]:
     """The size of each image where it is told, or else its file."""
     if not size:
         return [data / path for path in rows[ROW_IMAGE]]
-    if isinstance(size, str):
-        found = [re.search(size, path) for path in rows[ROW_IMAGE]]
-        lost = next((path for path, match in zip(rows[ROW_IMAGE], found, strict=True) if match is None), None)
-        if lost is not None:
-            raise UserError(f"the path {lost} does not fit the expression of its size, {size}; correct it in tables.py")
-        return [(int(match["height"]), int(match["width"])) for match in found if match is not None]
-    require_columns(rows, size, "the training table")
-    return [(int(height), int(width)) for height, width in zip(rows[size[0]], rows[size[1]], strict=True)]
+    if isinstance(size, tuple):
+        require_columns(rows, size, "the training table")
+        return [(int(height), int(width)) for height, width in zip(rows[size[0]], rows[size[1]], strict=True)]
+    sizes: list[Image] = []
+    for path in rows[ROW_IMAGE]:
+        match = re.search(size, path)
+        if match is None:
+            raise UserError(f"the path {path} does not fit the expression of its size, {size}; correct it in tables.py")
+        sizes.append((int(match["height"]), int(match["width"])))
+    return sizes

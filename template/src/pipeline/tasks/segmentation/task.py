@@ -1,6 +1,8 @@
 """What mask tasks do with rows, batches and outputs."""
 
+import importlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,39 +17,39 @@ from pipeline.data.batch_schema import contract_rows
 from pipeline.data.cache import reader_for
 from pipeline.data.collate import collate
 from pipeline.heads.mask import kind_of
-from pipeline.heads.mask_decoding import decoded, kept
-from pipeline.heads.mask_predictions import gated
-from pipeline.keys import INPUT_ID, INPUT_IMAGE, ROW_IMAGE
+from pipeline.heads.mask_decoding import (
+    USUAL,
+    as_stored,
+    columns,
+    decoded,
+    gated,
+    has_presence,
+    presence_columns,
+)
+from pipeline.keys import INPUT_ID, INPUT_IMAGE, ROW_ID, ROW_IMAGE
 from pipeline.losses.criterion import WeightedLosses, take
 from pipeline.losses.masks import LOSSES
+from pipeline.metrics.masks import Scored
 from pipeline.models.preprocess import prepared_model
 from pipeline.registry import Named, Names, References
 from pipeline.tasks import Task
-from pipeline.tasks.components import Decoder, Finisher, Submission
+from pipeline.tasks.components import Decoder, Finisher, Predictions, Submission, Tuner
 from pipeline.tasks.segmentation.blending import Blender
-from pipeline.tasks.segmentation.predictions import MaskPredictions
+from pipeline.tasks.segmentation.forms import RunLengths, Written
 from pipeline.tasks.segmentation.samples import MaskFigures
-from pipeline.tasks.segmentation.settings import room_settings
-from pipeline.tasks.segmentation.submission import as_predictions, form_of, read_as
-from pipeline.tasks.segmentation.submission_rules import MaskRules, submission_rules
+from pipeline.tasks.segmentation.submission import MaskRules, as_predictions, submission_rules
+from pipeline.tasks.segmentation.thresholds import Tuning
 from pipeline.tasks.segmentation.truth import Truth
 from pipeline.tasks.segmentation.tta import TTAModel
-from pipeline.tasks.segmentation.windows import INPUT_WINDOW
+from pipeline.tasks.segmentation.windows import INPUT_WINDOW, settings_of
 from pipeline.types import Batch, Criterion, PreparedModel, SampleDataset
 from toolkit.errors import UserError
 from toolkit.images.row_reader import Reader
+from toolkit.masks import maps
 from toolkit.masks.sizes import Frame, known_header
 
-MODELS = {
-    "default": "Unet",
-    "unet": "Unet",
-    "unetplusplus": "UnetPlusPlus",
-    "fpn": "FPN",
-    "deeplabv3plus": "DeepLabV3Plus",
-    "upernet": "UPerNet",
-    "segformer": "Segformer",
-    "dpt": "DPT",
-}
+DECODERS = ("Unet", "UnetPlusPlus", "FPN", "DeepLabV3Plus", "UPerNet", "Segformer", "DPT")
+MODELS = {"default": "Unet", **{name.lower(): name for name in DECODERS}}
 
 
 class SegmentationTask(Task):
@@ -55,14 +57,14 @@ class SegmentationTask(Task):
 
     KINDS: ClassVar[frozenset[str]] = frozenset({"mask", "multiclass_mask"})
     NAMES: ClassVar[References] = {
-        "task": {"default": "pipeline.tasks.segmentation.settings:SegmentationSettings"},
+        "task": {"default": "pipeline.tasks.segmentation.windows:SegmentationSettings"},
         "dataset": {"default": "pipeline.tasks.segmentation.dataset:MaskDataset"},
         "augmentations": {"resize": "pipeline.data.augment:resize"},
         "prepare": {
             "normalize": "pipeline.models.preprocess:Normalize",
             "standardize": "pipeline.models.preprocess:Standardize",
         },
-        "model": {name: f"pipeline.models.decoders:{made}" for name, made in MODELS.items()},
+        "model": {name: f"pipeline.models.segmenter:{made}" for name, made in MODELS.items()},
         "loss": {name: f"{made.__module__}:{made.__name__}" for name, made in LOSSES.items()},
         "step": {"default": "pipeline.training.step:step"},
     }
@@ -74,7 +76,7 @@ class SegmentationTask(Task):
         self.submission = MaskSubmission(self.predictions)
 
     def check_settings(self, experiment: Experiment, names: Names) -> None:
-        room_settings(experiment, names)
+        settings_of(experiment, names)
 
     def dataset(
         self,
@@ -91,7 +93,7 @@ class SegmentationTask(Task):
             reader=reader or reader_for(experiment, names),
             augmentations=names.bind("augmentations", experiment.augmentations)(stage, experiment.image.size),
             size=experiment.image.size,
-            settings=room_settings(experiment, names),
+            settings=settings_of(experiment, names),
             heads=self.heads,
             stage=stage,
             seed=experiment.seed,
@@ -116,19 +118,19 @@ class SegmentationTask(Task):
         return prepared_model(self.heads, experiment, names, pretrained)
 
     def predictor(self, model: nn.Module, experiment: Experiment, names: Names) -> nn.Module:
-        views = room_settings(experiment, names).tta
+        views = settings_of(experiment, names).tta
         return TTAModel(model, views, self.heads) if views else model
 
     def decoder(self, experiment: Experiment, names: Names) -> Decoder:
-        return Blender(self.heads, room_settings(experiment, names))
+        return Blender(self.heads, settings_of(experiment, names))
 
     def finisher(self, experiment: Experiment, names: Names) -> Finisher:
-        gate = room_settings(experiment, names).gate
+        gate = settings_of(experiment, names).gate
         return lambda rows, predictions: gated(rows, predictions, self.heads, gate) if gate else predictions
 
     def stored(self, predictions: pd.DataFrame, experiment: Experiment, names: Names) -> pd.DataFrame:
         for head in self.heads:
-            predictions = kept(predictions, head, room_settings(experiment, names).store)
+            predictions = as_stored(predictions, head, settings_of(experiment, names).store)
         return predictions
 
     def default_losses(self) -> tuple[LossRow, ...]:
@@ -149,41 +151,99 @@ class SegmentationTask(Task):
     def batch_schema(self, batch: Batch, outputs: Mapping[str, Tensor]) -> list[tuple[str, str, str, str]]:
         table, count, image = contract_rows(batch, outputs), len(batch[INPUT_ID]), batch[INPUT_IMAGE]
         window = take(batch, INPUT_WINDOW, "a task of masks", "the batch holds")
-        if (window.dtype, tuple(window.shape)) != (torch.int64, (count, 9)):
-            raise UserError(f"'{INPUT_WINDOW}' is {_form(window)}; int64 {(count, 9)} is expected")
-        size = (image.shape[1], image.shape[2])
+        _check(f"'{INPUT_WINDOW}'", window, torch.int64, (count, 9))
         for head in self.heads:
-            kind, classes = kind_of(head), len(head.classes)
-            target = take(batch, head.target_key, f"head '{head.name}'", "the batch holds")
-            output = take(outputs, head.output_key, f"head '{head.name}'", "the model returns")
-            wanted = (count, *kind.target_shape(classes, size))
-            if target.dtype != torch.uint8 or tuple(target.shape) != wanted:
-                raise UserError(f"head '{head.name}': the target is {_form(target)}; uint8 {wanted} is expected")
-            if output.ndim != 4 or output.shape[:2] != (count, kind.width(classes)) or not output.is_floating_point():
-                wanted_output = f"float ({count}, {kind.width(classes)}, h, w)"
-                raise UserError(f"head '{head.name}': the output is {_form(output)}; {wanted_output} is expected")
+            kind, classes, name = kind_of(head), len(head.classes), f"head '{head.name}'"
+            target = take(batch, head.target_key, name, "the batch holds")
+            output = take(outputs, head.output_key, name, "the model returns")
+            shape = kind.target_shape(classes, (image.shape[1], image.shape[2]))
+            _check(f"{name}: the target", target, torch.uint8, (count, *shape))
+            size = tuple(output.shape[2:]) if output.ndim == 4 else ("h", "w")
+            _check(f"{name}: the output", output, None, (count, kind.width(classes), *size))
             presence = outputs.get(f"{head.output_key}@presence")
-            if presence is not None and tuple(presence.shape) != (count, classes):
-                raise UserError(
-                    f"head '{head.name}': presence is {_form(presence)}; float {(count, classes)} is expected"
-                )
+            if presence is not None:
+                _check(f"{name}: presence", presence, None, (count, classes))
         return table
 
 
-def _form(value: Tensor) -> str:
-    """`uint8 (4, 1, 64, 64)`."""
-    return f"{value.dtype} {tuple(value.shape)}".removeprefix("torch.")
+def _check(what: str, value: Tensor, dtype: torch.dtype | None, shape: tuple[object, ...]) -> None:
+    """Raise a `UserError` where a tensor has another shape or dtype; none: any float."""
+    right = value.dtype == dtype if dtype else value.is_floating_point()
+    if not right or tuple(value.shape) != shape:
+        found, name = f"{value.dtype} {tuple(value.shape)}", str(dtype or "float")
+        raise UserError(f"{what} is {found}; {name} {shape} is expected".replace("torch.", ""))
+
+
+class MaskPredictions(Predictions):
+    """Columns of map cells."""
+
+    def empty(self) -> pd.DataFrame:
+        names = [name for head in self.heads for name in columns(head)]
+        return pd.DataFrame(columns=names, index=pd.Index([], name=ROW_ID, dtype="str"), dtype=object)
+
+    def truth(self, rows: pd.DataFrame) -> pd.DataFrame:
+        return rows.set_index(ROW_ID)[[head.name for head in self.heads]]
+
+    def constants(self, rows: pd.DataFrame, held_out: pd.DataFrame) -> dict[str, pd.DataFrame]:
+        return {"all empty": self._constant(held_out, 0), "all full": self._constant(held_out, 255)}
+
+    def _constant(self, rows: pd.DataFrame, value: int) -> pd.DataFrame:
+        cells = {
+            name: [maps.encode(np.full((1, 1), value, np.uint8), truth.size) for truth in rows[head.name]]
+            for head in self.heads
+            for name in columns(head)
+        }
+        return pd.DataFrame(cells, index=pd.Index(rows[ROW_ID], name=ROW_ID, dtype="str"), dtype=object)
+
+    def average(self, tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+        if len(tables) == 1:
+            return tables[0]
+        merged = tables[0].copy()
+        for head in self.heads:
+            for name in columns(head):
+                cells = zip(*(table[name] for table in tables), strict=True)
+                merged[name] = pd.Series([maps.average(each) for each in cells], index=merged.index, dtype=object)
+            if has_presence(merged, head):
+                names = presence_columns(head)
+                merged[names] = np.mean([table[names].to_numpy() for table in tables], axis=0, dtype=np.float64)
+        return merged
+
+    def tuner(
+        self, truth: pd.DataFrame, predictions: pd.DataFrame, metric: Metric, quick: bool = False
+    ) -> Tuner | None:
+        if metric.needs != "labels" or (quick and not isinstance(metric.function, Scored)):
+            return None  # a metric of one's own may be too slow to be called for thresholds in every epoch
+        tunings = [Tuning(truth, predictions, head, metric, quick=quick) for head in self.heads]
+
+        def tuned(rows: np.ndarray) -> tuple[Head, ...]:
+            heads = [replace(head, thresholds=each.best(rows)) for head, each in zip(self.heads, tunings, strict=True)]
+            if quick and any(len(each.sample) < each.rows for each in tunings):  # what suits a sample may not suit all
+                tables = (truth, predictions) if rows.all() else (truth[rows], predictions[rows])
+                usual, found = (metric.function(*tables, each) for each in (self.heads, heads))
+                if not metric.better(found, usual):
+                    return self.heads
+            return tuple(heads)
+
+        return tuned
+
+    def threshold_counts(self) -> dict[str, int]:
+        return {head.name: len(head.classes) * len(USUAL) for head in self.heads}
 
 
 class MaskSubmission(Submission):
-    """A column of RLE."""
+    """A column of RLE, as `FORM` of the competition's `submission` says; `TRUTH` of its `targets` is how it is read."""
 
     def rules(self, sample: pd.DataFrame, metric: Metric, images: Mapping[str, Path] | None = None) -> MaskRules:
-        form, read = form_of(self.competition), read_as(self.competition)
+        package = self.competition.package
+        form = getattr(importlib.import_module(f"{package}.submission"), "FORM", None)
+        read = getattr(importlib.import_module(f"{package}.targets"), "TRUTH", None)
+        if form is not None and not isinstance(form, Written):
+            raise UserError("FORM in src/competition/submission.py is no Written(...); correct it")
+        read = read if isinstance(read, RunLengths) else None
         return submission_rules(sample, self.heads, self.competition.settings.id_column, form, images, read)
 
     def read(self, table: pd.DataFrame, rules: MaskRules, metric: Metric) -> pd.DataFrame | None:
-        return as_predictions(table.reset_index(), rules.asked, rules.form, rules.head, rules.sizes)
+        return as_predictions(table.reset_index(), rules)
 
     def shares(self, predictions: pd.DataFrame) -> dict[str, pd.Series]:
         found = {}

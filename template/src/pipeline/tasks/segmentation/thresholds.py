@@ -2,21 +2,27 @@
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import replace
+from functools import cache, partial
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 
 from pipeline.competition import Head, Metric
-from pipeline.heads.mask_decoding import EXCLUSIVE, USUAL, above, cleanings, owners, presence_of
-from pipeline.heads.mask_predictions import columns, has_presence, require_columns
-from pipeline.metrics.mask_scores import Count, foreground_of, instances_of, require_size
-from pipeline.metrics.masks import Scored
+from pipeline.heads.mask_decoding import (
+    EXCLUSIVE,
+    USUAL,
+    above,
+    cleanings,
+    columns,
+    has_presence,
+    owners,
+    presence_of,
+    require_columns,
+)
+from pipeline.metrics.masks import Count, Scored, foreground_of, instances_of, require_size
 from toolkit.masks import maps
-
-if TYPE_CHECKING:
-    from pipeline.tasks.segmentation.truth import Truth
 
 Option = TypeVar("Option")
 
@@ -32,49 +38,26 @@ AREA_SHARES = (0.0, 0.0001, 0.0005, 0.0025, 0.0125)  # of the middle image
 ROUNDS = 2
 
 
-@dataclass(frozen=True)
-class Candidates:
-    """Values to try, of every class the same, each ascending."""
-
-    threshold: tuple[float, ...]
-    min_area: tuple[float, ...]
-    presence: tuple[float, ...]
-
-
-def candidates(predictions: pd.DataFrame, head: Head, quick: bool = False) -> Candidates:
-    """Values worth trying for these predictions; quick: thresholds alone."""
-    if quick:
-        return Candidates(THRESHOLDS, USUAL[1:2], USUAL[2:])
-    sizes = [maps.size_of(cell) for cell in predictions[columns(head)[0]]]
-    middle = float(np.median([height * width for height, width in sizes])) if sizes else 0.0
-    areas = tuple(sorted({float(round(share * middle)) for share in AREA_SHARES}))
-    presence = (0.0, *THRESHOLDS) if has_presence(predictions, head) else (USUAL[2],)
-    return Candidates(THRESHOLDS, areas, presence)
-
-
 class Tuning:
     """What every candidate comes to in every image, counted once; then the best thresholds for any of the rows.
 
-    A fixed sample of at most `MOST_IMAGES` images is looked at, of large images fewer. A metric of masks is tuned
-    for each class, any other metric by few candidates that all classes share.
-
-    Args:
-        quick: fewer images are looked at, and thresholds alone are tried.
+    A fixed sample of at most `MOST_IMAGES` images is looked at, of large images fewer; `quick` of even fewer, and with
+    thresholds alone. A metric of masks is tuned for each class, any other one by few candidates that all classes share.
     """
 
     def __init__(
-        self,
-        truth: pd.DataFrame,
-        predictions: pd.DataFrame,
-        head: Head,
-        metric: Metric,
-        quick: bool = False,
+        self, truth: pd.DataFrame, predictions: pd.DataFrame, head: Head, metric: Metric, quick: bool = False
     ) -> None:
         require_columns(truth, predictions, head)
-        self.head, self.metric = head, metric
-        self.rows = len(truth)
-        self.candidates = candidates(predictions, head, quick)
-        self.sample = _sample(predictions, head, quick)
+        self.head, self.metric, self.rows = head, metric, len(truth)
+        areas = [height * width for height, width in map(maps.size_of, predictions[columns(head)[0]])]
+        self.areas: tuple[float, ...] = (USUAL[1],)
+        self.presences: tuple[float, ...] = (USUAL[2],)
+        if not quick:
+            middle = float(np.median(areas)) if areas else 0.0
+            self.areas = tuple(sorted({float(round(share * middle)) for share in AREA_SHARES}))
+            self.presences = (0.0, *THRESHOLDS) if has_presence(predictions, head) else self.presences
+        self.sample = _sample(areas, len(head.classes), quick)
         self.truth, self.predictions = truth.iloc[self.sample], predictions.iloc[self.sample]
         self.presence = presence_of(self.predictions, head)
         self._counts = self._counted(metric.function.count) if isinstance(metric.function, Scored) else None
@@ -91,42 +74,31 @@ class Tuning:
 
     def _counted(self, count: Count) -> np.ndarray:
         """Counts (N, C, thresholds, areas, K), and behind the last area what an empty mask would be counted as."""
-        tables = zip(
-            self.truth.index,
-            self.truth[self.head.name],
-            self.predictions[columns(self.head)].itertuples(index=False, name=None),
-            strict=True,
-        )
+        cells = self.predictions[columns(self.head)].itertuples(index=False, name=None)
         found = []
-        for name, true, cells in tables:
-            require_size(name, true, maps.size_of(cells[0]))
-            planes = true.read()
-            owner = owners(cells) if self.head.kind == EXCLUSIVE else None
-            of_image = [self._of_class(true, planes, number, cell, owner, count) for number, cell in enumerate(cells)]
-            found.append(np.stack(of_image))
-        return np.stack(found) if found else np.zeros((0, len(self.head.classes), 1, 1, 1))
+        for name, true, of_image in zip(self.truth.index, self.truth[self.head.name], cells, strict=True):
+            require_size(name, true, maps.size_of(of_image[0]))
+            planes, owner = true.read(), owners(of_image) if self.head.kind == EXCLUSIVE else None
+            found.append(
+                [self._of_class(true, planes, number, cell, owner, count) for number, cell in enumerate(of_image)]
+            )
+        return np.array(found) if found else np.zeros((0, len(self.head.classes), 1, 1, 1))
 
     def _of_class(
-        self, true: "Truth", planes: np.ndarray, number: int, cell: bytes, owner: np.ndarray | None, count: Count
+        self, true: Any, planes: np.ndarray, number: int, cell: bytes, owner: np.ndarray | None, count: Count
     ) -> np.ndarray:
-        own, free = (None, None) if owner is None else (owner == number, (owner == number) | (owner < 0))
         foreground = foreground_of(planes, self.head.kind)
-        instances: list[np.ndarray] | None = None
-
-        def objects() -> list[np.ndarray]:
-            nonlocal instances
-            instances = instances_of(true, number, planes[number]) if instances is None else instances
-            return instances
+        instances = cache(partial(instances_of, true, number, planes[number]))
 
         def counted(mask: np.ndarray) -> np.ndarray:
-            return count(planes[number], mask, foreground, objects)
+            return count(planes[number], mask, foreground, instances)
 
         empty = counted(np.broadcast_to(np.False_, true.size))
-        table = np.empty((len(self.candidates.threshold), len(self.candidates.min_area) + 1, len(empty)), empty.dtype)
+        table = np.empty((len(THRESHOLDS), len(self.areas) + 1, len(empty)), empty.dtype)
         table[:, -1] = empty
-        for row, threshold in enumerate(self.candidates.threshold):
+        for row, threshold in enumerate(THRESHOLDS):
             last = None
-            for column, mask in enumerate(cleanings(above(cell, threshold, own), self.candidates.min_area, free)):
+            for column, mask in enumerate(cleanings(above(cell, threshold, number, owner), self.areas, number, owner)):
                 table[row, column] = table[row, column - 1] if mask is last else counted(mask)
                 last = mask
         return table
@@ -135,8 +107,7 @@ class Tuning:
         """Coordinate ascent over the classes, each over the whole grid of its candidates."""
         assert isinstance(self.metric.function, Scored)
         reduce = self.metric.function.reduce
-        grid, usual = self.candidates, (THRESHOLDS.index(USUAL[0]), 0, USUAL[2])
-        chosen = [usual] * len(self.head.classes)
+        chosen = [(THRESHOLDS.index(USUAL[0]), 0, USUAL[2])] * len(self.head.classes)
 
         def counts(number: int, option: tuple[int, int, float]) -> np.ndarray:
             row, column, at_least = option
@@ -144,7 +115,7 @@ class Tuning:
             return np.where(gated[:, None], found[:, number, row, -1], found[:, number, row, column])
 
         now = np.stack([counts(number, option) for number, option in enumerate(chosen)], axis=1)
-        options = list(itertools.product(range(len(grid.threshold)), range(len(grid.min_area)), grid.presence))
+        options = list(itertools.product(range(len(THRESHOLDS)), range(len(self.areas)), self.presences))
         for _ in range(ROUNDS if len(chosen) > 1 else 1):
             before = list(chosen)
             for number in range(len(chosen)):
@@ -157,7 +128,7 @@ class Tuning:
                 now[:, number] = counts(number, chosen[number])
             if chosen == before:
                 break
-        values = [(grid.threshold[row], grid.min_area[column], presence) for row, column, presence in chosen]
+        values = [(THRESHOLDS[row], self.areas[column], at_least) for row, column, at_least in chosen]
         return tuple(itertools.chain.from_iterable(values))
 
     def _ascent(self, chosen: np.ndarray) -> tuple[float, ...]:
@@ -171,7 +142,7 @@ class Tuning:
             return sign * float(self.metric.function(truth, predictions, [head]))
 
         best: tuple[float, ...] = USUAL
-        for place, values in enumerate((FEW, self.candidates.min_area, self.candidates.presence[::2])):
+        for place, values in enumerate((FEW, self.areas, self.presences[::2])):
             options = [(*best[:place], value, *best[place + 1 :]) for value in values]
             best = _first_or_middle(best, options, score)
         return best * len(self.head.classes)
@@ -181,22 +152,20 @@ def _first_or_middle(start: Option, options: Sequence[Option], score: Callable[[
     """The option of the best score; `start` where none is better, and of equal ones the middle one, which is the
     furthest from where the score falls. NaN is worse than any number."""
     scores = np.nan_to_num(np.array([score(option) for option in options]), nan=-np.inf)
-    reached = np.nan_to_num(score(start), nan=-np.inf)
-    if not len(scores) or scores.max() <= reached:
+    if scores.max() <= np.nan_to_num(score(start), nan=-np.inf):
         return start
     equal = np.flatnonzero(scores == scores.max())
     return options[int(equal[len(equal) // 2])]
 
 
-def _sample(predictions: pd.DataFrame, head: Head, quick: bool) -> np.ndarray:
-    """Positions of the images that are looked at, ascending; the same for the same table. None, where it should be
+def _sample(areas: Sequence[int], classes: int, quick: bool) -> np.ndarray:
+    """Positions of the images that are looked at, ascending; the same for the same areas. None, where it should be
     quick and would be too few."""
-    sizes = [maps.size_of(cell) for cell in predictions[columns(head)[0]]]
-    pixels = float(np.mean([height * width for height, width in sizes])) if sizes else 1.0
-    affordable = (QUICK_PIXELS if quick else MOST_PIXELS) / max(pixels * len(head.classes), 1)
+    pixels = float(np.mean(areas)) if areas else 1.0
+    affordable = (QUICK_PIXELS if quick else MOST_PIXELS) / max(pixels * classes, 1)
     most = int(np.clip(affordable, 0 if quick else FEWEST_IMAGES, MOST_IMAGES))
-    if len(sizes) <= most:
-        return np.arange(len(sizes))
+    if len(areas) <= most:
+        return np.arange(len(areas))
     if quick and most < FEWEST_QUICK:
         return np.arange(0)
-    return np.sort(np.random.default_rng(0).choice(len(sizes), most, replace=False))
+    return np.sort(np.random.default_rng(0).choice(len(areas), most, replace=False))

@@ -1,7 +1,7 @@
 """Test-time augmentation: several views of each window, undone on the map of probabilities and averaged."""
 
+import re
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,23 +13,17 @@ from pipeline.keys import INPUT_IMAGE
 from pipeline.types import Batch
 from toolkit.errors import UserError
 
-SCALE = "scale:"
-
-
-class View(NamedTuple):
-    """How images (B, H, W, C) are changed, and how maps (B, C, h, w), given the height and width of the images."""
-
-    change: Callable[[Tensor], Tensor]
-    undo: Callable[[Tensor, tuple[int, int]], Tensor]
+# How images (B, H, W, C) are changed, and how maps (B, C, h, w) are changed back, given height and width of the images.
+View = tuple[Callable[[Tensor], Tensor], Callable[[Tensor, tuple[int, int]], Tensor]]
 
 
 def _turned(times: int) -> View:
-    return View(lambda image: torch.rot90(image, times, (1, 2)), lambda found, _: torch.rot90(found, -times, (2, 3)))
+    return lambda image: torch.rot90(image, times, (1, 2)), lambda found, _: torch.rot90(found, -times, (2, 3))
 
 
-VIEWS = {
-    "hflip": View(lambda image: image.flip(2), lambda found, _: found.flip(3)),
-    "vflip": View(lambda image: image.flip(1), lambda found, _: found.flip(2)),
+VIEWS: dict[str, View] = {
+    "hflip": (lambda image: image.flip(2), lambda found, _: found.flip(3)),
+    "vflip": (lambda image: image.flip(1), lambda found, _: found.flip(2)),
     "rot90": _turned(1),
     "rot180": _turned(2),
     "rot270": _turned(3),
@@ -40,14 +34,7 @@ class TTAModel(nn.Module):
     """The model on the images as they are and on each view: batch dict in, output dict out, as the model's own.
 
     Logits are those of the mean probabilities, so that they are decoded as ever. Presence is averaged alike; outputs of
-    deep supervision are left out.
-
-    Args:
-        model: `Prepare` and network; it gets images (B, H, W, C).
-        views: names in `VIEWS`, or `scale:0.8`.
-
-    Raises:
-        UserError: a view nobody knows.
+    deep supervision are left out. Views are names in `VIEWS`, or `scale:0.8`.
     """
 
     def __init__(self, model: nn.Module, views: Sequence[str], heads: Sequence[Head]) -> None:
@@ -57,28 +44,22 @@ class TTAModel(nn.Module):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         image: Tensor = batch[INPUT_IMAGE]
-        size = (image.shape[1], image.shape[2])
         sums = self._probabilities(batch)
-        for view in self.views:
-            found = self._probabilities({**batch, INPUT_IMAGE: view.change(image).contiguous()})
+        size = (image.shape[1], image.shape[2])
+        for change, undo in self.views:
+            found = self._probabilities({**batch, INPUT_IMAGE: change(image).contiguous()})
             for key, value in found.items():
-                sums[key] = sums[key] + (view.undo(value, size) if value.ndim == 4 else value)
-        outputs = {}
-        for head in self.heads:
-            kind, key = kind_of(head), head.output_key
-            outputs[key] = kind.logits(sums[key] / (1 + len(self.views)))
-            if f"{key}@presence" in sums:
-                outputs[f"{key}@presence"] = (sums[f"{key}@presence"] / (1 + len(self.views))).logit(eps=1e-6)
-        return outputs
+                sums[key] = sums[key] + (undo(value, size) if value.ndim == 4 else value)
+        kinds = {head.output_key: kind_of(head) for head in self.heads}
+        means = {key: total / (1 + len(self.views)) for key, total in sums.items()}
+        return {key: kinds[key].logits(mean) if key in kinds else mean.logit(eps=1e-6) for key, mean in means.items()}
 
     def _probabilities(self, batch: Batch) -> dict[str, Tensor]:
         """Probabilities of each head's output and of its presence."""
-        outputs = self.model(batch)
-        found = {}
+        outputs, found = self.model(batch), {}
         for head in self.heads:
-            key, presence = head.output_key, f"{head.output_key}@presence"
-            found[key] = kind_of(head).probabilities(outputs[key])
-            if presence in outputs:
+            found[head.output_key] = kind_of(head).probabilities(outputs[head.output_key])
+            if (presence := f"{head.output_key}@presence") in outputs:
                 found[presence] = outputs[presence].float().sigmoid()
         return found
 
@@ -87,14 +68,11 @@ def view_of(name: str) -> View:
     """A view by its name."""
     if name in VIEWS:
         return VIEWS[name]
-    try:
-        factor = float(name.removeprefix(SCALE)) if name.startswith(SCALE) else 0.0
-    except ValueError:
-        factor = 0.0
+    factor = float(name.removeprefix("scale:")) if re.fullmatch(r"scale:\d*\.?\d+", name) else 0.0
     if not 0.1 <= factor <= 10:
         known = ", ".join(VIEWS)
-        raise UserError(f"task.params.tta: unknown view '{name}'; known: {known}, and {SCALE}F with F from 0.1 to 10")
-    return View(lambda image: _scaled(image, factor), lambda found, size: _resized(found, size))
+        raise UserError(f"task.params.tta: unknown view '{name}'; known: {known}, and scale:F with F from 0.1 to 10")
+    return lambda image: _scaled(image, factor), _resized
 
 
 def _scaled(image: Tensor, factor: float) -> Tensor:

@@ -2,35 +2,72 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
-from pipeline.tasks.segmentation.settings import SegmentationSettings
+from pipeline.config import Experiment
+from pipeline.registry import Names
 from toolkit.errors import UserError
 
 INPUT_WINDOW = "input_window"  # int64 (B, 9): see `Window.numbers`
 Size = tuple[int, int]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationSettings:
+    """How images are looked at, and what of the masks is kept: `task: {params: {view: whole}}`.
+
+    Attributes:
+        view: `crops`: training on random windows, validation and prediction on overlapping tiles; `whole`: every image
+            is resized to `image.size`.
+        scale: images are scaled by this before they are cropped.
+        overlap: what neighbouring tiles share, over the size of a tile.
+        foreground: share of the training crops that lie around a pixel of some class.
+        fixed_crops: a row is always seen through the same window, to be known by heart.
+        gate: the column of an earlier stage's predictions that says how likely a class is there at all, with `{class}`
+            for its name: `gate:present:{class}`, or one column for all, `gate:filled:yes`; empty: none.
+        tta: views that are averaged when a trained model predicts: hflip, vflip, rot90, rot180, rot270, scale:0.8.
+        store: what the files of out-of-fold predictions hold: `probabilities`, decided `masks`, or `none`.
+        store_scale: size of stored probabilities over that of the image.
+    """
+
+    view: Literal["crops", "whole"] = "crops"
+    scale: Annotated[float, Field(gt=0)] = 1.0
+    overlap: Annotated[float, Field(ge=0, le=0.9)] = 0.25
+    foreground: Share = 0.5
+    fixed_crops: bool = False
+    gate: str = ""
+    tta: tuple[str, ...] = ()
+    store: Literal["probabilities", "masks", "none"] = "probabilities"
+    store_scale: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+
+def settings_of(experiment: Experiment, names: Names) -> SegmentationSettings:
+    """The experiment's; a `UserError` for crops from a cache of images of one size."""
+    settings: SegmentationSettings = names.bind("task", experiment.task)()
+    if experiment.image.cache and settings.view == "crops":
+        raise UserError(
+            "image.cache holds whole images of one size, and crops are cut from images as they are; "
+            "set image.cache: false, or task.params.view: whole"
+        )
+    return settings
 
 
 @dataclass(frozen=True)
 class Window:
-    """A part of an image in its pixels; what reaches beyond the image is padded.
+    """A part of an image in its pixels; what reaches beyond the image is padded."""
 
-    Attributes:
-        size: of the image.
-        number, count: which window of its image, and how many there are.
-        turn: the EXIF orientation by which the image's masks, as the competition has them, become what is seen here.
-    """
-
-    size: Size
+    size: Size  # of the image
     top: int
     left: int
     height: int
     width: int
-    number: int = 0
+    number: int = 0  # which window of its image, of how many
     count: int = 1
-    turn: int = 1
+    turn: int = 1  # the EXIF orientation by which the masks, as the competition has them, become what is seen here
 
     @property
     def box(self) -> tuple[int, int, int, int]:
@@ -57,39 +94,39 @@ class Window:
 
 def tile_size(size: Size, settings: SegmentationSettings) -> Size:
     """Height and width, in pixels of the image, of what the model sees as `size`."""
-    if settings.scale <= 0:
-        raise UserError(f"task.params.scale must be more than 0 (it is {settings.scale})")
     return max(1, round(size[0] / settings.scale)), max(1, round(size[1] / settings.scale))
 
 
 def starts(length: int, tile: int, overlap: float) -> list[int]:
     """Where tiles begin that cover `length`: evenly spread, neighbours share at least `overlap` of a tile. A tile that
     is larger than the image has it in its middle."""
-    if not 0 <= overlap < 1:
-        raise UserError(f"task.params.overlap must be in [0, 1) (it is {overlap})")
     if length <= tile:
         return [-((tile - length) // 2)]
     count = 1 + math.ceil((length - tile) / max(1, math.floor(tile * (1 - overlap))))
     return [round(k * (length - tile) / (count - 1)) for k in range(count)]
 
 
-def windows(image: Size, size: Size, settings: SegmentationSettings) -> list[Window]:
+def windows(image: Size, size: Size, settings: SegmentationSettings, turn: int = 1) -> list[Window]:
     """All windows of an image, in row-major order."""
     if settings.view == "whole":
-        return [Window(image, 0, 0, *image)]
+        return [Window(image, 0, 0, *image, turn=turn)]
     height, width = tile_size(size, settings)
     rows, columns = starts(image[0], height, settings.overlap), starts(image[1], width, settings.overlap)
     places = [(row, column) for row in rows for column in columns]
-    return [Window(image, *place, height, width, k, len(places)) for k, place in enumerate(places)]
+    return [Window(image, *place, height, width, k, len(places), turn) for k, place in enumerate(places)]
 
 
 def crop(
-    image: Size, size: Size, settings: SegmentationSettings, draw: np.random.Generator, centre: tuple[int, int] | None
+    image: Size,
+    size: Size,
+    settings: SegmentationSettings,
+    draw: np.random.Generator,
+    centre: tuple[int, int] | None,
+    turn: int = 1,
 ) -> Window:
     """A random window for training; with `centre` (row, column) that pixel lies anywhere in its middle half."""
-    height, width = tile_size(size, settings)
-    places = []
-    for axis, tile in enumerate((height, width)):
+    tiles, places = tile_size(size, settings), []
+    for axis, tile in enumerate(tiles):
         spare = image[axis] - tile
         if spare <= 0:
             places.append(-(-spare // 2))
@@ -98,4 +135,4 @@ def crop(
         else:
             place = centre[axis] - tile // 4 - int(draw.integers(0, max(1, tile - 2 * (tile // 4))))
             places.append(min(max(place, 0), spare))
-    return Window(image, places[0], places[1], height, width)
+    return Window(image, places[0], places[1], *tiles, turn=turn)
