@@ -28,7 +28,6 @@ from pipeline.config import Experiment
 from pipeline.keys import ROW_ID, ROW_IMAGE
 from pipeline.project import Project
 from pipeline.registry import Names
-from toolkit.archives import names_in
 from toolkit.errors import UserError
 from toolkit.files import digest, writing
 from toolkit.images.pixels import Size
@@ -126,7 +125,7 @@ def open_cache(project: Project, experiment: Experiment, names: Names, *tables: 
             sources[image_key(str(full), row)] = Source(full, row, file, f"row {position} (id {row_id})")
 
     def missing() -> list[Source]:
-        there = names_in(folder)
+        there = {path.name for path in folder.glob("*.npy")}
         return [source for source in sources.values() if source.file.name not in there]
 
     if missing():
