@@ -69,7 +69,7 @@ def scored(
     """The metric of the samples, and of the batch."""
     losses = {"one": torch.zeros(len(rows))}
     result = {"loss": torch.zeros(()), "losses": {}, "sample_losses": losses, "outputs": outputs}
-    badness, _ = ranking(rows, batch, result)
+    badness, _ = ranking(rows, {**batch, "input_row": torch.arange(len(rows))}, result)
     *each, whole = ranking.sign * badness
     return np.array(each), whole
 

@@ -61,7 +61,7 @@ class Ranking:
 
     def __call__(self, rows: pd.DataFrame, batch: Batch, result: StepResult) -> tuple[np.ndarray, np.ndarray]:
         """What ranks, of which less is better, and the loss, of each sample of a batch and then of the batch itself,
-        float64 (B + 1,) each; NaN where a metric is not defined. `rows` are those of the samples, (B,).
+        float64 (B + 1,) each; NaN where a metric is not defined. `rows` are the table that `INPUT_ROW` counts in.
 
         A term that an intervention brings counts with the weight 1, and where it replaced the one that is named, all
         that are there are summed.
@@ -78,6 +78,7 @@ class Ranking:
         if self.metric is None:
             each = self.task.figures.sample_scores(batch, result["outputs"]).cpu().double().numpy()
             return self.sign * np.append(each, each.mean()), losses
+        rows = rows.iloc[batch[keys.INPUT_ROW].tolist()]
         truth, predictions = self.task.figures.sample_tables(rows, batch, result["outputs"])
         parts = [*(slice(k, k + 1) for k in range(len(truth))), slice(None)]
         with warnings.catch_warnings():  # of a batch there may be as many as it has samples
@@ -127,7 +128,7 @@ class StageSamples:
 
     def add(self, batch: Batch, result: StepResult) -> None:
         """Look at a batch, and copy what is remembered of it to the CPU."""
-        badness, losses = self.ranking(self.rows.iloc[batch[keys.INPUT_ROW].tolist()], batch, result)
+        badness, losses = self.ranking(self.rows, batch, result)
         *ranks, whole = zip(badness.tolist(), losses.tolist(), strict=True)
         # `output_label@1` are the logits under another dropout mask, which are never decoded.
         outputs = {key: value for key, value in result["outputs"].items() if not key.rpartition("@")[2].isdigit()}
