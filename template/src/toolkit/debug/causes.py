@@ -51,7 +51,7 @@ def cause(origin: Origin, last_rate: float = 0.0, has_trained: bool = True) -> s
     if origin.phase == "weights" and not has_trained:
         return "it was so before the first step: look at how the layer is initialised, or at the weights it was given"
     if origin.phase == "weights":
-        return f"the optimiser wrote it in the step before: a tiny `eps`, or the learning rate ({last_rate:.3g})"
+        return f"the optimiser wrote it in the step before: a tiny `eps`, or the learning rate {last_rate:.3g}"
     if origin.phase == "batch":
         return f"the batch already holds {found}: look at the reader, the augmentations and the label"
     name = origin.operation.rstrip("_")  # what works in place
