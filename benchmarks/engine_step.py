@@ -235,10 +235,10 @@ def calibrated_batch_size(place: Workplace) -> int:
 
 def draw_bar(loop: Any, console: Console) -> None:
     """Let the run draw its bar as it does in a terminal."""
-    from pipeline.callbacks.table import EpochTable
+    from pipeline.callbacks.log import Log
 
     for callback in loop.callbacks.callbacks:
-        if isinstance(callback, EpochTable):
+        if isinstance(callback, Log):
             callback.out = console
 
 

@@ -23,10 +23,10 @@ IDS = ["a1", "b2", "c3"]
 
 
 USED = {
-    "pipeline.callbacks": ["CallbackList", "default_callbacks"],
+    "pipeline.callbacks": ["CallbackList"],
+    "pipeline.callbacks.default": ["default_callbacks"],
+    "pipeline.callbacks.log": ["Log"],
     "pipeline.callbacks.pictures": ["Pictures"],
-    "pipeline.callbacks.scalars": ["LogScalars"],
-    "pipeline.callbacks.table": ["EpochTable"],
     "pipeline.competition": ["Metric"],
     "pipeline.config": ["parse_experiment"],
     "pipeline.types": ["Best", "PreparedModel", "Progress", "StageResult"],
@@ -115,12 +115,13 @@ class Fold:
         self.progress, self.processes = self.pipeline.Progress(), ALONE
         self.scaler = torch.amp.GradScaler("cpu", enabled=False)
         self.epochs, self.batches_per_epoch = EPOCHS, BATCHES
-        self.best = self.pipeline.Best(1, 0.75)
+        self.best: Any = None
 
-    def run(self, callbacks: Any, first_epoch: int = 0, last_epoch: int = EPOCHS) -> None:
+    def run(self, callbacks: Any) -> None:
         """The order of events is that of the pipeline's loop."""
         accumulate = self.config.training.accumulate
-        for epoch in range(first_epoch, last_epoch):
+        callbacks.on_run_start(self)
+        for epoch in range(EPOCHS):
             self.progress.epoch = epoch
             callbacks.on_epoch_start(self, "train")
             for self.progress.batch in range(BATCHES):
@@ -131,6 +132,8 @@ class Fold:
                 callbacks.on_epoch_start(self, "valid")
                 self._batch(callbacks, "valid", torch.tensor(1.0))
             self.progress.epoch, self.progress.batch = epoch + 1, 0
+            best = max(range(epoch + 1), key=lambda each: np.nan_to_num(self.scores[each], nan=-1.0))
+            self.best = self.pipeline.Best(best, self.scores[best])
             result = self.pipeline.StageResult
             callbacks.on_epoch_end(self, result("train", epoch, {"loss": 1.0 / (epoch + 1)}, seconds=61.2))
             if self.held_out:
@@ -146,12 +149,12 @@ class Fold:
 
     def final(self) -> Any:
         truth = pd.DataFrame({"label": ["x", "y"]}, index=pd.Index(["c3", "a1"], name="id"))
-        return self.pipeline.StageResult("valid", 1, {}, {"accuracy": 0.75}, truth, truth)
+        return self.pipeline.StageResult("valid", 1, {}, {"accuracy": 0.75}, truth, truth, weights="best epoch 2")
 
 
 def test_scalars_at_their_cadence(pipeline: SimpleNamespace, tmp_path: Path) -> None:
     log = Log()
-    Fold(pipeline, tmp_path, log, {"tracking": {"every_steps": 3}}).run(pipeline.LogScalars())
+    Fold(pipeline, tmp_path, log, {"tracking": {"every_steps": 3}}).run(pipeline.Log(3, Console(file=io.StringIO())))
     batches = [(step, row) for step, row in log.rows if "batch/loss" in row]
     assert [step for step, _ in batches] == [0, 3, 6, 9]
     assert batches[1][1] == {
@@ -167,7 +170,16 @@ def test_scalars_at_their_cadence(pipeline: SimpleNamespace, tmp_path: Path) -> 
     }
     epochs = [(step, row) for step, row in log.rows if "batch/loss" not in row]
     assert epochs[:2] == [
-        (4, {"epoch": 1.0, "train/loss": 1.0, "time/train_seconds": 61.2}),
+        (
+            4,
+            {
+                "epoch": 1.0,
+                "train/loss": 1.0,
+                "time/train_seconds": 61.2,
+                "time/data_share": 0.0,
+                "time/images_per_second": pytest.approx(12 / 61.2),
+            },
+        ),
         (
             4,
             {
@@ -190,7 +202,7 @@ def test_one_rate_of_each_part_where_there_are_more_than_two_groups(pipeline: Si
         for name, rate in parts.items()
     ]
     fold.optimizer = torch.optim.SGD([*groups, {"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 0.5}])
-    fold.run(pipeline.LogScalars())
+    fold.run(pipeline.Log(3, Console(file=io.StringIO())))
     rates = {tag: value for tag, value in log.rows[0][1].items() if tag.startswith("lr/")}
     assert rates == {"lr/encoder_00": 0, "lr/heads": 0, "lr/group_4": 0.5}, "rates that meet at 0 are still apart"
 
@@ -198,7 +210,7 @@ def test_one_rate_of_each_part_where_there_are_more_than_two_groups(pipeline: Si
 def test_one_row_per_step_when_gradients_are_accumulated(pipeline: SimpleNamespace, tmp_path: Path) -> None:
     log = Log()
     settings = {"tracking": {"every_steps": 1}, "training": {"accumulate": 2}}
-    Fold(pipeline, tmp_path, log, settings).run(pipeline.LogScalars())
+    Fold(pipeline, tmp_path, log, settings).run(pipeline.Log(3, Console(file=io.StringIO())))
     batches = [(step, row["epoch"]) for step, row in log.rows if "batch/loss" in row]
     assert batches == [(0, 0), (1, 0.5), (2, 1), (3, 1.5), (4, 2), (5, 2.5)]
 
@@ -208,8 +220,7 @@ def printed(pipeline: SimpleNamespace, fold: Fold, terminal: bool, count: int = 
     console = Console(
         file=out, force_terminal=terminal, width=100 if terminal else 160, highlight=False, no_color=False
     )
-    table = pipeline.EpochTable(count, console)
-    table.on_run_start(fold)
+    table = pipeline.Log(count, console)
     fold.run(table)
     table.on_run_end(fold, fold.final() if fold.held_out else None)
     return out.getvalue(), table
@@ -228,34 +239,10 @@ def test_the_table_of_epochs_in_a_pipe(pipeline: SimpleNamespace, tmp_path: Path
     ]
 
 
-def test_best_goes_by_what_is_monitored_and_never_by_nan(pipeline: SimpleNamespace, tmp_path: Path) -> None:
-    by_loss, _ = printed(pipeline, Fold(pipeline, tmp_path, Log(), {"training": {"monitor": "loss"}}), terminal=False)
-    assert [line.endswith("best") for line in by_loss.splitlines()[3:6]] == [True, False, False]
+def test_a_star_never_stands_beside_nan(pipeline: SimpleNamespace, tmp_path: Path) -> None:
     broken = Fold(pipeline, tmp_path, Log(), scores=(float("nan"), 0.5, float("nan")))
     text, _ = printed(pipeline, broken, terminal=False)
     assert [line.endswith("best") for line in text.splitlines()[3:6]] == [False, True, False]
-
-
-def test_the_star_stands_where_the_loss_decides_between_equal_scores(pipeline: SimpleNamespace, tmp_path: Path) -> None:
-    fold, table = Fold(pipeline, tmp_path, Log()), pipeline.EpochTable(3)
-    stars = []
-    for epoch, loss in enumerate([0.5, 0.4, 0.6, 0.4]):
-        again = pipeline.EpochTable(3)
-        again.load_state_dict(table.state_dict())
-        table = again
-        stars.append(table._improves(fold, pipeline.StageResult("valid", epoch, {"loss": loss}, {"accuracy": 1.0})))
-    assert stars == [True, True, False, True]
-
-
-def test_the_best_survives_a_kill(pipeline: SimpleNamespace, tmp_path: Path) -> None:
-    out = io.StringIO()
-    first = pipeline.EpochTable(3, Console(file=out))
-    Fold(pipeline, tmp_path, Log()).run(first, 0, 2)
-    second = pipeline.EpochTable(3, Console(file=out))
-    second.load_state_dict(first.state_dict())
-    Fold(pipeline, tmp_path, Log()).run(second, 2, 3)
-    assert out.getvalue().count("* best") == 2
-    assert pipeline.EpochTable(3).state_dict() == {}
 
 
 def test_a_bar_on_a_terminal_only(pipeline: SimpleNamespace, tmp_path: Path) -> None:
@@ -281,7 +268,6 @@ def test_pictures_when_the_run_ends(pipeline: SimpleNamespace, tmp_path: Path) -
     info = pipeline.RunInfo("demo", "baseline", "0", tmp_path, {}, (), "id", 0)
     fold = Fold(pipeline, tmp_path, pipeline.make_tracker(info, []))
     callbacks = pipeline.CallbackList(pipeline.default_callbacks(task, rows, rows, Samples()))
-    callbacks.on_run_start(fold)
     fold.run(callbacks)
     callbacks.on_run_end(fold, fold.final())
     pictures = sorted(path.relative_to(tmp_path / "figures").as_posix() for path in tmp_path.rglob("*.png"))
@@ -316,7 +302,6 @@ def test_watching_draws_no_random_number_and_leaves_no_mode(pipeline: SimpleName
     before = (torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy())  # type: ignore[index]
     rows = pd.DataFrame({"id": IDS})
     callbacks = pipeline.CallbackList(pipeline.default_callbacks(Task(), rows, rows, Samples()))
-    callbacks.on_run_start(fold)
     fold.run(callbacks)
     callbacks.on_run_end(fold, fold.final())
     assert torch.equal(torch.get_rng_state(), before[0])

@@ -25,8 +25,7 @@ from training import assert_same_outcome, demo_project, expect, killed, outcome
 
 USED = {
     "pipeline.callbacks.extremes": ["Extremes"],
-    "pipeline.callbacks.ranking": ["MetricScores", "sample_scores"],
-    "pipeline.callbacks.seen": ["Seen"],
+    "pipeline.callbacks.ranking": ["Ranking", "StageSamples"],
     "pipeline.competition": ["Head", "Metric"],
     "pipeline.config": ["parse_experiment"],
     "toolkit.errors": ["UserError"],
@@ -45,17 +44,45 @@ def pipeline() -> Iterator[SimpleNamespace]:
     """What the tests use of the pipeline, in a render with both rooms."""
     modules = {module: importlib.import_module(module) for module in USED}
     yield SimpleNamespace(
-        seen=modules["pipeline.callbacks.seen"],
+        module=modules["pipeline.callbacks.ranking"],
         **{name: getattr(modules[module], name) for module in USED for name in USED[module]},
     )
 
 
-def fed(pipeline: SimpleNamespace, batches: Sequence[Sequence[float]], scores: Any = None, **watch: Any) -> Any:
+def task_of(**figures: Any) -> Any:
+    """As much of a task as ranks."""
+    predictions = SimpleNamespace(looks_among=lambda rows: False)
+    return SimpleNamespace(
+        figures=SimpleNamespace(**{"sample_score": "", **figures}), predictions=predictions, heads=["head"]
+    )
+
+
+def ranked(pipeline: SimpleNamespace, task: Any, metric: Any) -> Any:
+    """A ranking of a task's samples by a metric."""
+    config = pipeline.parse_experiment({"losses": LOSSES, "watch": {"extremes_by": metric.name}}, "test")
+    return pipeline.Ranking(task, config, [metric], pd.DataFrame())
+
+
+def scored(
+    ranking: Any, rows: pd.DataFrame, batch: dict[str, Any], outputs: dict[str, Any]
+) -> tuple[np.ndarray, float]:
+    """The metric of the samples, and of the batch."""
+    losses = {"one": torch.zeros(len(rows))}
+    result = {"loss": torch.zeros(()), "losses": {}, "sample_losses": losses, "outputs": outputs}
+    badness, _ = ranking(rows, {**batch, "input_row": torch.arange(len(rows))}, result)
+    *each, whole = ranking.sign * badness
+    return np.array(each), whole
+
+
+def fed(pipeline: SimpleNamespace, batches: Sequence[Sequence[float]], ranking: Any = None, **watch: Any) -> Any:
     """A stage that has seen batches whose samples have these losses by the first term, and half of each by the second;
-    the image of row k is k throughout. `scores` are of a metric, where one ranks."""
+    the image of row k is k throughout. `ranking` is by a metric, where one ranks."""
     count = sum(map(len, batches))
     rows = pd.DataFrame({"id": [f"id {row}" for row in range(count)]})
-    seen = pipeline.Seen(rows, pipeline.parse_experiment({"losses": LOSSES, "watch": watch}, "test"), scores)
+    if ranking is None:
+        config = pipeline.parse_experiment({"losses": LOSSES, "watch": watch}, "test")
+        ranking = pipeline.Ranking(task_of(), config, [], rows)
+    seen = pipeline.StageSamples(ranking, rows, generator=np.random.default_rng(0))
     start = 0
     for losses in batches:
         numbers = torch.arange(start, start + len(losses))
@@ -76,8 +103,14 @@ def fed(pipeline: SimpleNamespace, batches: Sequence[Sequence[float]], scores: A
     return seen
 
 
-def numbers(samples: Sequence[Any]) -> list[int]:
-    return [sample.row for sample in samples]
+def records(seen: Any, name: str) -> list[Any]:
+    """The samples of a list, or of the best or worst batch, as figures take them."""
+    entries = seen.extreme_batches[name[:-6]][3] if name.endswith("_batch") else seen.lists[name]
+    return [seen.record(sample) for _, sample in entries]
+
+
+def numbers(seen: Any, name: str) -> list[int]:
+    return [sample.row for sample in records(seen, name)]
 
 
 def test_the_kept_samples_are_those_of_a_sort(pipeline: SimpleNamespace) -> None:
@@ -85,16 +118,21 @@ def test_the_kept_samples_are_those_of_a_sort(pipeline: SimpleNamespace) -> None
     batches = [generator.integers(0, 40, 16).astype(np.float32).tolist() for _ in range(12)]  # many are equal
     losses = np.concatenate(batches)
     seen = fed(pipeline, batches)
-    assert numbers(seen.best) == np.argsort(losses, kind="stable")[:8].tolist(), "of equal ones the earlier comes first"
-    assert numbers(seen.worst) == np.argsort(-losses, kind="stable")[:8].tolist()
-    np.testing.assert_allclose([one.loss for one in seen.worst], losses[numbers(seen.worst)] / 2)
+    best, worst = (np.argsort(sign * losses, kind="stable")[:8] for sign in (1, -1))
+    assert numbers(seen, "best") == best.tolist(), "of equal ones the earlier comes first"
+    assert numbers(seen, "worst") == worst.tolist()
+    np.testing.assert_allclose([one.loss for one in records(seen, "worst")], losses[worst] / 2)
     means = [np.mean(batch) for batch in batches]
-    for kept, place, sign in ((seen.best_batch, np.argmin(means), 1), (seen.worst_batch, np.argmax(means), -1)):
-        assert (kept.number, kept.size) == (place + 1, 16)
-        assert kept.loss == pytest.approx(means[place] / 2)
+    for name, place, sign in (("best", np.argmin(means), 1), ("worst", np.argmax(means), -1)):
+        key, number, size, _ = seen.extreme_batches[name]
+        assert (number, size) == (place + 1, 16)
+        assert sign * key[1] == pytest.approx(means[place] / 2)
         order = np.argsort(sign * np.array(batches[place]), kind="stable")[:8]
-        assert numbers(kept.samples) == (16 * place + order).tolist()
-    for sample in [*seen.best, *seen.worst]:
+        assert numbers(seen, f"{name}_batch") == (16 * place + order).tolist()
+    assert numbers(seen, "first") == [0, 1, 2, 3]
+    drawn = np.random.default_rng(0).random(16 * 12)
+    assert numbers(seen, "random") == np.argsort(-drawn)[:4].tolist()
+    for sample in [*records(seen, "best"), *records(seen, "worst")]:
         assert sample.id == f"id {sample.row}"
         assert (sample.image == sample.row).all() and sample.image.dtype == np.uint8
         assert list(sample.targets) == ["target_label"] and list(sample.outputs) == ["output_label"]
@@ -115,25 +153,25 @@ def test_shares_of_several_processes_are_joined(pipeline: SimpleNamespace) -> No
     other.gather(SimpleNamespace(gather=lambda share: sent.append(share) or []))
     main.gather(SimpleNamespace(gather=lambda share: [share, *sent]))
     for name in ("best", "worst"):
-        assert [one.loss for one in getattr(main, name)] == [one.loss for one in getattr(whole, name)]
-    assert (main.samples, main.batches, len(main.not_finite)) == (96, 6, 1)
+        assert [one.loss for one in records(main, name)] == [one.loss for one in records(whole, name)]
+    assert (main.counts["all"], main.batches, len(main.lists["not_finite"])) == (96, 6, 1)
     means = np.nanmean(np.array(batches).reshape(6, 2, 8)[[0, 1, 3, 4, 5]], axis=2) / 2
-    assert main.best_batch.loss <= means.min() + 1e-4 and main.worst_batch.loss >= means.max() - 1e-4
+    assert main.extreme_batches["best"][0][1] <= means.min() + 1e-4
+    assert -main.extreme_batches["worst"][0][1] >= means.max() - 1e-4
     same = fed(pipeline, batches[:1])  # the loss of a training batch is that of all its shares
     same.gather(SimpleNamespace(gather=lambda share: [share, share]))
-    assert same.best_batch.size == 32 and len(same.best_batch.samples) == 8
+    assert same.extreme_batches["best"][2] == 32 and len(records(same, "best_batch")) == 8
 
 
 def test_a_term_ranks_where_it_is_asked_for(pipeline: SimpleNamespace) -> None:
     seen = fed(pipeline, [[1.0, 4.0], [3.0, 2.0]], extremes_by="two")
-    assert numbers(seen.best) == [1, 2, 3, 0], "the second term falls where the first one grows"
-    assert seen.best_batch.loss == pytest.approx(-0.625)
+    assert numbers(seen, "best") == [1, 2, 3, 0], "the second term falls where the first one grows"
     heading, _ = seen.pictures("train, epoch 1")["best_batch"]
     assert "by" not in heading and "two -0.625" in heading
 
 
 def of_metric(pipeline: SimpleNamespace, values: np.ndarray, greater_is_better: bool = True) -> Any:
-    """Scores by a metric that is the mean of these, of the rows that it is asked for; it refuses NaN."""
+    """A ranking by a metric that is the mean of these, of the rows that it is asked for; it refuses NaN."""
 
     def tables(rows: pd.DataFrame, batch: dict[str, Any], outputs: dict[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
         assert rows["id"].tolist() == batch["input_id"] and len(outputs["output_label"]) == len(rows)
@@ -147,8 +185,7 @@ def of_metric(pipeline: SimpleNamespace, values: np.ndarray, greater_is_better: 
             raise ValueError("one class only\nand more")
         return float(found.mean())
 
-    metric = pipeline.Metric("quality", function, greater_is_better)
-    return pipeline.MetricScores(SimpleNamespace(figures=SimpleNamespace(sample_tables=tables)), metric, ["head"])
+    return ranked(pipeline, task_of(sample_tables=tables), pipeline.Metric("quality", function, greater_is_better))
 
 
 @pytest.mark.parametrize("greater", [True, False])
@@ -156,55 +193,49 @@ def test_a_metric_ranks_in_its_own_direction(pipeline: SimpleNamespace, greater:
     generator = np.random.default_rng(1)
     batches = [generator.permutation(160)[:16].astype(np.float32).tolist() for _ in range(6)]
     values = generator.integers(0, 4, 96).astype(float)  # many are equal: then the loss decides
-    seen = fed(pipeline, batches, of_metric(pipeline, values, greater), extremes_by="quality")
+    seen = fed(pipeline, batches, of_metric(pipeline, values, greater))
     table = pd.DataFrame({"score": values, "loss": np.concatenate(batches)})
     best = table.sort_values(["score", "loss"], ascending=[not greater, True], kind="stable").index[:8].tolist()
     worst = table.sort_values(["score", "loss"], ascending=[greater, False], kind="stable").index[:8].tolist()
-    assert (numbers(seen.best), numbers(seen.worst)) == (best, worst)
-    assert all(one.scored == ("quality", values[one.row]) for one in [*seen.best, *seen.worst])
+    assert (numbers(seen, "best"), numbers(seen, "worst")) == (best, worst)
+    assert all(one.scored == ("quality", values[one.row]) for name in ("best", "worst") for one in records(seen, name))
     told = f"quality {values[worst[0]]:.3g}, loss {table['loss'][worst[0]] / 2:.3g}"
-    assert seen.worst[0].told().partition("\n")[0] == told
+    assert records(seen, "worst")[0].told().partition("\n")[0] == told
     means = table.groupby(table.index // 16).mean()
     order = (means.sort_values(["score", "loss"], ascending=[not greater, True]).index + 1).tolist()
-    assert [seen.best_batch.number, seen.worst_batch.number] == [order[0], order[-1]]
-    assert seen.left_out() is None
+    assert [seen.extreme_batches[name][1] for name in ("best", "worst")] == [order[0], order[-1]]
+    assert not seen.counts["samples"] and not seen.counts["batches"]
     heading, _ = seen.pictures("train, epoch 1")["best_batch"]
-    assert f"number {seen.best_batch.number}, quality {means['score'][order[0] - 1]:.3g}; best 8 of its 16" in heading
+    assert f"number {order[0]}, quality {means['score'][order[0] - 1]:.3g}; best 8 of its 16" in heading
 
 
 def test_what_a_metric_is_not_defined_for_is_left_out_and_said(pipeline: SimpleNamespace) -> None:
     nan = np.nan
     values = np.array([0.5, nan, 0.25, 0.75, nan, nan, 0.0, 1.0])
-    seen = fed(
-        pipeline, [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [nan, 8.0]], of_metric(pipeline, values), extremes_by="quality"
-    )
-    assert (numbers(seen.best), numbers(seen.worst)) == ([7, 3, 0, 2], [2, 0, 3, 7])
-    assert (seen.best_batch.number, seen.worst_batch.number) == (2, 2), "the last one's loss is not finite"
-    assert numbers(seen.not_finite) == [6]
-    assert seen.left_out() == (
-        "watch.extremes_by: 'quality' is not defined for some single samples and some batches, which it does not rank: "
-        "one class only"
-    )
+    seen = fed(pipeline, [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [nan, 8.0]], of_metric(pipeline, values))
+    assert (numbers(seen, "best"), numbers(seen, "worst")) == ([7, 3, 0, 2], [2, 0, 3, 7])
+    assert {batch[1] for batch in seen.extreme_batches.values()} == {2}, "the last one's loss is not finite"
+    assert numbers(seen, "not_finite") == [6]
+    assert seen.counts == {"all": 8, "samples": 3, "batches": 2}
     assert "Worst 4 of 8 samples by quality, undefined for 3 (" in seen.pictures("valid, epoch 1")["worst_samples"][0]
 
     whole = of_metric(pipeline, np.arange(6.0))
     refuses = whole.metric.function
     quiet = lambda truth, *rest: refuses(truth, *rest) if len(truth) > 1 else nan  # noqa: E731 - as AUC: of many only
     whole.metric = pipeline.Metric("quality", quiet)
-    seen = fed(pipeline, [[1.0, 3.0, 2.0], [4.0, 6.0, 5.0]], whole, extremes_by="quality")
+    seen = fed(pipeline, [[1.0, 3.0, 2.0], [4.0, 6.0, 5.0]], whole)
     assert list(seen.pictures("valid, epoch 1")) == ["best_batch", "worst_batch"]
-    assert numbers(seen.worst_batch.samples) == [1, 2, 0], "without scores the loss orders what is shown of a batch"
-    assert "loss 1.5\n" in seen.worst_batch.samples[0].told() and "nan" not in seen.worst_batch.samples[0].told()
-    assert "'quality' is not defined for every single sample, which" in seen.left_out()
+    assert numbers(seen, "worst_batch") == [1, 2, 0], "without scores the loss orders what is shown of a batch"
+    told = records(seen, "worst_batch")[0].told()
+    assert "loss 1.5\n" in told and "nan" not in told
+    assert seen.counts == {"all": 6, "samples": 6, "batches": 0}
 
 
 def test_an_epoch_that_continues_says_so(pipeline: SimpleNamespace) -> None:
-    task = SimpleNamespace(
-        predictions=SimpleNamespace(looks_among=lambda rows: False), figures=SimpleNamespace(sample_score="")
-    )
-    callback = pipeline.Extremes(task, *[pd.DataFrame({"id": ["a", "b"]})] * 2)
+    callback = pipeline.Extremes(task_of(), *[pd.DataFrame({"id": ["a", "b"]})] * 2)
     config = pipeline.parse_experiment({"losses": LOSSES}, "test")
     run = SimpleNamespace(config=config, progress=pipeline.Progress(0, 40), epochs=1, metrics=[], heads=[])
+    run.processes = ALONE
     callback.on_run_start(run)
     terms = {"one": torch.tensor([2.0, 1.0]), "two": torch.zeros(2)}
     batch = {"input_id": ["a", "b"], "input_row": torch.arange(2), "input_image": torch.zeros(2, 2, 2, 3)}
@@ -212,19 +243,19 @@ def test_an_epoch_that_continues_says_so(pipeline: SimpleNamespace) -> None:
     for stage in ("train", "valid"):
         callback.on_epoch_start(run, stage)
         callback.on_batch_end(run, stage, batch, result)
-    heading, _ = callback.seen["train"].pictures("train, epoch 1")["worst_batch"]
+    heading, _ = callback.stages["train"].pictures("train, epoch 1")["worst_batch"]
     assert heading == "Worst of 1 batches: number 41, loss 1.5 (train, epoch 1; since it continued at batch 41)"
-    heading, _ = callback.seen["valid"].pictures("valid, epoch 1")["worst_batch"]
+    heading, _ = callback.stages["valid"].pictures("valid, epoch 1")["worst_batch"]
     assert heading == "Worst of 1 batches: number 1, loss 1.5 (valid, epoch 1)"
 
 
 def test_what_is_not_finite_wins_nothing_and_is_kept_apart(pipeline: SimpleNamespace) -> None:
     nan, inf = float("nan"), float("inf")
     seen = fed(pipeline, [[1.0, nan, 3.0], [inf, -inf, nan], [2.0, 5.0, 0.0], [nan] * 9])
-    assert numbers(seen.best) == [8, 0, 6, 2, 7]
-    assert numbers(seen.worst) == [7, 2, 6, 0, 8]
-    assert numbers(seen.not_finite) == [1, 3, 4, 5, 9, 10, 11, 12], "the first eight"
-    assert seen.best_batch.number == seen.worst_batch.number == 3
+    assert numbers(seen, "best") == [8, 0, 6, 2, 7]
+    assert numbers(seen, "worst") == [7, 2, 6, 0, 8]
+    assert numbers(seen, "not_finite") == [1, 3, 4, 5, 9, 10, 11, 12], "the first eight"
+    assert {batch[1] for batch in seen.extreme_batches.values()} == {3}
     only = fed(pipeline, [[nan, nan]])
     assert list(only.pictures("valid, epoch 1")) == ["non_finite_samples"]
 
@@ -232,15 +263,19 @@ def test_what_is_not_finite_wins_nothing_and_is_kept_apart(pipeline: SimpleNames
 def test_memory_is_bounded(pipeline: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     batches = [[float(100 - batch)] * 64 for batch in range(50)]  # each batch is the best one so far
     seen = fed(pipeline, batches)
-    held = [*seen.best, *seen.worst, *seen.best_batch.samples, *seen.worst_batch.samples]
+    held = [
+        *seen.lists["best"],
+        *seen.lists["worst"],
+        *(one for *_, ones in seen.extreme_batches.values() for one in ones),
+    ]
     assert len(held) == 32
-    for sample in held:
-        assert getattr(sample.image.base, "nbytes", 48) == 48
-        assert sample.outputs["output_label"].untyped_storage().nbytes() == 4, "no view of the samples beside it"
-    monkeypatch.setattr(pipeline.seen, "MOST_BYTES", 5 * 3 * (48 + 8 + 8 + 4 + 8 + 4))
-    assert len(fed(pipeline, batches).best) == 3, "of huge samples fewer are kept"
-    monkeypatch.setattr(pipeline.seen, "MOST_BYTES", 1)
-    assert len(fed(pipeline, batches).worst) == 1
+    for _, sample in held:
+        assert sample["input_image"].untyped_storage().nbytes() == 48
+        assert sample["output_label"].untyped_storage().nbytes() == 4, "no view of the samples beside it"
+    monkeypatch.setattr(pipeline.module, "MOST_BYTES", 5 * 3 * (48 + 8 + 8 + 4 + 8 + 4))
+    assert len(fed(pipeline, batches).lists["best"]) == 3, "of huge samples fewer are kept"
+    monkeypatch.setattr(pipeline.module, "MOST_BYTES", 1)
+    assert len(fed(pipeline, batches).lists["worst"]) == 1
 
 
 def test_both_stages_are_drawn_at_the_cadence(pipeline: SimpleNamespace) -> None:
@@ -286,7 +321,7 @@ def test_both_stages_are_drawn_at_the_cadence(pipeline: SimpleNamespace) -> None
             callback.on_batch_end(run, stage, batch, result)
         for stage in ("train", "valid"):
             callback.on_epoch_end(run, pipeline.StageResult(stage, epoch, {}))
-        assert callback.seen == {}, "nothing is held once it is drawn"
+        assert callback.stages == {}, "nothing is held once it is drawn"
     one_epoch = [f"{kind}/{stage}" for stage in ("train", "valid") for kind in KINDS]
     assert sorted(pictures) == sorted(2 * one_epoch)
     assert exported[:2] == [
@@ -302,7 +337,7 @@ def test_both_stages_are_drawn_at_the_cadence(pipeline: SimpleNamespace) -> None
         callback.on_run_start(run)
     task.predictions.looks_among = lambda rows: True
     run.config = pipeline.parse_experiment({"losses": LOSSES, "watch": {"extremes_by": "accuracy"}}, "test")
-    with pytest.raises(pipeline.UserError, match=r"looked up among all of them.*; rank by loss, one, two$"):
+    with pytest.raises(pipeline.UserError, match=r"it may be loss, one, two$"):
         callback.on_run_start(run)
 
 
@@ -365,33 +400,33 @@ def test_a_correctly_empty_image_is_a_good_one(pipeline: SimpleNamespace, kind: 
     losses = Dice(head)(logits, target)
     assert set(np.argsort(-losses.numpy())[:5]) >= {0, 1, 2, 3}, "by their loss they are the worst"
     config = pipeline.parse_experiment({"losses": [{"loss": "dice", "head": "mask", "name": "one"}]}, "test")
-    scores = pipeline.sample_scores(task, config)
-    seen = pipeline.Seen(pd.DataFrame({"id": [f"id {row}" for row in range(12)]}), config, scores)
-    for rows in (torch.arange(6), torch.arange(6, 12)):
+    rows = pd.DataFrame({"id": [f"id {row}" for row in range(12)]})
+    seen = pipeline.StageSamples(pipeline.Ranking(task, config, [], rows), rows)
+    for part in (torch.arange(6), torch.arange(6, 12)):
         batch = {
-            "input_id": [f"id {row}" for row in rows.tolist()],
-            "input_row": rows,
+            "input_id": [f"id {row}" for row in part.tolist()],
+            "input_row": part,
             "input_image": torch.zeros(6, size, size, 3, dtype=torch.uint8),
-            "target_mask": target[rows],
+            "target_mask": target[part],
         }
-        loss = losses[rows].mean()
-        result = {"loss": loss, "losses": {"one": loss}, "sample_losses": {"one": losses[rows]}}
-        seen.add(batch, {**result, "outputs": {"output_mask": logits[rows]}})
+        loss = losses[part].mean()
+        result = {"loss": loss, "losses": {"one": loss}, "sample_losses": {"one": losses[part]}}
+        seen.add(batch, {**result, "outputs": {"output_mask": logits[part]}})
     by_hand = [pipeline.dice(truth[row], said[row] & (truth[row] != 255)) for row in range(12)]
-    found = {sample.row: sample.scored for sample in [*seen.best, *seen.worst]}
+    found = {sample.row: sample.scored for name in ("best", "worst") for sample in records(seen, name)}
     assert len(found) == 12 and all(name == "Dice" for name, _ in found.values())
     np.testing.assert_allclose([found[row][1] for row in range(12)], by_hand, atol=1e-6)
-    assert set(numbers(seen.best)[:4]) == {0, 1, 2, 3} and not {0, 1, 2, 3} & set(numbers(seen.worst))
-    assert numbers(seen.worst)[0] == 11, "what is seen where nothing is"
-    assert seen.best_batch.number == 1 and seen.worst_batch.number == 2
+    assert set(numbers(seen, "best")[:4]) == {0, 1, 2, 3} and not {0, 1, 2, 3} & set(numbers(seen, "worst"))
+    assert numbers(seen, "worst")[0] == 11, "what is seen where nothing is"
+    assert [seen.extreme_batches[name][1] for name in ("best", "worst")] == [1, 2]
     heading, _ = seen.pictures("valid, epoch 1")["worst_samples"]
     assert heading == "Worst 8 of 12 samples by Dice, then loss (valid, epoch 1)"
-    words = samples_figure([head], seen.worst[:1])
+    words = samples_figure([head], records(seen, "worst")[:1])
     assert any("Dice 0, loss" in text.get_text() for axes in words.axes for text in [axes.title, *axes.texts])
     asked = pipeline.parse_experiment({"losses": LOSSES, "watch": {"extremes_by": "loss"}}, "test")
-    assert pipeline.sample_scores(task, asked) is None, "who asks for the loss gets it"
+    assert not pipeline.Ranking(task, asked, [], rows).score, "who asks for the loss gets it"
     labels = task_for(Competition(None), [pipeline.Head("label", "multiclass", ("a", "b"))])
-    assert pipeline.sample_scores(labels, config) is None
+    assert not pipeline.Ranking(labels, config, [], rows).score
 
 
 def test_samples_are_scored_as_validation_scores_rows(pipeline: SimpleNamespace) -> None:
@@ -400,12 +435,12 @@ def test_samples_are_scored_as_validation_scores_rows(pipeline: SimpleNamespace)
     task = task_for(competition, [pipeline.Head("label", "multiclass", ("a", "b", "c"))])
     rows = pd.DataFrame({"id": ["r", "s", "t", "u"], "label": ["a", "b", "c", np.nan]})
     logits = torch.tensor([[9.0, 0, 0], [0, 0, 9.0], [0, 0, 9.0], [9.0, 0, 0]])
-    scores, whole = pipeline.MetricScores(task, find_metric("accuracy"), task.heads)(rows, {}, {"output_label": logits})
+    scores, whole = scored(ranked(pipeline, task, find_metric("accuracy")), rows, {}, {"output_label": logits})
     np.testing.assert_array_equal(scores, [1, 0, 1, np.nan])
     assert whole == pytest.approx(2 / 3), "a row without a truth does not count"
-    auc = pipeline.MetricScores(task, find_metric("roc_auc"), task.heads)
-    scores, whole = auc(rows.iloc[:3], {}, {"output_label": logits[:3]})
-    assert np.isnan(scores).all() and np.isfinite(whole) and "roc" in auc.reason.lower()
+    auc = ranked(pipeline, task, find_metric("roc_auc"))
+    scores, whole = scored(auc, rows.iloc[:3], {}, {"output_label": logits[:3]})
+    assert np.isnan(scores).all() and np.isfinite(whole)
 
     sample = partial(pipeline.SeenSample, "r", 0, np.zeros((4, 4, 3), np.uint8), {}, loss=1.0)
     samples = [sample(outputs={"output_label": each}) for each in logits]
@@ -430,12 +465,12 @@ def test_samples_are_scored_as_validation_scores_rows(pipeline: SimpleNamespace)
         "target_other": torch.from_numpy(truth[:, 0]),
     }
     rows = pd.DataFrame({"id": ["r", "r"]})  # two windows of one image
-    scores, whole = pipeline.MetricScores(task, find_mask_metric("dice"), heads)(rows, batch, outputs)
+    scores, whole = scored(ranked(pipeline, task, find_mask_metric("dice")), rows, batch, outputs)
     second = (4 / 6 + 2 * 14 / (28 + 14)) / 2  # 16 of 32, and 14 of 28 pixels without what is ignored
     each = np.array([[(0.5 + 1) / 2, 0.5], [second, 4 / 6]])
     np.testing.assert_allclose(scores, each.mean(axis=1))
     assert whole == pytest.approx(each.mean())
-    objects, _ = pipeline.MetricScores(task, find_mask_metric("f2_objects"), heads)(rows, batch, outputs)
+    objects, _ = scored(ranked(pipeline, task, find_mask_metric("f2_objects")), rows, batch, outputs)
     assert np.isfinite(objects).all()
 
 

@@ -182,9 +182,9 @@ class Half:
         self.scaler = torch.amp.GradScaler("cpu")
         self.experiment, self.fold, self.folder = "half", "0", folder
 
-    def run_step(self, stage: str, batch: dict[str, Any], model: Any = None, precision: str = "fp16") -> dict[str, Any]:
+    def run_step(self, stage: str, batch: dict[str, Any], model: Any = None, precision: Any = None) -> dict[str, Any]:
         given = self.model.network(batch["input_image"])[:, 0]
-        outputs = given.half() if precision == "fp16" else given
+        outputs = given if precision == "fp32" else given.half()
         loss = outputs.float().mean()
         losses = {"one": loss.detach()}
         samples = {"one": outputs.detach().float()}
@@ -197,7 +197,7 @@ def test_fp16_is_told_apart(size: float, overflows: bool, tmp_path: Path) -> Non
     run = Half(SimpleNamespace(parse_experiment=parse_experiment, **parts), tmp_path / "runs/half/fold_0", size)
     callback = NonFinite()
     batch = {"input_id": ["a", "b"], "input_image": torch.ones(2, 1)}
-    callback.on_batch_start(run, "train", batch)
+    callback.on_epoch_start(run, "train")
     result = run.run_step("train", batch)
     callback.on_batch_end(run, "train", batch, result)
     run.model.network.weight.grad = torch.full((1, 1), torch.inf)  # as the scaled gradients overflowed

@@ -6,21 +6,16 @@ Watchers never change a bit of the training. A callback is made by name from an 
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.registry import References
-from pipeline.types import Batch, Run, SampleDataset, Stage, StageResult, StepResult, Verdict
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from pipeline.tasks import Task
+from pipeline.types import Batch, Run, Stage, StageResult, StepResult, Verdict
 
 NAMES: References = {"callback": {"learning_test": "pipeline.callbacks.learning_test:LearningTest"}}
 
 
 class Callback:
-    """The events of a fold's run. Override what you need; the base does nothing.
+    """The events of a fold's run. Override what you need; the base does nothing, and is not called.
 
     Where several processes share each batch, a callback lives in the main one; with `every_process` it lives in each.
     It sees its process's share of a batch, and in training the losses of the whole batch.
@@ -67,11 +62,11 @@ class Callback:
         """Take up the memory that `state_dict` gave."""
 
 
-def _to_each(event: str) -> Callable[..., None]:
-    """The event of a list of callbacks: that of each, in order."""
+def _calls(event: str) -> Callable[..., None]:
+    """A method that calls this event of each callback that overrides it, in order."""
 
     def call(self: "CallbackList", *arguments: Any) -> None:
-        for callback in self.callbacks:
+        for callback in self.overriding[event]:
             getattr(callback, event)(*arguments)
 
     return call
@@ -88,18 +83,23 @@ class CallbackList(Callback):
         named = {f"{index}_{type(callback).__name__}": callback for index, callback in enumerate(callbacks)}
         self.named = {key: callback for key, callback in named.items() if is_main or callback.every_process}
         self.callbacks = list(self.named.values())
+        self.overriding = {
+            event: [each for each in self.callbacks if getattr(type(each), event) is not base]
+            for event, base in vars(Callback).items()
+            if event.startswith("on_")
+        }
 
-    on_run_start = _to_each("on_run_start")
-    on_epoch_start = _to_each("on_epoch_start")
-    on_batch_start = _to_each("on_batch_start")
-    on_batch_end = _to_each("on_batch_end")
-    on_epoch_end = _to_each("on_epoch_end")
-    on_run_end = _to_each("on_run_end")
-    on_exception = _to_each("on_exception")
+    on_run_start = _calls("on_run_start")
+    on_epoch_start = _calls("on_epoch_start")
+    on_batch_start = _calls("on_batch_start")
+    on_batch_end = _calls("on_batch_end")
+    on_epoch_end = _calls("on_epoch_end")
+    on_run_end = _calls("on_run_end")
+    on_exception = _calls("on_exception")
 
     def on_gradients_ready(self, run: Run) -> Verdict:
         verdict = Verdict.GO
-        for callback in self.callbacks:
+        for callback in self.overriding["on_gradients_ready"]:
             verdict = max(verdict, callback.on_gradients_ready(run))
             if callback.every_process and callback.changes_gradients:
                 run.processes.average_gradients(run.model)
@@ -111,32 +111,6 @@ class CallbackList(Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for key, callback in self.named.items():
             callback.load_state_dict(state.get(key, {}))
-
-
-def default_callbacks(
-    task: "Task", train_rows: "pd.DataFrame", valid_rows: "pd.DataFrame", valid_dataset: SampleDataset
-) -> list[Callback]:
-    """What every fold's run is watched by: numbers for the trackers, lines for the terminal, pictures.
-
-    Args:
-        train_rows: those that train.
-        valid_rows: the held-out rows; empty when training on everything.
-        valid_dataset: their samples, asked for by (epoch, row) as a loader does.
-    """
-    from pipeline.callbacks.exports import Exports
-    from pipeline.callbacks.extremes import Extremes
-    from pipeline.callbacks.grad_cam import GradCam
-    from pipeline.callbacks.gradients import Gradients
-    from pipeline.callbacks.non_finite import NonFinite
-    from pipeline.callbacks.pictures import Pictures
-    from pipeline.callbacks.scalars import LogScalars
-    from pipeline.callbacks.table import EpochTable
-    from pipeline.callbacks.timing import Timing
-
-    # Gradients before what belongs to an epoch's end: theirs is an earlier step, and not every tracker goes back.
-    numbers = [NonFinite(), Gradients(), LogScalars(), Timing(), EpochTable(len(valid_rows))]
-    extremes, pictures = Extremes(task, train_rows, valid_rows), Pictures(task, valid_rows, valid_dataset)
-    return [*numbers, Exports(task), extremes, GradCam(task), pictures]
 
 
 def engine_callback(callback: Callable[..., Any]) -> Any:

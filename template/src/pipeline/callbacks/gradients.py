@@ -1,8 +1,9 @@
 """Gradients block by block: how large, how many zeros, how far they move the weights, and what that means.
 
 At the cadence of `watch.gradient_steps`, for each block of the network: `gradients/<block>/min`, `/mean` and `/max` of
-|g|, `/zeros` (share) and `updates/<block>` (length of the optimiser's step over that of the weights). At the end of a
-run a picture, `gradients`, and a verdict where something is wrong.
+|g|, `/zeros` (share) and `updates/<block>` (length of the optimiser's step over that of the weights). At
+`watch.figure_epochs` the histograms `weights/<block>` and `gradients/<block>` of the epoch's last step, before the
+optimiser takes it. At the end of a run a picture, `gradients`, and a verdict where something is wrong.
 """
 
 import math
@@ -15,13 +16,13 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from pipeline.callbacks import Callback
-from pipeline.types import Batch, Run, Stage, StageResult, Verdict
+from pipeline.types import Run, StageResult, Verdict
 from toolkit.errors import listed
 from toolkit.terminal import console
 
 MOST_BLOCKS = 48  # in a picture that can still be read
-MOST_COLUMNS = 128  # steps that are remembered; beyond them, every second one goes
-SAMPLE = 4096  # weights of a parameter whose movement is measured
+MOST_COLUMNS = 128  # likewise
+SAMPLE = 4096  # weights of a parameter whose movement is measured, and about as many of a block in a histogram
 VANISHED, EXPLODED = 1e-6, 1e4  # times the middle block; and of a gradient itself
 SELDOM, LOOKS = 50, 10  # the most steps between two looks, and the fewest looks at a run
 MEASURES = ("min", "mean", "max", "zeros", "update")
@@ -34,8 +35,6 @@ class Gradients(Callback):
         self.steps: list[int] = []
         self.rows: list[Tensor] = []  # float32 (blocks, measures) of each of these steps, on the CPU
         self.cadence = 1  # steps from one look to the next
-        self.every = 1  # of the looks, one in so many is remembered
-        self.looks = 0
         self.blocks: dict[str, list[str]] = {}
         self.before: dict[str, Tensor] = {}  # a sample of the weights before the step that is looked at
 
@@ -45,66 +44,61 @@ class Gradients(Callback):
         self.cadence = run.config.watch.gradient_steps or min(SELDOM, max(1, steps // LOOKS))
 
     def on_gradients_ready(self, run: Run) -> Verdict:
-        if run.progress.step % self.cadence == 0:
-            parameters = dict(run.model.network.named_parameters())
-            found = [measure([parameters[name].grad for name in names]) for names in self.blocks.values()]
-            self.steps.append(run.progress.step)
-            self.rows.append(torch.stack(found))
-            self.before = {name: _sample(value) for name, value in parameters.items() if value.grad is not None}
+        now, looks = run.progress, run.progress.step % self.cadence == 0
+        draws = now.batch == run.batches_per_epoch - 1 and run.config.watch.draws(now.epoch, run.epochs)
+        if not (looks or draws):
+            return Verdict.GO
+        parameters = dict(run.model.network.named_parameters())
+        if looks:
+            slopes = [measure([parameters[name].grad for name in names]) for names in self.blocks.values()]
+            self.steps.append(now.step)
+            self.rows.append(torch.stack(slopes))
+            there = {name: value for name, value in parameters.items() if value.grad is not None}
+            self.before = {name: value.detach().flatten()[:SAMPLE].float().clone() for name, value in there.items()}
+        for block, names in self.blocks.items() if draws else ():
+            weights = [parameters[name] for name in names]
+            for tag, values in (("weights", spread(weights)), ("gradients", spread([each.grad for each in weights]))):
+                if len(values):
+                    run.tracker.histogram(f"{tag}/{block}", values, now.step)
         return Verdict.GO
 
-    def on_batch_start(self, run: Run, stage: Stage, batch: Batch) -> None:
-        self._after_step(run)
+    def on_batch_end(self, run: Run, *_: Any) -> None:
+        """The optimiser has stepped since gradients were looked at: how far it went can be seen now."""
+        if not self.before:
+            return
+        parameters, row, tags = dict(run.model.network.named_parameters()), self.rows[-1], {}
+        for number, (block, names) in enumerate(self.blocks.items()):
+            moved = [name for name in names if name in self.before]
+            if moved:
+                new = torch.cat([parameters[name].detach().flatten()[:SAMPLE].float() for name in moved])
+                # What was loaded from a saved state lies on the CPU.
+                old = torch.cat([self.before[name].to(new.device) for name in moved])
+                row[number, -1] = float((new - old).norm() / old.norm())
+            values = dict(zip(MEASURES, row[number].tolist(), strict=True))
+            tags[f"updates/{block}"] = values.pop("update")
+            tags |= {f"gradients/{block}/{name}": value for name, value in values.items()}
+        self.before = {}
+        run.tracker.scalars({tag: value for tag, value in tags.items() if math.isfinite(value)}, self.steps[-1])
 
-    def on_epoch_end(self, run: Run, result: StageResult) -> None:
-        self._after_step(run)
+    on_epoch_end = on_batch_end  # type: ignore[assignment]
 
     def on_run_end(self, run: Run, result: StageResult | None) -> None:
         if not self.rows:
             return
-        table = torch.stack(self.rows).numpy()
-        run.tracker.figure("gradients", gradients_figure(list(self.blocks), self.steps, table), run.progress.step)
-        for line in verdicts(list(self.blocks), table, trained_blocks(run.model.network, self.blocks)):
+        names, table = list(self.blocks), torch.stack(self.rows).numpy()
+        run.tracker.figure("gradients", gradients_figure(names, self.steps, table), run.progress.step)
+        trains = {name for name, value in run.model.network.named_parameters() if value.requires_grad}
+        trained = np.array([not trains.isdisjoint(found) for found in self.blocks.values()])
+        for line in verdicts(np.array(names)[trained], table[:, trained]):
             console().print(f"gradients of fold {run.fold}: {line}", style="yellow", soft_wrap=True)
 
     def state_dict(self) -> dict[str, Any]:
         rows = torch.stack(self.rows) if self.rows else torch.zeros(0)
-        looked = {"steps": list(self.steps), "rows": rows, "every": self.every, "looks": self.looks}
-        return {**looked, "before": self.before}
+        return {"steps": list(self.steps), "rows": rows, "before": self.before}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.steps, self.rows = list(state.get("steps", [])), list(state.get("rows", torch.zeros(0)))
-        self.every, self.looks = state.get("every", 1), state.get("looks", 0)
         self.before = dict(state.get("before", {}))
-
-    def _after_step(self, run: Run) -> None:
-        """The optimiser has stepped since gradients were looked at: how far it went can be seen now."""
-        if not self.before:
-            return
-        parameters, moved = dict(run.model.network.named_parameters()), []
-        for names in self.blocks.values():
-            new = {name: _sample(parameters[name]) for name in names if name in self.before}
-            # What was loaded from a saved state lies on the CPU.
-            moved.append(movement([(self.before[name].to(sample.device), sample) for name, sample in new.items()]))
-        self.before = {}
-        row = self.rows[-1]
-        row[:, MEASURES.index("update")] = torch.stack(moved)
-        values = row.tolist()
-        tags = {}
-        for block, measures in zip(self.blocks, values, strict=True):
-            named = dict(zip(MEASURES, measures, strict=True))
-            tags[f"updates/{block}"] = named.pop("update")
-            tags |= {f"gradients/{block}/{name}": value for name, value in named.items()}
-        run.tracker.scalars({tag: value for tag, value in tags.items() if math.isfinite(value)}, self.steps[-1])
-        self._thin_out()
-
-    def _thin_out(self) -> None:
-        """Remember no more than a picture can show."""
-        self.looks += 1
-        if (self.looks - 1) % self.every:
-            del self.steps[-1], self.rows[-1]
-        if len(self.rows) > MOST_COLUMNS:
-            self.steps, self.rows, self.every = self.steps[::2], self.rows[::2], 2 * self.every
 
 
 def blocks(network: nn.Module, most: int = MOST_BLOCKS) -> dict[str, list[str]]:
@@ -121,103 +115,60 @@ def blocks(network: nn.Module, most: int = MOST_BLOCKS) -> dict[str, list[str]]:
 
 
 def measure(gradients: Sequence[Tensor | None]) -> Tensor:
-    """Least, mean and largest |g| of a block, the share of zeros, and NaN in the place of the update: float32 (5,).
-
-    They come to the CPU, since a block without gradients has no device of its own. A parameter without a gradient is
-    left out; a block without any counts as zeros.
-    """
-    there = [gradient.detach() for gradient in gradients if gradient is not None]
-    if not there:
+    """Least, mean and largest |g| of a block, the share of zeros, and NaN in the place of the update: float32 (5,), on
+    the CPU. A parameter without a gradient is left out; a block without any counts as zeros."""
+    sizes = [gradient.detach().abs() for gradient in gradients if gradient is not None]
+    if not sizes:
         return torch.tensor([0.0, 0.0, 0.0, 1.0, math.nan])
-    size = sum(gradient.numel() for gradient in there)
-    sizes = [gradient.abs() for gradient in there]  # norms of order 1 and infinity are five times slower
-    least, largest = (torch.stack(ends) for ends in zip(*(torch.aminmax(one) for one in sizes), strict=True))
-    total = torch.stack([one.sum() for one in sizes]).sum()
-    zeros = size - torch.stack([torch.count_nonzero(one) for one in sizes]).sum()
-    values = torch.stack([least.min(), total / size, largest.max(), zeros / size, torch.full_like(total, math.nan)])
+    count = sum(size.numel() for size in sizes)
+    # Norms of order 1 and infinity are five times slower.
+    least, largest = (torch.stack(ends) for ends in zip(*(torch.aminmax(size) for size in sizes), strict=True))
+    total = torch.stack([size.sum() for size in sizes]).sum()
+    zeros = count - torch.stack([torch.count_nonzero(size) for size in sizes]).sum()
+    values = torch.stack([least.min(), total / count, largest.max(), zeros / count, torch.full_like(total, math.nan)])
     return values.float().cpu()
 
 
-def movement(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """Length of the way from old to new weights over that of the old ones, () on the CPU; NaN where these are zero."""
-    if not pairs:
-        return torch.tensor(math.nan)
-    way = torch.stack([(new - old).square().sum() for old, new in pairs]).sum()
-    length = torch.stack([old.square().sum() for old, _ in pairs]).sum()
-    return torch.where(length > 0, way / length, math.nan).sqrt().cpu()
+def spread(tensors: Sequence[Tensor | None]) -> np.ndarray:
+    """What is finite of a block's weights or gradients, float32 (N,), evenly spaced where there are many."""
+    there = [tensor.detach() for tensor in tensors if tensor is not None]
+    every = max(1, -(-sum(tensor.numel() for tensor in there) // SAMPLE))
+    values = torch.cat([tensor.flatten()[::every].float() for tensor in there]).cpu() if there else torch.zeros(0)
+    return values[torch.isfinite(values)].numpy()
 
 
-def trained_blocks(network: nn.Module, found: dict[str, list[str]]) -> np.ndarray:
-    """Bool (blocks,): whether anything of a block trains."""
-    trains = {name for name, value in network.named_parameters() if value.requires_grad}
-    return np.array([not trains.isdisjoint(names) for names in found.values()])
-
-
-def verdicts(names: Sequence[str], table: np.ndarray, trains: np.ndarray) -> list[str]:
-    """What is wrong with the gradients, in words; none where nothing is.
-
-    Args:
-        table: float32 (steps, blocks, measures).
-        trains: bool (blocks,).
-    """
-    said: list[str] = []
+def verdicts(names: np.ndarray, table: np.ndarray) -> list[str]:
+    """What is wrong with gradients of blocks that train, in words, by a table, float32 (steps, blocks, measures)."""
     if len(table) < 2:
-        return said  # before the first step, blocks behind a weight that begins at zero have no gradient either
+        return []  # before the first step, blocks behind a weight that begins at zero have no gradient either
     means, largest = table[1:, :, 1], table[1:, :, 2]
-    dead = trains & (largest == 0).all(axis=0)
-    if dead.any():
-        said.append(f"no gradient ever reached {_named(names, dead)}: detached, unused, or behind a dead activation")
-    alive = trains & ~dead
-    if alive.sum() < 2:
-        return said
-    late = means[-max(1, len(means) // 4) :]
-    typical = np.nanmedian(late, axis=0)
-    middle = float(np.median(typical[alive]))
-    vanished = alive & (typical < VANISHED * middle)
-    if vanished.any():
-        said.append(
-            f"they vanish in {_named(names, vanished)}: less than {VANISHED:g} of the middle block's; look for a "
-            "saturated activation, a missing norm or skip connection, or a loss weight that is almost zero"
-        )
-    exploded = alive & (np.nanmax(largest, axis=0) > EXPLODED)
-    if exploded.any():
-        said.append(
-            f"they explode in {_named(names, exploded)}: up to {np.nanmax(largest[:, exploded]):.3g}; clip them "
-            "(training.clip_grad), lower the rate, or warm up longer"
-        )
-    return said
+    dead = (largest == 0).all(axis=0)
+    typical = np.nanmedian(means[-max(1, len(means) // 4) :], axis=0)
+    vanished = ~dead & (typical < VANISHED * np.median(typical[~dead])) if not dead.all() else ~dead
+    exploded = np.nanmax(largest, axis=0) > EXPLODED
+    found = {
+        "no gradient ever reached {}: detached, unused, or behind a dead activation": dead,
+        "they vanish in {}: look for a saturated activation, a missing norm or skip, or a tiny loss weight": vanished,
+        "they explode in {}: up to {:.3g}; clip them (training.clip_grad), lower the rate, or warm up longer": exploded,
+    }
+    return [text.format(listed(names[bad], 4), np.nanmax(largest)) for text, bad in found.items() if bad.any()]
 
 
 def gradients_figure(names: Sequence[str], steps: Sequence[int], table: np.ndarray) -> Figure:
-    """Mean |g| and relative update of each block over the steps, as heat maps on a logarithmic scale.
-
-    Args:
-        table: float32 (steps, blocks, measures).
-    """
-    figure = Figure(figsize=(13, max(3.0, 1.2 + 0.2 * len(names))), dpi=100)
-    height = figure.get_size_inches()[1]
-    figure.subplots_adjust(0.2, 0.6 / height, 0.98, 1 - 0.4 / height, 0.04)
-    panels = figure.subplots(1, 2, squeeze=False)[0]
+    """Heat maps of mean |g| and relative update of each block over the steps, on a logarithmic scale."""
+    every = -(-len(steps) // MOST_COLUMNS)
+    steps, table = steps[::every], table[::every]
+    figure = Figure(figsize=(13, max(3.0, 1.2 + 0.2 * len(names))), dpi=100, layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
     for axes, column, title in zip(panels, (1, 4), ("mean |gradient|", "|update| / |weights|"), strict=True):
         values = table[:, :, column].T
-        shown = np.log10(np.where(values > 0, values, np.nan))
-        image = axes.pcolormesh(shown, cmap="viridis")
+        image = axes.pcolormesh(np.log10(np.where((values > 0) & np.isfinite(values), values, np.nan)))
         axes.set_facecolor("#d9d9d9")  # zeros, and what was not seen
         axes.set_title(f"{title}, log10; grey: none", fontsize=11, fontweight="bold", loc="left")
-        places = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), 7)).round().astype(int))
-        axes.set_xticks(places + 0.5, [str(steps[place]) for place in places])
+        ticks = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), 7)).round().astype(int))
+        axes.set_xticks(ticks + 0.5, [str(steps[tick]) for tick in ticks])
         axes.set_xlabel("step")
-        axes.set_yticks([])
-        axes.invert_yaxis()
         figure.colorbar(image, ax=axes, pad=0.01)
     panels[0].set_yticks(np.arange(len(names)) + 0.5, list(names), fontsize=7.5)
-    panels[0].tick_params(axis="y", length=0)
+    panels[0].invert_yaxis()
     return figure
-
-
-def _named(names: Sequence[str], chosen: np.ndarray) -> str:
-    return listed([name for name, is_one in zip(names, chosen, strict=True) if is_one], 4)
-
-
-def _sample(parameter: Tensor) -> Tensor:
-    return parameter.detach().flatten()[:SAMPLE].float().clone()

@@ -19,33 +19,29 @@ def compare(project: Project, names: Sequence[str]) -> None:
     Raises:
         UserError: an experiment has no run, or no fold of it is trained and held rows out.
     """
-    runs = [project.require_run(name) for name in names]
-    scores = [_scores(run) for run in runs]
-    metrics = dict.fromkeys(str(found["metric"]) for found in scores)
-    folds = list(dict.fromkeys(fold for found in scores for fold in found["folds"]))
-    rows = []
-    for run, found in zip(runs, scores, strict=True):
-        submitted = _submitted(run)
+    runs = {run: _scores(run) for run in map(project.require_run, names)}
+    folds = list(dict.fromkeys(fold for found in runs.values() for fold in found["folds"]))
+    rows, lines = [], []
+    for run, found in runs.items():
+        submitted = read_json(run / SUBMITTED) if (run / SUBMITTED).is_file() else {}
         per_fold = [found["folds"].get(fold, {}).get(found["metric"], "") for fold in folds]
         spread = f"{found['mean']:.4f}" + (f" ± {found['std']:.4f}" if len(found["folds"]) > 1 else "")
         rows.append((run.name, *per_fold, spread, found.get("score", ""), submitted.get("score", "")))
-    columns = ("experiment", *[f"fold {fold}" for fold in folds], "mean ± spread", "out of fold", "demo leaderboard")
-    if not any(row[-1] != "" for row in rows):
-        columns, rows = columns[:-1], [row[:-1] for row in rows]
-    table(f"scores ({', '.join(metrics)})", columns, rows)
-    out = console()
-    for run, found in zip(runs, scores, strict=True):
-        submitted = _submitted(run)
         if note := _incomplete(run, found):
-            out.print(f"{run.name}: note       {note}", soft_wrap=True)
-        out.print(f"{run.name}: submission {submitted.get('file', 'not made yet')}", soft_wrap=True)
-        out.print(f"{run.name}: pictures   {project.shown(run)}/figures and fold_*/figures", soft_wrap=True)
+            lines += [f"{run.name}: note       {note}"]
+        lines += [f"{run.name}: submission {submitted.get('file', 'not made yet')}"]
+        lines += [f"{run.name}: pictures   {project.shown(run)}/figures and fold_*/figures"]
+    columns = ("experiment", *[f"fold {fold}" for fold in folds], "mean ± spread", "out of fold", "demo leaderboard")
+    count = len(columns) - all(row[-1] == "" for row in rows)
+    metrics = ", ".join(dict.fromkeys(str(found["metric"]) for found in runs.values()))
+    table(f"scores ({metrics})", columns[:count], [row[:count] for row in rows])
+    console().print("\n".join(lines), soft_wrap=True)
 
 
 def _scores(run: Path) -> dict[str, Any]:
-    path = run / "cv.json"
-    if path.is_file():
-        found: dict[str, Any] = read_json(path)
+    """What the evaluation found, or before it what the trainings of the folds did."""
+    if (run / "cv.json").is_file():
+        found: dict[str, Any] = read_json(run / "cv.json")
         return found
     finished = [read_json(path) for path in sorted(run.glob(f"fold_*/{FINISHED}"))]
     folds = {summary["fold"]: summary["metrics"] for summary in finished if "metrics" in summary}
@@ -58,22 +54,11 @@ def _scores(run: Path) -> dict[str, Any]:
 
 def _incomplete(run: Path, found: dict[str, Any]) -> str:
     """What to know of scores that are of the training, or of some folds only; empty where they are of all."""
+    scored, count = ", ".join(found["folds"]), read_json(run / "run.json")["n_folds"]
     if "score" not in found:
-        return f"not evaluated; these are the scores of fold {', '.join(found['folds'])} when it was trained"
-    scored, expected = list(found["folds"]), range(read_json(run / "run.json")["n_folds"])
-    missing = [str(fold) for fold in expected if str(fold) not in scored]
-    if not missing:
-        return ""
-    trained = [fold for fold in missing if (run / f"fold_{fold}" / FINISHED).is_file()]
-    remedy = (
-        f"fold {', '.join(trained)} is trained as well: scripts/evaluate.py {run.name}"
-        if trained
-        else f"not trained: fold {', '.join(missing)}"
-    )
-    return f"scored on fold {', '.join(scored)} of {len(expected)} alone, not to be compared with all of them; {remedy}"
-
-
-def _submitted(run: Path) -> dict[str, Any]:
-    path = run / SUBMITTED
-    found: dict[str, Any] = read_json(path) if path.is_file() else {}
-    return found
+        return f"not evaluated; these are the scores of fold {scored} when it was trained"
+    missing = [str(fold) for fold in range(count) if str(fold) not in found["folds"]]
+    trained = ", ".join(fold for fold in missing if (run / f"fold_{fold}" / FINISHED).is_file())
+    evaluate = f"fold {trained} is trained as well: scripts/evaluate.py {run.name}"
+    remedy = evaluate if trained else f"not trained: fold {', '.join(missing)}"
+    return f"scored on fold {scored} of {count} alone, not to be compared with all of them; {remedy}" if missing else ""

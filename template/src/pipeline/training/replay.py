@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.callbacks.non_finite.replay import Dump, Finding, replay
+from pipeline.callbacks.non_finite.replay import Finding, load_dump, replay
 from pipeline.config import parse_experiment
 from pipeline.inference.device import choose_precision
 from pipeline.inference.snapshot import run_competition
@@ -24,9 +24,9 @@ def replay_dump(project: Project, path: Path) -> Finding:
     Raises:
         UserError: there is no such dump, or the run that left it is gone.
     """
-    dump, cpu = Dump.load(path), torch.device("cpu")
+    dump, cpu = load_dump(path), torch.device("cpu")
     out = console()
-    out.print(f"then: {dump.said.splitlines()[0]}", soft_wrap=True, markup=False)
+    out.print(f"then: {dump.found.splitlines()[0]}", soft_wrap=True, markup=False)
     config = parse_experiment(dump.config, str(path))
     with run_competition(project.require_run(dump.experiment)) as competition, tempfile.TemporaryDirectory() as folder:
         setup = prepare(project, competition, dump.experiment, config).with_seed(config.seed)
@@ -39,7 +39,7 @@ def replay_dump(project: Project, path: Path) -> Finding:
         set_learning_rate(trainer.optimizer, trainer.factor(dump.step))
         with trainer:
             finding = replay(trainer, dump.batch, dump.batch_number)
-    out.print(f"now:  {finding.words()}", soft_wrap=True, markup=False)
+    out.print(f"now:  {finding.words}", soft_wrap=True, markup=False)
     if finding.origin is not None:
         for name, ranges in (("took", finding.origin.inputs), ("gave", finding.origin.outputs)):
             for one in ranges:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.callbacks import CallbackList, default_callbacks, engine_callback
+from pipeline.callbacks import CallbackList, engine_callback
+from pipeline.callbacks.default import default_callbacks
 from pipeline.competition import Head, Metric
 from pipeline.data.cache import open_cache
 from pipeline.data.loader import EpochBatches, RowBatches, TrainBatches, make_loader

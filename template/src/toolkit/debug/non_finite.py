@@ -1,14 +1,13 @@
 """Where the first value came from that is not finite, of all that reached a loss or a gradient of one training step."""
 
-import linecache
 import re
 import sys
+import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
-from traceback import walk_stack
 from typing import Any, Literal, cast
 
 import torch
@@ -18,11 +17,12 @@ from torch.nn.modules import module as global_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+Phase = Literal["batch", "weights", "forward", "backward"]
 MODULE = "module"  # where a node of the graph keeps the name of the module that made it
 TRACEBACK = "traceback_"  # where anomaly detection keeps the lines that made it
-FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>\S+)')
+FRAME = re.compile(r'File "(.+?)", line (\d+), in [^\n]*(?:\n {4}(\S[^\n]*))?')
 UNSET = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")  # memory that nobody has written
-HERE = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+HERE = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
 
 
 @dataclass(frozen=True)
@@ -41,39 +41,43 @@ class Range:
         return f"{self.dtype}{list(self.shape)}: {self.low:.4g} to {self.high:.4g}, {self.nans} NaN, {self.infs} Inf"
 
     @classmethod
-    def of(cls, tensor: Tensor) -> "Range":
-        values = tensor.detach().double().flatten()
-        finite = values[torch.isfinite(values)]
-        low, high, smallest = (
-            (float(finite.min()), float(finite.max()), float(finite.abs().min())) if len(finite) else (torch.nan,) * 3
-        )
-        nans, infs = int(torch.isnan(values).sum()), int(torch.isinf(values).sum())
-        return cls(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), low, high, smallest, nans, infs)
+    def of(cls, values: Tensor | float) -> "Range":
+        tensor = torch.as_tensor(values).detach()
+        dtype, every = str(tensor.dtype).removeprefix("torch."), tensor.double().flatten()
+        finite, nans, infs = every[torch.isfinite(every)], int(torch.isnan(every).sum()), int(torch.isinf(every).sum())
+        low, high, smallest = (finite, finite, finite.abs()) if len(finite) else [torch.tensor([torch.nan])] * 3
+        ends = float(low.min()), float(high.max()), float(smallest.min())
+        return cls(tuple(tensor.shape), dtype, *ends, nans, infs)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Origin:
     """The operation or tensor that gave the first value that is not finite.
 
     Attributes:
-        phase: `forward`, `backward`, or what held the value before the step began: `batch`, `weights`.
-        operation: of torch, such as `log`; in the backward pass the one that is differentiated, such as `sqrt`; the key
-            or the name of the parameter otherwise.
-        module: the innermost module that ran it, by its name in the model or its class; empty outside of any.
-        line: `file:line` of the innermost line outside of torch, and `code` what stands there.
+        phase: `batch` and `weights` held the value before the step began.
+        operation: of torch, such as `log`; in the backward pass the one that is differentiated; otherwise a key, or the
+            name of a parameter.
+        place: the innermost module that ran it, by its name in the model or its class, and the innermost line outside
+            of torch; as far as there are any.
         inputs, outputs: what it took and gave; numbers count as tensors without dimension.
         rows: positions in the batch of what is not finite; empty where that cannot be told.
     """
 
-    phase: Literal["batch", "weights", "forward", "backward"]
+    phase: Phase
     operation: str
-    module: str = ""
-    line: str = ""
-    code: str = ""
+    place: str = ""
     inputs: tuple[Range, ...] = ()
     outputs: tuple[Range, ...] = ()
     rows: tuple[int, ...] = ()
-    traceback: str = field(default="", compare=False)
+    traceback: str = ""
+
+    def where(self) -> str:
+        """The place in words."""
+        before = {"batch": "the batch's ", "weights": "the weights ", "backward": "the gradient of "}.get(
+            self.phase, ""
+        )
+        return f"{before}'{self.operation}'{self.place}"
 
 
 class Finder(TorchDispatchMode):
@@ -96,26 +100,22 @@ class Finder(TorchDispatchMode):
         self.modules: list[str] = []
         self.hooks = ExitStack()
 
-    def start_from(self, phase: Literal["batch", "weights"], tensors: Mapping[str, Tensor]) -> None:
+    def start_from(self, phase: Phase, tensors: Mapping[str, Tensor]) -> None:
         """Look at what is there before the step begins."""
         for name, tensor in tensors.items():
             if not is_finite(tensor):
-                rows = _rows(tensor, self.count) if phase == "batch" else ()
+                rows = self._rows(tensor) if phase == "batch" else ()
                 self._add(Origin(phase, name, outputs=(Range.of(tensor),), rows=rows), [tensor])
 
-    def origin_of(self, tensors: Sequence[Tensor]) -> Origin | None:
+    def origin_of(self, tensors: Iterable[Tensor]) -> Origin | None:
         """The origin of what is wrong in the first of these tensors that is not finite."""
-        for tensor in tensors:
-            if not is_finite(tensor):
-                number = self.traces.get(_place(tensor))
-                return self.origins[number] if number is not None else None
-        return None
+        wrong = next((tensor for tensor in tensors if not is_finite(tensor)), None)
+        number = None if wrong is None else self.traces.get(_place(wrong))
+        return None if number is None else self.origins[number]
 
     def __enter__(self) -> "Finder":
-        before = global_hooks.register_module_forward_pre_hook(self._enters)
-        after = global_hooks.register_module_forward_hook(self._leaves)
-        for hook in (before, after):
-            self.hooks.callback(hook.remove)
+        self.hooks.callback(global_hooks.register_module_forward_pre_hook(self._enters).remove)
+        self.hooks.callback(global_hooks.register_module_forward_hook(self._leaves).remove)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Anomaly Detection has been enabled")
             self.hooks.enter_context(torch.autograd.detect_anomaly(check_nan=False))
@@ -128,10 +128,10 @@ class Finder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         taken = [leaf for leaf in tree_leaves((args, kwargs or {})) if isinstance(leaf, (Tensor, float, int))]
-        tensors = [leaf for leaf in taken if isinstance(leaf, Tensor)]
         # Before the call: what works in place overwrites what it took.
-        wrong = [self.traces.get(_place(tensor), -1) for tensor in tensors if not is_finite(tensor)]
-        ranges = None if wrong else tuple(_range(leaf) for leaf in taken if not isinstance(leaf, bool))
+        wrong = [leaf for leaf in taken if isinstance(leaf, Tensor) and not is_finite(leaf)]
+        number = max((self.traces.get(_place(tensor), -1) for tensor in wrong), default=-1)
+        ranges = () if wrong else tuple(Range.of(leaf) for leaf in taken if not isinstance(leaf, bool))
         result = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
         if name in UNSET:
@@ -140,45 +140,51 @@ class Finder(TorchDispatchMode):
         bad = [tensor for tensor in given if not is_finite(tensor)]
         for tensor in given:
             self.traces.pop(_place(tensor), None)
-        if bad and ranges is not None:
+        if bad and not wrong:
             self._add(self._origin(name, ranges, bad), bad)
-        elif bad:
-            self._follow(max(wrong), bad)
-        return result
-
-    def _follow(self, number: int, bad: Sequence[Tensor]) -> None:
-        """What was wrong before has gone through one more operation, which may tell whose it is."""
-        if number >= 0:
+        elif bad and number >= 0:  # it goes through one more operation, which may tell whose it is
             self.traces.update({_place(tensor): number for tensor in bad})
-            if not self.origins[number].rows:
-                self.origins[number] = replace(self.origins[number], rows=_rows(bad[0], self.count))
+            self.origins[number].rows = self.origins[number].rows or self._rows(bad[0])
+        return result
 
     def _add(self, origin: Origin, tensors: Sequence[Tensor]) -> None:
         self.origins.append(origin)
         self.traces.update({_place(tensor): len(self.origins) - 1 for tensor in tensors})
 
     def _origin(self, name: str, inputs: tuple[Range, ...], bad: Sequence[Tensor]) -> Origin:
-        outputs = tuple(Range.of(tensor) for tensor in bad)
-        rows = _rows(bad[0], self.count)
         node = torch._C._current_autograd_node()
+        phase: Phase = "forward" if node is None else "backward"
         if node is None:
-            frames = [(frame.f_code.co_filename, line) for frame, line in walk_stack(sys._getframe())][::-1]
-            line, code = _shown(frames)
-            module = self.modules[-1] if self.modules else ""
-            return Origin("forward", name, module, line, code, inputs, outputs, rows, _written(frames))
-        made = "".join(notes(node).get(TRACEBACK) or ())
-        line, code = _shown([(match["file"], int(match["line"])) for match in FRAME.finditer(made)])
-        module = str(notes(node).get(MODULE, ""))
-        return Origin("backward", _differentiated(node), module, line, code, inputs, outputs, rows, made)
+            module, frames = self.modules[-1] if self.modules else "", traceback.format_stack()
+        else:
+            module, frames = notes(node).get(MODULE, ""), notes(node).get(TRACEBACK) or []
+            # `SqrtBackward0` is the gradient of `sqrt`.
+            name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", re.sub(r"Backward\d*$", "", node.name())).lower()
+        places = [""]
+        for file, number, text in FRAME.findall("".join(frames)):
+            if not file.startswith(HERE):
+                places.append(f" ({_short(Path(file))}:{number}: `{text}`)")
+        place, outputs = (f" in {module}" if module else "") + places[-1], tuple(map(Range.of, bad))
+        return Origin(phase, name, place, inputs, outputs, self._rows(bad[0]), "".join(frames))
+
+    def _rows(self, tensor: Tensor) -> tuple[int, ...]:
+        rows = broken_rows([tensor], self.count)
+        return tuple(rows) if len(rows) < self.count else ()  # all of them say nothing
 
     def _enters(self, module: nn.Module, args: Any) -> None:
         self.modules.append(self.names.get(id(module), type(module).__name__))
 
     def _leaves(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Write the module's name to the nodes of the graph that no module inside it has claimed."""
         name = self.modules.pop() if self.modules else ""
-        before = {leaf.grad_fn for leaf in tree_leaves(args) if isinstance(leaf, Tensor)}
-        for node in _made(output, before):
-            notes(node)[MODULE] = name
+        seen = {None, *(leaf.grad_fn for leaf in tree_leaves(args) if isinstance(leaf, Tensor))}
+        waiting = [leaf.grad_fn for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+        while waiting:
+            node = waiting.pop()
+            if node is not None and node not in seen:
+                seen.add(node)
+                notes(node).setdefault(MODULE, name)
+                waiting += [following for following, _ in node.next_functions]
 
 
 def is_finite(tensor: Tensor) -> bool:
@@ -186,66 +192,26 @@ def is_finite(tensor: Tensor) -> bool:
     return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
 
 
+def broken_rows(tensors: Iterable[Tensor], count: int) -> list[int]:
+    """Positions in a batch of `count` samples whose values in some of these tensors are not finite."""
+    wrong = torch.zeros(count, dtype=torch.bool)
+    for value in tensors:
+        if value.ndim and len(value) == count and value.is_floating_point():
+            wrong |= ~torch.isfinite(value.detach()).reshape(count, -1).all(dim=1).cpu()
+    rows: list[int] = torch.nonzero(wrong).flatten().tolist()
+    return rows
+
+
 def notes(node: Node) -> dict[str, Any]:
     """What may be written to a node of the graph; torch declares it as a method, and it is none."""
-    found: dict[str, Any] = cast("dict[str, Any]", node.metadata)
-    return found
-
-
-def _made(output: Any, before: set[Node | None]) -> Iterator[Node]:
-    """The nodes of the graph between what a module took and gave that no module inside it has claimed."""
-    waiting = [leaf.grad_fn for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
-    seen = set(before)
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if MODULE not in notes(node):
-            yield node
-        waiting += [following for following, _ in node.next_functions]
+    return cast("dict[str, Any]", node.metadata)
 
 
 def _place(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
-def _range(leaf: Tensor | float) -> Range:
-    return Range.of(leaf if isinstance(leaf, Tensor) else torch.tensor(leaf))
-
-
-def _rows(tensor: Tensor, count: int) -> tuple[int, ...]:
-    if tensor.ndim == 0 or len(tensor) != count or count == 1:
-        return ()
-    wrong = ~torch.isfinite(tensor.detach()).reshape(count, -1).all(dim=1)
-    rows = tuple(torch.nonzero(wrong).flatten().tolist())
-    return rows if len(rows) < count else ()
-
-
-def _shown(frames: Sequence[tuple[str, int]]) -> tuple[str, str]:
-    """The innermost line outside of torch, and what stands there."""
-    for file, number in reversed(frames):
-        if not file.startswith((*HERE, "<")):
-            return f"{_short(file)}:{number}", linecache.getline(file, number).strip()
-    return "", ""
-
-
-def _short(file: str) -> str:
+def _short(file: Path) -> str:
     """A file as its package would be imported."""
-    path = Path(file)
-    for root in sorted(sys.path, key=len, reverse=True):
-        if root and path.is_relative_to(root):
-            return path.relative_to(root).as_posix()
-    return path.name
-
-
-def _written(frames: Sequence[tuple[str, int]]) -> str:
-    return "\n".join(
-        f'  File "{file}", line {number}\n    {linecache.getline(file, number).strip()}' for file, number in frames
-    )
-
-
-def _differentiated(node: Node) -> str:
-    """`SqrtBackward0` is the gradient of `sqrt`."""
-    name = re.sub(r"Backward\d*$", "", node.name())
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    roots = [root for root in sys.path if root and file.is_relative_to(root)]
+    return file.relative_to(max(roots, key=len)).as_posix() if roots else file.name
