@@ -22,7 +22,7 @@ BAD_SETTINGS = {
     "no value": (["seed"], "key=value"),
     "an empty key": (["optimizer..lr=1"], "key=value"),
     "size of three": (["image.size=[1,2,3]"], "image.size"),
-    "size of zero": (["image.size=0"], "at least 1"),
+    "size of zero": (["image.size=0"], "greater than 0"),
     "unknown param": (["augmentations.params.flipp=true"], "flip"),
     "param of the wrong type": (["augmentations.params.strength=much"], "strength"),
     "unknown by-name entry": (["training.sampler=shuffel"], "shuffle"),

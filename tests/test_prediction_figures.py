@@ -16,8 +16,8 @@ from pipeline.heads.base import kind_of
 from pipeline.heads.class_probabilities import multiclass_figures
 from pipeline.heads.label_probabilities import multilabel_figures
 from pipeline.heads.rankings import table_of
-from pipeline.trackers.images import pixels
 from projects import Renders
+from toolkit.plots.figures import pixels
 from toolkit.plots.numbers import by_truth_figure, errors_by_truth, scatter_figure
 
 pytestmark = pytest.mark.filterwarnings("error")  # a warning of matplotlib's would reach a user's terminal

@@ -17,8 +17,8 @@ class Project:
     @classmethod
     def at(cls, root: Path, data: str | Path | None = None) -> "Project":
         """The project at `root`; a relative data folder is taken from the current folder, as a shell would."""
-        chosen = data or os.environ.get("DATA_DIR")
-        return cls(root=root, data=Path(chosen).resolve() if chosen else root / "data" / "raw")
+        folder = data or os.environ.get("DATA_DIR")
+        return cls(root=root, data=Path(folder).resolve() if folder else root / "data" / "raw")
 
     @property
     def experiments(self) -> Path:
@@ -56,7 +56,6 @@ class Project:
         return self.data
 
     def run(self, experiment: str) -> Path:
-        """The folder of an experiment's run."""
         return self.runs / experiment
 
     def require_run(self, experiment: str) -> Path:
@@ -64,8 +63,7 @@ class Project:
         folder = self.run(experiment)
         if not (folder / "config.yaml").is_file():
             known = [path.parent.name for path in self.runs.glob("*/config.yaml")]
-            is_new = (self.experiments / f"{experiment}.yaml").is_file() or not known
-            hint = f"train it first: scripts/train.py {experiment}" if is_new else nearest(experiment, known)
+            hint = f"{nearest(experiment, known)} (scripts/train.py {experiment} makes one)"
             raise UserError(f"there is no run of experiment '{experiment}'; {hint}")
         return folder
 

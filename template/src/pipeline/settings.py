@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from pipeline.registry import explain
+from pipeline.registry import validated
 from toolkit.errors import UserError
 from toolkit.files import read_yaml
 
@@ -86,7 +86,4 @@ def parse_settings(values: dict[str, Any], path: Path) -> Settings:
     Raises:
         UserError: an unknown key (the nearest one is named) or a value of the wrong kind.
     """
-    try:
-        return Settings.model_validate(values)
-    except ValidationError as error:
-        raise UserError(f"{path.name}: {explain(error, Settings)}") from error
+    return validated(Settings, values, path.name)

@@ -3,47 +3,22 @@
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from pipeline.config.groups import (
-    Averaging,
-    Checkpoints,
-    Image,
-    Intervention,
-    LossRow,
-    Machine,
-    Model,
-    Optimizer,
-    Schedule,
-    Strict,
-    Tracking,
-    Training,
-    named,
-)
-from pipeline.config.watch import Watch
-from pipeline.registry import Named, Names, explain
-from toolkit.errors import UserError
-
-__all__ = [
-    "Averaging",
-    "Checkpoints",
-    "Experiment",
-    "Image",
-    "Intervention",
-    "LossRow",
-    "Machine",
-    "Model",
-    "Optimizer",
-    "Schedule",
-    "Tracking",
-    "Training",
-    "Watch",
-    "default_names",
-    "differences",
-    "json_schema",
-    "parse_experiment",
-    "resolve_names",
-]
+from pipeline.config.groups import Averaging as Averaging
+from pipeline.config.groups import Checkpoints as Checkpoints
+from pipeline.config.groups import Image as Image
+from pipeline.config.groups import Intervention as Intervention
+from pipeline.config.groups import LossRow as LossRow
+from pipeline.config.groups import Machine as Machine
+from pipeline.config.groups import Model as Model
+from pipeline.config.groups import Optimizer as Optimizer
+from pipeline.config.groups import Schedule as Schedule
+from pipeline.config.groups import Strict, named
+from pipeline.config.groups import Tracking as Tracking
+from pipeline.config.groups import Training as Training
+from pipeline.config.groups import Watch as Watch
+from pipeline.registry import Named, Names, validated
 
 
 class Experiment(Strict):
@@ -96,10 +71,7 @@ def parse_experiment(values: dict[str, Any], where: str) -> Experiment:
     Raises:
         UserError: unknown key (with the nearest valid one), wrong type, or value out of range.
     """
-    try:
-        return Experiment.model_validate(values)
-    except ValidationError as error:
-        raise UserError(f"{where}: {explain(error, Experiment)}") from error
+    return validated(Experiment, values, where)
 
 
 def default_names(group: type[Strict] = Experiment) -> dict[str, Any]:
@@ -123,24 +95,23 @@ def resolve_names(group: Group, names: Names) -> Group:
     changed: dict[str, Any] = {}
     for name, info in type(group).model_fields.items():
         value = getattr(group, name)
-        kind = info.json_schema_extra.get("kind") if isinstance(info.json_schema_extra, dict) else None
-        if kind is not None and name == "name":  # the group itself is the entry: `name` and `params` beside settings
-            entry = Named(name=value, params=dict(group)["params"])
-            changed["params"] = names.resolve(str(kind), entry).params
-        elif kind is not None:
-            many = isinstance(value, tuple)
-            entries = tuple(_resolved(names, str(kind), entry, info.default) for entry in (value if many else (value,)))
-            changed[name] = entries if many else entries[0]
-        elif isinstance(value, Strict):
-            changed[name] = resolve_names(value, names)
-        elif isinstance(value, tuple) and any(isinstance(item, Strict) for item in value):
-            changed[name] = tuple(resolve_names(item, names) for item in value)
+        items = value if isinstance(value, tuple) else (value,)
+        extra = info.json_schema_extra
+        if isinstance(extra, dict) and "kind" in extra:
+            kind = str(extra["kind"])
+            if name == "name":  # the group itself is the entry: `name` and `params` beside settings
+                entry = Named(name=value, params=dict(group)["params"])
+                changed["params"] = names.resolve(kind, entry).params
+                continue
+            # a default stays as it is where the kind of task has nothing of this kind
+            items = tuple(
+                entry if entry == info.default and not names.knows(kind) else names.resolve(kind, entry)
+                for entry in items
+            )
+        else:
+            items = tuple(resolve_names(item, names) if isinstance(item, Strict) else item for item in items)
+        changed[name] = items if isinstance(value, tuple) else items[0]
     return group.model_copy(update=changed)
-
-
-def _resolved(names: Names, kind: str, entry: Named, default: Any) -> Named:
-    """The entry with all its parameters; a default stays as it is where the kind of task has nothing of this kind."""
-    return entry if entry == default and not names.knows(kind) else names.resolve(kind, entry)
 
 
 def differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
@@ -149,16 +120,14 @@ def differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
         for key in old:
             yield from differences(old[key], new.get(key), f"{path}.{key}" if path else key)
     elif old != new:
-        before, now = repr(old), repr(new)
+        texts = repr(old), repr(new)
         # Long values are shown from shortly before they differ.
-        same = next((place for place, (a, b) in enumerate(zip(before, now, strict=False)) if a != b), 0)
-        start = max(0, same - 20) if max(len(before), len(now)) > 60 else 0
-        yield f"{path}: {_short(before, start)} -> {_short(now, start)}"
-
-
-def _short(text: str, start: int) -> str:
-    rest = text[start:] if start == 0 else "..." + text[start:]
-    return rest if len(rest) <= 60 else rest[:57] + "..."
+        same = next((place for place, (one, other) in enumerate(zip(*texts, strict=False)) if one != other), 0)
+        start = max(0, same - 20) if max(map(len, texts)) > 60 else 0
+        before, now = (
+            "..." * (start > 0) + text[start : start + 55] + "..." * (len(text) > start + 55) for text in texts
+        )
+        yield f"{path}: {before} -> {now}"
 
 
 def json_schema() -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
 from pipeline.registry import Named
 from toolkit.errors import nearest
@@ -32,38 +32,25 @@ def named(kind: str, default: str, description: str) -> Any:
     return Field(default=Named(name=default), description=description, json_schema_extra={"kind": kind})
 
 
-SIZES: list[dict[str, Any]] = [
-    {"type": "integer", "minimum": 1},
-    {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 2, "maxItems": 2},
+Pair = tuple[PositiveInt, PositiveInt]
+Size = Annotated[
+    Pair,
+    BeforeValidator(
+        lambda size: (size, size) if isinstance(size, int) else size, json_schema_input_type=PositiveInt | Pair
+    ),
 ]
-SIZE_SCHEMA = WithJsonSchema({"anyOf": SIZES})
-OPTIONAL_SIZE_SCHEMA = WithJsonSchema({"anyOf": [*SIZES, {"type": "null"}]})
 
 
 class Image(Strict):
-    size: Annotated[tuple[int, int], SIZE_SCHEMA] = Field(
-        default=(224, 224), description="height and width the model sees; one number: square"
-    )
+    size: Size = Field(default=(224, 224), description="height and width the model sees; one number: square")
     reader: Named = named("reader", "image", "how a file becomes an array (H, W, C)")
     cache: bool = Field(
         default=False, description="decode and resize each image once, into a memory map below data/cache"
     )
-    cache_size: Annotated[tuple[int, int] | None, OPTIONAL_SIZE_SCHEMA] = Field(
+    cache_size: Size | None = Field(
         default=None, description="height and width in the cache; none: size. More leaves room for random crops"
     )
     prepare: Named = named("prepare", "normalize", "what happens to a batch of images on the device, before the model")
-
-    @field_validator("size", "cache_size", mode="before")
-    @classmethod
-    def _square(cls, size: Any) -> Any:
-        return (size, size) if isinstance(size, int) else size
-
-    @field_validator("size", "cache_size")
-    @classmethod
-    def _positive(cls, size: tuple[int, int] | None) -> tuple[int, int] | None:
-        if size is not None and min(size) < 1:
-            raise ValueError("height and width must be at least 1")
-        return size
 
 
 class Model(Strict):
@@ -116,8 +103,7 @@ class LossRow(Strict):
     @property
     def term(self) -> str:
         """The name of this term in losses and logs."""
-        parts = (self.head, self.output, self.loss.name)
-        return self.name or "_".join(part for part in parts if part)
+        return self.name or "_".join(filter(None, (self.head, self.output, self.loss.name)))
 
 
 class Training(Strict):
@@ -197,6 +183,38 @@ class Machine(Strict):
     workers: int | None = Field(default=None, ge=0, description="loader processes; none: by the number of cores")
     compile: bool = Field(default=False, description="torch.compile for the network: slow to start, faster steps")
     valid_batch_size: int | None = Field(default=None, ge=1, description="rows per batch without gradients")
+
+
+class Watch(Strict):
+    """What looks at the training. These settings never count as a change of the experiment."""
+
+    non_finite: Literal["stop", "skip"] = Field(
+        default="stop", description="after a loss or gradient that is not finite: stop, or leave the step out and go on"
+    )
+    max_skips: int = Field(default=10, ge=1, description="so many steps of a fold are left out before it stops")
+    gradient_steps: int | None = Field(
+        default=None,
+        ge=1,
+        description="gradients of each block are looked at every so many steps; none: every 50, and in a run of less "
+        "than 500 ten times",
+    )
+    figure_epochs: int = Field(
+        default=10, ge=0, description="pictures of every so-many-th epoch, and of the last; 0: of none"
+    )
+    extremes_by: str | None = Field(
+        default=None,
+        description="what best and worst batches and samples are ranked by: loss, a term of it, or a metric; none: "
+        "what the task says, or the loss",
+    )
+    explain: str | None = Field(
+        default=None, description="what Grad-CAM explains: HEAD or HEAD:CLASS; none: what the first head says"
+    )
+    anomaly: bool = Field(default=False, description="torch's anomaly detection throughout: slow, for debugging")
+
+    def draws(self, epoch: int, epochs: int) -> bool:
+        """Whether pictures are drawn at the end of an epoch, counted from 0 of `epochs`."""
+        every = self.figure_epochs
+        return every > 0 and (epoch == epochs - 1 or (epoch + 1) % every == 0)
 
 
 INTERVENTIONS = (
