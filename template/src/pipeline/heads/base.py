@@ -7,8 +7,6 @@ that `competition.yaml` may name for it are `SCORES` in the module of the same n
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
@@ -16,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pipeline.competition import Head, Metric
 from pipeline.heads import kinds
 from pipeline.heads.columns import Columns
-from toolkit.errors import UserError, listed
+from pipeline.registry import Names, modules_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +25,8 @@ if TYPE_CHECKING:
 # (ids of a batch, outputs) -> what is decoded instead of the outputs by that name
 Memory = Callable[[Sequence[str], Mapping[str, "Tensor"]], dict[str, "Tensor"]]
 
-KINDS: tuple[str, ...] = tuple(sorted(module.name for module in pkgutil.iter_modules(kinds.__path__)))
+NAMES = Names({"kind of heads": modules_of(kinds.__name__, "HEAD")})
+KINDS: tuple[str, ...] = tuple(sorted(NAMES.table["kind of heads"]))
 
 
 class HeadKind(ABC):
@@ -119,9 +118,7 @@ def _kind(name: str) -> type[HeadKind]:
     Raises:
         UserError: there is no such kind.
     """
-    if name not in KINDS:
-        raise UserError(f"there is no kind of heads '{name}'; known: {listed(KINDS, 9)}")
-    found: type[HeadKind] = importlib.import_module(f"{kinds.__name__}.{name}").HEAD
+    found: type[HeadKind] = NAMES.find("kind of heads", name)
     return found
 
 

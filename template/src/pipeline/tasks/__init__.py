@@ -6,8 +6,6 @@ folders asks what kind of task it is working for.
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.competition import Competition, Head
 from pipeline.config import Experiment, LossRow
-from pipeline.registry import Names, References, load
+from pipeline.registry import Names, References, load, modules_of
 from pipeline.tasks.components import Decoder, Figures, Finisher, Predictions, Submission
 from toolkit.errors import UserError, listed
 
@@ -112,16 +110,11 @@ class Task(ABC):
 def rooms() -> dict[str, type[Task]]:
     """Every room of this repository: kind of head -> its `Task`."""
     found: dict[str, type[Task]] = {}
-    for room in room_packages():
-        task: type[Task] = load(room.TASK, f"the room '{room.__name__}'")
-        found.update(dict.fromkeys(task.KINDS, task))
+    for name, reference in modules_of(__name__, "TASK").items():
+        if name != "components":
+            task: type[Task] = load(load(reference, name), name)
+            found.update(dict.fromkeys(task.KINDS, task))
     return found
-
-
-def room_packages() -> list[Any]:
-    """The packages that say which `Task` is theirs."""
-    found = [importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)]
-    return [module for module in found if hasattr(module, "TASK")]
 
 
 def task_for(competition: Competition, heads: Sequence[Head]) -> Task:
