@@ -139,6 +139,8 @@ def validated(schema: type[Model], values: Any, where: str) -> Model:
         text = f"unknown setting '{key}'; {nearest(key, siblings)}"
     elif problems[0]["type"] == "missing":
         text = f"'{key}' is missing; give it a value"
+    elif not key:
+        text = message
     else:
         text = f"'{key}': {message[0].lower() + message[1:]} (it is {problems[0]['input']!r})"
     raise UserError(f"{where}: {text}" + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""))

@@ -5,19 +5,22 @@ from typing import Any, TypeVar
 
 from pydantic import Field
 
-from pipeline.config.groups import Averaging as Averaging
-from pipeline.config.groups import Checkpoints as Checkpoints
-from pipeline.config.groups import Image as Image
-from pipeline.config.groups import Intervention as Intervention
-from pipeline.config.groups import LossRow as LossRow
-from pipeline.config.groups import Machine as Machine
-from pipeline.config.groups import Model as Model
-from pipeline.config.groups import Optimizer as Optimizer
-from pipeline.config.groups import Schedule as Schedule
-from pipeline.config.groups import Strict, named
-from pipeline.config.groups import Tracking as Tracking
-from pipeline.config.groups import Training as Training
-from pipeline.config.groups import Watch as Watch
+from pipeline.config.groups import (
+    Averaging,
+    Checkpoints,
+    Image,
+    Intervention,
+    LossRow,
+    Machine,
+    Model,
+    Optimizer,
+    Schedule,
+    Strict,
+    Tracking,
+    Training,
+    Watch,
+    named,
+)
 from pipeline.registry import Named, Names, validated
 
 

@@ -7,7 +7,7 @@ A further tracker is one module in this folder with an attribute `TRACKER`: `Run
 import contextlib
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,43 +95,8 @@ class Tracker(ABC):
         """Log vectors that a projector can show."""
 
 
-class Trackers(Tracker):
-    """Several trackers as one. What fails in one never stops a training: it is said once and goes on without it."""
-
-    def __init__(self, trackers: Mapping[str, Tracker]) -> None:
-        self.trackers = dict(trackers)
-
-    def scalars(self, values: dict[str, float], step: int) -> None:
-        self._each("scalars", values, step)
-
-    def figure(self, name: str, figure: Figure, step: int) -> None:
-        self._each("figure", name, figure, step)
-
-    def summary(self, values: dict[str, Any]) -> None:
-        self._each("summary", values)
-
-    def checkpoint(self, path: Path) -> None:
-        self._each("checkpoint", path)
-
-    def histogram(self, name: str, values: np.ndarray, step: int) -> None:
-        self._each("histogram", name, values, step)
-
-    def pr_curve(self, name: str, truth: np.ndarray, scores: np.ndarray, step: int) -> None:
-        self._each("pr_curve", name, truth, scores, step)
-
-    def table(self, name: str, table: pd.DataFrame, images: Sequence[np.ndarray], step: int) -> None:
-        self._each("table", name, table, images, step)
-
-    def overlay(self, name: str, overlay: Overlay, step: int) -> None:
-        self._each("overlay", name, overlay, step)
-
-    def embedding(self, name: str, points: Points, step: int) -> None:
-        self._each("embedding", name, points, step)
-
-    def finish(self, succeeded: bool) -> None:
-        self._each("finish", succeeded)
-
-    def _each(self, method: str, *arguments: Any) -> None:
+def _to_each(method: str) -> Callable[..., None]:
+    def call(self: "Trackers", *arguments: Any) -> None:
         for name, tracker in list(self.trackers.items()):
             try:
                 getattr(tracker, method)(*arguments)
@@ -142,6 +107,26 @@ class Trackers(Tracker):
                 with contextlib.suppress(Exception):
                     tracker.finish(False)
                 _say_failed(name, error)
+
+    return call
+
+
+class Trackers(Tracker):
+    """Several trackers as one. What fails in one never stops a training: it is said once and goes on without it."""
+
+    def __init__(self, trackers: Mapping[str, Tracker]) -> None:
+        self.trackers = dict(trackers)
+
+    scalars = _to_each("scalars")
+    figure = _to_each("figure")
+    summary = _to_each("summary")
+    finish = _to_each("finish")
+    checkpoint = _to_each("checkpoint")
+    histogram = _to_each("histogram")
+    pr_curve = _to_each("pr_curve")
+    table = _to_each("table")
+    overlay = _to_each("overlay")
+    embedding = _to_each("embedding")
 
 
 def make_tracker(info: RunInfo, trackers: Sequence[str]) -> Trackers:

@@ -30,7 +30,6 @@ class LocalTracker(Tracker):
         self.final: dict[str, Any] = {}
 
     def scalars(self, values: dict[str, float], step: int) -> None:
-        """Add to the row of this step."""
         of_blocks = {tag: value for tag, value in values.items() if tag.startswith(GRADIENTS)}
         if of_blocks:
             self.gradients.add(of_blocks, step)
@@ -38,21 +37,17 @@ class LocalTracker(Tracker):
             self.metrics.add({tag: value for tag, value in values.items() if tag not in of_blocks}, step)
 
     def figure(self, name: str, figure: Figure, step: int) -> None:
-        """Write `figures/<name>.png`; the latest picture replaces the older one."""
         save_figure(figure, file_of(self.folder / "figures", name, ".png"))
 
     def summary(self, values: dict[str, Any]) -> None:
-        """Write the final values."""
         self.final.update(values)
         write_json(self.folder / "summary.json", self.final)
 
     def table(self, name: str, table: pd.DataFrame, images: Sequence[np.ndarray], step: int) -> None:
-        """Write `tables/<name>.csv`; its images are in the figures."""
         with atomic(file_of(self.folder / "tables", name, ".csv")) as path:
             table.to_csv(path, index=False)
 
     def embedding(self, name: str, points: Points, step: int) -> None:
-        """Write `tables/<name>.npz`, with `vectors` and `labels`."""
         with atomic(file_of(self.folder / "tables", name, ".npz")) as path, path.open("wb") as file:
             np.savez_compressed(file, vectors=points.vectors, labels=np.asarray(points.labels, dtype=str))
 

@@ -31,20 +31,17 @@ class TensorBoardTracker(Tracker):
         self.step = info.step
 
     def scalars(self, values: dict[str, float], step: int) -> None:
-        """One point per tag."""
         for tag, value in values.items():
             self.writer.add_scalar(tag, value, step)
         self.step = step
 
     def figure(self, name: str, figure: Figure, step: int) -> None:
-        """A picture under Images; `SummaryWriter.add_image` would encode it once more."""
-        file = png(figure)
-        width, height = figure.canvas.get_width_height()
-        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=file)
+        image = Summary.Image(colorspace=3, encoded_image_string=png(figure))
+        image.width, image.height = figure.canvas.get_width_height()
+        # `SummaryWriter.add_image` would encode it once more.
         self.writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
 
     def summary(self, values: dict[str, Any]) -> None:
-        """The hyper-parameters beside the final values, under HParams."""
         final = {tag: float(value) for tag, value in values.items() if isinstance(value, (int, float))}
         flat = pd.json_normalize(self.config).iloc[0].to_dict() if self.config else {}
         settings = {
@@ -56,29 +53,24 @@ class TensorBoardTracker(Tracker):
         self.scalars(final, self.step)
 
     def histogram(self, name: str, values: np.ndarray, step: int) -> None:
-        """Under Histograms and Distributions."""
         self.writer.add_histogram(name, values, step)
 
     def pr_curve(self, name: str, truth: np.ndarray, scores: np.ndarray, step: int) -> None:
-        """Under PR Curves."""
         self.writer.add_pr_curve(name, truth, scores, step)
 
     def table(self, name: str, table: pd.DataFrame, images: Sequence[np.ndarray], step: int) -> None:
-        """Its first rows as text."""
         cells = table.head(MOST_ROWS).to_numpy(dtype=object).tolist()
         lines = [list(table.columns), ["---"] * len(table.columns), *cells]
         text = "\n".join(f"| {' | '.join(str(cell).replace('|', '/') for cell in line)} |" for line in lines)
         self.writer.add_text(name, text, step)
 
     def embedding(self, name: str, points: Points, step: int) -> None:
-        """In the Projector, each point with its label and image."""
         pictures = None
         if len(points.images):
             pictures = torch.from_numpy(np.stack(points.images)).permute(0, 3, 1, 2).float() / 255
         self.writer.add_embedding(points.vectors, list(points.labels), pictures, step, name)
 
     def finish(self, succeeded: bool) -> None:
-        """Flush and close."""
         self.writer.close()
 
 

@@ -65,65 +65,54 @@ class WandbTracker(Tracker):
             ),
         )
 
-    def scalars(self, values: dict[str, float], step: int) -> None:
-        """Numbers of one step are gathered and sent as one row."""
+    def scalars(self, values: dict[str, Any], step: int) -> None:
+        """Gather what is logged at one step, and send it as one row."""
         if step != self.step:
             self._send()
             self.step = step
         self.pending.update(values)
 
     def figure(self, name: str, figure: Figure, step: int) -> None:
-        """A picture in the row of its step."""
-        self._add(name, wandb.Image(pixels(figure)), step)
+        self.scalars({name: wandb.Image(pixels(figure))}, step)
 
     def histogram(self, name: str, values: np.ndarray, step: int) -> None:
-        """A histogram in the row of its step."""
-        self._add(name, wandb.Histogram(np_histogram=np.histogram(values, bins=64)), step)
+        self.scalars({name: wandb.Histogram(np_histogram=np.histogram(values, bins=64))}, step)
 
     def pr_curve(self, name: str, truth: np.ndarray, scores: np.ndarray, step: int) -> None:
-        """A line of precision over recall, of a table with both."""
         precision, recall, _ = precision_recall_curve(truth, scores)
         picked = np.unique(np.linspace(0, len(recall) - 1, MOST_POINTS).round().astype(int))
         curve = pd.DataFrame({"recall": recall[picked], "precision": precision[picked]})
-        self._add(name, wandb.plot.line(wandb.Table(dataframe=curve), "recall", "precision", title=name), step)
+        line = wandb.plot.line(wandb.Table(dataframe=curve), "recall", "precision", title=name)
+        self.scalars({name: line}, step)
 
     def table(self, name: str, table: pd.DataFrame, images: Sequence[np.ndarray], step: int) -> None:
-        """A table, with images in a column of their own."""
         if len(images):
             table = table.copy()
             table.insert(0, "image", [wandb.Image(image) for image in images])
-        self._add(name, wandb.Table(dataframe=table), step)
+        self.scalars({name: wandb.Table(dataframe=table)}, step)
 
     def overlay(self, name: str, overlay: Overlay, step: int) -> None:
-        """An image whose masks W&B switches on and off."""
         labels = {0: "none", **overlay.classes}
         masks = {key: {"mask_data": mask, "class_labels": labels} for key, mask in overlay.masks.items()}
-        self._add(name, wandb.Image(overlay.image, masks=masks), step)
+        self.scalars({name: wandb.Image(overlay.image, masks=masks)}, step)
 
     def embedding(self, name: str, points: Points, step: int) -> None:
-        """A table with a column of vectors, which W&B can project."""
         table = pd.DataFrame(points.vectors).add_prefix("dimension_")
         table.insert(0, "label", list(points.labels))
-        self._add(name, wandb.Table(dataframe=table), step)
+        self.scalars({name: wandb.Table(dataframe=table)}, step)
 
     def summary(self, values: dict[str, Any]) -> None:
-        """The final values, in the table of runs."""
         self._send()  # a row that is sent later would overwrite them with its own
         self.run.summary.update(values)
 
     def checkpoint(self, path: Path) -> None:
-        """The best weights as an artifact."""
         artifact = wandb.Artifact(self.artifact, type="model")
         artifact.add_file(str(path))
         self.run.log_artifact(artifact)
 
     def finish(self, succeeded: bool) -> None:
-        """Send the rest and close."""
         self._send()
         self.run.finish(exit_code=0 if succeeded else 1)
-
-    def _add(self, name: str, value: Any, step: int) -> None:
-        self.scalars({name: value}, step)
 
     def _send(self) -> None:
         if self.pending:
