@@ -3,8 +3,6 @@
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
-from pydantic import Field
-
 from pipeline.config.groups import (
     Averaging,
     Checkpoints,
@@ -20,6 +18,7 @@ from pipeline.config.groups import (
     Training,
     Watch,
     named,
+    setting,
 )
 from pipeline.registry import Named, Names, validated
 
@@ -27,39 +26,28 @@ from pipeline.registry import Named, Names, validated
 class Experiment(Strict):
     """One experiment, as `experiments/NAME.yaml` describes it. The file holds only what differs from here."""
 
-    description: str = Field(default="", description="what is tried, in your words")
-    seed: int = Field(default=0, ge=0, description="the same seed gives the same numbers")
-    seeds: int = Field(default=1, ge=1, description="models a fold trains, from this seed on; they predict together")
-    folds: str = Field(default="folds", description="the fold file: folds/NAME.csv")
-    stage: str = Field(default="", description="the stage of the competition that it trains; empty: the last one")
-    inputs: dict[str, str] = Field(
-        default_factory=dict,
-        description="earlier stage -> the experiment whose predictions become columns STAGE:COLUMN of the rows",
-    )
+    description: str = setting("", "what is tried, in your words")
+    seed: int = setting(0, "the same seed gives the same numbers", ge=0)
+    seeds: int = setting(1, "models a fold trains, from this seed on; they predict together", ge=1)
+    folds: str = setting("folds", "the fold file: folds/NAME.csv")
+    stage: str = setting("", "the stage of the competition that it trains; empty: the last one")
+    inputs: dict[str, str] = setting({}, "earlier stage -> experiment whose predictions become columns STAGE:COLUMN")
     task: Named = named("task", "default", "settings that only this kind of task has")
     image: Image = Image()
     dataset: Named = named("dataset", "default", "how a row becomes a sample")
     augmentations: Named = named("augmentations", "default", "what happens to images of each stage, on the CPU")
     model: Model = Model()
-    losses: tuple[LossRow, ...] = Field(default=(), description="what trains; none: the usual loss of each head")
+    losses: tuple[LossRow, ...] = setting((), "what trains; none: the usual loss of each head")
     step: Named = named("step", "default", "how a batch becomes losses")
     training: Training = Training()
     aggregate: Named = named("aggregate", "mean", "how predictions of several images become one (prediction_column)")
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     averaging: Averaging = Averaging()
-    interventions: tuple[Intervention, ...] = Field(
-        default=(), description="settings that are others in some epochs: unfreezing, image size, mixup off, ..."
-    )
+    interventions: tuple[Intervention, ...] = setting((), "settings that are others in some epochs")
     checkpoints: Checkpoints = Checkpoints()
-    callbacks: tuple[Named, ...] = Field(
-        default=(), description="what else watches or intervenes", json_schema_extra={"kind": "callback"}
-    )
-    engine_callbacks: tuple[Named, ...] = Field(
-        default=(),
-        description="callbacks or handlers of the training framework itself",
-        json_schema_extra={"kind": "engine_callback"},
-    )
+    callbacks: tuple[Named, ...] = setting((), "what else watches or intervenes", "callback")
+    engine_callbacks: tuple[Named, ...] = setting((), "those of the training framework itself", "engine_callback")
     tracking: Tracking = Tracking()
     watch: Watch = Watch()
     machine: Machine = Machine()
