@@ -82,16 +82,17 @@ class Competition:
     """The one object the pipeline receives. Its parts are imported when they are used.
 
     The package holds `tables` (`train_rows`, `test_rows`), `targets` (`heads`, and `labels` where a cell does not name
-    one class), `augmentations`, `metric` (`metrics`) and `submission` (`submission`). `names` adds to whatever the
-    pipeline builds by name: `{"loss": {"my_loss": "competition.losses:MyLoss"}}`. `dataset` and `model` are what an
-    experiment gets as `default`, "module:attribute"; without them it gets the pipeline's own.
+    one class), `augmentations`, `metric` (`metrics`) and `submission` (`submission`). That of a run has the parts and
+    settings of today where they form no weights.
 
-    `stages` are trained before it, each with a package of its own and the same rows in the same folds: `{"gate":
-    Competition(settings, "competition.gate")}`. An experiment names the stage it trains (`stage: gate`), and that of a
-    later stage the experiments whose predictions it reads (`inputs: {gate: gate_baseline}`).
-
-    That of a run has the parts and settings of today where they form no weights: `parts` replace those of the package
-    ("metric:metrics" -> function), and `trained_with` are the settings for what does form weights.
+    Attributes:
+        dataset, model: what an experiment gets as `default`, "module:attribute"; "": the pipeline's own.
+        names: adds to whatever is built by name: `{"loss": {"my_loss": "competition.losses:MyLoss"}}`.
+        stages: trained before it, each with a package of its own and the same rows in the same folds: `{"gate":
+            Competition(settings, "competition.gate")}`. An experiment names the stage it trains (`stage: gate`), and
+            that of a later stage the experiments whose predictions it reads (`inputs: {gate: gate_baseline}`).
+        parts: replace those of the package, "metric:metrics" -> function.
+        trained_with: the settings for what forms weights, where they are others.
     """
 
     settings: Settings

@@ -5,13 +5,13 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from pydantic import BaseModel
 
-from pipeline.config import Experiment, default_names, parse_experiment
+from pipeline.config import Experiment, default_names, merge, parse_experiment
 from pipeline.project import Project
 from pipeline.registry import Named
 from toolkit.errors import LAUNCHED, UserError, nearest
@@ -100,32 +100,6 @@ def _both(first: Any, later: Any) -> Any:
     if isinstance(first, dict) and isinstance(later, str) and "params" in first:
         return {**first, "name": later}
     return merge(first, later)
-
-
-def merge(base: Any, changes: Any, defaults: Mapping[str, Any] | None = None) -> Any:
-    """`changes` over `base`, mapping by mapping.
-
-    Where a by-name entry gets another name, its old params go, because params of one callable mean nothing to another.
-    A mapping of whole numbers changes single rows of a list (`losses.0.weight=2`).
-
-    Args:
-        defaults: what `default_names` gives for `base`.
-    """
-    defaults = defaults or {}
-    if isinstance(base, str) and isinstance(changes, dict) and "name" not in changes and "params" in changes:
-        base = {"name": base}  # `augmentations: default` and then `augmentations.params.strength=2`
-    if isinstance(base, list) and isinstance(changes, dict) and all(str(key).isdigit() for key in changes):
-        rows = list(base)
-        for key, value in changes.items():
-            if int(key) >= len(rows):
-                raise UserError(f"there is no row {key}: the list has {len(rows)}, counted from 0")
-            rows[int(key)] = merge(rows[int(key)], value)
-        return rows
-    if not (isinstance(base, dict) and isinstance(changes, dict)):
-        return changes
-    name = base.get("name", defaults.get("name"))
-    old = {key: value for key, value in base.items() if key != "params" or changes.get("name", name) == name}
-    return {**old, **{key: merge(old.get(key), value, defaults.get(key)) for key, value in changes.items()}}
 
 
 def describe(group: BaseModel, indent: str = "") -> Iterator[str]:

@@ -1,6 +1,6 @@
 """The typed experiment: every setting, its default, and what it may be."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 from pipeline.config.groups import (
@@ -21,6 +21,7 @@ from pipeline.config.groups import (
     setting,
 )
 from pipeline.registry import Named, Names, validated
+from toolkit.errors import UserError
 
 
 class Experiment(Strict):
@@ -62,7 +63,7 @@ def parse_experiment(values: dict[str, Any], where: str) -> Experiment:
     Raises:
         UserError: unknown key (with the nearest valid one), wrong type, or value out of range.
     """
-    return validated(Experiment, values, where)
+    return validated(Experiment, merge(default_names(), values), where)  # params alone are those of the default name
 
 
 def default_names(group: type[Strict] = Experiment) -> dict[str, Any]:
@@ -105,20 +106,41 @@ def resolve_names(group: Group, names: Names) -> Group:
     return group.model_copy(update=changed)
 
 
+def merge(base: Any, changes: Any, defaults: Mapping[str, Any] | None = None) -> Any:
+    """`changes` over `base`, mapping by mapping.
+
+    Where a by-name entry gets another name, its old params go, because params of one callable mean nothing to another.
+    A mapping of whole numbers changes single rows of a list (`losses.0.weight=2`).
+
+    Args:
+        defaults: what `default_names` gives for `base`.
+    """
+    defaults = defaults or {}
+    if isinstance(base, str) and isinstance(changes, dict) and "name" not in changes and "params" in changes:
+        base = {"name": base}  # `augmentations: default` and then `augmentations.params.strength=2`
+    if isinstance(base, list) and isinstance(changes, dict) and all(str(key).isdigit() for key in changes):
+        rows = list(base)
+        for key, value in changes.items():
+            if int(key) >= len(rows):
+                raise UserError(f"there is no row {key}: the list has {len(rows)}, counted from 0")
+            rows[int(key)] = merge(rows[int(key)], value)
+        return rows
+    if not (isinstance(base, dict) and isinstance(changes, dict)):
+        return changes
+    name = base.get("name", defaults.get("name"))
+    old = {key: value for key, value in base.items() if key != "params" or changes.get("name", name) == name}
+    return {**old, **{key: merge(old.get(key), value, defaults.get(key)) for key, value in changes.items()}}
+
+
 def differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
     """`optimizer.lr: 0.001 -> 0.0003` for every setting both know; a setting the old run never had is no difference."""
-    if isinstance(old, dict) and isinstance(new, dict) and path.rpartition(".")[2] != "params":
-        for key in old:
-            yield from differences(old[key], new.get(key), f"{path}.{key}" if path else key)
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        old, new = dict(enumerate(old)), dict(enumerate(new))
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in {**old, **(new if path.endswith("params") else {})}:
+            yield from differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
     elif old != new:
-        texts = repr(old), repr(new)
-        # Long values are shown from shortly before they differ.
-        same = next((place for place, (one, other) in enumerate(zip(*texts, strict=False)) if one != other), 0)
-        start = max(0, same - 20) if max(map(len, texts)) > 60 else 0
-        before, now = (
-            "..." * (start > 0) + text[start : start + 55] + "..." * (len(text) > start + 55) for text in texts
-        )
-        yield f"{path}: {before} -> {now}"
+        yield f"{path}: {old!r} -> {new!r}"
 
 
 def json_schema() -> dict[str, Any]:

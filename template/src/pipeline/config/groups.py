@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, field_validator
 
 from pipeline.registry import Named
 from toolkit.errors import nearest
@@ -12,19 +12,6 @@ class Strict(BaseModel):
     """A group of settings: an unknown key is an error, and nothing changes after reading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-    @model_validator(mode="before")
-    @classmethod
-    def _params_of_the_default(cls, values: Any) -> Any:
-        """New params alone (`augmentations: {params: {...}}`) are those of the entry that is the default."""
-        if not isinstance(values, dict):
-            return values
-        filled = {
-            name: {"name": field.default.name, **values[name]}
-            for name, field in cls.model_fields.items()
-            if isinstance(field.default, Named) and isinstance(values.get(name), dict)
-        }
-        return {**values, **filled}
 
 
 def setting(default: Any, description: str, kind: str = "", **limits: Any) -> Any:
