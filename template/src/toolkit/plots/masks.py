@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import cv2
 import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
@@ -61,7 +60,12 @@ def sample_figure(
     for number in range(rows):
         image, truth, masks = _small(images[number], truths[number], decided[number])
         has |= (truth == 1).any(axis=(1, 2)) | masks.any(axis=(1, 2))
-        _draw_row(grid[number], image, truth, masks, shrunk(probabilities[number]).max(axis=0), colors)
+        true = _painted(image, truth == 1, colors, np.all(truth == IGNORED, axis=0))
+        pictures = (image, true, _painted(image, masks, colors), overlay(image, truth, masks))
+        for axes, picture in zip(grid[number], pictures, strict=False):
+            axes.imshow(picture)
+        sure = shrunk(probabilities[number]).max(axis=0)
+        grid[number, 4].imshow(sure, cmap="magma", vmin=0, vmax=255, extent=(0, *image.shape[1::-1], 0))
         grid[number, 0].set_xlabel(shortened(ids[number], 34), fontsize=7.5, color=GREY)
     for axes, title in zip(grid[0], ("image", "truth", "prediction", "overlay", "probability"), strict=True):
         axes.set_title(title)
@@ -136,21 +140,6 @@ def shrunk_truth(planes: np.ndarray) -> np.ndarray:
     return np.where(true, np.uint8(1), np.where(ignored, np.uint8(IGNORED), np.uint8(0)))
 
 
-def _draw_row(
-    row: Sequence[Axes],
-    image: np.ndarray,
-    truth: np.ndarray,
-    masks: np.ndarray,
-    probability: np.ndarray,
-    colors: Sequence[Color],
-) -> None:
-    row[0].imshow(image)
-    row[1].imshow(_painted(image, truth == 1, colors, np.all(truth == IGNORED, axis=0)))
-    row[2].imshow(_painted(image, masks, colors))
-    row[3].imshow(overlay(image, truth, masks))
-    row[4].imshow(probability, cmap="magma", vmin=0, vmax=255, extent=(0, *image.shape[1::-1], 0))
-
-
 def _small(image: np.ndarray, truth: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Image (h, w, 3), truth and masks (C, h, w) at the size at which they are drawn."""
     planes = shrunk_truth(truth)
@@ -163,12 +152,11 @@ def _painted(
     image: np.ndarray,
     masks: Sequence[np.ndarray] | np.ndarray,
     colors: Sequence[Color],
-    ignored: np.ndarray | None = None,
+    ignored: np.ndarray | bool = False,
 ) -> np.ndarray:
     """The image in dim grey, float32 (h, w, 3), under masks (C, h, w) in their colours."""
     drawn: np.ndarray = 0.6 / 255 * image.mean(axis=2, keepdims=True).repeat(3, axis=2).astype(np.float32)
     for mask, color in zip(masks, colors, strict=True):
         drawn[mask] = 0.25 * drawn[mask] + 0.75 * np.array(color)
-    if ignored is not None:
-        drawn[ignored] = mpl.colors.to_rgb(IGNORED_COLOR)
+    drawn[ignored] = mpl.colors.to_rgb(IGNORED_COLOR)
     return drawn
