@@ -15,13 +15,8 @@ TRAIN, VALID, FAINT = "#d1731f", "#1f5fa8", "#e8c9a8"
 
 @styled
 def learning_curves_figure(frame: pd.DataFrame, metrics: Sequence[str] = (), best_epoch: int | None = None) -> Figure:
-    """Draw one panel for the losses and one for each metric, over the epochs.
-
-    Args:
-        frame: a run's `metrics.csv`.
-        metrics: names of the metrics, the leaderboard's first; those that were not logged are left out.
-        best_epoch: the epoch whose weights are kept, counted from 1.
-    """
+    """Draw a run's `metrics.csv`, over the epochs: a panel for the losses and one for each metric that was logged; the
+    best epoch, counted from 1, is marked."""
     logged = [name for name in metrics if f"valid/{name}" in frame]
     figure = Figure(figsize=(1.0 + 4.6 * (1 + len(logged)), 3.9), layout="constrained")
     losses, *panels = figure.subplots(1, 1 + len(logged), squeeze=False)[0]

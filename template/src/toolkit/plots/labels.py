@@ -12,15 +12,8 @@ MOST_PAIRS = 12
 
 
 def label_counts(truth: np.ndarray, said: np.ndarray, labels: tuple[str, ...]) -> tuple[pd.DataFrame, pd.Series]:
-    """Count what became of the labels.
-
-    Args:
-        truth, said: bool (N, labels).
-
-    Returns:
-        A row per label, those with most mistakes first: `found`, `missed`, `said by mistake`. And how many rows miss a
-        label and are given another one, by (missed, said), the most frequent first.
-    """
+    """Count what became of the labels, bool (N, labels): a row per label, those with most mistakes first, of `found`,
+    `missed`, `said by mistake`; and how many rows miss a label and are given another one, by (missed, said)."""
     missed, mistaken = truth & ~said, ~truth & said
     names = pd.Index(list(labels), dtype=object)
     counts = {"found": (truth & said).sum(0), "missed": missed.sum(0), "said by mistake": mistaken.sum(0)}
@@ -34,11 +27,7 @@ def label_counts(truth: np.ndarray, said: np.ndarray, labels: tuple[str, ...]) -
 
 @styled
 def labels_figure(table: pd.DataFrame, pairs: pd.Series) -> Figure:
-    """Draw the rows of each label: found, missed, and said by mistake; and which is missed where which is said.
-
-    Args:
-        table, pairs: what `label_counts` says.
-    """
+    """Draw `label_counts`: the rows of each label, and which is missed where which is said."""
     part, pairs = table.iloc[:MOST_LABELS], pairs.iloc[:MOST_PAIRS]
     figure = Figure(figsize=(12, max(3.2, 1.6 + 0.3 * len(part))), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[3, 2])

@@ -17,12 +17,8 @@ PARTS = 10
 
 @styled
 def scatter_figure(truth: np.ndarray, predicted: np.ndarray, name: str) -> Figure:
-    """Draw prediction against truth, what is left over against the prediction, and how that is distributed.
-
-    Args:
-        truth, predicted: (N,) numbers; rows without a truth or a finite prediction are left out.
-        name: of what is predicted.
-    """
+    """Draw prediction against truth, (N,) each, what is left over against the prediction, and how that is distributed;
+    rows without a truth or a finite prediction are left out."""
     truth, predicted = _known(truth, predicted)
     residuals = predicted - truth
     figure = Figure(figsize=(13, 4.4), layout="constrained")
@@ -48,12 +44,8 @@ def scatter_figure(truth: np.ndarray, predicted: np.ndarray, name: str) -> Figur
 
 @styled
 def by_truth_figure(truth: np.ndarray, predicted: np.ndarray, name: str) -> Figure:
-    """Draw errors against the truth, and by parts of the rows that are equally large, in the order of their truth.
-
-    Args:
-        truth, predicted: (N,) numbers; rows without a truth or a finite prediction are left out.
-        name: of what is predicted.
-    """
+    """Draw errors against the truth, and by parts of the rows that are equally large, in the order of their truth; rows
+    without a truth or a finite prediction are left out."""
     truth, predicted = _known(truth, predicted)
     table = errors_by_truth(truth, predicted)
     figure = Figure(figsize=(13, 4.6), layout="constrained")
@@ -74,12 +66,8 @@ def by_truth_figure(truth: np.ndarray, predicted: np.ndarray, name: str) -> Figu
 
 
 def errors_by_truth(truth: np.ndarray, predicted: np.ndarray, parts: int = PARTS) -> pd.DataFrame:
-    """Make a row for each of `parts` quantiles of the truth that holds any rows: `first` and `last` truth, `rows`, and
-    the `absolute` and `mean` error. Rows of the same truth stay together.
-
-    Args:
-        truth, predicted: (N,) finite numbers.
-    """
+    """Make a row for each of `parts` quantiles of the truth, finite (N,), that holds any rows: `first` and `last` truth,
+    `rows`, and the `absolute` and `mean` error. Rows of the same truth stay together."""
     frame = pd.DataFrame({"truth": truth, "error": predicted - truth, "size": np.abs(predicted - truth)})
     several = frame["truth"].nunique() > 1
     part = pd.qcut(frame["truth"], parts, labels=False, duplicates="drop") if several else np.zeros(len(frame))
@@ -97,10 +85,7 @@ def errors_figure(
 ) -> Figure:
     """Draw the largest errors first, then some from large to small, each with id, prediction, truth and error.
 
-    Args:
-        images: (N,) uint8 (H, W, 3); of many, only those that are shown are asked for.
-        truth, predicted: (N,) numbers; rows without a truth are left out.
-        most: how many to show.
+    Of images (N,), uint8 (H, W, 3), only those that are drawn are asked for. Rows without a truth are left out.
     """
     errors = predicted - truth
     order = np.argsort(-np.abs(errors), kind="stable")[: int((~np.isnan(errors)).sum())]

@@ -47,11 +47,8 @@ def scores_figure(
 
 @styled
 def neighbours_figure(true_scores: np.ndarray, wrong_scores: np.ndarray) -> Figure:
-    """Draw how near rows are to their own label and to the nearest wrong one, and by how much the one leads the other.
-
-    Args:
-        true_scores, wrong_scores: cosines (N,) of rows of known identities; NaN where no such label is listed.
-    """
+    """Draw how near rows of known identities are to their own label and to the nearest wrong one, cosines (N,), NaN
+    where no such label is listed, and by how much the one leads the other."""
     figure = Figure(figsize=(11, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     listed = np.isfinite(true_scores)

@@ -19,11 +19,7 @@ def sample_figure(
 ) -> Figure:
     """Draw the surest mistakes first, then some right ones, each with id, truth, prediction and its probability.
 
-    Args:
-        images: (N,) uint8 (H, W, 3); of many, only those that are shown are asked for.
-        ids, truths, predictions: (N,) names.
-        probabilities: (N,) of the predicted class; NaN for rows that are left out.
-        most: how many to show.
+    Of images (N,), uint8 (H, W, 3), only those that are drawn are asked for. Rows without a probability are left out.
     """
     known = np.isfinite(np.asarray(probabilities, dtype=float))
     wrong = (np.asarray(truths, dtype=object) != np.asarray(predictions, dtype=object)) & known
@@ -50,12 +46,8 @@ def worst_and_right(
 
 
 def label_errors_figure(found: pd.DataFrame, images: Sequence[np.ndarray]) -> Figure:
-    """Draw labels that are suspected to be wrong, with what is suggested.
-
-    Args:
-        found: the columns id, given, suggested and probability (NaN where there is none), (N,).
-        images: (N,) uint8 (H, W, 3).
-    """
+    """Draw labels that are suspected to be wrong, the rows of `found` (id, given, suggested, probability or NaN), on
+    images (N,), uint8 (H, W, 3)."""
     titles = []
     for given, suggested, sure in zip(found["given"], found["suggested"], found["probability"], strict=True):
         probability = f" ({sure:.0%})" if np.isfinite(sure) else ""
