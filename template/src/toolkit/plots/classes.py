@@ -21,6 +21,9 @@ BINS = 10  # of a calibration curve, equally wide
 EDGES = np.linspace(0, 1, 26)  # of histograms
 
 
+Known = tuple[np.ndarray, np.ndarray, np.ndarray]  # truth, bool (n,), probabilities, float64 (n,), decisions, bool (n,)
+
+
 class Curves(NamedTuple):
     """How well one class's probabilities rank its rows before all others."""
 
@@ -48,11 +51,11 @@ def class_figures(
         shown: the classes of the first two figures; of two that exclude each other, one says it all.
         thresholds: of these classes, from which probability on they are decided for; none: classes are compared.
     """
-    known = [_known(truth[:, place], probabilities[:, place]) for place in range(len(classes))]
-    curves = [_curves(held, said) for held, said in known]
-    there = ~np.isnan(truth) & np.isfinite(probabilities)
-    held, said = (truth >= 0.5) & there, decided & there
-    hits, rows, counts = (held & said).sum(axis=0), held.sum(axis=0), said.sum(axis=0)
+    known = [_known(*columns) for columns in zip(truth.T, probabilities.T, decided.T, strict=True)]
+    curves = [_curves(held, said) for held, said, _ in known]
+    hits = np.array([(held & chosen).sum() for held, _, chosen in known])
+    rows = np.array([held.sum() for held, _, _ in known])
+    counts = np.array([chosen.sum() for _, _, chosen in known])
     table = pd.DataFrame(
         {
             "rows": rows,
@@ -62,14 +65,13 @@ def class_figures(
             "F1": _ratio(2 * hits, rows + counts),
             "ROC AUC": [each.areas[0] if each else np.nan for each in curves],
             "PR AUC": [each.areas[1] if each else np.nan for each in curves],
-            "ECE": [calibration(*each)[2] for each in known],
+            "ECE": [calibration(held, said)[2] for held, said, _ in known],
         },
         index=pd.Index(list(classes), dtype=object),
     )
-    parts = truth[:, shown], probabilities[:, shown], decided[:, shown]
     return {
         f"curves/{name}": _curves_figure(curves[shown], table[shown]),
-        f"probabilities/{name}": _probabilities_figure(*parts, table[shown], thresholds),
+        f"probabilities/{name}": _probabilities_figure(known[shown], table[shown], thresholds),
         f"classes/{name}": _table_figure(table),
     }
 
@@ -78,7 +80,7 @@ def class_figures(
 def calibration_figure(held: np.ndarray, probabilities: np.ndarray, of: str) -> Figure:
     """Draw how often what was said with a probability is so, bool (N,), and how often each probability, (N,), was said;
     `of` says of what, and rows where it is not finite are left out."""
-    held, probabilities = _known(held, probabilities)
+    held, probabilities, _ = _known(held, probabilities, held)
     so, said, error = calibration(held, probabilities)
     figure = Figure(figsize=(6, 6.4), layout="constrained")
     upper, lower = figure.subplots(2, 1, height_ratios=[3, 1], sharex=True)
@@ -106,10 +108,10 @@ def calibration(held: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray
     return so, said, float(np.average(np.abs(said - so), weights=counts[counts > 0]))
 
 
-def _known(truth: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Truth, bool (n,), and probabilities, float64 (n,), of one class, for the rows that have both."""
+def _known(truth: np.ndarray, probabilities: np.ndarray, decided: np.ndarray) -> Known:
+    """What is known of one class, for the rows that have both truth and probability."""
     there = np.isfinite(truth) & np.isfinite(probabilities)
-    return truth[there] >= 0.5, probabilities[there].astype(np.float64)
+    return truth[there] >= 0.5, probabilities[there].astype(np.float64), decided[there]
 
 
 def _curves(held: np.ndarray, said: np.ndarray) -> Curves | None:
@@ -181,13 +183,7 @@ def _mean(curves: Sequence[Curves]) -> Curves:
     return Curves((across, rates), (across, np.mean(steps, axis=0)), (roc_auc, pr_auc))
 
 
-def _probabilities_figure(
-    truth: np.ndarray,
-    probabilities: np.ndarray,
-    decided: np.ndarray,
-    table: pd.DataFrame,
-    thresholds: np.ndarray | None,
-) -> Figure:
+def _probabilities_figure(known: Sequence[Known], table: pd.DataFrame, thresholds: np.ndarray | None) -> Figure:
     """How the probability of each class is distributed over its rows, found and missed ones, and over all others. Of
     many classes, those with the lowest F1."""
     places = np.sort(_worst_first(table)[:MOST_PANELS])
@@ -201,12 +197,10 @@ def _probabilities_figure(
     for axes in grid[len(places) :]:
         axes.set_axis_off()
     for number, (axes, place) in enumerate(zip(grid, places, strict=False)):
-        there = ~np.isnan(truth[:, place]) & np.isfinite(probabilities[:, place])
-        held, said = _known(truth[:, place], probabilities[:, place])
-        _draw_probabilities(axes, held, said, decided[there, place])
+        _draw_probabilities(axes, *known[place])
         if thresholds is not None:
             axes.axvline(thresholds[place], color=DARK, linestyle="--", linewidth=1.2, label="threshold")
-            if np.isfinite(best := _best_threshold(held, said)):
+            if np.isfinite(best := _best_threshold(*known[place][:2])):
                 axes.axvline(best, color=NEUTRAL, linestyle=":", linewidth=2, label="threshold of the best F1 here")
         axes.set_title(shortened(table.index[place]), y=1)
         axes.tick_params(labelsize=8, labelbottom=number + columns >= len(places))

@@ -19,7 +19,10 @@ MOST_PAIRS = 10
 
 @styled
 def confusion_matrix_figure(truth: Texts, predicted: Texts, classes: Sequence[str]) -> Figure:
-    """Draw counts, shares of each true class, and the pairs confused most often, of class names (N,); `classes` are in the order of rows and columns."""
+    """Draw counts, shares of each true class, and the pairs that are confused most often.
+
+    Truth and prediction are names of classes, (N,), and `classes` are in the order of rows and columns.
+    """
     true, said = (pd.Categorical(list(column), categories=list(classes)).codes for column in (truth, predicted))
     counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
     np.add.at(counts, (true, said), 1)

@@ -66,7 +66,7 @@ def by_truth_figure(truth: np.ndarray, predicted: np.ndarray, name: str) -> Figu
 
 
 def errors_by_truth(truth: np.ndarray, predicted: np.ndarray, parts: int = PARTS) -> pd.DataFrame:
-    """Make a row for each of `parts` quantiles of the truth, (N,), that holds any rows: `first` and `last` truth, `rows`,
+    """Make a row for each of `parts` quantiles of the truth, (N,), with any rows: `first` and `last` truth, `rows`,
     and the `absolute` and `mean` error. Rows of the same truth stay together."""
     frame = pd.DataFrame({"truth": truth, "error": predicted - truth, "size": np.abs(predicted - truth)})
     several = frame["truth"].nunique() > 1
