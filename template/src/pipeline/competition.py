@@ -63,7 +63,6 @@ class Metric:
     may_cut: bool = False
 
     def better(self, score: float, than: float) -> bool:
-        """Whether `score` beats `than`."""
         return score > than if self.greater_is_better else score < than
 
 

@@ -78,7 +78,7 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
         key, equals, value = text.partition("=")
         if not equals or not all(key.split(".")):
             raise UserError(f"'{text}' is not an override; write key=value, for example optimizer.lr=3e-4")
-        changes.append(nested(key, parse_yaml_value(value)))
+        changes.append(nested(key, parse_yaml_value(value, key)))
     return together(changes)
 
 

@@ -104,12 +104,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return value or {}
 
 
-def parse_yaml_value(text: str) -> Any:
+def parse_yaml_value(text: str, key: str = "value") -> Any:
     """The value of a `key=value` override, read as it would be in a file."""
     try:
         return YAML(typ="safe", pure=True).load(text) if text else ""
     except YAMLError as error:
-        raise UserError(f"cannot read the value {text!r}: {getattr(error, 'problem', error)}") from error
+        raise UserError(f"cannot read {key}={text}: {getattr(error, 'problem', error)}") from error
 
 
 def dump_yaml(value: Any) -> str:

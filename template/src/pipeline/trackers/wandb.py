@@ -11,12 +11,10 @@ import numpy as np
 import pandas as pd
 import wandb
 from matplotlib.figure import Figure
-from sklearn.metrics import precision_recall_curve
 
 from pipeline.trackers import Overlay, Points, RunInfo, Tracker, say_once
 from toolkit.plots.figures import pixels
 
-MOST_POINTS = 200  # of a curve
 INIT_SECONDS = 15  # how long a server may take to answer before the run goes on offline
 FINISH_SECONDS = 300  # how long the last upload may take; `wandb sync` sends what is left
 _unreachable: list[str] = []  # why the server gave no answer; the next folds do not wait for it again
@@ -79,11 +77,9 @@ class WandbTracker(Tracker):
         self.scalars({name: wandb.Histogram(np_histogram=np.histogram(values, bins=64))}, step)
 
     def pr_curve(self, name: str, truth: np.ndarray, scores: np.ndarray, step: int) -> None:
-        precision, recall, _ = precision_recall_curve(truth, scores)
-        picked = np.unique(np.linspace(0, len(recall) - 1, MOST_POINTS).round().astype(int))
-        curve = pd.DataFrame({"recall": recall[picked], "precision": precision[picked]})
-        line = wandb.plot.line(wandb.Table(dataframe=curve), "recall", "precision", title=name)
-        self.scalars({name: line}, step)
+        both, labels = np.column_stack([1 - scores, scores]), ["other", name]
+        curve = wandb.plot.pr_curve(truth.astype(int), both, labels, classes_to_plot=[1], title=name)
+        self.scalars({name: curve}, step)
 
     def table(self, name: str, table: pd.DataFrame, images: Sequence[np.ndarray], step: int) -> None:
         if len(images):
