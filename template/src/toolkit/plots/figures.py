@@ -81,10 +81,10 @@ def fit_fonts(figure: Figure) -> None:
     What the font lacks is taken from another installed one; what none has is written as an escape (`\\u732b`).
     """
     for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
-        labels = [label.get_text() for label in axis.get_ticklabels()]
-        is_fixed = isinstance(axis.get_major_formatter(), FixedFormatter | FuncFormatter)
-        if is_fixed and labels != (fitted := [_escaped(label) for label in labels]):
-            axis.set_ticks(axis.get_ticklocs(), labels=fitted)  # or drawing would put the old ones back
+        if isinstance(axis.get_major_formatter(), FixedFormatter | FuncFormatter):
+            labels = [label.get_text() for label in axis.get_ticklabels()]
+            if labels != (fitted := [_escaped(label) for label in labels]):
+                axis.set_ticks(axis.get_ticklocs(), labels=fitted)  # or drawing would put the old ones back
     for text in figure.findobj(Text):
         assert isinstance(text, Text)
         if (content := _escaped(text.get_text())) != text.get_text():
