@@ -139,8 +139,8 @@ def make_tracker(info: RunInfo, trackers: Sequence[str]) -> Trackers:
     try:
         starts = {name: names.find("tracker", name) for name in (LOCAL, *trackers)}
     except UserError as error:
-        every = ", ".join(sorted({*names.table["tracker"], *trackers} - {LOCAL}))
-        raise UserError(f"{error}, or change the trackers: copier update -d trackers='[{every}]'") from error
+        every = ", ".join(dict.fromkeys([*sorted(names.table["tracker"].keys() - {LOCAL}), *trackers]))
+        raise UserError(f"{error} (in competition.yaml; copier update -d trackers='[{every}]' adds it)") from error
     started = {}
     for name, start in starts.items():
         try:

@@ -58,7 +58,7 @@ def neighbours_figure(true_scores: np.ndarray, wrong_scores: np.ndarray) -> Figu
     }
     _draw_scores(left, parts, alpha=0.6)
     left.set(title="cosine", ylabel="rows")
-    figure.legend(loc="outside lower left", ncols=2)
+    figure.legend(loc="outside lower left", ncols=2, reverse=True)
     lead = true_scores - wrong_scores
     lead = lead[np.isfinite(lead)]
     reach = float(np.abs(lead).max(initial=0.1))
