@@ -96,10 +96,10 @@ class Tracker(ABC):
 
 
 def _to_each(method: str) -> Callable[..., None]:
-    def call(self: "Trackers", *arguments: Any) -> None:
+    def call(self: "Trackers", *arguments: Any, **named: Any) -> None:
         for name, tracker in list(self.trackers.items()):
             try:
-                getattr(tracker, method)(*arguments)
+                getattr(tracker, method)(*arguments, **named)
             except Interrupted:
                 raise
             except Exception as error:  # whatever a tracker's library raises, the training is worth more
