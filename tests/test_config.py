@@ -22,7 +22,7 @@ BAD_SETTINGS = {
     "no value": (["seed"], "key=value"),
     "an empty key": (["optimizer..lr=1"], "key=value"),
     "size of three": (["image.size=[1,2,3]"], "image.size"),
-    "size of zero": (["image.size=0"], "at least 1"),
+    "size of zero": (["image.size=0"], "greater than 0"),
     "unknown param": (["augmentations.params.flipp=true"], "flip"),
     "param of the wrong type": (["augmentations.params.strength=much"], "strength"),
     "unknown by-name entry": (["training.sampler=shuffel"], "shuffle"),
@@ -260,3 +260,21 @@ def test_params_are_checked_against_the_signature(project: Path) -> None:
         ):
             with pytest.raises(UserError, match=hint):
                 check_params(Mine, params, "x")
+
+
+def test_names_stand_in_tables_or_are_the_modules_of_a_package(renders: Renders) -> None:
+    with imported(renders.shared()):
+        from pipeline.registry import Names, modules_of
+        from pipeline.trackers.local import LocalTracker
+        from toolkit.errors import UserError
+
+        own = {"tracker": {"mine": "nowhere:Mine", "other": "json:Other"}}
+        names = Names({"tracker": modules_of("pipeline.trackers", "TRACKER")}, own)
+        assert names.find("tracker", "local") is LocalTracker
+        for name, hint in (
+            ("locale", "unknown tracker 'locale'; did you mean 'local'"),
+            ("mine", "no module 'nowhere'"),
+            ("other", "'json' has no 'Other'"),
+        ):
+            with pytest.raises(UserError, match=hint):
+                names.find("tracker", name)

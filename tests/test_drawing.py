@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 from sklearn.metrics import confusion_matrix
 
-from pipeline.trackers.images import pixels
 from projects import Renders
 from toolkit.plots.confusion_matrix import confusion_matrix_figure
 from toolkit.plots.curves import learning_curves_figure
+from toolkit.plots.figures import pixels
 from toolkit.plots.images import image_grid, shortened
 from toolkit.plots.samples import sample_figure, worst_and_right
 
@@ -24,12 +24,12 @@ pytestmark = pytest.mark.filterwarnings("error")  # a warning of matplotlib's wo
 @pytest.fixture(scope="module")
 def draw(renders: Renders) -> Iterator[SimpleNamespace]:
     """The drawing functions."""
-    from toolkit.plots import fonts
+    from toolkit.plots import figures
 
     yield SimpleNamespace(
         confusion_matrix=confusion_matrix_figure,
         curves=learning_curves_figure,
-        fonts=fonts,
+        fonts=figures,
         grid=image_grid,
         pixels=pixels,
         sample=sample_figure,
@@ -220,7 +220,7 @@ def fonts(draw: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     own = [entry for entry in font_manager.fontManager.ttflist if "mpl-data" in entry.fname]
     monkeypatch.setattr(font_manager.fontManager, "ttflist", own)
-    monkeypatch.setattr(font_manager, "findSystemFonts", list)
+    monkeypatch.setattr(draw.fonts, "findSystemFonts", list)
     monkeypatch.setattr(draw.fonts, "FOUND", {})
     return draw.fonts
 

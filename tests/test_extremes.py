@@ -33,7 +33,7 @@ USED = {
     "toolkit.plots.images": ["RIGHT", "WRONG"],
     "pipeline.tasks.segmentation.samples": ["dice", "masks_of", "planes_of"],
     "pipeline.data.sample_record": ["SeenSample"],
-    "pipeline.trackers.images": ["pixels"],
+    "toolkit.plots.figures": ["pixels"],
 }
 LOSSES = [{"loss": "a", "name": "one"}, {"loss": "b", "name": "two", "weight": 2.0}]
 KINDS = ("best_batch", "worst_batch", "best_samples", "worst_samples")

@@ -159,7 +159,7 @@ def test_a_run_that_is_cut_off_goes_on_inside_an_intervention(project: Path) -> 
         ("{epochs: [3, 2], set: {image.size: 24}}", "counted from 1"),
         ("{epochs: [5, 6], set: {image.size: 24}}", "none of the 3 epochs"),
         ("{epochs: [1, 2], set: {}}", "set"),
-        ("{epochs: [1, 2], set: {image.size: 0}}", "interventions.0: the experiment: 'image.size'"),
+        ("{epochs: [1, 2], set: {image.size: 0}}", "interventions.0: the experiment: 'image.size"),
         ("{epochs: [1, 2], set: {model.frozen: [encoder.layer9]}}", "did you mean 'encoder.layer"),
         ("{epochs: [1, 2], set: {model.frozen: [encoder, heads]}}", "nothing to train"),
         ("{epochs: [1, 2], set: {augmentations.params.strenght: 1}}", "strength"),

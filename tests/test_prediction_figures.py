@@ -13,8 +13,8 @@ from sklearn.metrics import classification_report as report
 
 from pipeline.competition import Head
 from pipeline.heads.base import kind_of
-from pipeline.trackers.images import pixels
 from projects import Renders
+from toolkit.plots.figures import pixels
 from toolkit.plots.numbers import by_truth_figure, errors_by_truth, scatter_figure
 
 pytestmark = pytest.mark.filterwarnings("error")  # a warning of matplotlib's would reach a user's terminal
@@ -288,4 +288,4 @@ def test_the_nearest_right_and_wrong_neighbours() -> None:
     ]
     middles = [(bar.get_x() + bar.get_width() / 2, bar.get_height()) for bar in right.patches if bar.get_height()]
     assert sorted(place for place, _ in middles) == pytest.approx([-0.1, 0.5], abs=0.03)
-    assert "1 rows do not list it" in right.get_title() and left.get_title() == "cosine"
+    assert "1 rows do not list it" in right.get_title("left") and left.get_title("left") == "cosine"

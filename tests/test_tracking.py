@@ -406,7 +406,7 @@ def test_a_tracker_that_fails_is_left_behind(info: Any, capsys: pytest.CaptureFi
     from pipeline.trackers.local import LocalTracker
 
     broken = Broken(info)
-    tracker = Trackers({"broken": broken, "local files": LocalTracker(info)})  # type: ignore[dict-item]
+    tracker = Trackers({"broken": broken, "local": LocalTracker(info)})  # type: ignore[dict-item]
     for step in (1, 2):
         tracker.scalars({"batch/loss": 1.0}, step)
     tracker.finish(True)
@@ -427,8 +427,8 @@ def test_a_tracker_that_does_not_start_is_left_behind(
         raise OSError("no space left on device")
 
     monkeypatch.setattr(board, "TRACKER", refuse)
-    assert list(make_tracker(info, ["tensorboard"]).trackers) == ["local files"]
-    assert "'tensorboard' did not start (no space left on device)" in capsys.readouterr().err
+    assert list(make_tracker(info, ["tensorboard"]).trackers) == ["local"]
+    assert "'tensorboard' failed (no space left on device)" in capsys.readouterr().err
 
 
 def test_a_full_disk_does_not_stop_a_training(
@@ -462,6 +462,7 @@ def test_a_tracker_that_is_not_installed(info: Any, monkeypatch: pytest.MonkeyPa
     from pipeline.trackers import make_tracker
     from toolkit.errors import UserError
 
+    monkeypatch.delitem(sys.modules, "pipeline.trackers.tensorboard", raising=False)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(UserError, match=r"needs the package 'torch.utils.tensorboard', which is not installed"):
         make_tracker(info, ["tensorboard"])
@@ -469,7 +470,7 @@ def test_a_tracker_that_is_not_installed(info: Any, monkeypatch: pytest.MonkeyPa
 
 def test_without_trackers_none_is_rendered(renders: Renders) -> None:
     folder = renders.shared({"trackers": []}) / "src" / "pipeline" / "trackers"
-    assert sorted(path.name for path in folder.iterdir()) == ["__init__.py", "images.py", "local.py"]
+    assert sorted(path.name for path in folder.iterdir()) == ["__init__.py", "local.py"]
     assert not [
         path for path in folder.rglob("*.py") if "wandb" in path.read_text() or "tensorboard" in path.read_text()
     ]

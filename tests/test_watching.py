@@ -42,9 +42,8 @@ def test_all_callbacks_and_none_give_the_same_bits(project: Path, tmp_path: Path
 
 def test_the_tracker_of_the_page(project: Path) -> None:
     page = (ROOT / "docs/add-a-tracker.md").read_text(encoding="utf-8")
-    [code] = re.findall(r"```python\n# (?:src/pipeline/trackers/jsonl/__init__\.py)\n(.*?)```", page, flags=re.DOTALL)
-    package = project / "src/pipeline/trackers/jsonl/__init__.py"
-    package.parent.mkdir()
+    [code] = re.findall(r"```python\n# (?:src/pipeline/trackers/jsonl\.py)\n(.*?)```", page, flags=re.DOTALL)
+    package = project / "src/pipeline/trackers/jsonl.py"
     package.write_text(code)
     settings = project / "competition.yaml"
     before = settings.read_text()

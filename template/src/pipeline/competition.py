@@ -12,7 +12,7 @@ import pandas as pd
 
 from pipeline.keys import ROW_SOURCE, ROW_WEIGHT, SOURCE_COMPETITION, output_key, target_key
 from pipeline.prediction_ids import with_predictions
-from pipeline.registry import References, load
+from pipeline.registry import Names, References, load
 from pipeline.rows import checked, require_groups
 from pipeline.settings import Settings
 from toolkit.errors import UserError, nearest
@@ -22,26 +22,17 @@ from toolkit.errors import UserError, nearest
 class Head:
     """One thing that is predicted. It wires truth, output, loss, metrics, pictures and out-of-fold columns.
 
-    Attributes:
-        name: the column of the truth; also the name in losses, metrics and tables.
-        kind: what it is; the room in `pipeline.tasks` that knows the kind does the work.
-        classes: class names in the order of the logits.
-        limits: the smallest and the largest value that a number may take.
-        decimals: how many digits a number has after its point in a submission, -1 for tens.
-        thresholds: where a probability or a number becomes a decision; empty for the usual ones. Those that were tuned
-            out of fold are put in when a run is read.
-        unknown: the answer for what training does not know, where there is one; it is none of the classes.
-        separator: what divides the labels of a cell that lists several; "" where the cells themselves show it.
+    Thresholds that were tuned out of fold are put in when a run is read.
     """
 
-    name: str
-    kind: str
-    classes: tuple[str, ...] = ()
-    limits: tuple[float, float] | None = None
-    decimals: int | None = None
-    thresholds: tuple[float, ...] = ()
-    unknown: str = ""
-    separator: str = ""
+    name: str  # the column of the truth; also the name in losses, metrics and tables
+    kind: str  # what it is, a module of `pipeline.heads.kinds`, or `mask`
+    classes: tuple[str, ...] = ()  # in the order of the logits
+    limits: tuple[float, float] | None = None  # the smallest and the largest value that a number may take
+    decimals: int | None = None  # digits of a number after its point in a submission, -1 for tens
+    thresholds: tuple[float, ...] = ()  # where a probability or a number becomes a decision; empty: the usual ones
+    unknown: str = ""  # the answer for what training does not know; it is none of the classes
+    separator: str = ""  # what divides the labels of a cell that lists several; "": the cells themselves show it
 
     @cached_property
     def target_key(self) -> str:
@@ -57,15 +48,12 @@ class Metric:
     """A score on whole tables.
 
     Attributes:
-        name: as it is logged.
         function: `(truth, predictions, heads) -> float`; both tables are indexed by id in the same order.
-        greater_is_better: which way is up.
         needs: whether it scores what is decided (labels, grades), or what that is decided by (probabilities, numbers);
             so goes into a one-column submission.
         check_heads: raises a `UserError` where it cannot score such heads; it is called before anything is trained.
         may_cut: it needs probabilities, and often scores 0 and 1 beyond a threshold higher than what they are made of,
-            as pF1 does. So thresholds are tuned for it, and where they help, 0 and 1 are handed in. A head that has
-            thresholds is scored so.
+            as pF1 does. So thresholds are tuned for it, and where they help, 0 and 1 are handed in.
     """
 
     name: str
@@ -76,7 +64,6 @@ class Metric:
     may_cut: bool = False
 
     def better(self, score: float, than: float) -> bool:
-        """Whether `score` beats `than`."""
         return score > than if self.greater_is_better else score < than
 
 
@@ -95,16 +82,17 @@ class Competition:
     """The one object the pipeline receives. Its parts are imported when they are used.
 
     The package holds `tables` (`train_rows`, `test_rows`), `targets` (`heads`, and `labels` where a cell does not name
-    one class), `augmentations`, `metric` (`metrics`) and `submission` (`submission`). `names` adds to whatever the
-    pipeline builds by name: `{"loss": {"my_loss": "competition.losses:MyLoss"}}`. `dataset` and `model` are what an
-    experiment gets as `default`, "module:attribute"; without them it gets the pipeline's own.
+    one class), `augmentations`, `metric` (`metrics`) and `submission` (`submission`). That of a run has the parts and
+    settings of today where they form no weights.
 
-    `stages` are trained before it, each with a package of its own and the same rows in the same folds: `{"gate":
-    Competition(settings, "competition.gate")}`. An experiment names the stage it trains (`stage: gate`), and that of a
-    later stage the experiments whose predictions it reads (`inputs: {gate: gate_baseline}`).
-
-    That of a run has the parts and settings of today where they form no weights: `parts` replace those of the package
-    ("metric:metrics" -> function), and `trained_with` are the settings for what does form weights.
+    Attributes:
+        dataset, model: what an experiment gets as `default`, "module:attribute"; "": the pipeline's own.
+        names: adds to whatever is built by name: `{"loss": {"my_loss": "competition.losses:MyLoss"}}`.
+        stages: trained before it, each with a package of its own and the same rows in the same folds: `{"gate":
+            Competition(settings, "competition.gate")}`. An experiment names the stage it trains (`stage: gate`), and
+            that of a later stage the experiments whose predictions it reads (`inputs: {gate: gate_baseline}`).
+        parts: replace those of the package, "metric:metrics" -> function.
+        trained_with: the settings for what forms weights, where they are others.
     """
 
     settings: Settings
@@ -126,11 +114,7 @@ class Competition:
             return self
         if name not in self.stages:
             raise UserError(f"the competition has no stage '{name}'; {nearest(name, self.stages)}")
-        chosen = self.stages[name]
-        kinds = {*self.names, *chosen.names}
-        return replace(
-            chosen, names={kind: {**self.names.get(kind, {}), **chosen.names.get(kind, {})} for kind in kinds}
-        )
+        return replace(self.stages[name], names=Names(self.names, self.stages[name].names).table)
 
     def train_rows(self, data: Path) -> pd.DataFrame:
         """Rows of the training table: `id` (str, unique), `image` (path below `data`), the truth, and where they exist
@@ -169,14 +153,9 @@ class Competition:
     def require_settings(self) -> None:
         """Raise a `UserError` for settings that nothing reads, since they are about images that are predicted whole."""
         labels = self.labels()
-        if labels is None or labels.of_whole_images or self.stages:
-            return
-        for name in ("side_columns", "prediction_column"):
-            if getattr(self.settings, name):
-                raise UserError(
-                    f"{name} in competition.yaml is read by nothing in a competition of the task {self.settings.task}; "
-                    "take it out"
-                )
+        unread = [name for name in ("side_columns", "prediction_column") if getattr(self.settings, name)]
+        if unread and labels is not None and not labels.of_whole_images and not self.stages:
+            raise UserError(f"{unread[0]} in competition.yaml is read by nothing in {self.settings.task}; take it out")
 
     def metrics(self) -> tuple[Metric, ...]:
         """The leaderboard's metric first, then what else is worth watching."""
@@ -184,28 +163,20 @@ class Competition:
 
     def submission(self, sample: pd.DataFrame, predictions: pd.DataFrame, heads: Sequence[Head]) -> pd.DataFrame:
         """The submission table: the sample's columns, one row per row of `predictions`."""
-        table: pd.DataFrame = self.part("submission", "submission")(
-            self.settings, sample, predictions, heads, self.metrics()[0]
-        )
-        return table
+        arguments = self.settings, sample, predictions, heads, self.metrics()[0]
+        return self.part("submission", "submission")(*arguments)
 
     def all_names(self) -> References:
         """The competition's names, with its dataset, model and augmentations as `default`."""
-        own = {
-            "dataset": self.dataset,
-            "model": self.model,
-            "augmentations": f"{self.package}.augmentations:augmentations",
-        }
+        own = {"dataset": self.dataset, "model": self.model}
+        own["augmentations"] = f"{self.package}.augmentations:augmentations"
         defaults = {kind: {"default": reference} for kind, reference in own.items() if reference}
-        return {kind: defaults.get(kind, {}) | dict(self.names.get(kind, {})) for kind in {**defaults, **self.names}}
+        return Names(defaults, self.names).table
 
-    def part(self, module: str, function: str) -> Callable[..., Any]:
+    def part(self, module: str, function: str) -> Any:
         """A function of one of the package's modules."""
         name = f"{module}:{function}"
-        if name in self.parts:
-            return self.parts[name]
-        part: Callable[..., Any] = load(f"{self.package}.{name}", f"src/{self.package}/{module}.py")
-        return part
+        return self.parts.get(name) or load(f"{self.package}.{name}", f"src/{self.package}/{module}.py")
 
 
 def metric_values(

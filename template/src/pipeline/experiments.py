@@ -5,13 +5,13 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from pydantic import BaseModel
 
-from pipeline.config import Experiment, default_names, parse_experiment
+from pipeline.config import Experiment, default_names, merge, parse_experiment
 from pipeline.project import Project
 from pipeline.registry import Named
 from toolkit.errors import LAUNCHED, UserError, nearest
@@ -29,12 +29,12 @@ def load_experiment(project: Project, name: str, overrides: Sequence[str] = ()) 
     before, changes = _read(project, name, ()), parse_overrides(overrides)
     where = f"experiments/{name}.yaml" + (" with its overrides" if overrides else "")
     config = parse_experiment(merge(before, changes, default_names()), where)
-    of_optimizer = changes.get("optimizer", {})
-    if "name" in of_optimizer and "lr" not in of_optimizer and LAUNCHED not in os.environ:
-        old = parse_experiment(before, where).optimizer.name
-        if old != config.optimizer.name:
-            rate = f"optimizer.lr stays {config.optimizer.lr:g}, which was chosen for {old}"
-            print(f"note: {rate}; scripts/find_lr.py looks for one for {config.optimizer.name}", file=sys.stderr)
+    optimizer = changes.get("optimizer", {})
+    old = merge(default_names(), before)["optimizer"]["name"]
+    if optimizer.get("name", old) != old and "lr" not in optimizer and LAUNCHED not in os.environ:
+        rate, new = config.optimizer.lr, config.optimizer.name
+        note = f"optimizer.lr stays {rate:g}, which was chosen for {old}; scripts/find_lr.py looks for one for {new}"
+        print(f"note: {note}", file=sys.stderr)
     return config
 
 
@@ -49,21 +49,19 @@ def write_variation(project: Project, parent: str, name: str, overrides: Sequenc
     load_experiment(project, parent, overrides)  # refuse what is not valid before anything is written
     values: dict[str, Any] = {"extends": parent, **parse_overrides(overrides)}
     path = project.experiments / f"{name}.yaml"
-    if path.is_file() and read_yaml(path) != values:
-        unused = "" if (project.runs / name).exists() else ", or delete this file: there is no run of it"
-        raise UserError(f"{project.shown(path)} is there already and differs; choose another name after --as{unused}")
-    is_new = not path.is_file()
-    if is_new:
+    if not path.is_file():
         write_text(path, dump_yaml(values))
-    return is_new
+        return True
+    if read_yaml(path) != values:
+        unused = "" if project.run(name).exists() else ", or delete this file: there is no run of it"
+        raise UserError(f"{project.shown(path)} is there already and differs; choose another name after --as{unused}")
+    return False
 
 
 @contextmanager
 def kept_with_a_run(project: Project, name: str) -> Iterator[None]:
-    """Remove the new `experiments/<name>.yaml` where the command fails before there is a run.
-
-    A setting was wrong, and the name must be free for the mended one.
-    """
+    """Remove the new `experiments/<name>.yaml` where the command fails before there is a run: a setting was wrong, and
+    the name must be free for the mended one."""
     try:
         yield
     except (UserError, SystemExit):  # the latter: processes that were started have said what is wrong
@@ -73,8 +71,22 @@ def kept_with_a_run(project: Project, name: str) -> Iterator[None]:
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
-    """What `key=value` overrides change together. A later one wins; a name and its params may come in either order."""
-    return together([parse_override(override) for override in overrides])
+    """What `key=value` overrides change together, read as in a YAML file: `optimizer.lr=3e-4` as a nested mapping. A
+    later one wins; a name and its params may come in either order."""
+    changes = []
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals or not all(key.split(".")):
+            raise UserError(f"'{text}' is not an override; write key=value, for example optimizer.lr=3e-4")
+        changes.append(nested(key, parse_yaml_value(value, key)))
+    return together(changes)
+
+
+def nested(key: str, value: Any) -> dict[str, Any]:
+    """`optimizer.lr` and a value as a nested mapping."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return dict(value)
 
 
 def together(changes: Iterable[dict[str, Any]]) -> dict[str, Any]:
@@ -88,49 +100,6 @@ def _both(first: Any, later: Any) -> Any:
     if isinstance(first, dict) and isinstance(later, str) and "params" in first:
         return {**first, "name": later}
     return merge(first, later)
-
-
-def parse_override(text: str) -> dict[str, Any]:
-    """`optimizer.lr=3e-4` as a nested mapping. Values are read as in a YAML file."""
-    key, equals, value = text.partition("=")
-    if not equals or not all(key.split(".")):
-        raise UserError(f"'{text}' is not an override; write key=value, for example optimizer.lr=3e-4")
-    try:
-        return nested(key, parse_yaml_value(value))
-    except UserError as error:
-        raise UserError(f"'{text}': {error}") from error
-
-
-def nested(key: str, value: Any) -> dict[str, Any]:
-    """`optimizer.lr` and a value as a nested mapping."""
-    first, _, rest = key.partition(".")
-    return {first: nested(rest, value) if rest else value}
-
-
-def merge(base: Any, changes: Any, defaults: Mapping[str, Any] | None = None) -> Any:
-    """`changes` over `base`, mapping by mapping.
-
-    Where a by-name entry gets another name, its old params go, because params of one callable mean nothing to another.
-    A mapping of whole numbers changes single rows of a list (`losses.0.weight=2`).
-
-    Args:
-        defaults: what `default_names` gives for `base`.
-    """
-    defaults = defaults or {}
-    if isinstance(base, str) and isinstance(changes, dict) and "name" not in changes and "params" in changes:
-        base = {"name": base}  # `augmentations: default` and then `augmentations.params.strength=2`
-    if isinstance(base, list) and isinstance(changes, dict) and all(str(key).isdigit() for key in changes):
-        rows = list(base)
-        for key, value in changes.items():
-            if int(key) >= len(rows):
-                raise UserError(f"there is no row {key}: the list has {len(rows)}, counted from 0")
-            rows[int(key)] = merge(rows[int(key)], value)
-        return rows
-    if not (isinstance(base, dict) and isinstance(changes, dict)):
-        return changes
-    name = base.get("name", defaults.get("name"))
-    kept = {key: value for key, value in base.items() if key != "params" or changes.get("name", name) == name}
-    return {**kept, **{key: merge(kept.get(key), value, defaults.get(key)) for key, value in changes.items()}}
 
 
 def describe(group: BaseModel, indent: str = "") -> Iterator[str]:
@@ -151,8 +120,8 @@ def _read(project: Project, name: str, children: tuple[str, ...]) -> dict[str, A
     path = project.experiments / f"{name}.yaml"
     if not NAME.fullmatch(name) or not path.is_file():
         known = [file.stem for file in project.experiments.glob("*.yaml")]
-        asked_by = f" (extended by '{children[-1]}')" if children else ""
-        raise UserError(f"there is no experiment '{name}'{asked_by}; {nearest(name, known)}")
+        extended = f" (extended by '{children[-1]}')" if children else ""
+        raise UserError(f"there is no experiment '{name}'{extended}; {nearest(name, known)}")
     values = read_yaml(path)
     parent = values.pop("extends", None)
     if parent is None:

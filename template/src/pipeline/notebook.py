@@ -38,7 +38,6 @@ def open_experiment(
         overrides: as on the command line, `["image.size=64"]`.
         stage: `train` for the rows that train in this fold, `valid` for those that it holds out.
         pretrained: get the weights from the hub; random ones otherwise.
-        data: the data folder; none: data/raw, or DATA_DIR.
     """
     project = Project.at(Path(__file__).resolve().parents[2], data)
     setup = prepare(project, competition, name, load_experiment(project, name, overrides))

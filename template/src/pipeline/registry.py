@@ -1,13 +1,15 @@
-"""By-name entries: whatever an experiment chooses by name, the pipeline's own and the competition's.
+"""The registry: whatever is chosen by name, the pipeline's own and the competition's.
 
-An entry is `{name, params}`, or just the name. The name stands for a `"module:attribute"` that is imported when it is
-used. What the pipeline passes to the callable is positional; its keyword-only parameters are what an experiment may
-set, and `params` is checked against their annotations.
+A name stands for a `"module:attribute"` that is imported when it is used. A table of names is written out, or it is
+what the modules of a package are called (`modules_of`). An experiment's entry is `{name, params}`, or just the name.
+What the pipeline passes to the callable is positional; its keyword-only parameters are what an experiment may set, and
+`params` is checked against their annotations.
 """
 
 import functools
 import importlib
 import inspect
+import pkgutil
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -43,7 +45,7 @@ class Named(BaseModel):
 
 
 class Names:
-    """All names by kind. A name of the competition's replaces one of the pipeline's."""
+    """All names by kind. A name of a later table replaces one of an earlier table."""
 
     def __init__(self, *tables: References) -> None:
         self.table: dict[str, dict[str, str]] = {}
@@ -59,22 +61,26 @@ class Names:
         """Whether there is any `kind`."""
         return kind in self.table
 
-    def find(self, kind: str, name: str) -> Callable[..., Any]:
+    def find(self, kind: str, name: str) -> Any:
         """Import what `name` stands for; an unknown name is a `UserError` with the nearest one."""
-        known = self.table.get(kind, {})
-        if name not in known:
-            raise UserError(f"unknown {kind} '{name}'; {nearest(name, known)}")
-        return load(known[name], f"{kind} '{name}'")
+        if not self.has(kind, name):
+            raise UserError(f"unknown {kind} '{name}'; {nearest(name, self.table.get(kind, {}))}")
+        return load(self.table[kind][name], f"{kind} '{name}'")
 
     def resolve(self, kind: str, entry: Named) -> Named:
         """The same entry with every parameter checked and every default written out."""
-        function = self.find(kind, entry.name)
-        return Named(name=entry.name, params=check_params(function, entry.params, f"{kind} '{entry.name}'"))
+        return Named(name=entry.name, params=self.bind(kind, entry).keywords)
 
-    def bind(self, kind: str, entry: Named) -> Callable[..., Any]:
+    def bind(self, kind: str, entry: Named) -> "functools.partial[Any]":
         """The callable with its params bound; the pipeline calls it with the positional rest."""
         function = self.find(kind, entry.name)
         return functools.partial(function, **check_params(function, entry.params, f"{kind} '{entry.name}'"))
+
+
+def modules_of(package: str, attribute: str) -> dict[str, str]:
+    """A table of the modules of a package: each one's name stands for its `attribute`."""
+    modules = pkgutil.iter_modules(importlib.import_module(package).__path__)
+    return {module.name: f"{package}.{module.name}:{attribute}" for module in modules}
 
 
 def load(reference: str, what: str) -> Any:
@@ -98,61 +104,58 @@ def check_params(function: Callable[..., Any], params: Mapping[str, Any], where:
     """
     target = function.__init__ if inspect.isclass(function) else function  # type: ignore[misc]
     parameters = inspect.signature(target).parameters.values()
-    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
-    settings = [parameter for parameter in parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
+    settings = {each.name: each for each in parameters if each.kind is each.KEYWORD_ONLY}
     # The positional ones may be annotated with what is imported for type checkers only.
-    annotated = {setting.name: setting.annotation for setting in settings if setting.annotation is not setting.empty}
+    annotated = {name: each.annotation for name, each in settings.items() if each.annotation is not each.empty}
     holder = types.SimpleNamespace(__annotations__=annotated)
     hints = typing.get_type_hints(holder, globalns=getattr(target, "__globals__", {}))
     fields: dict[str, Any] = {
-        setting.name: (hints.get(setting.name, Any), ... if setting.default is setting.empty else setting.default)
-        for setting in settings
+        name: (hints.get(name, Any), ... if each.default is each.empty else each.default)
+        for name, each in settings.items()
     }
-    schema = create_model(
-        "Params",
-        __config__=ConfigDict(
-            extra="allow" if takes_any else "forbid", arbitrary_types_allowed=True, protected_namespaces=()
-        ),
-        **fields,
-    )
-    try:
-        checked = schema.model_validate(dict(params))
-    except ValidationError as error:
-        raise UserError(f"{where}: {explain(error, schema)}") from error
+    extra = "allow" if any(each.kind is each.VAR_KEYWORD for each in parameters) else "forbid"
+    config = ConfigDict(extra=extra, arbitrary_types_allowed=True, protected_namespaces=())  # type: ignore[typeddict-item]
+    checked = validated(create_model("Params", __config__=config, **fields), dict(params), where)
     return {name: getattr(checked, name) for name in [*fields, *(checked.model_extra or {})]}
 
 
-def explain(error: ValidationError, schema: type[BaseModel]) -> str:
-    """The first complaint of pydantic in one line, with the nearest valid name for an unknown key."""
-    problems = error.errors(include_url=False)
-    first = problems[0]
-    parts = [str(part) for part in first["loc"]]
-    path = ".".join(parts)
-    if first["type"] == "extra_forbidden":
-        siblings = [".".join([*parts[:-1], name]) for name in _fields_at(schema, parts[:-1])]
-        text = f"unknown setting '{path}'; {nearest(path, siblings)}"
-    elif first["type"] == "missing":
-        text = f"'{path}' is missing; give it a value"
-    elif first["type"] in ("model_type", "model_attributes_type"):
-        text = f"'{path}': settings as `key: value` are expected (it is {first['input']!r})"
+Model = typing.TypeVar("Model", bound=BaseModel)
+
+
+def validated(schema: type[Model], values: Any, where: str) -> Model:
+    """Check values against a pydantic model.
+
+    Raises:
+        UserError: pydantic's first complaint in one line, with the nearest valid name for an unknown key.
+    """
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        problems = error.errors(include_url=False)
+    path = [str(part) for part in problems[0]["loc"]]
+    key, message = ".".join(path), problems[0]["msg"].removeprefix("Value error, ")
+    if problems[0]["type"] == "extra_forbidden":
+        siblings = [".".join([*path[:-1], name]) for name in _group_at(schema, path[:-1]).model_fields]
+        text = f"unknown setting '{key}'; {nearest(key, siblings)}"
+    elif problems[0]["type"] == "missing":
+        text = f"'{key}' is missing; give it a value"
+    elif not key:
+        text = message
     else:
-        message = first["msg"].removeprefix("Value error, ")
-        text = f"'{path}': {message[0].lower() + message[1:]} (it is {first['input']!r})"
-    return text + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
+        text = f"'{key}': {message[0].lower() + message[1:]} (it is {problems[0]['input']!r})"
+    raise UserError(f"{where}: {text}" + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""))
 
 
-def _fields_at(schema: type[BaseModel], path: list[str]) -> list[str]:
+def _group_at(schema: type[BaseModel], path: list[str]) -> type[BaseModel]:
+    """The group of settings below a key; positions in lists are skipped."""
     for part in path:
-        field = schema.model_fields.get(part)
-        inner = next(_models(field.annotation), None) if field else None
-        schema = inner or schema
-    return list(schema.model_fields)
+        if part in schema.model_fields:
+            schema = next(_groups_in(schema.model_fields[part].annotation), schema)
+    return schema
 
 
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
-        if issubclass(annotation, BaseModel):
-            yield annotation
-        return
+def _groups_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
+        yield annotation
     for argument in typing.get_args(annotation):
-        yield from _models(argument)
+        yield from _groups_in(argument)

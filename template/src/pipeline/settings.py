@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from pipeline.registry import explain
+from pipeline.registry import validated
 from toolkit.errors import UserError
 from toolkit.files import read_yaml
 
@@ -39,31 +39,20 @@ class Settings(BaseModel):
     train_images: str
     test_images: str
 
-    @field_validator("target_columns")
-    @classmethod
-    def _named_once(cls, columns: tuple[str, ...]) -> tuple[str, ...]:
-        twice = {column for column in columns if columns.count(column) > 1}
-        if twice:
-            raise ValueError(f"named twice: {', '.join(sorted(twice))}")
-        return columns
-
     @field_validator("side_columns", mode="before")
     @classmethod
     def _with_categories(cls, columns: Any) -> Any:
         """A list of names is short for columns without categories."""
-        if not isinstance(columns, list):
-            return columns
-        if not all(isinstance(column, str) for column in columns):
-            raise ValueError("a list of columns is expected, or column: [its categories]")
-        return dict.fromkeys(columns, ())
+        is_short = isinstance(columns, list) and all(isinstance(column, str) for column in columns)
+        return dict.fromkeys(columns, ()) if is_short else columns
 
-    @field_validator("side_columns")
-    @classmethod
-    def _no_targets(cls, columns: dict[str, tuple[str, ...]], info: ValidationInfo) -> dict[str, tuple[str, ...]]:
-        for column in columns:
-            if column in info.data.get("target_columns", ()):
-                raise ValueError(f"'{column}' is a target column, and would tell the truth")
-        return columns
+    @model_validator(mode="after")
+    def _named_once(self) -> "Settings":
+        columns = [*self.target_columns, *self.side_columns]
+        twice = {column for column in columns if columns.count(column) > 1}
+        if twice:
+            raise ValueError(f"target_columns and side_columns name twice: {', '.join(sorted(twice))}")
+        return self
 
 
 def read_settings(package_file: str | Path) -> Settings:
@@ -86,7 +75,4 @@ def parse_settings(values: dict[str, Any], path: Path) -> Settings:
     Raises:
         UserError: an unknown key (the nearest one is named) or a value of the wrong kind.
     """
-    try:
-        return Settings.model_validate(values)
-    except ValidationError as error:
-        raise UserError(f"{path.name}: {explain(error, Settings)}") from error
+    return validated(Settings, values, path.name)

@@ -14,39 +14,30 @@ OTHERS_FAILED = 3
 # part in it, so a traceback would help nobody.
 FAILURES = {
     r"OutOfMemoryError|(CUDA|MPS backend|CUDA error:) out of memory|ALLOC_FAILED": (
-        "the GPU has too little memory; lower training.batch_size (and raise training.accumulate) or image.size, "
-        "set model.grad_checkpointing=true, or, where it only predicts, lower machine.valid_batch_size "
-        "(scripts/predict.py: --batch-size)"
+        "the GPU has too little memory; lower training.batch_size (and raise training.accumulate), image.size or "
+        "machine.valid_batch_size (scripts/predict.py: --batch-size), or set model.grad_checkpointing=true"
     ),
     r"items of ancdata|Too many open files|Errno 24\b": (
         "too many files are open at once; raise the limit (ulimit -n 65536), or lower machine.workers"
     ),
-    r"shared memory ?\(shm\)|shared memory (object|file)|out of shared memory|[Bb]us error": (
+    r"shared memory( ?\(shm\)| object| file)|out of shared memory|[Bb]us error": (
         "/dev/shm is too small for the batches of the loader's processes; enlarge it (docker run --shm-size=8g), "
         "or set machine.workers=0"
     ),
-    r"DataLoader worker \(pid.*(killed|exited)": (
-        "a process of the loader was killed or has ended, mostly for want of memory; lower machine.workers, or "
-        "free memory"
-    ),
     r"Expected more than 1 (value per channel|spatial element)": (
-        "a norm layer cannot train on one value: a device's batch is a single row, its features a single pixel; "
-        "raise training.batch_size to 2 or more for each device, or enlarge image.size"
+        "a norm layer cannot train on a single row or pixel; raise training.batch_size to 2 or more for each device, "
+        "or enlarge image.size"
     ),
     r"no kernel image|not compiled for this|no kernels for": (
         "the installed torch has no kernels for this GPU; install one that has, or set machine.device=cpu"
     ),
-    r"device-side assert": (
-        "a value is out of its range on the GPU, mostly the number of a class; machine.device=cpu shows which and where"
-    ),
     r"CUDA error|cuDNN error|CUDNN_STATUS|CUBLAS_STATUS": (
-        "the GPU failed; if it does so again, see what machine.device=cpu says, or whether another program uses it"
+        "the GPU failed, or a value is out of its range, mostly the number of a class; machine.device=cpu shows which"
     ),
-    r"Resource temporarily unavailable|can't start new thread": (
-        "the system lets no further process or thread start; lower machine.workers, or raise the limit (ulimit -u)"
-    ),
-    r"MemoryError|DefaultCPUAllocator|[Cc]annot allocate memory|Unable to allocate .*array|Insufficient memory": (
-        "the machine has too little memory; lower machine.workers, training.batch_size or image.size, or free memory"
+    r"MemoryError|DefaultCPUAllocator|[Cc]annot allocate memory|Unable to allocate .*array|Insufficient memory|"
+    r"DataLoader worker \(pid.*(killed|exited)|Resource temporarily unavailable|can't start new thread": (
+        "the machine has too little memory, or lets no further process start; lower machine.workers, "
+        "training.batch_size or image.size, free memory, or raise the limit (ulimit -u)"
     ),
     r"No space left on device|Disk quota exceeded|Read-only file system|file write failed": (
         "the disk is full, or may not be written; free space: what was saved before is untouched"
@@ -91,11 +82,9 @@ def known_failure(error: BaseException) -> str | None:
     lines = str(error).strip().splitlines() or [""]
     text = "\n".join([f"{kind.__name__}: {lines[0]}", *lines[1:]])
     meaning = next((meaning for pattern, meaning in FAILURES.items() if re.search(pattern, text)), None)
-    if meaning is None:
-        return None
     # What comes from another process begins with its traceback.
-    reason = lines[-1] if "Traceback" in text else lines[0]
-    return f"{meaning} ({reason[:160].rstrip('. ')})" if reason else meaning
+    reason = lines[-1 if "Traceback" in text else 0][:160].rstrip(". ")
+    return f"{meaning} ({reason})" if meaning and reason else meaning
 
 
 @contextmanager
@@ -113,34 +102,24 @@ def known_failures() -> Iterator[None]:
 def run_script(main: Callable[[], None]) -> NoReturn:
     """Run a script's `main`: status 0 on success, 2 and one line for what the user can mend, 130 when interrupted, 3
     when another of several processes failed."""
+    status, said = 0, ""
     try:
-        main()
-        status = 0
+        with known_failures():
+            main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = 2
-    except Interrupted as error:
-        print(f"interrupted: {error}", file=sys.stderr)
-        status = 130
-    except OthersFailed as error:
-        if LAUNCHED not in os.environ:  # or else the launcher prints what the other one said
-            print(f"error: {error}", file=sys.stderr)
-        status = OTHERS_FAILED
+        status, said = 2, f"error: {error}"
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] in ("", "pipeline", "competition", "_project"):
             raise
-        print(f"error: the package '{error.name}' is not installed here; run make setup", file=sys.stderr)
-        status = 2
+        status, said = 2, f"error: the package '{error.name}' is not installed here; run make setup"
+    except Interrupted as error:
+        status, said = 130, f"interrupted: {error}"
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on from the last saved state", file=sys.stderr)
-        status = 130
+        status, said = 130, "interrupted: the same command goes on from the last saved state"
+    except OthersFailed as error:  # or else the launcher prints what the other one said
+        status, said = OTHERS_FAILED, "" if LAUNCHED in os.environ else f"error: {error}"
     except BrokenPipeError:  # `... | head`: nobody listens any more, which is no error of ours
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 0
-    except Exception as error:
-        meaning = known_failure(error)
-        if meaning is None:
-            raise
-        print(f"error: {meaning}", file=sys.stderr)
-        status = 2
+    if said:
+        print(said, file=sys.stderr)
     sys.exit(status)

@@ -4,19 +4,16 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BufferedReader
+from io import BufferedReader, StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from uuid import uuid4
+
+from ruamel.yaml import YAML, YAMLError
 
 from toolkit.errors import UserError
-from toolkit.plots.fonts import fit_fonts
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 
 PART = ".part"
 FORBIDDEN = re.compile(r'[\x00-\x1f\\:*?"<>|]')
@@ -29,37 +26,31 @@ def atomic(path: Path) -> Iterator[Path]:
     Raises:
         UserError: the disk is full or the folder cannot be written; what stood at `path` is untouched.
     """
-    temporary: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PART, dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}; free space or choose another folder, "
-            "what was saved before is untouched"
-        ) from error
-    finally:
-        if temporary is not None:
+    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}{PART}")
+    with writing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            if os.name != "nt":  # a rename is only safe from a power cut once the folder is on disk
+                folder = os.open(path.parent, os.O_RDONLY)
+                os.fsync(folder)
+                os.close(folder)
+        finally:
             temporary.unlink(missing_ok=True)
 
 
 @contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """A full or forbidden disk as a `UserError`, for what goes on where it was cut off."""
+def writing(path: Path) -> Iterator[None]:
+    """Raise a `UserError` where the disk is full or must not be written."""
     try:
         yield
     except OSError as error:
         raise UserError(
-            f"cannot write {folder}: {error.strerror or error}; free space or choose another disk, "
-            "and the same command goes on"
+            f"cannot write {path}: {error.strerror or error}; free space or choose another folder, "
+            "what was saved before is untouched, and the same command goes on"
         ) from error
 
 
@@ -67,23 +58,6 @@ def remove_parts(folder: Path) -> None:
     """Remove the temporary files of writers that were killed."""
     for path in folder.rglob(f".*{PART}"):
         path.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    """mkstemp makes private files; a run folder is to be shared as any other file is."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _sync_folder(folder: Path) -> None:
-    """A rename is only safe from a power cut once the folder is on disk; Windows has no such call."""
-    if os.name != "nt":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def file_of(folder: Path, tag: str, suffix: str) -> Path:
@@ -108,13 +82,6 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def save_figure(figure: "Figure", path: Path) -> None:
-    """Write a matplotlib figure as PNG, atomically."""
-    fit_fonts(figure)
-    with atomic(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120, bbox_inches="tight")
-
-
 def read_json(path: Path) -> Any:
     """Read JSON; a file that is not JSON is a `UserError` naming it."""
     try:
@@ -125,44 +92,30 @@ def read_json(path: Path) -> Any:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a mapping in YAML 1.2 (`3e-4` is a number, `no` is a string)."""
-    from ruamel.yaml import YAML, YAMLError
-
     try:
         value = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
-    except YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" line {where.line + 1}" if where else ""
-        problem = getattr(error, "problem", None) or "not YAML"
-        raise UserError(f"{path}{line}: {problem}; mend the file") from error
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
+    except (OSError, UnicodeDecodeError, YAMLError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or error
+        raise UserError(f"cannot read {path}{line}: {problem}; mend the file") from error
+    if not isinstance(value, dict | None):
         raise UserError(f"{path}: a mapping of settings is expected, not {type(value).__name__}")
-    return value
+    return value or {}
 
 
-def parse_yaml_value(text: str) -> Any:
+def parse_yaml_value(text: str, key: str = "value") -> Any:
     """The value of a `key=value` override, read as it would be in a file."""
-    from ruamel.yaml import YAML, YAMLError
-
     try:
         return YAML(typ="safe", pure=True).load(text) if text else ""
     except YAMLError as error:
-        raise UserError(f"cannot read the value {text!r}: {getattr(error, 'problem', error)}") from error
+        raise UserError(f"cannot read {key}={text}: {getattr(error, 'problem', error)}") from error
 
 
 def dump_yaml(value: Any) -> str:
     """`value` (JSON types) as block-style YAML in the order of its keys."""
-    from io import StringIO
-
-    from ruamel.yaml import YAML
-
-    yaml = YAML()
-    yaml.default_flow_style = False
-    yaml.width = 100
-    stream = StringIO()
+    yaml, stream = YAML(), StringIO()
+    yaml.default_flow_style, yaml.width = False, 100
     yaml.dump(value, stream)
     return stream.getvalue()
 

@@ -12,8 +12,10 @@ T = TypeVar("T")
 
 def console() -> Console:
     """Standard output. Wide when piped, so that no line of a table is broken."""
-    found = Console(highlight=False, markup=False, emoji=False)  # ids and labels are not markup
-    return found if found.is_terminal else Console(highlight=False, markup=False, emoji=False, width=160)
+    out = Console(highlight=False, markup=False, emoji=False)  # ids and labels are not markup
+    if not out.is_terminal:
+        out.width = 160
+    return out
 
 
 def progress_bar(out: Console) -> Progress:
@@ -30,19 +32,13 @@ def progress(items: Iterable[T], label: str) -> Iterator[T]:
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], footer: Sequence[object] = ()) -> None:
     """Print a table; numbers are set to the right."""
-    grid = Table(show_footer=bool(footer))
-    filled = [tuple(row) for row in rows]
+    grid, filled, out = Table(show_footer=bool(footer)), [tuple(row) for row in rows], console()
     for position, column in enumerate(columns):
-        numeric = all(isinstance(row[position], int | float) for row in filled) and bool(filled)
-        grid.add_column(
-            column,
-            justify="right" if numeric else "left",
-            footer=_text(footer[position]) if footer else "",
-            overflow="fold",
-        )
+        numeric = bool(filled) and all(isinstance(row[position], int | float) for row in filled)
+        last = _text(footer[position]) if footer else ""
+        grid.add_column(column, justify="right" if numeric else "left", footer=last, overflow="fold")
     for row in filled:
-        grid.add_row(*[_text(value) for value in row])
-    out = console()
+        grid.add_row(*map(_text, row))
     if title:  # above the grid, because a title inside it is folded to the grid's width
         out.print(title, style="bold", soft_wrap=True)
     out.print(grid)

@@ -1,9 +1,7 @@
 """The typed experiment: every setting, its default, and what it may be."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
-
-from pydantic import Field, ValidationError
 
 from pipeline.config.groups import (
     Averaging,
@@ -18,70 +16,39 @@ from pipeline.config.groups import (
     Strict,
     Tracking,
     Training,
+    Watch,
     named,
+    setting,
 )
-from pipeline.config.watch import Watch
-from pipeline.registry import Named, Names, explain
+from pipeline.registry import Named, Names, validated
 from toolkit.errors import UserError
-
-__all__ = [
-    "Averaging",
-    "Checkpoints",
-    "Experiment",
-    "Image",
-    "Intervention",
-    "LossRow",
-    "Machine",
-    "Model",
-    "Optimizer",
-    "Schedule",
-    "Tracking",
-    "Training",
-    "Watch",
-    "default_names",
-    "differences",
-    "json_schema",
-    "parse_experiment",
-    "resolve_names",
-]
 
 
 class Experiment(Strict):
     """One experiment, as `experiments/NAME.yaml` describes it. The file holds only what differs from here."""
 
-    description: str = Field(default="", description="what is tried, in your words")
-    seed: int = Field(default=0, ge=0, description="the same seed gives the same numbers")
-    seeds: int = Field(default=1, ge=1, description="models a fold trains, from this seed on; they predict together")
-    folds: str = Field(default="folds", description="the fold file: folds/NAME.csv")
-    stage: str = Field(default="", description="the stage of the competition that it trains; empty: the last one")
-    inputs: dict[str, str] = Field(
-        default_factory=dict,
-        description="earlier stage -> the experiment whose predictions become columns STAGE:COLUMN of the rows",
-    )
+    description: str = setting("", "what is tried, in your words")
+    seed: int = setting(0, "the same seed gives the same numbers", ge=0)
+    seeds: int = setting(1, "models a fold trains, from this seed on; they predict together", ge=1)
+    folds: str = setting("folds", "the fold file: folds/NAME.csv")
+    stage: str = setting("", "the stage of the competition that it trains; empty: the last one")
+    inputs: dict[str, str] = setting({}, "earlier stage -> experiment whose predictions become columns STAGE:COLUMN")
     task: Named = named("task", "default", "settings that only this kind of task has")
     image: Image = Image()
     dataset: Named = named("dataset", "default", "how a row becomes a sample")
     augmentations: Named = named("augmentations", "default", "what happens to images of each stage, on the CPU")
     model: Model = Model()
-    losses: tuple[LossRow, ...] = Field(default=(), description="what trains; none: the usual loss of each head")
+    losses: tuple[LossRow, ...] = setting((), "what trains; none: the usual loss of each head")
     step: Named = named("step", "default", "how a batch becomes losses")
     training: Training = Training()
     aggregate: Named = named("aggregate", "mean", "how predictions of several images become one (prediction_column)")
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     averaging: Averaging = Averaging()
-    interventions: tuple[Intervention, ...] = Field(
-        default=(), description="settings that are others in some epochs: unfreezing, image size, mixup off, ..."
-    )
+    interventions: tuple[Intervention, ...] = setting((), "settings that are others in some epochs")
     checkpoints: Checkpoints = Checkpoints()
-    callbacks: tuple[Named, ...] = Field(
-        default=(), description="what else watches or intervenes", json_schema_extra={"kind": "callback"}
-    )
-    engine_callbacks: tuple[Named, ...] = Field(
-        default=(),
-        description="callbacks or handlers of the training framework itself",
-        json_schema_extra={"kind": "engine_callback"},
-    )
+    callbacks: tuple[Named, ...] = setting((), "what else watches or intervenes", "callback")
+    engine_callbacks: tuple[Named, ...] = setting((), "those of the training framework itself", "engine_callback")
     tracking: Tracking = Tracking()
     watch: Watch = Watch()
     machine: Machine = Machine()
@@ -96,10 +63,7 @@ def parse_experiment(values: dict[str, Any], where: str) -> Experiment:
     Raises:
         UserError: unknown key (with the nearest valid one), wrong type, or value out of range.
     """
-    try:
-        return Experiment.model_validate(values)
-    except ValidationError as error:
-        raise UserError(f"{where}: {explain(error, Experiment)}") from error
+    return validated(Experiment, merge(default_names(), values), where)  # params alone are those of the default name
 
 
 def default_names(group: type[Strict] = Experiment) -> dict[str, Any]:
@@ -123,42 +87,60 @@ def resolve_names(group: Group, names: Names) -> Group:
     changed: dict[str, Any] = {}
     for name, info in type(group).model_fields.items():
         value = getattr(group, name)
-        kind = info.json_schema_extra.get("kind") if isinstance(info.json_schema_extra, dict) else None
-        if kind is not None and name == "name":  # the group itself is the entry: `name` and `params` beside settings
-            entry = Named(name=value, params=dict(group)["params"])
-            changed["params"] = names.resolve(str(kind), entry).params
-        elif kind is not None:
-            many = isinstance(value, tuple)
-            entries = tuple(_resolved(names, str(kind), entry, info.default) for entry in (value if many else (value,)))
-            changed[name] = entries if many else entries[0]
-        elif isinstance(value, Strict):
-            changed[name] = resolve_names(value, names)
-        elif isinstance(value, tuple) and any(isinstance(item, Strict) for item in value):
-            changed[name] = tuple(resolve_names(item, names) for item in value)
+        items = value if isinstance(value, tuple) else (value,)
+        extra = info.json_schema_extra
+        if isinstance(extra, dict) and "kind" in extra:
+            kind = str(extra["kind"])
+            if name == "name":  # the group itself is the entry: `name` and `params` beside settings
+                entry = Named(name=value, params=dict(group)["params"])
+                changed["params"] = names.resolve(kind, entry).params
+                continue
+            # a default stays as it is where the kind of task has nothing of this kind
+            items = tuple(
+                entry if entry == info.default and not names.knows(kind) else names.resolve(kind, entry)
+                for entry in items
+            )
+        else:
+            items = tuple(resolve_names(item, names) if isinstance(item, Strict) else item for item in items)
+        changed[name] = items if isinstance(value, tuple) else items[0]
     return group.model_copy(update=changed)
 
 
-def _resolved(names: Names, kind: str, entry: Named, default: Any) -> Named:
-    """The entry with all its parameters; a default stays as it is where the kind of task has nothing of this kind."""
-    return entry if entry == default and not names.knows(kind) else names.resolve(kind, entry)
+def merge(base: Any, changes: Any, defaults: Mapping[str, Any] | None = None) -> Any:
+    """`changes` over `base`, mapping by mapping.
+
+    Where a by-name entry gets another name, its old params go, because params of one callable mean nothing to another.
+    A mapping of whole numbers changes single rows of a list (`losses.0.weight=2`).
+
+    Args:
+        defaults: what `default_names` gives for `base`.
+    """
+    defaults = defaults or {}
+    if isinstance(base, str) and isinstance(changes, dict) and "name" not in changes and "params" in changes:
+        base = {"name": base}  # `augmentations: default` and then `augmentations.params.strength=2`
+    if isinstance(base, list) and isinstance(changes, dict) and all(str(key).isdigit() for key in changes):
+        rows = list(base)
+        for key, value in changes.items():
+            if int(key) >= len(rows):
+                raise UserError(f"there is no row {key}: the list has {len(rows)}, counted from 0")
+            rows[int(key)] = merge(rows[int(key)], value)
+        return rows
+    if not (isinstance(base, dict) and isinstance(changes, dict)):
+        return changes
+    name = base.get("name", defaults.get("name"))
+    old = {key: value for key, value in base.items() if key != "params" or changes.get("name", name) == name}
+    return {**old, **{key: merge(old.get(key), value, defaults.get(key)) for key, value in changes.items()}}
 
 
 def differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
     """`optimizer.lr: 0.001 -> 0.0003` for every setting both know; a setting the old run never had is no difference."""
-    if isinstance(old, dict) and isinstance(new, dict) and path.rpartition(".")[2] != "params":
-        for key in old:
-            yield from differences(old[key], new.get(key), f"{path}.{key}" if path else key)
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        old, new = dict(enumerate(old)), dict(enumerate(new))
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in {**old, **(new if path.endswith("params") else {})}:
+            yield from differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
     elif old != new:
-        before, now = repr(old), repr(new)
-        # Long values are shown from shortly before they differ.
-        same = next((place for place, (a, b) in enumerate(zip(before, now, strict=False)) if a != b), 0)
-        start = max(0, same - 20) if max(len(before), len(now)) > 60 else 0
-        yield f"{path}: {_short(before, start)} -> {_short(now, start)}"
-
-
-def _short(text: str, start: int) -> str:
-    rest = text[start:] if start == 0 else "..." + text[start:]
-    return rest if len(rest) <= 60 else rest[:57] + "..."
+        yield f"{path}: {old!r} -> {new!r}"
 
 
 def json_schema() -> dict[str, Any]:

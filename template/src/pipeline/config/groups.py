@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, field_validator
 
 from pipeline.registry import Named
 from toolkit.errors import nearest
@@ -13,190 +13,155 @@ class Strict(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
-    @model_validator(mode="before")
-    @classmethod
-    def _params_of_the_default(cls, values: Any) -> Any:
-        """New params alone (`augmentations: {params: {...}}`) are those of the entry that is the default."""
-        if not isinstance(values, dict):
-            return values
-        filled = {
-            name: {"name": field.default.name, **values[name]}
-            for name, field in cls.model_fields.items()
-            if isinstance(field.default, Named) and isinstance(values.get(name), dict)
-        }
-        return {**values, **filled}
+
+def setting(default: Any, description: str, kind: str = "", **limits: Any) -> Any:
+    """A setting; the kind of one whose value is a name, or has one, says in which table of names it is looked up."""
+    return Field(default, description=description, json_schema_extra={"kind": kind} if kind else None, **limits)
 
 
 def named(kind: str, default: str, description: str) -> Any:
-    """A by-name setting: the kind says in which table of names it is looked up."""
-    return Field(default=Named(name=default), description=description, json_schema_extra={"kind": kind})
+    """A by-name setting."""
+    return setting(Named(name=default), description, kind)
 
 
-SIZES: list[dict[str, Any]] = [
-    {"type": "integer", "minimum": 1},
-    {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 2, "maxItems": 2},
+Pair = tuple[PositiveInt, PositiveInt]
+Size = Annotated[
+    Pair,
+    BeforeValidator(
+        lambda size: (size, size) if isinstance(size, int) else size, json_schema_input_type=PositiveInt | Pair
+    ),
 ]
-SIZE_SCHEMA = WithJsonSchema({"anyOf": SIZES})
-OPTIONAL_SIZE_SCHEMA = WithJsonSchema({"anyOf": [*SIZES, {"type": "null"}]})
 
 
 class Image(Strict):
-    size: Annotated[tuple[int, int], SIZE_SCHEMA] = Field(
-        default=(224, 224), description="height and width the model sees; one number: square"
-    )
+    size: Size = setting((224, 224), "height and width the model sees; one number: square")
     reader: Named = named("reader", "image", "how a file becomes an array (H, W, C)")
-    cache: bool = Field(
-        default=False, description="decode and resize each image once, into a memory map below data/cache"
-    )
-    cache_size: Annotated[tuple[int, int] | None, OPTIONAL_SIZE_SCHEMA] = Field(
-        default=None, description="height and width in the cache; none: size. More leaves room for random crops"
-    )
+    cache: bool = setting(False, "decode and resize each image once, into a memory map below data/cache")
+    cache_size: Size | None = setting(None, "height and width in the cache; none: size. More leaves room for crops")
     prepare: Named = named("prepare", "normalize", "what happens to a batch of images on the device, before the model")
-
-    @field_validator("size", "cache_size", mode="before")
-    @classmethod
-    def _square(cls, size: Any) -> Any:
-        return (size, size) if isinstance(size, int) else size
-
-    @field_validator("size", "cache_size")
-    @classmethod
-    def _positive(cls, size: tuple[int, int] | None) -> tuple[int, int] | None:
-        if size is not None and min(size) < 1:
-            raise ValueError("height and width must be at least 1")
-        return size
 
 
 class Model(Strict):
-    name: str = Field(
-        default="default",
-        description="the usual one of the kind of task, another by its name, or a model of your own",
-        json_schema_extra={"kind": "model"},
-    )
-    encoder: str = Field(default="resnet34", description="any timm model name, or an encoder of your own")
-    pretrained: bool = Field(default=True, description="start from the hub's weights; false: from scratch")
-    weights: str | None = Field(
-        default=None, description="start from these instead: a file, or run:NAME (the same fold of another run)"
-    )
-    in_chans: int = Field(default=3, ge=1, description="channels of the image")
-    image_size: tuple[int, int] | None = Field(
-        default=None, description="height and width an encoder of a fixed size is built for; none: image.size"
-    )
+    name: str = setting("default", "the usual one of the task, another by its name, or one of your own", "model")
+    encoder: str = setting("resnet34", "any timm model name, or an encoder of your own")
+    pretrained: bool = setting(True, "start from the hub's weights; false: from scratch")
+    weights: str | None = setting(None, "start from these instead: a file, or run:NAME (the same fold of another run)")
+    in_chans: int = setting(3, "channels of the image", ge=1)
+    image_size: tuple[int, int] | None = setting(None, "what an encoder of a fixed size is built for; none: image.size")
     pooling: Named = named("pooling", "encoder", "how the feature map becomes one vector; encoder: as it was trained")
-    drop_rate: float = Field(default=0.0, ge=0, lt=1, description="dropout before the heads")
-    multi_sample_dropout: int = Field(default=1, ge=1, description="dropout masks whose losses are averaged")
-    side_columns: tuple[str, ...] | None = Field(
-        default=None, description="side columns of competition.yaml that it sees beside the image; none: all of them"
-    )
-    side_width: int = Field(default=32, ge=1, description="features made of the side columns")
-    side_drop_rate: float = Field(default=0.1, ge=0, lt=1, description="dropout inside the layers for side columns")
-    drop_path_rate: float = Field(default=0.0, ge=0, lt=1, description="stochastic depth in the encoder")
-    grad_checkpointing: bool = Field(default=False, description="recompute activations: less memory, more time")
-    frozen: tuple[str, ...] = Field(
-        default=(), description="parts that do not train: encoder, encoder.layer1, ... (* stands for any text)"
-    )
-    freeze_norm: bool = Field(default=False, description="batch norm keeps its statistics, weights and biases")
-    params: dict[str, Any] = Field(default_factory=dict, description="settings of the model's own")
+    drop_rate: float = setting(0.0, "dropout before the heads", ge=0, lt=1)
+    multi_sample_dropout: int = setting(1, "dropout masks whose losses are averaged", ge=1)
+    side_columns: tuple[str, ...] | None = setting(None, "those of competition.yaml that it sees; none: all")
+    side_width: int = setting(32, "features made of the side columns", ge=1)
+    side_drop_rate: float = setting(0.1, "dropout inside the layers for side columns", ge=0, lt=1)
+    drop_path_rate: float = setting(0.0, "stochastic depth in the encoder", ge=0, lt=1)
+    grad_checkpointing: bool = setting(False, "recompute activations: less memory, more time")
+    frozen: tuple[str, ...] = setting((), "parts that do not train: encoder, encoder.layer1, ... (*: any text)")
+    freeze_norm: bool = setting(False, "batch norm keeps its statistics, weights and biases")
+    params: dict[str, Any] = setting({}, "settings of the model's own")
 
 
 class LossRow(Strict):
     loss: Named = Field(description="a loss by name", json_schema_extra={"kind": "loss"})
-    head: str | None = Field(default=None, description="the head it trains; none: it gets all outputs and the batch")
-    output: str | None = Field(
-        default=None, description="another output of the head, where the model returns some; none: its logits"
+    head: str | None = setting(None, "the head it trains; none: it gets all outputs and the batch")
+    output: str | None = setting(None, "another output of the head, where the model returns some; none: its logits")
+    weight: float = setting(1.0, "its share in the sum", ge=0)
+    class_weights: Literal["balanced", "sqrt"] | dict[str, float] | None = setting(
+        None, "of mean 1 over the rows: of 1 / count, of its root, or by name of the class"
     )
-    weight: float = Field(default=1.0, ge=0, description="its share in the sum")
-    class_weights: Literal["balanced", "sqrt"] | dict[str, float] | None = Field(
-        default=None, description="weights by class, of mean 1 over the rows: of 1 / count, of its root, or by name"
-    )
-    hardest: float = Field(
-        default=1.0, gt=0, le=1, description="only this share of a batch trains: the samples with the largest loss"
-    )
-    name: str | None = Field(default=None, description="the term in logs; default: head and loss")
+    hardest: float = setting(1.0, "only this share of a batch trains: the samples with the largest loss", gt=0, le=1)
+    name: str | None = setting(None, "the term in logs; default: head and loss")
 
     @property
     def term(self) -> str:
         """The name of this term in losses and logs."""
-        parts = (self.head, self.output, self.loss.name)
-        return self.name or "_".join(part for part in parts if part)
+        return self.name or "_".join(filter(None, (self.head, self.output, self.loss.name)))
 
 
 class Training(Strict):
-    epochs: int = Field(default=20, ge=1, description="passes over the training rows")
-    batch_size: int = Field(default=32, ge=1, description="rows per step, of all devices together")
-    accumulate: int = Field(default=1, ge=1, description="steps whose gradients are summed before the optimiser steps")
+    epochs: int = setting(20, "passes over the training rows", ge=1)
+    batch_size: int = setting(32, "rows per step, of all devices together", ge=1)
+    accumulate: int = setting(1, "steps whose gradients are summed before the optimiser steps", ge=1)
     sampler: Named = named("sampler", "shuffle", "which rows an epoch sees, and in which order")
-    batch_transforms: tuple[Named, ...] = Field(
-        default=(),
-        description="what happens to a training batch on the device, after prepare: mixup, cutmix, ...",
-        json_schema_extra={"kind": "batch_transform"},
+    batch_transforms: tuple[Named, ...] = setting(
+        (), "what happens to a training batch on the device: mixup, ...", "batch_transform"
     )
-    max_rows: int | None = Field(
-        default=None, ge=1, description="train on, and hold out, no more rows than this: for a first look only"
+    max_rows: int | None = setting(None, "train on, and hold out, no more rows than this: for a first look only", ge=1)
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(
+        "auto", "auto: bf16 where the device has it, else fp16 on a GPU"
     )
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        default="auto", description="auto: bf16 where the device really has it, else fp16 on a GPU, else fp32"
-    )
-    clip_grad: float | None = Field(default=None, gt=0, description="largest gradient, as clip_mode measures it")
-    clip_mode: Literal["norm", "value", "agc"] = Field(
-        default="norm", description="norm of all, single values, or adaptive: norm by layer over that of its weights"
-    )
-    monitor: Literal["metric", "loss"] = Field(
-        default="metric", description="what the best epoch is chosen by, on the held-out rows"
-    )
+    clip_grad: float | None = setting(None, "largest gradient, as clip_mode measures it", gt=0)
+    clip_mode: Literal["norm", "value", "agc"] = setting("norm", "of all, of single values, or adaptive by layer")
+    monitor: Literal["metric", "loss"] = setting("metric", "what the best epoch is chosen by, on the held-out rows")
 
 
 class Optimizer(Strict):
-    name: str = Field(default="adamw", description="any timm or torch optimiser by timm's name")
-    lr: float = Field(default=1e-3, gt=0, description="peak learning rate")
-    weight_decay: float = Field(default=0.01, ge=0, description="on weights; never on norms and biases")
-    layer_decay: float | None = Field(
-        default=None, gt=0, le=1, description="each layer's rate over that of the layer above it; none: 1"
-    )
-    encoder_lr_factor: float = Field(default=1.0, gt=0, description="the encoder's rate over that of the heads")
-    params: dict[str, Any] = Field(default_factory=dict, description="further arguments of the optimiser")
+    name: str = setting("adamw", "any timm or torch optimiser by timm's name")
+    lr: float = setting(1e-3, "peak learning rate", gt=0)
+    weight_decay: float = setting(0.01, "on weights; never on norms and biases", ge=0)
+    layer_decay: float | None = setting(None, "each layer's rate over that of the layer above it; none: 1", gt=0, le=1)
+    encoder_lr_factor: float = setting(1.0, "the encoder's rate over that of the heads", gt=0)
+    params: dict[str, Any] = setting({}, "further arguments of the optimiser")
     parameter_groups: Named = named("parameter_groups", "default", "which parameters share settings")
 
 
 class Schedule(Strict):
-    name: str = Field(
-        default="cosine", description="how the rate changes by step", json_schema_extra={"kind": "schedule"}
-    )
-    warmup_epochs: float = Field(default=1.0, ge=0, description="linear warm-up from zero")
-    params: dict[str, Any] = Field(default_factory=dict, description="settings of the schedule's own")
+    name: str = setting("cosine", "how the rate changes by step", "schedule")
+    warmup_epochs: float = setting(1.0, "linear warm-up from zero", ge=0)
+    params: dict[str, Any] = setting({}, "settings of the schedule's own")
 
 
 class Averaging(Strict):
     """Averages of weights. Those of the last two kinds are kept if they are better on the held-out rows."""
 
-    ema_decay: float | None = Field(
-        default=None, ge=0, lt=1, description="moving average of the weights after each step, 0.999 or so; none: off"
-    )
-    ema_warmup: bool = Field(default=True, description="the decay grows with the steps, as short trainings need it")
-    swa_start: int | None = Field(
-        default=None, description="mean of all epochs from this one on, from 1, or -5: the last five; none: off"
-    )
-    best_epochs: int = Field(default=1, ge=1, description="mean of so many of the best epochs; 1: off")
+    ema_decay: float | None = setting(None, "moving average of the weights, 0.999 or so; none: off", ge=0, lt=1)
+    ema_warmup: bool = setting(True, "the decay grows with the steps, as short trainings need it")
+    swa_start: int | None = setting(None, "mean of all epochs from this one on, or -5: the last five; none: off")
+    best_epochs: int = setting(1, "mean of so many of the best epochs; 1: off", ge=1)
 
 
 class Checkpoints(Strict):
-    keep: int = Field(default=1, ge=1, description="how many of the best epochs stay on disk")
-    save_minutes: float = Field(default=10.0, gt=0, description="state for resume is saved this often inside an epoch")
+    keep: int = setting(1, "how many of the best epochs stay on disk", ge=1)
+    save_minutes: float = setting(10.0, "state for resume is saved this often inside an epoch", gt=0)
 
 
 class Tracking(Strict):
-    every_steps: int = Field(default=10, ge=1, description="training losses are logged at this cadence")
-    tags: tuple[str, ...] = Field(default=(), description="labels of the run in the trackers")
-    log_checkpoint: bool = Field(default=False, description="upload the best weights as an artifact where that exists")
+    every_steps: int = setting(10, "training losses are logged at this cadence", ge=1)
+    tags: tuple[str, ...] = setting((), "labels of the run in the trackers")
+    log_checkpoint: bool = setting(False, "upload the best weights as an artifact where that exists")
 
 
 class Machine(Strict):
     """Settings that never count as a change of the experiment."""
 
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto", description="where to compute")
-    devices: int = Field(default=1, ge=1, description="so many GPUs share each batch, with a process for each")
-    workers: int | None = Field(default=None, ge=0, description="loader processes; none: by the number of cores")
-    compile: bool = Field(default=False, description="torch.compile for the network: slow to start, faster steps")
-    valid_batch_size: int | None = Field(default=None, ge=1, description="rows per batch without gradients")
+    device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "where to compute")
+    devices: int = setting(1, "so many GPUs share each batch, with a process for each", ge=1)
+    workers: int | None = setting(None, "loader processes; none: by the number of cores", ge=0)
+    compile: bool = setting(False, "torch.compile for the network: slow to start, faster steps")
+    valid_batch_size: int | None = setting(None, "rows per batch without gradients", ge=1)
+
+
+class Watch(Strict):
+    """What looks at the training. These settings never count as a change of the experiment."""
+
+    non_finite: Literal["stop", "skip"] = setting(
+        "stop", "after a loss or gradient that is not: stop, or leave the step out"
+    )
+    max_skips: int = setting(10, "so many steps of a fold are left out before it stops", ge=1)
+    gradient_steps: int | None = setting(
+        None, "how often gradients of each block are looked at; none: every 50, or ten times in all", ge=1
+    )
+    figure_epochs: int = setting(10, "pictures of every so-many-th epoch, and of the last; 0: of none", ge=0)
+    extremes_by: str | None = setting(
+        None, "what ranks batches and samples: loss, a term of it, or a metric; none: the task says"
+    )
+    explain: str | None = setting(None, "what Grad-CAM explains: HEAD or HEAD:CLASS; none: what the first head says")
+    anomaly: bool = setting(False, "torch's anomaly detection throughout: slow, for debugging")
+
+    def draws(self, epoch: int, epochs: int) -> bool:
+        """Whether pictures are drawn at the end of an epoch, counted from 0 of `epochs`."""
+        every = self.figure_epochs
+        return every > 0 and (epoch == epochs - 1 or (epoch + 1) % every == 0)
 
 
 INTERVENTIONS = (

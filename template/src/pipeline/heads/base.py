@@ -7,8 +7,6 @@ that `competition.yaml` may name for it are `SCORES` in the module of the same n
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
@@ -19,7 +17,7 @@ import pandas as pd
 from pipeline.competition import Head, Metric
 from pipeline.heads import kinds
 from pipeline.heads.columns import Columns
-from toolkit.errors import UserError, listed
+from pipeline.registry import Names, modules_of
 
 if TYPE_CHECKING:  # a submission needs no torch
     import torch
@@ -28,7 +26,8 @@ if TYPE_CHECKING:  # a submission needs no torch
 # (ids of a batch, outputs) -> what is decoded instead of the outputs by that name
 Memory = Callable[[Sequence[str], Mapping[str, "Tensor"]], dict[str, "Tensor"]]
 
-KINDS: tuple[str, ...] = tuple(sorted(module.name for module in pkgutil.iter_modules(kinds.__path__)))
+NAMES = Names({"kind of heads": modules_of(kinds.__name__, "HEAD")})
+KINDS: tuple[str, ...] = tuple(sorted(NAMES.table["kind of heads"]))
 
 
 class HeadKind(ABC):
@@ -104,8 +103,6 @@ class HeadKind(ABC):
 
 def kind_of(head: Head) -> HeadKind:
     """The head as its kind sees it; a `UserError` where there is no such kind."""
-    if head.kind not in KINDS:
-        raise UserError(f"there is no kind of heads '{head.kind}'; known: {listed(KINDS, 9)}")
     return _kind(head.kind)(head)
 
 
@@ -120,5 +117,5 @@ def trained_by(loss: str) -> list[str]:
 
 
 def _kind(name: str) -> type[HeadKind]:
-    found: type[HeadKind] = importlib.import_module(f"{kinds.__name__}.{name}").HEAD
+    found: type[HeadKind] = NAMES.find("kind of heads", name)
     return found

@@ -19,7 +19,8 @@ from pipeline.prediction_ids import by_prediction
 from pipeline.project import Project
 from pipeline.tasks import Task
 from toolkit.errors import UserError, listed
-from toolkit.files import file_of, read_json, save_figure, write_json
+from toolkit.files import file_of, read_json, write_json
+from toolkit.plots.figures import save_figure
 from toolkit.terminal import table
 
 

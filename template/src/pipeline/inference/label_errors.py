@@ -7,7 +7,8 @@ import pandas as pd
 from pipeline.inference.predict import TrainedRun
 from pipeline.keys import ROW_ID
 from pipeline.prediction_ids import by_prediction
-from toolkit.files import atomic, save_figure
+from toolkit.files import atomic
+from toolkit.plots.figures import save_figure
 from toolkit.plots.images import RowImages
 
 FILE = "suspects.csv"

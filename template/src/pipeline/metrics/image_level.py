@@ -4,7 +4,6 @@ A metric reads the truth and the predictions, both indexed by id in the same ord
 and a warning says why; it is never a number that looks like a score.
 """
 
-import importlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -13,6 +12,7 @@ import pandas as pd
 from pipeline.competition import Head, Metric
 from pipeline.heads.base import KINDS
 from pipeline.heads.columns import has_truth
+from pipeline.registry import load
 from toolkit.errors import UserError, nearest
 
 
@@ -86,7 +86,7 @@ def over_heads(name: str, scores: Mapping[str, Metric]) -> Metric:
 def _metrics() -> dict[str, Metric]:
     found: dict[str, dict[str, Metric]] = {}
     for kind in KINDS:
-        for score in importlib.import_module(f"pipeline.metrics.{kind}").SCORES:
+        for score in load(f"pipeline.metrics.{kind}:SCORES", f"metrics of the kind '{kind}'"):
             found.setdefault(score.name, {})[kind] = score
     return {name: over_heads(name, scores) for name, scores in found.items()}
 

@@ -6,8 +6,6 @@ folders asks what kind of task it is working for.
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.competition import Competition, Head
 from pipeline.config import Experiment, LossRow
-from pipeline.registry import Names, References, load
+from pipeline.registry import Names, References, load, modules_of
 from pipeline.tasks.components import Decoder, Figures, Finisher, Outputs, Predictions, Submission, Table
 from toolkit.errors import UserError, listed
 
@@ -93,10 +91,9 @@ class Task(ABC):
 def rooms() -> dict[str, type[Task]]:
     """Every kind of task of this repository: kind of head -> its `Task`."""
     found: dict[str, type[Task]] = {}
-    for module in pkgutil.iter_modules(__path__):
-        package = importlib.import_module(f"{__name__}.{module.name}")
-        if hasattr(package, "TASK"):
-            task: type[Task] = load(package.TASK, f"the task '{module.name}'")
+    for name, reference in modules_of(__name__, "TASK").items():
+        if name != "components":
+            task: type[Task] = load(load(reference, name), name)
             found.update(dict.fromkeys(task.KINDS, task))
     return found
 

@@ -1,25 +1,25 @@
 """One interface for all trackers. Local files are always written; the answers chose what else.
 
-A further tracker is one package in this folder with an attribute `TRACKER`: `RunInfo` in, `Tracker` out. Its name in
+A further tracker is one module in this folder with an attribute `TRACKER`: `RunInfo` in, `Tracker` out. Its name in
 `competition.yaml` switches it on.
 """
 
 import contextlib
-import importlib
-import pkgutil
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from toolkit.errors import Interrupted, UserError, listed
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
 
-if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
-    from matplotlib.figure import Figure
+from pipeline.registry import Names, modules_of
+from toolkit.errors import Interrupted, UserError
+
+LOCAL = "local"
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,24 @@ class RunInfo:
     step: int  # optimiser steps done: what was logged after it is logged again
 
 
+@dataclass(frozen=True)
+class Overlay:
+    """An image, uint8 (H, W, 3), under masks, each (H, W) of class numbers, by name; 0 is no class."""
+
+    image: np.ndarray
+    masks: Mapping[str, np.ndarray]
+    classes: Mapping[int, str]
+
+
+@dataclass(frozen=True)
+class Points:
+    """Vectors, float32 (N, D), with a label each, and images, uint8 (H, W, 3) of one size, or none."""
+
+    vectors: np.ndarray
+    labels: Sequence[str]
+    images: Sequence[np.ndarray]
+
+
 class Tracker(ABC):
     """Where a fold's run is logged. Tags are the same everywhere: `train/loss`, `valid/accuracy`, `lr/group_0`.
 
@@ -47,12 +65,12 @@ class Tracker(ABC):
         """Log numbers at an optimiser step. Several calls at one step add up."""
 
     @abstractmethod
-    def figure(self, name: str, figure: "Figure", step: int) -> None:
-        """Log a picture; the caller closes the figure."""
+    def figure(self, name: str, figure: Figure, step: int) -> None:
+        """Log a picture."""
 
     @abstractmethod
     def summary(self, values: dict[str, Any]) -> None:
-        """The final values of the run."""
+        """Log the final values of the run."""
 
     @abstractmethod
     def finish(self, succeeded: bool) -> None:
@@ -61,38 +79,36 @@ class Tracker(ABC):
     def checkpoint(self, path: Path) -> None:  # noqa: B027
         """Keep the best weights where the tracker can."""
 
-    def histogram(self, name: str, values: "np.ndarray", step: int) -> None:  # noqa: B027
+    def histogram(self, name: str, values: np.ndarray, step: int) -> None:  # noqa: B027
         """Log how values are spread, float (N,)."""
 
-    def pr_curve(self, name: str, truth: "np.ndarray", scores: "np.ndarray", step: int) -> None:  # noqa: B027
+    def pr_curve(self, name: str, truth: np.ndarray, scores: np.ndarray, step: int) -> None:  # noqa: B027
         """Log precision against recall, of a truth, bool (N,), and scores in [0, 1], (N,)."""
 
-    def table(self, name: str, table: "pd.DataFrame", images: "Sequence[np.ndarray]", step: int) -> None:  # noqa: B027
+    def table(self, name: str, table: pd.DataFrame, images: Sequence[np.ndarray], step: int) -> None:  # noqa: B027
         """Log a table, and an image of each row where there are any, uint8 (H, W, 3)."""
 
-    def overlay(self, name: str, overlay: "Overlay", step: int) -> None:  # noqa: B027
+    def overlay(self, name: str, overlay: Overlay, step: int) -> None:  # noqa: B027
         """Log an image with masks that can be switched on and off."""
 
-    def embedding(self, name: str, points: "Points", step: int) -> None:  # noqa: B027
+    def embedding(self, name: str, points: Points, step: int) -> None:  # noqa: B027
         """Log vectors that a projector can show."""
 
 
-@dataclass(frozen=True)
-class Overlay:
-    """An image, uint8 (H, W, 3), under masks, each (H, W) of class numbers, by name; 0 is no class."""
+def _to_each(method: str) -> Callable[..., None]:
+    def call(self: "Trackers", *arguments: Any, **named: Any) -> None:
+        for name, tracker in list(self.trackers.items()):
+            try:
+                getattr(tracker, method)(*arguments, **named)
+            except Interrupted:
+                raise
+            except Exception as error:  # whatever a tracker's library raises, the training is worth more
+                del self.trackers[name]
+                with contextlib.suppress(Exception):
+                    tracker.finish(False)
+                _say_failed(name, error)
 
-    image: "np.ndarray"
-    masks: "Mapping[str, np.ndarray]"
-    classes: "Mapping[int, str]"
-
-
-@dataclass(frozen=True)
-class Points:
-    """Vectors, float32 (N, D), with a label each, and images, uint8 (H, W, 3) of one size, or none."""
-
-    vectors: "np.ndarray"
-    labels: Sequence[str]
-    images: "Sequence[np.ndarray]"
+    return call
 
 
 class Trackers(Tracker):
@@ -101,47 +117,16 @@ class Trackers(Tracker):
     def __init__(self, trackers: Mapping[str, Tracker]) -> None:
         self.trackers = dict(trackers)
 
-    def scalars(self, values: dict[str, float], step: int) -> None:
-        self._each(lambda tracker: tracker.scalars(values, step))
-
-    def figure(self, name: str, figure: "Figure", step: int) -> None:
-        self._each(lambda tracker: tracker.figure(name, figure, step))
-
-    def summary(self, values: dict[str, Any]) -> None:
-        self._each(lambda tracker: tracker.summary(values))
-
-    def checkpoint(self, path: Path) -> None:
-        self._each(lambda tracker: tracker.checkpoint(path))
-
-    def histogram(self, name: str, values: "np.ndarray", step: int) -> None:
-        self._each(lambda tracker: tracker.histogram(name, values, step))
-
-    def pr_curve(self, name: str, truth: "np.ndarray", scores: "np.ndarray", step: int) -> None:
-        self._each(lambda tracker: tracker.pr_curve(name, truth, scores, step))
-
-    def table(self, name: str, table: "pd.DataFrame", images: "Sequence[np.ndarray]", step: int) -> None:
-        self._each(lambda tracker: tracker.table(name, table, images, step))
-
-    def overlay(self, name: str, overlay: Overlay, step: int) -> None:
-        self._each(lambda tracker: tracker.overlay(name, overlay, step))
-
-    def embedding(self, name: str, points: Points, step: int) -> None:
-        self._each(lambda tracker: tracker.embedding(name, points, step))
-
-    def finish(self, succeeded: bool) -> None:
-        self._each(lambda tracker: tracker.finish(succeeded))
-
-    def _each(self, call: Callable[[Tracker], None]) -> None:
-        for name, tracker in list(self.trackers.items()):
-            try:
-                call(tracker)
-            except Interrupted:
-                raise
-            except Exception as error:  # whatever a tracker's library raises, the training is worth more
-                del self.trackers[name]
-                with contextlib.suppress(Exception):
-                    tracker.finish(False)
-                say_once(f"the tracker '{name}' failed ({_reason(error)}); the run goes on without it")
+    scalars = _to_each("scalars")
+    figure = _to_each("figure")
+    summary = _to_each("summary")
+    finish = _to_each("finish")
+    checkpoint = _to_each("checkpoint")
+    histogram = _to_each("histogram")
+    pr_curve = _to_each("pr_curve")
+    table = _to_each("table")
+    overlay = _to_each("overlay")
+    embedding = _to_each("embedding")
 
 
 def make_tracker(info: RunInfo, trackers: Sequence[str]) -> Trackers:
@@ -150,36 +135,21 @@ def make_tracker(info: RunInfo, trackers: Sequence[str]) -> Trackers:
     Raises:
         UserError: this repository has no tracker of a name, or its package is not installed.
     """
-    from pipeline.trackers.local import LocalTracker
-
-    starts: dict[str, Callable[[RunInfo], Tracker]] = {"local files": LocalTracker}
-    starts.update({name: _find(name) for name in trackers})
+    names = Names({"tracker": modules_of(__name__, "TRACKER")})
+    try:
+        starts = {name: names.find("tracker", name) for name in (LOCAL, *trackers)}
+    except UserError as error:
+        every = ", ".join(dict.fromkeys([*sorted(names.table["tracker"].keys() - {LOCAL}), *trackers]))
+        raise UserError(f"{error} (in competition.yaml; copier update -d trackers='[{every}]' adds it)") from error
     started = {}
     for name, start in starts.items():
         try:
             started[name] = start(info)
-        except ModuleNotFoundError as error:
-            raise UserError(
-                f"the tracker '{name}' needs the package '{error.name}', which is not installed; "
-                f"install it, or take '{name}' out of trackers in competition.yaml"
-            ) from error
         except Interrupted:
             raise
         except Exception as error:
-            say_once(f"the tracker '{name}' did not start ({_reason(error)}); the run goes on without it")
+            _say_failed(name, error)
     return Trackers(started)
-
-
-def _find(name: str) -> Callable[[RunInfo], Tracker]:
-    known = sorted(module.name for module in pkgutil.iter_modules(__path__) if module.ispkg)
-    if name not in known:
-        wanted = ", ".join([*known, name])
-        raise UserError(
-            f"competition.yaml names the tracker '{name}', and this repository has {listed(known, 9) or 'none'}; "
-            f"correct it there, or add it: copier update -d trackers='[{wanted}]'"
-        )
-    start: Callable[[RunInfo], Tracker] = importlib.import_module(f"{__name__}.{name}").TRACKER
-    return start
 
 
 def say_once(message: str) -> None:
@@ -192,6 +162,6 @@ def say_once(message: str) -> None:
 _said: set[str] = set()
 
 
-def _reason(error: Exception) -> str:
-    """The first line of an error, or its kind where it says nothing."""
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+def _say_failed(name: str, error: Exception) -> None:
+    reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    say_once(f"the tracker '{name}' failed ({reason}); the run goes on without it")

@@ -22,7 +22,8 @@ from pipeline.training.setup import Setup
 from pipeline.training.trainer import Trainer
 from pipeline.types import Batch
 from toolkit.errors import Interrupted, UserError
-from toolkit.files import atomic, save_figure
+from toolkit.files import atomic
+from toolkit.plots.figures import save_figure
 from toolkit.terminal import console, progress_bar
 
 DIVERGED = 4.0  # times the least smoothed loss: by then nothing is left to see

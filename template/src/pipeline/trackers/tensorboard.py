@@ -1,17 +1,18 @@
 """TensorBoard: `tensorboard --logdir runs` shows every experiment and fold on this machine."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
+from tensorboard.compat.proto.summary_pb2 import Summary
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
 from pipeline.trackers import Points, RunInfo, Tracker
-from pipeline.trackers.images import png
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from toolkit.plots.figures import png
 
 FOLDER = "tensorboard"
 MOST_ROWS = 50  # of a table
@@ -21,78 +22,56 @@ class TensorBoardTracker(Tracker):
     """Event files in the run's folder."""
 
     def __init__(self, info: RunInfo) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         folder = info.folder / FOLDER
         continues = folder.is_dir() and any(folder.iterdir())
         # TensorBoard hides what an earlier process logged at this step or later; this one logs it again.
         purge_step = info.step + 1 if continues else None
         self.writer: Any = SummaryWriter(str(folder), purge_step=purge_step)  # type: ignore[no-untyped-call]
-        self.config = dict(_flat(info.config))
+        self.config = info.config
         self.step = info.step
 
     def scalars(self, values: dict[str, float], step: int) -> None:
-        """One point per tag."""
         for tag, value in values.items():
             self.writer.add_scalar(tag, value, step)
         self.step = step
 
-    def figure(self, name: str, figure: "Figure", step: int) -> None:
-        """A picture under Images."""
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
-        file = png(figure)
-        width, height = figure.canvas.get_width_height()
-        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=file)
+    def figure(self, name: str, figure: Figure, step: int) -> None:
+        image = Summary.Image(colorspace=3, encoded_image_string=png(figure))
+        image.width, image.height = figure.canvas.get_width_height()
         # `SummaryWriter.add_image` would encode it once more.
         self.writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
 
     def summary(self, values: dict[str, Any]) -> None:
-        """The hyper-parameters beside the final values, under HParams."""
-        from torch.utils.tensorboard.summary import hparams
-
         final = {tag: float(value) for tag, value in values.items() if isinstance(value, (int, float))}
+        flat = pd.json_normalize(self.config).iloc[0].to_dict() if self.config else {}
+        settings = {
+            name: value if isinstance(value, (bool, int, float, str)) else str(value) for name, value in flat.items()
+        }
         # `SummaryWriter.add_hparams` would open a second run, named by the time, below this one.
-        for event in hparams(self.config, final):  # type: ignore[no-untyped-call]
+        for event in hparams(settings, final):  # type: ignore[no-untyped-call]
             self.writer.file_writer.add_summary(event)
         self.scalars(final, self.step)
 
     def histogram(self, name: str, values: np.ndarray, step: int) -> None:
-        """Under Histograms and Distributions."""
         self.writer.add_histogram(name, values, step)
 
     def pr_curve(self, name: str, truth: np.ndarray, scores: np.ndarray, step: int) -> None:
-        """Under PR Curves."""
         self.writer.add_pr_curve(name, truth, scores, step)
 
     def table(self, name: str, table: pd.DataFrame, images: Sequence[np.ndarray], step: int) -> None:
-        """Its first rows as text."""
-        self.writer.add_text(name, _markdown(table.head(MOST_ROWS)), step)
+        cells = table.head(MOST_ROWS).to_numpy(dtype=object).tolist()
+        lines = [list(table.columns), ["---"] * len(table.columns), *cells]
+        text = "\n".join(f"| {' | '.join(str(cell).replace('|', '/') for cell in line)} |" for line in lines)
+        self.writer.add_text(name, text, step)
 
     def embedding(self, name: str, points: Points, step: int) -> None:
-        """In the Projector, each point with its label and image."""
         pictures = None
         if len(points.images):
             pictures = torch.from_numpy(np.stack(points.images)).permute(0, 3, 1, 2).float() / 255
         self.writer.add_embedding(points.vectors, list(points.labels), pictures, step, name)
 
     def finish(self, succeeded: bool) -> None:
-        """Flush and close."""
         self.writer.close()
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str | float | bool]]:
-    """`optimizer.lr` and the like: HParams takes numbers, truths and texts only."""
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value if isinstance(value, (bool, int, float, str)) else str(value)
-
-
-def _markdown(table: pd.DataFrame) -> str:
-    lines = [list(table.columns), ["---"] * len(table.columns), *table.to_numpy(dtype=object).tolist()]
-    return "\n".join(f"| {' | '.join(str(cell).replace('|', '/') for cell in line)} |" for line in lines)
 
 
 TRACKER = TensorBoardTracker
