@@ -1,8 +1,6 @@
 """Find everything that is wrong with the data: tables, labels, images, sample submission, copies that leak."""
 
-import argparse
-
-from _project import ROOT
+from _project import ROOT, parser
 from toolkit.errors import run_script
 
 EXAMPLES = """examples:
@@ -15,13 +13,10 @@ Exit status 2 if training, predicting or submitting would fail on what was found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--experiment", metavar="NAME", help="read images and folds as this experiment does")
-    parser.add_argument("--unpack", action="store_true", help="unpack the zip archives in the data folder first")
-    parser.add_argument("--data", metavar="DIR", help="the data folder (default: data/raw, or DATA_DIR)")
-    arguments = parser.parse_args()
+    options = parser(__doc__, EXAMPLES)
+    options.add_argument("--experiment", metavar="NAME", help="read images and folds as this experiment does")
+    options.add_argument("--unpack", action="store_true", help="unpack the zip archives in the data folder first")
+    arguments = options.parse_args()
 
     from competition import competition
     from pipeline.project import Project

@@ -5,9 +5,7 @@ make them by a threshold, `tuned` is the mean with thresholds from the other fol
 thresholds from all rows go into thresholds.json, and submissions decide by them.
 """
 
-import argparse
-
-from _project import ROOT
+from _project import ROOT, parser
 from toolkit.errors import run_script
 
 EXAMPLES = """examples:
@@ -18,13 +16,10 @@ EXAMPLES = """examples:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("experiment", help="name of an experiment that is trained")
-    parser.add_argument("--fold", help="score only these folds: 0, or 0,2 (default: all that are trained)")
-    parser.add_argument("--data", metavar="DIR", help="the data folder (default: data/raw, or DATA_DIR)")
-    arguments = parser.parse_args()
+    options = parser(__doc__, EXAMPLES)
+    options.add_argument("experiment", help="name of an experiment that is trained")
+    options.add_argument("--fold", help="score only these folds: 0, or 0,2 (default: all that are trained)")
+    arguments = options.parse_args()
 
     from pipeline.project import Project
 

@@ -1,8 +1,6 @@
 """Write the demo competition, handwritten digits, into the data folder as Kaggle would lay it out."""
 
-import argparse
-
-from _project import ROOT
+from _project import ROOT, parser
 from toolkit.errors import run_script
 
 EXAMPLES = """examples:
@@ -14,11 +12,8 @@ Columns and paths are those of competition.yaml. Files that are not the demo's a
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", metavar="DIR", help="the data folder (default: data/raw, or DATA_DIR)")
-    arguments = parser.parse_args()
+    options = parser(__doc__, EXAMPLES)
+    arguments = options.parse_args()
 
     from competition import competition
     from demo_data.demo import write_demo

@@ -1,8 +1,6 @@
 """Compare experiments: scores fold by fold, out of fold, and where submissions and pictures are."""
 
-import argparse
-
-from _project import ROOT
+from _project import ROOT, parser
 from toolkit.errors import run_script
 
 EXAMPLES = """examples:
@@ -12,16 +10,14 @@ EXAMPLES = """examples:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("experiments", nargs="+", metavar="experiment", help="names of experiments that are evaluated")
-    arguments = parser.parse_args()
+    options = parser(__doc__, EXAMPLES)
+    options.add_argument("experiments", nargs="+", metavar="experiment", help="names of experiments that are evaluated")
+    arguments = options.parse_args()
 
     from pipeline.project import Project
     from pipeline.report import compare
 
-    compare(Project.at(ROOT), arguments.experiments)
+    compare(Project.at(ROOT, arguments.data), arguments.experiments)
 
 
 if __name__ == "__main__":

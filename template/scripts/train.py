@@ -4,7 +4,7 @@ import argparse
 import sys
 from contextlib import ExitStack
 
-from _project import ROOT
+from _project import ROOT, parser
 from toolkit.errors import run_script
 
 EXAMPLES = """examples:
@@ -18,17 +18,14 @@ EXAMPLES = """examples:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("experiment", help="name of a file in experiments/")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that differ from the file")
-    parser.add_argument("--fold", default="all", help="a fold's number, several (0,2), all (default), or full")
-    parser.add_argument("--as", dest="name", metavar="NAME", help="write experiments/NAME.yaml and train that")
-    parser.add_argument("--restart", action="store_true", help="set the old run aside and begin anew")
-    parser.add_argument("--print-config", action="store_true", help="show every setting and leave")
-    parser.add_argument("--data", metavar="DIR", help="the data folder (default: data/raw, or DATA_DIR)")
-    arguments = parser.parse_intermixed_args()
+    options = parser(__doc__, EXAMPLES)
+    options.add_argument("experiment", help="name of a file in experiments/")
+    options.add_argument("overrides", nargs="*", metavar="key=value", help="settings that differ from the file")
+    options.add_argument("--fold", default="all", help="a fold's number, several (0,2), all (default), or full")
+    options.add_argument("--as", dest="name", metavar="NAME", help="write experiments/NAME.yaml and train that")
+    options.add_argument("--restart", action="store_true", help="set the old run aside and begin anew")
+    options.add_argument("--print-config", action="store_true", help="show every setting and leave")
+    arguments = options.parse_intermixed_args()
 
     with ExitStack() as stack:
         run(arguments, stack)
@@ -57,7 +54,8 @@ def run(arguments: argparse.Namespace, stack: ExitStack) -> None:
 
     if must_launch(config.machine.devices):
         sys.exit(launch(config.machine.devices))
-    from pipeline.training.fold import prepare, train
+    from pipeline.training.fold import train
+    from pipeline.training.setup import prepare
 
     train(prepare(project, competition, name, config), arguments.fold, arguments.restart)
 
