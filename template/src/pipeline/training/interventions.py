@@ -20,10 +20,7 @@ def by_epoch(config: Experiment, names: Names) -> list[Experiment]:
     for number, intervention in enumerate(config.interventions):
         if not any(intervention.covers(epoch, epochs) for epoch in range(epochs)):
             first, last = intervention.epochs
-            raise UserError(
-                f"interventions.{number}: none of the {epochs} epochs is in {first} to {last}; "
-                "epochs are counted from 1, or from -1 at the end"
-            )
+            raise UserError(f"interventions.{number}: none of the {epochs} epochs is in {first} to {last}")
     known: dict[tuple[int, ...], Experiment] = {(): config}
     found = []
     for epoch in range(epochs):
