@@ -1,17 +1,17 @@
-"""Find a learning rate: train with one that grows from step to step, and look where the loss falls and explodes."""
+"""Find a learning rate: train with one that grows from step to step, and look where the loss falls and explodes.
 
-from _project import ROOT, parser
-from toolkit.errors import run_script
-
-EXAMPLES = """examples:
+examples:
   scripts/find_lr.py baseline                             the first fold's training rows
   scripts/find_lr.py baseline model.encoder=convnext_tiny
   scripts/find_lr.py baseline --min 1e-5 --max 0.1 --steps 200
 """
 
+from _project import ROOT, parser
+from toolkit.errors import run_script
+
 
 def main() -> None:
-    options = parser(__doc__, EXAMPLES)
+    options = parser(__doc__)
     options.add_argument("experiment", help="name of a file in experiments/")
     options.add_argument("overrides", nargs="*", metavar="key=value", help="settings that differ from the file")
     options.add_argument("--fold", default="0", help="whose training rows: a fold's number (default: 0), or full")

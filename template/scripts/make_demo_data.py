@@ -1,18 +1,18 @@
-"""Write the demo competition, handwritten digits, into the data folder as Kaggle would lay it out."""
+"""Write the demo competition, handwritten digits, into the data folder as Kaggle would lay it out.
 
-from _project import ROOT, parser
-from toolkit.errors import run_script
-
-EXAMPLES = """examples:
+examples:
   scripts/make_demo_data.py                       into data/raw
   scripts/make_demo_data.py --data /tmp/digits    into another folder
 
 Columns and paths are those of competition.yaml. Files that are not the demo's are never overwritten.
 """
 
+from _project import ROOT, parser
+from toolkit.errors import run_script
+
 
 def main() -> None:
-    options = parser(__doc__, EXAMPLES)
+    options = parser(__doc__)
     arguments = options.parse_args()
 
     from competition import competition

@@ -1,9 +1,6 @@
-"""Divide the training rows into folds, once, and report what leaks between them: folds/NAME.csv."""
+"""Divide the training rows into folds, once, and report what leaks between them: folds/NAME.csv.
 
-from _project import ROOT, parser
-from toolkit.errors import run_script
-
-EXAMPLES = """examples:
+examples:
   scripts/make_folds.py                               5 folds; stratified, groups stay together where there are any
   scripts/make_folds.py --n-folds 10 --name ten       other folds beside them, for experiments that say `folds: ten`
   scripts/make_folds.py --seed 1 --force              replace folds/folds.csv
@@ -12,9 +9,12 @@ EXAMPLES = """examples:
 Folds that are there and still fit are left alone; those of the demo are replaced when real data are there.
 """
 
+from _project import ROOT, parser
+from toolkit.errors import run_script
+
 
 def main() -> None:
-    options = parser(__doc__, EXAMPLES)
+    options = parser(__doc__)
     splitters = ("auto", "plain", "stratified", "group", "stratified_group")
     options.add_argument("--n-folds", type=int, metavar="N", help="how many (default: 5)")
     options.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same folds (default: 0)")

@@ -1,9 +1,6 @@
-"""Predict the test rows with the trained folds of one or more experiments; each image is decoded once for all folds."""
+"""Predict the test rows with the trained folds of one or more experiments; each image is decoded once for all folds.
 
-from _project import ROOT, parser
-from toolkit.errors import run_script
-
-EXAMPLES = """examples:
+examples:
   scripts/predict.py demo                      the mean of all folds that are trained: runs/demo/test.parquet
   scripts/predict.py exp012 exp013             two experiments, one after the other
   scripts/predict.py demo --fold 0             one fold only; --fold 0,2 averages two of them
@@ -12,9 +9,12 @@ The test rows are those of today's competition.yaml and src/competition/tables.p
 predicted without a new training.
 """
 
+from _project import ROOT, parser
+from toolkit.errors import run_script
+
 
 def main() -> None:
-    options = parser(__doc__, EXAMPLES)
+    options = parser(__doc__)
     options.add_argument("experiments", nargs="+", metavar="experiment", help="names of experiments that are trained")
     options.add_argument("--fold", help="use only the models of these folds: 0, 0,2, or full")
     options.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")

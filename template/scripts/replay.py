@@ -2,6 +2,9 @@
 
 Says which loss, output or gradient was not finite, which operation of which module made the first such value, from
 what, and in which samples.
+
+examples:
+  scripts/replay.py runs/baseline/fold_0/non_finite/step_000123.pt
 """
 
 from pathlib import Path
@@ -9,13 +12,9 @@ from pathlib import Path
 from _project import ROOT, parser
 from toolkit.errors import run_script
 
-EXAMPLES = """examples:
-  scripts/replay.py runs/baseline/fold_0/non_finite/step_000123.pt
-"""
-
 
 def main() -> None:
-    options = parser(__doc__, EXAMPLES)
+    options = parser(__doc__)
     options.add_argument("dump", type=Path, metavar="DUMP", help="runs/NAME/fold_K/non_finite/step_NUMBER.pt")
     arguments = options.parse_args()
 

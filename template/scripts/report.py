@@ -1,16 +1,16 @@
-"""Compare experiments: scores fold by fold, out of fold, and where submissions and pictures are."""
+"""Compare experiments: scores fold by fold, out of fold, and where submissions and pictures are.
 
-from _project import ROOT, parser
-from toolkit.errors import run_script
-
-EXAMPLES = """examples:
+examples:
   scripts/report.py baseline            one experiment
   scripts/report.py baseline exp012     two of them, side by side
 """
 
+from _project import ROOT, parser
+from toolkit.errors import run_script
+
 
 def main() -> None:
-    options = parser(__doc__, EXAMPLES)
+    options = parser(__doc__)
     options.add_argument("experiments", nargs="+", metavar="experiment", help="names of experiments that are evaluated")
     arguments = options.parse_args()
 

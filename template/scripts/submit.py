@@ -1,19 +1,19 @@
-"""Build and check the submission of an experiment, or check any csv."""
+"""Build and check the submission of an experiment, or check any csv.
+
+examples:
+  scripts/submit.py baseline                      submissions/baseline.csv, from the predictions in runs/baseline
+  scripts/submit.py baseline --check other.csv    check a file made elsewhere, with the classes of runs/baseline
+  scripts/submit.py --check other.csv             the same, with the classes of folds/classes.json
+"""
 
 from pathlib import Path
 
 from _project import ROOT, parser
 from toolkit.errors import UserError, run_script
 
-EXAMPLES = """examples:
-  scripts/submit.py baseline                      submissions/baseline.csv, from the predictions in runs/baseline
-  scripts/submit.py baseline --check other.csv    check a file made elsewhere, with the classes of runs/baseline
-  scripts/submit.py --check other.csv             the same, with the classes of folds/classes.json
-"""
-
 
 def main() -> None:
-    options = parser(__doc__, EXAMPLES)
+    options = parser(__doc__)
     options.add_argument("name", metavar="NAME", nargs="?", help="an experiment with test predictions")
     options.add_argument("--check", metavar="FILE", type=Path, help="check this csv instead; nothing is written")
     arguments = options.parse_args()

@@ -1,13 +1,6 @@
-"""Train an experiment over its folds. The same command continues what was cut off."""
+"""Train an experiment over its folds. The same command continues what was cut off.
 
-import argparse
-import sys
-from contextlib import ExitStack
-
-from _project import ROOT, parser
-from toolkit.errors import run_script
-
-EXAMPLES = """examples:
+examples:
   scripts/train.py demo                          every fold of experiments/demo.yaml
   scripts/train.py baseline --fold 0             one fold; --fold 0,2 trains two of them
   scripts/train.py baseline --fold full          everything, without validation
@@ -16,9 +9,16 @@ EXAMPLES = """examples:
   scripts/train.py baseline --print-config       every setting with its value
 """
 
+import argparse
+import sys
+from contextlib import ExitStack
+
+from _project import ROOT, parser
+from toolkit.errors import run_script
+
 
 def main() -> None:
-    options = parser(__doc__, EXAMPLES)
+    options = parser(__doc__)
     options.add_argument("experiment", help="name of a file in experiments/")
     options.add_argument("overrides", nargs="*", metavar="key=value", help="settings that differ from the file")
     options.add_argument("--fold", default="all", help="a fold's number, several (0,2), all (default), or full")
