@@ -113,7 +113,7 @@ def run_variant(place: Workplace, variant: Variant, batch_size: int, pairs: int)
 
 def make_loop(place: Workplace, name: str, batch_size: int, variant: Variant) -> tuple[Any, Any]:
     """The loop of a fold that trains on everything, so that an epoch is nothing but steps; and the table of names."""
-    from pipeline.training.run_folder import open_run, set_aside
+    from pipeline.training.run_folder import open_run
     from pipeline.training.trainer import Trainer
 
     # Many epochs, of which one is run: the schedule then stays away from its end, where the rate is zero.
@@ -128,8 +128,8 @@ def make_loop(place: Workplace, name: str, batch_size: int, variant: Variant) ->
     ]
     (place.project / "experiments" / f"{name}.yaml").write_text("extends: demo\n", encoding="utf-8")
     setup = place.setup(name, overrides, variant.trackers)
-    set_aside(setup.project, name)
-    folder = open_run(setup.project, name, setup.config, {}, "benchmark") / "fold_full"
+    open_run(setup, ("full",), True, "benchmark")
+    folder = setup.project.run(name) / "fold_full"
     return Trainer(setup, "full", folder, torch.device("cpu")), setup.names
 
 

@@ -1,6 +1,6 @@
 """Averages of weights that grow while a model trains: over steps (EMA), over epochs (SWA)."""
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from timm.utils import ModelEmaV3
 from torch import nn
@@ -12,7 +12,7 @@ from toolkit.errors import UserError
 Model = TypeVar("Model", bound=nn.Module)
 
 
-class WeightAverages:
+class WeightAverages(nn.Module):
     """The averages of `averaging`, each none where it is off.
 
     - `ema`: `average = decay * average + (1 - decay) * weights` after each optimiser step (Polyak & Juditsky, 1992), by
@@ -26,6 +26,7 @@ class WeightAverages:
     """
 
     def __init__(self, model: nn.Module, settings: Averaging, epochs: int) -> None:
+        super().__init__()
         decay, start = settings.ema_decay, settings.swa_start
         self.ema = None if decay is None else ModelEmaV3(model, decay=decay, use_warmup=settings.ema_warmup)
         self.swa = None if start is None else AveragedModel(model)
@@ -43,14 +44,3 @@ class WeightAverages:
         """The weights that are evaluated and stored: the moving average where there is one."""
         averaged: Model = model if self.ema is None else self.ema.module
         return averaged
-
-    def _modules(self) -> dict[str, nn.Module]:
-        averages = {"ema": None if self.ema is None else self.ema.module, "swa": self.swa}
-        return {name: module for name, module in averages.items() if module is not None}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {name: module.state_dict() for name, module in self._modules().items()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, module in self._modules().items():
-            module.load_state_dict(state[name])

@@ -17,7 +17,7 @@ from pipeline.inference.predict import FINISHED, fold_names, seed_folder
 from pipeline.trackers import make_tracker
 from pipeline.training.finish import average_seeds, finish_fold
 from pipeline.training.optimizer import print_rates
-from pipeline.training.run_folder import has_begun, open_run, set_aside, the_only_trainer
+from pipeline.training.run_folder import has_begun, open_run, the_only_trainer
 from pipeline.training.setup import Setup
 from pipeline.training.trainer import Trainer
 from toolkit.distributed import ALONE, Processes, joined
@@ -39,7 +39,7 @@ def train(setup: Setup, fold: str, restart: bool) -> None:
         if processes.size > 1:
             print(f"{processes.size} processes on {device.type} share each batch of {setup.config.training.batch_size}")
         # The others look for the run, and for weights in the hub's cache, once both are there.
-        is_new, old = processes.from_main(lambda: open_folder(setup, folds, restart))
+        is_new, old = processes.from_main(lambda: begin(setup, folds, restart))
         try:
             with known_failures():
                 train_folds(setup, folds, device, processes)
@@ -54,16 +54,11 @@ def train(setup: Setup, fold: str, restart: bool) -> None:
             raise
 
 
-def open_folder(setup: Setup, folds: Sequence[str], restart: bool) -> tuple[bool, Path | None]:
-    """Find the run unchanged, or make its folder; says whether it is new, and where the one before was set aside.
-
-    Raises:
-        UserError: it has changed, or the test rows cannot be read: better known before hours of training than after.
-    """
+def begin(setup: Setup, folds: Sequence[str], restart: bool) -> tuple[bool, Path | None]:
+    """`open_run`, once weights and test rows are there: better known before hours of training than after."""
     run, model, data = setup.project.run(setup.name), setup.config.model, setup.project.require_data()
-    folders = [run / f"fold_{name}" for name in folds]
-    if (restart or not all(map(has_begun, folders))) and model.pretrained and model.weights is None:
-        # It needs a network: fail before anything is written.
+    begins = restart or not all(has_begun(run / f"fold_{name}") for name in folds)
+    if begins and model.pretrained and model.weights is None:
         print(f"getting the pretrained weights of '{model.encoder}', from the hub or its cache", flush=True)
         setup.task.model(setup.config, setup.names, pretrained=True)
     for note in setup.folds.warnings:
@@ -75,12 +70,7 @@ def open_folder(setup: Setup, folds: Sequence[str], restart: bool) -> tuple[bool
         if (data / settings.test_csv).exists() or (data / settings.sample_submission).exists():
             raise
         print(f"note: there are no test rows yet: {error}")
-    old = set_aside(setup.project, setup.name) if restart else None
-    is_new = not run.exists()
-    record = {"folds": setup.folds.hash, "n_folds": setup.folds.n_folds}
-    unfinished = [folder.name for folder in folders if has_begun(folder) and not (folder / FINISHED).is_file()]
-    open_run(setup.project, setup.name, setup.config, record, engine.NAME, unfinished)
-    return is_new, old
+    return open_run(setup, folds, restart, engine.NAME)
 
 
 def choose_folds(folds: FoldTable, asked: str) -> list[str]:

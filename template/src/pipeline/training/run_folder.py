@@ -10,7 +10,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pipeline.config import Experiment, differences
+from pipeline.config import differences
 from pipeline.inference.code import PACKAGE, Code
 from pipeline.inference.predict import FINISHED
 from pipeline.inference.snapshot import (
@@ -24,6 +24,7 @@ from pipeline.inference.snapshot import (
 )
 from pipeline.project import Project
 from pipeline.settings import FILE_NAME, LIVE, parse_settings
+from pipeline.training.setup import Setup
 from toolkit.errors import UserError, listed
 from toolkit.files import dump_yaml, read_json, read_yaml, write_json, write_text
 
@@ -36,42 +37,40 @@ def has_begun(fold: Path) -> bool:
     return any(any(fold.glob(pattern)) for pattern in patterns)
 
 
-def open_run(
-    project: Project,
-    name: str,
-    config: Experiment,
-    record: dict[str, Any],
-    engine: str,
-    unfinished: Sequence[str] = (),
-) -> Path:
-    """The run's folder: made anew, or found with nothing changed that forms weights. What else changed is said.
+def open_run(setup: Setup, folds: Sequence[str], restart: bool, engine: str) -> tuple[bool, Path | None]:
+    """Make the run's folder, or find it with nothing changed that forms weights; what else changed is said.
 
     Args:
-        record: what else the run depends on: the hash of its folds.
+        folds: those to be trained. One that goes on from a state must have the metric it began with.
+        restart: set the run aside first, if there is one.
         engine: what trains it. Another one goes on from the same state, so a change is said and no more.
-        unfinished: folders of folds that are to go on from a state, whose best epoch so far goes by the metric.
+
+    Returns:
+        Whether it is new, and where the one before was set aside.
 
     Raises:
         UserError: a run is there, and its config, folds or what forms weights in `src/competition` are no longer the
             same; or the metric is not, and a fold is unfinished.
     """
-    folder = project.run(name)
+    project, folder = setup.project, setup.project.run(setup.name)
+    record = {"folds": setup.folds.hash, "n_folds": setup.folds.n_folds}
+    old = set_aside(project, setup.name) if restart else None
     if (folder / "config.yaml").is_file():
-        _refuse_changes(project, folder, config, record)
-        _print_changes(project, folder, unfinished)
+        _refuse_changes(setup, folder, record)
+        _print_changes(project, folder, [folder / f"fold_{name}" for name in folds])
         before = read_json(folder / "run.json").get("engine", engine)
         if before != engine:
-            print(f"note: the run '{name}' was begun with {before}, and {engine} goes on with it")
-        return folder
+            print(f"note: the run '{setup.name}' was begun with {before}, and {engine} goes on with it")
+        return False, old
     # A folder that was cut off while it was made has no config.yaml yet under its final name.
-    draft = project.runs / f".{name}.draft"
+    draft = project.runs / f".{setup.name}.draft"
     shutil.rmtree(draft, ignore_errors=True)
     save_snapshot(project.source, project.root / FILE_NAME, project.folds / CLASSES, draft)
     began = datetime.now(UTC).isoformat(timespec="seconds")
     write_json(draft / "run.json", {"began": began, "engine": engine, **record})
-    write_text(draft / "config.yaml", dump_yaml(config.model_dump(mode="json")))
+    write_text(draft / "config.yaml", dump_yaml(setup.config.model_dump(mode="json")))
     draft.replace(folder)
-    return folder
+    return True, old
 
 
 @contextmanager
@@ -103,10 +102,11 @@ def set_aside(project: Project, name: str) -> Path | None:
     return target
 
 
-def _refuse_changes(project: Project, folder: Path, config: Experiment, record: dict[str, Any]) -> None:
+def _refuse_changes(setup: Setup, folder: Path, record: dict[str, Any]) -> None:
     """Refuse what forms weights and is not what the run began with; the differences are printed."""
+    project = setup.project
     answers = [_answers(path / FILE_NAME) for path in (folder / CODE, project.root)]
-    configs = [read_yaml(folder / "config.yaml"), config.model_dump(mode="json")]
+    configs = [read_yaml(folder / "config.yaml"), setup.config.model_dump(mode="json")]
     for values, free in (*((one, ("machine", "watch")) for one in configs), *((one, LIVE) for one in answers)):
         for name in free:
             values.pop(name, None)
@@ -129,7 +129,7 @@ def _refuse_changes(project: Project, folder: Path, config: Experiment, record: 
         )
 
 
-def _print_changes(project: Project, folder: Path, unfinished: Sequence[str]) -> None:
+def _print_changes(project: Project, folder: Path, folds: Sequence[Path]) -> None:
     """Print what changed and forms no weights.
 
     Raises:
@@ -143,12 +143,12 @@ def _print_changes(project: Project, folder: Path, unfinished: Sequence[str]) ->
         print(f"note: changed since '{folder.name}' began, and no reason to train anew: {changes}")
     if not any(name == "metrics" for _, name in parts) and not any(text.startswith("metric ") for text in settings):
         return
-    if unfinished:
-        raise UserError(
-            f"{unfinished[0].replace('_', ' ')} of '{folder.name}' is half trained, and its best epoch so far goes by "
-            "the metric it began with; change that back, or begin this fold anew: remove "
-            f"{project.shown(folder)}/{unfinished[0]}"
-        )
+    for fold in folds:
+        if has_begun(fold) and not (fold / FINISHED).is_file():
+            raise UserError(
+                f"{fold.name.replace('_', ' ')} of '{folder.name}' is half trained, and its best epoch so far goes by "
+                f"the metric it began with; change that back, or begin this fold anew: remove {project.shown(fold)}"
+            )
     finished = sorted(path.parent.name.removeprefix("fold_") for path in folder.glob(f"fold_*/{FINISHED}"))
     if finished:
         print(f"note: folds {', '.join(finished)} chose their best epoch by the metric that '{folder.name}' began with")
