@@ -32,10 +32,7 @@ Index = tuple[int, int] | tuple[int, int, int]  # of a sample: see `SampleDatase
 
 
 class PreparedModel(nn.Module):
-    """What a task's model is: `prepare`, then `network`, saved together. Batch dict in, output dict out.
-
-    A step calls them one by one, so that the batch can be changed between the two.
-    """
+    """What a task's model is: `prepare`, then `network`, saved together; a step may change the batch in between."""
 
     def __init__(self, prepare: nn.Module, network: nn.Module) -> None:
         super().__init__()
@@ -64,10 +61,7 @@ class StepResult(LossResult):
 
 @dataclass(frozen=True)
 class StepContext:
-    """What a step may know beside batch and model.
-
-    Randomness drawn from torch, NumPy or `random` inside a training step is a function of seed, epoch and batch.
-    """
+    """What a step may know beside batch and model; what it draws at random is a function of seed, epoch and batch."""
 
     stage: Stage
     epoch: int

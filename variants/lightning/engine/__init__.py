@@ -24,16 +24,12 @@ NAME = "lightning"
 class FoldModule(lightning.LightningModule):
     """Passes Lightning's hooks on to the run, in the order that `Run` promises."""
 
+    __setattr__ = object.__setattr__  # Lightning sets a name 40 times a step; `nn.Module` would look closely at each
+
     def __init__(self, loop: Run) -> None:
         super().__init__()
         self.loop = loop
-        self.model = loop.model
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "_current_fx_name":  # set 40 times a step, and `nn.Module` would look at each value closely
-            self.__dict__[name] = value
-        else:
-            super().__setattr__(name, value)
+        self.add_module("model", loop.model)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self.loop.optimizer

@@ -86,12 +86,11 @@ def choose_weights(trainer: Trainer) -> str:
         if not best or trainer.monitor.is_better(results[name], results[best]):
             best, weights = name, {key: value.clone() for key, value in trainer.model.state_dict().items()}
     trainer.model.load_state_dict(weights)
-    metrics = [metric.name for metric in trainer.metrics]
     rows = [
-        ("*" if name == best else "", name, result.losses["loss"], *[result.metrics[metric] for metric in metrics])
+        ("*" if name == best else "", name, result.losses["loss"], *result.metrics.values())
         for name, result in results.items()
     ]
-    table("weights, on the held-out rows", ("", "weights", "loss", *metrics), rows)
+    table("weights, on the held-out rows", ("", "weights", "loss", *results[best].metrics), rows)
     return best
 
 

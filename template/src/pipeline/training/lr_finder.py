@@ -8,7 +8,6 @@ import shlex
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,35 +28,6 @@ DIVERGED = 4.0  # times the least smoothed loss: by then nothing is left to see
 FEWEST = 10  # steps below which a curve says nothing
 
 
-@dataclass(frozen=True)
-class Curve:
-    """Losses by learning rate.
-
-    Attributes:
-        rates: float64 (N,), those of the group with `optimizer.lr`, growing.
-        losses: float64 (N,), before each step.
-        smoothed: float64 (N,), the losses averaged over their neighbours on both sides, so that no dip is moved.
-    """
-
-    rates: np.ndarray
-    losses: np.ndarray
-    smoothed: np.ndarray
-
-    @property
-    def steepest(self) -> float | None:
-        """The rate at which the smoothed loss falls fastest, before its least value; none if it never falls."""
-        end = int(self.smoothed.argmin()) + 1
-        if end < 3:
-            return None
-        slopes = np.gradient(self.smoothed[:end], np.log(self.rates[:end]))
-        return float(self.rates[slopes.argmin()]) if slopes.min() < 0 else None
-
-    @property
-    def tenth(self) -> float:
-        """A tenth of the rate of the least smoothed loss."""
-        return float(self.rates[self.smoothed.argmin()]) / 10
-
-
 def find_learning_rate(
     setup: Setup, fold: str, lowest: float, highest: float, steps: int, overrides: Sequence[str] = ()
 ) -> None:
@@ -73,10 +43,11 @@ def find_learning_rate(
         UserError: a range or number of steps that cannot be, or a loss that is not finite from the start.
         Interrupted: Ctrl-C; what there was by then is drawn.
     """
-    if not 0 < lowest < highest:
-        raise UserError(f"the rates must grow from more than 0: --min is {lowest:g} and --max {highest:g}")
-    if steps < FEWEST:
-        raise UserError(f"--steps is {steps}; a curve needs at least {FEWEST}")
+    if not 0 < lowest < highest or steps < FEWEST:
+        raise UserError(
+            f"the rates must grow from more than 0 in at least {FEWEST} steps: "
+            f"--min is {lowest:g}, --max {highest:g}, --steps {steps}"
+        )
     if fold == "all" or len(choose_folds(setup.folds, fold)) > 1:
         raise UserError("the finder trains on one fold; give --fold a number, or full")
     points: list[tuple[float, float]] = []
@@ -93,49 +64,28 @@ def find_learning_rate(
     curve, path = make_curve(points), setup.project.runs / "lr_finder" / f"{setup.name}.png"
     save_figure(figure(curve, f"{setup.name}: loss by learning rate"), path)
     with atomic(path.with_suffix(".csv")) as temporary:
-        numbers = {"rate": curve.rates, "loss": curve.losses, "smoothed": curve.smoothed}
-        pd.DataFrame(numbers).to_csv(temporary, index=False)
-    _print_suggestion(setup, curve, overrides)
+        curve.to_csv(temporary, index=False)
+    rate, tenth = suggestions(curve).values()
+    if rate is None:
+        print("no suggestion: the loss never fell; look at the curve, and try a lower --min or more --steps")
+    else:
+        print(f"{rate:.1e}  where the loss falls fastest: the suggestion")
+        print(f"{tenth:.1e}  a tenth of the rate at which the loss is least: the other usual choice")
+        others = [text for text in overrides if not text.startswith("optimizer.lr=")]
+        settings = shlex.join([*others, f"optimizer.lr={rate:.1e}"])
+        names = (f"{setup.name}-lr{number if number > 1 else ''}" for number in range(1, 10_000))
+        name = next(name for name in names if not (setup.project.experiments / f"{name}.yaml").exists())
+        print(f"to train with it: scripts/train.py {setup.name} {settings} --as {name}")
     print(f"the curve: {setup.project.shown(path)}")
     if stopped:
         raise Interrupted(f"{stopped}; the curve holds what there was")
 
 
-def make_curve(points: Sequence[tuple[float, float]]) -> Curve:
-    """The curve of (rate, loss) in the order of the steps."""
-    rates, losses = np.array(points, dtype=np.float64).T
-    smoothed = pd.Series(losses)
-    for _ in range(2):  # a mean of means has no corners where a wild step enters or leaves it
-        smoothed = smoothed.rolling(_window(len(points)), center=True, min_periods=1).mean()
-    return Curve(rates, losses, smoothed.to_numpy())
-
-
-def figure(curve: Curve, title: str) -> Figure:
-    """The losses by learning rate, raw and smoothed, with what is suggested."""
-    drawing = Figure(figsize=(6.4, 4.2), dpi=120, layout="constrained")
-    axes = drawing.subplots()
-    axes.plot(curve.rates, curve.losses, color="#e8c9a8", lw=1, label="single steps")
-    axes.plot(curve.rates, curve.smoothed, color="#1f5fa8", lw=1.8, label="smoothed")
-    marks = [(curve.steepest, "#2a8a4a", "steepest"), (curve.tenth, "#d1731f", "a tenth of the least")]
-    for rate, color, label in marks:
-        if rate is not None and curve.rates[0] <= rate <= curve.rates[-1]:
-            axes.axvline(rate, color=color, lw=1.5, ls=":", label=f"{label}: {rate:.1e}")
-    low, high = curve.smoothed.min(), max(curve.smoothed[0], np.quantile(curve.smoothed, 0.9))
-    margin = 0.2 * (high - low) or 1.0
-    axes.set_ylim(low - margin, high + margin)  # the explosion at the end must not press the rest flat
-    axes.set_xscale("log")
-    axes.set_xlabel("learning rate")
-    axes.set_title(title, loc="left", parse_math=False)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    return drawing
-
-
 def _sweep(trainer: Trainer, rates: np.ndarray) -> Iterator[tuple[float, float]]:
     """One optimiser step at each rate; ends when the loss is not finite or has exploded."""
     trainer.callbacks = CallbackList([])
-    batches, window, smoothing = _endless(trainer), trainer.config.training.accumulate, 2 / (_window(len(rates)) + 1)
-    smoothed, least = 0.0, math.inf
+    batches, window, alpha = _endless(trainer), trainer.config.training.accumulate, 2 / (_window(len(rates)) + 1)
+    average, least = 0.0, math.inf
     for number, rate in enumerate(progress(rates, "learning rates")):
         trainer.set_learning_rate(rate / trainer.config.optimizer.lr)
         total = 0.0
@@ -148,16 +98,11 @@ def _sweep(trainer: Trainer, rates: np.ndarray) -> Iterator[tuple[float, float]]
         if not math.isfinite(total):
             return
         yield float(rate), total
-        smoothed += smoothing * (total - smoothed)
-        now = smoothed / (1 - (1 - smoothing) ** (number + 1))  # without the zero it began with
+        average += alpha * (total - average)
+        now = average / (1 - (1 - alpha) ** (number + 1))  # without the zero it began with
         least = min(least, now)
         if now - least > (DIVERGED - 1) * abs(least):
             return
-
-
-def _window(steps: int) -> int:
-    """Over how many steps a loss is averaged: a tenth of all, and odd, so that it has a middle."""
-    return max(3, steps // 20 * 2 + 1)
 
 
 def _endless(trainer: Trainer) -> Iterator[Batch]:
@@ -170,16 +115,46 @@ def _endless(trainer: Trainer) -> Iterator[Batch]:
         trainer.progress.epoch, trainer.progress.batch = trainer.progress.epoch + 1, 0
 
 
-def _print_suggestion(setup: Setup, curve: Curve, overrides: Sequence[str]) -> None:
-    if curve.steepest is None:
-        print("no suggestion: the loss never fell; look at the curve, and try a lower --min or more --steps")
-        return
-    print(f"{curve.steepest:.1e}  where the loss falls fastest: the suggestion")
-    print(f"{curve.tenth:.1e}  a tenth of the rate at which the loss is least: the other usual choice")
-    others = [text for text in overrides if not text.startswith("optimizer.lr=")]
-    settings = shlex.join([*others, f"optimizer.lr={curve.steepest:.1e}"])
-    taken, name, number = {file.stem for file in setup.project.experiments.glob("*.yaml")}, f"{setup.name}-lr", 1
-    while name in taken:
-        number += 1
-        name = f"{setup.name}-lr{number}"
-    print(f"to train with it: scripts/train.py {setup.name} {settings} --as {name}")
+def _window(steps: int) -> int:
+    """Over how many steps a loss is averaged: a tenth of all, and odd, so that it has a middle."""
+    return max(3, steps // 20 * 2 + 1)
+
+
+def make_curve(points: Sequence[tuple[float, float]]) -> pd.DataFrame:
+    """Columns `rate`, `loss` and `smoothed`, the mean over the neighbours on both sides, so that no dip is moved."""
+    curve = pd.DataFrame(points, columns=["rate", "loss"])
+    curve["smoothed"] = curve["loss"]
+    for _ in range(2):  # a mean of means has no corners where a wild step enters or leaves it
+        curve["smoothed"] = curve["smoothed"].rolling(_window(len(points)), center=True, min_periods=1).mean()
+    return curve
+
+
+def suggestions(curve: pd.DataFrame) -> dict[str, float | None]:
+    """The rate at which the smoothed loss falls fastest before its least value, none if it never falls; and a tenth of
+    the rate of the least one."""
+    least = int(curve["smoothed"].argmin())
+    falling, steepest = curve[: least + 1], None
+    if least > 1:
+        slopes = np.gradient(falling["smoothed"], np.log(falling["rate"]))
+        steepest = float(falling["rate"][slopes.argmin()]) if slopes.min() < 0 else None
+    return {"steepest": steepest, "a tenth of the least": float(curve["rate"][least]) / 10}
+
+
+def figure(curve: pd.DataFrame, title: str) -> Figure:
+    """The losses by learning rate, raw and smoothed, with what is suggested."""
+    drawing = Figure(figsize=(6.4, 4.2), dpi=120, layout="constrained")
+    axes = drawing.subplots()
+    axes.plot(curve["rate"], curve["loss"], color="#e8c9a8", lw=1, label="single steps")
+    axes.plot(curve["rate"], curve["smoothed"], color="#1f5fa8", lw=1.8, label="smoothed")
+    for (label, rate), color in zip(suggestions(curve).items(), ("#2a8a4a", "#d1731f"), strict=True):
+        if rate is not None and curve["rate"].iloc[0] <= rate:
+            axes.axvline(rate, color=color, lw=1.5, ls=":", label=f"{label}: {rate:.1e}")
+    low, high = curve["smoothed"].min(), max(curve["smoothed"].iloc[0], curve["smoothed"].quantile(0.9))
+    margin = 0.2 * (high - low) or 1.0
+    axes.set_ylim(low - margin, high + margin)  # the explosion at the end must not press the rest flat
+    axes.set_xscale("log")
+    axes.set_xlabel("learning rate")
+    axes.set_title(title, loc="left", parse_math=False)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return drawing

@@ -5,24 +5,24 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from pipeline import training
 from pipeline.callbacks import NAMES as CALLBACK_NAMES
 from pipeline.competition import Competition
-from pipeline.config import Experiment, resolve_names
+from pipeline.config import Experiment, Intervention, parse_experiment, resolve_names
 from pipeline.data import NAMES as DATA_NAMES
 from pipeline.data.cache import open_cache
 from pipeline.data.folds import FoldTable, fold_path, load_folds, name_option, read_classes, split
 from pipeline.data.labels import labels_of
-from pipeline.experiments import describe, load_experiment
+from pipeline.experiments import describe, load_experiment, merge, nested, together
 from pipeline.inference.predict import HELD_OUT, require_same_folds, with_earlier
 from pipeline.project import Project
 from pipeline.registry import Names
 from pipeline.tasks import Task, rooms, task_for
 from pipeline.trackers import RunInfo
-from pipeline.training.interventions import by_epoch, written_out
 from toolkit.errors import UserError
 from toolkit.files import read_json
 from toolkit.terminal import console
@@ -43,9 +43,8 @@ class Setup:
 
     def with_seed(self, seed: int) -> "Setup":
         """The same experiment with another seed."""
-        configs = (self.config, *self.epoch_configs)  # equal ones stay one object: a phase lasts as long as that
-        seeded = {id(one): one.model_copy(update={"seed": seed}) for one in configs}
-        return replace(self, config=seeded[id(self.config)], epoch_configs=[seeded[id(one)] for one in configs[1:]])
+        config = self.config.model_copy(update={"seed": seed})
+        return replace(self, config=config, epoch_configs=by_epoch(config, self.names))
 
     def run_info(self, fold: str, folder: Path, step: int) -> RunInfo:
         """What the trackers are told. The same run is found again by its id."""
@@ -100,6 +99,54 @@ def prepare(project: Project, competition: Competition, name: str, config: Exper
         config = config.model_copy(update={"losses": task.default_losses()})
     config = written_out(resolve_names(config, names), names)
     return Setup(project, competition, name, config, by_epoch(config, names), names, task, folds)
+
+
+def by_epoch(config: Experiment, names: Names) -> list[Experiment]:
+    """The experiment as it trains in each epoch: with the interventions at work, later ones over earlier ones. One
+    object stands for all epochs with the same ones, `config` itself for those without any.
+
+    Raises:
+        UserError: an intervention sets what is not valid, or covers no epoch.
+    """
+    epochs = config.training.epochs
+    for number, intervention in enumerate(config.interventions):
+        if not any(intervention.covers(epoch, epochs) for epoch in range(epochs)):
+            first, last = intervention.epochs
+            raise UserError(f"interventions.{number}: none of the {epochs} epochs is in {first} to {last}")
+    known: dict[tuple[int, ...], Experiment] = {(): config}
+    found = []
+    for epoch in range(epochs):
+        active = tuple(n for n, each in enumerate(config.interventions) if each.covers(epoch, epochs))
+        if active not in known:
+            known[active] = _with(config, names, [config.interventions[number] for number in active], active[-1])
+        found.append(known[active])
+    return found
+
+
+def written_out(config: Experiment, names: Names) -> Experiment:
+    """The experiment with every default of what its interventions choose by name written out, as a run keeps it."""
+    before = config.model_dump(mode="json")
+    found = []
+    for number, intervention in enumerate(config.interventions):
+        values = _with(config, names, [intervention], number).model_dump(mode="json")
+        settings = dict(intervention.set)
+        for key in settings:
+            if key == "losses" or (key in ("augmentations", "step") and values[key]["name"] != before[key]["name"]):
+                settings[key] = values[key]
+            elif key == "training.batch_transforms":
+                settings[key] = values["training"]["batch_transforms"]
+        found.append(intervention.model_copy(update={"set": settings}))
+    return config.model_copy(update={"interventions": tuple(found)})
+
+
+def _with(config: Experiment, names: Names, interventions: list[Intervention], number: int) -> Experiment:
+    values: dict[str, Any] = config.model_dump(mode="json")
+    for intervention in interventions:
+        values = merge(values, together(nested(key, value) for key, value in intervention.set.items()))
+    try:
+        return resolve_names(parse_experiment(values, "the experiment"), names)
+    except UserError as error:
+        raise UserError(f"interventions.{number}: {error}") from error
 
 
 def all_names(competition: Competition) -> Names:
