@@ -58,8 +58,6 @@ class Processes:
 
     def mean(self, values: Sequence[Tensor]) -> list[Tensor]:
         """The means over all of some scalars, without their graph, on their device."""
-        if self.size == 1:
-            return list(values)
         total = torch.stack([value.detach().double() for value in values])
         distributed.all_reduce(total)
         return [mean.to(value.dtype) for mean, value in zip(total / self.size, values, strict=True)]

@@ -24,7 +24,8 @@ NAME = "lightning"
 class FoldModule(lightning.LightningModule):
     """Passes Lightning's hooks on to the run, in the order that `Run` promises."""
 
-    __setattr__ = object.__setattr__  # Lightning sets a name 40 times a step; `nn.Module` would look closely at each
+    # Lightning sets a name 40 times a step, and `nn.Module` would look at each value closely.
+    __setattr__ = object.__setattr__  # type: ignore[assignment]
 
     def __init__(self, loop: Run) -> None:
         super().__init__()

@@ -20,9 +20,6 @@ class WeightAverages(nn.Module):
       as batch norm's statistics, are averaged alike.
     - `swa`: the plain mean of the weights at the end of each epoch from `swa_start` on (Izmailov et al.,
       arXiv:1803.05407), by torch.
-
-    Raises:
-        UserError: `swa_start` is no epoch of this training.
     """
 
     def __init__(self, model: nn.Module, settings: Averaging, epochs: int) -> None:

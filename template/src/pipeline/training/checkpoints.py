@@ -33,13 +33,7 @@ UNREADABLE = (*BROKEN_FILE, RuntimeError, OSError, ValueError, LookupError)
 
 
 class CheckpointStore:
-    """Checkpoints of one fold; `ranked` are its best epochs, the best one first.
-
-    Args:
-        folder: `runs/<experiment>/fold_<k>/checkpoints`.
-        keep: how many of the best epochs stay.
-        greater_is_better: which way the monitored score is better.
-    """
+    """Checkpoints of one fold in `runs/<experiment>/fold_<k>/checkpoints`; `ranked` are its `keep` best epochs."""
 
     def __init__(self, folder: Path, keep: int, greater_is_better: bool) -> None:
         self.folder, self.keep, self.greater_is_better = folder, keep, greater_is_better
@@ -92,11 +86,7 @@ class CheckpointStore:
         self._needed_before = needed
 
     def load_state(self) -> dict[str, Any] | None:
-        """The newest readable state, or none when the fold has not begun.
-
-        Raises:
-            UserError: states exist and none can be read.
-        """
+        """The newest readable state, none when the fold has not begun; a UserError where none can be read."""
         problem = None
         for path in (self.folder / name for name in STATES):
             if not path.is_file():

@@ -35,8 +35,7 @@ def find_learning_rate(
 
     Args:
         fold: whose training rows are used: a number, or `full`.
-        lowest, highest: the rates of the first and the last step.
-        steps: optimiser steps; it ends earlier when the loss explodes.
+        steps: optimiser steps from the `lowest` rate to the `highest`; it ends earlier when the loss explodes.
         overrides: those of the command line, for the command that trains with the suggestion.
 
     Raises:

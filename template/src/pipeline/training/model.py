@@ -19,11 +19,7 @@ from toolkit.seeds import seed_everything
 def make_model(
     setup: Setup, fold: str, rows: pd.DataFrame, device: torch.device, processes: Processes, fresh: bool
 ) -> PreparedModel:
-    """The model on the device, the same in all processes; only a `fresh` one needs the weights it starts from.
-
-    Args:
-        rows: those that train.
-    """
+    """The model on the device, the same in all processes; only a `fresh` one needs the weights it starts from."""
     config, settings = setup.config, setup.config.model
     seed_everything(config.seed, 1_000 if fold == "full" else int(fold))
     from_hub = fresh and settings.pretrained and settings.weights is None
@@ -50,7 +46,7 @@ def freeze(network: nn.Module, settings: Model) -> None:
     part, and with `freeze_norm` everywhere, normalises by its running statistics and does not move them.
 
     Raises:
-        UserError: a name that is no part of the network (the nearest one is named), or nothing is left to train.
+        UserError: a name that is no part of the network, or nothing is left to train.
     """
     parameters = dict(network.named_parameters())
     for pattern in settings.frozen:

@@ -24,15 +24,14 @@ def parameter_groups(model: nn.Module, settings: Optimizer) -> list[dict[str, An
 
     Every parameter is in exactly one group, also one that does not train now. With `layer_decay` d, layer k of an
     encoder of K layers, counted from 0 at the image, has d^(K - k) times the rate of the heads (Clark et al.,
-    arXiv:2003.10555); what of the encoder lies above its last layer has the heads' rate. `encoder_lr_factor` multiplies
-    the rate of all of the encoder.
+    arXiv:2003.10555). `encoder_lr_factor` multiplies the rate of all of the encoder.
 
     Returns:
         Groups with `params`, `weight_decay`, `lr` and `initial_lr` (both the peak), and `name`: `model`, or `heads` and
-        `encoder`, or `heads` and `encoder_00`, `encoder_01`, ..., each with ` (no decay)` behind it where that is so.
+        `encoder`, or `heads`, `encoder_00`, `encoder_01`, ..., each with ` (no decay)` behind it where that is so.
 
     Raises:
-        UserError: rates by layer or for the encoder are asked for, and the model or the encoder has no such parts.
+        UserError: the model or the encoder has no such parts.
     """
     encoder = getattr(getattr(model, "network", None), "encoder", None)
     by_layer, by_part = settings.layer_decay not in (None, 1.0), settings.encoder_lr_factor != 1.0

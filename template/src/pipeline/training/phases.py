@@ -25,13 +25,7 @@ class Phase:
 
 
 class Phases:
-    """The phase of each epoch.
-
-    Args:
-        rows: those that train.
-        batches: which rows form a batch.
-        reader: the cache of images, in place of the reader of the experiment.
-    """
+    """The phase of each epoch; a `reader` is the cache of images, in place of the experiment's own."""
 
     def __init__(
         self, setup: Setup, rows: pd.DataFrame, batches: TrainBatches, device: torch.device, reader: Reader | None

@@ -38,19 +38,14 @@ def has_begun(fold: Path) -> bool:
 
 
 def open_run(setup: Setup, folds: Sequence[str], restart: bool, engine: str) -> tuple[bool, Path | None]:
-    """Make the run's folder, or find it with nothing changed that forms weights; what else changed is said.
-
-    Args:
-        folds: those to be trained. One that goes on from a state must have the metric it began with.
-        restart: set the run aside first, if there is one.
-        engine: what trains it. Another one goes on from the same state, so a change is said and no more.
+    """Make the run's folder, with `restart` in place of the old one, or find it unchanged.
 
     Returns:
         Whether it is new, and where the one before was set aside.
 
     Raises:
-        UserError: a run is there, and its config, folds or what forms weights in `src/competition` are no longer the
-            same; or the metric is not, and a fold is unfinished.
+        UserError: config, folds or what forms weights in `src/competition` are not what the run began with; or the
+            metric is not, and one of `folds` is unfinished. Another `engine` goes on from the same state.
     """
     project, folder = setup.project, setup.project.run(setup.name)
     record = {"folds": setup.folds.hash, "n_folds": setup.folds.n_folds}
@@ -75,11 +70,7 @@ def open_run(setup: Setup, folds: Sequence[str], restart: bool, engine: str) -> 
 
 @contextmanager
 def the_only_trainer(run: Path, job: str) -> Iterator[None]:
-    """Hold the lock of one job of a run. It ends with the process, however that ends.
-
-    Raises:
-        UserError: another process is training it.
-    """
+    """Hold the lock of one job of a run, which ends with the process; a UserError where another one holds it."""
     try:
         lock = FileLock(run / f".{job}.lock").acquire(timeout=PATIENCE)
     except Timeout as error:
@@ -130,11 +121,7 @@ def _refuse_changes(setup: Setup, folder: Path, record: dict[str, Any]) -> None:
 
 
 def _print_changes(project: Project, folder: Path, folds: Sequence[Path]) -> None:
-    """Print what changed and forms no weights.
-
-    Raises:
-        UserError: it is the metric, and a fold is unfinished.
-    """
+    """Print what changed and forms no weights; refuse another metric where a fold is unfinished."""
     saved = folder / CODE
     parts = changed_parts(Code(saved / PACKAGE), Code(project.source / PACKAGE))
     settings = changed_settings(_answers(saved / FILE_NAME), _answers(project.root / FILE_NAME))

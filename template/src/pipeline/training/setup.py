@@ -63,11 +63,7 @@ class Setup:
         )
 
     def fold_rows(self, fold: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """The rows that train and those that are held out; with `training.max_rows` a few of each, drawn at random.
-
-        Raises:
-            UserError: none is left to train on.
-        """
+        """The rows that train and those that are held out; with `training.max_rows` a few of each, drawn at random."""
         parts, most = split(self.folds.rows, fold), self.config.training.max_rows
         if parts[0].empty:
             remedy = f"make the folds anew: scripts/make_folds.py{name_option(self.config.folds)} --force"
@@ -80,11 +76,7 @@ class Setup:
 
 
 def prepare(project: Project, competition: Competition, name: str, config: Experiment) -> Setup:
-    """Read tables and folds and check every name in the config; nothing is written.
-
-    Raises:
-        UserError: data, folds, inputs, names or settings that do not fit.
-    """
+    """Read tables and folds and check every name in the config; nothing is written."""
     competition, data = competition.stage(config.stage), project.require_data()
     rows = with_earlier(project, config.inputs, competition.train_rows(data), HELD_OUT)
     folds = load_folds(project, config.folds, rows, competition.settings)

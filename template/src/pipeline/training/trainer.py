@@ -46,12 +46,7 @@ HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class Trainer:
-    """Everything a fold's training is made of, standing where its saved state says. Implements `pipeline.types.Run`.
-
-    Args:
-        fold: `0`, `1`, ... or `full`.
-        folder: of the fold's run; a state in it is taken up.
-        processes: those that train the fold together.
+    """Everything a fold's training is made of, standing where the state in its folder says: a `pipeline.types.Run`.
 
     Raises:
         UserError: a setting or something chosen by name that cannot be used, or a state of other training rows.
@@ -243,17 +238,12 @@ class Trainer:
         self._saved_at = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
-        """All from which the same command goes on, whatever the engine and the number of processes, as plain tensors,
-        numbers and strings."""
+        """All from which the same command goes on, under any engine: plain tensors, numbers and strings."""
         state = {name: getattr(self, name).state_dict() for name in self.saved}
         return {**state, "progress": asdict(self.progress), "batches_per_epoch": self.batches_per_epoch}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` gave.
-
-        Raises:
-            UserError: the training rows are not those that the state was saved with.
-        """
+        """Take up what `state_dict` gave, for the same training rows."""
         if state["batches_per_epoch"] != self.batches_per_epoch:
             raise UserError(
                 f"fold {self.fold} had {state['batches_per_epoch']} batches an epoch and now has "
@@ -265,10 +255,12 @@ class Trainer:
         self.progress = Progress(**state["progress"])
 
     def close(self) -> None:
-        """Give Ctrl-C and SIGTERM back to who had them before, and end the loaders' processes."""
-        self.signals.restore()
-        self.valid_loader.__exit__()
-        self.phases.close()
+        """End the loaders' processes, and give Ctrl-C and SIGTERM back to who had them before."""
+        try:
+            self.valid_loader.__exit__()
+            self.phases.close()
+        finally:
+            self.signals.restore()
 
     def _save_and_leave(self) -> None:
         """Save; leave if a signal asked any process for it."""

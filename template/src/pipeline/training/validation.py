@@ -52,12 +52,7 @@ class LossSums:
 
 
 class Validation:
-    """Losses and predictions of the held-out rows, batch by batch.
-
-    Args:
-        decode: what `Task.decoder` made, for these rows alone.
-        finish: what `Task.finisher` made.
-    """
+    """Losses and predictions of the held-out rows, batch by batch, by the task's `decoder` and `finisher`."""
 
     def __init__(
         self, task: Task, metrics: Sequence[Metric], rows: pd.DataFrame, decode: Decoder, finish: Finisher
