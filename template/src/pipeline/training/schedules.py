@@ -37,13 +37,10 @@ class AdaptiveFactor(Protocol):
 
 def make_schedule(config: Experiment, names: Names, batches_per_epoch: int) -> Factor:
     """The experiment's schedule over all optimiser steps of the training, as a table unless it adapts."""
-    settings, steps = config.schedule, -(-batches_per_epoch // config.training.accumulate)
-    schedule, total = (
-        names.bind("schedule", Named(name=settings.name, params=settings.params)),
-        steps * config.training.epochs,
-    )
-    factor: Factor = schedule(total, round(steps * settings.warmup_epochs))
-    return factor if isinstance(factor, AdaptiveFactor) else [factor(step) for step in range(total + 1)].__getitem__
+    settings, per_epoch = config.schedule, -(-batches_per_epoch // config.training.accumulate)
+    steps, schedule = per_epoch * config.training.epochs, Named(name=settings.name, params=settings.params)
+    factor: Factor = names.bind("schedule", schedule)(steps, round(per_epoch * settings.warmup_epochs))
+    return factor if isinstance(factor, AdaptiveFactor) else [factor(step) for step in range(steps + 1)].__getitem__
 
 
 def constant(steps: int, warmup_steps: int) -> Factor:
