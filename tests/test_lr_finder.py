@@ -128,7 +128,7 @@ def test_ctrl_c_draws_what_there_is(project: Path) -> None:
     assert result.last_line == "interrupted: after 30 of 100 steps; the curve holds what there was"
     assert len(curve(project)) == 30
     early = expect(run_script(project, "find_lr.py", "small", "step.name=stopped", "step.params.after=2"), 130)
-    assert "after 2 steps" in early.last_line
+    assert "after 2 of 100 steps" in early.last_line
 
 
 @pytest.mark.parametrize(
