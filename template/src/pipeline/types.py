@@ -228,10 +228,10 @@ class Run(Protocol):
 class StepModule(nn.Module):
     """The training step as a module, which is what frameworks know how to distribute: batch dict in, loss out."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, loop: Run) -> None:
         super().__init__()
-        self.run = run
-        self.model = run.model
+        self.loop = loop
+        self.model = loop.model
 
     def forward(self, batch: Batch) -> Tensor:
-        return self.run.train_batch(batch)
+        return self.loop.train_batch(batch)
