@@ -14,6 +14,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ def run_variant(place: Workplace, variant: Variant, batch_size: int, pairs: int)
         loader, loop.phases.batches = memory_loader(loop, samples, steps)
         stage.loader = turns = Turns(loader, bare, variant.clock)
         loop.batches_per_epoch, loop.epochs = steps, 1
-        with Path(os.devnull).open("w") as nowhere, loop:
+        with Path(os.devnull).open("w") as nowhere, closing(loop):
             if variant.terminal:
                 draw_bar(loop, Console(file=nowhere, force_terminal=True, width=100))
             loop.callbacks.on_run_start(loop)
@@ -112,7 +113,7 @@ def run_variant(place: Workplace, variant: Variant, batch_size: int, pairs: int)
 
 def make_loop(place: Workplace, name: str, batch_size: int, variant: Variant) -> tuple[Any, Any]:
     """The loop of a fold that trains on everything, so that an epoch is nothing but steps; and the table of names."""
-    from pipeline.training.run_folder import open_run, set_aside
+    from pipeline.training.run_folder import open_run
     from pipeline.training.trainer import Trainer
 
     # Many epochs, of which one is run: the schedule then stays away from its end, where the rate is zero.
@@ -121,14 +122,14 @@ def make_loop(place: Workplace, name: str, batch_size: int, variant: Variant) ->
         "machine.workers=0",
         "training.precision=fp32",
         f"training.batch_size={batch_size}",
-        "training.epochs=50",
+        "training.epochs=500",
         f"tracking.every_steps={CADENCE}",
         *variant.overrides,
     ]
     (place.project / "experiments" / f"{name}.yaml").write_text("extends: demo\n", encoding="utf-8")
     setup = place.setup(name, overrides, variant.trackers)
-    set_aside(setup.project, name)
-    folder = open_run(setup.project, name, setup.config, {}, "benchmark") / "fold_full"
+    open_run(setup, ("full",), True, "benchmark")
+    folder = setup.project.run(name) / "fold_full"
     return Trainer(setup, "full", folder, torch.device("cpu")), setup.names
 
 

@@ -51,15 +51,14 @@ def _measure_in_process(rank: int, port: int, project: Path, rounds: int, output
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
     with imported(project):
-        from toolkit.distributed import end_processes, start_processes
+        from toolkit.distributed import joined
 
-        processes = start_processes()
-        functions: dict[str, Callable[[], object]] = {str(size): _step(processes, size) for size in SIZES}
-        functions[PEER] = partial(distributed.all_reduce, torch.ones(GRADIENT))
-        turns = {name: partial(_milliseconds, processes, function) for name, function in functions.items()}
-        in_turns(turns, 2)
-        times = in_turns(turns, rounds)
-        end_processes()
+        with joined() as processes:
+            functions: dict[str, Callable[[], object]] = {str(size): _step(processes, size) for size in SIZES}
+            functions[PEER] = partial(distributed.all_reduce, torch.ones(GRADIENT))
+            turns = {name: partial(_milliseconds, processes, function) for name, function in functions.items()}
+            in_turns(turns, 2)
+            times = in_turns(turns, rounds)
     if rank == 0:
         output.write_text(json.dumps(times), encoding="utf-8")
 
@@ -69,6 +68,7 @@ def _step(processes: Any, size: int) -> Callable[[], None]:
     from pipeline.callbacks import CallbackList
     from pipeline.config import parse_experiment
     from pipeline.keys import INPUT_ID, INPUT_IMAGE
+    from pipeline.training.averaging import WeightAverages
     from pipeline.training.trainer import Trainer
     from pipeline.training.validation import LossSums
     from pipeline.types import Progress
@@ -80,6 +80,9 @@ def _step(processes: Any, size: int) -> Callable[[], None]:
         def __init__(self) -> None:
             self.processes, self.callbacks, self.sums = processes, CallbackList([]), LossSums()
             self.config, self.progress, self.signals = parse_experiment({}, "gather"), Progress(), LeaveOnSignal()
+            self.optimizer, self.factor = torch.optim.SGD([torch.zeros(1)], lr=1.0), lambda step: 1.0
+            self.averages = WeightAverages(torch.nn.Identity(), self.config.averaging, 1)
+            self.optimizer.param_groups[0]["initial_lr"] = 1.0
             self.batches_per_epoch, self._saved_at = 1_000_000, time.monotonic()
 
         def run_step(self, *_: Any) -> Any:
@@ -100,7 +103,7 @@ def _step(processes: Any, size: int) -> Callable[[], None]:
 
 
 def _milliseconds(processes: Any, function: Callable[[], object]) -> float:
-    processes.wait()
+    processes.highest(0)
     began = time.perf_counter()
     function()
     return 1000 * (time.perf_counter() - began)

@@ -53,7 +53,7 @@ def entered(project: Path) -> set[CodeType]:
         from competition import competition
         from pipeline.experiments import load_experiment
         from pipeline.project import Project
-        from pipeline.training import fold
+        from pipeline.training import fold, setup
         from pipeline.training.trainer import Trainer
 
         ends, seen = Trainer.batch_end, 0
@@ -68,7 +68,7 @@ def entered(project: Path) -> set[CodeType]:
         config = load_experiment(paths, "demo", [*SETTINGS, *ORDINARY])
         Trainer.batch_end = batch_end  # type: ignore[method-assign]
         try:
-            fold.train(fold.prepare(paths, competition, "house", config), "0", restart=False)
+            fold.train(setup.prepare(paths, competition, "house", config), "0", restart=False)
         finally:
             Trainer.batch_end = ends  # type: ignore[method-assign]
             sys.setprofile(None)

@@ -57,12 +57,12 @@ def trained(place: Workplace, watched: bool) -> Spent:
     """Train a fold."""
     from pipeline.callbacks import CallbackList
     from pipeline.training import fold, trainer
-    from pipeline.training.run_folder import open_run, set_aside
+    from pipeline.training.run_folder import open_run
 
     (place.project / "experiments/watch.yaml").write_text("extends: demo\n", encoding="utf-8")
     setup = place.setup("watch", SETTINGS, ("tensorboard",))
-    set_aside(setup.project, "watch")
-    folder = open_run(setup.project, "watch", setup.config, {}, "benchmark") / "fold_0"
+    open_run(setup, ("0",), True, "benchmark")
+    folder = setup.project.run("watch") / "fold_0"
     usual, fit, epochs, inside = trainer.default_callbacks, fold.engine.fit, [], [0.0]
     events = {name: event for name, event in vars(CallbackList).items() if name.startswith("on_")}
 

@@ -60,11 +60,11 @@ class Workplace:
             yield
 
     def setup(self, experiment: str, overrides: Sequence[str], trackers: Sequence[str] = ()) -> Any:
-        """`pipeline.training.fold.Setup` as `train.py` makes it; only inside `pipeline()`."""
+        """`pipeline.training.setup.Setup` as `train.py` makes it; only inside `pipeline()`."""
         from competition import competition
         from pipeline.experiments import load_experiment
         from pipeline.project import Project
-        from pipeline.training.fold import prepare
+        from pipeline.training.setup import prepare
 
         project = Project.at(self.project, self.project / "data" / "raw")
         config = load_experiment(project, experiment, overrides)

@@ -14,7 +14,8 @@ from torch import nn
 
 from pipeline.config import Averaging
 from pipeline.inference.weights import save_weights
-from pipeline.training.averaging import WeightAverages, load_mean
+from pipeline.training.averaging import WeightAverages
+from pipeline.training.finish import load_mean
 from projects import Renders, run_script
 from toolkit.errors import UserError
 from training import add_callbacks, assert_same_outcome, demo_project, expect, outcome

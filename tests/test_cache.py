@@ -394,7 +394,8 @@ def train_folds(project: Path, experiment: str, folds: tuple[str, ...]) -> None:
     from competition import competition
     from pipeline.experiments import load_experiment
     from pipeline.project import Project
-    from pipeline.training.fold import prepare, train
+    from pipeline.training.fold import train
+    from pipeline.training.setup import prepare
 
     torch.set_num_threads(1)  # as `run_script` does
     place = Project.at(project)

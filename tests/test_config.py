@@ -147,8 +147,7 @@ def test_another_name_in_a_file_and_by_an_intervention(project: Path) -> None:
     with imported(project):
         from competition import competition
         from pipeline.config import parse_experiment
-        from pipeline.training.interventions import by_epoch
-        from pipeline.training.setup import all_names
+        from pipeline.training.setup import all_names, by_epoch
 
         values = {"augmentations": {"params": {"strength": 0.5}}, "training": {"epochs": 1}}
         config = parse_experiment({**values, "interventions": [{"epochs": [1, 1], "set": changes}]}, "x")

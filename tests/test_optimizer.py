@@ -3,6 +3,7 @@
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -16,7 +17,8 @@ from torch.nn import functional
 from pipeline.config import Optimizer
 from pipeline.registry import Names
 from pipeline.training import NAMES
-from pipeline.training.optimizer import make_optimizer, parameter_groups, print_rates, set_learning_rate
+from pipeline.training.optimizer import make_optimizer, parameter_groups, print_rates
+from pipeline.training.trainer import Trainer
 from projects import Renders, run_script
 from toolkit.errors import UserError
 from toolkit.seeds import seed_everything
@@ -141,7 +143,7 @@ def optimizer_of(model: nn.Module, name: str, may_fuse: bool = True, **params: A
 def test_fused_where_it_can_be_and_every_group_keeps_its_share() -> None:
     optimizer = optimizer_of(small_model(), "adamw")
     assert all(group["fused"] for group in optimizer.param_groups)
-    set_learning_rate(optimizer, 0.25)
+    Trainer.set_learning_rate(SimpleNamespace(optimizer=optimizer), 0.25)  # type: ignore[arg-type]
     assert {group["lr"] for group in optimizer.param_groups} == {0.0025}
 
 
@@ -156,7 +158,7 @@ def test_an_optimiser_goes_on_bit_for_bit(name: str) -> None:
     def train(model: nn.Module, optimizer: torch.optim.Optimizer, first: int, last: int) -> bytes:
         for number in range(first, last):
             seed_everything(0, number)
-            set_learning_rate(optimizer, 1 - number / 20)
+            Trainer.set_learning_rate(SimpleNamespace(optimizer=optimizer), 1 - number / 20)  # type: ignore[arg-type]
             optimizer.zero_grad(set_to_none=True)
             functional.cross_entropy(model(batches[number][0]), batches[number][1]).backward()
             optimizer.step()

@@ -18,7 +18,7 @@ from engines import BARE, ENGINES, bare_engine
 from pipeline.data.loader import RowBatches, TrainBatches
 from pipeline.data.samplers import shuffle
 from projects import Renders, run_process
-from toolkit.distributed import Processes, start_processes
+from toolkit.distributed import Processes, joined
 from toolkit.errors import UserError
 from toolkit.launch import free_port, must_launch
 from training import add_callbacks, assert_close_maps, assert_same_outcome, demo_project, expect, killed, outcome
@@ -233,36 +233,36 @@ def test_an_environment_that_says_half_of_it(renders: Renders, monkeypatch: pyte
     for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WORLD_SIZE", "1")
-    assert start_processes().size == 1 and must_launch(2) and not must_launch(1)
+    with joined() as processes:
+        assert processes.size == 1 and must_launch(2) and not must_launch(1)
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert not must_launch(2)
-    with pytest.raises(UserError, match=r"WORLD_SIZE is 4.*RANK, LOCAL_RANK.*torchrun"):
-        start_processes()
+    with pytest.raises(UserError, match=r"WORLD_SIZE is 4.*RANK, LOCAL_RANK.*torchrun"), joined():
+        pass
 
 
 GATHER = """
 import sys
 sys.path.insert(0, "src")
 import torch
-from toolkit.distributed import end_processes, start_processes
+from toolkit.distributed import joined
 
-processes = start_processes()
-count = [3, 1][processes.rank]
-start = [0, 3][processes.rank]
-at = torch.arange(start, start + count)
-shares = processes.gather({"ids": [f"id {number}" for number in at], "at": at})
-if processes.is_main:
-    assert [name for share in shares for name in share["ids"]] == [f"id {number}" for number in range(4)]
-    assert torch.cat([share["at"] for share in shares]).tolist() == [0, 1, 2, 3]
-else:
-    assert shares == []
-loss = torch.tensor(float(processes.rank), requires_grad=True)
-mean, half = processes.mean([loss, loss.detach().to(torch.bfloat16)])
-assert mean.item() == half.item() == 0.5 and half.dtype == torch.bfloat16 and not mean.requires_grad
-assert processes.from_main(lambda: processes.rank + 7) == 7
-assert processes.highest(processes.rank) == 1
-sys.stderr.write("fine")
-end_processes()
+with joined() as processes:
+    count = [3, 1][processes.rank]
+    start = [0, 3][processes.rank]
+    at = torch.arange(start, start + count)
+    shares = processes.gather({"ids": [f"id {number}" for number in at], "at": at})
+    if processes.is_main:
+        assert [name for share in shares for name in share["ids"]] == [f"id {number}" for number in range(4)]
+        assert torch.cat([share["at"] for share in shares]).tolist() == [0, 1, 2, 3]
+    else:
+        assert shares == []
+    loss = torch.tensor(float(processes.rank), requires_grad=True)
+    mean, half = processes.mean([loss, loss.detach().to(torch.bfloat16)])
+    assert mean.item() == half.item() == 0.5 and half.dtype == torch.bfloat16 and not mean.requires_grad
+    assert processes.from_main(lambda: processes.rank + 7) == 7
+    assert processes.highest(processes.rank) == 1
+    sys.stderr.write("fine")
 """
 
 

@@ -82,12 +82,11 @@ def test_plateau_is_torchs(greater_is_better: bool) -> None:
     )
     factor = Plateau(100, 4, factor=0.5, patience=1, threshold=1e-3, min_rate=0.2)
     assert isinstance(factor, AdaptiveFactor) and not isinstance(cosine(100, 4), AdaptiveFactor)
-    assert factor.state_dict() == {}
     assert factor(1) == pytest.approx(0.4), "the warm-up first"
     rates = []
     for score in scores:
         scheduler.step(score)
-        factor.observe(score, greater_is_better)
+        factor.observe(score, greater_is_better, math.inf)
         rates.append(factor(50))
         assert rates[-1] == optimizer.param_groups[0]["lr"]
     assert rates[:4] == [1, 1, 1, 0.5], "0.60005 is no improvement by the threshold"
@@ -101,8 +100,7 @@ def test_of_equal_scores_a_lower_loss_is_an_improvement() -> None:
         for loss in losses:
             again = Plateau(100, 0, factor=0.5, patience=1)
             again.load_state_dict(factor.state_dict())
-            again.loss = loss
-            again.observe(1.0, True)
+            again.observe(1.0, True, loss)
             factor = again
         rates.append(factor(0))
     assert rates == [1, 0.25]
@@ -117,16 +115,16 @@ def test_plateau_goes_on_where_it_stood() -> None:
         again = Plateau(100, 4, factor=0.5, patience=1)
         again.load_state_dict(torch.load(file, weights_only=True))
         for factor in (whole, again):
-            factor.observe(score, True)
+            factor.observe(score, True, math.inf)
         assert again.state_dict() == whole.state_dict() and again(50) == whole(50)
 
 
 def test_nan_from_the_first_epoch_is_no_improvement() -> None:
     factor = Plateau(100, 0, factor=0.5, patience=1)
     for _ in range(2):
-        factor.observe(math.nan, True)
+        factor.observe(math.nan, True, math.inf)
     assert factor(0) == 0.5
-    factor.observe(0.1, True)
+    factor.observe(0.1, True, math.inf)
     assert factor.state_dict()["best"] == 0.1
 
 

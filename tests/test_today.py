@@ -199,7 +199,7 @@ def test_an_edited_metric_scores_and_refuses_no_fold(project: Path) -> None:
     assert found["metric"] == "log_loss" and found["score"] == pytest.approx(found["overall"]["log_loss"])
     edit(project, "src/competition/metric.py", 'COMPANIONS = ("accuracy", "log_loss")', 'COMPANIONS = ("accuracy",)')
     said = expect(run_script(project, "train.py", "small", "--fold", "1")).stdout
-    assert "metric.py" in said and "(of 0, 2) chose their best epoch by the older one" in said
+    assert "metric.py" in said and "folds 0, 2 chose their best epoch by the metric that" in said
     fold = json.loads((project / "runs/small/fold_1/fold.json").read_text())
     assert list(fold["metrics"]) == ["log_loss", "accuracy"]
 

@@ -77,18 +77,18 @@ def test_the_best_epochs_are_kept_and_a_nan_never_is_best(tmp_path: Path) -> Non
     for epoch, score in enumerate([float("nan"), 0.5, 0.7, 0.7, 0.6]):
         store.offer(model, epoch, score)
         store.save_state({})
-    assert [(kept.epoch, kept.score) for kept in store.kept] == [(3, 0.7), (2, 0.7)], "of equals the later one"
+    assert [(best.epoch, best.score) for best in store.ranked] == [(3, 0.7), (2, 0.7)], "of equals the later one"
     assert {path.name for path in tmp_path.glob("*.safetensors")} == {"epoch_002.safetensors", "epoch_003.safetensors"}
     again = CheckpointStore(tmp_path, keep=2, greater_is_better=True)
     again.load_state()
-    assert again.kept == store.kept
+    assert again.ranked == store.ranked
 
 
 @pytest.mark.parametrize("greater_is_better", [True, False])
 def test_the_loss_decides_between_equal_scores_and_then_the_later_epoch(
     tmp_path: Path, greater_is_better: bool
 ) -> None:
-    from pipeline.training.checkpoints import VERSION, CheckpointStore
+    from pipeline.training.checkpoints import CheckpointStore
 
     def kept(*offers: tuple[float, float]) -> list[int]:
         """The epochs that are kept, with a kill after each of them."""
@@ -99,8 +99,8 @@ def test_the_loss_decides_between_equal_scores_and_then_the_later_epoch(
             store.load_state()
             store.offer(nn.Linear(1, 1), epoch, score, loss=loss)
             store.save_state({})
-        assert store.best is not None and store.best.epoch == store.kept[0].epoch
-        return [entry.epoch for entry in store.kept]
+        assert store.best == store.ranked[0]
+        return [entry.epoch for entry in store.ranked]
 
     nan = float("nan")
     assert kept((1.0, 0.9), (1.0, 0.2), (1.0, 0.01), (1.0, 0.3)) == [2, 1]
@@ -108,11 +108,6 @@ def test_the_loss_decides_between_equal_scores_and_then_the_later_epoch(
     assert kept((0.1 + 0.2, 0.2), (0.3, 0.1), (0.3, 0.3)) == [1, 0], "the order of a sum decides nothing"
     assert kept((nan, 0.2), (nan, 0.1), (0.5, 9.0), (nan, 0.0)) == [2, 3], "without a score the loss is all there is"
     assert kept((1.0, nan), (1.0, 7.0), (1.0, nan)) == [1, 2]
-    torch.save({"version": VERSION, "kept": [[7, 1.0, "epoch_007.safetensors"]]}, tmp_path / "state.pt")
-    store = CheckpointStore(tmp_path, 2, greater_is_better)
-    store.load_state()
-    store.offer(nn.Linear(1, 1), 8, 1.0, loss=5.0)
-    assert [entry.epoch for entry in store.kept] == [8, 7], "the state of an older project"
 
 
 def test_where_auc_is_one_in_every_fold_it_is_one_for_all_rows() -> None:

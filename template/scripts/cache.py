@@ -1,30 +1,24 @@
 """Decode and resize the training images once, into data/cache, for experiments with `image.cache: true`.
 
 Training does the same by itself when it begins; this does it beforehand, and goes on where it was cut off.
-"""
 
-import argparse
-
-from _project import ROOT
-from toolkit.errors import UserError, run_script
-
-EXAMPLES = """examples:
+examples:
   scripts/cache.py baseline                      the images of experiments/baseline.yaml
   scripts/cache.py exp001 exp002                 those of two experiments; what they share is decoded once
   scripts/cache.py baseline image.cache=true image.cache_size=256    before the file says so
   scripts/cache.py --clear                       remove every cache
 """
 
+from _project import ROOT, parser
+from toolkit.errors import UserError, run_script
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("experiments", nargs="*", metavar="experiment", help="names of files in experiments/")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that differ from the files")
-    parser.add_argument("--clear", action="store_true", help="remove all caches in data/cache first")
-    parser.add_argument("--data", metavar="DIR", help="the data folder (default: data/raw, or DATA_DIR)")
-    arguments = parser.parse_intermixed_args()
+    options = parser(__doc__)
+    options.add_argument("experiments", nargs="*", metavar="experiment", help="names of files in experiments/")
+    options.add_argument("overrides", nargs="*", metavar="key=value", help="settings that differ from the files")
+    options.add_argument("--clear", action="store_true", help="remove all caches in data/cache first")
+    arguments = options.parse_intermixed_args()
     words = [*arguments.experiments, *arguments.overrides]
     experiments = [word for word in words if "=" not in word]
     overrides = [word for word in words if "=" in word]

@@ -1,11 +1,6 @@
-"""Find everything that is wrong with the data: tables, labels, images, sample submission, copies that leak."""
+"""Find everything that is wrong with the data: tables, labels, images, sample submission, copies that leak.
 
-import argparse
-
-from _project import ROOT
-from toolkit.errors import run_script
-
-EXAMPLES = """examples:
+examples:
   scripts/check_data.py                          the data in data/raw, and folds/folds.csv if it is there
   scripts/check_data.py --experiment exp001      read the images, and the folds, as this experiment does
   scripts/check_data.py --unpack                 Kaggle's zip archives in data/raw become folders first
@@ -13,15 +8,15 @@ EXAMPLES = """examples:
 Exit status 2 if training, predicting or submitting would fail on what was found.
 """
 
+from _project import ROOT, parser
+from toolkit.errors import run_script
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--experiment", metavar="NAME", help="read images and folds as this experiment does")
-    parser.add_argument("--unpack", action="store_true", help="unpack the zip archives in the data folder first")
-    parser.add_argument("--data", metavar="DIR", help="the data folder (default: data/raw, or DATA_DIR)")
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--experiment", metavar="NAME", help="read images and folds as this experiment does")
+    options.add_argument("--unpack", action="store_true", help="unpack the zip archives in the data folder first")
+    arguments = options.parse_args()
 
     from competition import competition
     from pipeline.project import Project

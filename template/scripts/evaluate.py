@@ -3,28 +3,22 @@
 The line `constant` is what a prediction scores that never looked at an image. Where a metric needs decisions and heads
 make them by a threshold, `tuned` is the mean with thresholds from the other folds; where that gains more than luck,
 thresholds from all rows go into thresholds.json, and submissions decide by them.
-"""
 
-import argparse
-
-from _project import ROOT
-from toolkit.errors import run_script
-
-EXAMPLES = """examples:
+examples:
   scripts/evaluate.py demo               all folds that are trained: the CV score, oof.parquet, cv.json, pictures
   scripts/evaluate.py demo --fold 0      only what fold 0 held out, for screening
   scripts/evaluate.py demo --fold 0,2    two of them
 """
 
+from _project import ROOT, parser
+from toolkit.errors import run_script
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("experiment", help="name of an experiment that is trained")
-    parser.add_argument("--fold", help="score only these folds: 0, or 0,2 (default: all that are trained)")
-    parser.add_argument("--data", metavar="DIR", help="the data folder (default: data/raw, or DATA_DIR)")
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("experiment", help="name of an experiment that is trained")
+    options.add_argument("--fold", help="score only these folds: 0, or 0,2 (default: all that are trained)")
+    arguments = options.parse_args()
 
     from pipeline.project import Project
 

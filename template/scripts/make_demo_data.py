@@ -1,24 +1,19 @@
-"""Write the demo competition, handwritten digits, into the data folder as Kaggle would lay it out."""
+"""Write the demo competition, handwritten digits, into the data folder as Kaggle would lay it out.
 
-import argparse
-
-from _project import ROOT
-from toolkit.errors import run_script
-
-EXAMPLES = """examples:
+examples:
   scripts/make_demo_data.py                       into data/raw
   scripts/make_demo_data.py --data /tmp/digits    into another folder
 
 Columns and paths are those of competition.yaml. Files that are not the demo's are never overwritten.
 """
 
+from _project import ROOT, parser
+from toolkit.errors import run_script
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", metavar="DIR", help="the data folder (default: data/raw, or DATA_DIR)")
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    arguments = options.parse_args()
 
     from competition import competition
     from demo_data.demo import write_demo

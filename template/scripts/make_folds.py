@@ -1,11 +1,6 @@
-"""Divide the training rows into folds, once, and report what leaks between them: folds/NAME.csv."""
+"""Divide the training rows into folds, once, and report what leaks between them: folds/NAME.csv.
 
-import argparse
-
-from _project import ROOT
-from toolkit.errors import run_script
-
-EXAMPLES = """examples:
+examples:
   scripts/make_folds.py                               5 folds; stratified, groups stay together where there are any
   scripts/make_folds.py --n-folds 10 --name ten       other folds beside them, for experiments that say `folds: ten`
   scripts/make_folds.py --seed 1 --force              replace folds/folds.csv
@@ -14,21 +9,21 @@ EXAMPLES = """examples:
 Folds that are there and still fit are left alone; those of the demo are replaced when real data are there.
 """
 
+from _project import ROOT, parser
+from toolkit.errors import run_script
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    options = parser(__doc__)
     splitters = ("auto", "plain", "stratified", "group", "stratified_group")
-    parser.add_argument("--n-folds", type=int, metavar="N", help="how many (default: 5)")
-    parser.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same folds (default: 0)")
-    parser.add_argument("--name", default="folds", help="write folds/NAME.csv (default: folds)")
-    parser.add_argument("--splitter", default="auto", choices=splitters, help="how to divide (default: auto)")
-    parser.add_argument("--force", action="store_true", help="replace folds that are there")
-    parser.add_argument("--no-leak-report", action="store_true", help="do not look at the images")
-    parser.add_argument("--experiment", metavar="NAME", help="read the images as this experiment does")
-    parser.add_argument("--data", metavar="DIR", help="the data folder (default: data/raw, or DATA_DIR)")
-    arguments = parser.parse_args()
+    options.add_argument("--n-folds", type=int, metavar="N", help="how many (default: 5)")
+    options.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same folds (default: 0)")
+    options.add_argument("--name", default="folds", help="write folds/NAME.csv (default: folds)")
+    options.add_argument("--splitter", default="auto", choices=splitters, help="how to divide (default: auto)")
+    options.add_argument("--force", action="store_true", help="replace folds that are there")
+    options.add_argument("--no-leak-report", action="store_true", help="do not look at the images")
+    options.add_argument("--experiment", metavar="NAME", help="read the images as this experiment does")
+    arguments = options.parse_args()
 
     from competition import competition
     from pipeline.project import Project

@@ -1,11 +1,6 @@
-"""Predict the test rows with the trained folds of one or more experiments; each image is decoded once for all folds."""
+"""Predict the test rows with the trained folds of one or more experiments; each image is decoded once for all folds.
 
-import argparse
-
-from _project import ROOT
-from toolkit.errors import run_script
-
-EXAMPLES = """examples:
+examples:
   scripts/predict.py demo                      the mean of all folds that are trained: runs/demo/test.parquet
   scripts/predict.py exp012 exp013             two experiments, one after the other
   scripts/predict.py demo --fold 0             one fold only; --fold 0,2 averages two of them
@@ -14,20 +9,20 @@ The test rows are those of today's competition.yaml and src/competition/tables.p
 predicted without a new training.
 """
 
+from _project import ROOT, parser
+from toolkit.errors import run_script
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("experiments", nargs="+", metavar="experiment", help="names of experiments that are trained")
-    parser.add_argument("--fold", help="use only the models of these folds: 0, 0,2, or full")
-    parser.add_argument("--data", metavar="DIR", help="the data folder (default: data/raw, or DATA_DIR)")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
-    parser.add_argument("--workers", type=int, help="loader processes (default: by the number of cores)")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="rows at once (default: as in the experiment)")
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("experiments", nargs="+", metavar="experiment", help="names of experiments that are trained")
+    options.add_argument("--fold", help="use only the models of these folds: 0, 0,2, or full")
+    options.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
+    options.add_argument("--workers", type=int, help="loader processes (default: by the number of cores)")
+    options.add_argument("--batch-size", type=int, metavar="N", help="rows at once (default: as in the experiment)")
+    arguments = options.parse_args()
     if arguments.batch_size is not None and arguments.batch_size < 1:
-        parser.error(f"argument --batch-size: {arguments.batch_size} is given; 1 or more is expected")
+        options.error(f"argument --batch-size: {arguments.batch_size} is given; 1 or more is expected")
 
     from pipeline.project import Project
 

@@ -2,26 +2,21 @@
 
 Says which loss, output or gradient was not finite, which operation of which module made the first such value, from
 what, and in which samples.
-"""
 
-import argparse
-from pathlib import Path
-
-from _project import ROOT
-from toolkit.errors import run_script
-
-EXAMPLES = """examples:
+examples:
   scripts/replay.py runs/baseline/fold_0/non_finite/step_000123.pt
 """
 
+from pathlib import Path
+
+from _project import ROOT, parser
+from toolkit.errors import run_script
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("dump", type=Path, metavar="DUMP", help="runs/NAME/fold_K/non_finite/step_NUMBER.pt")
-    parser.add_argument("--data", metavar="DIR", help="the data folder (default: data/raw, or DATA_DIR)")
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("dump", type=Path, metavar="DUMP", help="runs/NAME/fold_K/non_finite/step_NUMBER.pt")
+    arguments = options.parse_args()
 
     from pipeline.project import Project
 

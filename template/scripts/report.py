@@ -1,27 +1,23 @@
-"""Compare experiments: scores fold by fold, out of fold, and where submissions and pictures are."""
+"""Compare experiments: scores fold by fold, out of fold, and where submissions and pictures are.
 
-import argparse
-
-from _project import ROOT
-from toolkit.errors import run_script
-
-EXAMPLES = """examples:
+examples:
   scripts/report.py baseline            one experiment
   scripts/report.py baseline exp012     two of them, side by side
 """
 
+from _project import ROOT, parser
+from toolkit.errors import run_script
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("experiments", nargs="+", metavar="experiment", help="names of experiments that are evaluated")
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("experiments", nargs="+", metavar="experiment", help="names of experiments that are evaluated")
+    arguments = options.parse_args()
 
     from pipeline.project import Project
     from pipeline.report import compare
 
-    compare(Project.at(ROOT), arguments.experiments)
+    compare(Project.at(ROOT, arguments.data), arguments.experiments)
 
 
 if __name__ == "__main__":

@@ -1,26 +1,22 @@
-"""Build and check the submission of an experiment, or check any csv."""
+"""Build and check the submission of an experiment, or check any csv.
 
-import argparse
-from pathlib import Path
-
-from _project import ROOT
-from toolkit.errors import UserError, run_script
-
-EXAMPLES = """examples:
+examples:
   scripts/submit.py baseline                      submissions/baseline.csv, from the predictions in runs/baseline
   scripts/submit.py baseline --check other.csv    check a file made elsewhere, with the classes of runs/baseline
   scripts/submit.py --check other.csv             the same, with the classes of folds/classes.json
 """
 
+from pathlib import Path
+
+from _project import ROOT, parser
+from toolkit.errors import UserError, run_script
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("name", metavar="NAME", nargs="?", help="an experiment with test predictions")
-    parser.add_argument("--check", metavar="FILE", type=Path, help="check this csv instead; nothing is written")
-    parser.add_argument("--data", metavar="DIR", help="the data folder (default: data/raw, or DATA_DIR)")
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("name", metavar="NAME", nargs="?", help="an experiment with test predictions")
+    options.add_argument("--check", metavar="FILE", type=Path, help="check this csv instead; nothing is written")
+    arguments = options.parse_args()
     if arguments.name is None and arguments.check is None:
         raise UserError("what is to be submitted? name an experiment, or a csv with --check FILE")
 

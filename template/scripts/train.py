@@ -1,13 +1,6 @@
-"""Train an experiment over its folds. The same command continues what was cut off."""
+"""Train an experiment over its folds. The same command continues what was cut off.
 
-import argparse
-import sys
-from contextlib import ExitStack
-
-from _project import ROOT
-from toolkit.errors import run_script
-
-EXAMPLES = """examples:
+examples:
   scripts/train.py demo                          every fold of experiments/demo.yaml
   scripts/train.py baseline --fold 0             one fold; --fold 0,2 trains two of them
   scripts/train.py baseline --fold full          everything, without validation
@@ -16,19 +9,23 @@ EXAMPLES = """examples:
   scripts/train.py baseline --print-config       every setting with its value
 """
 
+import argparse
+import sys
+from contextlib import ExitStack
+
+from _project import ROOT, parser
+from toolkit.errors import run_script
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("experiment", help="name of a file in experiments/")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that differ from the file")
-    parser.add_argument("--fold", default="all", help="a fold's number, several (0,2), all (default), or full")
-    parser.add_argument("--as", dest="name", metavar="NAME", help="write experiments/NAME.yaml and train that")
-    parser.add_argument("--restart", action="store_true", help="set the old run aside and begin anew")
-    parser.add_argument("--print-config", action="store_true", help="show every setting and leave")
-    parser.add_argument("--data", metavar="DIR", help="the data folder (default: data/raw, or DATA_DIR)")
-    arguments = parser.parse_intermixed_args()
+    options = parser(__doc__)
+    options.add_argument("experiment", help="name of a file in experiments/")
+    options.add_argument("overrides", nargs="*", metavar="key=value", help="settings that differ from the file")
+    options.add_argument("--fold", default="all", help="a fold's number, several (0,2), all (default), or full")
+    options.add_argument("--as", dest="name", metavar="NAME", help="write experiments/NAME.yaml and train that")
+    options.add_argument("--restart", action="store_true", help="set the old run aside and begin anew")
+    options.add_argument("--print-config", action="store_true", help="show every setting and leave")
+    arguments = options.parse_intermixed_args()
 
     with ExitStack() as stack:
         run(arguments, stack)
@@ -57,7 +54,8 @@ def run(arguments: argparse.Namespace, stack: ExitStack) -> None:
 
     if must_launch(config.machine.devices):
         sys.exit(launch(config.machine.devices))
-    from pipeline.training.fold import prepare, train
+    from pipeline.training.fold import train
+    from pipeline.training.setup import prepare
 
     train(prepare(project, competition, name, config), arguments.fold, arguments.restart)
 

@@ -24,7 +24,8 @@ from pipeline.inference.predict import predict_run
 from pipeline.inference.snapshot import run_competition
 from pipeline.project import Project
 from pipeline.submission.command import submit
-from pipeline.training.fold import Setup, prepare, train
+from pipeline.training.fold import train
+from pipeline.training.setup import Setup, prepare
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,18 @@
 """What an engine drives and what a step returns. No framework is named here.
 
-An engine owns the loop, device, precision, accumulation, distribution and the moment of clipping. Everything else of a
-run is behind `Run`, so that every engine does the same work in the same order.
+An engine owns the loop, accumulation and distribution; all else of a run is behind `Run`, the same for every engine.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NotRequired, Protocol, TypedDict
+from typing import Any, Literal, NotRequired, Protocol, TypedDict
 
+import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -19,10 +21,7 @@ from pipeline.competition import Head, Metric
 from pipeline.config import Experiment
 from pipeline.trackers import Tracker
 from toolkit.distributed import Processes
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
+from toolkit.signals import LeaveOnSignal
 
 Stage = Literal["train", "valid"]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -33,16 +32,11 @@ Index = tuple[int, int] | tuple[int, int, int]  # of a sample: see `SampleDatase
 
 
 class PreparedModel(nn.Module):
-    """What a task's model is: `prepare`, then `network`, saved together. Batch dict in, output dict out.
-
-    A step calls them one by one, so that the batch can be changed between the two. The optimiser, freezing and
-    compilation see them by these names.
-    """
+    """What a task's model is: `prepare`, then `network`, saved together; a step may change the batch in between."""
 
     def __init__(self, prepare: nn.Module, network: nn.Module) -> None:
         super().__init__()
-        self.prepare = prepare
-        self.network = network
+        self.prepare, self.network = prepare, network
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         outputs: dict[str, Tensor] = self.network(self.prepare(batch))
@@ -67,10 +61,7 @@ class StepResult(LossResult):
 
 @dataclass(frozen=True)
 class StepContext:
-    """What a step may know beside batch and model.
-
-    Randomness drawn from torch, NumPy or `random` inside a training step is a function of seed, epoch and batch.
-    """
+    """What a step may know beside batch and model; what it draws at random is a function of seed, epoch and batch."""
 
     stage: Stage
     epoch: int
@@ -118,8 +109,8 @@ class StageResult:
     epoch: int
     losses: dict[str, float]
     metrics: dict[str, float] = field(default_factory=dict)
-    truth: "pd.DataFrame | None" = None
-    predictions: "pd.DataFrame | None" = None
+    truth: pd.DataFrame | None = None
+    predictions: pd.DataFrame | None = None
     seconds: float = 0.0
     waited: float = 0.0
     raw: "StageResult | None" = None
@@ -140,16 +131,17 @@ class SampleDataset(Dataset[dict[str, Any]], ABC):
         return range(len(self))
 
     @abstractmethod
-    def picture(self, row: int) -> "np.ndarray":
+    def picture(self, row: int) -> np.ndarray:
         """What the model sees of a row, or the whole of it where it sees parts: uint8 or float32 (H, W, C)."""
 
 
 @dataclass(frozen=True)
 class Best:
-    """The best epoch so far, by what `training.monitor` names."""
+    """One of the best epochs, counted from 0, by what `training.monitor` names; `loss` is that on the held-out rows."""
 
     epoch: int
     score: float
+    loss: float = math.inf
 
 
 class Batches(Protocol):
@@ -163,12 +155,10 @@ class Batches(Protocol):
 class Run(Protocol):
     """A fold's training, as callbacks read it and an engine drives it.
 
-    The order of calls is the engine's promise: per epoch `epoch_start`, per batch `train_batch`, (when the gradients of
-    an accumulation window are there: `gradients_ready`, the optimiser's step, `stepped`), `batch_end`; then
-    `valid_batch` for each batch of `valid_batches`, and `epoch_end`.
-
-    The loss is divided by `training.accumulate` before it is differentiated, also in an epoch's last window, which may
-    be shorter.
+    The order of calls is the engine's promise: per epoch `epoch_start`, per batch `train_batch`, (where `window_ends`:
+    `gradients_ready` with unscaled gradients, the optimiser's step), `batch_end`; then `valid_batch` for each batch of
+    `valid_loader`, and `epoch_end`. The loss is divided by `training.accumulate` before it is differentiated, also in
+    an epoch's last window, which may be shorter.
     """
 
     config: Experiment
@@ -188,52 +178,45 @@ class Run(Protocol):
     scaler: torch.amp.GradScaler  # the engine scales with it, and the run saves it; for all but fp16 it scales nothing
     processes: Processes  # those that train this fold together; the engine averages their gradients
     engine_callbacks: Sequence[Any]  # of the engine's own kind, in the order of the experiment
+    signals: LeaveOnSignal  # the engine lets it `watch` once the framework has put in its own handlers
 
     @property
-    def best(self) -> "Best | None":
+    def best(self) -> Best | None:
         """The best epoch so far; none before the first one has ended."""
 
-    def run_step(
-        self, stage: Stage, batch: Batch, model: PreparedModel | None = None, precision: Precision | None = None
-    ) -> StepResult:
-        """The step once more, on a batch that is on the device, for what needs a second pass (SAM, AWP).
-
-        A training step draws the same dropout and the same mixup again. Gradients flow as they do in training; the
-        caller differentiates `loss`, or switches gradients off.
-
-        Args:
-            model: none: the one that trains.
-            precision: none: that of the run.
-        """
+    @property
+    def valid_loader(self) -> Batches:
+        """Every held-out row once; empty when training on everything."""
 
     @property
     def window_ends(self) -> bool:
         """Whether the optimiser steps after the current batch: it ends its accumulation window, or the epoch."""
 
-    def train_batches(self) -> "Batches":
-        """The batches of the current epoch that are still to do."""
+    def run_step(
+        self, stage: Stage, batch: Batch, model: PreparedModel | None = None, precision: Precision | None = None
+    ) -> StepResult:
+        """Run the step on a batch on the device, with the same dropout and mixup each time; gradients flow as usual.
 
-    def valid_batches(self) -> "Batches":
-        """Every held-out row once; empty when training on everything."""
+        For what needs a second pass (SAM, AWP). Without `model` the one that trains; `precision` is that of the run.
+        """
 
-    def watch_signals(self) -> None:
-        """Put the handlers for Ctrl-C and SIGTERM in place, once the framework has put in its own."""
+    def train_batches(self) -> Batches:
+        """The batches of the current epoch that are still to do, on the device."""
 
     def epoch_start(self) -> None:
         """Before the first batch of an epoch, or of the rest of one."""
 
     def train_batch(self, batch: Batch) -> Tensor:
-        """Run the step on a batch that is on the device; returns the loss to be differentiated."""
+        """Run the training step; returns the loss to be differentiated."""
 
     def gradients_ready(self) -> None:
-        """Ask the callbacks, with unscaled gradients in place, then clip these. Of a vetoed step none are left, so that
-        the optimiser changes nothing; `STOP` is raised as an exception."""
+        """Ask the callbacks, then clip. Of a vetoed step no gradients are left; `STOP` is raised as an exception."""
 
-    def stepped(self) -> None:
-        """The optimiser has stepped (or was vetoed): counts it and sets the next learning rate."""
+    def optimizer_step(self) -> None:
+        """Unscale, `gradients_ready`, step and clear, for engines whose framework does not."""
 
     def batch_end(self) -> None:
-        """After each training batch; saves the state when it is time, leaves when it was asked to."""
+        """Count batch and step, set the next learning rate; save when it is time, leave when it was asked for."""
 
     def valid_batch(self, batch: Batch) -> None:
         """Run the step without gradients and keep what the metrics need."""
@@ -245,10 +228,10 @@ class Run(Protocol):
 class StepModule(nn.Module):
     """The training step as a module, which is what frameworks know how to distribute: batch dict in, loss out."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, loop: Run) -> None:
         super().__init__()
-        self.run = run
-        self.model = run.model
+        self.loop = loop
+        self.model = loop.model
 
     def forward(self, batch: Batch) -> Tensor:
-        return self.run.train_batch(batch)
+        return self.loop.train_batch(batch)

@@ -18,8 +18,9 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from toolkit.errors import LAUNCHED, UserError
+from toolkit.errors import LAUNCHED, OthersFailed, UserError
 
 T = TypeVar("T")
 PATIENCE = timedelta(days=2)  # the main process may predict for hours; that another one died is the launcher's to see
@@ -27,12 +28,11 @@ PATIENCE = timedelta(days=2)  # the main process may predict for hours; that ano
 
 @dataclass
 class Processes:
-    """Who takes part. Every method with `all` in its description must be called by all processes.
+    """Who takes part. Methods whose description says `all` must be called by all processes.
 
     Attributes:
         rank, size: this process's number among all, and how many there are.
-        local_rank: its number on this machine, which is also that of its GPU.
-        local_size: how many there are on this machine.
+        local_rank, local_size: the same on this machine; `local_rank` is also the number of its GPU.
     """
 
     rank: int = 0
@@ -46,16 +46,10 @@ class Processes:
 
     def share(self, rows: Sequence[T]) -> Sequence[T]:
         """This process's rows of a batch: neighbours, so that the shares in their order are the batch."""
-        if self.size == 1:
-            return rows
         return rows[len(rows) * self.rank // self.size : len(rows) * (self.rank + 1) // self.size]
 
     def gather(self, share: T) -> list[T]:
-        """What each process has, in their order, on the main one; nothing on the others. All call it.
-
-        Args:
-            share: small, and on the CPU: it is pickled.
-        """
+        """Gather what each of all has, small and on the CPU, in their order on the main one; none on the others."""
         if self.size == 1:
             return [share]
         shares: list[Any] | None = [None] * self.size if self.is_main else None
@@ -63,15 +57,13 @@ class Processes:
         return shares or []
 
     def mean(self, values: Sequence[Tensor]) -> list[Tensor]:
-        """The means over the processes of some scalars, without their graph, on their device. All call it."""
-        if self.size == 1:
-            return list(values)
+        """The means over all of some scalars, without their graph, on their device."""
         total = torch.stack([value.detach().double() for value in values])
         distributed.all_reduce(total)
         return [mean.to(value.dtype) for mean, value in zip(total / self.size, values, strict=True)]
 
     def from_main(self, make: Callable[[], T]) -> T:
-        """What the main process makes, for all of them. All call it."""
+        """What the main process makes, for all of them."""
         if self.size == 1:
             return make()
         box: list[Any] = [make() if self.is_main else None]
@@ -80,7 +72,7 @@ class Processes:
         return made
 
     def highest(self, number: int) -> int:
-        """The largest of a number that each has. All call it."""
+        """The largest of a number that each of all has."""
         if self.size == 1:
             return number
         largest = torch.tensor(number)
@@ -88,27 +80,25 @@ class Processes:
         return int(largest)
 
     def copy_from_main(self, tensors: Iterator[Tensor]) -> None:
-        """Make tensors equal those of the main process, in place. All call it."""
+        """Make tensors of all equal those of the main process, in place."""
         if self.size > 1:
             for tensor in tensors:
                 distributed.broadcast(tensor.detach(), src=0)
 
     def average_gradients(self, model: nn.Module) -> None:
-        """Make each gradient the mean of those of all processes. All call it."""
+        """Make each gradient the mean over all processes."""
         if self.size > 1:
             for parameter in model.parameters():
                 if parameter.grad is not None:
                     distributed.all_reduce(parameter.grad)
                     parameter.grad /= self.size
 
-    def wait(self) -> None:
-        """Go on once all are here. All call it."""
-        self.highest(0)
-
-    def lost(self, error: BaseException) -> bool:
-        """Whether an error says no more than that another process has ended."""
-        is_network = isinstance(error, distributed.DistError) or "gloo" in str(error)
-        return self.size > 1 and isinstance(error, RuntimeError) and is_network
+    def data_parallel(self, module: nn.Module) -> nn.Module:
+        """The module; among several processes DDP averages its gradients, and leaves out what is frozen by now."""
+        if self.size == 1:
+            return module
+        # A frozen part, or a head without a loss, has no gradient to wait for.
+        return DistributedDataParallel(module, find_unused_parameters=True)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -123,35 +113,35 @@ class Processes:
 ALONE = Processes()
 
 
-def start_processes() -> Processes:
-    """Join the other processes, if there are any. Only the main one prints.
+@contextmanager
+def joined() -> Iterator[Processes]:
+    """Inside, this process is one of those that its environment tells of; only the main one prints.
 
     Raises:
         UserError: the environment names several processes, and not which one this is.
+        OthersFailed: another process has ended.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        return ALONE
+        yield ALONE
+        return
     missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
-        raise UserError(
-            f"WORLD_SIZE is {size} in the environment, and {', '.join(missing)} not set; start with torchrun, or "
-            "unset it"
-        )
+        raise UserError(f"WORLD_SIZE is {size} without {', '.join(missing)}; start with torchrun, or unset it")
     if LAUNCHED in os.environ:
         threading.Thread(target=_end_with_launcher, daemon=True).start()
-    if not distributed.is_initialized():
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        distributed.init_process_group(backend, timeout=PATIENCE)
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    distributed.init_process_group(backend, timeout=PATIENCE)
     rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
     if rank > 0:
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
-    return Processes(rank, size, local_rank, int(os.environ.get("LOCAL_WORLD_SIZE", size)))
-
-
-def end_processes() -> None:
-    """Part from the other processes, if there are any."""
-    if distributed.is_initialized():
+    try:
+        yield Processes(rank, size, local_rank, int(os.environ.get("LOCAL_WORLD_SIZE", size)))
+    except RuntimeError as error:
+        if isinstance(error, distributed.DistError) or "gloo" in str(error):
+            raise OthersFailed("another of the processes failed; what it said tells why") from error
+        raise
+    finally:
         distributed.destroy_process_group()
 
 

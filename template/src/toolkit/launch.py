@@ -3,7 +3,6 @@
 It imports nothing heavy. Across machines torchrun does this job; what it puts into the environment is the same.
 """
 
-import functools
 import os
 import signal
 import socket
@@ -11,8 +10,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from types import FrameType
 from typing import IO
 
 from toolkit.errors import LAUNCHED, OTHERS_FAILED, UserError
@@ -27,30 +24,33 @@ def must_launch(devices: int) -> bool:
 
 
 def launch(devices: int) -> int:
-    """Run this command in so many processes, and end when they do.
+    """Run this command in so many processes; returns the exit status of the one that failed, or 0.
 
     The main one has the terminal. The others are silent; if one of them fails alone, what it said is printed.
-
-    Returns:
-        The exit status: that of the process that failed, 0 if none did.
     """
     port = free_port()
     errors = [tempfile.TemporaryFile() for _ in range(devices)]  # noqa: SIM115
     children = [_start(rank, devices, port, errors[rank]) for rank in range(devices)]
+
+    def forward(number: int, _: object) -> None:
+        for child in children:
+            child.send_signal(number)
+
     # Ctrl-C reaches the children by itself: they save and leave, and this process waits for them.
     signal.signal(signal.SIGINT, lambda *_: None)
-    signal.signal(signal.SIGTERM, functools.partial(_forward_signal, children))
-    status = _wait_for_failure(children)
-    deadline = time.monotonic() + GRACE
-    while any(child.poll() is None for child in children) and (status == INTERRUPTED or time.monotonic() < deadline):
+    signal.signal(signal.SIGTERM, forward)
+    codes, deadline = [child.poll() for child in children], float("inf")
+    while None in codes and time.monotonic() < deadline:
         time.sleep(0.05)
-    codes = [child.poll() for child in children]
+        codes = [child.poll() for child in children]
+        if any(codes) and INTERRUPTED not in codes:
+            deadline = min(deadline, time.monotonic() + GRACE)
     for child in children:
         child.kill()
         child.wait()
     causes = [rank for rank, code in enumerate(codes) if code not in (None, 0, OTHERS_FAILED)]
     if not causes:
-        return status
+        return max(code or 0 for code in codes)
     status = codes[causes[0]] or 0
     if status < 0:
         raise UserError(
@@ -63,10 +63,17 @@ def launch(devices: int) -> int:
     return status
 
 
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
 def _start(rank: int, devices: int, port: int, errors: IO[bytes]) -> "subprocess.Popen[bytes]":
-    threads = str(max(1, (os.cpu_count() or 1) // devices))
     environment = {
-        "OMP_NUM_THREADS": threads,
+        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // devices)),
         "TORCH_CPP_LOG_LEVEL": "ERROR",  # DDP's advice on settings that are as they have to be
         **os.environ,
         "RANK": str(rank),
@@ -77,34 +84,10 @@ def _start(rank: int, devices: int, port: int, errors: IO[bytes]) -> "subprocess
         "MASTER_PORT": str(port),
         LAUNCHED: "1",  # and standard input ends when this process does
     }
-    is_main = rank == 0
     return subprocess.Popen(
         [sys.executable, *sys.argv],
         env=environment,
         stdin=subprocess.PIPE,
-        stdout=None if is_main else subprocess.DEVNULL,
-        stderr=None if is_main else errors,
+        stdout=None if rank == 0 else subprocess.DEVNULL,
+        stderr=None if rank == 0 else errors,
     )
-
-
-def _forward_signal(children: "Sequence[subprocess.Popen[bytes]]", number: int, _frame: FrameType | None) -> None:
-    for child in children:
-        child.send_signal(number)
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens at."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
-
-
-def _wait_for_failure(children: "Sequence[subprocess.Popen[bytes]]") -> int:
-    """The exit status of a process that has failed, as soon as one has; 0 once all have ended well."""
-    while True:
-        codes = [child.poll() for child in children]
-        failed = [code for code in codes if code]
-        if failed or None not in codes:
-            return failed[0] if failed else 0
-        time.sleep(0.1)

@@ -19,8 +19,8 @@ class LeaveOnSignal:
         """Put the handlers in place; a thread that may not do so leaves things as they are."""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                before = signal.signal(number, self._handle)
-                self._before.setdefault(number, before)
+                self._before.setdefault(number, signal.getsignal(number))
+                signal.signal(number, self._handle)
 
     def restore(self) -> None:
         """Give the signals back to who had them before."""

@@ -7,8 +7,9 @@ module that imports Catalyst, and Accelerate, which Catalyst's own `Engine` is m
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin
@@ -24,10 +25,11 @@ NAME = "catalyst"
 
 
 class FoldRunner(IRunner):
-    """Passes Catalyst's events on to the loop, in the order that `Run` promises.
+    """Passes Catalyst's events on to the run, in the order that `Run` promises.
 
     A callback finds `runner.model` (the `PreparedModel` itself), `runner.optimizer`, `runner.batch` (on the device) and
-    `runner.batch_metrics["loss"]`. `epoch_step` and `loader_batch_step` go on where a continued run stood.
+    `runner.batch_metrics["loss"]`. `epoch_step` and `loader_batch_step` go on where a continued run stood. Callbacks
+    run by their `order`, equal ones as the experiment names them.
     """
 
     model: Any
@@ -41,10 +43,21 @@ class FoldRunner(IRunner):
         return self.loop.epochs
 
     def get_engine(self) -> Engine:
-        return make_engine(self.loop)
+        """For one device, or for this process's part of several, which are found by their environment; the engines that
+        Catalyst names after their devices would start some of their own."""
+        engine = Engine(
+            cpu=self.loop.device.type == "cpu",
+            device_placement=False,  # model, optimiser and batches are there
+            mixed_precision="no",  # the run autocasts its steps; here it would be one precision for the whole process
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=self.loop.config.training.accumulate),
+            # A frozen part, or a head without a loss, has no gradient to wait for.
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        )
+        engine.scaler = self.loop.scaler  # the run's own one, so that it can be resumed
+        return engine
 
     def get_loaders(self) -> dict[str, "Loader"]:
-        batches = {"train": self.loop.train_batches(), "valid": self.loop.valid_batches()}
+        batches = {"train": self.loop.train_batches(), "valid": self.loop.valid_loader}
         return {key: Loader(found, self.loop) for key, found in batches.items() if len(found)}
 
     def get_model(self) -> StepModule:
@@ -54,14 +67,14 @@ class FoldRunner(IRunner):
         return self.loop.optimizer
 
     def get_callbacks(self) -> list[Callback]:
-        return [BackwardCallback(), OptimizerCallback(), *native_callbacks(self.loop)]
+        return [BackwardCallback(), OptimizerCallback(), *self.loop.engine_callbacks]
 
     def on_experiment_start(self, runner: IRunner) -> None:
         super().on_experiment_start(runner)
         self.step = self.model  # the prepared `StepModule`, which DDP may have wrapped
         self.model = self.loop.model
         self.epoch_step = self.loop.progress.epoch
-        self.loop.watch_signals()
+        self.loop.signals.watch()
 
     def on_epoch_start(self, runner: IRunner) -> None:
         self.loaders = self.get_loaders()  # an epoch that continues is shorter than the next one
@@ -102,23 +115,18 @@ class BackwardCallback(IBackwardCallback):
 
 
 class OptimizerCallback(IOptimizerCallback):
-    """Steps where a window ends; Catalyst's own one counts batches, so that an epoch's last window would not end."""
+    """Steps where a window ends; Catalyst's own one counts batches, so that an epoch's last window would not end.
+
+    Not through `runner.optimizer`: Accelerate looks all of `sys.path` over for an optional package at each step.
+    """
 
     def on_batch_end(self, runner: FoldRunner) -> None:
-        if not (runner.is_train_loader and runner.engine.sync_gradients):
-            return
-        # Not through `runner.optimizer`: Accelerate looks all of `sys.path` over for an optional package at each step.
-        loop, optimizer = runner.loop, runner.loop.optimizer
-        loop.scaler.unscale_(optimizer)
-        loop.gradients_ready()
-        loop.scaler.step(optimizer)
-        loop.scaler.update()
-        optimizer.zero_grad(set_to_none=True)
-        loop.stepped()
+        if runner.is_train_loader and runner.engine.sync_gradients:
+            runner.loop.optimizer_step()
 
 
 class Loader:
-    """The loop's batches as a runner reads a loader, on the device."""
+    """The run's batches as a runner reads a loader, on the device."""
 
     sampler = None  # shared among several processes already
     batch_sampler = None
@@ -135,47 +143,13 @@ class Loader:
 
 
 def fit(loop: Run) -> None:
-    """Train from where the loop stands to its last epoch."""
+    """Train from where the run stands to its last epoch."""
     logging.getLogger("accelerate").setLevel(logging.ERROR)
-    with without_seeding(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")  # DDP's, of no consequence
-        FoldRunner(loop).run()
-
-
-def make_engine(loop: Run) -> Engine:
-    """Catalyst's engine for one device, or for this process's part of several, whose gradients DDP averages.
-
-    Processes that are there already are found by their environment; the engines that Catalyst names after their
-    devices would start some of their own.
-    """
-    engine = Engine(
-        cpu=loop.device.type == "cpu",
-        device_placement=False,  # model, optimiser and batches are there
-        mixed_precision="no",  # the loop autocasts its steps; here it would be one precision for the whole process
-        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=loop.config.training.accumulate),
-        # A frozen part, or a head without a loss, has no gradient to wait for.
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-    )
-    engine.scaler = loop.scaler  # the loop's own one, so that it can be resumed
-    return engine
-
-
-def native_callbacks(loop: Run) -> list[Callback]:
-    """What the experiment names under `engine_callbacks`. Catalyst runs them by their `order`, equal ones as named."""
     for callback in loop.engine_callbacks:
         if not isinstance(callback, Callback):
-            raise UserError(
-                f"engine_callbacks: {type(callback).__name__} is no catalyst.dl.Callback; derive it from that"
-            )
-    return list(loop.engine_callbacks)
-
-
-@contextmanager
-def without_seeding() -> Iterator[None]:
-    """Catalyst seeds everything anew with each epoch and each loader; what is drawn in a run is the loop's affair."""
-    seeds: Any = catalyst_runner.set_global_seed
-    catalyst_runner.set_global_seed = lambda seed: None
-    try:
-        yield
-    finally:
-        catalyst_runner.set_global_seed = seeds
+            name = type(callback).__name__
+            raise UserError(f"engine_callbacks: {name} is no catalyst.dl.Callback; derive it from that")
+    # Catalyst seeds everything anew with each epoch and each loader; what is drawn in a run is the run's affair.
+    with patch.object(catalyst_runner, "set_global_seed", lambda seed: None), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")  # DDP's, of no consequence
+        FoldRunner(loop).run()

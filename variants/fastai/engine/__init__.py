@@ -6,10 +6,9 @@ imports, changes options of pandas.
 """
 
 import warnings
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 
 import torch
-from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.types import Batch, Batches, Run, StepModule
@@ -26,23 +25,23 @@ NAME = "fastai"
 
 
 class FoldLearner(Learner):
-    """Calls the loop at the places of fastai's loop that `Run` promises.
+    """Calls the run at the places of fastai's loop that `Run` promises.
 
     `model` is the training step: batch dict in, loss out. A callback finds the batch in `xb` and in `yb`, the loss of
-    a training batch in `pred`, `loss_grad` and `loss`, and the run in `loop`. A held-out batch has no `yb`: the loop
+    a training batch in `pred`, `loss_grad` and `loss`, and the run in `loop`. A held-out batch has no `yb`: the run
     keeps what the metrics need, so of its events there are `before_batch` and `after_batch`.
 
-    The loop is called from methods and not from a callback, because fastai writes words of its own over the message of
+    The run is called from methods and not from a callback, because fastai writes words of its own over the message of
     an exception that leaves a callback.
     """
 
     def __init__(self, loop: Run) -> None:
         self.loop = loop
         super().__init__(
-            DataLoaders(loop.train_batches(), loop.valid_batches()),
-            distributed(loop, StepModule(loop)),
-            loss_func=own_loss,
-            cbs=[Counters(), *native_callbacks(loop)],
+            DataLoaders(loop.train_batches(), loop.valid_loader),
+            loop.processes.data_parallel(StepModule(loop)),  # `DistributedTrainer` would share out the batches again
+            loss_func=lambda loss, batch: loss,  # fastai wants one of prediction and target; the step has made it
+            cbs=[Counters(), *loop.engine_callbacks],
             default_cbs=False,  # they print, read a loss back at every batch, and move the model
         )
         self.opt = OptimWrapper(opt=loop.optimizer)  # as `opt_func` it would lose the state that a resume has loaded
@@ -63,7 +62,7 @@ class FoldLearner(Learner):
         super()._do_epoch_train()
 
     def _do_epoch_validate(self, ds_idx: int = 1, dl: Batches | None = None) -> None:
-        if len(self.loop.valid_batches()):
+        if len(self.loop.valid_loader):
             super()._do_epoch_validate(ds_idx, dl)
 
     def all_batches(self) -> None:
@@ -84,17 +83,13 @@ class FoldLearner(Learner):
         self.xb, self.yb = (b,), (b,) if self.training else ()
 
     def _do_one_batch(self) -> None:
-        if self.training:
-            with self._synchronisation():
-                super()._do_one_batch()
-        else:
+        if not self.training:
             self.loop.valid_batch(*self.xb)
-
-    def _synchronisation(self) -> AbstractContextManager[None]:
-        """Several processes average their gradients only where the optimiser steps."""
-        if isinstance(self.model, DistributedDataParallel) and not self.loop.window_ends:
-            return self.model.no_sync()
-        return nullcontext()
+            return
+        # Several processes average their gradients only where the optimiser steps.
+        waits = isinstance(self.model, DistributedDataParallel) and not self.loop.window_ends
+        with self.model.no_sync() if waits else nullcontext():
+            super()._do_one_batch()
 
     def _do_grad_opt(self) -> None:
         # `GradientAccumulation` counts samples, and takes those of a short last window into the next epoch.
@@ -104,7 +99,6 @@ class FoldLearner(Learner):
             self._with_events(self._step, "step", CancelStepException)
             self.loop.scaler.update()
             self.opt.zero_grad()
-            self.loop.stepped()
 
     def _backward(self) -> None:
         # `MixedPrecision` has a scaler of its own, which no resume would bring back, and asks for CUDA.
@@ -116,13 +110,13 @@ class FoldLearner(Learner):
 
 
 class Counters(TrainEvalCallback):
-    """What fastai counts, also right after a resume. Where the model is and in which mode is the loop's to say."""
+    """What fastai counts, also right after a resume. Where the model is and in which mode is the run's to say."""
 
     def before_fit(self) -> None:
-        progress = self.loop.progress
+        progress, batches = self.loop.progress, self.loop.batches_per_epoch
         self.learn.epoch, self.learn.loss = progress.epoch, torch.tensor(0.0)
-        self.learn.train_iter = progress.epoch * self.loop.batches_per_epoch + progress.batch
-        self.learn.pct_train = self.train_iter / (self.loop.batches_per_epoch * self.loop.epochs)
+        self.learn.train_iter = progress.epoch * batches + progress.batch
+        self.learn.pct_train = self.train_iter / (batches * self.loop.epochs)
 
     def before_train(self) -> None:
         done = self.loop.progress.batch / self.loop.batches_per_epoch
@@ -134,34 +128,12 @@ class Counters(TrainEvalCallback):
 
 
 def fit(loop: Run) -> None:
-    """Train from where the loop stands to its last epoch."""
-    learn = FoldLearner(loop)
-    loop.watch_signals()
-    rates = [group["lr"] for group in loop.optimizer.param_groups]  # fastai sets rates at the start: to what they are
-    learn.fit(loop.epochs, lr=rates, start_epoch=loop.progress.epoch)
-
-
-def native_callbacks(loop: Run) -> list[Callback]:
-    """What the experiment names under `engine_callbacks`."""
+    """Train from where the run stands to its last epoch."""
     for callback in loop.engine_callbacks:
         if not isinstance(callback, Callback):
-            raise UserError(
-                f"engine_callbacks: {type(callback).__name__} is no fastai.callback.core.Callback; derive it from that"
-            )
-    return list(loop.engine_callbacks)
-
-
-def distributed(loop: Run, model: StepModule) -> StepModule | DistributedDataParallel:
-    """The model whose gradients are averaged over the processes, where there are several.
-
-    `DistributedTrainer` would do this, and share out the batches once more, which are shares already.
-    """
-    if loop.processes.size == 1:
-        return model
-    # A frozen part, or a head without a loss, has no gradient to wait for.
-    return DistributedDataParallel(model, find_unused_parameters=True)
-
-
-def own_loss(loss: Tensor, batch: Batch) -> Tensor:
-    """fastai wants a function of prediction and target; the step has made the loss already."""
-    return loss
+            name = type(callback).__name__
+            raise UserError(f"engine_callbacks: {name} is no fastai.callback.core.Callback; derive it from that")
+    learn = FoldLearner(loop)
+    loop.signals.watch()
+    rates = [group["lr"] for group in loop.optimizer.param_groups]  # fastai sets rates at the start: to what they are
+    learn.fit(loop.epochs, lr=rates, start_epoch=loop.progress.epoch)

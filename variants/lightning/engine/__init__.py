@@ -6,7 +6,7 @@ module that imports Lightning.
 
 import logging
 import warnings
-from typing import Any, Literal
+from typing import Any
 
 import lightning
 import torch
@@ -19,22 +19,18 @@ from pipeline.types import Batch, Batches, Run
 from toolkit.errors import UserError
 
 NAME = "lightning"
-PRECISION: dict[str, Literal["32-true", "bf16-mixed"]] = {"fp32": "32-true", "bf16": "bf16-mixed"}  # fp16: a plugin
 
 
 class FoldModule(lightning.LightningModule):
-    """Passes Lightning's hooks on to the loop, in the order that `Run` promises."""
+    """Passes Lightning's hooks on to the run, in the order that `Run` promises."""
+
+    # Lightning sets a name 40 times a step, and `nn.Module` would look at each value closely.
+    __setattr__ = object.__setattr__  # type: ignore[assignment]
 
     def __init__(self, loop: Run) -> None:
         super().__init__()
         self.loop = loop
-        self.model = loop.model
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "_current_fx_name":  # set 40 times a step, and `nn.Module` would look at each value closely
-            self.__dict__[name] = value
-        else:
-            super().__setattr__(name, value)
+        self.add_module("model", loop.model)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self.loop.optimizer
@@ -43,13 +39,13 @@ class FoldModule(lightning.LightningModule):
         return self.loop.train_batches()
 
     def val_dataloader(self) -> Batches:
-        return self.loop.valid_batches()
+        return self.loop.valid_loader
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return batch  # it is there, and Lightning would look into every string of it
 
     def on_train_start(self) -> None:
-        self.loop.watch_signals()  # Lightning has just put its own handlers in their place
+        self.loop.signals.watch()  # Lightning has just put its own handlers in their place
 
     def on_train_epoch_start(self) -> None:
         self.loop.epoch_start()
@@ -59,10 +55,6 @@ class FoldModule(lightning.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         self.loop.gradients_ready()  # they are unscaled by now
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        super().optimizer_step(*args, **kwargs)
-        self.loop.stepped()
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         self.loop.batch_end()
@@ -75,15 +67,27 @@ class FoldModule(lightning.LightningModule):
 
 
 def fit(loop: Run) -> None:
-    """Train from where the loop stands to its last epoch."""
+    """Train from where the run stands to its last epoch."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for callback in loop.engine_callbacks:
+        if not isinstance(callback, lightning.Callback):
+            name = type(callback).__name__
+            raise UserError(f"engine_callbacks: {name} is no lightning.Callback; derive it from that")
+    processes, plugins, devices = loop.processes, list[Any](), dict[str, Any](devices=1)
+    if processes.size > 1:  # who is who stands in the environment
+        plugins.append(TorchElasticEnvironment())
+        # A frozen part, or a head without a loss, has no gradient to wait for.
+        devices = {"devices": processes.local_size, "strategy": DDPStrategy(find_unused_parameters=True)}
+    if loop.precision == "fp16":  # the run's own scaler, so that it can be resumed
+        plugins.append(MixedPrecision("16-mixed", loop.device.type, scaler=loop.scaler))
     trainer = lightning.Trainer(
         max_epochs=loop.epochs - loop.progress.epoch,
         accelerator=loop.device.type,
-        **distribution_arguments(loop),
-        callbacks=native_callbacks(loop),
+        **devices,
+        num_nodes=processes.size // processes.local_size,
+        callbacks=list(loop.engine_callbacks),
         accumulate_grad_batches=loop.config.training.accumulate,
-        limit_val_batches=None if len(loop.valid_batches()) else 0,
+        limit_val_batches=None if len(loop.valid_loader) else 0,
         reload_dataloaders_every_n_epochs=1,  # an epoch that continues is shorter than the next one
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
@@ -91,8 +95,8 @@ def fit(loop: Run) -> None:
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        precision=PRECISION.get(loop.precision),
-        plugins=plugins(loop),
+        precision={"fp32": "32-true", "bf16": "bf16-mixed"}.get(loop.precision),  # type: ignore[arg-type]
+        plugins=plugins,
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")  # advice on loaders and loggers that it does not own here
@@ -101,35 +105,3 @@ def fit(loop: Run) -> None:
             trainer.fit(FoldModule(loop))
         except SystemExit as left:  # which Lightning makes of a KeyboardInterrupt
             raise left.__context__ or left  # noqa: B904
-
-
-def native_callbacks(loop: Run) -> list[lightning.Callback]:
-    """What the experiment names under `engine_callbacks`."""
-    for callback in loop.engine_callbacks:
-        if not isinstance(callback, lightning.Callback):
-            raise UserError(
-                f"engine_callbacks: {type(callback).__name__} is no lightning.Callback; derive it from that"
-            )
-    return list(loop.engine_callbacks)
-
-
-def distribution_arguments(loop: Run) -> dict[str, Any]:
-    """One device, or this process's part of several, whose gradients DDP averages."""
-    processes = loop.processes
-    if processes.size == 1:
-        return {"devices": 1}
-    return {
-        "devices": processes.local_size,
-        "num_nodes": processes.size // processes.local_size,
-        # A frozen part, or a head without a loss, has no gradient to wait for.
-        "strategy": DDPStrategy(find_unused_parameters=True),
-    }
-
-
-def plugins(loop: Run) -> list[Any]:
-    """Who is who among several processes stands in the environment; fp16 scales with the loop's own scaler, so that it
-    can be resumed."""
-    chosen: list[Any] = [] if loop.processes.size == 1 else [TorchElasticEnvironment()]
-    if loop.precision == "fp16":
-        chosen.append(MixedPrecision("16-mixed", loop.device.type, scaler=loop.scaler))
-    return chosen

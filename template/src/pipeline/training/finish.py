@@ -1,87 +1,68 @@
 """The end of a fold: which weights it keeps, and what they predict for the rows it held out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from pipeline.competition import metric_values
+from pipeline.competition import Metric, metric_values
 from pipeline.data.folds import split
 from pipeline.inference.device import autocast
 from pipeline.inference.predict import BEST, FINISHED, predict_rows, read_predictions, write_predictions
 from pipeline.inference.weights import load_weights, save_weights
-from pipeline.training.averaging import load_mean
+from pipeline.tasks import Task
 from pipeline.training.setup import Setup
 from pipeline.training.trainer import Trainer
-from pipeline.training.validation import quickly_tuned, score_rows
+from pipeline.training.validation import quickly_tuned
 from pipeline.types import StageResult
 from toolkit.errors import UserError
 from toolkit.files import read_json, write_json
 from toolkit.seeds import seed_everything
 from toolkit.terminal import progress, table
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 BEST_EPOCH = "best epoch"
 
 
 def finish_fold(trainer: Trainer, seconds: float) -> None:
     """Predict the held-out rows with the weights that are kept, write both, and mark the fold as finished."""
-    setup, config, task, fold = trainer.setup, trainer.config, trainer.task, trainer.fold
+    setup, config, task, fold, rows = trainer.setup, trainer.config, trainer.task, trainer.fold, trainer.valid_rows
     best = trainer.best
     if best is None:
         raise UserError(f"fold {fold} has no weights to finish with; begin anew with --restart")
-    chosen = choose_weights(trainer)
-    result = None
-    summary: dict[str, Any] = {"fold": fold, "best_epoch": best.epoch + 1, "epochs": trainer.epochs}
-    summary["weights"] = chosen
-    valid_rows = trainer.valid_rows
-    if not valid_rows.empty:
+    weights, result = choose_weights(trainer), None
+    summary = {"fold": fold, "best_epoch": best.epoch + 1, "epochs": trainer.epochs, "weights": weights}
+    watched: dict[str, float] = {}
+    if not rows.empty:
+        gallery = task.predictions.gallery(split(setup.folds.rows, fold)[0], rows)
+        data, reader = setup.project.data, trainer.phases.reader
         predictions = predict_rows(
-            task,
-            [trainer.model],
-            valid_rows,
-            setup.project.data,
-            config,
-            setup.names,
-            "valid",
-            "out of fold",
-            trainer.phases.reader,
-            task.predictions.gallery(split(setup.folds.rows, fold)[0], valid_rows),
+            task, [trainer.model], rows, data, config, setup.names, "valid", "out of fold", reader, gallery
         )
-        truth, metrics = score_rows(task, trainer.metrics, valid_rows, predictions)
-        watched = watched_score(trainer, truth, predictions, metrics)
-        result = StageResult("valid", best.epoch, {}, metrics, truth, predictions, weights=chosen)
+        truth, metrics = score_rows(task, trainer.metrics, rows, predictions)
+        result = StageResult("valid", best.epoch, {}, metrics, truth, predictions, weights=weights)
         write_predictions(trainer.folder / "oof.parquet", task.stored(predictions, config, setup.names), int(fold))
+        # The leaderboard's metric at thresholds tuned on these rows, where that is something else.
+        heads = quickly_tuned(task, trainer.metrics[0], truth, predictions)
+        tuned = metric_values(trainer.metrics[:1], truth, predictions, heads)
+        watched = {name: score for name, score in tuned.items() if not np.isnan(score) and score != metrics[name]}
         summary |= {"metrics": metrics, "watched": watched} if watched else {"metrics": metrics}
-    save_weights(trainer.model, trainer.folder / BEST, {"weights": chosen})
-    trainer.checkpoints.keep_raw(trainer.folder)
+    save_weights(trainer.model, trainer.folder / BEST, {"weights": weights})
+    trainer.checkpoints.save_raw(trainer.folder)
     trainer.callbacks.on_run_end(trainer, result)
-    for name, score in summary.get("watched", {}).items():
+    for name, score in watched.items():
         print(f"as it was watched, at thresholds tuned on these rows: {name} {score:.4f}")
-    trainer.tracker.summary({"best_epoch": best.epoch + 1, **summary.get("metrics", {})})
+    trainer.tracker.summary({"best_epoch": best.epoch + 1, **(result.metrics if result else {})})
     if config.tracking.log_checkpoint:
         trainer.tracker.checkpoint(trainer.folder / BEST)
-    summary["seconds"] = round(seconds, 1)
-    summary["notes"] = list(setup.folds.warnings)
+    summary |= {"seconds": round(seconds, 1), "notes": list(setup.folds.warnings)}
     write_json(trainer.folder / FINISHED, summary)
-    trainer.checkpoints.clear(config.checkpoints.keep, best_is_copied=chosen.startswith(BEST_EPOCH))
-
-
-def watched_score(
-    trainer: Trainer, truth: "pd.DataFrame", predictions: "pd.DataFrame", usual: dict[str, float]
-) -> dict[str, float]:
-    """The leaderboard's metric at thresholds tuned on these rows, by name, where that is not what `usual` says."""
-    metric = trainer.metrics[0]
-    heads = quickly_tuned(trainer.task, metric, truth, predictions)
-    score = metric_values([metric], truth, predictions, heads)[metric.name]
-    return {} if np.isnan(score) or score == usual[metric.name] else {metric.name: score}
+    trainer.checkpoints.clear(config.checkpoints.keep, best_is_copied=weights.startswith(BEST_EPOCH))
 
 
 def choose_weights(trainer: Trainer) -> str:
@@ -91,63 +72,54 @@ def choose_weights(trainer: Trainer) -> str:
     of average that was asked for is taken.
     """
     candidates = weight_candidates(trainer)
-    if len(candidates) == 1 or trainer.valid_rows.empty:
-        name, load = list(candidates.items())[-1]
-        load()
-        return name
+    if trainer.valid_rows.empty:
+        candidates = dict([candidates.popitem()])
     results: dict[str, StageResult] = {}
-    best, kept = "", {}
+    best, weights = "", {}
     for name, load in candidates.items():
         load()
+        if not name.startswith(BEST_EPOCH):
+            measure_batch_norm(trainer)
+        if len(candidates) == 1:
+            return name
         results[name] = validate(trainer)
         if not best or trainer.monitor.is_better(results[name], results[best]):
-            weights = trainer.model.state_dict()
-            best, kept = name, {key: value.clone() for key, value in weights.items()}
-    trainer.model.load_state_dict(kept)
-    metrics = [metric.name for metric in trainer.metrics]
+            best, weights = name, {key: value.clone() for key, value in trainer.model.state_dict().items()}
+    trainer.model.load_state_dict(weights)
     rows = [
-        ("*" if name == best else "", name, result.losses["loss"], *[result.metrics[metric] for metric in metrics])
+        ("*" if name == best else "", name, result.losses["loss"], *result.metrics.values())
         for name, result in results.items()
     ]
-    table("weights, on the held-out rows", ("", "weights", "loss", *metrics), rows)
+    table("weights, on the held-out rows", ("", "weights", "loss", *results[best].metrics), rows)
     return best
 
 
-def validate(trainer: Trainer) -> StageResult:
-    """Losses, metrics and predictions of the trainer's model on the held-out rows, outside the epochs."""
-    trainer.model.eval()
-    seen = trainer.validation()
-    for batch in trainer.valid_loader:
-        with torch.no_grad():
-            seen.add(batch, trainer.run_step("valid", batch))
-    return seen.result(trainer.progress.epoch)
-
-
-def weight_candidates(trainer: Trainer) -> dict[str, Callable[[], None]]:
+def weight_candidates(trainer: Trainer) -> dict[str, Callable[[], object]]:
     """What could be kept: name -> loads it into the trainer's model."""
-    kept, model = trainer.checkpoints.kept, trainer.model
-    found: dict[str, Callable[[], None]] = {
-        f"{BEST_EPOCH} {kept[0].epoch + 1}": partial(load_weights, model, trainer.checkpoints.best_file)
+    store, averages, model = trainer.checkpoints, trainer.averages, trainer.model
+    epoch, several = store.ranked[0].epoch, store.ranked[: trainer.config.averaging.best_epochs]
+    found: dict[str, Callable[[], object]] = {
+        f"{BEST_EPOCH} {epoch + 1}": partial(load_weights, model, store.file(epoch))
     }
-    several = kept[: trainer.config.averaging.best_epochs]
     if len(several) > 1:
-        files = [trainer.checkpoints.folder / entry.file for entry in several]
-        numbers = ", ".join(str(number) for number in sorted(entry.epoch + 1 for entry in several))
-
-        def load_mean_of_best() -> None:
-            load_mean(model, files)
-            measure_batch_norm(trainer)
-
-        found[f"mean of epochs {numbers}"] = load_mean_of_best
-    swa = trainer.averages.swa
-    if swa is not None:
-
-        def load_swa() -> None:
-            model.load_state_dict(swa.module.state_dict())
-            measure_batch_norm(trainer)
-
-        found[f"mean of epochs {trainer.averages.first + 1} to {trainer.epochs} (SWA)"] = load_swa
+        numbers = sorted(one.epoch + 1 for one in several)
+        load = partial(load_mean, model, [store.file(one.epoch) for one in several])
+        found[f"mean of epochs {', '.join(map(str, numbers))}"] = load
+    if averages.swa is not None:
+        load = partial(model.load_state_dict, averages.swa.module.state_dict())
+        found[f"mean of epochs {averages.first + 1} to {trainer.epochs} (SWA)"] = load
     return found
+
+
+def load_mean(model: nn.Module, files: Sequence[Path]) -> None:
+    """Load the mean of several epochs' weights and buffers, computed in float64; counters are the last file's."""
+    total: dict[str, Tensor] = {}
+    for file in files:
+        load_weights(model, file)
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                total[name] = total.get(name, 0) + value.double() / len(files)
+    model.load_state_dict({**model.state_dict(), **total})
 
 
 def measure_batch_norm(trainer: Trainer) -> None:
@@ -157,16 +129,24 @@ def measure_batch_norm(trainer: Trainer) -> None:
     """
     phase = trainer.phases.at(trainer.epochs - 1)
     has_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in trainer.model.modules())
-    if not has_norm or phase.config.model.frozen or phase.config.model.freeze_norm:
-        return
-    seed_everything(trainer.config.seed, trainer.epochs)
-    trainer.phases.batches.begin(trainer.epochs, 0)
-    batches = progress(phase.loader, "batch norm of the mean")
-    with autocast(trainer.device, trainer.precision):
-        update_bn(batches, trainer.model)
+    if has_norm and not phase.config.model.frozen and not phase.config.model.freeze_norm:
+        seed_everything(trainer.config.seed, trainer.epochs)
+        trainer.phases.batches.begin(trainer.epochs, 0)
+        with autocast(trainer.device, trainer.precision):
+            update_bn(progress(phase.loader, "batch norm of the mean"), trainer.model)
 
 
-def average_seeds(setup: Setup, fold: str, folder: Path, parts: list[Path]) -> None:
+def validate(trainer: Trainer) -> StageResult:
+    """Losses, metrics and predictions of the trainer's model on the held-out rows, outside the epochs."""
+    trainer.model.eval()
+    validation = trainer.validation()
+    for batch in trainer.valid_loader:
+        with torch.no_grad():
+            validation.add(batch, trainer.run_step("valid", batch))
+    return validation.result(trainer.progress.epoch)
+
+
+def average_seeds(setup: Setup, fold: str, folder: Path, parts: Sequence[Path]) -> None:
     """The mean of what a fold's models of several seeds predict for the rows it held out."""
     summary: dict[str, Any] = {"fold": fold, "seeds": [part.name for part in parts]}
     if fold != "full":
@@ -176,9 +156,17 @@ def average_seeds(setup: Setup, fold: str, folder: Path, parts: list[Path]) -> N
             summary["metrics"] = {name: float(np.mean([each[name] for each in alone])) for name in alone[0]}
         else:
             predictions = setup.task.predictions.average(tables)
-            _, valid_rows = split(setup.folds.rows, fold)
+            valid_rows = split(setup.folds.rows, fold)[1]
             summary["metrics"] = score_rows(setup.task, setup.competition.metrics(), valid_rows, predictions)[1]
         write_predictions(folder / "oof.parquet", predictions, int(fold))
         scores = ", ".join(f"{name} {value:.4f}" for name, value in summary["metrics"].items())
         print(f"fold {fold}, mean of {len(parts)} seeds  on the held-out rows: {scores}")
     write_json(folder / FINISHED, summary)
+
+
+def score_rows(
+    task: Task, metrics: Sequence[Metric], rows: pd.DataFrame, predictions: pd.DataFrame
+) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Truth of labelled rows in the order of `predictions`, and every metric."""
+    truth = task.predictions.truth(rows).loc[predictions.index]
+    return truth, metric_values(metrics, truth, predictions, task.heads)

@@ -19,11 +19,7 @@ from toolkit.seeds import seed_everything
 def make_model(
     setup: Setup, fold: str, rows: pd.DataFrame, device: torch.device, processes: Processes, fresh: bool
 ) -> PreparedModel:
-    """The model on the device, the same in all processes; only a `fresh` one needs the weights it starts from.
-
-    Args:
-        rows: those that train.
-    """
+    """The model on the device, the same in all processes; only a `fresh` one needs the weights it starts from."""
     config, settings = setup.config, setup.config.model
     seed_everything(config.seed, 1_000 if fold == "full" else int(fold))
     from_hub = fresh and settings.pretrained and settings.weights is None
@@ -43,16 +39,21 @@ def make_model(
 
 
 def freeze(network: nn.Module, settings: Model) -> None:
-    """Let everything train but what `frozen` and `freeze_norm` name. Call it after `network.train()`.
+    """Let everything train but what `frozen` (`encoder.layer1` and all below it, `*` for any text) and `freeze_norm`
+    name. Call it after `network.train()`.
 
     A frozen parameter gets no gradient, so optimisers leave it alone, weight decay included. Batch norm inside a frozen
     part, and with `freeze_norm` everywhere, normalises by its running statistics and does not move them.
 
     Raises:
-        UserError: a name that is no part of the network (the nearest one is named), or nothing is left to train.
+        UserError: a name that is no part of the network, or nothing is left to train.
     """
     parameters = dict(network.named_parameters())
-    frozen = frozen_names(network, settings.frozen)
+    for pattern in settings.frozen:
+        if not any(_matches(name, (pattern,)) for name in parameters):
+            parts = [name for name, _ in network.named_modules() if name]
+            raise UserError(f"model.frozen: '{pattern}' is no part of the network; {nearest(pattern, parts)}")
+    frozen = {name for name in parameters if _matches(name, settings.frozen)}
     for name, module in network.named_modules():
         if isinstance(module, _BatchNorm) and (settings.freeze_norm or _matches(name, settings.frozen)):
             module.eval()
@@ -61,16 +62,6 @@ def freeze(network: nn.Module, settings: Model) -> None:
         raise UserError("model.frozen leaves nothing to train; name fewer parts")
     for name, parameter in parameters.items():
         parameter.requires_grad_(name not in frozen)
-
-
-def frozen_names(network: nn.Module, patterns: tuple[str, ...]) -> set[str]:
-    """The parameters that the patterns name: `encoder.layer1` stands for all below it, `*` for any text."""
-    names = [name for name, _ in network.named_parameters()]
-    for pattern in patterns:
-        if not any(_matches(name, (pattern,)) for name in names):
-            parts = [name for name, _ in network.named_modules() if name]
-            raise UserError(f"model.frozen: '{pattern}' is no part of the network; {nearest(pattern, parts)}")
-    return {name for name in names if _matches(name, patterns)}
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:

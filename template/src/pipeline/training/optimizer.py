@@ -22,17 +22,16 @@ NO_DECAY = " (no decay)"
 def parameter_groups(model: nn.Module, settings: Optimizer) -> list[dict[str, Any]]:
     """Weights with decay; norms, biases and what the encoder's `no_weight_decay()` names without.
 
-    Every parameter is in exactly one group, also one that does not train now: it may later. With `layer_decay` d, layer
-    k of an encoder of K layers, counted from 0 at the image, has d^(K - k) times the rate of the heads (Clark et al.,
-    arXiv:2003.10555; the layers are those of timm's `group_matcher`). What of the encoder lies above its last layer,
-    such as a pooling of its own, has the heads' rate. `encoder_lr_factor` multiplies the rate of all of the encoder.
+    Every parameter is in exactly one group, also one that does not train now. With `layer_decay` d, layer k of an
+    encoder of K layers, counted from 0 at the image, has d^(K - k) times the rate of the heads (Clark et al.,
+    arXiv:2003.10555). `encoder_lr_factor` multiplies the rate of all of the encoder.
 
     Returns:
         Groups with `params`, `weight_decay`, `lr` and `initial_lr` (both the peak), and `name`: `model`, or `heads` and
-        `encoder`, or `heads` and `encoder_00`, `encoder_01`, ..., each with ` (no decay)` behind it where that is so.
+        `encoder`, or `heads`, `encoder_00`, `encoder_01`, ..., each with ` (no decay)` behind it where that is so.
 
     Raises:
-        UserError: rates by layer or for the encoder are asked for, and the model or the encoder has no such parts.
+        UserError: the model or the encoder has no such parts.
     """
     encoder = getattr(getattr(model, "network", None), "encoder", None)
     by_layer, by_part = settings.layer_decay not in (None, 1.0), settings.encoder_lr_factor != 1.0
@@ -41,8 +40,7 @@ def parameter_groups(model: nn.Module, settings: Optimizer) -> list[dict[str, An
         raise UserError(f"optimizer.{setting} needs a model with a module `encoder`, which yours lacks; leave it out")
     layers = encoder_layers(encoder) if by_layer and isinstance(encoder, nn.Module) else {}
     top = max(layers.values(), default=0)
-    no_decay = getattr(encoder, "no_weight_decay", None)
-    exempt = no_decay() if no_decay else ()  # names, or patterns with `*`, such as those of position embeddings
+    no_decay: set[str] = getattr(encoder, "no_weight_decay", set)()  # names, or patterns with `*`
     groups: dict[tuple[str, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         inner = name.removeprefix("network.encoder.")
@@ -55,9 +53,9 @@ def parameter_groups(model: nn.Module, settings: Optimizer) -> list[dict[str, An
         else:
             part = "model"
         decays = settings.weight_decay > 0 and parameter.ndim > 1 and not name.endswith(".bias")
-        decays = decays and not (inside and any(fnmatch.fnmatchcase(inner, pattern) for pattern in exempt))
-        steps = (settings.layer_decay or 1.0) ** (top - layer)
-        rate = settings.lr * (settings.encoder_lr_factor if inside else 1.0) * steps
+        decays = decays and not (inside and any(fnmatch.fnmatchcase(inner, pattern) for pattern in no_decay))
+        rate = settings.lr * (settings.encoder_lr_factor if inside else 1.0)
+        rate *= (settings.layer_decay or 1.0) ** (top - layer)
         group = groups.setdefault((part, decays), {"params": [], "lr": rate, "initial_lr": rate})
         group["params"].append(parameter)
         group["weight_decay"] = settings.weight_decay if decays else 0.0
@@ -69,11 +67,10 @@ def encoder_layers(encoder: nn.Module) -> dict[str, int]:
     """The layer of each of the encoder's parameters by name, from 0 at the image; the last number is the heads'."""
     if not hasattr(encoder, "group_matcher"):
         raise UserError(
-            f"optimizer.layer_decay needs an encoder with `group_matcher`, as most of timm's have, and "
-            f"{type(encoder).__name__} has none; set optimizer.encoder_lr_factor instead"
+            "optimizer.layer_decay needs an encoder with `group_matcher`, as most of timm's have; "
+            "set optimizer.encoder_lr_factor instead"
         )
-    known = getattr(encoder, "pretrained_cfg", None) or {}
-    classifier = known.get("classifier") or "head"
+    classifier = (getattr(encoder, "pretrained_cfg", None) or {}).get("classifier") or "head"
     marker = f"{classifier if isinstance(classifier, str) else classifier[0]}.weight"  # it was made without its head
     named = [*((name, None) for name, _ in encoder.named_parameters()), (marker, None)]
     layers: dict[str, int] = group_with_matcher(iter(named), encoder.group_matcher(coarse=False), reverse=True)  # type: ignore[operator]
@@ -97,25 +94,17 @@ def make_optimizer(model: nn.Module, settings: Optimizer, names: Names, fused: b
         takes = inspect.signature(get_optimizer_class(base, bind_defaults=False)).parameters
         # torch's fused SGD fails where a parameter joins later, as an unfrozen one does.
         can_fuse = fused and "fused" in takes and "momentum" not in takes
-        extra = {"fused": True, **settings.params} if can_fuse else settings.params
+        params = {"fused": True, **settings.params} if can_fuse else settings.params
         optimizer: torch.optim.Optimizer = create_optimizer_v2(
-            groups, opt=settings.name, lr=settings.lr, weight_decay=settings.weight_decay, **extra
+            groups, opt=settings.name, lr=settings.lr, weight_decay=settings.weight_decay, **params
         )
-    except ImportError as error:
-        raise UserError(f"optimiser '{settings.name}': {error}; install it, or choose another one") from error
-    except (TypeError, ValueError, AssertionError) as error:
+    except (ImportError, TypeError, ValueError, AssertionError) as error:
         raise UserError(f"optimiser '{settings.name}' refused its settings: {error}") from error
     if getattr(optimizer, "is_second_order", False):
         raise UserError(f"optimiser '{settings.name}' needs second derivatives, which no step keeps; choose another")
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
     return optimizer
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Scale every group's own peak rate."""
-    for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] * factor
 
 
 def print_rates(optimizer: torch.optim.Optimizer) -> None:
@@ -132,17 +121,14 @@ def print_rates(optimizer: torch.optim.Optimizer) -> None:
 
 
 def clip_gradients(model: nn.Module, settings: Training) -> None:
-    """Clip the gradients in place, which must be unscaled. Those that are none stay none.
+    """Clip the unscaled gradients in place, by timm, if `clip_grad` is set.
 
-    `norm` scales all of them to a joint norm of at most `clip_grad`, `value` cuts each number to +-`clip_grad`. `agc`
-    limits the norm of each unit to `clip_grad` times that of its weights (Brock et al., arXiv:2102.06171); as there,
-    the heads (`network.heads`) are left out of it.
+    `agc` is by unit (Brock et al., arXiv:2102.06171); as there, the heads (`network.heads`) are left out of it.
     """
     if settings.clip_grad is None:
         return
-    parameters = list(model.parameters())
     heads = getattr(getattr(model, "network", None), "heads", None)
-    if settings.clip_mode == "agc" and isinstance(heads, nn.Module):
-        left_out = {id(parameter) for parameter in heads.parameters()}
-        parameters = [parameter for parameter in parameters if id(parameter) not in left_out]
+    left_out = heads.parameters() if settings.clip_mode == "agc" and isinstance(heads, nn.Module) else ()
+    ids = {id(parameter) for parameter in left_out}
+    parameters = [parameter for parameter in model.parameters() if id(parameter) not in ids]
     dispatch_clip_grad(parameters, settings.clip_grad, mode=settings.clip_mode)

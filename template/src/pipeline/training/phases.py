@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+import pandas as pd
 import torch
 
 from pipeline.config import Experiment
@@ -12,32 +12,23 @@ from pipeline.training.setup import Setup
 from pipeline.types import BatchTransform, Criterion, Step
 from toolkit.images.row_reader import Reader
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 @dataclass
 class Phase:
-    """The parts of the training in some epochs, and the settings they were made from."""
+    """The parts of the training in some epochs, or of the validation, and the settings they were made from."""
 
     config: Experiment
     loader: EpochBatches
     criterion: Criterion
     step: Step
-    transforms: Sequence[BatchTransform]
+    transforms: Sequence[BatchTransform] = ()
 
 
 class Phases:
-    """The phase of each epoch.
-
-    Args:
-        rows: those that train.
-        batches: which rows form a batch.
-        reader: the cache of images, in place of the reader of the experiment.
-    """
+    """The phase of each epoch; a `reader` is the cache of images, in place of the experiment's own."""
 
     def __init__(
-        self, setup: Setup, rows: "pd.DataFrame", batches: TrainBatches, device: torch.device, reader: Reader | None
+        self, setup: Setup, rows: pd.DataFrame, batches: TrainBatches, device: torch.device, reader: Reader | None
     ) -> None:
         self.setup, self.rows, self.batches, self.device, self.reader = setup, rows, batches, device, reader
         self.current: Phase | None = None
@@ -49,17 +40,14 @@ class Phases:
 
     def at(self, epoch: int) -> Phase:
         """The phase of an epoch; beyond the last one, that of the experiment's last epoch."""
-        configs = self.setup.epoch_configs
-        config = configs[min(epoch, len(configs) - 1)]
-        if self.current is None or self.current.config is not config:
-            names = self.setup.names
-            self.current = Phase(
-                config,
-                loader=self._loader(config),
-                criterion=self.criteria[id(config)],
-                step=names.bind("step", config.step),
-                transforms=[names.bind("batch_transform", entry)() for entry in config.training.batch_transforms],
-            )
+        configs, names = self.setup.epoch_configs, self.setup.names
+        config, before = configs[min(epoch, len(configs) - 1)], self.current
+        if before is not None and before.config is config:
+            return before
+        loader = before.loader if before is not None and _same_images(before.config, config) else self._loader(config)
+        transforms = [names.bind("batch_transform", entry)() for entry in config.training.batch_transforms]
+        step = names.bind("step", config.step)
+        self.current = Phase(config, loader, self.criteria[id(config)], step, transforms)
         return self.current
 
     def close(self) -> None:
@@ -69,13 +57,12 @@ class Phases:
             self.current = None
 
     def _loader(self, config: Experiment) -> EpochBatches:
-        """A loader; the one there is where nothing about the images changes, because its processes are running."""
-        if self.current is not None:
-            before = self.current.config
-            if (before.image, before.augmentations) == (config.image, config.augmentations):
-                return self.current.loader
-            self.current.loader.__exit__()
+        self.close()
         task, root = self.setup.task, self.setup.project.data
         dataset = task.dataset(self.rows, root, config, self.setup.names, "train", self.reader)
         loader = make_loader(dataset, self.batches, task.collate, config.machine.workers, self.device)
         return EpochBatches(loader, self.device)
+
+
+def _same_images(first: Experiment, second: Experiment) -> bool:
+    return (first.image, first.augmentations) == (second.image, second.augmentations)

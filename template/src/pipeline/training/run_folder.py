@@ -10,7 +10,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pipeline.config import Experiment, differences
+from pipeline.config import differences
 from pipeline.inference.code import PACKAGE, Code
 from pipeline.inference.predict import FINISHED
 from pipeline.inference.snapshot import (
@@ -24,69 +24,59 @@ from pipeline.inference.snapshot import (
 )
 from pipeline.project import Project
 from pipeline.settings import FILE_NAME, LIVE, parse_settings
+from pipeline.training.setup import Setup
 from toolkit.errors import UserError, listed
 from toolkit.files import dump_yaml, read_json, read_yaml, write_json, write_text
 
 PATIENCE = 15.0  # seconds: loader processes of a killed trainer notice after a few that it is gone
 
 
-def open_run(
-    project: Project,
-    name: str,
-    config: Experiment,
-    record: dict[str, Any],
-    engine: str,
-    unfinished: Sequence[str] = (),
-) -> Path:
-    """The run's folder: made anew, or found with nothing changed that forms weights. What else changed is said.
+def has_begun(fold: Path) -> bool:
+    """Whether there is something to go on from in the folder of a fold."""
+    patterns = ("checkpoints/state*.pt", "seed_*/checkpoints/state*.pt", FINISHED, f"seed_*/{FINISHED}")
+    return any(any(fold.glob(pattern)) for pattern in patterns)
 
-    Args:
-        record: what else the run depends on: the hash of its folds.
-        engine: what trains it. Another one goes on from the same state, so a change is said and no more.
-        unfinished: the folds that are to go on from a state, whose best epoch so far goes by the metric.
+
+def open_run(setup: Setup, folds: Sequence[str], restart: bool, engine: str) -> tuple[bool, Path | None]:
+    """Make the run's folder, with `restart` in place of the old one, or find it unchanged.
+
+    Returns:
+        Whether it is new, and where the one before was set aside.
 
     Raises:
-        UserError: a run is there, and its config, folds or what forms weights in `src/competition` are no longer the
-            same; or the metric is not, and a fold is unfinished.
+        UserError: config, folds or what forms weights in `src/competition` are not what the run began with; or the
+            metric is not, and one of `folds` is unfinished. Another `engine` goes on from the same state.
     """
-    folder = project.run(name)
+    project, folder = setup.project, setup.project.run(setup.name)
+    record = {"folds": setup.folds.hash, "n_folds": setup.folds.n_folds}
+    old = set_aside(project, setup.name) if restart else None
     if (folder / "config.yaml").is_file():
-        _refuse_changes(project, folder, config, record)
-        _say_changes(project, folder, unfinished)
+        _refuse_changes(setup, folder, record)
+        _print_changes(project, folder, [folder / f"fold_{name}" for name in folds])
         before = read_json(folder / "run.json").get("engine", engine)
         if before != engine:
-            print(f"note: the run '{name}' was begun with {before}, and {engine} goes on with it")
-        return folder
+            print(f"note: the run '{setup.name}' was begun with {before}, and {engine} goes on with it")
+        return False, old
     # A folder that was cut off while it was made has no config.yaml yet under its final name.
-    draft = project.runs / f".{name}.draft"
+    draft = project.runs / f".{setup.name}.draft"
     shutil.rmtree(draft, ignore_errors=True)
     save_snapshot(project.source, project.root / FILE_NAME, project.folds / CLASSES, draft)
-    write_json(
-        draft / "run.json", {"began": datetime.now(UTC).isoformat(timespec="seconds"), "engine": engine, **record}
-    )
-    write_text(draft / "config.yaml", dump_yaml(config.model_dump(mode="json")))
+    began = datetime.now(UTC).isoformat(timespec="seconds")
+    write_json(draft / "run.json", {"began": began, "engine": engine, **record})
+    write_text(draft / "config.yaml", dump_yaml(setup.config.model_dump(mode="json")))
     draft.replace(folder)
-    return folder
+    return True, old
 
 
 @contextmanager
 def the_only_trainer(run: Path, job: str) -> Iterator[None]:
-    """Hold the lock of one job of a run. It ends with the process, however that ends.
-
-    Raises:
-        UserError: another process is training it.
-    """
-    lock = FileLock(run / f".{job}.lock")
+    """Hold the lock of one job of a run, which ends with the process; a UserError where another one holds it."""
     try:
-        lock.acquire(timeout=PATIENCE)
+        lock = FileLock(run / f".{job}.lock").acquire(timeout=PATIENCE)
     except Timeout as error:
-        raise UserError(
-            f"another process is training {job} of '{run.name}'; wait for it, end it, or train another fold"
-        ) from error
-    try:
+        raise UserError(f"another process is training {job} of '{run.name}'; wait for it, or end it") from error
+    with lock:
         yield
-    finally:
-        lock.release()
 
 
 def set_aside(project: Project, name: str) -> Path | None:
@@ -96,65 +86,59 @@ def set_aside(project: Project, name: str) -> Path | None:
         return None
     aside.mkdir(exist_ok=True)
     number = 1
-    while (aside / f"{folder.name}.{number}").exists():
+    while (target := aside / f"{folder.name}.{number}").exists():
         number += 1
-    target = aside / f"{folder.name}.{number}"
     folder.replace(target)
     print(f"the old run is set aside in {project.shown(target)}")
     return target
 
 
-def _refuse_changes(project: Project, folder: Path, config: Experiment, record: dict[str, Any]) -> None:
-    saved, asked = read_yaml(folder / "config.yaml"), config.model_dump(mode="json")
-    for values in (saved, asked):
-        for free in ("machine", "watch"):
-            values.pop(free, None)
-    changes = list(differences(saved, asked))
-    answers, answers_now = _answers(folder / CODE / FILE_NAME), _answers(project.root / FILE_NAME)
-    for values in (answers, answers_now):
-        for free in LIVE:
-            values.pop(free)
-    changes += list(differences(answers, answers_now, FILE_NAME))
+def _refuse_changes(setup: Setup, folder: Path, record: dict[str, Any]) -> None:
+    """Refuse what forms weights and is not what the run began with; the differences are printed."""
+    project = setup.project
+    answers = [_answers(path / FILE_NAME) for path in (folder / CODE, project.root)]
+    configs = [read_yaml(folder / "config.yaml"), setup.config.model_dump(mode="json")]
+    for values, free in (*((one, ("machine", "watch")) for one in configs), *((one, LIVE) for one in answers)):
+        for name in free:
+            values.pop(name, None)
     before = read_json(folder / "run.json")
-    changes += [f"{key}: {before[key]} -> {value}" for key, value in record.items() if before.get(key, value) != value]
-    remedy = "change it back, train under another name with --as NAME, or begin anew with --restart"
-    if changes:
-        print("\n".join(f"  {change}" for change in changes))
-        raise UserError(f"the run '{folder.name}' was made with other settings ({listed(changes)}); {remedy}")
-    files = changed_files(project.source, project.folds / CLASSES, folder)
-    if files:
-        for saved_file, live in files:
-            print("".join(_diff(saved_file, live)), end="")
-        names = listed(_label(live) for _, live in files)
-        raise UserError(f"the run '{folder.name}' was made with other code ({names}); {remedy}")
+    lines = [
+        *differences(configs[0], configs[1]),
+        *differences(answers[0], answers[1], FILE_NAME),
+        *(f"{key}: {before[key]} -> {value}" for key, value in record.items() if before.get(key, value) != value),
+    ]
+    what, names, shown = "settings", lines, "".join(f"  {line}\n" for line in lines)
+    if not lines:
+        files = changed_files(project.source, project.folds / CLASSES, folder)
+        what, names = "code", [_label(live) for _, live in files]
+        shown = "".join(_diff(saved, live) for saved, live in files)
+    if names:
+        print(shown, end="")
+        raise UserError(
+            f"the run '{folder.name}' was made with other {what} ({listed(names)}); change it back, train under "
+            "another name with --as NAME, or begin anew with --restart"
+        )
 
 
-def _say_changes(project: Project, folder: Path, unfinished: Sequence[str]) -> None:
-    """Print what changed and forms no weights.
-
-    Raises:
-        UserError: it is the metric, and a fold is unfinished.
-    """
+def _print_changes(project: Project, folder: Path, folds: Sequence[Path]) -> None:
+    """Print what changed and forms no weights; refuse another metric where a fold is unfinished."""
     saved = folder / CODE
     parts = changed_parts(Code(saved / PACKAGE), Code(project.source / PACKAGE))
     settings = changed_settings(_answers(saved / FILE_NAME), _answers(project.root / FILE_NAME))
-    changes = [label(*part) for part in parts] + settings
-    if changes:
-        print(f"note: changed since '{folder.name}' began, and no reason to train anew: {listed(changes, 9)}")
+    if parts or settings:
+        changes = listed([*(label(*part) for part in parts), *settings], 9)
+        print(f"note: changed since '{folder.name}' began, and no reason to train anew: {changes}")
     if not any(name == "metrics" for _, name in parts) and not any(text.startswith("metric ") for text in settings):
         return
-    if unfinished:
-        fold = unfinished[0]
-        raise UserError(
-            f"fold {fold} of '{folder.name}' is half trained, and its best epoch so far goes by the metric it began "
-            f"with; change that back, or begin this fold anew: remove {project.shown(folder)}/fold_{fold}"
-        )
+    for fold in folds:
+        if has_begun(fold) and not (fold / FINISHED).is_file():
+            raise UserError(
+                f"{fold.name.replace('_', ' ')} of '{folder.name}' is half trained, and its best epoch so far goes by "
+                f"the metric it began with; change that back, or begin this fold anew: remove {project.shown(fold)}"
+            )
     finished = sorted(path.parent.name.removeprefix("fold_") for path in folder.glob(f"fold_*/{FINISHED}"))
     if finished:
-        print(
-            f"note: the metric is not the one '{folder.name}' began with: folds trained before it was changed "
-            f"(of {', '.join(finished)}) chose their best epoch by the older one"
-        )
+        print(f"note: folds {', '.join(finished)} chose their best epoch by the metric that '{folder.name}' began with")
 
 
 def _answers(path: Path) -> dict[str, Any]:
@@ -166,7 +150,7 @@ def _label(path: Path) -> str:
     return "/".join(parts[parts.index(PACKAGE) :]) if PACKAGE in parts else path.name
 
 
-def _diff(saved: Path, live: Path) -> list[str]:
+def _diff(saved: Path, live: Path) -> str:
     texts = [path.read_text("utf-8", errors="replace") if path.is_file() else "" for path in (saved, live)]
     before, now = (text.splitlines(keepends=True) for text in texts)
-    return list(difflib.unified_diff(before, now, f"in the run: {_label(live)}", f"now: {_label(live)}", n=1))
+    return "".join(difflib.unified_diff(before, now, f"in the run: {_label(live)}", f"now: {_label(live)}", n=1))

@@ -22,31 +22,25 @@ Factor = Callable[[int], float]  # optimiser step -> share of the peak learning 
 
 @runtime_checkable
 class AdaptiveFactor(Protocol):
-    """A `Factor` that also depends on how the training goes."""
+    """A `Factor` that also depends on how the training goes; its state is plain numbers and strings."""
 
-    def __call__(self, step: int) -> float:
-        """The share of the peak rate at an optimiser step, by what was observed so far."""
-        ...
+    def __call__(self, step: int) -> float: ...
 
-    def observe(self, score: float, greater_is_better: bool) -> None:
-        """Told after each epoch, with the score that the best epoch is chosen by; NaN where there is none."""
-        ...
+    def observe(self, score: float, greater_is_better: bool, loss: float) -> None:
+        """Take up what an epoch came to: the score that the best epoch is chosen by, NaN where there is none, and the
+        loss beside it."""
 
-    def state_dict(self) -> dict[str, Any]:
-        """What continuing needs: plain numbers and strings."""
-        ...
+    def state_dict(self) -> dict[str, Any]: ...
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` gave."""
-        ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 def make_schedule(config: Experiment, names: Names, batches_per_epoch: int) -> Factor:
-    """The experiment's schedule over all optimiser steps of the training."""
-    settings, steps = config.schedule, -(-batches_per_epoch // config.training.accumulate)
-    schedule = names.bind("schedule", Named(name=settings.name, params=settings.params))
-    factor: Factor = schedule(steps * config.training.epochs, round(steps * settings.warmup_epochs))
-    return factor
+    """The experiment's schedule over all optimiser steps of the training, as a table unless it adapts."""
+    settings, per_epoch = config.schedule, -(-batches_per_epoch // config.training.accumulate)
+    steps, schedule = per_epoch * config.training.epochs, Named(name=settings.name, params=settings.params)
+    factor: Factor = names.bind("schedule", schedule)(steps, round(per_epoch * settings.warmup_epochs))
+    return factor if isinstance(factor, AdaptiveFactor) else [factor(step) for step in range(steps + 1)].__getitem__
 
 
 def constant(steps: int, warmup_steps: int) -> Factor:
@@ -66,7 +60,7 @@ def cosine(steps: int, warmup_steps: int, *, final: float = 0.0) -> Factor:
 
 def flat_cosine(steps: int, warmup_steps: int, *, flat: float = 0.75, final: float = 0.0) -> Factor:
     """The peak for a share `flat` of the training, then half a cosine down to `final`."""
-    _require_share("flat", flat)
+    _require_shares(flat=flat)
     start = max(round(flat * steps), warmup_steps)
     warm, fall = constant(steps, warmup_steps), cosine(steps - start, 0, final=final)
     return lambda step: warm(step) if step < start else fall(step - start)
@@ -74,8 +68,7 @@ def flat_cosine(steps: int, warmup_steps: int, *, flat: float = 0.75, final: flo
 
 def step(steps: int, warmup_steps: int, *, milestones: tuple[float, ...] = (0.5, 0.75), gamma: float = 0.1) -> Factor:
     """Times `gamma` at each milestone, which is a share of the training (He et al., arXiv:1512.03385)."""
-    for milestone in milestones:
-        _require_share("milestones", milestone)
+    _require_shares(milestones=milestones)
     warm = constant(steps, warmup_steps)
     return lambda step: warm(step) * gamma ** sum(step >= round(milestone * steps) for milestone in milestones)
 
@@ -103,61 +96,34 @@ class Plateau:
         threshold: float = 1e-4,
         min_rate: float = 0.0,
     ) -> None:
-        _require_share("factor", factor)
-        if patience < 0 or threshold < 0 or min_rate < 0:
+        _require_shares(factor=factor)
+        if min(patience, threshold, min_rate) < 0:
             raise UserError("schedule.params: patience, threshold and min_rate must not be less than 0")
         self.warm = constant(steps, warmup_steps)
-        self.settings: dict[str, Any] = {
-            "factor": factor, "patience": patience, "threshold": threshold, "min_lr": min_rate
-        }  # fmt: skip
         self.rate = torch.optim.SGD([torch.zeros(1)], lr=1.0)  # its rate is the share
-        self.scheduler: ReduceLROnPlateau | None = None  # made when it is known which way the score is better
-        self.loss = math.inf  # of the epoch that is observed next
+        # Relative to the best, as torch has it by default, a score below zero could get worse and count as better.
+        self.scheduler = ReduceLROnPlateau(self.rate, "max", factor, patience, threshold, "abs", min_lr=min_rate)
         self.best_loss = math.inf  # beside the best score
 
     def __call__(self, step: int) -> float:
         return self.warm(step) * float(self.rate.param_groups[0]["lr"])
 
-    def observe(self, score: float, greater_is_better: bool) -> None:
-        made = self._made("max" if greater_is_better else "min")
-        before, is_lower = made.best, score == made.best and self.loss < self.best_loss - made.threshold
+    def observe(self, score: float, greater_is_better: bool, loss: float) -> None:
+        made, score = self.scheduler, score if greater_is_better else -score
+        before, is_lower = made.best, score == made.best and loss < self.best_loss - made.threshold
         if is_lower:
             made.num_bad_epochs = -1  # this epoch makes it 0
         made.step(score)
         if is_lower or made.best != before:
-            self.best_loss = self.loss
+            self.best_loss = loss
 
     def state_dict(self) -> dict[str, Any]:
-        if self.scheduler is None:
-            return {}
-        made = self.scheduler
-        return {
-            "mode": made.mode,
-            "best": float(made.best),
-            "bad_epochs": made.num_bad_epochs,
-            "share": float(self.rate.param_groups[0]["lr"]),
-            "best_loss": self.best_loss,
-        }
+        share, made = float(self.rate.param_groups[0]["lr"]), self.scheduler
+        return {"best": made.best, "bad_epochs": made.num_bad_epochs, "share": share, "best_loss": self.best_loss}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if state:
-            made = self._made(state["mode"])
-            made.best, made.num_bad_epochs = state["best"], state["bad_epochs"]
-            self.best_loss = state.get("best_loss", math.inf)
-            self.rate.param_groups[0]["lr"] = state["share"]
-
-    def _made(self, mode: Any) -> ReduceLROnPlateau:
-        if self.scheduler is None:
-            # Relative to the best, as torch has it by default, a score below zero could get worse and count as better.
-            self.scheduler = ReduceLROnPlateau(self.rate, mode, threshold_mode="abs", **self.settings)
-        return self.scheduler
-
-
-def observe(factor: AdaptiveFactor, score: float, greater_is_better: bool, loss: float) -> None:
-    """Tell a schedule what an epoch came to; `loss` is the one beside the score."""
-    if isinstance(factor, Plateau):
-        factor.loss = loss
-    factor.observe(score, greater_is_better)
+        self.scheduler.best, self.scheduler.num_bad_epochs = state["best"], state["bad_epochs"]
+        self.rate.param_groups[0]["lr"], self.best_loss = state["share"], state["best_loss"]
 
 
 def _of_timm(scheduler: type[Any], steps: int, warmup_steps: int, final: float, **settings: Any) -> Factor:
@@ -177,6 +143,8 @@ def _of_timm(scheduler: type[Any], steps: int, warmup_steps: int, final: float, 
     return factor
 
 
-def _require_share(name: str, value: float) -> None:
-    if not 0 < value < 1:
-        raise UserError(f"schedule.params.{name}: {value:g} is no share between 0 and 1; correct it")
+def _require_shares(**settings: Any) -> None:
+    for name, value in settings.items():
+        for share in value if isinstance(value, tuple) else (value,):
+            if not 0 < share < 1:
+                raise UserError(f"schedule.params.{name}: {share:g} is no share between 0 and 1; correct it")

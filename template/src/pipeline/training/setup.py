@@ -5,24 +5,24 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from pipeline import training
 from pipeline.callbacks import NAMES as CALLBACK_NAMES
 from pipeline.competition import Competition
-from pipeline.config import Experiment, resolve_names
+from pipeline.config import Experiment, Intervention, parse_experiment, resolve_names
 from pipeline.data import NAMES as DATA_NAMES
 from pipeline.data.cache import open_cache
 from pipeline.data.folds import FoldTable, fold_path, load_folds, name_option, read_classes, split
 from pipeline.data.labels import labels_of
-from pipeline.experiments import describe, load_experiment
+from pipeline.experiments import describe, load_experiment, merge, nested, together
 from pipeline.inference.predict import HELD_OUT, require_same_folds, with_earlier
 from pipeline.project import Project
 from pipeline.registry import Names
 from pipeline.tasks import Task, rooms, task_for
 from pipeline.trackers import RunInfo
-from pipeline.training.interventions import by_epoch, written_out
 from toolkit.errors import UserError
 from toolkit.files import read_json
 from toolkit.terminal import console
@@ -43,38 +43,31 @@ class Setup:
 
     def with_seed(self, seed: int) -> "Setup":
         """The same experiment with another seed."""
-        config, change = self.config, {"seed": seed}
-        seeded = {id(one): one.model_copy(update=change) for one in (config, *self.epoch_configs)}
-        return replace(self, config=seeded[id(config)], epoch_configs=[seeded[id(one)] for one in self.epoch_configs])
+        config = self.config.model_copy(update={"seed": seed})
+        return replace(self, config=config, epoch_configs=by_epoch(config, self.names))
 
     def run_info(self, fold: str, folder: Path, step: int) -> RunInfo:
         """What the trackers are told. The same run is found again by its id."""
-        settings, config = self.competition.settings, self.config
+        config, competition = self.config, self.competition.settings.competition
         began = read_json(self.project.run(self.name) / "run.json")["began"]
         job = fold if config.seeds == 1 else f"{fold}_seed_{config.seed}"
-        identity = f"{settings.competition}/{self.name}/{job}/{began}"
         return RunInfo(
-            project=settings.competition,
+            project=competition,
             experiment=self.name,
             fold=job,
             folder=folder,
             config=config.model_dump(mode="json"),
             tags=config.tracking.tags,
-            run_id=hashlib.sha256(identity.encode()).hexdigest()[:12],
+            run_id=hashlib.sha256(f"{competition}/{self.name}/{job}/{began}".encode()).hexdigest()[:12],
             step=step,
         )
 
-    def fold_rows(self, fold: str) -> "tuple[pd.DataFrame, pd.DataFrame]":
-        """The rows that train and those that are held out; with `training.max_rows` a few of each, drawn at random.
-
-        Raises:
-            UserError: none is left to train on.
-        """
-        parts = split(self.folds.rows, fold)
+    def fold_rows(self, fold: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """The rows that train and those that are held out; with `training.max_rows` a few of each, drawn at random."""
+        parts, most = split(self.folds.rows, fold), self.config.training.max_rows
         if parts[0].empty:
             remedy = f"make the folds anew: scripts/make_folds.py{name_option(self.config.folds)} --force"
             raise UserError(f"fold {fold} has no rows to train on; {remedy}")
-        most = self.config.training.max_rows
         if most is None:
             return parts
         few = [rows.sample(min(most, len(rows)), random_state=0).sort_index().reset_index(drop=True) for rows in parts]
@@ -89,7 +82,9 @@ def prepare(project: Project, competition: Competition, name: str, config: Exper
     folds = load_folds(project, config.folds, rows, competition.settings)
     require_same_folds(project, config.inputs, folds.hash)
     labels_of(competition).check_folds(folds.rows, project.shown(fold_path(project, config.folds)))
-    task, names = checked_task(project, competition, config)
+    task = task_for(competition, competition.heads(read_classes(project)))
+    names = Names(DATA_NAMES, training.NAMES, CALLBACK_NAMES, task.NAMES, competition.all_names())
+    task.check_settings(config, names)
     for metric in competition.metrics():
         metric.check_heads(task.heads)
     if not config.losses:
@@ -98,22 +93,58 @@ def prepare(project: Project, competition: Competition, name: str, config: Exper
     return Setup(project, competition, name, config, by_epoch(config, names), names, task, folds)
 
 
-def checked_task(project: Project, competition: Competition, config: Experiment) -> tuple[Task, Names]:
-    """The task of a competition, or of one of its stages, and all names; the task can do what the config says.
+def by_epoch(config: Experiment, names: Names) -> list[Experiment]:
+    """The experiment as it trains in each epoch: with the interventions at work, later ones over earlier ones. One
+    object stands for all epochs with the same ones, `config` itself for those without any.
 
     Raises:
-        UserError: the task refuses the config's settings.
+        UserError: an intervention sets what is not valid, or covers no epoch.
     """
-    task = task_for(competition, competition.heads(read_classes(project)))
-    names = Names(DATA_NAMES, training.NAMES, CALLBACK_NAMES, task.NAMES, competition.all_names())
-    task.check_settings(config, names)
-    return task, names
+    epochs = config.training.epochs
+    for number, intervention in enumerate(config.interventions):
+        if not any(intervention.covers(epoch, epochs) for epoch in range(epochs)):
+            first, last = intervention.epochs
+            raise UserError(f"interventions.{number}: none of the {epochs} epochs is in {first} to {last}")
+    known: dict[tuple[int, ...], Experiment] = {(): config}
+    found = []
+    for epoch in range(epochs):
+        active = tuple(n for n, each in enumerate(config.interventions) if each.covers(epoch, epochs))
+        if active not in known:
+            known[active] = _with(config, names, [config.interventions[number] for number in active], active[-1])
+        found.append(known[active])
+    return found
+
+
+def written_out(config: Experiment, names: Names) -> Experiment:
+    """The experiment with every default of what its interventions choose by name written out, as a run keeps it."""
+    before = config.model_dump(mode="json")
+    found = []
+    for number, intervention in enumerate(config.interventions):
+        values = _with(config, names, [intervention], number).model_dump(mode="json")
+        settings = dict(intervention.set)
+        for key in settings:
+            if key == "losses" or (key in ("augmentations", "step") and values[key]["name"] != before[key]["name"]):
+                settings[key] = values[key]
+            elif key == "training.batch_transforms":
+                settings[key] = values["training"]["batch_transforms"]
+        found.append(intervention.model_copy(update={"set": settings}))
+    return config.model_copy(update={"interventions": tuple(found)})
+
+
+def _with(config: Experiment, names: Names, interventions: list[Intervention], number: int) -> Experiment:
+    values: dict[str, Any] = config.model_dump(mode="json")
+    for intervention in interventions:
+        values = merge(values, together(nested(key, value) for key, value in intervention.set.items()))
+    try:
+        return resolve_names(parse_experiment(values, "the experiment"), names)
+    except UserError as error:
+        raise UserError(f"interventions.{number}: {error}") from error
 
 
 def all_names(competition: Competition) -> Names:
     """Whatever can be chosen by name in this repository."""
-    of_rooms = [task.NAMES for task in dict.fromkeys(rooms().values())]
-    return Names(DATA_NAMES, training.NAMES, CALLBACK_NAMES, *of_rooms, competition.all_names())
+    of_tasks = [task.NAMES for task in dict.fromkeys(rooms().values())]
+    return Names(DATA_NAMES, training.NAMES, CALLBACK_NAMES, *of_tasks, competition.all_names())
 
 
 def print_config(competition: Competition, config: Experiment) -> None:
@@ -127,20 +158,17 @@ def fill_caches(
     """Decode and resize, for each experiment, every training row of its fold file.
 
     Raises:
-        UserError: an experiment does not use the cache, or its task can do nothing with one, or what `open_cache` says.
+        UserError: an experiment cannot be trained or does not use the cache, or what `open_cache` says.
     """
-    configs = [load_experiment(project, name, overrides) for name in experiments]
-    for name, config in zip(experiments, configs, strict=True):
+    configs = {name: load_experiment(project, name, overrides) for name in experiments}
+    for name, config in configs.items():
         if not config.image.cache:
             raise UserError(
                 f"'{name}' reads no cache; add image.cache=true here, "
                 f"and write `image: {{cache: true}}` into experiments/{name}.yaml before it is trained"
             )
-    every_names = [checked_task(project, competition.stage(config.stage), config)[1] for config in configs]
-    table = competition.train_rows(project.require_data())
-    for name, config, names in zip(experiments, configs, every_names, strict=True):
+    for setup in [prepare(project, competition, name, config) for name, config in configs.items()]:
         began = time.monotonic()
-        rows = load_folds(project, config.folds, table, competition.settings).rows
-        open_cache(project, config, names, rows)
-        seconds = time.monotonic() - began
-        console().print(f"'{name}': all {len(rows):,} training rows are in the cache ({seconds:.1f} s)", soft_wrap=True)
+        open_cache(project, setup.config, setup.names, setup.folds.rows)
+        what = f"'{setup.name}': all {len(setup.folds.rows):,} training rows are in the cache"
+        console().print(f"{what} ({time.monotonic() - began:.1f} s)", soft_wrap=True)

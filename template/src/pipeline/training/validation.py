@@ -2,9 +2,10 @@
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -13,9 +14,6 @@ from pipeline.keys import INPUT_ID, ROW_ID
 from pipeline.tasks import Decoder, Finisher, Task
 from pipeline.types import Batch, StageResult, StepResult
 from toolkit.distributed import Processes
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 class LossSums:
@@ -54,46 +52,33 @@ class LossSums:
 
 
 class Validation:
-    """Losses and predictions of the held-out rows, batch by batch.
-
-    Args:
-        decode: what `Task.decoder` made, for these rows alone.
-        finish: what `Task.finisher` made.
-    """
+    """Losses and predictions of the held-out rows, batch by batch, by the task's `decoder` and `finisher`."""
 
     def __init__(
-        self,
-        task: Task,
-        metrics: Sequence[Metric],
-        rows: "pd.DataFrame",
-        decode: Decoder,
-        finish: Finisher,
+        self, task: Task, metrics: Sequence[Metric], rows: pd.DataFrame, decode: Decoder, finish: Finisher
     ) -> None:
-        self.task, self.metrics, self.rows, self.finish = task, metrics, rows, finish
-        self.decode = decode
+        self.task, self.metrics, self.rows, self.decode, self.finish = task, metrics, rows, decode, finish
         self.sums = LossSums()
         self.parts: list[pd.DataFrame] = []
         self.among = task.predictions.looks_among(rows)
-        self.seen: list[tuple[list[str], dict[str, Tensor]]] = []  # what is decoded once all rows are there
+        self.outputs: list[tuple[list[str], dict[str, Tensor]]] = []  # what is decoded once all rows are there
 
     def add(self, batch: Batch, result: StepResult) -> None:
-        """Keep what a batch came to."""
+        """Take up what a batch came to."""
         self.sums.add(result, len(batch[INPUT_ID]))
         if self.among:
-            self.seen.append((batch[INPUT_ID], result["outputs"]))
-        else:
-            found = self.decode(batch, result["outputs"])
-            if len(found):
-                self.parts.append(found)
+            self.outputs.append((batch[INPUT_ID], result["outputs"]))
+        elif len(found := self.decode(batch, result["outputs"])):
+            self.parts.append(found)
 
     def gather(self, processes: Processes) -> None:
         """Join what the processes have of their rows, on the main one. All call it."""
         self.sums.gather(processes)
         if processes.size > 1:
-            seen = [(ids, {key: value.cpu() for key, value in outputs.items()}) for ids, outputs in self.seen]
-            shares = processes.gather((self.parts, seen))
+            outputs = [(ids, {key: value.cpu() for key, value in batch.items()}) for ids, batch in self.outputs]
+            shares = processes.gather((self.parts, outputs))
             self.parts = [part for parts, _ in shares for part in parts]
-            self.seen = [batch for _, batches in shares for batch in batches]
+            self.outputs = [batch for _, batches in shares for batch in batches]
 
     def result(self, epoch: int) -> StageResult:
         """Losses, metrics and predictions once all batches are in.
@@ -101,13 +86,10 @@ class Validation:
         What the metrics decide is decided by the thresholds that suit the leaderboard's metric best on these rows, as
         far as they are quickly found: so the best epoch is chosen by what is used in the end.
         """
-        import pandas as pd
-
         if self.among:
-            ids = [name for names, _ in self.seen for name in names]
-            gallery = self.rows.set_index(ROW_ID, drop=False).loc[ids]
-            [decode] = self.task.predictions.decoders(gallery, ([outputs] for _, outputs in self.seen), own=True)
-            self.parts = [decode({INPUT_ID: names}, outputs) for names, outputs in self.seen]
+            gallery = self.rows.set_index(ROW_ID, drop=False).loc[[name for ids, _ in self.outputs for name in ids]]
+            [decode] = self.task.predictions.decoders(gallery, ([batch] for _, batch in self.outputs), own=True)
+            self.parts = [decode({INPUT_ID: ids}, batch) for ids, batch in self.outputs]
         predictions = self.finish(self.rows, pd.concat(self.parts))
         truth = self.task.predictions.truth(self.rows).loc[predictions.index]
         heads = quickly_tuned(self.task, self.metrics[0], truth, predictions)
@@ -115,15 +97,7 @@ class Validation:
         return StageResult("valid", epoch, self.sums.means(), metrics, truth, predictions)
 
 
-def score_rows(
-    task: Task, metrics: Sequence[Metric], rows: "pd.DataFrame", predictions: "pd.DataFrame"
-) -> "tuple[pd.DataFrame, dict[str, float]]":
-    """Truth of labelled rows in the order of `predictions`, and every metric."""
-    truth = task.predictions.truth(rows).loc[predictions.index]
-    return truth, metric_values(metrics, truth, predictions, task.heads)
-
-
-def quickly_tuned(task: Task, metric: Metric, truth: "pd.DataFrame", predictions: "pd.DataFrame") -> Sequence[Head]:
+def quickly_tuned(task: Task, metric: Metric, truth: pd.DataFrame, predictions: pd.DataFrame) -> Sequence[Head]:
     """The heads with thresholds that suit these rows; as they are where the metric asks for none."""
     tuner = task.predictions.tuner(truth, predictions, metric, quick=True)
     if tuner is None:
@@ -138,8 +112,7 @@ class Monitor:
     between equal scores of the metric."""
 
     def __init__(self, metrics: Sequence[Metric], by: Literal["metric", "loss"]) -> None:
-        self.metric = metrics[0]
-        self.by_loss = by == "loss"
+        self.metric, self.by_loss = metrics[0], by == "loss"
         self.greater_is_better = self.metric.greater_is_better and not self.by_loss
 
     def score(self, result: StageResult) -> float:
@@ -148,15 +121,7 @@ class Monitor:
             return float(result.epoch)
         return result.losses["loss"] if self.by_loss else result.metrics[self.metric.name]
 
-    def observed(self, result: StageResult) -> tuple[float, bool]:
-        """What a schedule sees, and whether greater is better: the loss of training where nothing is held out."""
-        if result.stage == "train":
-            return result.losses["loss"], False
-        return self.score(result), self.greater_is_better
-
     def is_better(self, result: StageResult, than: StageResult) -> bool:
         """Whether one result on the held-out rows beats another; a NaN beats nothing."""
-        return self._rank(result) > self._rank(than)
-
-    def _rank(self, result: StageResult) -> tuple[float, float]:
-        return rank(self.score(result), result.losses["loss"], self.greater_is_better)
+        one, other = (rank(self.score(each), each.losses["loss"], self.greater_is_better) for each in (result, than))
+        return one > other
