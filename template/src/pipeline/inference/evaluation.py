@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.competition import Competition, Metric, metric_values
+from pipeline.competition import Competition, Metric, metric_values, rank
 from pipeline.data.folds import load_folds, split
 from pipeline.inference.label_errors import FILE as SUSPECTS
 from pipeline.inference.label_errors import write_suspects
-from pipeline.inference.predict import FINISHED, HELD_OUT, TrainedRun, with_earlier, write_predictions
+from pipeline.inference.predict import HELD_OUT, TrainedRun, with_earlier, write_predictions
+from pipeline.inference.snapshot import FINISHED, finished_folds
 from pipeline.inference.thresholds import FILE as THRESHOLDS
 from pipeline.inference.thresholds import METRIC_CODE, SCORES, Tuned, metric_code, task_of_run, tune, write_thresholds
 from pipeline.keys import ROW_FOLD, ROW_ID
@@ -22,23 +23,25 @@ from toolkit.errors import UserError, listed
 from toolkit.files import file_of, read_json, save_figure, write_json
 from toolkit.terminal import table
 
+Scores = dict[str, dict[str, float]]  # of a fold or a constant, by metric
+
 
 @dataclass(frozen=True)
 class Evaluation:
     """Scores of an experiment.
 
     Attributes:
-        folds: fold -> metric -> score on the rows it held out.
-        overall: metric -> score on all out-of-fold rows at once; empty where nothing of their predictions was kept.
-        constants: name -> metric -> what a prediction scores that looks at no image; see `constant_scores`.
+        folds: by fold, on the rows it held out.
+        overall: metric -> score on all out-of-fold rows at once; empty where nothing of their predictions was stored.
+        constants: by name; see `constant_scores`.
         truth, predictions: tables indexed by id, in the same order.
         tuned: with thresholds that were tuned out of fold; none where nothing is decided by any.
     """
 
     metrics: Sequence[Metric]
-    folds: dict[str, dict[str, float]]
+    folds: Scores
     overall: dict[str, float]
-    constants: dict[str, dict[str, float]]
+    constants: Scores
     truth: pd.DataFrame
     predictions: pd.DataFrame
     tuned: Tuned | None = None
@@ -51,11 +54,8 @@ class Evaluation:
     @property
     def constant(self) -> dict[str, float]:
         """The best of `constants` in that metric."""
-        best, *others = self.constants.values()
-        for other in others:
-            is_better = self.metrics[0].better(other[self.metric], best[self.metric])
-            best = other if is_better or np.isnan(best[self.metric]) else best
-        return best
+        up = self.metrics[0].greater_is_better
+        return max(self.constants.values(), key=lambda scores: rank(scores[self.metric], 0, up))
 
     @property
     def decided(self) -> float:
@@ -66,14 +66,14 @@ class Evaluation:
     def as_json(self) -> dict[str, object]:
         """What `cv.json` holds."""
         scores = [scores[self.metric] for scores in self.folds.values()]
-        tuned = {}
+        mean, tuned = float(np.mean(scores)), {}
         if self.tuned is not None:
             used, gain = self.tuned.helps, self.tuned.gain
             tuned = {"tuned": {"used": used, "gain": gain, "folds": self.tuned.folds, **self.tuned.thresholds()}}
         return {
             "metric": self.metric,
-            "score": self.overall.get(self.metric, float(np.mean(scores))),
-            "mean": float(np.mean(scores)),
+            "score": self.overall.get(self.metric, mean),
+            "mean": mean,
             "std": float(np.std(scores)),
             "rows": len(self.predictions),
             "overall": self.overall,
@@ -89,44 +89,37 @@ def read_oof(run: Path, folds: Sequence[str]) -> pd.DataFrame:
     Raises:
         UserError: a fold has none yet.
     """
-    parts = []
-    for fold in folds:
-        path = run / f"fold_{fold}" / "oof.parquet"
+    paths = {fold: run / f"fold_{fold}" / "oof.parquet" for fold in folds}
+    for fold, path in paths.items():
         if not path.is_file():
             raise UserError(
                 f"fold {fold} of '{run.name}' has no out-of-fold predictions; "
                 f"run scripts/train.py {run.name} --fold {fold}, or evaluate one fold with --fold"
             )
-        parts.append(pd.read_parquet(path).set_index(ROW_ID))
-    return pd.concat(parts)
+    return pd.concat([pd.read_parquet(path).set_index(ROW_ID) for path in paths.values()])
 
 
-def constant_scores(task: Task, rows: pd.DataFrame, folds: Sequence[str]) -> dict[str, dict[str, float]]:
+def constant_scores(task: Task, rows: pd.DataFrame, folds: Sequence[str]) -> Scores:
     """What predictions score that are the same for every row: mean over the folds, by name and metric.
 
     They are made from the rows that train a fold and scored on those that it holds out. All rows at once would not do:
     the folds' constants differ, and a ranking of rows would read the fold from them. Where a model is tuned, so is its
     constant, with the name `NAME, tuned`: its thresholds are those that score best on the rows of the other folds.
     """
-    metrics = task.competition.metrics()
-    scores: dict[str, list[dict[str, float]]] = {}
+    metrics, scores = task.competition.metrics(), dict[str, list[dict[str, float]]]()
     for fold in folds:
         trains, held_out = split(rows, fold)
-        others = rows[rows[ROW_FOLD].astype(str).isin(set(folds) - {fold})]
-        truth = task.predictions.truth(held_out)
-        constants = task.predictions.constants(trains, held_out)
+        truth, constants = task.predictions.truth(held_out), task.predictions.constants(trains, held_out)
         for name, constant in constants.items():
-            scores.setdefault(name, []).append(metric_values(metrics, truth, constant.loc[truth.index], task.heads))
+            found = metric_values(metrics, truth, constant.loc[truth.index], task.heads)
+            scores.setdefault(name, []).append(found)
         if len(folds) > 1 and len(constants) == 1:  # several are what thresholds could make of one, as empty and full
-            [(name, constant)] = constants.items()
+            others = rows[rows[ROW_FOLD].astype(str).isin(set(folds) - {fold})]
             known = task.predictions.truth(others)
             made = task.predictions.constants(trains, others)[name].loc[known.index]
-            tuner = task.predictions.tuner(known, made, metrics[0])
-            if tuner is None:
-                continue
-            heads = tuner(np.ones(len(known), bool))
-            found = metric_values(metrics, truth, constant.loc[truth.index], heads)
-            scores.setdefault(f"{name}, tuned", []).append(found)
+            if (tuner := task.predictions.tuner(known, made, metrics[0])) is not None:
+                found = metric_values(metrics, truth, constant.loc[truth.index], tuner(np.ones(len(known), bool)))
+                scores.setdefault(f"{name}, tuned", []).append(found)
     return {
         name: {metric.name: float(np.mean([each[metric.name] for each in values])) for metric in metrics}
         for name, values in scores.items()
@@ -136,21 +129,23 @@ def constant_scores(task: Task, rows: pd.DataFrame, folds: Sequence[str]) -> dic
 def evaluate(run: TrainedRun, rows: pd.DataFrame, folds: Sequence[str]) -> Evaluation:
     """Score the out-of-fold predictions of `folds` against the labelled `rows` (with their `fold`).
 
-    Where nothing of the predictions was kept, the scores are those that the folds had when they were trained.
+    Where nothing of the predictions was stored, the scores are those that the folds had when they were trained.
 
     Raises:
         UserError: a row was predicted twice, or not at all, or is none of these folds' rows.
     """
-    oof, rows = read_oof(run.folder, folds), by_prediction(rows)
+    name, oof, rows = run.folder.name, read_oof(run.folder, folds), by_prediction(rows)
     expected = rows[rows[ROW_FOLD].astype(str).isin(folds)]
-    twice = oof.index[oof.index.duplicated()]
-    missing = expected[ROW_ID][~expected[ROW_ID].isin(oof.index)]
-    extra = oof.index[~oof.index.isin(expected[ROW_ID])]
-    for fault, ids in (("predicted twice", twice), ("not predicted", missing), ("not in these folds", extra)):
+    faults: dict[str, pd.Index | pd.Series] = {
+        "predicted twice": oof.index[oof.index.duplicated()],
+        "not predicted": expected[ROW_ID][~expected[ROW_ID].isin(oof.index)],
+        "not in these folds": oof.index[~oof.index.isin(expected[ROW_ID])],
+    }
+    for fault, ids in faults.items():
         if len(ids):
             raise UserError(
-                f"out-of-fold rows of '{run.folder.name}': {len(ids)} {fault} ({listed(ids)}); "
-                f"train the folds again: scripts/train.py {run.folder.name} --fold all --restart"
+                f"out-of-fold rows of '{name}': {len(ids)} {fault} ({listed(ids)}); "
+                f"train the folds again: scripts/train.py {name} --fold all --restart"
             )
     fold_of, predictions = oof[ROW_FOLD].astype(str), oof.drop(columns=ROW_FOLD)
     truth = run.task.predictions.truth(expected).loc[predictions.index]
@@ -161,14 +156,13 @@ def evaluate(run: TrainedRun, rows: pd.DataFrame, folds: Sequence[str]) -> Evalu
         unknown = [metric.name for metric in metrics if any(metric.name not in scores for scores in trained.values())]
         if unknown:
             raise UserError(
-                f"'{run.folder.name}' kept no out-of-fold predictions (task.params.store: none) and was not scored by "
+                f"'{name}' kept no out-of-fold predictions (task.params.store: none) and was not scored by "
                 f"'{unknown[0]}' when it was trained; change the metric back, or train it with another store"
             )
         return Evaluation(metrics, trained, {}, constants, truth, predictions)
-    by_fold = {}
-    for fold in folds:
-        held_out = fold_of == fold
-        by_fold[fold] = metric_values(metrics, truth[held_out], predictions[held_out], heads)
+    by_fold = {
+        fold: metric_values(metrics, truth[fold_of == fold], predictions[fold_of == fold], heads) for fold in folds
+    }
     overall = metric_values(metrics, truth, predictions, heads)
     tuned = tune(run.task, metrics, truth, predictions, fold_of, by_fold)
     return Evaluation(metrics, by_fold, overall, constants, truth, predictions, tuned)
@@ -182,10 +176,7 @@ def evaluate_run(project: Project, competition: Competition, folder: Path, data:
     """
     run = TrainedRun.open(folder, competition)
     if run.experiment.training.max_rows is not None:
-        raise UserError(
-            f"'{folder.name}' trained and held out a few rows only (training.max_rows), for a first look; "
-            "there is no score to be had from it"
-        )
+        raise UserError(f"'{folder.name}' trained and held out a few rows only (training.max_rows): it has no score")
     stage = run.task.competition
     rows = with_earlier(project, run.experiment.inputs, stage.train_rows(data), HELD_OUT)
     table_of_folds = load_folds(project, run.experiment.folds, rows, stage.settings)
@@ -197,72 +188,59 @@ def evaluate_run(project: Project, competition: Competition, folder: Path, data:
     folds = run.choose_folds(fold, held_out=True)
     for metric in stage.metrics():
         metric.check_heads(run.task.heads)
-    evaluation = evaluate(run, table_of_folds.rows, folds)
-    more = fold is not None and holds_more(run, evaluation)
-    if more:
-        print_scores(project, folder, evaluation, written=False)
-        print(f"{project.shown(folder)}/cv.json holds more folds than these, and stays as it is")
+    found = evaluate(run, table_of_folds.rows, folds)
+    before = read_json(folder / SCORES)["folds"] if (folder / SCORES).is_file() and fold is not None else {}
+    same = all(before.get(name) == scores for name, scores in found.folds.items())
+    if same and len(before) > len(folds) and set(before) <= set(finished_folds(folder)):
+        print_scores(project, folder, found, written=False)
+        print(f"{project.shown(folder)}/{SCORES} holds more folds than these, and stays as it is")
         return
     made_by = {"n_folds": len(run.expected_folds()), METRIC_CODE: metric_code(stage)}
-    write_json(folder / SCORES, {**evaluation.as_json(), **made_by})
-    write_thresholds(folder, evaluation.tuned)
-    if evaluation.overall:
+    write_json(folder / SCORES, {**found.as_json(), **made_by})
+    write_thresholds(folder, found.tuned)
+    if found.overall:
         write_predictions(folder / HELD_OUT, read_oof(folder, folds).drop(columns=ROW_FOLD))
-        figures = task_of_run(folder, competition).figures
-        for name, figure in figures.overview(evaluation.truth, evaluation.predictions).items():
+        figures = task_of_run(folder, competition).figures.overview(found.truth, found.predictions)
+        for name, figure in figures.items():
             save_figure(figure, file_of(folder / "figures", name, ".png"))
     else:
         (folder / HELD_OUT).unlink(missing_ok=True)
-    print_scores(project, folder, evaluation)
-    summary = write_suspects(run, table_of_folds.rows, evaluation.truth, evaluation.predictions, data)
+    print_scores(project, folder, found)
+    summary = write_suspects(run, table_of_folds.rows, found.truth, found.predictions, data)
     print(f"{summary} in {project.shown(folder / SUSPECTS)}")
 
 
-def holds_more(run: TrainedRun, evaluation: Evaluation) -> bool:
-    """Whether `cv.json` says the same of these folds, and of others that are still there."""
-    path = run.folder / SCORES
-    before = read_json(path)["folds"] if path.is_file() else {}
-    same = all(before.get(fold) == scores for fold, scores in evaluation.folds.items())
-    return same and len(before) > len(evaluation.folds) and set(before) <= set(run.finished_folds())
-
-
-def print_scores(project: Project, folder: Path, evaluation: Evaluation, written: bool = True) -> None:
-    """The scores of every fold, their mean and spread, of tuned thresholds, of a constant prediction, and of all rows.
+def print_scores(project: Project, folder: Path, found: Evaluation, written: bool = True) -> None:
+    """The scores of every fold, their mean and spread, of tuned thresholds, of constant predictions, and of all rows.
 
     The line `tuned` is a mean as well, each fold scored with thresholds from the others.
     """
-    names = [metric.name for metric in evaluation.metrics]
-    rows = [(f"fold {fold}", *[scores[name] for name in names]) for fold, scores in evaluation.folds.items()]
-    if len(rows) > 1:
-        columns = [[float(scores[name]) for scores in evaluation.folds.values()] for name in names]
-        rows.append(("mean", *[float(np.mean(column)) for column in columns]))
-        rows.append(("spread", *[float(np.std(column)) for column in columns]))
-    if evaluation.tuned is not None:
-        tuned = evaluation.tuned.folds.values()
-        rows.append(("tuned", *[float(np.mean([scores[name] for scores in tuned])) for name in names]))
-    rows += [(kind, *[scores[name] for name in names]) for kind, scores in evaluation.constants.items()]
-    table(
-        f"{folder.name}: {evaluation.metric} out of fold",
-        ("", *names),
-        rows,
-        footer=("all rows", *[evaluation.overall[name] for name in names]) if evaluation.overall else (),
-    )
-    constant = evaluation.constant[evaluation.metric]
-    if evaluation.metrics[0].better(constant, evaluation.decided):
+    names, tuned = [metric.name for metric in found.metrics], found.tuned
+    rows = [(f"fold {fold}", *[scores[name] for name in names]) for fold, scores in found.folds.items()]
+    for label, folds, function in (
+        ("mean", found.folds if len(rows) > 1 else {}, np.mean),
+        ("spread", found.folds if len(rows) > 1 else {}, np.std),
+        ("tuned", {} if tuned is None else tuned.folds, np.mean),
+    ):
+        if folds:
+            rows.append((label, *[float(function([scores[name] for scores in folds.values()])) for name in names]))
+    rows += [(label, *[scores[name] for name in names]) for label, scores in found.constants.items()]
+    footer = ("all rows", *[found.overall[name] for name in names]) if found.overall else ()
+    table(f"{folder.name}: {found.metric} out of fold", ("", *names), rows, footer=footer)
+    constant = found.constant[found.metric]
+    if found.metrics[0].better(constant, found.decided):
         print(
-            f"note: what looks at no image scores {constant:.4f} in {evaluation.metric}, and '{folder.name}' "
-            f"{evaluation.decided:.4f}: it has learnt nothing that this metric rewards"
+            f"note: what looks at no image scores {constant:.4f} in {found.metric}, and '{folder.name}' "
+            f"{found.decided:.4f}: it has learnt nothing that this metric rewards"
         )
-    if not evaluation.overall:
+    if not found.overall:
         print(
             f"these are the scores of the training, since '{folder.name}' kept no out-of-fold predictions "
             "(task.params.store: none): no thresholds are tuned, and no pictures drawn; `masks` keeps enough to score"
         )
-        return
-    if written:
-        if (best := evaluation.tuned) is not None:
-            gain, metric = best.gain, evaluation.metric
-            used = f"tuned ones gain {gain:.4f} in {metric}; submissions use {project.shown(folder / THRESHOLDS)}"
-            unused = f"tuned ones gain nothing for certain ({gain:+.4f} in {metric}); the usual ones stay"
-            print(f"thresholds: {used if best.helps else unused}")
+    elif written:
+        if tuned is not None:
+            used = f"tuned ones gain {tuned.gain:.4f} in {found.metric}; submissions use "
+            unused = f"tuned ones gain nothing for certain ({tuned.gain:+.4f} in {found.metric}); the usual ones stay"
+            print(f"thresholds: {used + project.shown(folder / THRESHOLDS) if tuned.helps else unused}")
         print(f"written: {project.shown(folder / HELD_OUT)}, {project.shown(folder / SCORES)}, figures/")

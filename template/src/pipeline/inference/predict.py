@@ -14,7 +14,7 @@ from pipeline.data import NAMES as DATA_NAMES
 from pipeline.data.folds import is_scored
 from pipeline.data.loader import EpochBatches, RowBatches, make_loader
 from pipeline.inference.device import autocast, choose_device, choose_precision
-from pipeline.inference.snapshot import CLASSES, CODE, FINISHED
+from pipeline.inference.snapshot import CLASSES, CODE, FINISHED, finished_folds
 from pipeline.inference.weights import BEST, load_weights
 from pipeline.keys import ROW_FOLD, ROW_ID
 from pipeline.project import Project
@@ -50,11 +50,6 @@ class TrainedRun:
         task = task_for(competition, competition.heads(read_json(folder / CODE / CLASSES)))
         return cls(folder, experiment, task, Names(DATA_NAMES, task.NAMES, competition.all_names()))
 
-    def finished_folds(self) -> list[str]:
-        """Names of the folds that are trained to the end: `0`, `1`, ..., `full`."""
-        names = [path.parent.name.removeprefix("fold_") for path in self.folder.glob(f"fold_*/{FINISHED}")]
-        return sorted(names, key=lambda name: (len(name), name))
-
     def expected_folds(self) -> list[str]:
         """Every fold of the fold file that the run was trained with."""
         return [str(fold) for fold in range(read_json(self.folder / "run.json")["n_folds"])]
@@ -69,48 +64,41 @@ class TrainedRun:
         Raises:
             UserError: none is trained to the end, or one that is asked for is not.
         """
-        run, expected, finished = self.folder.name, self.expected_folds(), self.finished_folds()
+        run, expected, finished = self.folder.name, self.expected_folds(), finished_folds(self.folder)
         known = expected if held_out else [*expected, "full"]
-        chosen = expected if asked in (None, "all") else fold_names(str(asked))
-        unknown = [name for name in chosen if name not in known]
-        if unknown == ["full"]:
-            raise UserError(f"the model of '{run}' that was trained on everything holds nothing out to be scored")
-        if unknown:
-            raise UserError(f"'{run}' has no fold '{unknown[0]}'; choose of {', '.join(known)}, several as 0,1")
-        missing = [name for name in chosen if name not in finished]
-        trains = f"scripts/train.py {run} --fold {','.join(missing)}"
+        folds = expected if asked in (None, "all") else fold_names(str(asked))
+        unknown = next((name for name in folds if name not in known), None)
+        if unknown is not None:
+            why = "; what was trained on everything holds nothing out" if unknown == "full" else ""
+            raise UserError(f"'{run}' has no fold '{unknown}'; choose of {', '.join(known)}, several as 0,1{why}")
+        there, missing = [f for f in folds if f in finished], [f for f in folds if f not in finished]
+        train = f"run scripts/train.py {run} --fold {','.join(missing)}"
         if asked is not None and missing:
-            there = ", ".join(finished) or "none"
-            raise UserError(
-                f"not trained to the end: fold {', '.join(missing)} of '{run}' (there: {there}); run {trains}"
-            )
-        chosen = [name for name in chosen if name in finished]
-        if not chosen and "full" in finished and not held_out:
+            trained = ", ".join(finished) or "none"
+            raise UserError(f"fold {', '.join(missing)} of '{run}' is not trained to the end ({trained} is); {train}")
+        has_full = "full" in finished and not held_out
+        if not there and has_full:
             return ["full"]
-        if not chosen:
+        if not there:
             raise UserError(f"no fold of '{run}' is trained to the end; run scripts/train.py {run}")
-        if missing and "full" in finished and not held_out:
+        if missing and has_full:
             raise UserError(
-                f"'{run}' has fold {', '.join(chosen)} of {len(expected)}, and a model trained on everything; "
-                f"say which is to predict: --fold {','.join(chosen)}, or --fold full"
+                f"'{run}' has fold {', '.join(there)} of {len(expected)}, and a model trained on everything; "
+                f"say which is to predict: --fold {','.join(there)}, or --fold full"
             )
         if missing:
-            print(
-                f"note: {len(chosen)} of {len(expected)} folds of '{run}' are trained, and the others are left out "
-                f"(fold {', '.join(missing)}: {trains})"
-            )
-        return chosen
+            print(f"note: {len(there)} of {len(expected)} folds of '{run}' are trained; for the others {train}")
+        return there
 
     def load(self, fold: str) -> list[nn.Module]:
         """The model of a fold, or those of all its seeds."""
         folder, config = self.folder / f"fold_{fold}", self.experiment
-        seeds = range(config.seed, config.seed + config.seeds)
-        return [self._load(folder if config.seeds == 1 else seed_folder(folder, seed)) for seed in seeds]
-
-    def _load(self, folder: Path) -> nn.Module:
-        model = self.task.model(self.experiment, self.names, pretrained=False)
-        load_weights(model, folder / BEST)
-        return model
+        models: list[nn.Module] = []
+        for seed in range(config.seed, config.seed + config.seeds):
+            model = self.task.model(config, self.names, pretrained=False)
+            load_weights(model, (folder if config.seeds == 1 else seed_folder(folder, seed)) / BEST)
+            models.append(model)
+        return models
 
 
 def fold_names(asked: str) -> list[str]:
@@ -206,26 +194,24 @@ def with_earlier(project: Project, inputs: Mapping[str, str], rows: pd.DataFrame
             its training rows out of fold.
     """
     for stage, name in inputs.items():
-        path = project.require_run(name) / file
-        if file == HELD_OUT and read_json(path.with_name("run.json")).get("n_folds") == 1:
+        folder, run = project.require_run(name), f"run {REMEDY[file]} {name}"
+        folds = [str(fold) for fold in range(read_json(folder / "run.json")["n_folds"])] if file == HELD_OUT else []
+        if len(folds) == 1:
             raise UserError(
                 f"stage '{stage}': '{name}' has one validation split only, so what it predicts for its training rows "
                 "would leak; train both stages on folds: scripts/make_folds.py --name OTHER, and `folds: OTHER`"
             )
-        if not path.is_file():
-            raise UserError(f"stage '{stage}': '{name}' has no {file} yet; run {REMEDY[file]} {name}")
-        found = read_predictions(path)
+        if not (folder / file).is_file():
+            raise UserError(f"stage '{stage}': '{name}' has no {file} yet; {run}")
+        found = read_predictions(folder / file)
         missing = rows[ROW_ID][~rows[ROW_ID].isin(found.index) & is_scored(rows)]
         if len(missing):
-            run = f"{REMEDY[file]} {name}"
-            folds = range(read_json(path.with_name("run.json"))["n_folds"]) if file == HELD_OUT else ()
-            if untrained := [str(k) for k in folds if not (path.parent / f"fold_{k}" / FINISHED).is_file()]:
-                run = f"scripts/train.py {name} --fold {','.join(untrained)}, and then {run}"
+            if untrained := [k for k in folds if not (folder / f"fold_{k}" / FINISHED).is_file()]:
+                run = f"run scripts/train.py {name} --fold {','.join(untrained)}, and then {REMEDY[file]} {name}"
             raise UserError(
-                f"stage '{stage}': {len(missing)} rows (id {listed(missing)}) have no prediction of '{name}'; run {run}"
+                f"stage '{stage}': {len(missing)} rows (id {listed(missing)}) have no prediction of '{name}'; {run}"
             )
-        columns = found.reindex(rows[ROW_ID]).add_prefix(f"{stage}:").set_axis(rows.index, axis=0)
-        rows = rows.join(columns)
+        rows = rows.join(found.reindex(rows[ROW_ID]).add_prefix(f"{stage}:").set_axis(rows.index, axis=0))
     return rows
 
 
@@ -247,23 +233,19 @@ def predict_run(
     fold: str | None,
     machine: dict[str, object],
 ) -> None:
-    """Predict the test rows with a run's folds and write `test.parquet` into its folder.
-
-    Args:
-        fold: as in `TrainedRun.choose_folds`.
-    """
+    """Predict the test rows with a run's folds (`TrainedRun.choose_folds`); writes `test.parquet` into its folder."""
     run = TrainedRun.open(folder, competition, machine)
     folds = run.choose_folds(fold)
-    competition = run.task.competition
-    rows = with_earlier(project, run.experiment.inputs, competition.test_rows(data), TEST)
+    competition, experiment = run.task.competition, run.experiment
+    rows = with_earlier(project, experiment.inputs, competition.test_rows(data), TEST)
     if rows.empty:
         print("note: there are no test rows here; the table will hold the columns only")
     models = [model for name in folds for model in run.load(name)]
-    label = f"{folder.name}: {len(models)} models"
     # What needs no training rows predicts where there are none.
     looked_up = run.task.predictions.has_gallery and not rows.empty
     gallery = run.task.predictions.gallery(competition.train_rows(data)) if looked_up else None
-    predictions = predict_rows(run.task, models, rows, data, run.experiment, run.names, "test", label, gallery=gallery)
+    label = f"{folder.name}: {len(models)} models"
+    predictions = predict_rows(run.task, models, rows, data, experiment, run.names, "test", label, gallery=gallery)
     write_predictions(folder / TEST, predictions, folds=folds)
-    seeds = f", {run.experiment.seeds} seeds each" if run.experiment.seeds > 1 else ""
-    print(f"{len(predictions)} rows with folds {', '.join(folds)}{seeds}: {project.shown(folder / 'test.parquet')}")
+    seeds = f", {experiment.seeds} seeds each" if experiment.seeds > 1 else ""
+    print(f"{len(predictions)} rows with folds {', '.join(folds)}{seeds}: {project.shown(folder / TEST)}")
