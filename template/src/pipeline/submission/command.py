@@ -15,7 +15,7 @@ from pipeline.inference.thresholds import task_of_run
 from pipeline.keys import ROW_ID, ROW_IMAGE
 from pipeline.prediction_ids import by_prediction
 from pipeline.project import Project
-from pipeline.submission.build import SUBMITTED, expected_rows, fill, read_sample, require_keys, write_submission
+from pipeline.submission.build import SUBMITTED, expected_rows, fill, read_sample, write_submission
 from pipeline.submission.check import UNREADABLE, check
 from pipeline.submission_schema import Problem, Rules
 from pipeline.tasks import Task, task_for
@@ -23,13 +23,9 @@ from toolkit import terminal
 from toolkit.errors import UserError, listed
 from toolkit.files import read_json, write_json
 
-CHECKS = {  # what the table of checks shows, and which problems belong to it
-    "file": ("file", UNREADABLE),
-    "columns": ("columns",),
-    "ids": ("ids", "order"),
-    "values": ("blank", "dtype", "finite", "range", "label", "sum", "mask"),
-}
-MOST_SHARES = 10  # classes whose shares are shown
+# What the table of checks shows beside the values -> the kinds of problems that belong to it.
+CHECKS = {"file": ("file", UNREADABLE), "columns": ("columns",), "ids": ("ids", "order")}
+MOST_SHARES = 10  # classes whose shares are printed
 Answers = Callable[[Competition, Path], pd.DataFrame | None]  # (competition, data) -> the test rows with their truth
 
 
@@ -50,29 +46,22 @@ def submit(project: Project, name: str, answers: Answers = lambda competition, d
     predictions = read_predictions(run / TEST)
     with run_competition(run) as competition:
         task = task_of_run(run, competition)
-        competition = task.competition
-        settings = competition.settings
-        sample, test_rows = read_sample(settings, data), by_prediction(competition.test_rows(data))
-        metric = competition.metrics()[0]
-        table = competition.submission(sample, predictions, task.heads)
-        rules = task.submission.rules(sample, metric, _images(test_rows, data))
-        require_keys(sample, rules.keys, settings.sample_submission)
-        filled = fill(sample, table, test_rows, rules.keys)
-        problems = check(filled, expected_rows(sample, test_rows, rules.keys), rules)
-        _print_checks(f"submission of '{name}'", rules, problems, f"{len(filled)} rows")
+        metric = task.competition.metrics()[0]
+        sample, rules, expected = _form(task, data, predictions)
+        filled = fill(expected, task.competition.submission(sample, predictions, task.heads), rules.keys)
+        problems = check(filled, expected, rules)
+        _report(f"submission of '{name}'", rules, problems, f"{len(filled)} rows")
         _refuse(problems, f"the submission of '{name}' is not written")
         path = write_submission(project, name, filled)
         _print_shares(run, predictions, task)
-        known = answers(competition, data)
-        score = (
-            None if known is None else _score(task.predictions.truth(known), task, metric, rules, filled, predictions)
-        )
+        known = answers(task.competition, data)
+        score = None if known is None else _score(known, task, metric, rules, filled, predictions)
     folds = predictions.attrs.get(FOLDS, [])
-    made = {"file": project.shown(path), "rows": len(filled), "metric": metric.name, FOLDS: folds}
     if folds and folds != ["full"] and len(folds) < (count := read_json(run / "run.json")["n_folds"]):
         print(f"note: these are the predictions of fold {', '.join(folds)} alone, of {count}")
+    made = {"file": project.shown(path), "rows": len(filled), "metric": metric.name, FOLDS: folds}
     write_json(run / SUBMITTED, made if score is None else {**made, "score": score})
-    if test_rows.empty and filled.empty:
+    if filled.empty:
         print(f"there are no test rows in {project.shown(data)}, so the file holds the columns only")
     if score is not None:
         print(f"the demo's leaderboard: {metric.name} {score:.4f}")
@@ -91,22 +80,24 @@ def check_file(project: Project, name: str | None, path: Path, competition: Comp
     """
     data = project.require_data()
     with _task(project, name, competition) as task:
-        stage = task.competition
-        settings = stage.settings
-        sample = read_sample(settings, data)
-        test_rows = by_prediction(stage.test_rows(data))
-        rules = task.submission.rules(sample, stage.metrics()[0], _images(test_rows, data))
-        require_keys(sample, rules.keys, settings.sample_submission)
-        expected = expected_rows(sample, test_rows, rules.keys)
+        _, rules, expected = _form(task, data)
         problems = check(path, expected, rules)
-    _print_checks(f"check of {path}", rules, problems, f"{len(expected)} rows expected")
+    _report(f"check of {path}", rules, problems, f"{len(expected)} rows expected")
     _refuse(problems, f"{path} would be refused")
     print(f"{path} passes")
 
 
-def _images(test_rows: pd.DataFrame, data: Path) -> dict[str, Path]:
-    """The image of each test id."""
-    return {name: data / path for name, path in zip(test_rows[ROW_ID].astype(str), test_rows[ROW_IMAGE], strict=True)}
+def _form(task: Task, data: Path, predictions: pd.DataFrame | None = None) -> tuple[pd.DataFrame, Rules, pd.DataFrame]:
+    """The sample, the rules it makes, and the rows that a submission must have; without test rows on this machine
+    those of the predictions."""
+    stage = task.competition
+    sample, test_rows = read_sample(stage.settings, data), by_prediction(stage.test_rows(data))
+    ids = test_rows[ROW_ID].astype(str)
+    images = {name: data / path for name, path in zip(ids, test_rows[ROW_IMAGE], strict=True)}
+    rules = task.submission.rules(sample, stage.metrics()[0], images)
+    if ids.empty and predictions is not None:
+        ids = predictions.index.to_series()
+    return sample, rules, expected_rows(sample, ids, rules.keys)
 
 
 @contextmanager
@@ -125,7 +116,7 @@ def _task(project: Project, name: str | None, competition: Competition) -> Itera
 
 
 def _score(
-    truth: pd.DataFrame, task: Task, metric: Metric, rules: Rules, table: pd.DataFrame, predictions: pd.DataFrame
+    rows: pd.DataFrame, task: Task, metric: Metric, rules: Rules, table: pd.DataFrame, predictions: pd.DataFrame
 ) -> float:
     """The score of a submission on the truth of its rows.
 
@@ -133,18 +124,19 @@ def _score(
     probabilities), the predictions it was made from are.
     """
     read = task.submission.read(table.set_index(rules.id_column), rules, metric)
-    scored = predictions if read is None else read
+    scored, truth = predictions if read is None else read, task.predictions.truth(rows)
     truth = truth[truth.index.isin(scored.index)]
     return float(metric.function(truth, scored.loc[truth.index], task.heads))
 
 
-def _print_checks(title: str, rules: Rules, problems: Sequence[Problem], rows: str) -> None:
-    held = listed(rules.described(), 3) or "as in the sample"
-    notes = {"columns": held, "ids": rows}
+def _report(title: str, rules: Rules, problems: Sequence[Problem], rows: str) -> None:
+    """Print what was checked and all that is wrong."""
+    notes = {"columns": listed(rules.described(), 3) or "as in the sample", "ids": rows}
     unread = any(problem.kind == UNREADABLE for problem in problems)
+    groups = {kind: name for name, kinds in CHECKS.items() for kind in kinds}
     lines = []
-    for name, kinds in CHECKS.items():
-        mine = [problem for problem in problems if problem.kind in kinds]
+    for name in (*CHECKS, "values"):
+        mine = [problem for problem in problems if groups.get(problem.kind, "values") == name]
         serious = sum(not problem.warning for problem in mine)
         result = f"{serious} wrong" if serious else "warning" if mine else "not checked" if unread else "ok"
         lines.append((name, result, notes.get(name, "")))
