@@ -165,7 +165,7 @@ def test_keys_of_two_columns(tmp_path: Path) -> None:
     assert texts(pd.concat([table, table[:1]])) == ["1 more than once (c.png / dog); write one row per id"]
     assert "differ from the sample's order from row 1" in texts(table[::-1])[0]
     stems = table.assign(id=table["id"].str.removesuffix(".png"))
-    assert texts(stems)[0].startswith("3 spelt otherwise ('c' for 'c.png'")
+    assert texts(stems)[0].startswith("3 spelled otherwise ('c' for 'c.png'")
     with pytest.raises(UserError, match=r"of column 'id / class' stand more than once \(c.png / dog\)"):
         expected_rows(pd.concat([sample, sample[:1]]), pd.Series(IDS), rules.keys)
     other = table.assign(rle=table["rle"].replace("-", ""))

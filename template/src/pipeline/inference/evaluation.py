@@ -1,6 +1,6 @@
-"""Out-of-fold predictions: put together, complete and unique or refused, and scored."""
+"""Out-of-fold predictions: put together, complete and unique or refused, scored, and held against the labels."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,8 +9,6 @@ import pandas as pd
 
 from pipeline.competition import Competition, Metric, metric_values, rank
 from pipeline.data.folds import load_folds, split
-from pipeline.inference.label_errors import FILE as SUSPECTS
-from pipeline.inference.label_errors import write_suspects
 from pipeline.inference.predict import HELD_OUT, TrainedRun, with_earlier, write_predictions
 from pipeline.inference.snapshot import FINISHED, finished_folds
 from pipeline.inference.thresholds import FILE as THRESHOLDS
@@ -20,10 +18,13 @@ from pipeline.prediction_ids import by_prediction
 from pipeline.project import Project
 from pipeline.tasks import Task
 from toolkit.errors import UserError, listed
-from toolkit.files import file_of, read_json, save_figure, write_json
+from toolkit.files import atomic, file_of, read_json, save_figure, write_json
+from toolkit.plots.images import RowImages
 from toolkit.terminal import table
 
-Scores = dict[str, dict[str, float]]  # of a fold or a constant, by metric
+SUSPECTS = "suspects.csv"
+SUSPECT_COLUMNS = [ROW_ID, "head", "given", "suggested", "score", "fold", "probability"]
+DRAWN = 16  # suspects in the picture
 
 
 @dataclass(frozen=True)
@@ -31,17 +32,17 @@ class Evaluation:
     """Scores of an experiment.
 
     Attributes:
-        folds: by fold, on the rows it held out.
+        folds: fold -> metric -> score on the rows it held out.
         overall: metric -> score on all out-of-fold rows at once; empty where nothing of their predictions was stored.
-        constants: by name; see `constant_scores`.
+        constants: name -> metric -> score; see `constant_scores`.
         truth, predictions: tables indexed by id, in the same order.
         tuned: with thresholds that were tuned out of fold; none where nothing is decided by any.
     """
 
     metrics: Sequence[Metric]
-    folds: Scores
+    folds: dict[str, dict[str, float]]
     overall: dict[str, float]
-    constants: Scores
+    constants: dict[str, dict[str, float]]
     truth: pd.DataFrame
     predictions: pd.DataFrame
     tuned: Tuned | None = None
@@ -61,26 +62,25 @@ class Evaluation:
     def decided(self) -> float:
         """The mean over the folds in the leaderboard's metric, at the thresholds that submissions are decided by."""
         folds = self.tuned.folds if self.tuned is not None and self.tuned.helps else self.folds
-        return float(np.mean([scores[self.metric] for scores in folds.values()]))
+        return over(folds.values())[self.metric]
 
     def as_json(self) -> dict[str, object]:
         """What `cv.json` holds."""
-        scores = [scores[self.metric] for scores in self.folds.values()]
-        mean, tuned = float(np.mean(scores)), {}
-        if self.tuned is not None:
-            used, gain = self.tuned.helps, self.tuned.gain
-            tuned = {"tuned": {"used": used, "gain": gain, "folds": self.tuned.folds, **self.tuned.thresholds()}}
-        return {
-            "metric": self.metric,
-            "score": self.overall.get(self.metric, mean),
-            "mean": mean,
-            "std": float(np.std(scores)),
-            "rows": len(self.predictions),
-            "overall": self.overall,
-            "folds": self.folds,
-            "constant": self.constant,
-            **tuned,
-        }
+        mean = over(self.folds.values())[self.metric]
+        found = {"metric": self.metric, "score": self.overall.get(self.metric, mean), "mean": mean}
+        found |= {"std": over(self.folds.values(), np.std)[self.metric], "rows": len(self.predictions)}
+        found |= {"overall": self.overall, "folds": self.folds, "constant": self.constant}
+        if (tuned := self.tuned) is not None:
+            used = {"used": tuned.helps, "gain": tuned.gain, "folds": tuned.folds}
+            found["tuned"] = used | tuned.thresholds()
+        return found
+
+
+def over(folds: Iterable[dict[str, float]], function: Callable[..., np.floating] = np.mean) -> dict[str, float]:
+    """The mean, or another function, of each score that all folds have."""
+    scores = list(folds)
+    names = [name for name in scores[0] if all(name in each for each in scores)]
+    return {name: float(function([each[name] for each in scores])) for name in names}
 
 
 def read_oof(run: Path, folds: Sequence[str]) -> pd.DataFrame:
@@ -92,19 +92,16 @@ def read_oof(run: Path, folds: Sequence[str]) -> pd.DataFrame:
     paths = {fold: run / f"fold_{fold}" / "oof.parquet" for fold in folds}
     for fold, path in paths.items():
         if not path.is_file():
-            raise UserError(
-                f"fold {fold} of '{run.name}' has no out-of-fold predictions; "
-                f"run scripts/train.py {run.name} --fold {fold}, or evaluate one fold with --fold"
-            )
+            remedy = f"run scripts/train.py {run.name} --fold {fold}, or evaluate one fold with --fold"
+            raise UserError(f"fold {fold} of '{run.name}' has no out-of-fold predictions; {remedy}")
     return pd.concat([pd.read_parquet(path).set_index(ROW_ID) for path in paths.values()])
 
 
-def constant_scores(task: Task, rows: pd.DataFrame, folds: Sequence[str]) -> Scores:
+def constant_scores(task: Task, rows: pd.DataFrame, folds: Sequence[str]) -> dict[str, dict[str, float]]:
     """What predictions score that are the same for every row: mean over the folds, by name and metric.
 
-    They are made from the rows that train a fold and scored on those that it holds out. All rows at once would not do:
-    the folds' constants differ, and a ranking of rows would read the fold from them. Where a model is tuned, so is its
-    constant, with the name `NAME, tuned`: its thresholds are those that score best on the rows of the other folds.
+    Made from the rows that train a fold and scored on those that it holds out: on all rows at once, a ranking would
+    read the fold from the constant. Where a model is tuned, so is its constant (`NAME, tuned`), on the other folds.
     """
     metrics, scores = task.competition.metrics(), dict[str, list[dict[str, float]]]()
     for fold in folds:
@@ -120,10 +117,7 @@ def constant_scores(task: Task, rows: pd.DataFrame, folds: Sequence[str]) -> Sco
             if (tuner := task.predictions.tuner(known, made, metrics[0])) is not None:
                 found = metric_values(metrics, truth, constant.loc[truth.index], tuner(np.ones(len(known), bool)))
                 scores.setdefault(f"{name}, tuned", []).append(found)
-    return {
-        name: {metric.name: float(np.mean([each[metric.name] for each in values])) for metric in metrics}
-        for name, values in scores.items()
-    }
+    return {name: over(values) for name, values in scores.items()}
 
 
 def evaluate(run: TrainedRun, rows: pd.DataFrame, folds: Sequence[str]) -> Evaluation:
@@ -148,17 +142,14 @@ def evaluate(run: TrainedRun, rows: pd.DataFrame, folds: Sequence[str]) -> Evalu
                 f"train the folds again: scripts/train.py {name} --fold all --restart"
             )
     fold_of, predictions = oof[ROW_FOLD].astype(str), oof.drop(columns=ROW_FOLD)
-    truth = run.task.predictions.truth(expected).loc[predictions.index]
-    metrics, heads = run.task.competition.metrics(), run.task.heads
-    constants = constant_scores(run.task, rows, folds)
+    truth, metrics = run.task.predictions.truth(expected).loc[predictions.index], run.task.competition.metrics()
+    heads, constants = run.task.heads, constant_scores(run.task, rows, folds)
     if predictions.columns.empty:
         trained = {fold: read_json(run.folder / f"fold_{fold}" / FINISHED)["metrics"] for fold in folds}
         unknown = [metric.name for metric in metrics if any(metric.name not in scores for scores in trained.values())]
         if unknown:
-            raise UserError(
-                f"'{name}' kept no out-of-fold predictions (task.params.store: none) and was not scored by "
-                f"'{unknown[0]}' when it was trained; change the metric back, or train it with another store"
-            )
+            why = f"kept no out-of-fold predictions (task.params.store: none) and was not scored by '{unknown[0]}'"
+            raise UserError(f"'{name}' {why}; change the metric back, or train it with another store")
         return Evaluation(metrics, trained, {}, constants, truth, predictions)
     by_fold = {
         fold: metric_values(metrics, truth[fold_of == fold], predictions[fold_of == fold], heads) for fold in folds
@@ -206,8 +197,7 @@ def evaluate_run(project: Project, competition: Competition, folder: Path, data:
     else:
         (folder / HELD_OUT).unlink(missing_ok=True)
     print_scores(project, folder, found)
-    summary = write_suspects(run, table_of_folds.rows, found.truth, found.predictions, data)
-    print(f"{summary} in {project.shown(folder / SUSPECTS)}")
+    print(f"{write_suspects(run, table_of_folds.rows, found, data)} in {project.shown(folder / SUSPECTS)}")
 
 
 def print_scores(project: Project, folder: Path, found: Evaluation, written: bool = True) -> None:
@@ -215,27 +205,23 @@ def print_scores(project: Project, folder: Path, found: Evaluation, written: boo
 
     The line `tuned` is a mean as well, each fold scored with thresholds from the others.
     """
-    names, tuned = [metric.name for metric in found.metrics], found.tuned
-    rows = [(f"fold {fold}", *[scores[name] for name in names]) for fold, scores in found.folds.items()]
-    for label, folds, function in (
-        ("mean", found.folds if len(rows) > 1 else {}, np.mean),
-        ("spread", found.folds if len(rows) > 1 else {}, np.std),
-        ("tuned", {} if tuned is None else tuned.folds, np.mean),
-    ):
-        if folds:
-            rows.append((label, *[float(function([scores[name] for scores in folds.values()])) for name in names]))
-    rows += [(label, *[scores[name] for name in names]) for label, scores in found.constants.items()]
-    footer = ("all rows", *[found.overall[name] for name in names]) if found.overall else ()
-    table(f"{folder.name}: {found.metric} out of fold", ("", *names), rows, footer=footer)
+    names, tuned, name = [metric.name for metric in found.metrics], found.tuned, folder.name
+    lines = {f"fold {fold}": scores for fold, scores in found.folds.items()}
+    if len(lines) > 1:
+        lines |= {"mean": over(found.folds.values()), "spread": over(found.folds.values(), np.std)}
+    lines |= {} if tuned is None else {"tuned": over(tuned.folds.values())}
+    rows = [(label, *[scores[each] for each in names]) for label, scores in (lines | found.constants).items()]
+    footer = ("all rows", *[found.overall[each] for each in names]) if found.overall else ()
+    table(f"{name}: {found.metric} out of fold", ("", *names), rows, footer=footer)
     constant = found.constant[found.metric]
     if found.metrics[0].better(constant, found.decided):
         print(
-            f"note: what looks at no image scores {constant:.4f} in {found.metric}, and '{folder.name}' "
+            f"note: what looks at no image scores {constant:.4f} in {found.metric}, and '{name}' "
             f"{found.decided:.4f}: it has learnt nothing that this metric rewards"
         )
     if not found.overall:
         print(
-            f"these are the scores of the training, since '{folder.name}' kept no out-of-fold predictions "
+            f"these are the scores of the training, since '{name}' kept no out-of-fold predictions "
             "(task.params.store: none): no thresholds are tuned, and no pictures drawn; `masks` keeps enough to score"
         )
     elif written:
@@ -244,3 +230,27 @@ def print_scores(project: Project, folder: Path, found: Evaluation, written: boo
             unused = f"tuned ones gain nothing for certain ({tuned.gain:+.4f} in {found.metric}); the usual ones stay"
             print(f"thresholds: {used + project.shown(folder / THRESHOLDS) if tuned.helps else unused}")
         print(f"written: {project.shown(folder / HELD_OUT)}, {project.shown(folder / SCORES)}, figures/")
+
+
+def write_suspects(run: TrainedRun, rows: pd.DataFrame, found: Evaluation, data: Path) -> str:
+    """Write the suspected label errors into `suspects.csv` and `figures/suspects.png` of the run's folder; returns a
+    line for the terminal. `rows` are labelled and have their `fold`."""
+    rows = by_prediction(rows).set_index(ROW_ID, drop=False)
+    finite = found.predictions.select_dtypes("number").notna().all(axis=1)
+    suspects = run.task.figures.label_errors(found.truth[finite], found.predictions[finite])
+    suspects["fold"] = rows[ROW_FOLD].loc[suspects[ROW_ID]].to_numpy()
+    with atomic(run.folder / SUSPECTS) as path:
+        suspects[SUSPECT_COLUMNS].to_csv(path, index=False, float_format="%.6g")
+    picture = run.folder / "figures" / "suspects.png"
+    if suspects.empty:
+        picture.unlink(missing_ok=True)
+        return "suspected label errors: none"
+    worst, names = suspects[:DRAWN], list(suspects[ROW_ID].unique())
+    ids = list(worst[ROW_ID])
+    dataset = run.task.dataset(rows.loc[ids].reset_index(drop=True), data, run.experiment, run.names, "valid")
+    images = RowImages(dataset, range(len(ids)))
+    truth, predictions = found.truth.loc[ids], found.predictions.loc[ids]
+    save_figure(run.task.figures.label_errors_figure(worst, images, truth, predictions), picture)
+    labels = f"{len(suspects):,} labels in " if len(suspects) > len(names) else ""  # a row may have several
+    count = f"{labels}{len(names):,} of {len(found.truth):,} rows"
+    return f"suspected label errors, the worst first: {', '.join(names[:5])}; {count}"

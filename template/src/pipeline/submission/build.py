@@ -1,10 +1,10 @@
 """The submission table: the sample's columns, filled by id, written whole."""
 
-import re
 from pathlib import Path
 
 import pandas as pd
 
+from pipeline.data.spellings import loose_id
 from pipeline.data.tables import read_table
 from pipeline.project import Project
 from pipeline.settings import Settings
@@ -14,7 +14,6 @@ from toolkit.files import atomic
 
 SUBMITTED = "submission.json"  # in a run's folder: the file that was made from it
 PLACEHOLDERS = 10  # a code competition's sample has at most so many rows, with ids that no test row has
-LOST = re.compile(r"\.(jpe?g|png|tiff?|bmp|gif|webp|dcm|dicom|npy|npz)$|(?<=\d)\.0+$")  # what programs add and drop
 
 
 def read_sample(settings: Settings, data: Path) -> pd.DataFrame:
@@ -94,19 +93,13 @@ def compare_ids(found: pd.Series, expected: pd.Series) -> tuple[str, list[str], 
     """What is said of ids that differ in their spelling only, ids that are missing, and those that are too many."""
     missing = dict.fromkeys(expected[~expected.isin(found)])
     extra = dict.fromkeys(found[~found.isin(expected)])
-    wanted, pairs = {_bare(text): text for text in missing}, []
+    wanted, pairs = {loose_id(text): text for text in missing}, []
     for text in list(extra):
-        if (other := wanted.pop(_bare(text), None)) is not None:
+        if (other := wanted.pop(loose_id(text), None)) is not None:
             pairs.append(f"{text!r} for {other!r}")
             del extra[text], missing[other]
-    remedy = "read ids as text (dtype=str), and leave zeros, extensions, folders and case as they are"
-    return f"{len(pairs)} spelt otherwise ({listed(pairs)}); {remedy}" if pairs else "", list(missing), list(extra)
-
-
-def _bare(text: str) -> str:
-    """An id without what is lost or added on the way through a spreadsheet, a float or a file name."""
-    name = text.strip().lower().replace("\\", "/").rpartition("/")[2]
-    return LOST.sub("", name).lstrip("0")
+    said = f"{len(pairs)} spelled otherwise ({listed(pairs)}); write them as the sample does, read as text: dtype=str"
+    return said if pairs else "", list(missing), list(extra)
 
 
 def as_text(table: pd.DataFrame) -> pd.DataFrame:
