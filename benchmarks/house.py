@@ -1,15 +1,18 @@
-"""How much of a rendered repository a reader meets: lines in all, and what one training batch walks through.
+"""How much of a rendered repository a reader meets: lines in all, and what a batch or a prediction walks through.
 
 Counted in the default render: lines of its pipeline and toolkit, methods of the interfaces of a head and of a task, and
-the functions of its `src` that are entered between the ends of two ordinary batches, with the files they stand in.
+the functions of its `src` that are entered between the ends of two ordinary batches, and from the logits of the test
+rows to the cells of the submission (its check aside), with the files they stand in.
 """
 
 import inspect
 import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
+from unittest.mock import patch
 
 import copier
 from rich.console import Console
@@ -25,6 +28,8 @@ BUDGETS = {
     "methods of a task": "12",
     "functions a training batch enters": "45 (DETR: 12, Henkel: 14)",
     "files a training batch enters": "20 (DETR: 6, Henkel: 4)",
+    "functions a prediction enters": "35",
+    "files a prediction enters": "12",
 }
 SETTINGS = ["model.encoder=test_resnet", "training.epochs=1", "training.batch_size=32", "training.max_rows=128"]
 ORDINARY = ["machine.workers=0", "machine.device=cpu", "watch.figure_epochs=0", "tracking.every_steps=50"]
@@ -75,6 +80,51 @@ def entered(project: Path) -> set[CodeType]:
     return {code for code in found if not code.co_name.startswith("<")}
 
 
+def entered_by_prediction(project: Path) -> set[CodeType]:
+    """The functions of `src` entered between the logits of the test rows and the cells of the submission, given the
+    run that `entered` has trained."""
+    found: set[CodeType] = set()
+    source = str(project / "src")
+
+    def note(frame: FrameType, event: str, argument: Any) -> None:
+        if event == "call" and frame.f_code.co_filename.startswith(source):
+            found.add(frame.f_code)
+
+    with imported(project), ExitStack() as patches:
+        from pipeline.competition import Competition
+        from pipeline.inference import predict
+        from pipeline.inference.snapshot import run_competition
+        from pipeline.project import Project
+        from pipeline.submission import command
+
+        def on_the_way(owner: Any, name: str, before: bool, after: bool) -> None:
+            """Trace, or not, from when a function begins and from when it ends."""
+            function = getattr(owner, name)
+
+            def call(*args: Any, **kwargs: Any) -> Any:
+                sys.setprofile(note if before else None)
+                try:
+                    return function(*args, **kwargs)
+                finally:
+                    sys.setprofile(note if after else None)
+
+            patches.enter_context(patch.object(owner, name, call))
+
+        outputs = predict.model_outputs
+        patches.enter_context(patch.object(predict, "model_outputs", lambda *args: list(outputs(*args))))
+        on_the_way(predict, "model_outputs", before=False, after=True)
+        on_the_way(predict, "write_predictions", before=True, after=False)
+        on_the_way(Competition, "submission", before=True, after=True)
+        on_the_way(command, "check", before=False, after=True)
+        on_the_way(command, "write_submission", before=True, after=False)
+        paths = Project.at(project)
+        run = paths.require_run("house")
+        with run_competition(run) as competition:
+            predict.predict_run(paths, competition, run, paths.data, "0", {"workers": 0, "device": "cpu"})
+        command.submit(paths, "house")
+    return {code for code in found if not code.co_name.startswith("<")}
+
+
 def methods(interface: type) -> int:
     """The public methods that an interface asks for or offers to replace, inherited ones included."""
     return sum(
@@ -92,13 +142,9 @@ def measure(project: Path) -> dict[str, int]:
         from pipeline.tasks import Task
 
         interfaces = methods(HeadKind), methods(Task)
-    codes = entered(project)
-    values = (
-        sum(len(path.read_text().splitlines()) for path in files),
-        *interfaces,
-        len(codes),
-        len({code.co_filename for code in codes}),
-    )
+    values = [sum(len(path.read_text().splitlines()) for path in files), *interfaces]
+    for codes in (entered(project), entered_by_prediction(project)):
+        values += [len(codes), len({code.co_filename for code in codes})]
     return dict(zip(BUDGETS, values, strict=True))
 
 

@@ -7,10 +7,7 @@ from toolkit.errors import UserError
 
 
 def choose_device(asked: str, number: int = 0) -> torch.device:
-    """The device for `machine.device`; `auto` takes a usable GPU where there is one.
-
-    Args:
-        number: which of the GPUs: that of this process among those of this machine.
+    """The device for `machine.device`; `auto` takes a usable GPU where there is one: that `number` of this machine.
 
     Raises:
         UserError: a device was asked for that is not there, or that the installed torch has no kernels for.
@@ -20,10 +17,8 @@ def choose_device(asked: str, number: int = 0) -> torch.device:
         raise UserError(f"machine.device is {asked}, and torch finds none here; set machine.device=auto")
     if asked == "cuda" or (asked == "auto" and torch.cuda.is_available()):
         if number >= torch.cuda.device_count():
-            raise UserError(
-                f"process {number + 1} of this machine finds {torch.cuda.device_count()} GPU; "
-                "set machine.devices to as many as there are"
-            )
+            finds = f"process {number + 1} of this machine finds {torch.cuda.device_count()} GPU"
+            raise UserError(f"{finds}; set machine.devices to as many as there are")
         problem = unusable_gpu(number)
         if problem is None:
             torch.cuda.set_device(number)
@@ -47,11 +42,7 @@ def unusable_gpu(number: int = 0) -> str | None:
 
 
 def choose_precision(asked: str, device: torch.device) -> Precision:
-    """The precision for `training.precision` on `device`.
-
-    Raises:
-        UserError: half precision was asked for where it would only be emulated.
-    """
+    """The precision for `training.precision` on `device`; a `UserError` for half where it would only be emulated."""
     if device.type == "cuda":
         has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         if asked == "auto":

@@ -56,10 +56,8 @@ class TrainedRun:
 
     def choose_folds(self, asked: str | None, held_out: bool = False) -> list[str]:
         """The folds to go by: those that are asked for (`0`, `0,2`, `all`, `full`), else all that are trained to the
-        end, else the model that was trained on everything. A line says which are missing.
-
-        Args:
-            held_out: what they hold out is needed, so `full` is none of them.
+        end, else the model that was trained on everything, unless what they `held_out` is needed. A line says which are
+        missing.
 
         Raises:
             UserError: none is trained to the end, or one that is asked for is not.
@@ -73,19 +71,13 @@ class TrainedRun:
             raise UserError(f"'{run}' has no fold '{unknown}'; choose of {', '.join(known)}, several as 0,1{why}")
         there, missing = [f for f in folds if f in finished], [f for f in folds if f not in finished]
         train = f"run scripts/train.py {run} --fold {','.join(missing)}"
-        if asked is not None and missing:
-            trained = ", ".join(finished) or "none"
-            raise UserError(f"fold {', '.join(missing)} of '{run}' is not trained to the end ({trained} is); {train}")
-        has_full = "full" in finished and not held_out
-        if not there and has_full:
+        if asked is None and not there and "full" in finished and not held_out:
             return ["full"]
-        if not there:
-            raise UserError(f"no fold of '{run}' is trained to the end; run scripts/train.py {run}")
-        if missing and has_full:
-            raise UserError(
-                f"'{run}' has fold {', '.join(there)} of {len(expected)}, and a model trained on everything; "
-                f"say which is to predict: --fold {','.join(there)}, or --fold full"
-            )
+        if missing and (asked is not None or not there):
+            raise UserError(f"fold {', '.join(missing)} of '{run}' is not trained to the end; {train}")
+        if missing and "full" in finished and not held_out:
+            either = f"--fold {','.join(there)}, or --fold full"
+            raise UserError(f"'{run}' has some of its folds, and a model trained on everything; say which: {either}")
         if missing:
             print(f"note: {len(there)} of {len(expected)} folds of '{run}' are trained; for the others {train}")
         return there
@@ -126,7 +118,7 @@ def predict_rows(
     """Mean prediction of the models for every row, indexed by id (of what is predicted) in the order of `rows`.
 
     Args:
-        reader: what `open_cache` gave for these rows; none: every image is decoded.
+        reader: what `open_cache` gave; none: every image is decoded.
         gallery: what `Predictions.gallery` says for these rows.
     """
     models = [task.predictor(model, experiment, names) for model in models]
@@ -165,11 +157,8 @@ def model_outputs(
 def write_predictions(
     path: Path, predictions: pd.DataFrame, fold: int | None = None, folds: Sequence[str] = ()
 ) -> None:
-    """Write predictions by id as parquet, atomically; out-of-fold ones with the fold that held the rows out.
-
-    Args:
-        folds: whose models predicted, kept as the attribute `folds` of the table.
-    """
+    """Write predictions by id as parquet; out-of-fold ones with the `fold` that held the rows out, those of test rows
+    with the `folds` whose models predicted, as an attribute of the table."""
     frame = predictions if fold is None else predictions.assign(**{ROW_FOLD: fold})
     frame = frame.rename_axis(ROW_ID).reset_index()
     frame.attrs = {FOLDS: list(folds)} if folds else {}
@@ -184,23 +173,18 @@ def read_predictions(path: Path) -> pd.DataFrame:
 
 
 def with_earlier(project: Project, inputs: Mapping[str, str], rows: pd.DataFrame, file: str) -> pd.DataFrame:
-    """The rows with a column `STAGE:COLUMN` for each that an experiment of an earlier stage predicts.
-
-    Training rows get out-of-fold predictions (`HELD_OUT`), test rows those of all folds (`TEST`). Rows that are not
-    scored have none.
+    """The rows with a column `STAGE:COLUMN` for each that an experiment of an earlier stage predicts: out of fold for
+    training rows (`HELD_OUT`), by all folds for test rows (`TEST`). Rows that are not scored have none.
 
     Raises:
-        UserError: an experiment is not that far, did not predict all rows, or has a single fold, which predicts none of
-            its training rows out of fold.
+        UserError: an experiment is not that far, did not predict all rows, or has a single fold.
     """
     for stage, name in inputs.items():
         folder, run = project.require_run(name), f"run {REMEDY[file]} {name}"
         folds = [str(fold) for fold in range(read_json(folder / "run.json")["n_folds"])] if file == HELD_OUT else []
         if len(folds) == 1:
-            raise UserError(
-                f"stage '{stage}': '{name}' has one validation split only, so what it predicts for its training rows "
-                "would leak; train both stages on folds: scripts/make_folds.py --name OTHER, and `folds: OTHER`"
-            )
+            remedy = "train both stages on folds: scripts/make_folds.py --name OTHER, and `folds: OTHER`"
+            raise UserError(f"stage '{stage}': '{name}' has one validation split only: its rows would leak; {remedy}")
         if not (folder / file).is_file():
             raise UserError(f"stage '{stage}': '{name}' has no {file} yet; {run}")
         found = read_predictions(folder / file)
@@ -208,9 +192,8 @@ def with_earlier(project: Project, inputs: Mapping[str, str], rows: pd.DataFrame
         if len(missing):
             if untrained := [k for k in folds if not (folder / f"fold_{k}" / FINISHED).is_file()]:
                 run = f"run scripts/train.py {name} --fold {','.join(untrained)}, and then {REMEDY[file]} {name}"
-            raise UserError(
-                f"stage '{stage}': {len(missing)} rows (id {listed(missing)}) have no prediction of '{name}'; {run}"
-            )
+            what = f"{len(missing)} rows (id {listed(missing)}) have no prediction of '{name}'"
+            raise UserError(f"stage '{stage}': {what}; {run}")
         rows = rows.join(found.reindex(rows[ROW_ID]).add_prefix(f"{stage}:").set_axis(rows.index, axis=0))
     return rows
 
@@ -219,19 +202,12 @@ def require_same_folds(project: Project, inputs: Mapping[str, str], folds: str) 
     """Raise a `UserError` where an earlier stage was trained with other folds: its predictions would leak."""
     for stage, name in inputs.items():
         if read_json(project.require_run(name) / "run.json")["folds"] != folds:
-            raise UserError(
-                f"stage '{stage}': '{name}' was trained with other folds, so its predictions know rows that are held "
-                f"out here; train it on the same ones (scripts/train.py {name} folds=FILE --as OTHER), and name OTHER"
-            )
+            remedy = f"train it on the same ones (scripts/train.py {name} folds=FILE --as OTHER), and name OTHER"
+            raise UserError(f"stage '{stage}': '{name}' was trained with other folds, so it would leak; {remedy}")
 
 
 def predict_run(
-    project: Project,
-    competition: Competition,
-    folder: Path,
-    data: Path,
-    fold: str | None,
-    machine: dict[str, object],
+    project: Project, competition: Competition, folder: Path, data: Path, fold: str | None, machine: dict[str, object]
 ) -> None:
     """Predict the test rows with a run's folds (`TrainedRun.choose_folds`); writes `test.parquet` into its folder."""
     run = TrainedRun.open(folder, competition, machine)

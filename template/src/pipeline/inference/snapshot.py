@@ -44,11 +44,7 @@ def changed_files(source: Path, classes: Path, run: Path) -> list[tuple[Path, Pa
     }
     names = {path.relative_to(root) for root in roots for path in code_files(root)} - harmless
     pairs = [(roots[0] / name, roots[1] / name) for name in sorted(names)] + [(run / CODE / CLASSES, classes)]
-    return [
-        (old, new)
-        for old, new in pairs
-        if not (old.is_file() and new.is_file() and filecmp.cmp(old, new, shallow=False))
-    ]
+    return [pair for pair in pairs if not (all(map(Path.is_file, pair)) and filecmp.cmp(*pair, shallow=False))]
 
 
 def finished_folds(run: Path) -> list[str]:
@@ -62,11 +58,7 @@ def run_competition(run: Path) -> Iterator[Competition]:
     """The competition that a run was trained on, importable as `competition` inside the block.
 
     What formed the weights is the run's own. `metrics`, `submission`, `test_rows` and the settings in
-    `pipeline.settings.LIVE` are today's, and where they differ, a line says so. What cannot be imported today is the
-    run's own as well, and a line says that.
-
-    Raises:
-        UserError: there is no snapshot.
+    `pipeline.settings.LIVE` are today's, as far as these can be imported; a line says what differs or cannot be.
     """
     code = run / CODE
     if not (code / PACKAGE / "__init__.py").is_file():
@@ -75,10 +67,9 @@ def run_competition(run: Path) -> Iterator[Competition]:
     try:
         today = _with_parts(importlib.import_module(PACKAGE).competition, modules)
     except Exception as error:  # somebody is editing it
-        why = f"src/competition cannot be imported ({_reason(error)})"
-        print(f"note: {why}; all that '{run.name}' was trained with is used")
+        print(f"note: src/competition cannot be imported ({_reason(error)}); all is used as '{run.name}' has it")
         today = None
-    modules |= {name: module for name, module in sys.modules.items() if _is_competition(name)}
+    modules |= _modules()
     with _importable(code, {}):
         competition: Competition = importlib.import_module(PACKAGE).competition
         if today is not None:
@@ -127,24 +118,26 @@ def _with_today(trained: Competition, today: Competition) -> Competition:
 @contextmanager
 def _importable(source: Path, modules: dict[str, ModuleType]) -> Iterator[None]:
     """Inside, `competition` is the package in `source`, of which `modules` are imported; they grow."""
-    others = _take_modules()
-    sys.modules.update(modules)
+    others = _modules()
+    _replace(others, modules)
     sys.path.insert(0, str(source))
     importlib.invalidate_caches()
     try:
         yield
     finally:
         sys.path.remove(str(source))
-        modules.update(_take_modules())
-        sys.modules.update(others)
+        modules |= _modules()
+        _replace(modules, others)
 
 
-def _take_modules() -> dict[str, ModuleType]:
-    return {name: sys.modules.pop(name) for name in list(sys.modules) if _is_competition(name)}
+def _modules() -> dict[str, ModuleType]:
+    return {name: module for name, module in sys.modules.items() if name.partition(".")[0] == PACKAGE}
 
 
-def _is_competition(module: str) -> bool:
-    return module.partition(".")[0] == PACKAGE
+def _replace(before: dict[str, ModuleType], after: dict[str, ModuleType]) -> None:
+    for name in before:
+        sys.modules.pop(name, None)
+    sys.modules.update(after)
 
 
 def _print_newer(run: Path, competition: Competition, package: Path) -> None:

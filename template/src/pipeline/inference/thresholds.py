@@ -22,14 +22,9 @@ SCORES, METRIC_CODE = "cv.json", "metric_code"
 
 @dataclass(frozen=True)
 class Tuned:
-    """What tuning thresholds comes to.
-
-    Attributes:
-        heads: with the thresholds that score best on all rows; a submission is decided by them.
-        folds: fold -> metric -> score with thresholds that were tuned on the other folds.
-        gain: by how much that is better than the usual thresholds in the leaderboard's metric, mean over the folds.
-        helps: whether the gain is larger than its standard error, and so more than luck.
-    """
+    """The heads with the thresholds that score best on all rows, by which a submission is decided; the scores by fold
+    and metric with those that were tuned on the other folds; their mean gain in the leaderboard's metric over the usual
+    thresholds, and whether that is larger than its standard error, and so more than luck."""
 
     heads: Sequence[Head]
     folds: dict[str, dict[str, float]]
@@ -49,14 +44,12 @@ def tune(
     fold_of: pd.Series,
     usual: dict[str, dict[str, float]],
 ) -> Tuned | None:
-    """Tune on all rows, and for an honest score on all folds but one, which is scored.
+    """Tune on all rows, and for an honest score on all folds but one, which is scored. None where the metric or the
+    heads need no thresholds, and where there is one fold only.
 
     Args:
         fold_of: the fold of each row.
         usual: fold -> metric -> score with the usual thresholds.
-
-    Returns:
-        None where the metric or the heads need no thresholds, and where there is one fold only.
     """
     name = metrics[0].name
     if len(usual) < 2 or (tuner := task.predictions.tuner(truth, predictions, metrics[0])) is None:

@@ -40,21 +40,18 @@ def load_weights(model: nn.Module, path: Path) -> None:
     """
     if not path.is_file():
         raise UserError(f"there are no weights at {path}; train this fold first")
+    damaged = f"{path} is damaged; remove the fold's folder and train it again"
     try:
-        missing, unexpected = load_model(model, str(path), strict=False)
+        load_model(model, str(path))
         with safe_open(str(path), "pt") as file:
             expected = (file.metadata() or {}).get(CHECKSUM)
     except SafetensorError as error:
-        raise UserError(f"{path} is damaged ({error}); remove the fold's folder and train it again") from error
+        raise UserError(f"{damaged} ({error})") from error
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise UserError(f"{path} does not fit the model: {reason}") from error
-    if missing or unexpected:
-        raise UserError(
-            f"{path} does not fit the model: {listed([*missing, *unexpected])} differ; it was made by another model"
-        )
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{path} was made by another model than that of the experiment: {reason}") from error
     if expected not in (None, checksum(model)):
-        raise UserError(f"{path} is damaged (its checksum differs); remove the fold's folder and train it again")
+        raise UserError(f"{damaged} (its checksum differs)")
 
 
 def checksum(model: nn.Module) -> str:
@@ -66,16 +63,13 @@ def checksum(model: nn.Module) -> str:
 
 
 def load_initial_weights(model: nn.Module, source: str, project: Project, fold: str, folds_hash: str) -> None:
-    """Copy what fits of `source` into the model, and print what did not.
-
-    Names are matched by `best_names`; tensors of another shape stay as they were initialised, but the first convolution
-    is adapted to another number of channels.
+    """Copy what fits of `source` into the model, and print what did not: tensors of another shape stay as they were
+    initialised, but the first convolution is adapted to another number of channels.
 
     Args:
         model: `Prepare` and network. Buffers of `Prepare` are settings of the experiment, and are not loaded.
         source: a file with a state dict, relative to the project or absolute, or what `run_weights` knows.
-        fold: the fold that trains: `0`, `1`, ..., `full`.
-        folds_hash: of the folds that hold out.
+        fold, folds_hash: the fold that trains (`0`, `1`, ..., `full`), and of which folds.
 
     Raises:
         UserError: no such file or run, a run on other folds, a file that cannot be read, or nothing in it fits.
@@ -93,15 +87,13 @@ def load_initial_weights(model: nn.Module, source: str, project: Project, fold: 
         found[stem] = adapt_input_conv(wanted[stem].shape[1], found[stem])
     fitting = {name: value for name, value in found.items() if value.shape == wanted[name].shape}
     if not fitting:
-        raise UserError(
-            f"nothing in {where} fits the model: it holds {listed(given)}, and the model wants {listed(wanted)}; "
-            "choose the encoder these weights were made for, or other weights"
-        )
+        what = f"it holds {listed(given)}, and the model wants {listed(wanted)}"
+        raise UserError(f"nothing in {where} fits the model: {what}; choose the encoder they were made for")
     model.load_state_dict(fitting, strict=False)
     print(f"weights: {len(fitting)} of {len(wanted)} tensors of the model are from {where}")
-    others = {name: (tuple(value.shape), tuple(wanted[name].shape)) for name, value in found.items()}
+    shapes = {name: f"{tuple(value.shape)} for {tuple(wanted[name].shape)}" for name, value in found.items()}
     left = {
-        "of another shape": [f"{name} {old} for {new}" for name, (old, new) in others.items() if name not in fitting],
+        "of another shape": [f"{name} {both}" for name, both in shapes.items() if name not in fitting],
         "not in the file": [name for name in wanted if name not in found],
         "not in the model": [old for name, old in names.items() if name not in state],
     }
@@ -111,25 +103,19 @@ def load_initial_weights(model: nn.Module, source: str, project: Project, fold: 
 
 
 def run_weights(source: str, project: Project, fold: str, folds_hash: str) -> Path:
-    """The best weights of `run:NAME` for the fold that trains, or of the fold that `run:NAME/FOLD` names.
-
-    The same fold of a run on the same folds has not been trained on the rows that are held out now. A named fold may
-    have been: that is printed.
-    """
+    """The best weights of `run:NAME` for the fold that trains, or of the fold that `run:NAME/FOLD` names: these may
+    have been trained on the rows that are held out now, which is printed."""
     name, _, asked = source.removeprefix(RUN).partition("/")
     folder, source_fold = project.require_run(name), asked or fold
     same_folds = read_json(folder / "run.json").get("folds") == folds_hash
     if not asked and not same_folds:
-        raise UserError(
-            f"model.weights: the run '{name}' was trained on other folds, so its weights may know the rows that are "
-            f"held out now; name one of its folds to take them all the same: run:{name}/full or run:{name}/3"
-        )
+        remedy = f"name one of its folds to take its weights all the same: run:{name}/full or run:{name}/3"
+        raise UserError(f"model.weights: the run '{name}' was trained on other folds, and would leak; {remedy}")
     weights = folder / f"fold_{source_fold}" / BEST
     if not weights.is_file():
-        raise UserError(
-            f"model.weights: fold {source_fold} of the run '{name}' is not trained to the end (finished: "
-            f"{listed(finished_folds(folder), 9) or 'none'}); run scripts/train.py {name} --fold {source_fold}"
-        )
+        what = f"fold {source_fold} of the run '{name}' is not trained to the end"
+        there = listed(finished_folds(folder), 9) or "none"
+        raise UserError(f"model.weights: {what} (finished: {there}); scripts/train.py {name} --fold {source_fold}")
     if fold != "full" and not (same_folds and source_fold == fold):
         what = f"{source} may have been trained on rows that fold {fold} holds out"
         print(f"warning: {what}: scores on them will be too good")
@@ -144,9 +130,8 @@ def read_weights(path: Path, where: str) -> dict[str, Tensor]:
         found = dict(load_state_dict(str(path), device="cpu", weights_only=True))
     except Exception as error:  # a damaged file fails in as many ways as there are bytes
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-        raise UserError(
-            f"model.weights: cannot read {where} as weights ({reason}); save its state dict alone as safetensors"
-        ) from error
+        remedy = "save its state dict alone as safetensors"
+        raise UserError(f"model.weights: cannot read {where} as weights ({reason}); {remedy}") from error
     tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)}
     if not tensors:
         raise UserError(f"model.weights: {where} holds no tensors by name ({listed(found)}); save a state dict")
@@ -154,10 +139,8 @@ def read_weights(path: Path, where: str) -> dict[str, Tensor]:
 
 
 def best_names(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, str]:
-    """Name in the model -> name in the file, as it fits most tensors; the fewest changes win a tie.
-
-    A prefix that half of the names share is taken off, and the encoder's place in our model put before.
-    """
+    """Name in the model -> name in the file, as it fits most tensors, the fewest changes first: without a prefix that
+    half of the names share, and with the encoder's place in our model before them."""
     parts = [name.split(".") for name in given]
     shared = Counter(".".join(each[:count]) + "." for each in parts for count in range(1, len(each)))
     prefixes = ["", *(prefix for prefix, count in shared.items() if 2 * count >= len(given))]

@@ -32,8 +32,6 @@ Answers = Callable[[Competition, Path], pd.DataFrame | None]  # (competition, da
 def submit(project: Project, name: str, answers: Answers = lambda competition, data: None) -> Path:
     """Build the submission of an experiment from its test predictions, check it, and write `submissions/<name>.csv`.
 
-    What formed the weights comes from the run's snapshot, all else is today's (`run_competition`).
-
     Args:
         answers: gives the truth of the test rows where it is known, which scores the submission.
 
@@ -50,8 +48,7 @@ def submit(project: Project, name: str, answers: Answers = lambda competition, d
         sample, rules, expected = _form(task, data, predictions)
         filled = fill(expected, task.competition.submission(sample, predictions, task.heads), rules.keys)
         problems = check(filled, expected, rules)
-        _report(f"submission of '{name}'", rules, problems, f"{len(filled)} rows")
-        _refuse(problems, f"the submission of '{name}' is not written")
+        _report(f"submission of '{name}'", rules, problems, len(filled), f"the submission of '{name}' is not written")
         path = write_submission(project, name, filled)
         _print_shares(run, predictions, task)
         known = answers(task.competition, data)
@@ -70,20 +67,15 @@ def submit(project: Project, name: str, answers: Answers = lambda competition, d
 
 
 def check_file(project: Project, name: str | None, path: Path, competition: Competition) -> None:
-    """Check any csv against the sample and print what is wrong with it.
+    """Check any csv against the sample and print what is wrong with it; a `UserError` where it does not pass.
 
-    The classes come from the run `name` where there is one, else from `folds/classes.json`; without either, the
-    sample's own values say what is expected.
-
-    Raises:
-        UserError: there is no data, no such file, or the file does not pass.
+    The classes come from the run `name` where there is one, else from `folds/classes.json`, else from the data.
     """
     data = project.require_data()
     with _task(project, name, competition) as task:
         _, rules, expected = _form(task, data)
         problems = check(path, expected, rules)
-    _report(f"check of {path}", rules, problems, f"{len(expected)} rows expected")
-    _refuse(problems, f"{path} would be refused")
+    _report(f"check of {path}", rules, problems, len(expected), f"{path} would be refused")
     print(f"{path} passes")
 
 
@@ -118,20 +110,17 @@ def _task(project: Project, name: str | None, competition: Competition) -> Itera
 def _score(
     rows: pd.DataFrame, task: Task, metric: Metric, rules: Rules, table: pd.DataFrame, predictions: pd.DataFrame
 ) -> float:
-    """The score of a submission on the truth of its rows.
-
-    What stands in the table is scored. Where it does not say what the metric needs (labels only, and the metric wants
-    probabilities), the predictions it was made from are.
-    """
+    """The score of a submission on the truth of its rows; where it does not say what the metric needs (labels only,
+    and the metric wants probabilities), that of the predictions it was made from."""
     read = task.submission.read(table.set_index(rules.id_column), rules, metric)
     scored, truth = predictions if read is None else read, task.predictions.truth(rows)
     truth = truth[truth.index.isin(scored.index)]
     return float(metric.function(truth, scored.loc[truth.index], task.heads))
 
 
-def _report(title: str, rules: Rules, problems: Sequence[Problem], rows: str) -> None:
-    """Print what was checked and all that is wrong."""
-    notes = {"columns": listed(rules.described(), 3) or "as in the sample", "ids": rows}
+def _report(title: str, rules: Rules, problems: Sequence[Problem], rows: int, refusal: str) -> None:
+    """Print what was checked and all that is wrong; a `UserError` where that is more than warnings."""
+    notes = {"columns": listed(rules.described(), 3) or "as in the sample", "ids": f"{rows} rows"}
     unread = any(problem.kind == UNREADABLE for problem in problems)
     groups = {kind: name for name, kinds in CHECKS.items() for kind in kinds}
     lines = []
@@ -145,13 +134,10 @@ def _report(title: str, rules: Rules, problems: Sequence[Problem], rows: str) ->
         print(f"note: {note}")
     for problem in problems:
         print(f"{'warning, ' if problem.warning else ''}{problem}")
-
-
-def _refuse(problems: Sequence[Problem], what: str) -> None:
-    serious = [problem for problem in problems if not problem.warning]
-    if serious:
-        more = f" (and {len(serious) - 1} more, listed above)" if len(serious) > 1 else ""
-        raise UserError(f"{what}: {serious[0]}{more}")
+    wrong = [problem for problem in problems if not problem.warning]
+    if wrong:
+        more = f" (and {len(wrong) - 1} more, listed above)" if len(wrong) > 1 else ""
+        raise UserError(f"{refusal}: {wrong[0]}{more}")
 
 
 def _print_shares(run: Path, predictions: pd.DataFrame, task: Task) -> None:
