@@ -21,17 +21,11 @@ class Problem:
 
 @dataclass(frozen=True)
 class Keys:
-    """What names a row of a submission.
-
-    Attributes:
-        columns: the id's first, then what else is needed.
-        repeats: a key may stand in several rows, as many as there are things to say.
-        rows: ids of what is predicted -> the rows they should have, of key columns alone; none: one row for each id.
-    """
+    """What names a row of a submission: the id's column first, then others that are needed."""
 
     columns: tuple[str, ...]
-    repeats: bool = False
-    rows: Callable[[pd.Series], pd.DataFrame] | None = None
+    repeats: bool = False  # a key may stand in several rows, as many as there are things to say
+    rows: Callable[[pd.Series], pd.DataFrame] | None = None  # those of given ids, key columns alone; none: one for each
 
     def texts(self, table: pd.DataFrame) -> pd.Series:
         """The key of each row as one text."""

@@ -6,7 +6,7 @@ Or one row per image and head, whose ids end in the name of the head. What each 
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,14 +21,10 @@ from toolkit.errors import UserError, listed, nearest
 
 
 def columns_of(sample: pd.DataFrame, id_column: str, heads: Sequence[Head], metric: Metric) -> tuple[Column, ...]:
-    """What each column of the sample (all text) but the id's holds, and shows. With a row for each image and head, what
-    its one column holds in the rows of each head.
+    """What each column of the sample (all text) but the id's holds, and shows; with a row for each image and head, what
+    its one column holds in the rows of each head. A `UserError` where the columns are of no known kind.
 
-    A sample may ask for fewer classes, and for fewer heads, than were trained. With several heads, the column of a
-    class is called `head_class` or `head:class`, or like the class where only one head has it.
-
-    Raises:
-        UserError: the columns are of no known kind; they are named.
+    A sample may ask for fewer classes and heads than were trained.
     """
 
     def column(name: str, head: Head, of: str | None, cells: pd.Series) -> Column:
@@ -58,7 +54,8 @@ def columns_of(sample: pd.DataFrame, id_column: str, heads: Sequence[Head], metr
 
 
 def _class_columns(heads: Sequence[Head]) -> dict[str, tuple[Head, str]]:
-    """Every name under which a sample may ask for the probability of a class."""
+    """Every name under which a sample may ask for the probability of a class: `head_class` or `head:class`, or like the
+    class where only one head has it."""
     predicted = {column for head in heads for column in kind_of(head).columns.names}
     pairs = [(head, name) for head in heads for name in head.classes if f"{head.name}:{name}" in predicted]
     names = [name for _, name in pairs]
@@ -80,11 +77,7 @@ def submission_table(
     sample: pd.DataFrame, predictions: pd.DataFrame, heads: Sequence[Head], metric: Metric, id_column: str
 ) -> pd.DataFrame:
     """The sample's columns, one row per row of `predictions`, or per row and head: ids and labels as text, numbers as
-    float64.
-
-    Raises:
-        UserError: the sample's columns are not recognised, or the predictions lack a column.
-    """
+    float64. A `UserError` where the columns are not recognised, or the predictions lack one."""
     id_column = sample_id_column(list(sample.columns), id_column)
     columns = columns_of(sample, id_column, heads, metric)
     filled: dict[str, dict[str, np.ndarray]] = {}
@@ -117,10 +110,7 @@ def _is_by_row(columns: Sequence[Column]) -> bool:
 
 
 def as_predictions(table: pd.DataFrame, columns: Sequence[Column], heads: Sequence[Head]) -> pd.DataFrame | None:
-    """A submission, indexed by id, as a table of predictions: the way back from `submission_table`.
-
-    None when the submission does not tell everything of every head.
-    """
+    """A submission, indexed by id, as a table of predictions; none when it does not tell everything of every head."""
     parts: list[pd.DataFrame] = []
     for head in heads:
         own = kind_of(head).columns
@@ -145,14 +135,11 @@ def submission_rules(sample: pd.DataFrame, heads: Sequence[Head], metric: Metric
 
 @dataclass(frozen=True)
 class SubmissionRules:
-    """The rules of one competition's submission.
+    """The rules of one competition's submission for the grader of a metric.
 
     Attributes:
-        id_column: the sample's id column; ids are not judged here.
         columns: as `columns_of` says; empty when that is not known.
-        metric: graders of different metrics refuse different things.
-        first: the head whose kind judges numbers of an unknown format.
-        numeric: columns that hold numbers in the sample; they stand in where `columns` is empty.
+        first, numeric: then this head's kind judges those columns that hold numbers in the sample.
     """
 
     id_column: str
@@ -186,12 +173,17 @@ class SubmissionRules:
 
     def problems(self, table: pd.DataFrame) -> list[Problem]:
         """What is wrong with the values of `table` (all text; columns may be missing); ids are judged elsewhere."""
+        rows = heads_of_rows(table[self.id_column], _heads(self.columns)) if self.id_column in table else None
+        if self.by_row and rows is None:
+            return []
+        judged = [(column.name, column, column.head) for column in self.columns if column.name in table]
+        unknown = [] if self.columns else [name for name in table.columns if name != self.id_column]
         found: list[Problem] = []
-        for name, column, values in self._judged(table):
+        for name, column, head in [*judged, *((name, None, self.first) for name in unknown)]:
+            values = table[name][rows["head"] == head.name] if rows is not None and self.by_row else table[name]
             if column is None and name not in self.numeric:
                 found += judge(name, values, blank(values))
             else:
-                head = self.first if column is None else column.head
                 found += kind_of(head).columns.cell_problems(name, values, column, self.metric)
         if found or self.by_row:
             return found
@@ -200,14 +192,3 @@ class SubmissionRules:
             if not found and set(names) <= set(table.columns):
                 found += kind_of(head).columns.row_problems(table[names], self.metric)
         return found
-
-    def _judged(self, table: pd.DataFrame) -> Iterator[tuple[str, Column | None, pd.Series]]:
-        """The name of each column, what it holds as far as known, and its cells, of one head at a time."""
-        if not self.by_row:
-            known = {column.name: column for column in self.columns}
-            yield from ((name, known.get(name), table[name]) for name in table.columns if name != self.id_column)
-        elif {self.id_column, self.columns[0].name} <= set(table):
-            rows = heads_of_rows(table[self.id_column], _heads(self.columns))
-            if rows is not None:
-                of_head = [(column, rows["head"] == column.head.name) for column in self.columns]
-                yield from ((column.name, column, table[column.name][mask]) for column, mask in of_head)

@@ -29,13 +29,12 @@ def coordinate_ascent(
     candidates: Sequence[np.ndarray],
     rounds: int = ROUNDS,
 ) -> tuple[float, ...]:
-    """Thresholds, one changed at a time, that `score` finds best.
+    """Thresholds, one changed at a time, that `score` finds best (greater is better, NaN the worst).
 
     Args:
-        score: greater is better; NaN is worse than any number.
         start: where nothing is better, these stay.
-        candidates: values to try, an array for each threshold. Of those that score the same, the middle one is taken:
-            it is the furthest from where the score falls.
+        candidates: an array for each threshold. Of those that score the same, the middle one is taken: it is the
+            furthest from where the score falls.
     """
     best = tuple(float(value) for value in start)
     reached = as_rank(score(best))

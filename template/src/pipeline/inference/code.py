@@ -9,7 +9,6 @@ import hashlib
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from importlib.util import resolve_name
 from pathlib import Path
 from typing import Any
@@ -21,22 +20,17 @@ WHOLE = ""
 REFERENCE = re.compile(rf"({PACKAGE}(?:\.\w+)*):(\w+)")  # "competition.losses:Focal"
 Scope = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 Name = tuple[str, str]  # (module without `competition.`, name in it; `WHOLE` for all of it)
-
-
-@dataclass(frozen=True)
-class Statement:
-    """One at the top of a module; without a name that it defines it counts wherever something of its module does."""
-
-    text: str
-    defines: frozenset[str] = frozenset()
-    uses: frozenset[Name] = frozenset()
+# (text, names that it defines, names that it uses); one that defines none counts wherever something of its module does
+Statement = tuple[str, set[str], set[Name]]
 
 
 class Code:
     """The modules of a package in a folder. One that is no Python counts as a whole."""
 
     def __init__(self, root: Path) -> None:
-        self.files = {_module(path.relative_to(root)): path for path in code_files(root) if path.suffix == ".py"}
+        paths = [(path.relative_to(root).with_suffix("").parts, path) for path in code_files(root)]
+        dotted = {".".join(parts): path for parts, path in paths if path.suffix == ".py"}
+        self.files = {re.sub(r"\.?__init__$", "", name): path for name, path in dotted.items()}
         self.modules = {name: self._statements(name, path) for name, path in self.files.items()}
 
     def parts(self) -> list[Name]:
@@ -64,18 +58,18 @@ class Code:
                 continue
             done.add(root)
             module, name = root
-            for number, statement in enumerate(self.modules.get(module, ())):
-                if name == WHOLE or name in statement.defines or not statement.defines:
+            for number, (_, defines, uses) in enumerate(self.modules.get(module, ())):
+                if name == WHOLE or name in defines or not defines:
                     found.setdefault(module, set()).add(number)
-                    todo += statement.uses
-        return {name: [self.modules[name][number].text for number in sorted(found[name])] for name in sorted(found)}
+                    todo += uses
+        return {name: [self.modules[name][number][0] for number in sorted(found[name])] for name in sorted(found)}
 
     def hash(self, roots: Iterable[Name]) -> str:
         """Of what these names reach."""
         return hashlib.sha256(repr(self.reached(roots)).encode()).hexdigest()[:16]
 
     def _statements(self, module: str, path: Path) -> list[Statement]:
-        """Those of a module; an import of several names is several."""
+        """Those at the top of a module; an import of several names is several."""
         source = path.read_bytes()
         try:
             tree = ast.parse(source, str(path))
@@ -84,22 +78,22 @@ class Code:
                     node.body = [each for each in node.body if not _is_text(each)]
             return [self._statement(module, node) for whole in tree.body for node in _divided(whole)]
         except (SyntaxError, ValueError, ImportError):  # the last: more dots than there are packages
-            return [Statement(repr(source))]
+            return [(repr(source), set(), set())]
 
     def _statement(self, module: str, node: ast.stmt) -> Statement:
-        defines, uses = set(), set()
-        for found in [node] if isinstance(node, Scope) else ast.walk(node):
+        defines, uses, inside = set[str](), set[Name](), list(ast.walk(node))
+        for found in inside:
+            if isinstance(found, ast.Name):
+                uses.add((module, found.id))
+            uses |= set(self._imported(module, found))
+        for found in [node] if isinstance(node, Scope) else inside:
             if isinstance(found, Scope):
                 defines.add(found.name)
             elif isinstance(found, ast.Name) and isinstance(found.ctx, ast.Store):
                 defines.add(found.id)
             elif isinstance(found, ast.alias):
                 defines.add(found.asname or found.name.partition(".")[0])
-        for found in ast.walk(node):
-            if isinstance(found, ast.Name):
-                uses.add((module, found.id))
-            uses |= set(self._imported(module, found))
-        return Statement(ast.dump(node), frozenset(defines), frozenset(uses))
+        return ast.dump(node), defines, uses
 
     def _imported(self, module: str, node: ast.AST) -> Iterator[Name]:
         """What an import, or a reference in a string, takes from modules of the package."""
@@ -135,13 +129,10 @@ def code_hash(function: Callable[..., Any]) -> str:
 
 def code_files(root: Path) -> list[Path]:
     """What belongs to a package; caches and hidden files do not."""
-    parts = {path: path.relative_to(root).parts for path in root.rglob("*") if path.is_file()}
-    return [path for path, names in parts.items() if not any(n == "__pycache__" or n.startswith(".") for n in names)]
-
-
-def _module(path: Path) -> str:
-    parts = path.with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+    skipped = re.compile(r"(^|/)(\.|__pycache__/)")
+    return [
+        path for path in root.rglob("*") if path.is_file() and not skipped.search(path.relative_to(root).as_posix())
+    ]
 
 
 def _divided(node: ast.stmt) -> list[ast.stmt]:

@@ -48,29 +48,19 @@ class Evaluation:
     tuned: Tuned | None = None
 
     @property
-    def metric(self) -> str:
-        """The leaderboard's metric."""
-        return self.metrics[0].name
-
-    @property
     def constant(self) -> dict[str, float]:
-        """The best of `constants` in that metric."""
-        up = self.metrics[0].greater_is_better
-        return max(self.constants.values(), key=lambda scores: rank(scores[self.metric], 0, up))
-
-    @property
-    def decided(self) -> float:
-        """The mean over the folds in the leaderboard's metric, at the thresholds that submissions are decided by."""
-        folds = self.tuned.folds if self.tuned is not None and self.tuned.helps else self.folds
-        return over(folds.values())[self.metric]
+        """The best of `constants` in the leaderboard's metric."""
+        first = self.metrics[0]
+        return max(self.constants.values(), key=lambda scores: rank(scores[first.name], 0, first.greater_is_better))
 
     def as_json(self) -> dict[str, object]:
         """What `cv.json` holds."""
-        mean = over(self.folds.values())[self.metric]
-        found = {"metric": self.metric, "score": self.overall.get(self.metric, mean), "mean": mean}
-        found |= {"std": over(self.folds.values(), np.std)[self.metric], "rows": len(self.predictions)}
-        found |= {"overall": self.overall, "folds": self.folds, "constant": self.constant}
-        if (tuned := self.tuned) is not None:
+        name, folds, tuned = self.metrics[0].name, self.folds.values(), self.tuned
+        mean = over(folds)[name]
+        found = {"metric": name, "score": self.overall.get(name, mean), "mean": mean, "std": over(folds, np.std)[name]}
+        found |= {"rows": len(self.predictions), "overall": self.overall, "folds": self.folds}
+        found["constant"] = self.constant
+        if tuned is not None:
             used = {"used": tuned.helps, "gain": tuned.gain, "folds": tuned.folds}
             found["tuned"] = used | tuned.thresholds()
         return found
@@ -84,11 +74,7 @@ def over(folds: Iterable[dict[str, float]], function: Callable[..., np.floating]
 
 
 def read_oof(run: Path, folds: Sequence[str]) -> pd.DataFrame:
-    """Out-of-fold predictions of some folds, indexed by id, with the column `fold`.
-
-    Raises:
-        UserError: a fold has none yet.
-    """
+    """Out-of-fold predictions of some folds, indexed by id, with the column `fold`."""
     paths = {fold: run / f"fold_{fold}" / "oof.parquet" for fold in folds}
     for fold, path in paths.items():
         if not path.is_file():
@@ -121,9 +107,8 @@ def constant_scores(task: Task, rows: pd.DataFrame, folds: Sequence[str]) -> dic
 
 
 def evaluate(run: TrainedRun, rows: pd.DataFrame, folds: Sequence[str]) -> Evaluation:
-    """Score the out-of-fold predictions of `folds` against the labelled `rows` (with their `fold`).
-
-    Where nothing of the predictions was stored, the scores are those that the folds had when they were trained.
+    """Score the out-of-fold predictions of `folds` against the labelled `rows` (with their `fold`); where nothing of
+    them was stored, the scores are those of the training.
 
     Raises:
         UserError: a row was predicted twice, or not at all, or is none of these folds' rows.
@@ -137,10 +122,8 @@ def evaluate(run: TrainedRun, rows: pd.DataFrame, folds: Sequence[str]) -> Evalu
     }
     for fault, ids in faults.items():
         if len(ids):
-            raise UserError(
-                f"out-of-fold rows of '{name}': {len(ids)} {fault} ({listed(ids)}); "
-                f"train the folds again: scripts/train.py {name} --fold all --restart"
-            )
+            remedy = f"train the folds again: scripts/train.py {name} --fold all --restart"
+            raise UserError(f"out-of-fold rows of '{name}': {len(ids)} {fault} ({listed(ids)}); {remedy}")
     fold_of, predictions = oof[ROW_FOLD].astype(str), oof.drop(columns=ROW_FOLD)
     truth, metrics = run.task.predictions.truth(expected).loc[predictions.index], run.task.competition.metrics()
     heads, constants = run.task.heads, constant_scores(run.task, rows, folds)
@@ -172,10 +155,8 @@ def evaluate_run(project: Project, competition: Competition, folder: Path, data:
     rows = with_earlier(project, run.experiment.inputs, stage.train_rows(data), HELD_OUT)
     table_of_folds = load_folds(project, run.experiment.folds, rows, stage.settings)
     if table_of_folds.hash != read_json(folder / "run.json")["folds"]:
-        raise UserError(
-            f"folds/{run.experiment.folds}.csv is not the one '{folder.name}' was trained with; restore it from git, "
-            f"or train again: scripts/train.py {folder.name} --restart"
-        )
+        what = f"folds/{run.experiment.folds}.csv is not the one '{folder.name}' was trained with"
+        raise UserError(f"{what}; restore it, or train again: scripts/train.py {folder.name} --restart")
     folds = run.choose_folds(fold, held_out=True)
     for metric in stage.metrics():
         metric.check_heads(run.task.heads)
@@ -205,30 +186,28 @@ def print_scores(project: Project, folder: Path, found: Evaluation, written: boo
 
     The line `tuned` is a mean as well, each fold scored with thresholds from the others.
     """
-    names, tuned, name = [metric.name for metric in found.metrics], found.tuned, folder.name
+    names, tuned, run = [metric.name for metric in found.metrics], found.tuned, folder.name
+    metric = names[0]
     lines = {f"fold {fold}": scores for fold, scores in found.folds.items()}
     if len(lines) > 1:
         lines |= {"mean": over(found.folds.values()), "spread": over(found.folds.values(), np.std)}
     lines |= {} if tuned is None else {"tuned": over(tuned.folds.values())}
     rows = [(label, *[scores[each] for each in names]) for label, scores in (lines | found.constants).items()]
     footer = ("all rows", *[found.overall[each] for each in names]) if found.overall else ()
-    table(f"{name}: {found.metric} out of fold", ("", *names), rows, footer=footer)
-    constant = found.constant[found.metric]
-    if found.metrics[0].better(constant, found.decided):
-        print(
-            f"note: what looks at no image scores {constant:.4f} in {found.metric}, and '{name}' "
-            f"{found.decided:.4f}: it has learnt nothing that this metric rewards"
-        )
+    table(f"{run}: {metric} out of fold", ("", *names), rows, footer=footer)
+    constant, decided = found.constant[metric], tuned.folds if tuned is not None and tuned.helps else found.folds
+    score = over(decided.values())[metric]
+    if found.metrics[0].better(constant, score):
+        what = f"what looks at no image scores {constant:.4f} in {metric}, and '{run}' {score:.4f}"
+        print(f"note: {what}: it has learnt nothing that this metric rewards")
     if not found.overall:
-        print(
-            f"these are the scores of the training, since '{name}' kept no out-of-fold predictions "
-            "(task.params.store: none): no thresholds are tuned, and no pictures drawn; `masks` keeps enough to score"
-        )
+        what = f"these are the scores of the training, since '{run}' kept no out-of-fold predictions"
+        print(f"{what} (task.params.store: none): no thresholds, no pictures; `masks` keeps enough to score")
     elif written:
         if tuned is not None:
-            used = f"tuned ones gain {tuned.gain:.4f} in {found.metric}; submissions use "
-            unused = f"tuned ones gain nothing for certain ({tuned.gain:+.4f} in {found.metric}); the usual ones stay"
-            print(f"thresholds: {used + project.shown(folder / THRESHOLDS) if tuned.helps else unused}")
+            used = f"tuned ones gain {tuned.gain:.4f} in {metric}; submissions use {project.shown(folder / THRESHOLDS)}"
+            unused = f"tuned ones gain nothing for certain ({tuned.gain:+.4f} in {metric}); the usual ones stay"
+            print(f"thresholds: {used if tuned.helps else unused}")
         print(f"written: {project.shown(folder / HELD_OUT)}, {project.shown(folder / SCORES)}, figures/")
 
 

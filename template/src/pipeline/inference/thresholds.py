@@ -78,11 +78,8 @@ def metric_code(competition: Competition) -> str:
 
 
 def task_of_run(run: Path, competition: Competition) -> Task:
-    """The task of a run, which decides by the run's tuned thresholds where it has some.
-
-    Raises:
-        UserError: they do not fit the heads, or were tuned for another metric than today's.
-    """
+    """The task of a run, which decides by the run's tuned thresholds where it has some; a `UserError` where they do not
+    fit the heads, or were tuned for another metric than today's."""
     competition = competition.stage(read_yaml(run / "config.yaml").get("stage", ""))
     task = task_for(competition, competition.heads(read_json(run / CODE / CLASSES)))
     if not (run / FILE).is_file():

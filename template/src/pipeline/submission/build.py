@@ -17,25 +17,18 @@ PLACEHOLDERS = 10  # a code competition's sample has at most so many rows, with 
 
 
 def read_sample(settings: Settings, data: Path) -> pd.DataFrame:
-    """The sample submission, every cell as text, exactly as it stands in the file.
-
-    Raises:
-        UserError: it is missing, empty, not a csv file in UTF-8, or has one column only.
-    """
+    """The sample submission, every cell as text, exactly as it stands in the file; a `UserError` where it is missing,
+    empty, not a csv file in UTF-8, or has one column only."""
     path = data / settings.sample_submission
     sample = read_table(path).fillna("")
     if len(sample.columns) < 2:
-        raise UserError(
-            f"{path.name} has the single column '{sample.columns[0]}'; an id and at least one more are needed"
-        )
+        raise UserError(f"{path.name} has the single column '{sample.columns[0]}'; an id and one more are needed")
     return sample
 
 
 def expected_rows(sample: pd.DataFrame, ids: pd.Series, keys: Keys) -> pd.DataFrame:
-    """The sample with the rows that a submission must have, given the ids that are predicted.
-
-    That is the sample itself. Where it holds but a few placeholders that are none of the ids (a code competition),
-    their rows take its place, with empty cells. Without ids none are left: the sample gives the columns only.
+    """The rows that a submission must have: the sample, or where that holds but a few placeholders (a code
+    competition), the rows of the ids that are predicted, with empty cells; without ids none, the sample gives columns.
 
     Raises:
         UserError: two rows of the sample have the same key.
@@ -58,9 +51,8 @@ def expected_rows(sample: pd.DataFrame, ids: pd.Series, keys: Keys) -> pd.DataFr
 
 
 def fill(expected: pd.DataFrame, table: pd.DataFrame, keys: Keys) -> pd.DataFrame:
-    """Put the rows of `table` into the order of rows and columns that is expected, by key and never by position.
-
-    Rows for which nobody asks are left out.
+    """Put the rows of `table` into the order of rows and columns that is expected, by key and never by position; rows
+    for which nobody asks are left out.
 
     Raises:
         UserError: a column is missing or too many, a key stands twice, or one that is asked for is not there.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from pipeline.heads.cells import as_numbers
 from pipeline.submission.build import as_text, compare_ids
 from pipeline.submission_schema import Keys, Problem, Rules
 from toolkit.errors import UserError, listed, nearest
@@ -18,14 +19,9 @@ UNREADABLE = "unreadable"  # the kind of problem after which nothing else can be
 
 
 def check(source: Path | pd.DataFrame, expected: pd.DataFrame, rules: Rules) -> list[Problem]:
-    """Everything that is wrong with a submission, made here or elsewhere.
+    """Everything that is wrong with a submission: a csv file, or the table that is about to be written.
 
-    Args:
-        source: a csv file, or the table that is about to be written.
-        expected: what `expected_rows` gives, all text. With no rows, the columns alone are compared.
-
-    Raises:
-        UserError: there is no such file.
+    `expected` is what `expected_rows` gives, all text; with no rows, the columns alone are compared.
     """
     problems: list[Problem] = []
     table = read_submission(source, expected, problems) if isinstance(source, Path) else as_text(source)
@@ -57,26 +53,23 @@ def read_submission(path: Path, expected: pd.DataFrame, found: list[Problem]) ->
         cells = pd.read_csv(io.StringIO(text), sep=separator, header=None, dtype=str, na_filter=False)
     except UnicodeDecodeError as error:
         number = raw[: error.start].count(b"\n") + 1
-        found.append(Problem(UNREADABLE, f"line {number} is not text in UTF-8; write it with encoding='utf-8'"))
-        return None
+        fault = f"line {number} is not text in UTF-8; write it with encoding='utf-8'"
     except pd.errors.EmptyDataError:
-        found.append(Problem(UNREADABLE, f"it is empty; {len(expected) + 1} lines are expected"))
-        return None
+        fault = f"it is empty; {len(expected) + 1} lines are expected"
     except pd.errors.ParserError as error:
         what = str(error).rpartition("C error: ")[2].strip()
-        found.append(Problem(UNREADABLE, f"the rows have different numbers of cells ({what}); quote commas"))
-        return None
-    if separator != ",":
-        mark = "a tab" if separator == "\t" else f"'{separator}'"
-        found.append(Problem("file", f"cells are separated by {mark}; write commas: to_csv(sep=',')"))
-    header = [str(name) for name in cells.iloc[0]]
-    known = {name.strip().lower() for name in expected.columns} & {cell.strip().lower() for cell in header}
-    is_data = expected.isin(header).to_numpy().any() or pd.to_numeric(pd.Series(header), errors="coerce").notna().any()
-    if is_data and not known:
-        what = f"the header is missing: the first line is '{listed(header)}'; it should be '{listed(expected)}'"
-        found.append(Problem(UNREADABLE, what))
-        return None
-    return cells.iloc[1:].fillna("").reset_index(drop=True).set_axis(header, axis=1)
+        fault = f"the rows have different numbers of cells ({what}); quote commas"
+    else:
+        if separator != ",":
+            mark = "a tab" if separator == "\t" else f"'{separator}'"
+            found.append(Problem("file", f"cells are separated by {mark}; write commas: to_csv(sep=',')"))
+        header = pd.Series(cells.iloc[0], dtype=str)
+        is_known = header.str.strip().str.lower().isin(expected.columns.str.strip().str.lower()).any()
+        if is_known or not (expected.isin(list(header)).to_numpy().any() or as_numbers(header).notna().any()):
+            return cells.iloc[1:].reset_index(drop=True).set_axis(list(header), axis=1)
+        fault = f"the header is missing: the first line is '{listed(header)}'; it should be '{listed(expected)}'"
+    found.append(Problem(UNREADABLE, fault))
+    return None
 
 
 def column_problems(found: list[str], expected: list[str]) -> list[Problem]:
@@ -114,10 +107,8 @@ def key_problems(found: pd.DataFrame, expected: pd.DataFrame, keys: Keys) -> lis
 
 
 def id_problems(found: pd.Series, expected: pd.Series) -> list[Problem]:
-    """Ids that are misspelt, missing, too many, twice or blank; a warning when only their order differs.
-
-    With nothing expected (no local test rows), only blank ones and duplicates are found.
-    """
+    """Ids that are misspelt, missing, too many, twice or blank; a warning when only their order differs. With nothing
+    expected (no local test rows), only blank ones and duplicates are found."""
     blank, twice = found.str.strip() == "", found[found.duplicated()].unique()
     texts = [f"{blank.sum()} blank; every row needs one"] if blank.any() else []
     if len(twice):
