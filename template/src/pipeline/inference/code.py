@@ -25,7 +25,7 @@ Statement = tuple[str, set[str], set[Name]]
 
 
 class Code:
-    """The modules of a package in a folder. One that is no Python counts as a whole."""
+    """The modules of a package in a folder; one that is no Python counts as a whole."""
 
     def __init__(self, root: Path) -> None:
         paths = [(path.relative_to(root).with_suffix("").parts, path) for path in code_files(root)]

@@ -9,7 +9,7 @@ import pandas as pd
 
 from pipeline.competition import Competition, Metric, metric_values, rank
 from pipeline.data.folds import load_folds, split
-from pipeline.inference.predict import HELD_OUT, TrainedRun, with_earlier, write_predictions
+from pipeline.inference.predict import HELD_OUT, TrainedRun, expected_folds, with_earlier, write_predictions
 from pipeline.inference.snapshot import FINISHED, finished_folds
 from pipeline.inference.thresholds import FILE as THRESHOLDS
 from pipeline.inference.thresholds import METRIC_CODE, SCORES, Tuned, metric_code, task_of_run, tune, write_thresholds
@@ -29,23 +29,15 @@ DRAWN = 16  # suspects in the picture
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of an experiment.
-
-    Attributes:
-        folds: fold -> metric -> score on the rows it held out.
-        overall: metric -> score on all out-of-fold rows at once; empty where nothing of their predictions was stored.
-        constants: name -> metric -> score; see `constant_scores`.
-        truth, predictions: tables indexed by id, in the same order.
-        tuned: with thresholds that were tuned out of fold; none where nothing is decided by any.
-    """
+    """Scores of an experiment by metric, and what they are of: tables indexed by id, in the same order."""
 
     metrics: Sequence[Metric]
-    folds: dict[str, dict[str, float]]
-    overall: dict[str, float]
-    constants: dict[str, dict[str, float]]
+    folds: dict[str, dict[str, float]]  # by fold, on the rows it held out
+    overall: dict[str, float]  # on all out-of-fold rows at once; empty where none of their predictions were stored
+    constants: dict[str, dict[str, float]]  # by name, see `constant_scores`
     truth: pd.DataFrame
     predictions: pd.DataFrame
-    tuned: Tuned | None = None
+    tuned: Tuned | None = None  # with thresholds that were tuned out of fold; none where nothing is decided by any
 
     @property
     def constant(self) -> dict[str, float]:
@@ -143,11 +135,8 @@ def evaluate(run: TrainedRun, rows: pd.DataFrame, folds: Sequence[str]) -> Evalu
 
 
 def evaluate_run(project: Project, competition: Competition, folder: Path, data: Path, fold: str | None) -> None:
-    """Score a run, print the table, and write `oof.parquet`, `cv.json` and pictures into its folder.
-
-    Args:
-        fold: as in `TrainedRun.choose_folds`. Some of the folds do not replace what was written of more of them.
-    """
+    """Score a run's folds (`TrainedRun.choose_folds`), print the table, and write `oof.parquet`, `cv.json` and pictures
+    into its folder. Some of the folds do not replace what was written of more of them."""
     run = TrainedRun.open(folder, competition)
     if run.experiment.training.max_rows is not None:
         raise UserError(f"'{folder.name}' trained and held out a few rows only (training.max_rows): it has no score")
@@ -167,7 +156,7 @@ def evaluate_run(project: Project, competition: Competition, folder: Path, data:
         print_scores(project, folder, found, written=False)
         print(f"{project.shown(folder)}/{SCORES} holds more folds than these, and stays as it is")
         return
-    made_by = {"n_folds": len(run.expected_folds()), METRIC_CODE: metric_code(stage)}
+    made_by = {"n_folds": len(expected_folds(folder)), METRIC_CODE: metric_code(stage)}
     write_json(folder / SCORES, {**found.as_json(), **made_by})
     write_thresholds(folder, found.tuned)
     if found.overall:

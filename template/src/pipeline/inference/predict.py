@@ -33,7 +33,7 @@ FOLDS = "folds"  # of a table of predictions: an attribute
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run as prediction needs it: its config, its task, and how to make its models."""
+    """A run as prediction needs it."""
 
     folder: Path
     experiment: Experiment
@@ -50,10 +50,6 @@ class TrainedRun:
         task = task_for(competition, competition.heads(read_json(folder / CODE / CLASSES)))
         return cls(folder, experiment, task, Names(DATA_NAMES, task.NAMES, competition.all_names()))
 
-    def expected_folds(self) -> list[str]:
-        """Every fold of the fold file that the run was trained with."""
-        return [str(fold) for fold in range(read_json(self.folder / "run.json")["n_folds"])]
-
     def choose_folds(self, asked: str | None, held_out: bool = False) -> list[str]:
         """The folds to go by: those that are asked for (`0`, `0,2`, `all`, `full`), else all that are trained to the
         end, else the model that was trained on everything, unless what they `held_out` is needed. A line says which are
@@ -62,7 +58,7 @@ class TrainedRun:
         Raises:
             UserError: none is trained to the end, or one that is asked for is not.
         """
-        run, expected, finished = self.folder.name, self.expected_folds(), finished_folds(self.folder)
+        run, expected, finished = self.folder.name, expected_folds(self.folder), finished_folds(self.folder)
         known = expected if held_out else [*expected, "full"]
         folds = expected if asked in (None, "all") else fold_names(str(asked))
         unknown = next((name for name in folds if name not in known), None)
@@ -91,6 +87,11 @@ class TrainedRun:
             load_weights(model, (folder if config.seeds == 1 else seed_folder(folder, seed)) / BEST)
             models.append(model)
         return models
+
+
+def expected_folds(run: Path) -> list[str]:
+    """Every fold of the fold file that the run was trained with."""
+    return [str(fold) for fold in range(read_json(run / "run.json")["n_folds"])]
 
 
 def fold_names(asked: str) -> list[str]:
@@ -181,7 +182,7 @@ def with_earlier(project: Project, inputs: Mapping[str, str], rows: pd.DataFrame
     """
     for stage, name in inputs.items():
         folder, run = project.require_run(name), f"run {REMEDY[file]} {name}"
-        folds = [str(fold) for fold in range(read_json(folder / "run.json")["n_folds"])] if file == HELD_OUT else []
+        folds = expected_folds(folder) if file == HELD_OUT else []
         if len(folds) == 1:
             remedy = "train both stages on folds: scripts/make_folds.py --name OTHER, and `folds: OTHER`"
             raise UserError(f"stage '{stage}': '{name}' has one validation split only: its rows would leak; {remedy}")

@@ -9,7 +9,7 @@ import pandas as pd
 from pipeline.competition import Competition, Metric
 from pipeline.data.folds import class_order
 from pipeline.data.labels import labels_of
-from pipeline.inference.predict import FOLDS, HELD_OUT, TEST, read_predictions
+from pipeline.inference.predict import FOLDS, HELD_OUT, TEST, expected_folds, read_predictions
 from pipeline.inference.snapshot import CLASSES, CODE, run_competition
 from pipeline.inference.thresholds import task_of_run
 from pipeline.keys import ROW_ID, ROW_IMAGE
@@ -54,7 +54,7 @@ def submit(project: Project, name: str, answers: Answers = lambda competition, d
         known = answers(task.competition, data)
         score = None if known is None else _score(known, task, metric, rules, filled, predictions)
     folds = predictions.attrs.get(FOLDS, [])
-    if folds and folds != ["full"] and len(folds) < (count := read_json(run / "run.json")["n_folds"]):
+    if folds and folds != ["full"] and len(folds) < (count := len(expected_folds(run))):
         print(f"note: these are the predictions of fold {', '.join(folds)} alone, of {count}")
     made = {"file": project.shown(path), "rows": len(filled), "metric": metric.name, FOLDS: folds}
     write_json(run / SUBMITTED, made if score is None else {**made, "score": score})
