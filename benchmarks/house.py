@@ -2,12 +2,14 @@
 
 Counted in the default render: lines of its pipeline and toolkit, methods of the interfaces of a head and of a task, and
 the functions of its `src` that are entered between the ends of two ordinary batches, and from the logits of the test
-rows to the cells of the submission (its check aside), with the files they stand in.
+rows to the cells of the submission, with the files they stand in.
 """
 
+import importlib
 import inspect
 import sys
 import tempfile
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import CodeType, FrameType
@@ -91,32 +93,35 @@ def entered_by_prediction(project: Path) -> set[CodeType]:
             found.add(frame.f_code)
 
     with imported(project), ExitStack() as patches:
-        from pipeline.competition import Competition
         from pipeline.inference import predict
         from pipeline.inference.snapshot import run_competition
         from pipeline.project import Project
         from pipeline.submission import command
 
-        def on_the_way(owner: Any, name: str, before: bool, after: bool) -> None:
-            """Trace, or not, from when a function begins and from when it ends."""
+        def trace(owner: Any, name: str) -> None:
+            """Trace until a function ends, whatever calls it."""
             function = getattr(owner, name)
 
             def call(*args: Any, **kwargs: Any) -> Any:
-                sys.setprofile(note if before else None)
+                sys.setprofile(note)
                 try:
                     return function(*args, **kwargs)
                 finally:
-                    sys.setprofile(note if after else None)
+                    sys.setprofile(None)
 
             patches.enter_context(patch.object(owner, name, call))
 
-        outputs = predict.model_outputs
-        patches.enter_context(patch.object(predict, "model_outputs", lambda *args: list(outputs(*args))))
-        on_the_way(predict, "model_outputs", before=False, after=True)
-        on_the_way(predict, "write_predictions", before=True, after=False)
-        on_the_way(Competition, "submission", before=True, after=True)
-        on_the_way(command, "check", before=False, after=True)
-        on_the_way(command, "write_submission", before=True, after=False)
+        def outputs(*args: Any) -> Iterator[Any]:
+            made = list(model_outputs(*args))
+            sys.setprofile(note)
+            yield from made
+
+        model_outputs = predict.model_outputs
+        patches.enter_context(patch.object(predict, "model_outputs", outputs))
+        trace(predict, "write_predictions")
+        trace(importlib.import_module("competition.submission"), "submission")
+        trace(command, "fill")
+        trace(command, "write_submission")
         paths = Project.at(project)
         run = paths.require_run("house")
         with run_competition(run) as competition:
