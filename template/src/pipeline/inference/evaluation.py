@@ -12,7 +12,7 @@ from pipeline.data.folds import load_folds, split
 from pipeline.inference.predict import HELD_OUT, TrainedRun, expected_folds, with_earlier, write_predictions
 from pipeline.inference.snapshot import FINISHED, finished_folds
 from pipeline.inference.thresholds import FILE as THRESHOLDS
-from pipeline.inference.thresholds import METRIC_CODE, SCORES, Tuned, metric_code, task_of_run, tune, write_thresholds
+from pipeline.inference.thresholds import METRIC_CODE, SCORES, Tuned, metric_code, task_of_run, tune
 from pipeline.keys import ROW_FOLD, ROW_ID
 from pipeline.prediction_ids import by_prediction
 from pipeline.project import Project
@@ -158,7 +158,10 @@ def evaluate_run(project: Project, competition: Competition, folder: Path, data:
         return
     made_by = {"n_folds": len(expected_folds(folder)), METRIC_CODE: metric_code(stage)}
     write_json(folder / SCORES, {**found.as_json(), **made_by})
-    write_thresholds(folder, found.tuned)
+    if found.tuned is not None and found.tuned.helps:
+        write_json(folder / THRESHOLDS, found.tuned.thresholds())
+    else:
+        (folder / THRESHOLDS).unlink(missing_ok=True)
     if found.overall:
         write_predictions(folder / HELD_OUT, read_oof(folder, folds).drop(columns=ROW_FOLD))
         figures = task_of_run(folder, competition).figures.overview(found.truth, found.predictions)

@@ -13,7 +13,7 @@ from pipeline.inference.code import code_hash
 from pipeline.inference.snapshot import CLASSES, CODE
 from pipeline.tasks import Task, task_for, with_thresholds
 from toolkit.errors import UserError
-from toolkit.files import read_json, read_yaml, write_json
+from toolkit.files import read_json, read_yaml
 from toolkit.terminal import progress
 
 FILE = "thresholds.json"  # in a run's folder, where tuned thresholds are the better ones
@@ -62,14 +62,6 @@ def tune(
     gains = np.array([sign * (folds[fold][name] - usual[fold][name]) for fold in usual])
     helps = bool(gains.mean() > gains.std(ddof=1) / math.sqrt(len(gains)))
     return Tuned(tuner(np.ones(len(truth), bool)), folds, float(gains.mean()), helps)
-
-
-def write_thresholds(run: Path, tuned: Tuned | None) -> None:
-    """Write the thresholds that help; older ones go."""
-    if tuned is not None and tuned.helps:
-        write_json(run / FILE, tuned.thresholds())
-    else:
-        (run / FILE).unlink(missing_ok=True)
 
 
 def metric_code(competition: Competition) -> str:
