@@ -6,6 +6,7 @@ Or one row per image and head, whose ids end in the name of the head. What each 
 """
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,43 +25,34 @@ def columns_of(sample: pd.DataFrame, id_column: str, heads: Sequence[Head], metr
     """What each column of the sample (all text) but the id's holds, and shows; with a row for each image and head, what
     its one column holds in the rows of each head. A `UserError` where the columns are of no known kind.
 
-    A sample may ask for fewer classes and heads than were trained.
+    A sample may ask for fewer classes and heads than were trained. The column of a class is called `head_class` or
+    `head:class`, or like the class where only one head has it.
     """
-
-    def column(name: str, head: Head, of: str | None, cells: pd.Series) -> Column:
-        return Column(name, head, of, tuple(map(str, cells.dropna().unique())))
-
-    def of_head(name: str, head: Head, cells: pd.Series) -> Column:
-        return column(name, head, kind_of(head).columns.single_column(metric), cells)
-
     names = [name for name in sample.columns if name != id_column]
-    by_head, by_class = {head.name: head for head in heads}, _class_columns(heads)
-    found = {name: name if name in by_head or name in by_class else name.strip() for name in names}
-    if len(names) == 1 and (rows := heads_of_rows(sample[id_column], heads)) is not None:
-        cells = sample[names[0]]
-        return tuple(of_head(names[0], head, cells[rows["head"] == head.name]) for head in heads)
-    if names and all(found[name] in by_class for name in names):
-        return tuple(column(name, *by_class[found[name]], sample[name]) for name in names)
-    if names and all(found[name] in by_head for name in names):
-        return tuple(of_head(name, by_head[found[name]], sample[name]) for name in names)
-    if len(names) == 1 and len(heads) == 1:
-        return (of_head(names[0], heads[0], sample[names[0]]),)
-    strange = [name for name in names if found[name] not in by_class and found[name] not in by_head] or names
-    hint = nearest(strange[0], [*by_head, *(name for head in heads for name in head.classes)])
-    raise UserError(
-        f"the sample submission has the columns {listed(map(repr, strange), 5)}, neither a trained class nor a target "
-        f"column; {hint} (fill them in src/competition/submission.py)"
-    )
-
-
-def _class_columns(heads: Sequence[Head]) -> dict[str, tuple[Head, str]]:
-    """Every name under which a sample may ask for the probability of a class: `head_class` or `head:class`, or like the
-    class where only one head has it."""
-    predicted = {column for head in heads for column in kind_of(head).columns.names}
+    by_head = {head.name: (head, kind_of(head).columns.single_column(metric)) for head in heads}
+    predicted = {name for head in heads for name in kind_of(head).columns.names}
     pairs = [(head, name) for head in heads for name in head.classes if f"{head.name}:{name}" in predicted]
-    names = [name for _, name in pairs]
-    known = {f"{head.name}{mark}{name}": (head, name) for head, name in pairs for mark in ":_"}
-    return known | {name: (head, name) for head, name in pairs if names.count(name) == 1}
+    counts = Counter(name for _, name in pairs)
+    by_class = {f"{head.name}{mark}{name}": (head, name) for head, name in pairs for mark in ":_"}
+    by_class |= {name: (head, name) for head, name in pairs if counts[name] == 1}
+    found = [name if name in by_head or name in by_class else name.strip() for name in names]
+    cells = [sample[name] for name in names]
+    if len(names) == 1 and len(heads) > 1 and (rows := heads_of_rows(sample[id_column], heads)) is not None:
+        holds, names = list(by_head.values()), names * len(heads)
+        cells = [cells[0][rows["head"] == head.name] for head in heads]
+    elif names and by_class.keys() >= set(found):
+        holds = [by_class[name] for name in found]
+    elif names and by_head.keys() >= set(found):
+        holds = [by_head[name] for name in found]
+    elif len(names) == 1 and len(heads) == 1:
+        holds = list(by_head.values())
+    else:
+        strange = [name for name in found if name not in by_class and name not in by_head] or names
+        what = f"the columns {listed(map(repr, strange), 5)}, neither a trained class nor a target column"
+        hint = nearest(strange[0], [*by_head, *counts])
+        raise UserError(f"the sample submission has {what}; {hint} (fill them in src/competition/submission.py)")
+    values = [tuple(map(str, each.dropna().unique())) for each in cells]
+    return tuple(Column(name, *of, shown) for name, of, shown in zip(names, holds, values, strict=True))
 
 
 def heads_of_rows(ids: pd.Series, heads: Sequence[Head]) -> pd.DataFrame | None:

@@ -124,6 +124,7 @@ def predict_rows(
     """
     models = [task.predictor(model, experiment, names) for model in models]
     decoders: list[Decoder] = [task.decoder(experiment, names) for _ in models]
+    finish = task.finisher(experiment, names)
     if gallery is not None and len(rows):
         images = task.dataset(gallery, root, experiment, names, "test", reader)
         passes = model_outputs(task, models, images, experiment, f"{label}, gallery")
@@ -134,8 +135,7 @@ def predict_rows(
         found = [decode(batch, each) for decode, each in zip(decoders, outputs, strict=True)]
         if len(found[0]):
             parts.append(task.predictions.average(found))
-    predictions = pd.concat(parts) if parts else task.predictions.empty()
-    return task.finisher(experiment, names)(rows, predictions)
+    return finish(rows, pd.concat(parts) if parts else task.predictions.empty())
 
 
 def model_outputs(

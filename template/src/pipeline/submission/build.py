@@ -6,7 +6,6 @@ import pandas as pd
 
 from pipeline.data.spellings import loose_id
 from pipeline.data.tables import read_table
-from pipeline.project import Project
 from pipeline.settings import Settings
 from pipeline.submission_schema import Keys
 from toolkit.errors import UserError, listed
@@ -90,24 +89,22 @@ def compare_ids(found: pd.Series, expected: pd.Series) -> tuple[str, list[str], 
         if (other := wanted.pop(loose_id(text), None)) is not None:
             pairs.append(f"{text!r} for {other!r}")
             del extra[text], missing[other]
-    said = f"{len(pairs)} spelled otherwise ({listed(pairs)}); write them as the sample does, read as text: dtype=str"
-    return said if pairs else "", list(missing), list(extra)
+    remedy = "write them as the sample does, read as text: dtype=str"
+    said = f"{len(pairs)} spelled otherwise ({listed(pairs)}); {remedy}" if pairs else ""
+    return said, list(missing), list(extra)
 
 
 def as_text(table: pd.DataFrame) -> pd.DataFrame:
     """Every cell as it will stand in the file. Floats keep nine significant digits: enough to read a float32 back
     exactly, and for a row of probabilities to sum to 1 as closely as before; NaN is an empty cell."""
-
-    def cells(values: pd.Series) -> pd.Series:
+    found = table.copy()
+    for name, values in table.items():
         text = values.map("{:.9g}".format) if pd.api.types.is_float_dtype(values) else values.astype(str)
-        return text.where(values.notna(), "").astype("str")
+        found[name] = text.where(values.notna(), "").astype("str")
+    return found
 
-    return table.apply(cells)
 
-
-def write_submission(project: Project, name: str, table: pd.DataFrame) -> Path:
-    """Write `submissions/<name>.csv` atomically, in UTF-8, with Unix line ends; returns its path."""
-    path = project.submissions / f"{name}.csv"
+def write_submission(path: Path, table: pd.DataFrame) -> None:
+    """Write the csv atomically, in UTF-8, with Unix line ends."""
     with atomic(path) as temporary:
         as_text(table).to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8")
-    return path

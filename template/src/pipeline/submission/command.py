@@ -49,7 +49,8 @@ def submit(project: Project, name: str, answers: Answers = lambda competition, d
         filled = fill(expected, task.competition.submission(sample, predictions, task.heads), rules.keys)
         problems = check(filled, expected, rules)
         _report(f"submission of '{name}'", rules, problems, len(filled), f"the submission of '{name}' is not written")
-        path = write_submission(project, name, filled)
+        path = project.submissions / f"{name}.csv"
+        write_submission(path, filled)
         _print_shares(run, predictions, task)
         known = answers(task.competition, data)
         score = None if known is None else _score(known, task, metric, rules, filled, predictions)
