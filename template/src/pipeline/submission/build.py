@@ -84,14 +84,18 @@ def compare_ids(found: pd.Series, expected: pd.Series) -> tuple[str, list[str], 
     """What is said of ids that differ in their spelling only, ids that are missing, and those that are too many."""
     missing = dict.fromkeys(expected[~expected.isin(found)])
     extra = dict.fromkeys(found[~found.isin(expected)])
-    wanted, pairs = {loose_id(text): text for text in missing}, []
+    wanted, pairs = {_loose(text): text for text in missing}, []
     for text in list(extra):
-        if (other := wanted.pop(loose_id(text), None)) is not None:
+        if (other := wanted.pop(_loose(text), None)) is not None:
             pairs.append(f"{text!r} for {other!r}")
             del extra[text], missing[other]
     remedy = "write them as the sample does, read as text: dtype=str"
     said = f"{len(pairs)} spelled otherwise ({listed(pairs)}); {remedy}" if pairs else ""
     return said, list(missing), list(extra)
+
+
+def _loose(key: str) -> tuple[str, ...]:
+    return tuple(map(loose_id, key.split(" / ")))  # each column by itself, see `Keys.texts`
 
 
 def as_text(table: pd.DataFrame) -> pd.DataFrame:
