@@ -82,13 +82,11 @@ def submission_table(
     if not _is_by_row(columns):
         values = {name: value for of_head in filled.values() for name, value in of_head.items()}
         return pd.DataFrame({id_column: predictions.index.to_numpy(), **values})[list(sample.columns)]
-    rows = heads_of_rows(sample[id_column], heads)
-    assert rows is not None
-    parts = [
-        pd.DataFrame({id_column: predictions.index.astype(str) + mark + name, columns[0].name: values.astype(object)})
-        for mark, name in rows.drop_duplicates().itertuples(index=False)
-        for values in filled[name].values()
-    ]
+    parts, rows = [], heads_of_rows(sample[id_column], heads)
+    for mark, head_name in [] if rows is None else rows.drop_duplicates().itertuples(index=False):
+        [(name, cells)] = filled[head_name].items()
+        ids = predictions.index.astype(str) + mark + head_name
+        parts.append(pd.DataFrame({id_column: ids, name: cells.astype(object)}))
     return pd.concat(parts, ignore_index=True)[list(sample.columns)]
 
 

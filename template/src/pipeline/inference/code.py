@@ -35,19 +35,17 @@ class Code:
 
     def parts(self) -> list[Name]:
         """What forms no weights, in this package and in those of its stages."""
-        ends = {name: name.rpartition(".")[2] for name in sorted(self.modules)}
-        return [(name, LIVE[end]) for name, end in ends.items() if end in LIVE]
+        return [(name, LIVE[end]) for name in sorted(self.modules) if (end := name.rpartition(".")[2]) in LIVE]
 
     def forms_weights(self) -> dict[str, list[str]]:
         """Module -> the statements that form weights."""
         parts = self.parts()
         of_parts = {module for module, _ in parts} | {*self.reached(parts)}
-        roots = [
-            (name, WHOLE)
-            for name in self.modules
-            if name.rpartition(".")[2] in FORMING or self._is_package(name) or name not in of_parts
-        ]
-        return self.reached([*roots, *((name, "train_rows") for name, part in parts if part == "test_rows")])
+        roots = [(name, "train_rows") for name, part in parts if part == "test_rows"]
+        for name in self.modules:
+            if name.rpartition(".")[2] in FORMING or self._is_package(name) or name not in of_parts:
+                roots.append((name, WHOLE))
+        return self.reached(roots)
 
     def reached(self, roots: Iterable[Name]) -> dict[str, list[str]]:
         """Module -> the statements that define these names, and all that those use, in their order."""
@@ -65,7 +63,6 @@ class Code:
         return {name: [self.modules[name][number][0] for number in sorted(found[name])] for name in sorted(found)}
 
     def hash(self, roots: Iterable[Name]) -> str:
-        """Of what these names reach."""
         return hashlib.sha256(repr(self.reached(roots)).encode()).hexdigest()[:16]
 
     def _statements(self, module: str, path: Path) -> list[Statement]:

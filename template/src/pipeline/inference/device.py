@@ -7,11 +7,8 @@ from toolkit.errors import UserError
 
 
 def choose_device(asked: str, number: int = 0) -> torch.device:
-    """The device for `machine.device`; `auto` takes a usable GPU where there is one: that `number` of this machine.
-
-    Raises:
-        UserError: a device was asked for that is not there, or that the installed torch has no kernels for.
-    """
+    """The device for `machine.device`, a GPU by its number; `auto` takes a usable one where there is one. A `UserError`
+    where the device is not there, or the installed torch has no kernels for it."""
     backend = {"cuda": torch.cuda, "mps": torch.backends.mps}.get(asked)
     if backend is not None and not backend.is_available():
         raise UserError(f"machine.device is {asked}, and torch finds none here; set machine.device=auto")

@@ -53,11 +53,7 @@ class TrainedRun:
     def choose_folds(self, asked: str | None, held_out: bool = False) -> list[str]:
         """The folds to go by: those that are asked for (`0`, `0,2`, `all`, `full`), else all that are trained to the
         end, else the model that was trained on everything, unless what they `held_out` is needed. A line says which are
-        missing.
-
-        Raises:
-            UserError: none is trained to the end, or one that is asked for is not.
-        """
+        missing, a `UserError` where all are, or one that is asked for."""
         run, expected, finished = self.folder.name, expected_folds(self.folder), finished_folds(self.folder)
         known = expected if held_out else [*expected, "full"]
         folds = expected if asked in (None, "all") else fold_names(str(asked))

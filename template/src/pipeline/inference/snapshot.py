@@ -69,7 +69,8 @@ def run_competition(run: Path) -> Iterator[Competition]:
     except Exception as error:  # somebody is editing it
         print(f"note: src/competition cannot be imported ({_reason(error)}); all is used as '{run.name}' has it")
         today = None
-    modules |= _modules()
+    modules |= _take_modules()
+    sys.modules.update(modules)
     with _importable(code, {}):
         competition: Competition = importlib.import_module(PACKAGE).competition
         if today is not None:
@@ -104,40 +105,30 @@ def _with_parts(today: Competition, modules: dict[str, ModuleType]) -> Competiti
 
 def _with_today(trained: Competition, today: Competition) -> Competition:
     """A run's competition and its stages with today's parts and settings that form no weights."""
-    settings = {name: getattr(today.settings, name) for name in LIVE_SETTINGS}
+    live = {name: getattr(today.settings, name) for name in LIVE_SETTINGS}
+    settings = trained.settings.model_copy(update=live)
     stages = {name: _with_today(stage, today.stages.get(name, stage)) for name, stage in trained.stages.items()}
-    return replace(
-        trained,
-        settings=trained.settings.model_copy(update=settings),
-        parts=today.parts,
-        stages=stages,
-        trained_with=trained.settings,
-    )
+    return replace(trained, settings=settings, parts=today.parts, stages=stages, trained_with=trained.settings)
 
 
 @contextmanager
 def _importable(source: Path, modules: dict[str, ModuleType]) -> Iterator[None]:
     """Inside, `competition` is the package in `source`, of which `modules` are imported; they grow."""
-    others = _modules()
-    _replace(others, modules)
+    others = _take_modules()
+    sys.modules.update(modules)
     sys.path.insert(0, str(source))
     importlib.invalidate_caches()
     try:
         yield
     finally:
         sys.path.remove(str(source))
-        modules |= _modules()
-        _replace(modules, others)
+        modules |= _take_modules()
+        sys.modules.update(others)
 
 
-def _modules() -> dict[str, ModuleType]:
-    return {name: module for name, module in sys.modules.items() if name.partition(".")[0] == PACKAGE}
-
-
-def _replace(before: dict[str, ModuleType], after: dict[str, ModuleType]) -> None:
-    for name in before:
-        sys.modules.pop(name, None)
-    sys.modules.update(after)
+def _take_modules() -> dict[str, ModuleType]:
+    names = [name for name in sys.modules if name.partition(".")[0] == PACKAGE]
+    return {name: sys.modules.pop(name) for name in names}
 
 
 def _print_newer(run: Path, competition: Competition, package: Path) -> None:

@@ -33,11 +33,7 @@ def save_weights(model: nn.Module, path: Path, metadata: dict[str, str]) -> None
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Load weights into a model of the same architecture.
-
-    Raises:
-        UserError: the file is missing, damaged, or made for another model.
-    """
+    """Load weights; a `UserError` where the file is missing, damaged, or made for another model."""
     if not path.is_file():
         raise UserError(f"there are no weights at {path}; train this fold first")
     damaged = f"{path} is damaged; remove the fold's folder and train it again"
@@ -63,11 +59,10 @@ def checksum(model: nn.Module) -> str:
 
 
 def load_initial_weights(model: nn.Module, source: str, project: Project, fold: str, folds_hash: str) -> None:
-    """Copy what fits of `source` into the model, and print what did not: tensors of another shape stay as they were
-    initialised, but the first convolution is adapted to another number of channels.
+    """Copy what fits of `source` into the model (`Prepare`, whose buffers are settings of the experiment, and network),
+    and print what did not: tensors of another shape stay as they were, the first convolution is adapted to channels.
 
     Args:
-        model: `Prepare` and network. Buffers of `Prepare` are settings of the experiment, and are not loaded.
         source: a file with a state dict, relative to the project or absolute, or what `run_weights` knows.
         fold, folds_hash: the fold that trains (`0`, `1`, ..., `full`), and of which folds.
 

@@ -29,8 +29,7 @@ def expected_rows(sample: pd.DataFrame, ids: pd.Series, keys: Keys) -> pd.DataFr
     """The rows that a submission must have: the sample, or where that holds but a few placeholders (a code
     competition), the rows of the ids that are predicted, with empty cells; without ids none, the sample gives columns.
 
-    Raises:
-        UserError: two rows of the sample have the same key.
+    A `UserError` where two rows of the sample have the same key.
     """
     sampled = keys.texts(sample)
     twice = sampled[sampled.duplicated()].unique()
@@ -54,7 +53,7 @@ def fill(expected: pd.DataFrame, table: pd.DataFrame, keys: Keys) -> pd.DataFram
     for which nobody asks are left out.
 
     Raises:
-        UserError: a column is missing or too many, a key stands twice, or one that is asked for is not there.
+        UserError: a column is missing or too many, a key stands twice, or one is not there.
     """
     if set(table.columns) != set(expected.columns):
         raise UserError(

@@ -30,10 +30,8 @@ Answers = Callable[[Competition, Path], pd.DataFrame | None]  # (competition, da
 
 
 def submit(project: Project, name: str, answers: Answers = lambda competition, data: None) -> Path:
-    """Build the submission of an experiment from its test predictions, check it, and write `submissions/<name>.csv`.
-
-    Args:
-        answers: gives the truth of the test rows where it is known, which scores the submission.
+    """Build the submission of an experiment from its test predictions, check it, and write `submissions/<name>.csv`;
+    `answers` know the truth of the test rows where that is possible, which scores it.
 
     Raises:
         UserError: no data, no run, no predictions, or a submission that does not pass (nothing is written).
@@ -58,11 +56,12 @@ def submit(project: Project, name: str, answers: Answers = lambda competition, d
     if folds and folds != ["full"] and len(folds) < (count := len(expected_folds(run))):
         print(f"note: these are the predictions of fold {', '.join(folds)} alone, of {count}")
     made = {"file": project.shown(path), "rows": len(filled), "metric": metric.name, FOLDS: folds}
-    write_json(run / SUBMITTED, made if score is None else {**made, "score": score})
     if filled.empty:
         print(f"there are no test rows in {project.shown(data)}, so the file holds the columns only")
     if score is not None:
+        made["score"] = score
         print(f"the demo's leaderboard: {metric.name} {score:.4f}")
+    write_json(run / SUBMITTED, made)
     print(f"submission: {project.shown(path)} ({len(filled)} rows)")
     return path
 
