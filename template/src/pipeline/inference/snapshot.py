@@ -58,7 +58,8 @@ def run_competition(run: Path) -> Iterator[Competition]:
     """The competition that a run was trained on, importable as `competition` inside the block.
 
     What formed the weights is the run's own. `metrics`, `submission`, `test_rows` and the settings in
-    `pipeline.settings.LIVE` are today's, as far as these can be imported; a line says what differs or cannot be.
+    `pipeline.settings.LIVE` are today's, as far as these can be imported; a line says what differs or cannot be. A
+    `UserError` where the run has no snapshot.
     """
     code = run / CODE
     if not (code / PACKAGE / "__init__.py").is_file():
