@@ -73,13 +73,13 @@ def submission_table(
     id_column = sample_id_column(list(sample.columns), id_column)
     columns = columns_of(sample, id_column, heads, metric)
     filled: dict[str, dict[str, np.ndarray]] = {}
-    for head in _heads(columns):
+    for head in dict.fromkeys(column.head for column in columns):
         missing = [name for name in kind_of(head).columns.names if name not in predictions]
         if missing:
             raise UserError(f"the predictions lack the column '{missing[0]}'; the classes have changed: predict again")
         own = [column for column in columns if column.head is head]
         filled[head.name] = kind_of(head).columns.fill(predictions, own, metric)
-    if not _is_by_row(columns):
+    if len(columns) == len(sample.columns) - 1:
         values = {name: value for of_head in filled.values() for name, value in of_head.items()}
         return pd.DataFrame({id_column: predictions.index.to_numpy(), **values})[list(sample.columns)]
     parts, rows = [], heads_of_rows(sample[id_column], heads)
@@ -88,15 +88,6 @@ def submission_table(
         ids = predictions.index.astype(str) + mark + head_name
         parts.append(pd.DataFrame({id_column: ids, name: cells.astype(object)}))
     return pd.concat(parts, ignore_index=True)[list(sample.columns)]
-
-
-def _heads(columns: Sequence[Column]) -> list[Head]:
-    return list({column.head.name: column.head for column in columns}.values())
-
-
-def _is_by_row(columns: Sequence[Column]) -> bool:
-    """Whether one column holds what these say, each in the rows of its head."""
-    return len({column.name for column in columns}) < len(columns)
 
 
 def as_predictions(table: pd.DataFrame, columns: Sequence[Column], heads: Sequence[Head]) -> pd.DataFrame | None:
@@ -144,7 +135,12 @@ class SubmissionRules:
 
     @property
     def by_row(self) -> bool:
-        return _is_by_row(self.columns)
+        """Whether one column holds what `columns` say, each in the rows of its head."""
+        return len({column.name for column in self.columns}) < len(self.columns)
+
+    @property
+    def heads(self) -> list[Head]:
+        return list(dict.fromkeys(column.head for column in self.columns))
 
     def described(self) -> list[str]:
         """What each column holds."""
@@ -153,7 +149,7 @@ class SubmissionRules:
     def notes(self) -> list[str]:
         """Classes that were trained and that a sample with a column for each class does not ask for."""
         found = []
-        for head in _heads(self.columns):
+        for head in self.heads:
             asked = {column.of for column in self.columns if column.head is head} - {None}
             left_out = [name for name in head.classes if name not in asked]
             if len(asked) > 1 and left_out:
@@ -163,7 +159,7 @@ class SubmissionRules:
 
     def problems(self, table: pd.DataFrame) -> list[Problem]:
         """What is wrong with the values of `table` (all text; columns may be missing); ids are judged elsewhere."""
-        rows = heads_of_rows(table[self.id_column], _heads(self.columns)) if self.id_column in table else None
+        rows = heads_of_rows(table[self.id_column], self.heads) if self.id_column in table else None
         if self.by_row and rows is None:
             return []
         judged = [(column.name, column, column.head) for column in self.columns if column.name in table]
@@ -177,7 +173,7 @@ class SubmissionRules:
                 found += kind_of(head).columns.cell_problems(name, values, column, self.metric)
         if found or self.by_row:
             return found
-        numbers = {h: [c.name for c in self.columns if c.head is h and c.of is not None] for h in _heads(self.columns)}
+        numbers = {h: [c.name for c in self.columns if c.head is h and c.of is not None] for h in self.heads}
         for head, names in (numbers or {self.first: list(self.numeric)}).items():
             if not found and set(names) <= set(table.columns):
                 found += kind_of(head).columns.row_problems(table[names], self.metric)
