@@ -1,15 +1,20 @@
-"""How much of a rendered repository a reader meets: lines in all, and what one training batch walks through.
+"""How much of a rendered repository a reader meets: lines in all, and what a batch or a prediction walks through.
 
 Counted in the default render: lines of its pipeline and toolkit, methods of the interfaces of a head and of a task, and
-the functions of its `src` that are entered between the ends of two ordinary batches, with the files they stand in.
+the functions of its `src` that are entered between the ends of two ordinary batches, and from the logits of the test
+rows to the cells of the submission, with the files they stand in.
 """
 
+import importlib
 import inspect
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
+from unittest.mock import patch
 
 import copier
 from rich.console import Console
@@ -25,6 +30,8 @@ BUDGETS = {
     "methods of a task": "12",
     "functions a training batch enters": "45 (DETR: 12, Henkel: 14)",
     "files a training batch enters": "20 (DETR: 6, Henkel: 4)",
+    "functions a prediction enters": "35",
+    "files a prediction enters": "12",
 }
 SETTINGS = ["model.encoder=test_resnet", "training.epochs=1", "training.batch_size=32", "training.max_rows=128"]
 ORDINARY = ["machine.workers=0", "machine.device=cpu", "watch.figure_epochs=0", "tracking.every_steps=50"]
@@ -75,6 +82,54 @@ def entered(project: Path) -> set[CodeType]:
     return {code for code in found if not code.co_name.startswith("<")}
 
 
+def entered_by_prediction(project: Path) -> set[CodeType]:
+    """The functions of `src` entered between the logits of the test rows and the cells of the submission, given the
+    run that `entered` has trained."""
+    found: set[CodeType] = set()
+    source = str(project / "src")
+
+    def note(frame: FrameType, event: str, argument: Any) -> None:
+        if event == "call" and frame.f_code.co_filename.startswith(source):
+            found.add(frame.f_code)
+
+    with imported(project), ExitStack() as patches:
+        from pipeline.inference import predict
+        from pipeline.inference.snapshot import run_competition
+        from pipeline.project import Project
+        from pipeline.submission import command
+
+        def trace(owner: Any, name: str) -> None:
+            """Trace until a function ends, whatever calls it."""
+            function = getattr(owner, name)
+
+            def call(*args: Any, **kwargs: Any) -> Any:
+                sys.setprofile(note)
+                try:
+                    return function(*args, **kwargs)
+                finally:
+                    sys.setprofile(None)
+
+            patches.enter_context(patch.object(owner, name, call))
+
+        def outputs(*args: Any) -> Iterator[Any]:
+            made = list(model_outputs(*args))
+            sys.setprofile(note)
+            yield from made
+
+        model_outputs = predict.model_outputs
+        patches.enter_context(patch.object(predict, "model_outputs", outputs))
+        trace(predict, "write_predictions")
+        trace(importlib.import_module("competition.submission"), "submission")
+        trace(command, "fill")
+        trace(command, "write_submission")
+        paths = Project.at(project)
+        run = paths.require_run("house")
+        with run_competition(run) as competition:
+            predict.predict_run(paths, competition, run, paths.data, "0", {"workers": 0, "device": "cpu"})
+        command.submit(paths, "house")
+    return {code for code in found if not code.co_name.startswith("<")}
+
+
 def methods(interface: type) -> int:
     """The public methods that an interface asks for or offers to replace, inherited ones included."""
     return sum(
@@ -92,13 +147,9 @@ def measure(project: Path) -> dict[str, int]:
         from pipeline.tasks import Task
 
         interfaces = methods(HeadKind), methods(Task)
-    codes = entered(project)
-    values = (
-        sum(len(path.read_text().splitlines()) for path in files),
-        *interfaces,
-        len(codes),
-        len({code.co_filename for code in codes}),
-    )
+    values = [sum(len(path.read_text().splitlines()) for path in files), *interfaces]
+    for codes in (entered(project), entered_by_prediction(project)):
+        values += [len(codes), len({code.co_filename for code in codes})]
     return dict(zip(BUDGETS, values, strict=True))
 
 

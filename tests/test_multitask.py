@@ -114,7 +114,7 @@ def test_a_row_for_each_image_and_head(mark: str) -> None:
     names = [f"{row}{mark}{head}" for row in reversed(ids) for head in ("sex", "age", "type")]
     sample = pd.DataFrame({"row_id": names, "target": "0"})
     table = submission_table(sample, predictions, task.heads, metric, "id")
-    filled = fill(sample, table, pd.DataFrame({"id": ids}), Keys(("row_id",)))
+    filled = fill(sample, table, Keys(("row_id",)))
     assert filled["row_id"].tolist() == names
     assert filled["target"].tolist() == ["m", 1.0, "dog", "f", 3.25, "dog"]
     rules = task.submission.rules(sample, metric)

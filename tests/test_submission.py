@@ -150,7 +150,7 @@ def test_what_stands_in_the_way(build: Build) -> None:
     house.predict(IDS[1:])
     one_line(house.submit("one"), "1 of the 6 ids", "00007", "predict again")
     house.predict([name.removesuffix(".png") for name in IDS])
-    one_line(house.submit("one"), "with the extension lost", "'scan' for 'scan.png'")
+    one_line(house.submit("one"), "spelled otherwise", "'scan' for 'scan.png'")
     house.predict(IDS)
     house.sample(("image_id", "foo", "bar"))
     one_line(house.submit("one"), "'foo', 'bar'", "src/competition/submission.py")

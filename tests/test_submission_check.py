@@ -67,12 +67,12 @@ BAD_LABELS = {
     "id blank": (renamed("x-1", ""), "ids: 1 blank"),
     "ids without zeros": (
         csv({name.lstrip("0"): "1" for name in IDS}),
-        "ids: 3 with leading zeros lost .'7' for '00007'.*dtype=str",
+        "ids: 3 spelled otherwise .'7' for '00007'.*dtype=str",
     ),
-    "ids as floats": (renamed("00100", "100.0"), "ids: 1 turned into floats .'100.0' for '00100'"),
-    "ids without extension": (renamed("scan.png", "scan"), "ids: 1 with the extension lost .'scan' for 'scan.png'"),
-    "ids with extension": (renamed("x-1", "x-1.jpg"), "ids: 1 with an extension added .'x-1.jpg' for 'x-1'"),
-    "ids with a folder": (renamed("x-1", "test/x-1"), "ids: 1 with a folder in front"),
+    "ids as floats": (renamed("00100", "100.0"), "ids: 1 spelled otherwise .'100.0' for '00100'"),
+    "ids without extension": (renamed("scan.png", "scan"), "ids: 1 spelled otherwise .'scan' for 'scan.png'"),
+    "ids with extension": (renamed("x-1", "x-1.jpg"), "ids: 1 spelled otherwise .'x-1.jpg' for 'x-1'"),
+    "ids with a folder": (renamed("x-1", "test/x-1"), "ids: 1 spelled otherwise .'test/x-1' for 'x-1'"),
     "labels as floats": (
         csv({name: f"{value}.0" for name, value in GOOD.items()}),
         "dtype: 6 of 6 values .*written as floats",

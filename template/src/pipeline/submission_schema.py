@@ -9,13 +9,7 @@ import pandas as pd
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with a submission.
-
-    Attributes:
-        kind: what sort of thing, in a word or two.
-        text: one line: how many, examples, and the remedy.
-        warning: it may be meant so, and does not stop a submission.
-    """
+    """One thing that is wrong with a submission; a `warning` may be meant so, and does not stop it."""
 
     kind: str
     text: str
@@ -27,25 +21,17 @@ class Problem:
 
 @dataclass(frozen=True)
 class Keys:
-    """What names a row of a submission.
-
-    Attributes:
-        columns: the id's first, then what else is needed.
-        repeats: a key may stand in several rows, as many as there are things to say.
-        rows: ids of what is predicted -> the rows they should have, of key columns alone; none: one row for each id.
-    """
+    """What names a row of a submission: the id's column first, then others that are needed."""
 
     columns: tuple[str, ...]
-    repeats: bool = False
-    rows: Callable[[pd.Series], pd.DataFrame] | None = None
+    repeats: bool = False  # a key may stand in several rows, as many as there are things to say
+    rows: Callable[[pd.Series], pd.DataFrame] | None = None  # those of given ids, key columns alone; none: one for each
 
     def texts(self, table: pd.DataFrame) -> pd.Series:
         """The key of each row as one text."""
         first, *others = self.columns
-        keys: pd.Series = table[first].astype(str)
-        for column in others:
-            keys = keys + " / " + table[column].astype(str)
-        return keys
+        texts: pd.Series = table[first].astype(str)
+        return texts.str.cat(table[others].astype(str), sep=" / ") if others else texts
 
     def expected(self, ids: pd.Series, columns: Sequence[str]) -> pd.DataFrame:
         """The rows of a submission for these ids, with empty cells beside the keys."""
@@ -65,20 +51,14 @@ class Rules(Protocol):
 
     def described(self) -> list[str]:
         """What each column holds, in a few words; empty when that is not known."""
-        ...
 
     def notes(self) -> list[str]:
         """What is worth knowing about the sample, one line each."""
-        ...
 
     def problems(self, table: pd.DataFrame) -> list[Problem]:
         """What is wrong with the values. `table` is all text, as it stands in the file; columns may be missing."""
-        ...
 
 
 def sample_id_column(columns: Sequence[str], id_column: str) -> str:
-    """The id column of a sample submission: the one that `competition.yaml` names, else the first one.
-
-    Samples often call the id by another name than the training table does.
-    """
+    """The id column of a sample submission: the one that `competition.yaml` names, else the first one."""
     return id_column if id_column in columns else columns[0]

@@ -133,7 +133,9 @@ def test_a_submission_is_filled_by_id(trained: SmallProject) -> None:
     [
         pytest.param(lambda table: table[1:], "1 of 12 missing", id="lost row"),
         pytest.param(lambda table: pd.concat([table, table[:1]]), "1 more than once", id="row twice"),
-        pytest.param(lambda table: table.assign(picture=table["picture"].astype(int)), "leading zeros", id="numbers"),
+        pytest.param(
+            lambda table: table.assign(picture=table["picture"].astype(int)), "spelled otherwise", id="numbers"
+        ),
         pytest.param(
             lambda table: table.assign(shape=NAMES["square"] + "s"),
             f"did you mean '{NAMES['square']}'",

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 
-import numpy as np
 import pandas as pd
 
 from pipeline.competition import Head, Metric
@@ -13,35 +12,54 @@ from toolkit.errors import UserError, listed, nearest
 BLANK = frozenset({"", "nan", "na", "n/a", "null", "none", "<na>", "nat"})
 BOOLEAN = frozenset({"true", "false"})
 BOUNDED = frozenset({"roc_auc", "log_loss", "kl_divergence", "probabilistic_f1"})  # their graders refuse 1.1 and -0.1
-INTEGER = re.compile(r"[+-]?\d+")
+INTEGER = r"[+-]?\d+"
+
+
+# (kind, which cells, bool (N,), what they are, and what to do, for whom the first of them may be asked)
+Check = tuple[str, pd.Series, str, str | Callable[[str], str]]
+
+
+def judge(name: str, values: pd.Series, *checks: Check, warning: str = "") -> list[Problem]:
+    """The problem of each check that finds cells among the values (text, (N,)); a cell counts for the first check.
+
+    Args:
+        warning: the kind of problem that is no more than that.
+    """
+    found, rest = [], pd.Series(True, index=values.index)
+    for kind, mask, what, remedy in checks:
+        hit, rest = values[mask.astype(bool) & rest], rest & ~mask.astype(bool)
+        if len(hit):
+            todo = remedy if isinstance(remedy, str) else remedy(str(hit.iloc[0]))
+            examples = hit.index if kind == "blank" else hit.unique()
+            text = cell_text(name, hit, len(values), what, examples, todo)
+            found.append(Problem(kind, text, warning=kind == warning))
+    return found
+
+
+def blank(values: pd.Series, labels: Collection[str] = ()) -> Check:
+    """Finds values that are blank, or text for a missing value, and no labels."""
+    mask = lower_case(values).isin(BLANK) & ~values.isin(list(labels))  # a class may well be called "none"
+    return "blank", mask, "are blank or NaN", "fill every row"
 
 
 def label_problems(name: str, values: pd.Series, classes: Sequence[str]) -> list[Problem]:
     """Values that are not exactly the name of a class, sorted by what seems to have happened to them."""
-    rest = values[~values.isin(list(classes))]  # a class may well be called "none"
-    found = blank_problems(name, rest, len(values))
-    rest = rest[~lower_case(rest).isin(BLANK)]
-
-    def take(mask: pd.Series, kind: str, what: str, remedy: str) -> None:
-        nonlocal rest
-        hit, rest = rest[mask], rest[~mask]
-        if len(hit):
-            found.append(Problem(kind, cell_text(name, hit, len(values), what, hit.unique(), remedy)))
-
-    folded = {text.strip().lower() for text in classes}
-    whole = all(INTEGER.fullmatch(text) for text in classes)
-    shown = f"write {classes[0]}, not {classes[0]}.0" if whole else "write the class names"
-    integral = rest.str.fullmatch(r"[+-]?\d+\.0*") & rest.str.replace(r"\.0*$", "", regex=True).isin(list(classes))
-    take(integral, "dtype", "are whole numbers written as floats", f"{shown}: .astype(int) before to_csv")
-    take(lower_case(rest).isin(BOOLEAN), "dtype", "are booleans", f"write the class names ({listed(classes)})")
-    take(lower_case(rest).isin(folded), "label", "differ from a class by case or spaces", "write the name exactly")
-    if whole:
-        decimal = as_numbers(rest).notna() & ~rest.str.fullmatch(INTEGER.pattern)
-        take(decimal, "dtype", "are not whole numbers", "decide on a class; kappa's and other graders refuse decimals")
-    if len(rest):
-        hint = nearest(str(rest.iloc[0]), classes) if len(classes) <= 20 else f"classes: {listed(classes)}"
-        take(rest.notna(), "label", "are none of the classes", hint)
-    return found
+    known, lower = values.isin(list(classes)), lower_case(values)
+    whole = all(re.fullmatch(INTEGER, text) for text in classes)
+    exact = f"write {classes[0]}, not {classes[0]}.0" if whole else "write the class names"
+    point = values.str.fullmatch(INTEGER + r"\.0*") & values.str.replace(r"\.0*$", "", regex=True).isin(list(classes))
+    folded = lower.isin({text.strip().lower() for text in classes})
+    decimal = as_numbers(values).notna() & ~values.str.fullmatch(INTEGER) & whole
+    return judge(
+        name,
+        values,
+        blank(values, classes),
+        ("dtype", point & ~known, "are whole numbers written as floats", f"{exact}: .astype(int) before to_csv"),
+        ("dtype", lower.isin(BOOLEAN) & ~known, "are booleans", f"write the class names ({listed(classes)})"),
+        ("label", folded & ~known, "differ from a class by case or spaces", "write the name exactly"),
+        ("dtype", decimal & ~known, "are not whole numbers", "decide on a class; kappa's and others refuse decimals"),
+        ("label", ~known, "are none of the classes", lambda first: nearest(first, classes)),
+    )
 
 
 def number_problems(
@@ -53,29 +71,20 @@ def number_problems(
         metric: that of the grader, where it is known to read this column; most take any number that ranks rows.
     """
     numbers, lower = as_numbers(values), lower_case(values)
-    blank, boolean = lower.isin(BLANK), lower.isin(BOOLEAN)
-    infinite = pd.Series(np.isinf(numbers.to_numpy(float)), index=values.index)
-    text = numbers.isna() & ~blank & ~boolean
-    found = blank_problems(name, values)
-
-    def add(mask: pd.Series, kind: str, what: str, remedy: str, warning: bool = False) -> None:
-        if mask.any():
-            hit = values[mask]
-            found.append(Problem(kind, cell_text(name, hit, len(values), what, hit.unique(), remedy), warning))
-
-    add(boolean, "dtype", "are booleans", "write numbers: .astype(float) before to_csv")
-    comma = text & values.str.fullmatch(r"[+-]?\d+,\d+")
-    add(comma, "dtype", "have a decimal comma", "write a decimal point")
-    add(text & ~comma, "dtype", "are text where a number is expected", "write numbers")
-    add(infinite, "finite", "are infinite", "look for a division by zero or an overflow in the predictions")
-    if probability:
-        outside = ((numbers < 0) | (numbers > 1)) & ~infinite
-        remedy = "write probabilities, not logits or percentages"
-        add(outside, "range", "are outside [0, 1]", remedy, warning=metric not in BOUNDED)
-    if whole:
-        decimal = (numbers.notna() & ~infinite) & ~values.str.strip().str.fullmatch(INTEGER.pattern)
-        add(decimal, "dtype", "are not whole numbers", "round to a grade and write it as an integer")
-    return found
+    infinite, comma = numbers.abs() == float("inf"), values.str.fullmatch(r"[+-]?\d+,\d+")
+    decimal, outside = ~values.str.strip().str.fullmatch(INTEGER) & whole, ~numbers.between(0, 1) & probability
+    return judge(
+        name,
+        values,
+        blank(values),
+        ("dtype", lower.isin(BOOLEAN), "are booleans", "write numbers: .astype(float) before to_csv"),
+        ("dtype", comma, "have a decimal comma", "write a decimal point"),
+        ("dtype", numbers.isna(), "are text where a number is expected", "write numbers"),
+        ("finite", infinite, "are infinite", "look for a division by zero or an overflow in the predictions"),
+        ("dtype", decimal, "are not whole numbers", "round to a grade and write it as an integer"),
+        ("range", outside, "are outside [0, 1]", "write probabilities, not logits or percentages"),
+        warning="" if metric in BOUNDED else "range",
+    )
 
 
 def list_problems(
@@ -92,28 +101,23 @@ def list_problems(
         divided: reads the labels of a cell.
         form: how they are to be written, in words.
     """
-    found = blank_problems(name, values)
-    words = values[~lower_case(values).isin(BLANK - set(labels))].map(divided)
-
-    def add(hit: pd.Series, what: str, remedy: str, examples: Iterable[object] | None = None) -> None:
-        if len(hit):
-            cells = values[hit.index]
-            shown = cells if examples is None else examples
-            found.append(Problem("label", cell_text(name, cells, len(values), what, shown, remedy)))
-
-    unknown = words.map(lambda row: next((word for word in row if word not in labels), None)).dropna()
-    if len(unknown):
-        hint = nearest(str(unknown.iloc[0]), list(labels))
-        add(
-            unknown,
+    words = values.map(divided)
+    strange = words.map(lambda row: next((word for word in row if word not in labels), "")).astype("str")
+    twice = words.map(lambda row: len(set(row)) < len(row))
+    too_many = words.map(lambda row: most is not None and len(row) > most)
+    return judge(
+        name,
+        values.where(strange == "", strange),
+        blank(values, labels),
+        (
+            "label",
+            strange != "",
             "hold what is no label",
-            f"write the labels exactly, {form}; {hint}",
-            unknown.unique(),
-        )
-    add(words[words.map(lambda row: len(set(row)) < len(row))], "name a label twice", "name it once")
-    if most is not None:
-        add(words[words.map(len) > most], f"hold more than {most} labels", "write the best ones, best first")
-    return found
+            lambda it: f"write labels exactly, {form}; {nearest(it, labels)}",
+        ),
+        ("label", twice, "name a label twice", "name it once"),
+        ("label", too_many, f"hold more than {most} labels", "write the best ones, best first"),
+    )
 
 
 def listable(head: Head) -> None:
@@ -141,15 +145,6 @@ def as_numbers(values: pd.Series) -> pd.Series:
 def lower_case(values: pd.Series) -> pd.Series:
     """Text without spaces around it, in lower case."""
     return values.str.strip().str.lower()
-
-
-def blank_problems(name: str, values: pd.Series, rows: int | None = None) -> list[Problem]:
-    """Values that are blank, or text for a missing value."""
-    hit = values[lower_case(values).isin(BLANK)]
-    if hit.empty:
-        return []
-    text = cell_text(name, hit, len(values) if rows is None else rows, "are blank or NaN", hit.index, "fill every row")
-    return [Problem("blank", text)]
 
 
 def cell_text(name: str, hit: pd.Series, rows: int, what: str, examples: Iterable[object], remedy: str) -> str:

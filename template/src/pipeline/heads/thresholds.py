@@ -29,20 +29,19 @@ def coordinate_ascent(
     candidates: Sequence[np.ndarray],
     rounds: int = ROUNDS,
 ) -> tuple[float, ...]:
-    """Thresholds, one changed at a time, that `score` finds best.
+    """Thresholds, one changed at a time, that `score` finds best (greater is better, NaN the worst).
 
     Args:
-        score: greater is better; NaN is worse than any number.
         start: where nothing is better, these stay.
-        candidates: values to try, an array for each threshold. Of those that score the same, the middle one is taken:
-            it is the furthest from where the score falls.
+        candidates: an array for each threshold. Of those that score the same, the middle one is taken: it is the
+            furthest from where the score falls.
     """
     best = tuple(float(value) for value in start)
     reached = as_rank(score(best))
     for _ in range(rounds):
         before = best
-        for place, tried in enumerate(candidates):
-            options = [(*best[:place], float(value), *best[place + 1 :]) for value in tried]
+        for number, tried in enumerate(candidates):
+            options = [(*best[:number], float(value), *best[number + 1 :]) for value in tried]
             scores = np.array([as_rank(score(option)) for option in options])
             if len(scores) and scores.max() > reached:
                 equal = np.flatnonzero(scores == scores.max())
@@ -63,22 +62,20 @@ def quick_ascent(
     candidates: Sequence[np.ndarray],
     calls: int,
 ) -> tuple[float, ...]:
-    """`coordinate_ascent` in one round that calls `score` about so many times.
+    """`coordinate_ascent` in one round that calls `score` about so many times, with fewer candidates.
 
-    Of each threshold fewer candidates are tried. Where that leaves too few, those that start as the same number stay
-    the same.
+    Where that leaves too few, thresholds that start as the same number stay the same.
     """
+
+    def few(tried: np.ndarray, most: int) -> np.ndarray:  # evenly from the first to the last
+        return tried[np.linspace(0, len(tried) - 1, most).round().astype(int)] if len(tried) > most else tried
+
     count = len(start)
     if calls // count >= FEWEST or len(set(start)) > 1:
-        few = [thinned(tried, min(max(calls // count, 2), MOST)) for tried in candidates]
-        return coordinate_ascent(score, start, few, rounds=1)
-    shared = thinned(np.unique(np.concatenate(list(candidates))), min(calls, MOST))
+        most = min(max(calls // count, 2), MOST)
+        return coordinate_ascent(score, start, [few(tried, most) for tried in candidates], rounds=1)
+    shared = few(np.unique(np.concatenate(list(candidates))), min(calls, MOST))
     return coordinate_ascent(lambda one: score(one * count), start[:1], [shared], rounds=1) * count
-
-
-def thinned(values: np.ndarray, most: int) -> np.ndarray:
-    """At most so many of the values (N,), evenly from the first to the last."""
-    return values[np.linspace(0, len(values) - 1, most).round().astype(int)] if len(values) > most else values
 
 
 def as_rank(score: float) -> float:

@@ -1,8 +1,4 @@
-"""How the predictions of several images become the one of what they show.
-
-Each gets predictions by image, float64 (N, columns), and the prediction id of each, (N,); it returns a row for each id,
-in the order in which they come.
-"""
+"""How predictions by image, float64 (N, columns), become one for each of their prediction ids, (N,), in order."""
 
 import numpy as np
 import pandas as pd
@@ -21,12 +17,8 @@ def maximum(predictions: pd.DataFrame, ids: np.ndarray) -> pd.DataFrame:
 
 
 def generalized_mean(predictions: pd.DataFrame, ids: np.ndarray, *, power: float = 3.0) -> pd.DataFrame:
-    """`mean(x ** power) ** (1 / power)`, as `scipy.stats.pmean` defines it: the mean at 1, the maximum towards
-    infinity, the geometric mean at 0, the harmonic one at -1.
-
-    Raises:
-        UserError: a prediction is negative, or the power infinite.
-    """
+    """`mean(x ** power) ** (1 / power)`, as `scipy.stats.pmean` defines it, geometric at 0. A `UserError` where a
+    prediction is negative, or the power infinite."""
     if (predictions.to_numpy() < 0).any() or not np.isfinite(power):
         raise UserError("aggregate 'generalized_mean' needs a finite power and predictions of 0 or more; try mean, max")
     with np.errstate(divide="ignore"):

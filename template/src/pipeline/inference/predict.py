@@ -14,7 +14,7 @@ from pipeline.data import NAMES as DATA_NAMES
 from pipeline.data.folds import is_scored
 from pipeline.data.loader import EpochBatches, RowBatches, make_loader
 from pipeline.inference.device import autocast, choose_device, choose_precision
-from pipeline.inference.snapshot import CLASSES, CODE, FINISHED
+from pipeline.inference.snapshot import CLASSES, CODE, FINISHED, finished_folds
 from pipeline.inference.weights import BEST, load_weights
 from pipeline.keys import ROW_FOLD, ROW_ID
 from pipeline.project import Project
@@ -33,7 +33,7 @@ FOLDS = "folds"  # of a table of predictions: an attribute
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run as prediction needs it: its config, its task, and how to make its models."""
+    """A run as prediction needs it."""
 
     folder: Path
     experiment: Experiment
@@ -50,67 +50,44 @@ class TrainedRun:
         task = task_for(competition, competition.heads(read_json(folder / CODE / CLASSES)))
         return cls(folder, experiment, task, Names(DATA_NAMES, task.NAMES, competition.all_names()))
 
-    def finished_folds(self) -> list[str]:
-        """Names of the folds that are trained to the end: `0`, `1`, ..., `full`."""
-        names = [path.parent.name.removeprefix("fold_") for path in self.folder.glob(f"fold_*/{FINISHED}")]
-        return sorted(names, key=lambda name: (len(name), name))
-
-    def expected_folds(self) -> list[str]:
-        """Every fold of the fold file that the run was trained with."""
-        return [str(fold) for fold in range(read_json(self.folder / "run.json")["n_folds"])]
-
     def choose_folds(self, asked: str | None, held_out: bool = False) -> list[str]:
         """The folds to go by: those that are asked for (`0`, `0,2`, `all`, `full`), else all that are trained to the
-        end, else the model that was trained on everything. A line says which are missing.
-
-        Args:
-            held_out: what they hold out is needed, so `full` is none of them.
-
-        Raises:
-            UserError: none is trained to the end, or one that is asked for is not.
-        """
-        run, expected, finished = self.folder.name, self.expected_folds(), self.finished_folds()
+        end, else the model that was trained on everything, unless what they `held_out` is needed. A line says which are
+        missing, a `UserError` where all are, or one that is asked for."""
+        run, expected, finished = self.folder.name, expected_folds(self.folder), finished_folds(self.folder)
         known = expected if held_out else [*expected, "full"]
-        chosen = expected if asked in (None, "all") else fold_names(str(asked))
-        unknown = [name for name in chosen if name not in known]
-        if unknown == ["full"]:
-            raise UserError(f"the model of '{run}' that was trained on everything holds nothing out to be scored")
-        if unknown:
-            raise UserError(f"'{run}' has no fold '{unknown[0]}'; choose of {', '.join(known)}, several as 0,1")
-        missing = [name for name in chosen if name not in finished]
-        trains = f"scripts/train.py {run} --fold {','.join(missing)}"
-        if asked is not None and missing:
-            there = ", ".join(finished) or "none"
-            raise UserError(
-                f"not trained to the end: fold {', '.join(missing)} of '{run}' (there: {there}); run {trains}"
-            )
-        chosen = [name for name in chosen if name in finished]
-        if not chosen and "full" in finished and not held_out:
+        folds = expected if asked in (None, "all") else fold_names(str(asked))
+        unknown = next((name for name in folds if name not in known), None)
+        if unknown is not None:
+            why = "; what was trained on everything holds nothing out" if unknown == "full" else ""
+            raise UserError(f"'{run}' has no fold '{unknown}'; choose of {', '.join(known)}, several as 0,1{why}")
+        there, missing = [f for f in folds if f in finished], [f for f in folds if f not in finished]
+        train = f"run scripts/train.py {run} --fold {','.join(missing)}"
+        if asked is None and not there and "full" in finished and not held_out:
             return ["full"]
-        if not chosen:
-            raise UserError(f"no fold of '{run}' is trained to the end; run scripts/train.py {run}")
+        if missing and (asked is not None or not there):
+            raise UserError(f"fold {', '.join(missing)} of '{run}' is not trained to the end; {train}")
         if missing and "full" in finished and not held_out:
-            raise UserError(
-                f"'{run}' has fold {', '.join(chosen)} of {len(expected)}, and a model trained on everything; "
-                f"say which is to predict: --fold {','.join(chosen)}, or --fold full"
-            )
+            either = f"--fold {','.join(there)}, or --fold full"
+            raise UserError(f"'{run}' has some of its folds, and a model trained on everything; say which: {either}")
         if missing:
-            print(
-                f"note: {len(chosen)} of {len(expected)} folds of '{run}' are trained, and the others are left out "
-                f"(fold {', '.join(missing)}: {trains})"
-            )
-        return chosen
+            print(f"note: {len(there)} of {len(expected)} folds of '{run}' are trained; for the others {train}")
+        return there
 
     def load(self, fold: str) -> list[nn.Module]:
         """The model of a fold, or those of all its seeds."""
         folder, config = self.folder / f"fold_{fold}", self.experiment
-        seeds = range(config.seed, config.seed + config.seeds)
-        return [self._load(folder if config.seeds == 1 else seed_folder(folder, seed)) for seed in seeds]
+        models: list[nn.Module] = []
+        for seed in range(config.seed, config.seed + config.seeds):
+            model = self.task.model(config, self.names, pretrained=False)
+            load_weights(model, (folder if config.seeds == 1 else seed_folder(folder, seed)) / BEST)
+            models.append(model)
+        return models
 
-    def _load(self, folder: Path) -> nn.Module:
-        model = self.task.model(self.experiment, self.names, pretrained=False)
-        load_weights(model, folder / BEST)
-        return model
+
+def expected_folds(run: Path) -> list[str]:
+    """Every fold of the fold file that the run was trained with."""
+    return [str(fold) for fold in range(read_json(run / "run.json")["n_folds"])]
 
 
 def fold_names(asked: str) -> list[str]:
@@ -138,11 +115,12 @@ def predict_rows(
     """Mean prediction of the models for every row, indexed by id (of what is predicted) in the order of `rows`.
 
     Args:
-        reader: what `open_cache` gave for these rows; none: every image is decoded.
+        reader: what `open_cache` gave; none: every image is decoded.
         gallery: what `Predictions.gallery` says for these rows.
     """
     models = [task.predictor(model, experiment, names) for model in models]
     decoders: list[Decoder] = [task.decoder(experiment, names) for _ in models]
+    finish = task.finisher(experiment, names)
     if gallery is not None and len(rows):
         images = task.dataset(gallery, root, experiment, names, "test", reader)
         passes = model_outputs(task, models, images, experiment, f"{label}, gallery")
@@ -153,8 +131,7 @@ def predict_rows(
         found = [decode(batch, each) for decode, each in zip(decoders, outputs, strict=True)]
         if len(found[0]):
             parts.append(task.predictions.average(found))
-    predictions = pd.concat(parts) if parts else task.predictions.empty()
-    return task.finisher(experiment, names)(rows, predictions)
+    return finish(rows, pd.concat(parts) if parts else task.predictions.empty())
 
 
 def model_outputs(
@@ -177,11 +154,8 @@ def model_outputs(
 def write_predictions(
     path: Path, predictions: pd.DataFrame, fold: int | None = None, folds: Sequence[str] = ()
 ) -> None:
-    """Write predictions by id as parquet, atomically; out-of-fold ones with the fold that held the rows out.
-
-    Args:
-        folds: whose models predicted, kept as the attribute `folds` of the table.
-    """
+    """Write predictions by id as parquet; out-of-fold ones with the `fold` that held the rows out, those of test rows
+    with the `folds` whose models predicted, as an attribute of the table."""
     frame = predictions if fold is None else predictions.assign(**{ROW_FOLD: fold})
     frame = frame.rename_axis(ROW_ID).reset_index()
     frame.attrs = {FOLDS: list(folds)} if folds else {}
@@ -196,36 +170,28 @@ def read_predictions(path: Path) -> pd.DataFrame:
 
 
 def with_earlier(project: Project, inputs: Mapping[str, str], rows: pd.DataFrame, file: str) -> pd.DataFrame:
-    """The rows with a column `STAGE:COLUMN` for each that an experiment of an earlier stage predicts.
-
-    Training rows get out-of-fold predictions (`HELD_OUT`), test rows those of all folds (`TEST`). Rows that are not
-    scored have none.
+    """The rows with a column `STAGE:COLUMN` for each that an experiment of an earlier stage predicts: out of fold for
+    training rows (`HELD_OUT`), by all folds for test rows (`TEST`). Rows that are not scored have none.
 
     Raises:
-        UserError: an experiment is not that far, did not predict all rows, or has a single fold, which predicts none of
-            its training rows out of fold.
+        UserError: an experiment is not that far, did not predict all rows, or has a single fold.
     """
     for stage, name in inputs.items():
-        path = project.require_run(name) / file
-        if file == HELD_OUT and read_json(path.with_name("run.json")).get("n_folds") == 1:
-            raise UserError(
-                f"stage '{stage}': '{name}' has one validation split only, so what it predicts for its training rows "
-                "would leak; train both stages on folds: scripts/make_folds.py --name OTHER, and `folds: OTHER`"
-            )
-        if not path.is_file():
-            raise UserError(f"stage '{stage}': '{name}' has no {file} yet; run {REMEDY[file]} {name}")
-        found = read_predictions(path)
+        folder, run = project.require_run(name), f"run {REMEDY[file]} {name}"
+        folds = expected_folds(folder) if file == HELD_OUT else []
+        if len(folds) == 1:
+            remedy = "train both stages on folds: scripts/make_folds.py --name OTHER, and `folds: OTHER`"
+            raise UserError(f"stage '{stage}': '{name}' has one validation split only: its rows would leak; {remedy}")
+        if not (folder / file).is_file():
+            raise UserError(f"stage '{stage}': '{name}' has no {file} yet; {run}")
+        found = read_predictions(folder / file)
         missing = rows[ROW_ID][~rows[ROW_ID].isin(found.index) & is_scored(rows)]
         if len(missing):
-            run = f"{REMEDY[file]} {name}"
-            folds = range(read_json(path.with_name("run.json"))["n_folds"]) if file == HELD_OUT else ()
-            if untrained := [str(k) for k in folds if not (path.parent / f"fold_{k}" / FINISHED).is_file()]:
-                run = f"scripts/train.py {name} --fold {','.join(untrained)}, and then {run}"
-            raise UserError(
-                f"stage '{stage}': {len(missing)} rows (id {listed(missing)}) have no prediction of '{name}'; run {run}"
-            )
-        columns = found.reindex(rows[ROW_ID]).add_prefix(f"{stage}:").set_axis(rows.index, axis=0)
-        rows = rows.join(columns)
+            if untrained := [k for k in folds if not (folder / f"fold_{k}" / FINISHED).is_file()]:
+                run = f"run scripts/train.py {name} --fold {','.join(untrained)}, and then {REMEDY[file]} {name}"
+            what = f"{len(missing)} rows (id {listed(missing)}) have no prediction of '{name}'"
+            raise UserError(f"stage '{stage}': {what}; {run}")
+        rows = rows.join(found.reindex(rows[ROW_ID]).add_prefix(f"{stage}:").set_axis(rows.index, axis=0))
     return rows
 
 
@@ -233,37 +199,26 @@ def require_same_folds(project: Project, inputs: Mapping[str, str], folds: str) 
     """Raise a `UserError` where an earlier stage was trained with other folds: its predictions would leak."""
     for stage, name in inputs.items():
         if read_json(project.require_run(name) / "run.json")["folds"] != folds:
-            raise UserError(
-                f"stage '{stage}': '{name}' was trained with other folds, so its predictions know rows that are held "
-                f"out here; train it on the same ones (scripts/train.py {name} folds=FILE --as OTHER), and name OTHER"
-            )
+            remedy = f"train it on the same ones (scripts/train.py {name} folds=FILE --as OTHER), and name OTHER"
+            raise UserError(f"stage '{stage}': '{name}' was trained with other folds, so it would leak; {remedy}")
 
 
 def predict_run(
-    project: Project,
-    competition: Competition,
-    folder: Path,
-    data: Path,
-    fold: str | None,
-    machine: dict[str, object],
+    project: Project, competition: Competition, folder: Path, data: Path, fold: str | None, machine: dict[str, object]
 ) -> None:
-    """Predict the test rows with a run's folds and write `test.parquet` into its folder.
-
-    Args:
-        fold: as in `TrainedRun.choose_folds`.
-    """
+    """Predict the test rows with a run's folds (`TrainedRun.choose_folds`); writes `test.parquet` into its folder."""
     run = TrainedRun.open(folder, competition, machine)
     folds = run.choose_folds(fold)
-    competition = run.task.competition
-    rows = with_earlier(project, run.experiment.inputs, competition.test_rows(data), TEST)
+    competition, experiment = run.task.competition, run.experiment
+    rows = with_earlier(project, experiment.inputs, competition.test_rows(data), TEST)
     if rows.empty:
         print("note: there are no test rows here; the table will hold the columns only")
     models = [model for name in folds for model in run.load(name)]
-    label = f"{folder.name}: {len(models)} models"
     # What needs no training rows predicts where there are none.
     looked_up = run.task.predictions.has_gallery and not rows.empty
     gallery = run.task.predictions.gallery(competition.train_rows(data)) if looked_up else None
-    predictions = predict_rows(run.task, models, rows, data, run.experiment, run.names, "test", label, gallery=gallery)
+    label = f"{folder.name}: {len(models)} models"
+    predictions = predict_rows(run.task, models, rows, data, experiment, run.names, "test", label, gallery=gallery)
     write_predictions(folder / TEST, predictions, folds=folds)
-    seeds = f", {run.experiment.seeds} seeds each" if run.experiment.seeds > 1 else ""
-    print(f"{len(predictions)} rows with folds {', '.join(folds)}{seeds}: {project.shown(folder / 'test.parquet')}")
+    seeds = f", {experiment.seeds} seeds each" if experiment.seeds > 1 else ""
+    print(f"{len(predictions)} rows with folds {', '.join(folds)}{seeds}: {project.shown(folder / TEST)}")

@@ -1,23 +1,20 @@
-"""Thresholds of a run: tuned on its out-of-fold predictions, kept where that helps, used by its submissions."""
+"""Thresholds of a run: tuned on its out-of-fold predictions, written where that helps, used by its submissions."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from pipeline.competition import Competition, Head, Metric, metric_values
 from pipeline.inference.code import code_hash
 from pipeline.inference.snapshot import CLASSES, CODE
 from pipeline.tasks import Task, task_for, with_thresholds
 from toolkit.errors import UserError
-from toolkit.files import read_json, read_yaml, write_json
+from toolkit.files import read_json, read_yaml
 from toolkit.terminal import progress
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 FILE = "thresholds.json"  # in a run's folder, where tuned thresholds are the better ones
 SCORES, METRIC_CODE = "cv.json", "metric_code"
@@ -25,14 +22,9 @@ SCORES, METRIC_CODE = "cv.json", "metric_code"
 
 @dataclass(frozen=True)
 class Tuned:
-    """What tuning thresholds comes to.
-
-    Attributes:
-        heads: with the thresholds that score best on all rows; a submission is decided by them.
-        folds: fold -> metric -> score with thresholds that were tuned on the other folds.
-        gain: by how much that is better than the usual thresholds in the leaderboard's metric, mean over the folds.
-        helps: whether the gain is larger than its standard error, and so more than luck.
-    """
+    """The heads with the thresholds that score best on all rows, by which a submission is decided; the scores by fold
+    and metric with those that were tuned on the other folds; their mean gain in the leaderboard's metric over the usual
+    thresholds, and whether that is larger than its standard error, and so more than luck."""
 
     heads: Sequence[Head]
     folds: dict[str, dict[str, float]]
@@ -47,40 +39,29 @@ class Tuned:
 def tune(
     task: Task,
     metrics: Sequence[Metric],
-    truth: "pd.DataFrame",
-    predictions: "pd.DataFrame",
-    fold_of: "pd.Series",
+    truth: pd.DataFrame,
+    predictions: pd.DataFrame,
+    fold_of: pd.Series,
     usual: dict[str, dict[str, float]],
 ) -> Tuned | None:
-    """Tune on all rows, and for an honest score on all folds but one, which is scored.
+    """Tune on all rows, and for an honest score on all folds but one, which is scored. None where the metric or the
+    heads need no thresholds, and where there is one fold only.
 
     Args:
         fold_of: the fold of each row.
         usual: fold -> metric -> score with the usual thresholds.
-
-    Returns:
-        None where the metric or the heads need no thresholds, and where there is one fold only.
     """
-    metric = metrics[0]
-    if len(usual) < 2 or (tuner := task.predictions.tuner(truth, predictions, metric)) is None:
+    name = metrics[0].name
+    if len(usual) < 2 or (tuner := task.predictions.tuner(truth, predictions, metrics[0])) is None:
         return None
     folds = {}
     for fold in progress(list(usual), "tuning thresholds"):
         held_out = (fold_of == fold).to_numpy()
-        heads = tuner(~held_out)
-        folds[fold] = metric_values(metrics, truth[held_out], predictions[held_out], heads)
-    sign = 1 if metric.greater_is_better else -1
-    gains = np.array([sign * (folds[fold][metric.name] - usual[fold][metric.name]) for fold in usual])
+        folds[fold] = metric_values(metrics, truth[held_out], predictions[held_out], tuner(~held_out))
+    sign = 1 if metrics[0].greater_is_better else -1
+    gains = np.array([sign * (folds[fold][name] - usual[fold][name]) for fold in usual])
     helps = bool(gains.mean() > gains.std(ddof=1) / math.sqrt(len(gains)))
     return Tuned(tuner(np.ones(len(truth), bool)), folds, float(gains.mean()), helps)
-
-
-def write_thresholds(run: Path, tuned: Tuned | None) -> None:
-    """Keep the thresholds that help; older ones go."""
-    if tuned is not None and tuned.helps:
-        write_json(run / FILE, tuned.thresholds())
-    else:
-        (run / FILE).unlink(missing_ok=True)
 
 
 def metric_code(competition: Competition) -> str:
@@ -89,26 +70,20 @@ def metric_code(competition: Competition) -> str:
 
 
 def task_of_run(run: Path, competition: Competition) -> Task:
-    """The task of a run, which decides by the run's tuned thresholds where it has some.
-
-    Raises:
-        UserError: they do not fit the heads, or were tuned for another metric than today's.
-    """
+    """The task of a run, which decides by the run's tuned thresholds where it has some; a `UserError` where they do not
+    fit the heads, or were tuned for another metric than today's."""
     competition = competition.stage(read_yaml(run / "config.yaml").get("stage", ""))
     task = task_for(competition, competition.heads(read_json(run / CODE / CLASSES)))
     if not (run / FILE).is_file():
         return task
+    remedy = f"run scripts/evaluate.py {run.name} again"
     scores = read_json(run / SCORES) if (run / SCORES).is_file() else {}
     metric = competition.metrics()[0].name
     before = scores.get("metric", metric)
     if before != metric or scores.get(METRIC_CODE, "") not in ("", metric_code(competition)):
-        raise UserError(
-            f"{run.name}/{FILE} was tuned for the metric '{before}', which is now "
-            f"{'another one' if before == metric else repr(metric)}; run scripts/evaluate.py {run.name} again"
-        )
+        now = "another one" if before == metric else repr(metric)
+        raise UserError(f"{run.name}/{FILE} was tuned for the metric '{before}', which is now {now}; {remedy}")
     try:
         return with_thresholds(task, read_json(run / FILE))
     except (UserError, AttributeError, TypeError) as error:
-        raise UserError(
-            f"{run.name}/{FILE} does not fit the run; make it anew: scripts/evaluate.py {run.name}"
-        ) from error
+        raise UserError(f"{run.name}/{FILE} does not fit the run; {remedy}") from error

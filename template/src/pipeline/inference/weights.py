@@ -2,7 +2,8 @@
 starts from: `model.weights`, a file, or what another run has learned on the same fold."""
 
 import zlib
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from safetensors.torch import load_model, save_model
 from timm.models import adapt_input_conv, clean_state_dict, load_state_dict
 from torch import Tensor, nn
 
-from pipeline.inference.snapshot import FINISHED
+from pipeline.inference.snapshot import finished_folds
 from pipeline.project import Project
 from toolkit.errors import UserError, listed
 from toolkit.files import atomic, read_json
@@ -32,28 +33,21 @@ def save_weights(model: nn.Module, path: Path, metadata: dict[str, str]) -> None
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Load weights into a model of the same architecture.
-
-    Raises:
-        UserError: the file is missing, damaged, or made for another model.
-    """
+    """Load weights; a `UserError` where the file is missing, damaged, or made for another model."""
     if not path.is_file():
         raise UserError(f"there are no weights at {path}; train this fold first")
+    damaged = f"{path} is damaged; remove the fold's folder and train it again"
     try:
-        missing, unexpected = load_model(model, str(path), strict=False)
+        load_model(model, str(path))
+        with safe_open(str(path), "pt") as file:
+            expected = (file.metadata() or {}).get(CHECKSUM)
     except SafetensorError as error:
-        raise UserError(f"{path} is damaged ({error}); remove the fold's folder and train it again") from error
+        raise UserError(f"{damaged} ({error})") from error
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise UserError(f"{path} does not fit the model: {reason}") from error
-    if missing or unexpected:
-        raise UserError(
-            f"{path} does not fit the model: {listed([*missing, *unexpected])} differ; it was made by another model"
-        )
-    with safe_open(str(path), "pt") as file:
-        expected = (file.metadata() or {}).get(CHECKSUM)
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{path} was made by another model than that of the experiment: {reason}") from error
     if expected not in (None, checksum(model)):
-        raise UserError(f"{path} is damaged (its checksum differs); remove the fold's folder and train it again")
+        raise UserError(f"{damaged} (its checksum differs)")
 
 
 def checksum(model: nn.Module) -> str:
@@ -65,49 +59,36 @@ def checksum(model: nn.Module) -> str:
 
 
 def load_initial_weights(model: nn.Module, source: str, project: Project, fold: str, folds_hash: str) -> None:
-    """Copy what fits of `source` into the model, and print what did not.
-
-    Names are matched after prefixes that wrappers and trainers add are taken off, and the encoder's place in our model
-    is put before them: the combination that fits most tensors is taken. The first convolution is adapted to another
-    number of channels (timm's `adapt_input_conv`). Tensors of another shape stay as they were initialised.
+    """Copy what fits of `source` into the model (`Prepare`, whose buffers are settings of the experiment, and network),
+    and print what did not: tensors of another shape stay as they were, the first convolution is adapted to channels.
 
     Args:
-        model: `Prepare` and network. Buffers of `Prepare` are settings of the experiment, and are not loaded.
-        source: a file with a state dict, relative to the project or absolute; `run:NAME` for the weights of the same
-            fold of that run, or `run:NAME/FOLD` for those of another fold.
-        fold: the fold that trains: `0`, `1`, ..., `full`.
-        folds_hash: of the folds that hold out.
+        source: a file with a state dict, relative to the project or absolute, or what `run_weights` knows.
+        fold, folds_hash: the fold that trains (`0`, `1`, ..., `full`), and of which folds.
 
     Raises:
         UserError: no such file or run, a run on other folds, a file that cannot be read, or nothing in it fits.
     """
     path = run_weights(source, project, fold, folds_hash) if source.startswith(RUN) else project.root / source
     where = project.shown(path)
-    given = read_weights(path, where)
-    state, prepare = model.state_dict(), getattr(model, "prepare", None)
-    settings = {f"prepare.{name}" for name, _ in prepare.named_buffers()} if isinstance(prepare, nn.Module) else set()
+    given, state = read_weights(path, where), model.state_dict()
+    settings = {f"prepare.{name}" for name, _ in getattr(model, "prepare", nn.Module()).named_buffers()}
     wanted = {name: value for name, value in state.items() if name not in settings}
     names = best_names(given, wanted)
     found = {name: given[names[name]] for name in wanted if name in names}
     convolutions = (name for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
     stem = f"{next(convolutions, '')}.weight"
-    if stem in found and _is_for_rgb(found[stem], wanted[stem]):
+    if stem in found and found[stem].ndim == 4 and found[stem].shape[1] == 3:  # made for RGB
         found[stem] = adapt_input_conv(wanted[stem].shape[1], found[stem])
     fitting = {name: value for name, value in found.items() if value.shape == wanted[name].shape}
     if not fitting:
-        raise UserError(
-            f"nothing in {where} fits the model: it holds {listed(given)}, and the model wants {listed(wanted)}; "
-            "choose the encoder these weights were made for, or other weights"
-        )
+        what = f"it holds {listed(given)}, and the model wants {listed(wanted)}"
+        raise UserError(f"nothing in {where} fits the model: {what}; choose the encoder they were made for")
     model.load_state_dict(fitting, strict=False)
     print(f"weights: {len(fitting)} of {len(wanted)} tensors of the model are from {where}")
-    shapes = [
-        f"{name} {tuple(value.shape)} for {tuple(wanted[name].shape)}"
-        for name, value in found.items()
-        if name not in fitting
-    ]
+    shapes = {name: f"{tuple(value.shape)} for {tuple(wanted[name].shape)}" for name, value in found.items()}
     left = {
-        "of another shape": shapes,
+        "of another shape": [f"{name} {both}" for name, both in shapes.items() if name not in fitting],
         "not in the file": [name for name in wanted if name not in found],
         "not in the model": [old for name, old in names.items() if name not in state],
     }
@@ -117,79 +98,51 @@ def load_initial_weights(model: nn.Module, source: str, project: Project, fold: 
 
 
 def run_weights(source: str, project: Project, fold: str, folds_hash: str) -> Path:
-    """The best weights of `run:NAME` for the fold that trains, or of the fold that `run:NAME/FOLD` names.
-
-    The same fold of a run on the same folds has not been trained on the rows that are held out now. A named fold may
-    have been: that is printed.
-    """
+    """The best weights of `run:NAME` for the fold that trains, or of the fold that `run:NAME/FOLD` names: these may
+    have been trained on the rows that are held out now, which is printed."""
     name, _, asked = source.removeprefix(RUN).partition("/")
-    folder = project.require_run(name)
+    folder, source_fold = project.require_run(name), asked or fold
     same_folds = read_json(folder / "run.json").get("folds") == folds_hash
     if not asked and not same_folds:
-        raise UserError(
-            f"model.weights: the run '{name}' was trained on other folds, so its weights may know the rows that are "
-            f"held out now; name one of its folds to take them all the same: run:{name}/full or run:{name}/3"
-        )
-    source_fold = asked or fold
+        remedy = f"name one of its folds to take its weights all the same: run:{name}/full or run:{name}/3"
+        raise UserError(f"model.weights: the run '{name}' was trained on other folds, and would leak; {remedy}")
     weights = folder / f"fold_{source_fold}" / BEST
     if not weights.is_file():
-        finished = sorted(path.parent.name.removeprefix("fold_") for path in folder.glob(f"fold_*/{FINISHED}"))
-        raise UserError(
-            f"model.weights: fold {source_fold} of the run '{name}' is not trained to the end "
-            f"(finished: {listed(finished, 9) or 'none'}); run scripts/train.py {name} --fold {source_fold}"
-        )
+        what = f"fold {source_fold} of the run '{name}' is not trained to the end"
+        there = listed(finished_folds(folder), 9) or "none"
+        raise UserError(f"model.weights: {what} (finished: {there}); scripts/train.py {name} --fold {source_fold}")
     if fold != "full" and not (same_folds and source_fold == fold):
-        print(
-            f"warning: {source} may have been trained on rows that fold {fold} holds out: "
-            "scores on them will be too good"
-        )
+        what = f"{source} may have been trained on rows that fold {fold} holds out"
+        print(f"warning: {what}: scores on them will be too good")
     return weights
 
 
 def read_weights(path: Path, where: str) -> dict[str, Tensor]:
     """The tensors of a file: safetensors, or a state dict of torch, alone or in a trainer's checkpoint."""
     if not path.is_file():
-        raise UserError(
-            f"model.weights: there is no file {where}; correct the path, which starts at the project's folder"
-        )
+        raise UserError(f"model.weights: there is no file {where}; the path starts at the project's folder")
     try:
-        found = load_state_dict(str(path), device="cpu", weights_only=True)
+        found = dict(load_state_dict(str(path), device="cpu", weights_only=True))
     except Exception as error:  # a damaged file fails in as many ways as there are bytes
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-        raise UserError(
-            f"model.weights: cannot read {where} as weights ({reason}); "
-            "download it again, or save its state dict alone as safetensors"
-        ) from error
-    tensors = {name: value for name, value in dict(found).items() if isinstance(value, Tensor)}
+        remedy = "save its state dict alone as safetensors"
+        raise UserError(f"model.weights: cannot read {where} as weights ({reason}); {remedy}") from error
+    tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)}
     if not tensors:
         raise UserError(f"model.weights: {where} holds no tensors by name ({listed(found)}); save a state dict")
     return clean_state_dict(tensors)
 
 
 def best_names(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, str]:
-    """Name in the model -> name in the file, as it fits most tensors; the fewest changes win a tie."""
-    best: dict[str, str] = {}
-    most = (-1, -1)
-    for taken in _prefixes(given):
-        for added in ("", *OWN):
-            names = {added + name.removeprefix(taken): name for name in given}
-            known = [name for name in names if name in wanted]
-            matches = (sum(given[names[name]].shape == wanted[name].shape for name in known), len(known))
-            if matches > most:
-                best, most = names, matches
-    return best
+    """Name in the model -> name in the file, as it fits most tensors, the fewest changes first: without a prefix that
+    half of the names share, and with the encoder's place in our model before them."""
+    parts = [name.split(".") for name in given]
+    shared = Counter(".".join(each[:count]) + "." for each in parts for count in range(1, len(each)))
+    prefixes = ["", *(prefix for prefix, count in shared.items() if 2 * count >= len(given))]
+    options = [{own + name.removeprefix(old): name for name in given} for old in prefixes for own in ("", *OWN)]
 
+    def matches(names: dict[str, str]) -> tuple[int, int]:
+        known = [name for name in names if name in wanted]
+        return sum(given[names[name]].shape == wanted[name].shape for name in known), len(known)
 
-def _prefixes(names: Mapping[str, Tensor]) -> Iterator[str]:
-    """Nothing, and every dotted prefix that at least half of the names share, shortest first."""
-    yield ""
-    candidates = {name[: position + 1] for name in names for position, sign in enumerate(name) if sign == "."}
-    for prefix in sorted(candidates, key=lambda prefix: (len(prefix), prefix)):
-        if 2 * sum(name.startswith(prefix) for name in names) >= len(names):
-            yield prefix
-
-
-def _is_for_rgb(given: Tensor, wanted: Tensor) -> bool:
-    """Whether these are weights (out, 3, h, w) of a convolution that differs in its input channels at most."""
-    shape = given.shape
-    return given.ndim == 4 and shape[1] == 3 and (shape[0], *shape[2:]) == (wanted.shape[0], *wanted.shape[2:])
+    return max(options, key=matches)

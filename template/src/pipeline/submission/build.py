@@ -4,11 +4,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from pipeline.data.spellings import loose_id
 from pipeline.data.tables import read_table
-from pipeline.keys import ROW_ID
-from pipeline.project import Project
 from pipeline.settings import Settings
-from pipeline.submission.ids import compare_ids
 from pipeline.submission_schema import Keys
 from toolkit.errors import UserError, listed
 from toolkit.files import atomic
@@ -18,65 +16,49 @@ PLACEHOLDERS = 10  # a code competition's sample has at most so many rows, with 
 
 
 def read_sample(settings: Settings, data: Path) -> pd.DataFrame:
-    """The sample submission, every cell as text, exactly as it stands in the file.
-
-    Raises:
-        UserError: it is missing, empty, not a csv file in UTF-8, or has one column only.
-    """
+    """The sample submission, every cell as text, exactly as it stands in the file; a `UserError` where it is missing,
+    empty, not a csv file in UTF-8, or has one column only."""
     path = data / settings.sample_submission
     sample = read_table(path).fillna("")
     if len(sample.columns) < 2:
-        raise UserError(
-            f"{path.name} has the single column '{sample.columns[0]}'; an id and at least one more are needed"
-        )
+        raise UserError(f"{path.name} has the single column '{sample.columns[0]}'; an id and one more are needed")
     return sample
 
 
-def require_keys(sample: pd.DataFrame, keys: Keys, name: str) -> None:
-    """Raise a `UserError` where two rows of the sample have the same key."""
-    texts = keys.texts(sample)
-    twice = texts[texts.duplicated()].unique()
+def expected_rows(sample: pd.DataFrame, ids: pd.Series, keys: Keys) -> pd.DataFrame:
+    """The rows that a submission must have: the sample, or where that holds but a few placeholders (a code
+    competition), the rows of the ids that are predicted, with empty cells; without ids none, the sample gives columns.
+
+    A `UserError` where two rows of the sample have the same key.
+    """
+    sampled = keys.texts(sample)
+    twice = sampled[sampled.duplicated()].unique()
     if len(twice) and not keys.repeats:
         raise UserError(
-            f"{name}: {len(twice)} ids of column '{' / '.join(keys.columns)}' stand more than once ({listed(twice)}); "
-            "correct id_column in competition.yaml"
+            f"the sample submission: {len(twice)} ids of column '{' / '.join(keys.columns)}' stand more than once "
+            f"({listed(twice)}); correct id_column in competition.yaml"
         )
-
-
-def expected_rows(sample: pd.DataFrame, test_rows: pd.DataFrame, keys: Keys) -> pd.DataFrame:
-    """The sample with the rows that a submission must have.
-
-    That is the sample itself. Where it holds but a few placeholders that are no test ids (a code competition), the
-    test rows take their place, with empty cells. Where there are no test rows at all, none are left: the sample gives
-    the columns only.
-    """
-    return _asked(sample, keys.expected(test_rows[ROW_ID].astype(str), list(sample.columns)), keys)
-
-
-def _asked(sample: pd.DataFrame, rows: pd.DataFrame, keys: Keys) -> pd.DataFrame:
-    """The sample, or these rows where it holds but placeholders."""
-    if rows.empty:
+    if ids.empty:
         return sample.iloc[:0]
-    wanted, sampled = keys.texts(rows), keys.texts(sample)
+    rows = keys.expected(ids.astype(str), list(sample.columns))
+    wanted = keys.texts(rows)
     if len(sample) > min(PLACEHOLDERS, len(rows)) or sampled.isin(wanted).any():
         return sample
-    if compare_ids(wanted, sampled).damaged:  # the same rows after all, so let it be said what happened to them
-        return sample
-    return rows
+    misspelt, _, _ = compare_ids(wanted, sampled)  # the same rows after all, so let it be said what happened to them
+    return sample if misspelt else rows
 
 
-def fill(sample: pd.DataFrame, table: pd.DataFrame, test_rows: pd.DataFrame, keys: Keys) -> pd.DataFrame:
-    """Put the rows of `table` into the sample's order of rows and columns, by key and never by position.
-
-    Rows that the sample does not ask for are left out. For which rows it asks: `expected_rows`.
+def fill(expected: pd.DataFrame, table: pd.DataFrame, keys: Keys) -> pd.DataFrame:
+    """Put the rows of `table` into the order of rows and columns that is expected, by key and never by position; rows
+    for which nobody asks are left out.
 
     Raises:
-        UserError: a column is missing or too many, a key stands twice, or one that is asked for is not there.
+        UserError: a column is missing or too many, a key stands twice, or one is not there.
     """
-    if set(table.columns) != set(sample.columns):
+    if set(table.columns) != set(expected.columns):
         raise UserError(
             f"src/competition/submission.py returns the columns {listed(table.columns, 5)}; "
-            f"the sample submission has {listed(sample.columns, 5)}"
+            f"the sample submission has {listed(expected.columns, 5)}"
         )
     by_key = table.set_index(keys.texts(table))
     if not by_key.index.is_unique and not keys.repeats:
@@ -85,42 +67,47 @@ def fill(sample: pd.DataFrame, table: pd.DataFrame, test_rows: pd.DataFrame, key
             f"the submission has {len(twice)} ids more than once ({listed(twice)}); "
             "return one row per id in src/competition/submission.py"
         )
-    if test_rows.empty:  # the predicted rows are all the test rows there are
-        rows = table[list(keys.columns)].astype(str).reindex(columns=list(sample.columns), fill_value="")
-    else:
-        rows = keys.expected(test_rows[ROW_ID].astype(str), list(sample.columns))
-    asked = _asked(sample, rows, keys)
-    wanted = keys.texts(asked).drop_duplicates()
-    difference = compare_ids(by_key.index, wanted)
-    if difference.damaged:
+    wanted = keys.texts(expected).drop_duplicates()
+    misspelt, missing, _ = compare_ids(by_key.index.to_series(), wanted)
+    if misspelt:
+        raise UserError(f"the ids of the predictions are not those of the sample submission: {misspelt}")
+    if missing:
         raise UserError(
-            f"the ids of the predictions are not those of the sample submission: {difference.damage_texts()[0]}"
+            f"{len(missing)} of the {len(wanted)} ids of the sample submission have no prediction "
+            f"({listed(missing)}); predict again, or correct test_rows in src/competition/tables.py"
         )
-    if difference.missing:
-        raise UserError(
-            f"{len(difference.missing)} of the {len(wanted)} ids of the sample submission have no prediction "
-            f"({listed(difference.missing)}); predict again, or correct test_rows in src/competition/tables.py"
-        )
-    filled = by_key.loc[wanted, list(sample.columns)].reset_index(drop=True)
-    if not keys.repeats:
-        filled[list(keys.columns)] = asked.loc[wanted.index, list(keys.columns)].to_numpy()
-    return filled
+    return by_key.loc[wanted, list(expected.columns)].reset_index(drop=True)
+
+
+def compare_ids(found: pd.Series, expected: pd.Series) -> tuple[str, list[str], list[str]]:
+    """What is said of ids that differ in their spelling only, ids that are missing, and those that are too many."""
+    missing = dict.fromkeys(expected[~expected.isin(found)])
+    extra = dict.fromkeys(found[~found.isin(expected)])
+    wanted, pairs = {_loose(text): text for text in missing}, []
+    for text in list(extra):
+        if (other := wanted.pop(_loose(text), None)) is not None:
+            pairs.append(f"{text!r} for {other!r}")
+            del extra[text], missing[other]
+    remedy = "write them as the sample does, read as text: dtype=str"
+    said = f"{len(pairs)} spelled otherwise ({listed(pairs)}); {remedy}" if pairs else ""
+    return said, list(missing), list(extra)
+
+
+def _loose(key: str) -> tuple[str, ...]:
+    return tuple(map(loose_id, key.split(" / ")))  # each column by itself, see `Keys.texts`
 
 
 def as_text(table: pd.DataFrame) -> pd.DataFrame:
     """Every cell as it will stand in the file. Floats keep nine significant digits: enough to read a float32 back
     exactly, and for a row of probabilities to sum to 1 as closely as before; NaN is an empty cell."""
-    return table.apply(_column_text)
+    found = table.copy()
+    for name, values in table.items():
+        text = values.map("{:.9g}".format) if pd.api.types.is_float_dtype(values) else values.astype(str)
+        found[name] = text.where(values.notna(), "").astype("str")
+    return found
 
 
-def _column_text(values: pd.Series) -> pd.Series:
-    text = values.map("{:.9g}".format) if pd.api.types.is_float_dtype(values) else values.astype(str)
-    return text.where(values.notna(), "").astype("str")
-
-
-def write_submission(project: Project, name: str, table: pd.DataFrame) -> Path:
-    """Write `submissions/<name>.csv` atomically, in UTF-8, with Unix line ends; returns its path."""
-    path = project.submissions / f"{name}.csv"
+def write_submission(path: Path, table: pd.DataFrame) -> None:
+    """Write the csv atomically, in UTF-8, with Unix line ends."""
     with atomic(path) as temporary:
         as_text(table).to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8")
-    return path

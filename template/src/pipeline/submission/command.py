@@ -9,13 +9,13 @@ import pandas as pd
 from pipeline.competition import Competition, Metric
 from pipeline.data.folds import class_order
 from pipeline.data.labels import labels_of
-from pipeline.inference.predict import FOLDS, HELD_OUT, TEST, read_predictions
+from pipeline.inference.predict import FOLDS, HELD_OUT, TEST, expected_folds, read_predictions
 from pipeline.inference.snapshot import CLASSES, CODE, run_competition
 from pipeline.inference.thresholds import task_of_run
 from pipeline.keys import ROW_ID, ROW_IMAGE
 from pipeline.prediction_ids import by_prediction
 from pipeline.project import Project
-from pipeline.submission.build import SUBMITTED, expected_rows, fill, read_sample, require_keys, write_submission
+from pipeline.submission.build import SUBMITTED, expected_rows, fill, read_sample, write_submission
 from pipeline.submission.check import UNREADABLE, check
 from pipeline.submission_schema import Problem, Rules
 from pipeline.tasks import Task, task_for
@@ -23,23 +23,15 @@ from toolkit import terminal
 from toolkit.errors import UserError, listed
 from toolkit.files import read_json, write_json
 
-CHECKS = {  # what the table of checks shows, and which problems belong to it
-    "file": ("file", UNREADABLE),
-    "columns": ("columns",),
-    "ids": ("ids", "order"),
-    "values": ("blank", "dtype", "finite", "range", "label", "sum", "mask"),
-}
-MOST_SHARES = 10  # classes whose shares are shown
+# What the table of checks shows beside the values -> the kinds of problems that belong to it.
+CHECKS = {"file": ("file", UNREADABLE), "columns": ("columns",), "ids": ("ids", "order")}
+MOST_SHARES = 10  # classes whose shares are printed
 Answers = Callable[[Competition, Path], pd.DataFrame | None]  # (competition, data) -> the test rows with their truth
 
 
 def submit(project: Project, name: str, answers: Answers = lambda competition, data: None) -> Path:
-    """Build the submission of an experiment from its test predictions, check it, and write `submissions/<name>.csv`.
-
-    What formed the weights comes from the run's snapshot, all else is today's (`run_competition`).
-
-    Args:
-        answers: gives the truth of the test rows where it is known, which scores the submission.
+    """Build the submission of an experiment from its test predictions, check it, and write `submissions/<name>.csv`;
+    `answers` know the truth of the test rows where that is possible, which scores it.
 
     Raises:
         UserError: no data, no run, no predictions, or a submission that does not pass (nothing is written).
@@ -50,63 +42,54 @@ def submit(project: Project, name: str, answers: Answers = lambda competition, d
     predictions = read_predictions(run / TEST)
     with run_competition(run) as competition:
         task = task_of_run(run, competition)
-        competition = task.competition
-        settings = competition.settings
-        sample, test_rows = read_sample(settings, data), by_prediction(competition.test_rows(data))
-        metric = competition.metrics()[0]
-        table = competition.submission(sample, predictions, task.heads)
-        rules = task.submission.rules(sample, metric, _images(test_rows, data))
-        require_keys(sample, rules.keys, settings.sample_submission)
-        filled = fill(sample, table, test_rows, rules.keys)
-        problems = check(filled, expected_rows(sample, test_rows, rules.keys), rules)
-        _print_checks(f"submission of '{name}'", rules, problems, f"{len(filled)} rows")
-        _refuse(problems, f"the submission of '{name}' is not written")
-        path = write_submission(project, name, filled)
+        metric = task.competition.metrics()[0]
+        sample, rules, expected = _form(task, data, predictions)
+        filled = fill(expected, task.competition.submission(sample, predictions, task.heads), rules.keys)
+        problems = check(filled, expected, rules)
+        _report(f"submission of '{name}'", rules, problems, len(filled), f"the submission of '{name}' is not written")
+        path = project.submissions / f"{name}.csv"
+        write_submission(path, filled)
         _print_shares(run, predictions, task)
-        known = answers(competition, data)
-        score = (
-            None if known is None else _score(task.predictions.truth(known), task, metric, rules, filled, predictions)
-        )
+        known = answers(task.competition, data)
+        score = None if known is None else _score(known, task, metric, rules, filled, predictions)
     folds = predictions.attrs.get(FOLDS, [])
-    made = {"file": project.shown(path), "rows": len(filled), "metric": metric.name, FOLDS: folds}
-    if folds and folds != ["full"] and len(folds) < (count := read_json(run / "run.json")["n_folds"]):
+    if folds and folds != ["full"] and len(folds) < (count := len(expected_folds(run))):
         print(f"note: these are the predictions of fold {', '.join(folds)} alone, of {count}")
-    write_json(run / SUBMITTED, made if score is None else {**made, "score": score})
-    if test_rows.empty and filled.empty:
+    made = {"file": project.shown(path), "rows": len(filled), "metric": metric.name, FOLDS: folds}
+    if filled.empty:
         print(f"there are no test rows in {project.shown(data)}, so the file holds the columns only")
     if score is not None:
+        made["score"] = score
         print(f"the demo's leaderboard: {metric.name} {score:.4f}")
+    write_json(run / SUBMITTED, made)
     print(f"submission: {project.shown(path)} ({len(filled)} rows)")
     return path
 
 
 def check_file(project: Project, name: str | None, path: Path, competition: Competition) -> None:
-    """Check any csv against the sample and print what is wrong with it.
+    """Check any csv against the sample and print what is wrong with it; a `UserError` where it does not pass.
 
-    The classes come from the run `name` where there is one, else from `folds/classes.json`; without either, the
-    sample's own values say what is expected.
-
-    Raises:
-        UserError: there is no data, no such file, or the file does not pass.
+    The classes come from the run `name` where there is one, else from `folds/classes.json`, else from the data.
     """
     data = project.require_data()
     with _task(project, name, competition) as task:
-        stage = task.competition
-        settings = stage.settings
-        sample = read_sample(settings, data)
-        test_rows = by_prediction(stage.test_rows(data))
-        rules = task.submission.rules(sample, stage.metrics()[0], _images(test_rows, data))
-        require_keys(sample, rules.keys, settings.sample_submission)
-        expected = expected_rows(sample, test_rows, rules.keys)
+        _, rules, expected = _form(task, data)
         problems = check(path, expected, rules)
-    _print_checks(f"check of {path}", rules, problems, f"{len(expected)} rows expected")
-    _refuse(problems, f"{path} would be refused")
+    _report(f"check of {path}", rules, problems, len(expected), f"{path} would be refused")
     print(f"{path} passes")
 
 
-def _images(test_rows: pd.DataFrame, data: Path) -> dict[str, Path]:
-    """The image of each test id."""
-    return {name: data / path for name, path in zip(test_rows[ROW_ID].astype(str), test_rows[ROW_IMAGE], strict=True)}
+def _form(task: Task, data: Path, predictions: pd.DataFrame | None = None) -> tuple[pd.DataFrame, Rules, pd.DataFrame]:
+    """The sample, the rules it makes, and the rows that a submission must have; without test rows on this machine
+    those of the predictions."""
+    stage = task.competition
+    sample, test_rows = read_sample(stage.settings, data), by_prediction(stage.test_rows(data))
+    ids = test_rows[ROW_ID].astype(str)
+    images = {name: data / path for name, path in zip(ids, test_rows[ROW_IMAGE], strict=True)}
+    rules = task.submission.rules(sample, stage.metrics()[0], images)
+    if ids.empty and predictions is not None:
+        ids = predictions.index.to_series()
+    return sample, rules, expected_rows(sample, ids, rules.keys)
 
 
 @contextmanager
@@ -125,26 +108,24 @@ def _task(project: Project, name: str | None, competition: Competition) -> Itera
 
 
 def _score(
-    truth: pd.DataFrame, task: Task, metric: Metric, rules: Rules, table: pd.DataFrame, predictions: pd.DataFrame
+    rows: pd.DataFrame, task: Task, metric: Metric, rules: Rules, table: pd.DataFrame, predictions: pd.DataFrame
 ) -> float:
-    """The score of a submission on the truth of its rows.
-
-    What stands in the table is scored. Where it does not say what the metric needs (labels only, and the metric wants
-    probabilities), the predictions it was made from are.
-    """
+    """The score of a submission on the truth of its rows; where it does not say what the metric needs (labels only,
+    and the metric wants probabilities), that of the predictions it was made from."""
     read = task.submission.read(table.set_index(rules.id_column), rules, metric)
-    scored = predictions if read is None else read
+    scored, truth = predictions if read is None else read, task.predictions.truth(rows)
     truth = truth[truth.index.isin(scored.index)]
     return float(metric.function(truth, scored.loc[truth.index], task.heads))
 
 
-def _print_checks(title: str, rules: Rules, problems: Sequence[Problem], rows: str) -> None:
-    held = listed(rules.described(), 3) or "as in the sample"
-    notes = {"columns": held, "ids": rows}
+def _report(title: str, rules: Rules, problems: Sequence[Problem], rows: int, refusal: str) -> None:
+    """Print what was checked and all that is wrong; a `UserError` where that is more than warnings."""
+    notes = {"columns": listed(rules.described(), 3) or "as in the sample", "ids": f"{rows} rows"}
     unread = any(problem.kind == UNREADABLE for problem in problems)
+    groups = {kind: name for name, kinds in CHECKS.items() for kind in kinds}
     lines = []
-    for name, kinds in CHECKS.items():
-        mine = [problem for problem in problems if problem.kind in kinds]
+    for name in (*CHECKS, "values"):
+        mine = [problem for problem in problems if groups.get(problem.kind, "values") == name]
         serious = sum(not problem.warning for problem in mine)
         result = f"{serious} wrong" if serious else "warning" if mine else "not checked" if unread else "ok"
         lines.append((name, result, notes.get(name, "")))
@@ -153,13 +134,10 @@ def _print_checks(title: str, rules: Rules, problems: Sequence[Problem], rows: s
         print(f"note: {note}")
     for problem in problems:
         print(f"{'warning, ' if problem.warning else ''}{problem}")
-
-
-def _refuse(problems: Sequence[Problem], what: str) -> None:
-    serious = [problem for problem in problems if not problem.warning]
-    if serious:
-        more = f" (and {len(serious) - 1} more, listed above)" if len(serious) > 1 else ""
-        raise UserError(f"{what}: {serious[0]}{more}")
+    wrong = [problem for problem in problems if not problem.warning]
+    if wrong:
+        more = f" (and {len(wrong) - 1} more, listed above)" if len(wrong) > 1 else ""
+        raise UserError(f"{refusal}: {wrong[0]}{more}")
 
 
 def _print_shares(run: Path, predictions: pd.DataFrame, task: Task) -> None:
