@@ -34,7 +34,7 @@ BUDGETS = {
     "files a prediction enters": "12",
 }
 SETTINGS = ["model.encoder=test_resnet", "training.epochs=1", "training.batch_size=32", "training.max_rows=128"]
-ORDINARY = ["machine.workers=0", "machine.device=cpu", "watch.figure_epochs=0", "tracking.every_steps=50"]
+ORDINARY = ["machine.workers=0", "machine.device=cpu", "watch.figure_epochs=0", "watch.gradient_steps=50"]
 
 
 def render(folder: Path) -> Path:

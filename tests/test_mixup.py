@@ -18,11 +18,10 @@ from pipeline.models.encoder_heads import EncoderHeads
 from pipeline.models.preprocess import Normalize
 from pipeline.registry import Named, Names
 from pipeline.tasks.image_level.task import ImageLevelTask
-from pipeline.training.step import step
+from pipeline.training.step import seed_everything, step
 from pipeline.types import PreparedModel, StepContext
 from projects import Renders
 from toolkit.errors import UserError
-from toolkit.seeds import seed_everything
 
 MODES = [
     {"mixup_alpha": 0.4},

@@ -18,10 +18,10 @@ from pipeline.config import Optimizer
 from pipeline.registry import Names
 from pipeline.training import NAMES
 from pipeline.training.optimizer import make_optimizer, parameter_groups, print_rates
+from pipeline.training.step import seed_everything
 from pipeline.training.trainer import Trainer
 from projects import Renders, run_script
 from toolkit.errors import UserError
-from toolkit.seeds import seed_everything
 from training import demo_project, expect
 
 

@@ -164,7 +164,7 @@ def test_samples_that_cannot_be_used(build: Build) -> None:
     house.predict(IDS)
     path = house.raw / "sample_submission.csv"
     for text, part in (
-        (b"", "is empty"),
+        (b"", "is not a csv file"),
         (b"image_id\na\n", "the single column 'image_id'"),
         (b"image_id,label\na,0\na,0\n", "1 ids of column 'image_id' stand more than once (a)"),
         (b"image_id,label\na,0,1\n", "more cells"),

@@ -106,7 +106,7 @@ def test_scores_of_one_fold_are_kept_and_replace_no_more_of_them(project: Path) 
         (("predict.py", "small", "--fold", "all"), "run scripts/train.py small --fold 1"),
         (("predict.py", "small", "--fold", "0,7"), "no fold '7'; choose of 0, 1, 2, full"),
         (("evaluate.py", "small", "--fold", "full"), "holds nothing out"),
-        (("evaluate.py", "demo"), "train it first: scripts/train.py demo"),
+        (("evaluate.py", "demo"), "there is no run of experiment"),
         (("train.py", "small", "--fold", "0,3"), "there is no fold '3'"),
         (("find_lr.py", "small", "--fold", "0,1"), "trains on one fold"),
     ],

@@ -157,7 +157,7 @@ def test_where_auc_is_one_in_every_fold_it_is_one_for_all_rows() -> None:
 
 
 def test_a_position_gives_its_randomness_whatever_was_drawn_before() -> None:
-    from toolkit.seeds import seed_everything
+    from pipeline.training.step import seed_everything
 
     seed_everything(0, 1, 2)
     first = torch.rand(3)

@@ -18,12 +18,12 @@ from pipeline.inference.predict import BEST, FINISHED, predict_rows, read_predic
 from pipeline.inference.weights import load_weights, save_weights
 from pipeline.tasks import Task
 from pipeline.training.setup import Setup
+from pipeline.training.step import seed_everything
 from pipeline.training.trainer import Trainer
 from pipeline.training.validation import quickly_tuned
 from pipeline.types import StageResult
 from toolkit.errors import UserError
 from toolkit.files import read_json, write_json
-from toolkit.seeds import seed_everything
 from toolkit.terminal import progress, table
 
 BEST_EPOCH = "best epoch"

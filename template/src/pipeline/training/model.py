@@ -10,10 +10,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pipeline.config import Model
 from pipeline.inference.weights import load_initial_weights
 from pipeline.training.setup import Setup
+from pipeline.training.step import seed_everything
 from pipeline.types import PreparedModel
 from toolkit.distributed import Processes
 from toolkit.errors import UserError, nearest
-from toolkit.seeds import seed_everything
 
 
 def make_model(

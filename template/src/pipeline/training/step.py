@@ -1,4 +1,9 @@
-"""The usual step."""
+"""The usual step, and the seeds that make what it draws a function of its position."""
+
+import random
+
+import numpy as np
+import torch
 
 from pipeline.keys import INPUT_PARTNER, INPUT_ROW, INPUT_SHARE
 from pipeline.types import Batch, PreparedModel, StepContext, StepResult
@@ -24,3 +29,19 @@ def step(batch: Batch, model: PreparedModel, context: StepContext) -> StepResult
             INPUT_SHARE: prepared[INPUT_SHARE],
         }
     return found
+
+
+def seed_everything(*parts: int) -> None:
+    """Seed `random`, NumPy and torch from a position such as (seed, epoch, batch).
+
+    So a continued run draws what an unbroken one does. `torch.manual_seed` does the same and takes a millisecond, since
+    it notes the call's stack for devices that have not started yet.
+    """
+    state = int(np.random.SeedSequence(parts).generate_state(1)[0])
+    random.seed(state)
+    np.random.seed(state)
+    torch.default_generator.manual_seed(state)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(state)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(state)

@@ -24,6 +24,7 @@ from pipeline.training.optimizer import clip_gradients, make_optimizer
 from pipeline.training.phases import Phase, Phases
 from pipeline.training.schedules import AdaptiveFactor, make_schedule
 from pipeline.training.setup import Setup
+from pipeline.training.step import seed_everything
 from pipeline.training.validation import LossSums, Monitor, Validation
 from pipeline.types import (
     Batch,
@@ -39,7 +40,6 @@ from pipeline.types import (
 )
 from toolkit.distributed import ALONE, Processes
 from toolkit.errors import Interrupted, UserError
-from toolkit.seeds import seed_everything
 from toolkit.signals import LeaveOnSignal
 
 SAVED = ("model", "optimizer", "scaler", "averages", "sums", "callbacks")  # parts that are saved, as they are called
