@@ -68,9 +68,9 @@ def _step(processes: Any, size: int) -> Callable[[], None]:
     from pipeline.callbacks import CallbackList
     from pipeline.config import parse_experiment
     from pipeline.keys import INPUT_ID, INPUT_IMAGE
+    from pipeline.losses.criterion import LossSums
     from pipeline.training.averaging import WeightAverages
     from pipeline.training.trainer import Trainer
-    from pipeline.training.validation import LossSums
     from pipeline.types import Progress
     from toolkit.signals import LeaveOnSignal
 

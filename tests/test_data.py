@@ -14,7 +14,8 @@ from pipeline.data.tables import image_paths, image_rows, read_table, sample_ids
 from pipeline.settings import Settings
 from projects import Renders, Result, run_script
 from toolkit.errors import UserError
-from toolkit.images.readers import array, describe, image
+from toolkit.images.header import describe
+from toolkit.images.readers import array, image
 
 
 def settings(**changed: object) -> Settings:

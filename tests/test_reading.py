@@ -14,8 +14,7 @@ from pipeline.data.cache import stamp_of
 from pipeline.data.leaks import find_leaks
 from projects import Renders, imported, run_script
 from toolkit.audit.scan import Look, scan
-from toolkit.images.readers import image
-from toolkit.images.row_reader import Place, Rows, image_key, row_reader
+from toolkit.images.readers import Place, Rows, image, image_key, row_reader
 from training import SMALL, expect, register
 
 READERS = '''"""Images that are slices of a stack, which is a folder of npy files."""

@@ -54,6 +54,7 @@ class Metric:
         check_heads: raises a `UserError` where it cannot score such heads; it is called before anything is trained.
         may_cut: it needs probabilities, and often scores 0 and 1 beyond a threshold higher than what they are made of,
             as pF1 does. So thresholds are tuned for it, and where they help, 0 and 1 are handed in.
+        top_k: how many labels a cell of the submission may list, the best first.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Metric:
     needs: Literal["labels", "probabilities"] = "labels"
     check_heads: Callable[[Sequence[Head]], None] = lambda heads: None
     may_cut: bool = False
+    top_k: int = 1
 
     def better(self, score: float, than: float) -> bool:
         return score > than if self.greater_is_better else score < than

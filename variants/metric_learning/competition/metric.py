@@ -14,9 +14,8 @@ def metrics(settings: Settings) -> tuple[Metric, ...]:
 
 
 # A metric of your own reads whole tables, indexed by id. The truth has a column of labels per head; the predictions
-# have the best labels, `id:label_1`, `id:label_2`, ..., and their cosines `id:score_1`, ... The number in the name of a
-# metric, as in `map_at_5`, says how many labels a submission lists. For example, what finding an identity at once earns
-# more than finding it second:
+# have the best labels, `id:label_1`, `id:label_2`, ..., and their cosines `id:score_1`, ... A submission lists as many
+# labels as `top_k` says. For example, what finding an identity at once earns more than finding it second:
 #
 # def points_at_2(truth: pd.DataFrame, predictions: pd.DataFrame, heads: Sequence[Head]) -> float:
 #     name = heads[0].name
@@ -25,4 +24,4 @@ def metrics(settings: Settings) -> tuple[Metric, ...]:
 #
 #
 # def metrics(settings: Settings) -> tuple[Metric, ...]:
-#     return (Metric("points_at_2", points_at_2), *(find_metric(name) for name in COMPANIONS))
+#     return (Metric("points_at_2", points_at_2, top_k=2), *(find_metric(name) for name in COMPANIONS))

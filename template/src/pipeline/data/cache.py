@@ -31,7 +31,7 @@ from pipeline.registry import Names
 from toolkit.errors import UserError
 from toolkit.files import digest, writing
 from toolkit.images.pixels import Size
-from toolkit.images.row_reader import NO_ROW, Reader, Row, RowReader, Rows, image_key, row_reader
+from toolkit.images.readers import NO_ROW, Reader, Row, RowReader, Rows, image_key, row_reader
 from toolkit.terminal import console, progress_bar
 
 LOCK = "lock"

@@ -25,7 +25,7 @@ from pipeline.rows import received, require_groups
 from toolkit.audit.scan import scan
 from toolkit.errors import UserError
 from toolkit.files import read_json
-from toolkit.images.row_reader import Reader, Rows
+from toolkit.images.readers import Reader, Rows
 from toolkit.terminal import console
 
 Classes = Mapping[str, Sequence[str]]

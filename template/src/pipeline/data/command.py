@@ -35,7 +35,7 @@ from pipeline.registry import Named, Names
 from toolkit.audit.scan import scan
 from toolkit.errors import UserError, listed
 from toolkit.files import read_json
-from toolkit.images.row_reader import Reader, Rows
+from toolkit.images.readers import Reader, Rows
 from toolkit.terminal import console, table
 
 READER, PREPARE = Named(name="image"), Named(name="normalize")

@@ -15,7 +15,7 @@ from pipeline.data.augment import Augmenting
 from pipeline.keys import INPUT_ID, INPUT_IMAGE, INPUT_ROW, INPUT_WEIGHT, ROW_ID, ROW_IMAGE, ROW_WEIGHT
 from pipeline.types import Index, SampleDataset
 from toolkit.errors import UserError
-from toolkit.images.row_reader import Reader, Rows, row_reader
+from toolkit.images.readers import Reader, Rows, row_reader
 
 
 class ImageDataset(SampleDataset):

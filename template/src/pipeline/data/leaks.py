@@ -12,7 +12,7 @@ from pipeline.keys import ROW_FOLD, ROW_GROUP, ROW_ID, ROW_IMAGE, ROW_SOURCE, SO
 from toolkit.audit.near_copies import Copies, near_pairs, not_looked_for
 from toolkit.audit.scan import Look
 from toolkit.files import atomic
-from toolkit.images.row_reader import Reader, Rows, row_reader
+from toolkit.images.readers import Reader, Rows, row_reader
 from toolkit.terminal import console, table
 
 TEST, TRAIN_ONLY = -2, -1  # where a row is used, if not in a fold

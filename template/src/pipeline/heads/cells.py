@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 import pandas as pd
 
-from pipeline.competition import Head, Metric
+from pipeline.competition import Head
 from pipeline.submission_schema import Problem
 from toolkit.errors import UserError, listed, nearest
 
@@ -128,12 +128,6 @@ def listable(head: Head) -> None:
             f"the label '{spaced}' of '{head.name}' holds a space, and a cell lists labels by spaces; "
             "build the column in src/competition/submission.py"
         )
-
-
-def most_listed(metric: Metric) -> int:
-    """How many labels a cell may list for this metric: 5 for `map_at_5`, else one."""
-    found = re.search(r"_at_(\d+)$", metric.name)
-    return int(found.group(1)) if found else 1
 
 
 def as_numbers(values: pd.Series) -> pd.Series:

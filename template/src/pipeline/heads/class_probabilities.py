@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.competition import Head, Metric
-from pipeline.heads.cells import as_numbers, label_problems, list_problems, listable, most_listed
+from pipeline.heads.cells import as_numbers, label_problems, list_problems, listable
 from pipeline.heads.columns import Aggregate, Column, Columns, Figures, frequencies, label_error_table
 from pipeline.submission_schema import Problem
 from toolkit.audit.label_errors import worst_first
@@ -92,7 +92,7 @@ class ClassProbabilities(Columns):
 
     def single_column(self, metric: Metric) -> str | None:
         """The decided label; with a metric that needs probabilities and two classes, the second one's."""
-        second = metric.needs == "probabilities" and len(self.head.classes) == 2 and most_listed(metric) == 1
+        second = metric.needs == "probabilities" and len(self.head.classes) == 2 and metric.top_k == 1
         return self.head.classes[1] if second else None
 
     def described(self, column: Column) -> str:
@@ -113,7 +113,7 @@ class ClassProbabilities(Columns):
         if len(asked) > 1 and metric.name in SUM_TO_ONE:
             values[:, asked] = normalized(values[:, asked])
         return {
-            column.name: self._listed(predictions, most_listed(metric))
+            column.name: self._listed(predictions, metric.top_k)
             if column.of is None
             else values[:, self.head.classes.index(column.of)]
             for column in columns
@@ -140,7 +140,7 @@ class ClassProbabilities(Columns):
     def cell_problems(self, name: str, values: pd.Series, column: Column | None, metric: Metric) -> list[Problem]:
         if column is None or column.of is not None:
             return super().cell_problems(name, values, column, metric)
-        most, known = most_listed(metric), self.head.classes
+        most, known = metric.top_k, self.head.classes
         return list_problems(name, values, known, most) if most > 1 else label_problems(name, values, known)
 
     def row_problems(self, table: pd.DataFrame, metric: Metric) -> list[Problem]:

@@ -126,13 +126,13 @@ class Rankings(Columns):
 
     def fill(self, predictions: pd.DataFrame, columns: Sequence[Column], metric: Metric) -> dict[str, np.ndarray]:
         """The cells of each column, (N,) of str; a `UserError` where a label in a list holds a space."""
-        if cells.most_listed(metric) > 1 or metric.name in WITH_SCORE:
+        if metric.top_k > 1 or metric.name in WITH_SCORE:
             cells.listable(self.head)
         if metric.name in WITH_SCORE:
             labels, scores = listed_labels(predictions, self.head)
             lists = [f"{label} {score:.9g}" for label, score in zip(labels[:, 0], scores[:, 0], strict=True)]
         else:
-            labels = ranked(predictions, self.head)[0][:, : cells.most_listed(metric)]
+            labels = ranked(predictions, self.head)[0][:, : metric.top_k]
             lists = [" ".join(label for label in row if label != NOTHING) for row in labels]
         return {column.name: np.array(lists, dtype=object) for column in columns}
 
@@ -158,7 +158,7 @@ class Rankings(Columns):
         if column is None:
             return cells.number_problems(name, values, probability=False)
         if metric.name not in WITH_SCORE:
-            return cells.list_problems(name, values, self._known(), cells.most_listed(metric))
+            return cells.list_problems(name, values, self._known(), metric.top_k)
         words = values.str.split()
         broken = words.map(lambda row: len(row) != 2 or bool(cells.as_numbers(pd.Series(row[1:])).isna().any()))
         broken &= ~cells.lower_case(values).isin(cells.BLANK)

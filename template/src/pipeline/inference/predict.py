@@ -23,7 +23,7 @@ from pipeline.tasks import Decoder, Task, task_for
 from pipeline.types import Batch, Precision, SampleDataset
 from toolkit.errors import UserError, listed
 from toolkit.files import atomic, read_json, read_yaml
-from toolkit.images.row_reader import Reader
+from toolkit.images.readers import Reader
 from toolkit.terminal import progress
 
 HELD_OUT, TEST = "oof.parquet", "test.parquet"  # in a run's folder

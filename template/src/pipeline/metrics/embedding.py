@@ -41,7 +41,7 @@ def map_at(most: int) -> Metric:
         right = ranked(predictions, head)[0][:, :most] == truth[:, None]
         return float(np.where(right.any(axis=1), 1 / (right.argmax(axis=1) + 1), 0.0).mean())
 
-    return _score(f"map_at_{most}", formula)
+    return _score(f"map_at_{most}", formula, top_k=most)
 
 
 def recall_at(most: int) -> Metric:
@@ -53,7 +53,7 @@ def recall_at(most: int) -> Metric:
         labels, _ = listed_labels(predictions, head)
         return float((labels[known, :most] == truth[known, None]).any(axis=1).mean())
 
-    return score(_of_known, f"recall_at_{most}", formula, "labels")
+    return score(_of_known, f"recall_at_{most}", formula, "labels", top_k=most)
 
 
 def accuracy(truth: np.ndarray, predictions: pd.DataFrame, head: Head) -> float:

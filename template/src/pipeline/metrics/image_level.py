@@ -80,7 +80,7 @@ def over_heads(name: str, scores: Mapping[str, Metric]) -> Metric:
         return float(np.mean(values))
 
     one = next(iter(scores.values()))
-    return Metric(name, function, one.greater_is_better, one.needs, check_heads, one.may_cut)
+    return Metric(name, function, one.greater_is_better, one.needs, check_heads, one.may_cut, one.top_k)
 
 
 def _metrics() -> dict[str, Metric]:

@@ -144,6 +144,6 @@ SCORES = (
     # By convention 0 when the truth or the prediction is one class only (Gorodkin, 2004).
     _of_decision("matthews_corrcoef", sk.matthews_corrcoef),
     score(_as_given, "probabilistic_f1", probabilistic_f1, may_cut=True),
-    _score("map_at_3", partial(mean_average_precision_at_k, k=3)),
-    _score("map_at_5", partial(mean_average_precision_at_k, k=5)),
+    _score("map_at_3", partial(mean_average_precision_at_k, k=3), top_k=3),
+    _score("map_at_5", partial(mean_average_precision_at_k, k=5), top_k=5),
 )

@@ -18,6 +18,7 @@ def score(
     needs: Literal["labels", "probabilities"] = "probabilities",
     greater: bool = True,
     may_cut: bool = False,
+    top_k: int = 1,
 ) -> Metric:
     """A metric of one head: `formula(*read(truth, predictions, head), head)`, NaN where that reads none."""
 
@@ -25,7 +26,7 @@ def score(
         found = read(truth, predictions, heads[0])
         return float("nan") if found is None else float(formula(*found, heads[0]))
 
-    return Metric(name, function, greater, needs, may_cut=may_cut)
+    return Metric(name, function, greater, needs, may_cut=may_cut, top_k=top_k)
 
 
 def finite_predictions(

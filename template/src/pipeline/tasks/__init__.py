@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # an argument error needs no torch
     from torch import nn
 
     from pipeline.types import Batch, Criterion, PreparedModel, SampleDataset
-    from toolkit.images.row_reader import Reader
+    from toolkit.images.readers import Reader
 
 
 class Task(ABC):

@@ -10,7 +10,7 @@ from pipeline.config import Experiment
 from pipeline.data.loader import EpochBatches, TrainBatches, make_loader
 from pipeline.training.setup import Setup
 from pipeline.types import BatchTransform, Criterion, Step
-from toolkit.images.row_reader import Reader
+from toolkit.images.readers import Reader
 
 
 @dataclass

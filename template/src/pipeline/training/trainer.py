@@ -16,6 +16,7 @@ from pipeline.data.cache import open_cache
 from pipeline.data.loader import EpochBatches, RowBatches, TrainBatches, make_loader
 from pipeline.inference.device import choose_precision
 from pipeline.keys import INPUT_ID
+from pipeline.losses.criterion import LossSums
 from pipeline.trackers import Tracker, Trackers
 from pipeline.training.averaging import WeightAverages
 from pipeline.training.checkpoints import CheckpointStore
@@ -25,7 +26,7 @@ from pipeline.training.phases import Phase, Phases
 from pipeline.training.schedules import AdaptiveFactor, make_schedule
 from pipeline.training.setup import Setup
 from pipeline.training.step import seed_everything
-from pipeline.training.validation import LossSums, Monitor, Validation
+from pipeline.training.validation import Monitor, Validation
 from pipeline.types import (
     Batch,
     Best,

@@ -13,9 +13,9 @@ from toolkit.archives import missing, read_bytes
 from toolkit.errors import UserError
 from toolkit.files import digest, digest_of
 from toolkit.images.damage import damage, has_picture_in_alpha
+from toolkit.images.header import describe, size_of
 from toolkit.images.pixels import Size
-from toolkit.images.readers import describe, size_of
-from toolkit.images.row_reader import NO_ROW, Reader, Row, RowReader, Rows, row_reader
+from toolkit.images.readers import NO_ROW, Reader, Row, RowReader, Rows, row_reader
 from toolkit.terminal import console, progress_bar
 
 DECODE = 64  # images are decoded at no less than this height and width

@@ -26,6 +26,7 @@ TIF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 EXIF = {PNG[:4]: b"eXIf", b"RIFF": b"EXIF"}  # start of a file that is no JPEG -> what precedes its EXIF
 ORIENTATION = 0x0112  # the tag, in EXIF as in a tif
 HEIGHT, WIDTH, BITS, SAMPLES, PLANAR, TILES = 0x0101, 0x0100, 0x0102, 0x0115, 0x011C, 0x0142
+PNG_COLOURS = {0: "grey", 2: "colour", 3: "palette", 4: "grey with alpha", 6: "colour with alpha"}
 TAIL = 1 << 16  # bytes at the end of a PNG in which its EXIF may stand
 
 
@@ -127,3 +128,18 @@ def _tif(file: IO[bytes]) -> Header | None:
             break
         pages += 1
     return about and dataclasses.replace(about, pages=pages)
+
+
+def describe(data: bytes) -> str:
+    """`8-bit colour`, `16-bit grey`: what a JPEG or PNG holds, read from its header; empty for other files."""
+    if data.startswith(PNG) and len(data) > 25:
+        return f"{max(data[24], 8)}-bit {PNG_COLOURS.get(data[25], 'unknown')}"
+    if data.startswith(JPEG) and header_in(data):
+        return f"8-bit {'grey' if JpegImageFile(BytesIO(data)).mode == 'L' else 'colour'}"
+    return ""
+
+
+def size_of(data: bytes) -> Size | None:
+    """Height and width as the file is read, from its header; none where it does not say."""
+    header = header_in(data)
+    return header.size if header else None

@@ -1,16 +1,24 @@
 """Readers: a file becomes an array (H, W, C), uint8, or float32 in [0, 1] for anything but 8-bit.
 
-The pipeline passes a reader the path and the height and width the model will see, and the row where it has a third
-positional parameter; its keyword-only parameters are what an experiment may set (`image.reader: {name: image, params:
+A reader is called with the path and the height and width the model will see, and the row where it has a third
+positional parameter, since an image is not one file: a slice of a stack, a record of a table. Then rows of one path are
+different images. Its keyword-only parameters are what an experiment may set (`image.reader: {name: image, params:
 {channels: 1}}`).
 """
 
+import hashlib
+import inspect
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
-from PIL.JpegImagePlugin import JpegImageFile
+import pandas as pd
 
 from toolkit.archives import read_bytes, shown
 from toolkit.errors import UserError
@@ -32,8 +40,11 @@ REDUCED = {  # by channels and factor
 JPEG_END = b"\xff\xd9"
 TIF_SUFFIXES = (".tif", ".tiff")
 DICOM_SUFFIXES = (".dcm", ".dicom")
-PNG_COLOURS = {0: "grey", 2: "colour", 3: "palette", 4: "grey with alpha", 6: "colour with alpha"}
 COLOURS = {3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGBA}
+FOLD = "fold"  # the column that says nothing about the image
+Row = Mapping[str, Any]  # column -> cell
+Reader = Callable[..., np.ndarray]  # (path, size) or (path, size, row) -> (H, W, C)
+NO_ROW: Row = {}
 
 
 def image(
@@ -171,16 +182,69 @@ def array(
     return scaled(with_channels(pixels, channels or pixels.shape[2], path), low, high, as_float, path)
 
 
-def describe(data: bytes) -> str:
-    """`8-bit colour`, `16-bit grey`: what a JPEG or PNG holds, read from its header; empty for other files."""
-    if data.startswith(PNG) and len(data) > 25:
-        return f"{max(data[24], 8)}-bit {PNG_COLOURS.get(data[25], 'unknown')}"
-    if data.startswith(JPEG) and header_in(data):
-        return f"8-bit {'grey' if JpegImageFile(BytesIO(data)).mode == 'L' else 'colour'}"
-    return ""
+class RowReader(ABC):
+    """Any reader, called as `(path, size, row)`."""
+
+    takes_row: bool  # whether the row decides what is read, beside the path
+
+    @abstractmethod
+    def __call__(self, path: Path, size: Size | None, row: Row = NO_ROW) -> np.ndarray:
+        """The image (H, W, C) at a path, or of a row."""
 
 
-def size_of(data: bytes) -> Size | None:
-    """Height and width as the file is read, from its header; none where it does not say."""
-    header = header_in(data)
-    return header.size if header else None
+@dataclass(frozen=True)
+class OwnReader(RowReader):
+    """A reader as an experiment names it."""
+
+    function: Reader
+    takes_row: bool
+
+    def __call__(self, path: Path, size: Size | None, row: Row = NO_ROW) -> np.ndarray:
+        return self.function(path, size, row) if self.takes_row else self.function(path, size)
+
+
+def row_reader(reader: Reader) -> RowReader:
+    """The reader, called as `(path, size, row)`; one that is called so already stays as it is."""
+    if isinstance(reader, RowReader):
+        return reader
+    kinds = [parameter.kind for parameter in inspect.signature(reader).parameters.values()]
+    return OwnReader(reader, sum(kind <= inspect.Parameter.POSITIONAL_OR_KEYWORD for kind in kinds) > 2)
+
+
+class Rows:
+    """The rows of a table as a reader sees them, without the fold; a reader that does not ask for them gets none."""
+
+    def __init__(self, table: pd.DataFrame, reader: Reader) -> None:
+        names = [name for name in table if name != FOLD] if row_reader(reader).takes_row else []
+        self.columns = {str(name): table[name].to_numpy(object) for name in names}
+
+    def __getitem__(self, position: int) -> Row:
+        return {name: cells[position] for name, cells in self.columns.items()} if self.columns else NO_ROW
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an image is: a path, and the row for a reader that asks for it. Equal where both are."""
+
+    path: Path = field(compare=False)
+    row: Row = field(default_factory=dict, compare=False)
+    key: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", image_key(str(self.path), self.row))
+
+
+def image_key(path: str, row: Row) -> str:
+    """What an image is known by: its path, and where the reader asks for the row, all that stands in it."""
+    if not row:
+        return path
+    cells = json.dumps(row, sort_keys=True, default=_plain)
+    return f"{path} {hashlib.blake2b(cells.encode(), digest_size=12).hexdigest()}"
+
+
+def _plain(cell: Any) -> Any:
+    """A cell that JSON does not know. An object (the truth of a mask) is known by its kind only."""
+    if isinstance(cell, np.generic | np.ndarray):
+        return cell.tolist()
+    text = str(cell)
+    return text if isinstance(cell, Path | bytes) or type(cell).__module__.startswith(("pandas", "datetime")) else ""

@@ -13,7 +13,6 @@ from pipeline.heads.base import kind_of
 from pipeline.heads.columns import Aggregate
 from pipeline.heads.thresholds import Ascent, as_rank, calls_to_try, coordinate_ascent, quick_ascent, values_to_try
 from pipeline.keys import INPUT_ID, ROW_ID, ROW_PREDICTION, embedding_key
-from pipeline.losses.criterion import take
 from pipeline.prediction_ids import by_prediction
 from pipeline.tasks.components import Decoder, Outputs, Predictions, Table, Tuner
 from pipeline.types import Batch
@@ -32,7 +31,7 @@ class HeadPredictions(Predictions):
         """Logits of one batch as predictions, indexed by id."""
         columns: dict[str, np.ndarray] = {}
         for kind in self.kinds:
-            logits = take(outputs, kind.head.output_key, f"head '{kind.head.name}'", "the model returns")
+            logits = outputs[kind.head.output_key]
             columns |= kind.columns.table(kind.decode(logits.cpu()))
         return pd.DataFrame(columns, index=pd.Index(list(ids), name=ROW_ID, dtype="str"))
 

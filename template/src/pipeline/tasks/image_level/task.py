@@ -27,7 +27,7 @@ from pipeline.tasks.image_level.figures import HeadFigures, HeadSubmission
 from pipeline.tasks.image_level.predictions import HeadPredictions
 from pipeline.types import Batch, Criterion, PreparedModel, SampleDataset
 from toolkit.errors import UserError, listed
-from toolkit.images.row_reader import Reader
+from toolkit.images.readers import Reader
 
 PIPELINE = {
     "dataset": {"default": "data.image_dataset:ImageDataset"},

@@ -23,7 +23,7 @@ from pipeline.tasks.segmentation.windows import INPUT_WINDOW, SegmentationSettin
 from pipeline.types import Index, SampleDataset
 from toolkit.errors import UserError
 from toolkit.images.pixels import INVERSE, stored_box, turned, turned_back, turned_size
-from toolkit.images.row_reader import Place, Reader, Rows
+from toolkit.images.readers import Place, Reader, Rows
 from toolkit.masks.sizes import Frame
 
 

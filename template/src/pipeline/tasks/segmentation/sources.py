@@ -13,9 +13,8 @@ from toolkit.errors import UserError
 from toolkit.images.formats import require
 from toolkit.images.header import Header, header_of
 from toolkit.images.pixels import scaled, with_channels
-from toolkit.images.readers import TIF_SUFFIXES
+from toolkit.images.readers import TIF_SUFFIXES, OwnReader, Place, Reader, row_reader
 from toolkit.images.readers import image as read_image
-from toolkit.images.row_reader import OwnReader, Place, Reader, row_reader
 from toolkit.images.tif_windows import LARGE, TifWindows
 
 

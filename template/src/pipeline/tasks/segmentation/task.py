@@ -44,7 +44,7 @@ from pipeline.tasks.segmentation.tta import TTAModel
 from pipeline.tasks.segmentation.windows import INPUT_WINDOW, settings_of
 from pipeline.types import Batch, Criterion, PreparedModel, SampleDataset
 from toolkit.errors import UserError
-from toolkit.images.row_reader import Reader
+from toolkit.images.readers import Reader
 from toolkit.masks import maps
 from toolkit.masks.sizes import Frame, known_header
 
