@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 
 from demo_data.digits import digits
-from pipeline.heads.cells import most_listed
 from pipeline.metrics.image_level import find_metric
 from pipeline.settings import Settings
 
@@ -29,7 +28,7 @@ def sample(answers: pd.DataFrame, settings: Settings) -> pd.DataFrame:
     columns: dict[str, str | float] = {}
     for name in settings.target_columns:
         classes = sorted(answers[name].unique())
-        if metric.needs == "labels" or most_listed(metric) > 1:
+        if metric.needs == "labels" or metric.top_k > 1:
             columns[name] = classes[0]
         elif len(settings.target_columns) == 1:
             columns |= dict.fromkeys(classes, 1 / len(classes))

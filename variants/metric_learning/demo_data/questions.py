@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 
 from demo_data.digits import SEED, TEST_ROWS, digits, order
-from pipeline.heads.cells import most_listed
 from pipeline.metrics.image_level import find_metric
 from pipeline.settings import Settings
 
@@ -54,6 +53,6 @@ def painted(images: Iterable[np.ndarray], numbers: np.ndarray) -> Iterator[np.nd
 def sample(answers: pd.DataFrame, settings: Settings) -> pd.DataFrame:
     """A constant prediction: as many labels as the metric looks at, or one and its score."""
     metric = find_metric(settings.metric)
-    names = pd.Index(answers[settings.target_columns[0]]).unique()[: most_listed(metric)]
+    names = pd.Index(answers[settings.target_columns[0]]).unique()[: metric.top_k]
     value = f"{names[0]} 0.5" if metric.name == "gap" else " ".join(names)
     return pd.DataFrame(dict.fromkeys(settings.target_columns, value), index=answers.index)
