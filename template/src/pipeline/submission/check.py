@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.heads.cells import as_numbers
 from pipeline.submission.build import as_text, compare_ids
 from pipeline.submission_schema import Keys, Problem, Rules
 from toolkit.errors import UserError, listed, nearest
@@ -65,7 +64,9 @@ def read_submission(path: Path, expected: pd.DataFrame, found: list[Problem]) ->
             found.append(Problem("file", f"cells are separated by {mark}; write commas: to_csv(sep=',')"))
         header = pd.Series(cells.iloc[0], dtype=str)
         is_known = header.str.strip().str.lower().isin(expected.columns.str.strip().str.lower()).any()
-        if is_known or not (expected.isin(list(header)).to_numpy().any() or as_numbers(header).notna().any()):
+        if is_known or not (
+            expected.isin(list(header)).to_numpy().any() or pd.to_numeric(header, errors="coerce").notna().any()
+        ):
             return cells.iloc[1:].reset_index(drop=True).set_axis(list(header), axis=1)
         fault = f"the header is missing: the first line is '{listed(header)}'; it should be '{listed(expected)}'"
     found.append(Problem(UNREADABLE, fault))
