@@ -99,7 +99,7 @@ class ImageLevelTask(Task):
         """The truth of all heads, a gap where a row has none for one. A row that has none at all is a `UserError`."""
         targets = {kind.head.target_key: kind.targets(rows) for kind in self.kinds}
         gaps = [np.isnan(values) if values.dtype.kind == "f" else values < 0 for values in targets.values()]
-        nothing = np.all([gap.reshape(len(rows), -1).all(axis=1) for gap in gaps], axis=0)
+        nothing = np.all([gap.all(axis=tuple(range(1, gap.ndim))) for gap in gaps], axis=0)
         if nothing.any():  # a truth that trains nothing is one all the same
             truth = self.predictions.image_truth(rows)
             nothing &= ~np.any([has_truth(truth, head) for head in self.heads], axis=0)
