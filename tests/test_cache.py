@@ -44,13 +44,13 @@ from pathlib import Path
 import pandas as pd
 from pipeline.config import parse_experiment
 from pipeline.data import cache
-from pipeline.registry import Names
+from pipeline.registry import Registry
 from pipeline.project import Project
 
 assert "torch" not in sys.modules
 reader = {{"name": "logged", "params": {{"seconds": {seconds}}}}}
 experiment = parse_experiment({{"image": {{"size": 32, "cache": True, "reader": reader}}}}, "here")
-names = Names({{"reader": {{"logged": "own_reader:logged"}}}})
+names = Registry({{"reader": {{"logged": "own_reader:logged"}}}})
 cache.open_cache(Project.at(Path.cwd()), experiment, names, pd.read_csv("rows.csv"))
 """
 
@@ -88,12 +88,12 @@ def opened(table: pd.DataFrame | None = None, plain: bool = False, name: str = "
     from pipeline.data import NAMES
     from pipeline.data.cache import open_cache, reader_for
     from pipeline.project import Project
-    from pipeline.registry import Names
+    from pipeline.registry import Registry
 
     params = image.pop("params", {})
     settings = {"size": 32, "cache": True, "reader": {"name": name, "params": params}, **image}
     experiment = parse_experiment({"image": settings}, "here")
-    names = Names(NAMES, {"reader": {"logged": "own_reader:logged"}})
+    names = Registry(NAMES, {"reader": {"logged": "own_reader:logged"}})
     if plain:
         return reader_for(experiment, names)
     return open_cache(Project.at(Path.cwd()), experiment, names, rows() if table is None else table)

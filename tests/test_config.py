@@ -263,12 +263,12 @@ def test_params_are_checked_against_the_signature(project: Path) -> None:
 
 def test_names_stand_in_tables_or_are_the_modules_of_a_package(renders: Renders) -> None:
     with imported(renders.shared()):
-        from pipeline.registry import Names, modules_of
+        from pipeline.registry import Registry, modules_of
         from pipeline.trackers.local import LocalTracker
         from toolkit.errors import UserError
 
         own = {"tracker": {"mine": "nowhere:Mine", "other": "json:Other"}}
-        names = Names({"tracker": modules_of("pipeline.trackers", "TRACKER")}, own)
+        names = Registry({"tracker": modules_of("pipeline.trackers", "TRACKER")}, own)
         assert names.find("tracker", "local") is LocalTracker
         for name, hint in (
             ("locale", "unknown tracker 'locale'; did you mean 'local'"),

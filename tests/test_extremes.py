@@ -32,7 +32,7 @@ USED = {
     "pipeline.types": ["Progress", "StageResult"],
     "toolkit.plots.images": ["RIGHT", "WRONG"],
     "pipeline.tasks.segmentation.samples": ["dice", "masks_of", "planes_of"],
-    "pipeline.data.sample_record": ["SeenSample"],
+    "pipeline.data.sample_record": ["SampleRecord"],
     "toolkit.plots.figures": ["pixels"],
 }
 LOSSES = [{"loss": "a", "name": "one"}, {"loss": "b", "name": "two", "weight": 2.0}]
@@ -364,7 +364,7 @@ def test_masks_are_drawn_in_three_colours(pipeline: SimpleNamespace, kind: str) 
     image = np.full((40, 40, 3), 200, np.uint8)
     targets = {"target_mask": torch.from_numpy(target)}
     outputs = {"output_mask": torch.from_numpy(logits).float()}
-    sample = pipeline.SeenSample("x" * 90, 0, image, targets, outputs, 0.5, ("partner", 0.3))
+    sample = pipeline.SampleRecord("x" * 90, 0, image, targets, outputs, 0.5, ("partner", 0.3))
     assert (pipeline.planes_of(head, targets["target_mask"]) == truth).all()
     assert (pipeline.masks_of(head, sample) == said).all()
     assert pipeline.dice(truth, said) == pytest.approx(2 * 360 / (720 + 720))
@@ -373,7 +373,7 @@ def test_masks_are_drawn_in_three_colours(pipeline: SimpleNamespace, kind: str) 
     areas = [int((np.abs(drawn / 255 - color).max(axis=2) < 0.02).sum()) for color in overlay]
     assert min(areas) > 2000 and max(areas) < 1.2 * min(areas), "three bands of the same area"
     nothing = {"output_mask": torch.full_like(outputs["output_mask"], torch.nan)}
-    broken = pipeline.SeenSample("x", 0, image, targets, nothing, torch.nan)
+    broken = pipeline.SampleRecord("x", 0, image, targets, nothing, torch.nan)
     assert pipeline.pixels(samples_figure([head], [broken])).std() > 10
 
 
@@ -442,7 +442,7 @@ def test_samples_are_scored_as_validation_scores_rows(pipeline: SimpleNamespace)
     scores, whole = scored(auc, rows.iloc[:3], {}, {"output_label": logits[:3]})
     assert np.isnan(scores).all() and np.isfinite(whole)
 
-    sample = partial(pipeline.SeenSample, "r", 0, np.zeros((4, 4, 3), np.uint8), {}, loss=1.0)
+    sample = partial(pipeline.SampleRecord, "r", 0, np.zeros((4, 4, 3), np.uint8), {}, loss=1.0)
     samples = [sample(outputs={"output_label": each}) for each in logits]
     words = task.figures.captions(rows, samples)
     assert words["truth"].tolist() == ["a", "b", "c", "no truth"]
@@ -480,7 +480,7 @@ def test_every_head_of_masks_is_drawn(pipeline: SimpleNamespace) -> None:
     heads = [pipeline.Head(name, "mask", ("x",)) for name in ("right", "missing", "inventing")]
     targets = {"target_right": truth, "target_missing": truth, "target_inventing": nothing}
     outputs = {"output_right": 9.0, "output_missing": -9.0, "output_inventing": 9.0}
-    sample = pipeline.SeenSample(
+    sample = pipeline.SampleRecord(
         "a",
         0,
         np.full((30, 30, 3), 200, np.uint8),

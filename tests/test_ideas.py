@@ -28,7 +28,7 @@ from pipeline.callbacks import Callback
 from pipeline.competition import Head
 from pipeline.config import Model
 from pipeline.keys import INPUT_IMAGE
-from pipeline.registry import Names
+from pipeline.registry import Registry
 from pipeline.types import Batch, Run, Stage, StepContext, StepResult
 
 STRENGTH = 1.0
@@ -44,7 +44,7 @@ def edges(path: Path, size: tuple[int, int], *, ksize: int = 3) -> np.ndarray:
 class Tiny(nn.Module):
     """A network without timm that returns one output more than the heads ask for."""
 
-    def __init__(self, heads: Sequence[Head], settings: Model, names: Names, *, width: int = 16) -> None:
+    def __init__(self, heads: Sequence[Head], settings: Model, names: Registry, *, width: int = 16) -> None:
         super().__init__()
         self.mean, self.std = [0.2] * settings.in_chans, [0.3] * settings.in_chans
         layers: list[nn.Module] = []

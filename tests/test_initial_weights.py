@@ -29,13 +29,13 @@ def make_model(seed: int = 0, channels: int = 3, classes: str = "abc") -> Any:
     from pipeline.competition import Head
     from pipeline.config import Experiment, Image, Model
     from pipeline.data import NAMES
-    from pipeline.registry import Names
+    from pipeline.registry import Registry
     from pipeline.tasks.image_level.task import ImageLevelTask
 
     torch.manual_seed(seed)
     task = ImageLevelTask(competition, [Head("label", "multiclass", tuple(classes))])
     settings = Model(encoder="test_resnet", pretrained=False, in_chans=channels)
-    return task.model(Experiment(image=Image(size=(32, 32)), model=settings), Names(NAMES, task.NAMES), False)
+    return task.model(Experiment(image=Image(size=(32, 32)), model=settings), Registry(NAMES, task.NAMES), False)
 
 
 def load(model: nn.Module, root: Path, source: str, fold: str = "0", folds: str = "abc") -> None:

@@ -46,22 +46,22 @@ def make_head(name: str = "label") -> Any:
 
 
 def make_loss(name: str, **params: Any) -> Any:
-    from pipeline.registry import Named, Names
+    from pipeline.registry import Registry, Spec
     from pipeline.tasks.image_level.task import ImageLevelTask
 
-    return Names(ImageLevelTask.NAMES).bind("loss", Named(name=name, params=params))(make_head())
+    return Registry(ImageLevelTask.NAMES).bind("loss", Spec(name=name, params=params))(make_head())
 
 
 def make_criterion(rows: pd.DataFrame | None = None, name: str = "cross_entropy", **settings: Any) -> Any:
     """The criterion of one loss row, as the task makes it from the rows that train."""
     from competition import competition
     from pipeline.config import LossRow
-    from pipeline.registry import Named, Names
+    from pipeline.registry import Registry, Spec
     from pipeline.tasks.image_level.task import ImageLevelTask
 
     task = ImageLevelTask(competition, [make_head()])
-    row = LossRow(head="label", loss=Named(name=name), name="term", **settings)
-    return task.criterion([row], Names(task.NAMES), table("ant") if rows is None else rows)
+    row = LossRow(head="label", loss=Spec(name=name), name="term", **settings)
+    return task.criterion([row], Registry(task.NAMES), table("ant") if rows is None else rows)
 
 
 def table(*labels: str) -> pd.DataFrame:
@@ -175,7 +175,7 @@ def test_a_loss_says_which_heads_it_trains() -> None:
     from competition import competition
     from pipeline.competition import Head
     from pipeline.config import LossRow
-    from pipeline.registry import Named, Names
+    from pipeline.registry import Registry, Spec
     from pipeline.tasks.image_level.task import ImageLevelTask
     from toolkit.errors import UserError
 
@@ -185,7 +185,7 @@ def test_a_loss_says_which_heads_it_trains() -> None:
         (None, "'focal' needs a head"),
     ):
         with pytest.raises(UserError, match=said):
-            task.criterion([LossRow(head=head, loss=Named(name="focal"))], Names(task.NAMES), table("ant"))
+            task.criterion([LossRow(head=head, loss=Spec(name="focal"))], Registry(task.NAMES), table("ant"))
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_a_soft_target_has_its_expected_class_weight() -> None:
 def test_wrong_class_weights_are_one_line() -> None:
     from pipeline.config import LossRow
     from pipeline.losses.criterion import WeightedLosses
-    from pipeline.registry import Named, Names
+    from pipeline.registry import Registry, Spec
     from toolkit.errors import UserError
 
     with pytest.raises(UserError, match="no class 'beee'; did you mean 'bee'"):
@@ -241,7 +241,7 @@ def test_wrong_class_weights_are_one_line() -> None:
     with pytest.raises(UserError, match="every row that trains has the weight 0"):
         make_criterion(table("bee"), class_weights={"bee": 0.0})
     with pytest.raises(UserError, match="'own' has class_weights and no head"):
-        WeightedLosses([LossRow(loss=Named(name="own"), class_weights="sqrt")], [make_head()], Names({}))
+        WeightedLosses([LossRow(loss=Spec(name="own"), class_weights="sqrt")], [make_head()], Registry({}))
 
 
 @pytest.mark.parametrize(("share", "kept"), [(0.5, 2), (0.75, 3), (0.01, 1), (1.0, 4)])

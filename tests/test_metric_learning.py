@@ -116,10 +116,10 @@ def test_layer_and_loss_are_those_of_pytorch_metric_learning(margin: float, subc
 @pytest.mark.parametrize("value", [1.0, -1.0, 1.0000001, 0.0])
 def test_gradients_are_finite_at_the_ends(easy: bool, value: float) -> None:
     from pipeline.config import LossRow
-    from pipeline.registry import Named
+    from pipeline.registry import Spec
 
     cosines = torch.full((3, 30), value, requires_grad=True)
-    entry = Named(name="arcface", params={"scale": 64.0, "margin": 0.5, "easy_margin": easy})
+    entry = Spec(name="arcface", params={"scale": 64.0, "margin": 0.5, "easy_margin": easy})
     criterion = make_task().criterion([LossRow(head="whale", loss=entry)], names(), random_rows())
     batch = {"target_whale": torch.tensor([0, 5, -1]), "input_weight": torch.ones(3)}
     result = criterion({"output_whale": cosines}, batch)
@@ -148,13 +148,13 @@ def test_the_own_cosine_falls_with_the_angle_by_either_rule() -> None:
 
 def test_dynamic_margins_go_with_the_fourth_root() -> None:
     from pipeline.config import LossRow
-    from pipeline.registry import Named, Names
+    from pipeline.registry import Registry, Spec
 
     head = make_head(("a", "b", "c"))
     task = make_task(head)
-    row = LossRow(head="whale", loss=Named(name="arcface", params={"dynamic_margin": [0.05, 0.5]}))
+    row = LossRow(head="whale", loss=Spec(name="arcface", params={"dynamic_margin": [0.05, 0.5]}))
     rows = pd.DataFrame({"id": range(98), "whale": ["a"] * 81 + ["b"] * 16 + ["c"]})
-    criterion = task.criterion([row], Names(task.NAMES), rows)
+    criterion = task.criterion([row], Registry(task.NAMES), rows)
     rarity = np.array([1 / 3, 1 / 2, 1.0])
     expected = 0.05 + 0.45 * (rarity - 1 / 3) / (2 / 3)
     np.testing.assert_allclose(criterion.terms[0].function.margins.numpy(), expected, rtol=1e-6)
@@ -394,9 +394,9 @@ def test_a_label_that_is_no_class_names_its_row() -> None:
 
 
 def names() -> Any:
-    from pipeline.registry import Names
+    from pipeline.registry import Registry
 
-    return Names(make_task().NAMES)
+    return Registry(make_task().NAMES)
 
 
 # Scores

@@ -42,10 +42,10 @@ def batch_of(task: Any, rows: pd.DataFrame) -> dict[str, Any]:
 
 def criterion_of(task: Any, loss: str = "cross_entropy", **settings: Any) -> Any:
     from pipeline.config import LossRow
-    from pipeline.registry import Named, Names
+    from pipeline.registry import Registry, Spec
 
-    losses = [LossRow(head=head.name, loss=Named(name=loss), **settings) for head in task.heads]
-    return task.criterion(losses, Names(task.NAMES), make_rows())
+    losses = [LossRow(head=head.name, loss=Spec(name=loss), **settings) for head in task.heads]
+    return task.criterion(losses, Registry(task.NAMES), make_rows())
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "bce", "focal", "asymmetric"])

@@ -16,7 +16,7 @@ from pipeline.config import LossRow, Model
 from pipeline.losses.criterion import WeightedLosses, class_weights
 from pipeline.models.encoder_heads import EncoderHeads
 from pipeline.models.preprocess import Normalize
-from pipeline.registry import Named, Names
+from pipeline.registry import Registry, Spec
 from pipeline.tasks.image_level.task import ImageLevelTask
 from pipeline.training.step import seed_everything, step
 from pipeline.types import PreparedModel, StepContext
@@ -40,7 +40,7 @@ def rendered(renders: Renders) -> Iterator[Path]:
 
 
 def mixer(name: str = "mixup", **params: Any) -> Any:
-    return Names(ImageLevelTask.NAMES).bind("batch_transform", Named(name=name, params=params))()
+    return Registry(ImageLevelTask.NAMES).bind("batch_transform", Spec(name=name, params=params))()
 
 
 def images(count: int = 8, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -170,11 +170,11 @@ def test_losses_of_a_mixed_batch_by_hand() -> None:
     """
     counts = {"label": torch.tensor([3.0, 1.0]), "other": torch.tensor([1.0, 1.0, 1.0])}
     rows = [
-        LossRow(head="label", loss=Named(name="cross_entropy"), class_weights="balanced", weight=0.5, name="first"),
-        LossRow(head="other", loss=Named(name="focal"), name="second"),
-        LossRow(loss=Named(name="own"), name="third", weight=0.1),
+        LossRow(head="label", loss=Spec(name="cross_entropy"), class_weights="balanced", weight=0.5, name="first"),
+        LossRow(head="other", loss=Spec(name="focal"), name="second"),
+        LossRow(loss=Spec(name="own"), name="third", weight=0.1),
     ]
-    names = Names(ImageLevelTask.NAMES, {"loss": {"own": f"{__name__}:Regularizer"}})
+    names = Registry(ImageLevelTask.NAMES, {"loss": {"own": f"{__name__}:Regularizer"}})
     heads = [Head("label", "multiclass", ("a", "b")), Head("other", "multiclass", ("x", "y", "z"))]
     generator = torch.Generator().manual_seed(2)
     label, other = torch.randn(3, 2, generator=generator), torch.randn(3, 3, generator=generator)
@@ -219,8 +219,8 @@ def test_it_equals_cross_entropy_of_mixed_targets() -> None:
     from timm.data.mixup import mixup_target
 
     logits, target = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 2, 1, 1])
-    row = LossRow(head="label", loss=Named(name="cross_entropy", params={"label_smoothing": 0.1}))
-    criterion = WeightedLosses([row], [Head("label", "multiclass", ("a", "b", "c"))], Names(ImageLevelTask.NAMES))
+    row = LossRow(head="label", loss=Spec(name="cross_entropy", params={"label_smoothing": 0.1}))
+    criterion = WeightedLosses([row], [Head("label", "multiclass", ("a", "b", "c"))], Registry(ImageLevelTask.NAMES))
     batch = {
         "target_label": target,
         "input_weight": torch.ones(4),
@@ -240,11 +240,11 @@ def test_a_training_with_it_still_learns(transform: str) -> None:
     pixels, labels = load_digits(return_X_y=True)
     pixels = (pixels.reshape(-1, 8, 8, 1) * 15.9).astype(np.uint8).repeat(4, axis=1).repeat(4, axis=2)
     image, label = torch.from_numpy(pixels), torch.from_numpy(labels)
-    heads, names = [Head("label", "multiclass", tuple(map(str, range(10))))], Names(ImageLevelTask.NAMES)
+    heads, names = [Head("label", "multiclass", tuple(map(str, range(10))))], Registry(ImageLevelTask.NAMES)
     seed_everything(0)
     settings = Model(encoder="test_resnet", pretrained=False, in_chans=1)
     model = PreparedModel(Normalize([0.3], [0.3]), EncoderHeads(heads, settings, names))
-    criterion = WeightedLosses([LossRow(head="label", loss=Named(name="cross_entropy"))], heads, names)
+    criterion = WeightedLosses([LossRow(head="label", loss=Spec(name="cross_entropy"))], heads, names)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for epoch in range(4):
         for number, rows in enumerate(np.random.default_rng(epoch).permutation(1500)[:1472].reshape(-1, 64)):

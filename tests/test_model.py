@@ -70,7 +70,7 @@ def network(encoder: str, size: int = 32, pooling: str = "encoder", names: dict[
     from pipeline.competition import Head
     from pipeline.config import Model
     from pipeline.models.encoder_heads import EncoderHeads
-    from pipeline.registry import Named, Names
+    from pipeline.registry import Registry, Spec
     from pipeline.tasks.image_level.task import ImageLevelTask
 
     parameters = {"encoder_params": more.pop("encoder_params", None)}
@@ -78,10 +78,10 @@ def network(encoder: str, size: int = 32, pooling: str = "encoder", names: dict[
     settings = Model(
         **{"pretrained": False, "image_size": (size, size), **more},
         encoder=encoder,
-        pooling=Named(name=pooling, params=params),
+        pooling=Spec(name=pooling, params=params),
     )
     heads = [Head("label", "multiclass", ("a", "b", "c")), Head("other", "multiclass", ("x", "y"))]
-    return EncoderHeads(heads, settings, Names(ImageLevelTask.NAMES, names or {}), **parameters)
+    return EncoderHeads(heads, settings, Registry(ImageLevelTask.NAMES, names or {}), **parameters)
 
 
 def batch(size: int, count: int = 2, channels: int = 3) -> dict[str, torch.Tensor]:
@@ -91,13 +91,13 @@ def batch(size: int, count: int = 2, channels: int = 3) -> dict[str, torch.Tenso
 @pytest.mark.parametrize(("encoder", "size", "averages"), FAMILIES)
 def test_every_family_with_every_pooling(encoder: str, size: int, averages: bool) -> None:
     from pipeline.models.pooling import features, width
-    from pipeline.registry import Named, Names
+    from pipeline.registry import Registry, Spec
     from pipeline.tasks.image_level.task import ImageLevelTask
 
     torch.manual_seed(0)
     model, image, vectors = network(encoder, size).eval().encoder, batch(size)["input_image"], {}
     for name in ("encoder", "avg", "max", "gem", "attention"):
-        pooling = Names(ImageLevelTask.NAMES).bind("pooling", Named(name=name))(model.num_features)
+        pooling = Registry(ImageLevelTask.NAMES).bind("pooling", Spec(name=name))(model.num_features)
         vectors[name] = features(model, pooling, image)
         assert vectors[name].shape == (2, width(model, pooling))
         learned = list(pooling.parameters())
@@ -236,12 +236,12 @@ def test_the_task_builds_for_the_size_of_the_images() -> None:
     from pipeline.competition import Head
     from pipeline.config import Experiment, Image, Model
     from pipeline.data import NAMES
-    from pipeline.registry import Names
+    from pipeline.registry import Registry
     from pipeline.tasks.image_level.task import ImageLevelTask
 
     task = ImageLevelTask(competition, [Head("label", "multiclass", ("a", "b"))])
     experiment = Experiment(image=Image(size=(64, 96)), model=Model(encoder="test_vit", pretrained=False))
-    model = task.model(experiment, Names(NAMES, ImageLevelTask.NAMES), pretrained=False)
+    model = task.model(experiment, Registry(NAMES, ImageLevelTask.NAMES), pretrained=False)
     assert model.network.encoder.patch_embed.grid_size == (4, 6)
     images = torch.randint(0, 256, (2, 64, 96, 3), dtype=torch.uint8)
     assert model({"input_image": images})["output_label"].shape == (2, 2)
@@ -283,7 +283,7 @@ def test_multi_sample_dropout_has_a_mask_for_each_sample_of_logits() -> None:
     from pipeline.config import LossRow
     from pipeline.keys import mask_key
     from pipeline.losses.criterion import WeightedLosses
-    from pipeline.registry import Named, Names
+    from pipeline.registry import Registry, Spec
     from pipeline.tasks.image_level.task import ImageLevelTask
 
     model, given = network("test_resnet", drop_rate=0.5, multi_sample_dropout=3), batch(32, count=4)
@@ -294,8 +294,8 @@ def test_multi_sample_dropout_has_a_mask_for_each_sample_of_logits() -> None:
     target, weight = torch.tensor([0, 2, 1, 1]), torch.tensor([1.0, 2.0, 0.5, 1.0])
     from pipeline.competition import Head
 
-    row = LossRow(head="label", loss=Named(name="cross_entropy"))
-    criterion = WeightedLosses([row], [Head("label", "multiclass", ("a", "b", "c"))], Names(ImageLevelTask.NAMES))
+    row = LossRow(head="label", loss=Spec(name="cross_entropy"))
+    criterion = WeightedLosses([row], [Head("label", "multiclass", ("a", "b", "c"))], Registry(ImageLevelTask.NAMES))
     result = criterion(outputs, {"target_label": target, "input_weight": weight})
     each = torch.stack([functional.cross_entropy(outputs[key], target, reduction="none") for key in keys])
     torch.testing.assert_close(result["loss"], (each.mean(dim=0) * weight).mean())
@@ -375,13 +375,13 @@ def test_heads_of_any_name_have_outputs_and_weights_of_their_own() -> None:
     from pipeline.competition import Head
     from pipeline.config import Model
     from pipeline.models.encoder_heads import EncoderHeads
-    from pipeline.registry import Names
+    from pipeline.registry import Registry
     from pipeline.tasks.image_level.task import ImageLevelTask
 
     columns = ["label", "label.1", "label_1", "type", "training", "T", "a b", "a/b", "größe", "..", ".", "", "a%b"]
     heads = [Head(column, "multiclass", ("a", "b")) for column in columns]
     settings = Model(encoder="test_resnet", pretrained=False, image_size=(32, 32))
-    made = EncoderHeads(heads, settings, Names(ImageLevelTask.NAMES))
+    made = EncoderHeads(heads, settings, Registry(ImageLevelTask.NAMES))
     outputs = made({"input_image": torch.randn(2, 3, 32, 32)})
     assert list(outputs) == [head.output_key for head in heads] and len(outputs) == len(columns)
     weights = made.state_dict()

@@ -347,15 +347,15 @@ def test_a_constant_scores_as_the_dummy_of_each_fold() -> None:
 
 
 def test_decoding_is_a_sigmoid_and_smoothing_moves_towards_a_half() -> None:
-    from pipeline.registry import Named, Names
+    from pipeline.registry import Registry, Spec
 
     task, logits = make_task(), torch.tensor([[2.0, -1.0, 0.0], [-3.0, 9.0, 0.5]])
     found = task.predictions.decode(["a", "b"], {"output_labels": logits})
     np.testing.assert_allclose(found.to_numpy(), 1 / (1 + np.exp(-logits.numpy())), rtol=1e-6)
-    entry = Named(name="bce", params={"label_smoothing": 0.2})
+    entry = Spec(name="bce", params={"label_smoothing": 0.2})
     target = torch.tensor([[1.0, 0, 1], [0, 0, 1]])
     expected = functional.binary_cross_entropy_with_logits(logits, 0.8 * target + 0.1, reduction="none").mean(dim=1)
-    torch.testing.assert_close(Names(task.NAMES).bind("loss", entry)(make_head())(logits, target), expected)
+    torch.testing.assert_close(Registry(task.NAMES).bind("loss", entry)(make_head())(logits, target), expected)
 
 
 def submitted(columns: tuple[str, ...], metric: str, shown: Sequence[str] = ("",)) -> tuple[pd.DataFrame, Any, Any]:

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from pipeline.config import Optimizer
-from pipeline.registry import Names
+from pipeline.registry import Registry
 from pipeline.training import NAMES
 from pipeline.training.optimizer import make_optimizer, parameter_groups, print_rates
 from pipeline.training.step import seed_everything
@@ -137,7 +137,9 @@ def small_model() -> nn.Module:
 
 
 def optimizer_of(model: nn.Module, name: str, may_fuse: bool = True, **params: Any) -> torch.optim.Optimizer:
-    return make_optimizer(model, Optimizer(name=name, lr=0.01, weight_decay=0.3, params=params), Names(NAMES), may_fuse)
+    return make_optimizer(
+        model, Optimizer(name=name, lr=0.01, weight_decay=0.3, params=params), Registry(NAMES), may_fuse
+    )
 
 
 def test_fused_where_it_can_be_and_every_group_keeps_its_share() -> None:
@@ -205,9 +207,9 @@ def test_an_optimiser_for_a_gpu(name: str) -> None:
 
 def test_the_rates_are_shown_where_there_are_several(capsys: pytest.CaptureFixture[str]) -> None:
     model = model_of(Network("test_resnet"))
-    print_rates(make_optimizer(model, Optimizer(), Names(NAMES), fused=True))
+    print_rates(make_optimizer(model, Optimizer(), Registry(NAMES), fused=True))
     assert capsys.readouterr().out == ""
-    print_rates(make_optimizer(model, Optimizer(lr=0.02, layer_decay=0.5), Names(NAMES), fused=True))
+    print_rates(make_optimizer(model, Optimizer(lr=0.02, layer_decay=0.5), Registry(NAMES), fused=True))
     rows = [line.replace("│", " ").split() for line in capsys.readouterr().out.splitlines()]
     shown = {row[0]: row[1:] for row in rows if row and row[0].startswith(("encoder", "heads"))}
     assert shown["heads"][:2] == ["2.00e-02", f"{sum(p.numel() for p in model['network'].heads.parameters()):,}"]  # type: ignore[index]

@@ -39,10 +39,10 @@ def make_task(kind: str = "ordinal", classes: tuple[str, ...] = GRADES) -> Any:
 
 
 def make_loss(classes: tuple[str, ...] = GRADES) -> Any:
-    from pipeline.registry import Named, Names
+    from pipeline.registry import Registry, Spec
 
     task = make_task(classes=classes)
-    return Names(task.NAMES).bind("loss", Named(name="corn"))(task.heads[0])
+    return Registry(task.NAMES).bind("loss", Spec(name="corn"))(task.heads[0])
 
 
 def corn_loss(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:

@@ -30,9 +30,9 @@ def make_task(*classes: str) -> Any:
 
 
 def bound(name: str, **params: Any) -> Any:
-    from pipeline.registry import Named, Names
+    from pipeline.registry import Registry, Spec
 
-    return Names(make_task("0", "1").NAMES).bind("aggregate", Named(name=name, params=params))
+    return Registry(make_task("0", "1").NAMES).bind("aggregate", Spec(name=name, params=params))
 
 
 def rows_of(*ids: str) -> pd.DataFrame:

@@ -63,9 +63,9 @@ def score(
 
 
 def make_loss(name: str, **params: Any) -> Any:
-    from pipeline.registry import Named, Names
+    from pipeline.registry import Registry, Spec
 
-    return Names(make_task().NAMES).bind("loss", Named(name=name, params=params))(make_head())
+    return Registry(make_task().NAMES).bind("loss", Spec(name=name, params=params))(make_head())
 
 
 def random_rows(count: int = 200, groups: int = 0, columns: Sequence[str] = ("age",)) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.data.loader import TrainBatches
 from pipeline.data.samplers import shuffle
-from pipeline.registry import Named, Names
+from pipeline.registry import Registry, Spec
 from pipeline.training import NAMES
 from projects import Renders
 from toolkit.errors import UserError
@@ -29,7 +29,7 @@ def table(**columns: Any) -> pd.DataFrame:
 
 def epoch(name: str, rows: pd.DataFrame, number: int = 0, **params: Any) -> np.ndarray:
     """The positions of an epoch, as the pipeline asks for them."""
-    order = Names(NAMES).bind("sampler", Named(name=name, params=params))
+    order = Registry(NAMES).bind("sampler", Spec(name=name, params=params))
     return np.asarray(order(rows, np.random.default_rng([7, number])))
 
 
@@ -165,7 +165,7 @@ def test_a_row_that_is_shown_again_has_another_turn() -> None:
 
 def test_batches_are_counted_by_the_order_and_not_by_the_rows() -> None:
     for params, expected in (({"length": 2.0}, 25), ({"length": 0.5}, 6), ({"length": 0.05}, 1)):
-        order = Names(NAMES).bind("sampler", Named(name="balanced", params={"column": "label", **params}))
+        order = Registry(NAMES).bind("sampler", Spec(name="balanced", params={"column": "label", **params}))
         whole, rest = (TrainBatches(LONG_TAIL, order, 8, seed=1) for _ in range(2))
         assert whole.batches_per_epoch == len(whole) == len(list(whole)) == expected
         middle = expected // 2

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from pipeline.registry import Named, Names
+from pipeline.registry import Registry, Spec
 from pipeline.training import NAMES
 from pipeline.training.schedules import AdaptiveFactor, Plateau, constant, cosine, flat_cosine, linear, step
 from projects import Renders, run_script
@@ -131,7 +131,7 @@ def test_nan_from_the_first_epoch_is_no_improvement() -> None:
 def test_every_schedule_by_name_stays_between_zero_and_the_peak() -> None:
     for name in NAMES["schedule"]:
         for steps, warmup in ((1, 0), (1, 5), (20, 0), (20, 3), (20, 20)):
-            factor = Names(NAMES).bind("schedule", Named(name=name))(steps, warmup)
+            factor = Registry(NAMES).bind("schedule", Spec(name=name))(steps, warmup)
             assert all(0 <= factor(step) <= 1 for step in range(steps + 1)), name
 
 
@@ -147,7 +147,7 @@ def test_every_schedule_by_name_stays_between_zero_and_the_peak() -> None:
 )
 def test_numbers_that_cannot_be(name: str, params: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        Names(NAMES).bind("schedule", Named(name=name, params=params))(100, 10)
+        Registry(NAMES).bind("schedule", Spec(name=name, params=params))(100, 10)
 
 
 LEAVE = '''"""Ctrl-C at a batch, once."""

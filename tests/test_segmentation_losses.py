@@ -15,7 +15,7 @@ from torchvision.ops import sigmoid_focal_loss
 from pipeline.competition import Competition, Head
 from pipeline.config import LossRow
 from pipeline.losses.masks import LOSSES
-from pipeline.registry import Named, Names
+from pipeline.registry import Registry, Spec
 from pipeline.settings import Settings
 from pipeline.tasks.segmentation.task import SegmentationTask
 from toolkit.errors import UserError
@@ -139,9 +139,9 @@ def test_weights_of_classes_that_are_not_there() -> None:
     with pytest.raises(UserError, match="'cross_entropy': weights must be at least 0"):
         LOSSES["cross_entropy"](LABELS, weights={"background": -1.0})
     task = SegmentationTask(Competition(Settings.model_construct()), [PLANES])
-    row = LossRow(head="mask", loss=Named(name="bce"), class_weights="balanced")
+    row = LossRow(head="mask", loss=Spec(name="bce"), class_weights="balanced")
     with pytest.raises(UserError, match=r"'mask_bce': class_weights are for rows.*positive_weight of 'bce'") as error:
-        task.criterion([row], Names(), pd.DataFrame())
+        task.criterion([row], Registry(), pd.DataFrame())
     assert "\n" not in str(error.value)
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from pipeline.competition import Competition, Head
 from pipeline.config import Experiment, Model, Optimizer
 from pipeline.models import segmenter as model
-from pipeline.registry import Named, Names, check_params
+from pipeline.registry import Registry, Spec, check_params
 from pipeline.settings import Settings
 from pipeline.tasks.segmentation.task import MODELS, SegmentationTask
 from pipeline.training.optimizer import parameter_groups
@@ -39,7 +39,7 @@ def made(decoder: str, encoder: str, heads: list[Head] = HEADS, **params: Any) -
         params.setdefault("decoder_params", {"decoder_intermediate_channels": [16, 16, 32, 32]})
         params.setdefault("decoder_channels", 16)
     network = getattr(model, MODELS[decoder])
-    return network(heads, settings, Names(), **check_params(network, params, decoder))
+    return network(heads, settings, Registry(), **check_params(network, params, decoder))
 
 
 @pytest.mark.parametrize("decoder", STRIDES)
@@ -189,10 +189,10 @@ def test_rates_by_layer_are_timms_whatever_the_parameters_are_called(decoder: st
 
 def test_crops_and_a_cache_do_not_go_together() -> None:
     experiment = Experiment(image={"cache": True}, model={"encoder": "test_resnet", "pretrained": False})
-    task, names = SegmentationTask(Competition(Settings.model_construct()), HEADS), Names(SegmentationTask.NAMES)
+    task, names = SegmentationTask(Competition(Settings.model_construct()), HEADS), Registry(SegmentationTask.NAMES)
     with pytest.raises(UserError, match=r"^image\.cache holds whole images.* task\.params\.view: whole$"):
         task.check_settings(experiment, names)
-    whole = experiment.model_copy(update={"task": Named(name="default", params={"view": "whole"})})
+    whole = experiment.model_copy(update={"task": Spec(name="default", params={"view": "whole"})})
     task.check_settings(whole, names)
 
 

@@ -101,12 +101,12 @@ def make_network(side: tuple[str, ...] | None) -> Any:
     from pipeline.competition import Head
     from pipeline.config import Model
     from pipeline.models.encoder_heads import EncoderHeads
-    from pipeline.registry import Names
+    from pipeline.registry import Registry
     from pipeline.tasks.image_level.task import ImageLevelTask
 
     settings = Model(encoder="test_resnet", pretrained=False, side_columns=side, side_drop_rate=0.0)
     torch.manual_seed(0)
-    return EncoderHeads([Head("cancer", "multiclass", ("0", "1"))], settings, Names(ImageLevelTask.NAMES))
+    return EncoderHeads([Head("cancer", "multiclass", ("0", "1"))], settings, Registry(ImageLevelTask.NAMES))
 
 
 def test_missing_values_make_no_nan_and_are_not_the_mean() -> None:

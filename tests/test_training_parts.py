@@ -42,19 +42,19 @@ def test_weights_of_rows_and_of_loss_rows() -> None:
     from pipeline.competition import Head
     from pipeline.config import LossRow
     from pipeline.losses.criterion import WeightedLosses
-    from pipeline.registry import Named, Names
+    from pipeline.registry import Registry, Spec
     from pipeline.tasks.image_level.task import ImageLevelTask
 
     head = Head("label", "multiclass", ("a", "b", "c"))
-    smooth = Named(name="cross_entropy", params={"label_smoothing": 0.2})
+    smooth = Spec(name="cross_entropy", params={"label_smoothing": 0.2})
     rows = [
-        LossRow(head="label", loss=Named(name="cross_entropy"), weight=0.5),
+        LossRow(head="label", loss=Spec(name="cross_entropy"), weight=0.5),
         LossRow(head="label", loss=smooth, weight=2, name="smooth"),
     ]
     logits, target = torch.randn(4, 3, requires_grad=True), torch.tensor([0, 2, 1, 1])
     weight = torch.tensor([1.0, 0.0, 2.0, 0.5])
     batch = {"target_label": target, "input_weight": weight}
-    result = WeightedLosses(rows, [head], Names(ImageLevelTask.NAMES))({"output_label": logits}, batch)
+    result = WeightedLosses(rows, [head], Registry(ImageLevelTask.NAMES))({"output_label": logits}, batch)
     plain = functional.cross_entropy(logits, target, reduction="none")
     smoothed = functional.cross_entropy(logits, target, reduction="none", label_smoothing=0.2)
     torch.testing.assert_close(result["loss"], 0.5 * (weight * plain).mean() + 2 * (weight * smoothed).mean())

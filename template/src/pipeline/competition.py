@@ -12,7 +12,7 @@ import pandas as pd
 
 from pipeline.keys import ROW_SOURCE, ROW_WEIGHT, SOURCE_COMPETITION, output_key, target_key
 from pipeline.prediction_ids import with_predictions
-from pipeline.registry import Names, References, load
+from pipeline.registry import References, Registry, load
 from pipeline.rows import checked, require_groups
 from pipeline.settings import Settings
 from toolkit.errors import UserError, nearest
@@ -116,7 +116,7 @@ class Competition:
             return self
         if name not in self.stages:
             raise UserError(f"the competition has no stage '{name}'; {nearest(name, self.stages)}")
-        return replace(self.stages[name], names=Names(self.names, self.stages[name].names).table)
+        return replace(self.stages[name], names=Registry(self.names, self.stages[name].names).table)
 
     def train_rows(self, data: Path) -> pd.DataFrame:
         """Rows of the training table: `id` (str, unique), `image` (path below `data`), the truth, and where they exist
@@ -173,7 +173,7 @@ class Competition:
         own = {"dataset": self.dataset, "model": self.model}
         own["augmentations"] = f"{self.package}.augmentations:augmentations"
         defaults = {kind: {"default": reference} for kind, reference in own.items() if reference}
-        return Names(defaults, self.names).table
+        return Registry(defaults, self.names).table
 
     def part(self, module: str, function: str) -> Any:
         """A function of one of the package's modules."""

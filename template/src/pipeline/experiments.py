@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from pipeline.config import Experiment, default_names, merge, parse_experiment
 from pipeline.project import Project
-from pipeline.registry import Named
+from pipeline.registry import Spec
 from toolkit.errors import LAUNCHED, UserError, nearest
 from toolkit.files import dump_yaml, parse_yaml_value, read_yaml, write_text
 
@@ -106,7 +106,7 @@ def describe(group: BaseModel, indent: str = "") -> Iterator[str]:
     """Every setting as a line of YAML, with what it means behind it."""
     for name, field in type(group).model_fields.items():
         value = getattr(group, name)
-        if isinstance(value, BaseModel) and not isinstance(value, Named):
+        if isinstance(value, BaseModel) and not isinstance(value, Spec):
             yield f"{indent}{name}:"
             yield from describe(value, indent + "  ")
         else:

@@ -24,7 +24,7 @@ from toolkit.errors import UserError, nearest
 References = Mapping[str, Mapping[str, str]]  # kind -> name -> "module:attribute"
 
 
-class Named(BaseModel):
+class Spec(BaseModel):
     """One by-name entry of an experiment. A plain string is short for an entry without params."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -44,7 +44,7 @@ class Named(BaseModel):
         return {"anyOf": [{"type": "string"}, entry]}
 
 
-class Names:
+class Registry:
     """All names by kind. A name of a later table replaces one of an earlier table."""
 
     def __init__(self, *tables: References) -> None:
@@ -67,11 +67,11 @@ class Names:
             raise UserError(f"unknown {kind} '{name}'; {nearest(name, self.table.get(kind, {}))}")
         return load(self.table[kind][name], f"{kind} '{name}'")
 
-    def resolve(self, kind: str, entry: Named) -> Named:
+    def resolve(self, kind: str, entry: Spec) -> Spec:
         """The same entry with every parameter checked and every default written out."""
-        return Named(name=entry.name, params=self.bind(kind, entry).keywords)
+        return Spec(name=entry.name, params=self.bind(kind, entry).keywords)
 
-    def bind(self, kind: str, entry: Named) -> "functools.partial[Any]":
+    def bind(self, kind: str, entry: Spec) -> "functools.partial[Any]":
         """The callable with its params bound; the pipeline calls it with the positional rest."""
         function = self.find(kind, entry.name)
         return functools.partial(function, **check_params(function, entry.params, f"{kind} '{entry.name}'"))

@@ -7,14 +7,14 @@ from torch import Tensor, nn
 from pipeline.competition import Head
 from pipeline.config import Model
 from pipeline.keys import INPUT_IMAGE
-from pipeline.registry import Names
+from pipeline.registry import Registry
 from pipeline.types import Batch
 
 
 class Small(nn.Module):
     """Three convolutions: (B, C, H, W) to logits (B, classes, H, W) for each head."""
 
-    def __init__(self, heads: Sequence[Head], settings: Model, names: Names, *, width: int = 12) -> None:
+    def __init__(self, heads: Sequence[Head], settings: Model, names: Registry, *, width: int = 12) -> None:
         super().__init__()
         self.body = nn.Sequential(
             nn.Conv2d(settings.in_chans, width, 3, padding=1),

@@ -17,7 +17,7 @@ from pipeline.callbacks.grad_cam import grad_cam_figure
 from pipeline.callbacks.pictures import Embeddings, may_fail
 from pipeline.callbacks.ranking import MOST_EXPLAINED, Ranking, StageSamples
 from pipeline.data.explain_target import chosen_class
-from pipeline.data.sample_record import SeenSample
+from pipeline.data.sample_record import SampleRecord
 from pipeline.tasks import Task
 from pipeline.trackers import Overlay, say_once
 from pipeline.types import Batch, Run, Stage, StageResult, StepResult
@@ -97,7 +97,7 @@ class Extremes(Callback):
                     figure = grad_cam_figure(run.model, self.task, samples, run.config.watch.explain)
                     run.tracker.figure(f"grad_cam/{name}", figure, run.progress.step)
 
-    def _export(self, run: Run, name: str, samples: Sequence[SeenSample], words: pd.DataFrame) -> None:
+    def _export(self, run: Run, name: str, samples: Sequence[SampleRecord], words: pd.DataFrame) -> None:
         """The worst samples for trackers that have tables, and masks that can be switched on and off."""
         step, images, metric = run.progress.step, [visible(sample.image) for sample in samples], self.ranking.metric
         scores = {} if metric is None else {metric.name: [one.scored[1] for one in samples if one.scored]}

@@ -16,7 +16,7 @@ from torch import Tensor
 from pipeline import keys
 from pipeline.competition import Metric
 from pipeline.config import Experiment
-from pipeline.data.sample_record import SeenSample
+from pipeline.data.sample_record import SampleRecord
 from pipeline.tasks import Task
 from pipeline.types import Batch, StepResult
 from toolkit.distributed import Processes
@@ -187,7 +187,7 @@ class StageSamples:
                 self.extreme_batches[name] = *same[0][:2], size, entries[: self.most[name]]
         self.counts = sum((counts for _, _, counts in shares), Counter())
 
-    def pictures(self, when: str) -> dict[str, tuple[str, list[SeenSample]]]:
+    def pictures(self, when: str) -> dict[str, tuple[str, list[SampleRecord]]]:
         """Heading and samples of each picture, by name; those without a sample are left out."""
         by, undefined = self.ranking.by, self.counts["samples"]
         when += f"; since it continued at batch {self.before + 1}" if self.before else ""
@@ -202,12 +202,12 @@ class StageSamples:
         drawn = {name: (text, entries) for name, (text, entries) in found.items() if entries}
         return {name: (text, [self.record(one) for _, one in entries]) for name, (text, entries) in drawn.items()}
 
-    def record(self, sample: Batch) -> SeenSample:
+    def record(self, sample: Batch) -> SampleRecord:
         """A sample as figures take it."""
         one, mixed = {key: value[0] for key, value in sample.items()}, None
         if float(one.get(keys.INPUT_SHARE, 1)) < 1:
             mixed = str(self.rows[keys.ROW_ID].iloc[int(one[keys.INPUT_PARTNER])]), float(one[keys.INPUT_SHARE])
-        return SeenSample(
+        return SampleRecord(
             id=one[keys.INPUT_ID],
             row=int(one[keys.INPUT_ROW]),
             image=one[keys.INPUT_IMAGE].numpy(),

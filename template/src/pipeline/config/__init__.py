@@ -20,7 +20,7 @@ from pipeline.config.groups import (
     named,
     setting,
 )
-from pipeline.registry import Named, Names, validated
+from pipeline.registry import Registry, Spec, validated
 from toolkit.errors import UserError
 
 
@@ -33,22 +33,22 @@ class Experiment(Strict):
     folds: str = setting("folds", "the fold file: folds/NAME.csv")
     stage: str = setting("", "the stage of the competition that it trains; empty: the last one")
     inputs: dict[str, str] = setting({}, "earlier stage -> experiment whose predictions become columns STAGE:COLUMN")
-    task: Named = named("task", "default", "settings that only this kind of task has")
+    task: Spec = named("task", "default", "settings that only this kind of task has")
     image: Image = Image()
-    dataset: Named = named("dataset", "default", "how a row becomes a sample")
-    augmentations: Named = named("augmentations", "default", "what happens to images of each stage, on the CPU")
+    dataset: Spec = named("dataset", "default", "how a row becomes a sample")
+    augmentations: Spec = named("augmentations", "default", "what happens to images of each stage, on the CPU")
     model: Model = Model()
     losses: tuple[LossRow, ...] = setting((), "what trains; none: the usual loss of each head")
-    step: Named = named("step", "default", "how a batch becomes losses")
+    step: Spec = named("step", "default", "how a batch becomes losses")
     training: Training = Training()
-    aggregate: Named = named("aggregate", "mean", "how predictions of several images become one (prediction_column)")
+    aggregate: Spec = named("aggregate", "mean", "how predictions of several images become one (prediction_column)")
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     averaging: Averaging = Averaging()
     interventions: tuple[Intervention, ...] = setting((), "settings that are others in some epochs")
     checkpoints: Checkpoints = Checkpoints()
-    callbacks: tuple[Named, ...] = setting((), "what else watches or intervenes", "callback")
-    engine_callbacks: tuple[Named, ...] = setting((), "those of the training framework itself", "engine_callback")
+    callbacks: tuple[Spec, ...] = setting((), "what else watches or intervenes", "callback")
+    engine_callbacks: tuple[Spec, ...] = setting((), "those of the training framework itself", "engine_callback")
     tracking: Tracking = Tracking()
     watch: Watch = Watch()
     machine: Machine = Machine()
@@ -70,7 +70,7 @@ def default_names(group: type[Strict] = Experiment) -> dict[str, Any]:
     """The name that each by-name entry has where an experiment gives none, nested as the settings are."""
     found: dict[str, Any] = {}
     for name, field in group.model_fields.items():
-        if isinstance(field.default, Named):
+        if isinstance(field.default, Spec):
             found[name] = {"name": field.default.name}
         elif isinstance(field.default, Strict):
             found[name] = default_names(type(field.default))
@@ -79,7 +79,7 @@ def default_names(group: type[Strict] = Experiment) -> dict[str, Any]:
     return found
 
 
-def resolve_names(group: Group, names: Names) -> Group:
+def resolve_names(group: Group, names: Registry) -> Group:
     """Check every by-name entry against its callable and write all its parameters out, defaults included.
 
     A run saves the result, so a default that changes later does not change the run.
@@ -92,7 +92,7 @@ def resolve_names(group: Group, names: Names) -> Group:
         if isinstance(extra, dict) and "kind" in extra:
             kind = str(extra["kind"])
             if name == "name":  # the group itself is the entry: `name` and `params` beside settings
-                entry = Named(name=value, params=dict(group)["params"])
+                entry = Spec(name=value, params=dict(group)["params"])
                 changed["params"] = names.resolve(kind, entry).params
                 continue
             # a default stays as it is where the kind of task has nothing of this kind

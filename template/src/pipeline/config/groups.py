@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, field_validator
 
-from pipeline.registry import Named
+from pipeline.registry import Spec
 from toolkit.errors import nearest
 
 
@@ -21,7 +21,7 @@ def setting(default: Any, description: str, kind: str = "", **limits: Any) -> An
 
 def named(kind: str, default: str, description: str) -> Any:
     """A by-name setting."""
-    return setting(Named(name=default), description, kind)
+    return setting(Spec(name=default), description, kind)
 
 
 Pair = tuple[PositiveInt, PositiveInt]
@@ -35,10 +35,10 @@ Size = Annotated[
 
 class Image(Strict):
     size: Size = setting((224, 224), "height and width the model sees; one number: square")
-    reader: Named = named("reader", "image", "how a file becomes an array (H, W, C)")
+    reader: Spec = named("reader", "image", "how a file becomes an array (H, W, C)")
     cache: bool = setting(False, "decode and resize each image once, into a memory map below data/cache")
     cache_size: Size | None = setting(None, "height and width in the cache; none: size. More leaves room for crops")
-    prepare: Named = named("prepare", "normalize", "what happens to a batch of images on the device, before the model")
+    prepare: Spec = named("prepare", "normalize", "what happens to a batch of images on the device, before the model")
 
 
 class Model(Strict):
@@ -48,7 +48,7 @@ class Model(Strict):
     weights: str | None = setting(None, "start from these instead: a file, or run:NAME (the same fold of another run)")
     in_chans: int = setting(3, "channels of the image", ge=1)
     image_size: tuple[int, int] | None = setting(None, "what an encoder of a fixed size is built for; none: image.size")
-    pooling: Named = named("pooling", "encoder", "how the feature map becomes one vector; encoder: as it was trained")
+    pooling: Spec = named("pooling", "encoder", "how the feature map becomes one vector; encoder: as it was trained")
     drop_rate: float = setting(0.0, "dropout before the heads", ge=0, lt=1)
     multi_sample_dropout: int = setting(1, "dropout masks whose losses are averaged", ge=1)
     side_columns: tuple[str, ...] | None = setting(None, "those of competition.yaml that it sees; none: all")
@@ -62,7 +62,7 @@ class Model(Strict):
 
 
 class LossRow(Strict):
-    loss: Named = Field(description="a loss by name", json_schema_extra={"kind": "loss"})
+    loss: Spec = Field(description="a loss by name", json_schema_extra={"kind": "loss"})
     head: str | None = setting(None, "the head it trains; none: it gets all outputs and the batch")
     output: str | None = setting(None, "another output of the head, where the model returns some; none: its logits")
     weight: float = setting(1.0, "its share in the sum", ge=0)
@@ -82,8 +82,8 @@ class Training(Strict):
     epochs: int = setting(20, "passes over the training rows", ge=1)
     batch_size: int = setting(32, "rows per step, of all devices together", ge=1)
     accumulate: int = setting(1, "steps whose gradients are summed before the optimiser steps", ge=1)
-    sampler: Named = named("sampler", "shuffle", "which rows an epoch sees, and in which order")
-    batch_transforms: tuple[Named, ...] = setting(
+    sampler: Spec = named("sampler", "shuffle", "which rows an epoch sees, and in which order")
+    batch_transforms: tuple[Spec, ...] = setting(
         (), "what happens to a training batch on the device: mixup, ...", "batch_transform"
     )
     max_rows: int | None = setting(None, "train on, and hold out, no more rows than this: for a first look only", ge=1)
@@ -102,7 +102,7 @@ class Optimizer(Strict):
     layer_decay: float | None = setting(None, "each layer's rate over that of the layer above it; none: 1", gt=0, le=1)
     encoder_lr_factor: float = setting(1.0, "the encoder's rate over that of the heads", gt=0)
     params: dict[str, Any] = setting({}, "further arguments of the optimiser")
-    parameter_groups: Named = named("parameter_groups", "default", "which parameters share settings")
+    parameter_groups: Spec = named("parameter_groups", "default", "which parameters share settings")
 
 
 class Schedule(Strict):

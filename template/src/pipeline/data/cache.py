@@ -27,7 +27,7 @@ from rich.filesize import decimal
 from pipeline.config import Experiment
 from pipeline.keys import ROW_ID, ROW_IMAGE
 from pipeline.project import Project
-from pipeline.registry import Names
+from pipeline.registry import Registry
 from toolkit.errors import UserError
 from toolkit.files import digest, writing
 from toolkit.images.pixels import Size
@@ -91,14 +91,14 @@ class Source(NamedTuple):
             raise UserError(f"{self.where}: {error}") from error
 
 
-def reader_for(experiment: Experiment, names: Names) -> RowReader:
+def reader_for(experiment: Experiment, names: Registry) -> RowReader:
     """The experiment's reader; where `image.cache` is on, its images are resized to the size of the cache."""
     reader = row_reader(names.bind("reader", experiment.image.reader))
     size = experiment.image.cache_size or experiment.image.size
     return ResizedReader(reader, size) if experiment.image.cache else reader
 
 
-def open_cache(project: Project, experiment: Experiment, names: Names, *tables: pd.DataFrame) -> Reader:
+def open_cache(project: Project, experiment: Experiment, names: Registry, *tables: pd.DataFrame) -> Reader:
     """What reads the images of some rows: the cache, once all are in it; without `image.cache` the plain reader.
 
     What is not in it, and what has another size or time of change than when it was read, is decoded now, by one process
@@ -222,7 +222,7 @@ def _fill(folder: Path, shown: str, reader: RowReader, missing: list[Source], to
         pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for what is queued
 
 
-def _name(project: Project, experiment: Experiment, names: Names) -> str:
+def _name(project: Project, experiment: Experiment, names: Registry) -> str:
     """The name of a cache, of what decides its pixels: reader, its params and code, the size, and the data folder.
 
     The code is the source file in which the reader is defined; any change of that file counts. What it imports is not

@@ -31,14 +31,14 @@ from pipeline.data.unpacking import unpack
 from pipeline.experiments import load_experiment
 from pipeline.keys import ROW_IMAGE, ROW_SOURCE
 from pipeline.project import Project
-from pipeline.registry import Named, Names
+from pipeline.registry import Registry, Spec
 from toolkit.audit.scan import scan
 from toolkit.errors import UserError, listed
 from toolkit.files import read_json
 from toolkit.images.readers import Reader, Rows
 from toolkit.terminal import console, table
 
-READER, PREPARE = Named(name="image"), Named(name="normalize")
+READER, PREPARE = Spec(name="image"), Spec(name="normalize")
 USUAL, OF_DEMO = "baseline", "demo"  # experiments
 LabelTables = list[tuple[pd.DataFrame, Labels]]
 
@@ -117,13 +117,13 @@ def _image_reader(project: Project, competition: Competition, experiment: str | 
             "--experiment NAME reads them as another one does",
             soft_wrap=True,
         )
-    return Names(NAMES, competition.all_names()).bind("reader", entry)
+    return Registry(NAMES, competition.all_names()).bind("reader", entry)
 
 
 def usual_experiment(project: Project) -> str | None:
     """The experiment whose reader reads the images where none is named: `baseline`, or where that says nothing about
     the reader, one of those that do, if they say the same; none: the pipeline's reader as it is."""
-    named: dict[str, Named] = {}
+    named: dict[str, Spec] = {}
     for path in sorted(project.experiments.glob("*.yaml")):
         try:
             reader = load_experiment(project, path.stem).image.reader

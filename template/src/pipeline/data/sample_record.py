@@ -11,7 +11,7 @@ from toolkit.plots.images import shortened
 
 
 @dataclass(frozen=True, eq=False)
-class SeenSample:
+class SampleRecord:
     """One sample of a batch, on the CPU.
 
     Attributes:

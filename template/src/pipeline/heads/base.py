@@ -17,7 +17,7 @@ import pandas as pd
 from pipeline.competition import Head, Metric
 from pipeline.heads import kinds
 from pipeline.heads.columns import Columns
-from pipeline.registry import Names, modules_of
+from pipeline.registry import Registry, modules_of
 
 if TYPE_CHECKING:  # a submission needs no torch
     import torch
@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # a submission needs no torch
 # (ids of a batch, outputs) -> what is decoded instead of the outputs by that name
 Memory = Callable[[Sequence[str], Mapping[str, "Tensor"]], dict[str, "Tensor"]]
 
-NAMES = Names({"kind of heads": modules_of(kinds.__name__, "HEAD")})
+NAMES = Registry({"kind of heads": modules_of(kinds.__name__, "HEAD")})
 KINDS: tuple[str, ...] = tuple(sorted(NAMES.table["kind of heads"]))
 
 

@@ -18,7 +18,7 @@ from pipeline.inference.snapshot import CLASSES, CODE, FINISHED, finished_folds
 from pipeline.inference.weights import BEST, load_weights
 from pipeline.keys import ROW_FOLD, ROW_ID
 from pipeline.project import Project
-from pipeline.registry import Names
+from pipeline.registry import Registry
 from pipeline.tasks import Decoder, Task, task_for
 from pipeline.types import Batch, Precision, SampleDataset
 from toolkit.errors import UserError, listed
@@ -38,7 +38,7 @@ class TrainedRun:
     folder: Path
     experiment: Experiment
     task: Task
-    names: Names
+    names: Registry
 
     @classmethod
     def open(cls, folder: Path, competition: Competition, overrides: dict[str, object] | None = None) -> "TrainedRun":
@@ -48,7 +48,7 @@ class TrainedRun:
         experiment = parse_experiment(values, f"{folder.name}/config.yaml")
         competition = competition.stage(experiment.stage)
         task = task_for(competition, competition.heads(read_json(folder / CODE / CLASSES)))
-        return cls(folder, experiment, task, Names(DATA_NAMES, task.NAMES, competition.all_names()))
+        return cls(folder, experiment, task, Registry(DATA_NAMES, task.NAMES, competition.all_names()))
 
     def choose_folds(self, asked: str | None, held_out: bool = False) -> list[str]:
         """The folds to go by: those that are asked for (`0`, `0,2`, `all`, `full`), else all that are trained to the
@@ -106,7 +106,7 @@ def predict_rows(
     rows: pd.DataFrame,
     root: Path,
     experiment: Experiment,
-    names: Names,
+    names: Registry,
     stage: str,
     label: str,
     reader: Reader | None = None,

@@ -11,7 +11,7 @@ from torch.nn import functional
 from pipeline.competition import Head
 from pipeline.config import LossRow
 from pipeline.keys import INPUT_PARTNER, INPUT_SHARE, INPUT_WEIGHT, TARGET_PREFIX, mask_key
-from pipeline.registry import Names
+from pipeline.registry import Registry
 from pipeline.types import Batch, LossResult, StepResult
 from toolkit.distributed import Processes
 from toolkit.errors import UserError, nearest
@@ -28,7 +28,7 @@ class Term:
     """
 
     def __init__(
-        self, row: LossRow, head: Head | None, names: Names, counts: Mapping[str, Tensor], truths: Truths
+        self, row: LossRow, head: Head | None, names: Registry, counts: Mapping[str, Tensor], truths: Truths
     ) -> None:
         self.row, self.name, self.head = row, row.term, head
         self.function: Callable[..., Tensor] = names.bind("loss", row.loss)(head)
@@ -93,7 +93,7 @@ class WeightedLosses(nn.Module):
         self,
         rows: Sequence[LossRow],
         heads: Sequence[Head],
-        names: Names,
+        names: Registry,
         counts: Mapping[str, Tensor] | None = None,
         truths: Truths | None = None,
     ) -> None:

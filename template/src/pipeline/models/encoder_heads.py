@@ -13,7 +13,7 @@ from pipeline.models import pooling
 from pipeline.models.encoders import head_layers, make_encoder
 from pipeline.models.preprocess import image_statistics
 from pipeline.models.side_columns import SideFeatures
-from pipeline.registry import Names
+from pipeline.registry import Registry
 from pipeline.types import Batch
 from toolkit.errors import UserError
 
@@ -42,7 +42,7 @@ class EncoderHeads(nn.Module):
         self,
         heads: Sequence[Head],
         settings: Model,
-        names: Names,
+        names: Registry,
         *,
         encoder_params: dict[str, Any] | None = None,
         head_params: dict[str, dict[str, Any]] | None = None,

@@ -10,13 +10,13 @@ from pipeline.competition import Head
 from pipeline.config import Model
 from pipeline.heads.base import kind_of
 from pipeline.models.pretrained import HUB, cached_weights, fixed_size, no_weights, reason, recompute
-from pipeline.registry import Names, check_params
+from pipeline.registry import Registry, check_params
 from toolkit.errors import UserError, nearest
 
 WEIGHTS_FROM_ELSEWHERE = {"pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}  # arguments of timm.create_model
 
 
-def make_encoder(settings: Model, names: Names, params: dict[str, Any]) -> Any:
+def make_encoder(settings: Model, names: Registry, params: dict[str, Any]) -> Any:
     """An encoder of the competition's own, or timm's by name: (B, C, H, W) to pooled features (B, width).
 
     An architecture of a fixed size is built for `settings.image_size`, and timm resamples the position embeddings of
@@ -32,7 +32,7 @@ def make_encoder(settings: Model, names: Names, params: dict[str, Any]) -> Any:
     return encoder
 
 
-def _own_encoder(settings: Model, names: Names, params: dict[str, Any]) -> Any:
+def _own_encoder(settings: Model, names: Registry, params: dict[str, Any]) -> Any:
     if settings.drop_path_rate:
         raise UserError(
             f"encoder '{settings.encoder}' is the competition's own and gets no model.drop_path_rate; "

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pipeline.competition import Head
 from pipeline.config import Experiment
 from pipeline.keys import INPUT_IMAGE
-from pipeline.registry import Named, Names
+from pipeline.registry import Registry, Spec
 from pipeline.types import Batch, PreparedModel
 from toolkit.errors import UserError
 
@@ -77,7 +77,7 @@ def image_statistics(encoder: Any, in_chans: int) -> tuple[list[float], list[flo
 def prepared_model(
     heads: Sequence[Head],
     experiment: Experiment,
-    names: Names,
+    names: Registry,
     pretrained: bool,
     side_columns: Sequence[str] | None = None,
 ) -> PreparedModel:
@@ -87,7 +87,7 @@ def prepared_model(
     settings = experiment.model.model_copy(update={"pretrained": pretrained, "image_size": size})
     if side_columns is not None:
         settings = settings.model_copy(update={"side_columns": tuple(side_columns)})
-    network = names.bind("model", Named(name=settings.name, params=settings.params))(heads, settings, names)
+    network = names.bind("model", Spec(name=settings.name, params=settings.params))(heads, settings, names)
     mean = getattr(network, "mean", [0.0] * settings.in_chans)
     std = getattr(network, "std", [1.0] * settings.in_chans)
     return PreparedModel(names.bind("prepare", experiment.image.prepare)(mean, std), network)

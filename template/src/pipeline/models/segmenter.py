@@ -17,7 +17,7 @@ from pipeline.keys import INPUT_IMAGE
 from pipeline.models.mask_layers import KEPT, drop_unused, group_matcher, head_of, keep
 from pipeline.models.preprocess import image_statistics
 from pipeline.models.pretrained import HUB, cached_weights, fixed_size, reason, recompute
-from pipeline.registry import Names
+from pipeline.registry import Registry
 from pipeline.types import Batch
 from toolkit.errors import UserError, listed, nearest
 
@@ -60,7 +60,7 @@ class MaskNetwork(nn.Module):
         self,
         heads: Sequence[Head],
         settings: Model,
-        names: Names,
+        names: Registry,
         *,
         decoder_channels: int | list[int] | None = None,
         presence: bool = False,

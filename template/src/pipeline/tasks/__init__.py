@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.competition import Competition, Head
 from pipeline.config import Experiment, LossRow
-from pipeline.registry import Names, References, load, modules_of
+from pipeline.registry import References, Registry, load, modules_of
 from pipeline.tasks.components import Decoder, Figures, Finisher, Outputs, Predictions, Submission, Table
 from toolkit.errors import UserError, listed
 
@@ -38,12 +38,12 @@ class Task(ABC):
         self.competition = competition
         self.heads = tuple(heads)
 
-    def check_settings(self, experiment: Experiment, names: Names) -> None:  # noqa: B027, most have none to check
+    def check_settings(self, experiment: Experiment, names: Registry) -> None:  # noqa: B027, most have none to check
         """Raise a `UserError` for settings that do not go together, before anything is read or written."""
 
     @abstractmethod
     def dataset(
-        self, rows: Table, root: Path, experiment: Experiment, names: Names, stage: str, reader: Reader | None = None
+        self, rows: Table, root: Path, experiment: Experiment, names: Registry, stage: str, reader: Reader | None = None
     ) -> SampleDataset:
         """Rows as sample dicts; those of the stage `test` have no targets. Without a `reader`, which is what
         `open_cache` gave for these rows, each image is decoded when it is asked for."""
@@ -53,7 +53,7 @@ class Task(ABC):
         """Sample dicts as one batch dict."""
 
     @abstractmethod
-    def model(self, experiment: Experiment, names: Names, pretrained: bool) -> PreparedModel:
+    def model(self, experiment: Experiment, names: Registry, pretrained: bool) -> PreparedModel:
         """`Prepare` and network as one module: batch dict in, output dict out."""
 
     def fit_statistics(self, network: nn.Module, rows: Table) -> None:  # noqa: B027, most layers need none
@@ -64,23 +64,23 @@ class Task(ABC):
         """The usual loss of each head."""
 
     @abstractmethod
-    def criterion(self, losses: Sequence[LossRow], names: Names, rows: Table) -> Criterion:
+    def criterion(self, losses: Sequence[LossRow], names: Registry, rows: Table) -> Criterion:
         """The weighted sum of the loss rows; `rows` are those that train, for what depends on how many there are."""
 
-    def predictor(self, model: nn.Module, experiment: Experiment, names: Names) -> nn.Module:
+    def predictor(self, model: nn.Module, experiment: Experiment, names: Registry) -> nn.Module:
         """The model as it predicts: batch dict in, output dict out."""
         return model
 
     @abstractmethod
-    def decoder(self, experiment: Experiment, names: Names) -> Decoder:
+    def decoder(self, experiment: Experiment, names: Registry) -> Decoder:
         """Makes predictions, indexed by id, of the logits of one model; `Predictions.average` merges several."""
 
-    def stored(self, predictions: Table, experiment: Experiment, names: Names) -> Table:
+    def stored(self, predictions: Table, experiment: Experiment, names: Registry) -> Table:
         """What of out-of-fold predictions goes into the file that is scored later."""
         return predictions
 
     @abstractmethod
-    def finisher(self, experiment: Experiment, names: Names) -> Finisher:
+    def finisher(self, experiment: Experiment, names: Registry) -> Finisher:
         """Makes of the predictions of rows, indexed by id, what is scored and handed in."""
 
     @abstractmethod

@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # an argument error needs no torch, and no figure
     from torch import Tensor
 
     from pipeline.data.explain_target import Explained
-    from pipeline.data.sample_record import SeenSample
+    from pipeline.data.sample_record import SampleRecord
     from pipeline.types import Batch
 
 Table = pd.DataFrame
@@ -100,11 +100,11 @@ class Figures(ABC):
         uint8 (H, W, 3), only those that are drawn are asked for."""
 
     @abstractmethod
-    def samples(self, rows: Table, samples: Sequence[SeenSample], heading: str) -> Figure:
+    def samples(self, rows: Table, samples: Sequence[SampleRecord], heading: str) -> Figure:
         """Samples (N,) as the model saw them, with truth, prediction and loss; `rows` are their labelled rows, (N,)."""
 
     @abstractmethod
-    def captions(self, rows: Table, samples: Sequence[SeenSample]) -> Table:
+    def captions(self, rows: Table, samples: Sequence[SampleRecord]) -> Table:
         """`truth` and `prediction` of such samples as text; `HEAD: ...; HEAD: ...` where there are several heads."""
 
     def sample_scores(self, batch: Batch, outputs: Outputs) -> Tensor:
@@ -135,7 +135,7 @@ class Figures(ABC):
         """By `HEAD:CLASS`, whether rows are of a class, bool (N,), and its probability, (N,), where there is one."""
         return {}
 
-    def class_maps(self, sample: SeenSample) -> dict[str, dict[str, np.ndarray]]:
+    def class_maps(self, sample: SampleRecord) -> dict[str, dict[str, np.ndarray]]:
         """For each head, by its name, `truth` and `prediction` as class numbers from 1 on, uint8 (H, W), 0 for none;
         empty where classes have no place in an image."""
         return {}

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from pipeline.registry import Names, modules_of
+from pipeline.registry import Registry, modules_of
 from toolkit.errors import Interrupted, UserError
 
 LOCAL = "local"
@@ -135,7 +135,7 @@ def make_tracker(info: RunInfo, trackers: Sequence[str]) -> Trackers:
     Raises:
         UserError: this repository has no tracker of a name, or its package is not installed.
     """
-    names = Names({"tracker": modules_of(__name__, "TRACKER")})
+    names = Registry({"tracker": modules_of(__name__, "TRACKER")})
     try:
         starts = {name: names.find("tracker", name) for name in (LOCAL, *trackers)}
     except UserError as error:

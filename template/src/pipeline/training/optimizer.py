@@ -11,7 +11,7 @@ from timm.utils import dispatch_clip_grad
 from torch import nn
 
 from pipeline.config import Optimizer, Training
-from pipeline.registry import Names
+from pipeline.registry import Registry
 from toolkit.errors import UserError, nearest
 from toolkit.terminal import table
 
@@ -77,7 +77,7 @@ def encoder_layers(encoder: nn.Module) -> dict[str, int]:
     return layers
 
 
-def make_optimizer(model: nn.Module, settings: Optimizer, names: Names, fused: bool) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, settings: Optimizer, names: Registry, fused: bool) -> torch.optim.Optimizer:
     """timm's or torch's optimiser by timm's name, in its fused form where there is one and `fused` allows it.
 
     Raises:

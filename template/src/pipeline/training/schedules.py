@@ -14,7 +14,7 @@ from timm.scheduler import CosineLRScheduler, PolyLRScheduler
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from pipeline.config import Experiment
-from pipeline.registry import Named, Names
+from pipeline.registry import Registry, Spec
 from toolkit.errors import UserError
 
 Factor = Callable[[int], float]  # optimiser step -> share of the peak learning rate
@@ -35,10 +35,10 @@ class AdaptiveFactor(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
-def make_schedule(config: Experiment, names: Names, batches_per_epoch: int) -> Factor:
+def make_schedule(config: Experiment, names: Registry, batches_per_epoch: int) -> Factor:
     """The experiment's schedule over all optimiser steps of the training, as a table unless it adapts."""
     settings, per_epoch = config.schedule, -(-batches_per_epoch // config.training.accumulate)
-    steps, schedule = per_epoch * config.training.epochs, Named(name=settings.name, params=settings.params)
+    steps, schedule = per_epoch * config.training.epochs, Spec(name=settings.name, params=settings.params)
     factor: Factor = names.bind("schedule", schedule)(steps, round(per_epoch * settings.warmup_epochs))
     return factor if isinstance(factor, AdaptiveFactor) else [factor(step) for step in range(steps + 1)].__getitem__
 

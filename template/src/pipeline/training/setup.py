@@ -20,7 +20,7 @@ from pipeline.data.labels import labels_of
 from pipeline.experiments import describe, load_experiment, merge, nested, together
 from pipeline.inference.predict import HELD_OUT, require_same_folds, with_earlier
 from pipeline.project import Project
-from pipeline.registry import Names
+from pipeline.registry import Registry
 from pipeline.tasks import Task, rooms, task_for
 from pipeline.trackers import RunInfo
 from toolkit.errors import UserError
@@ -37,7 +37,7 @@ class Setup:
     name: str
     config: Experiment
     epoch_configs: Sequence[Experiment]
-    names: Names
+    names: Registry
     task: Task
     folds: FoldTable
 
@@ -83,7 +83,7 @@ def prepare(project: Project, competition: Competition, name: str, config: Exper
     require_same_folds(project, config.inputs, folds.hash)
     labels_of(competition).check_folds(folds.rows, project.shown(fold_path(project, config.folds)))
     task = task_for(competition, competition.heads(read_classes(project)))
-    names = Names(DATA_NAMES, training.NAMES, CALLBACK_NAMES, task.NAMES, competition.all_names())
+    names = Registry(DATA_NAMES, training.NAMES, CALLBACK_NAMES, task.NAMES, competition.all_names())
     task.check_settings(config, names)
     for metric in competition.metrics():
         metric.check_heads(task.heads)
@@ -93,7 +93,7 @@ def prepare(project: Project, competition: Competition, name: str, config: Exper
     return Setup(project, competition, name, config, by_epoch(config, names), names, task, folds)
 
 
-def by_epoch(config: Experiment, names: Names) -> list[Experiment]:
+def by_epoch(config: Experiment, names: Registry) -> list[Experiment]:
     """The experiment as it trains in each epoch: with the interventions at work, later ones over earlier ones. One
     object stands for all epochs with the same ones, `config` itself for those without any.
 
@@ -115,7 +115,7 @@ def by_epoch(config: Experiment, names: Names) -> list[Experiment]:
     return found
 
 
-def written_out(config: Experiment, names: Names) -> Experiment:
+def written_out(config: Experiment, names: Registry) -> Experiment:
     """The experiment with every default of what its interventions choose by name written out, as a run keeps it."""
     before = config.model_dump(mode="json")
     found = []
@@ -131,7 +131,7 @@ def written_out(config: Experiment, names: Names) -> Experiment:
     return config.model_copy(update={"interventions": tuple(found)})
 
 
-def _with(config: Experiment, names: Names, interventions: list[Intervention], number: int) -> Experiment:
+def _with(config: Experiment, names: Registry, interventions: list[Intervention], number: int) -> Experiment:
     values: dict[str, Any] = config.model_dump(mode="json")
     for intervention in interventions:
         values = merge(values, together(nested(key, value) for key, value in intervention.set.items()))
@@ -141,10 +141,10 @@ def _with(config: Experiment, names: Names, interventions: list[Intervention], n
         raise UserError(f"interventions.{number}: {error}") from error
 
 
-def all_names(competition: Competition) -> Names:
+def all_names(competition: Competition) -> Registry:
     """Whatever can be chosen by name in this repository."""
     of_tasks = [task.NAMES for task in dict.fromkeys(rooms().values())]
-    return Names(DATA_NAMES, training.NAMES, CALLBACK_NAMES, *of_tasks, competition.all_names())
+    return Registry(DATA_NAMES, training.NAMES, CALLBACK_NAMES, *of_tasks, competition.all_names())
 
 
 def print_config(competition: Competition, config: Experiment) -> None:

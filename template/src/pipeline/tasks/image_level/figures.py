@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from pipeline.competition import Metric
 from pipeline.data.explain_target import Explained, chosen_class
-from pipeline.data.sample_record import SeenSample
+from pipeline.data.sample_record import SampleRecord
 from pipeline.heads.base import kind_of
 from pipeline.heads.columns import Columns, has_truth
 from pipeline.heads.submission_columns import SubmissionRules, as_predictions, submission_rules
@@ -47,7 +47,7 @@ class HeadFigures(Figures):
         ids, truth = list(rows[ROW_ID]), self.tables.truth(rows)
         return {each.head.name: each.sample_figure(images, ids, truth, predictions) for each in self.columns}
 
-    def samples(self, rows: Table, samples: Sequence[SeenSample], heading: str) -> Figure:
+    def samples(self, rows: Table, samples: Sequence[SampleRecord], heading: str) -> Figure:
         read, titles, colors = self._read_out(rows, samples), [], []
         for place, sample in enumerate(samples):
             lines, wrong, judged = [sample.told()], False, False
@@ -65,7 +65,7 @@ class HeadFigures(Figures):
         images = [visible(sample.image) for sample in samples]
         return image_grid(images, [sample.id for sample in samples], titles, colors, heading)
 
-    def captions(self, rows: Table, samples: Sequence[SeenSample]) -> Table:
+    def captions(self, rows: Table, samples: Sequence[SampleRecord]) -> Table:
         read, truths, predictions = self._read_out(rows, samples), [], []
         for place in range(len(samples)):
             labels = [f"{columns.head.name}: " if len(read) > 1 else "" for columns, *_ in read]
@@ -75,7 +75,7 @@ class HeadFigures(Figures):
             predictions.append("; ".join(label + text for label, text in zip(labels, said, strict=True)))
         return pd.DataFrame({"truth": truths, "prediction": predictions})
 
-    def _read_out(self, rows: Table, samples: Sequence[SeenSample]) -> list[ReadOut]:
+    def _read_out(self, rows: Table, samples: Sequence[SampleRecord]) -> list[ReadOut]:
         outputs = {key: torch.stack([sample.outputs[key] for sample in samples]) for key in samples[0].outputs}
         truth, predictions = self.sample_tables(rows, {}, outputs)
         return [(each, has_truth(truth, each.head), *each.read_out(truth, predictions)) for each in self.columns]

@@ -20,7 +20,7 @@ from pipeline.heads.columns import has_truth
 from pipeline.keys import INPUT_ID, INPUT_SIDE, ROW_ID
 from pipeline.losses.criterion import WeightedLosses, take
 from pipeline.models.preprocess import prepared_model
-from pipeline.registry import Named, Names, References
+from pipeline.registry import References, Registry, Spec
 from pipeline.tasks import Task
 from pipeline.tasks.components import Decoder, Finisher, Outputs, Table
 from pipeline.tasks.image_level.figures import HeadFigures, HeadSubmission
@@ -78,7 +78,7 @@ class ImageLevelTask(Task):
         self.submission = HeadSubmission(self.predictions)
 
     def dataset(
-        self, rows: Table, root: Path, experiment: Experiment, names: Names, stage: str, reader: Reader | None = None
+        self, rows: Table, root: Path, experiment: Experiment, names: Registry, stage: str, reader: Reader | None = None
     ) -> SampleDataset:
         values = {} if stage == "test" else self.targets(rows)
         side = chosen_columns(self.competition.settings.side_columns, experiment.model.side_columns)
@@ -112,14 +112,14 @@ class ImageLevelTask(Task):
 
     collate = staticmethod(collate)
 
-    def model(self, experiment: Experiment, names: Names, pretrained: bool) -> PreparedModel:
+    def model(self, experiment: Experiment, names: Registry, pretrained: bool) -> PreparedModel:
         side = input_names(chosen_columns(self.competition.settings.side_columns, experiment.model.side_columns))
         return prepared_model(self.heads, experiment, names, pretrained, side)
 
-    def decoder(self, experiment: Experiment, names: Names) -> Decoder:
+    def decoder(self, experiment: Experiment, names: Registry) -> Decoder:
         return lambda batch, outputs: self.predictions.decode(batch[INPUT_ID], outputs)
 
-    def finisher(self, experiment: Experiment, names: Names) -> Finisher:
+    def finisher(self, experiment: Experiment, names: Registry) -> Finisher:
         aggregate = names.bind("aggregate", experiment.aggregate)
         return lambda rows, predictions: self.predictions.per_prediction(rows, predictions, aggregate)
 
@@ -128,9 +128,9 @@ class ImageLevelTask(Task):
             kind.fit_statistics(network, rows)
 
     def default_losses(self) -> tuple[LossRow, ...]:
-        return tuple(LossRow(head=kind.head.name, loss=Named(name=next(iter(kind.losses)))) for kind in self.kinds)
+        return tuple(LossRow(head=kind.head.name, loss=Spec(name=next(iter(kind.losses)))) for kind in self.kinds)
 
-    def criterion(self, losses: Sequence[LossRow], names: Names, rows: Table) -> Criterion:
+    def criterion(self, losses: Sequence[LossRow], names: Registry, rows: Table) -> Criterion:
         kinds = {kind.head.name: kind for kind in self.kinds}
         for row in losses:
             name, kind = row.loss.name, kinds.get(row.head or "")

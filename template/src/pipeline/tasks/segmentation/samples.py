@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from pipeline.competition import Head
 from pipeline.data.explain_target import Explained, chosen_class
-from pipeline.data.sample_record import SeenSample
+from pipeline.data.sample_record import SampleRecord
 from pipeline.heads.mask import IGNORED, kind_of
 from pipeline.heads.mask_decoding import USUAL, columns, decoded, presence_columns
 from pipeline.keys import INPUT_IMAGE, ROW_ID
@@ -51,7 +51,7 @@ class MaskFigures(Figures):
             )
         return drawn
 
-    def samples(self, rows: pd.DataFrame, samples: Sequence[SeenSample], heading: str) -> Figure:
+    def samples(self, rows: pd.DataFrame, samples: Sequence[SampleRecord], heading: str) -> Figure:
         """Each image beside an overlay of truth and what is decided for each head, with loss and Dice."""
         truths = [[planes_of(head, sample.targets[head.target_key]) for head in self.heads] for sample in samples]
         masks = [[masks_of(head, sample) for head in self.heads] for sample in samples]
@@ -66,7 +66,7 @@ class MaskFigures(Figures):
         images = [visible(sample.image) for sample in samples]
         return masks_figure(images, [sample.id for sample in samples], truths, masks, titles, heading)
 
-    def captions(self, rows: pd.DataFrame, samples: Sequence[SeenSample]) -> pd.DataFrame:
+    def captions(self, rows: pd.DataFrame, samples: Sequence[SampleRecord]) -> pd.DataFrame:
         """What takes how much of the image, and the Dice of both."""
         captions = []
         for sample in samples:
@@ -95,7 +95,7 @@ class MaskFigures(Figures):
         tables = [_table(head, outputs, size, index) for head in self.heads]
         return pd.DataFrame(truths, index), pd.concat(tables, axis=1)
 
-    def class_maps(self, sample: SeenSample) -> dict[str, dict[str, np.ndarray]]:
+    def class_maps(self, sample: SampleRecord) -> dict[str, dict[str, np.ndarray]]:
         """Of classes that overlap the later one."""
         found = {}
         for head in self.heads:
@@ -150,7 +150,7 @@ def planes_of(head: Head, target: Tensor) -> np.ndarray:
     return np.where(np.broadcast_to(known[0].numpy(), planes.shape), planes, np.uint8(IGNORED))
 
 
-def masks_of(head: Head, sample: SeenSample) -> np.ndarray:
+def masks_of(head: Head, sample: SampleRecord) -> np.ndarray:
     """What is decided of a sample's logits alone, bool (C, H, W) at the size of its image."""
     outputs = {key: value[None] for key, value in sample.outputs.items()}
     size = (sample.image.shape[0], sample.image.shape[1])

@@ -31,7 +31,7 @@ from pipeline.losses.criterion import WeightedLosses, take
 from pipeline.losses.masks import LOSSES
 from pipeline.metrics.masks import Scored
 from pipeline.models.preprocess import prepared_model
-from pipeline.registry import Named, Names, References
+from pipeline.registry import References, Registry, Spec
 from pipeline.tasks import Task
 from pipeline.tasks.components import Decoder, Finisher, Predictions, Submission, Tuner
 from pipeline.tasks.segmentation.blending import Blender
@@ -75,7 +75,7 @@ class SegmentationTask(Task):
         self.figures = MaskFigures(self.predictions)
         self.submission = MaskSubmission(self.predictions)
 
-    def check_settings(self, experiment: Experiment, names: Names) -> None:
+    def check_settings(self, experiment: Experiment, names: Registry) -> None:
         settings_of(experiment, names)
 
     def dataset(
@@ -83,7 +83,7 @@ class SegmentationTask(Task):
         rows: pd.DataFrame,
         root: Path,
         experiment: Experiment,
-        names: Names,
+        names: Registry,
         stage: str,
         reader: Reader | None = None,
     ) -> SampleDataset:
@@ -114,21 +114,21 @@ class SegmentationTask(Task):
     def collate(self, samples: list[dict[str, Any]]) -> Batch:
         return collate(samples)
 
-    def model(self, experiment: Experiment, names: Names, pretrained: bool) -> PreparedModel:
+    def model(self, experiment: Experiment, names: Registry, pretrained: bool) -> PreparedModel:
         return prepared_model(self.heads, experiment, names, pretrained)
 
-    def predictor(self, model: nn.Module, experiment: Experiment, names: Names) -> nn.Module:
+    def predictor(self, model: nn.Module, experiment: Experiment, names: Registry) -> nn.Module:
         views = settings_of(experiment, names).tta
         return TTAModel(model, views, self.heads) if views else model
 
-    def decoder(self, experiment: Experiment, names: Names) -> Decoder:
+    def decoder(self, experiment: Experiment, names: Registry) -> Decoder:
         return Blender(self.heads, settings_of(experiment, names))
 
-    def finisher(self, experiment: Experiment, names: Names) -> Finisher:
+    def finisher(self, experiment: Experiment, names: Registry) -> Finisher:
         gate = settings_of(experiment, names).gate
         return lambda rows, predictions: gated(rows, predictions, self.heads, gate) if gate else predictions
 
-    def stored(self, predictions: pd.DataFrame, experiment: Experiment, names: Names) -> pd.DataFrame:
+    def stored(self, predictions: pd.DataFrame, experiment: Experiment, names: Registry) -> pd.DataFrame:
         for head in self.heads:
             predictions = as_stored(predictions, head, settings_of(experiment, names).store)
         return predictions
@@ -136,10 +136,10 @@ class SegmentationTask(Task):
     def default_losses(self) -> tuple[LossRow, ...]:
         usual = {"mask": "bce", "multiclass_mask": "cross_entropy"}
         return tuple(
-            LossRow(head=head.name, loss=Named(name=loss)) for head in self.heads for loss in (usual[head.kind], "dice")
+            LossRow(head=head.name, loss=Spec(name=loss)) for head in self.heads for loss in (usual[head.kind], "dice")
         )
 
-    def criterion(self, losses: Sequence[LossRow], names: Names, rows: pd.DataFrame) -> Criterion:
+    def criterion(self, losses: Sequence[LossRow], names: Registry, rows: pd.DataFrame) -> Criterion:
         weighted = next((row for row in losses if row.class_weights is not None), None)
         if weighted is not None:
             raise UserError(

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from pipeline.config import Experiment
-from pipeline.registry import Names
+from pipeline.registry import Registry
 from toolkit.errors import UserError
 
 INPUT_WINDOW = "input_window"  # int64 (B, 9): see `Window.numbers`
@@ -45,7 +45,7 @@ class SegmentationSettings:
     store_scale: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
-def settings_of(experiment: Experiment, names: Names) -> SegmentationSettings:
+def settings_of(experiment: Experiment, names: Registry) -> SegmentationSettings:
     """The experiment's; a `UserError` for crops from a cache of images of one size."""
     settings: SegmentationSettings = names.bind("task", experiment.task)()
     if experiment.image.cache and settings.view == "crops":
