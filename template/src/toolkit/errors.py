@@ -36,7 +36,7 @@ FAILURES = {
     ),
     r"MemoryError|DefaultCPUAllocator|[Cc]annot allocate memory|Unable to allocate .*array|Insufficient memory|"
     r"DataLoader worker \(pid.*(killed|exited)|Resource temporarily unavailable|can't start new thread": (
-        "the machine has too little memory, or lets no further process start; lower machine.workers, "
+        "the machine has too little memory, killed a process for it, or lets none start; lower machine.workers, "
         "training.batch_size or image.size, free memory, or raise the limit (ulimit -u)"
     ),
     r"No space left on device|Disk quota exceeded|Read-only file system|file write failed": (
