@@ -8,7 +8,14 @@ import jsonschema
 import pytest
 from ruamel.yaml import YAML
 
-from projects import Renders, imported, run_script
+from pipeline.config import default_names, differences, json_schema, parse_experiment
+from pipeline.experiments import load_experiment, merge, parse_overrides
+from pipeline.project import Project
+from pipeline.registry import Registry, check_params, modules_of
+from pipeline.trackers.local import LocalTracker
+from projects import imported, run_script
+from toolkit.errors import UserError
+from toolkit.files import parse_yaml_value, read_yaml
 from training import expect
 
 BAD_SETTINGS = {
@@ -42,13 +49,10 @@ def test_bad_settings_are_refused_in_one_line(project: Path, case: str) -> None:
     assert hint in result.stderr
 
 
-def test_numbers_are_read_as_yaml_1_2(project: Path) -> None:
-    with imported(project):
-        from toolkit.files import parse_yaml_value
-
-        assert parse_yaml_value("3e-4") == 3e-4
-        assert parse_yaml_value("no") == "no"
-        assert parse_yaml_value("0012") in (12, "0012")
+def test_numbers_are_read_as_yaml_1_2() -> None:
+    assert parse_yaml_value("3e-4") == 3e-4
+    assert parse_yaml_value("no") == "no"
+    assert parse_yaml_value("0012") in (12, "0012")
 
 
 def test_extends_merges_mapping_by_mapping(project: Path) -> None:
@@ -58,11 +62,7 @@ def test_extends_merges_mapping_by_mapping(project: Path) -> None:
         "callbacks: [{name: mine, params: {a: 1}}]\n"
     )
     (experiments / "child.yaml").write_text("extends: parent\nschedule: {name: constant}\ntraining: {epochs: 3}\n")
-    with imported(project):
-        from pipeline.experiments import load_experiment
-        from pipeline.project import Project
-
-        child = load_experiment(Project.at(project), "child", ["seed=5"])
+    child = load_experiment(Project.at(project), "child", ["seed=5"])
     assert (child.optimizer.lr, child.training.epochs, child.seed) == (0.1, 3, 5)
     assert child.training.batch_size == 32, "what the grandparent sets is kept"
     assert child.callbacks[0].params == {"a": 1}
@@ -101,15 +101,11 @@ ANOTHER_NAME = {  # overrides -> what the entry and what stands beside it are th
 
 
 @pytest.mark.parametrize("overrides", ANOTHER_NAME)
-def test_another_name_drops_the_params_of_the_old_one_and_nothing_else(renders: Renders, overrides: str) -> None:
+def test_another_name_drops_the_params_of_the_old_one_and_nothing_else(overrides: str) -> None:
     """On the command line, in a file that extends, and in the file that `--as` writes."""
-    with imported(renders.shared()):
-        from pipeline.config import default_names, parse_experiment
-        from pipeline.experiments import merge, parse_overrides
-
-        parent = YAML(typ="safe").load(PARENT)
-        parent.pop("extends")
-        found = parse_experiment(merge(parent, parse_overrides(overrides.split()), default_names()), "x")
+    parent = YAML(typ="safe").load(PARENT)
+    parent.pop("extends")
+    found = parse_experiment(merge(parent, parse_overrides(overrides.split()), default_names()), "x")
     for group, expected in ANOTHER_NAME[overrides].items():
         _assert_holds(found.model_dump(mode="json")[group], expected)
 
@@ -133,11 +129,7 @@ def _assert_holds(found: Any, expected: Any) -> None:
 def test_another_name_in_a_file_and_by_an_intervention(project: Path) -> None:
     (project / "experiments/parent.yaml").write_text(PARENT)
     (project / "experiments/child.yaml").write_text("extends: parent\noptimizer: {name: sgd}\nmodel: {name: default}\n")
-    with imported(project):
-        from pipeline.experiments import load_experiment
-        from pipeline.project import Project
-
-        child = load_experiment(Project.at(project), "child")
+    child = load_experiment(Project.at(project), "child")
     assert (child.optimizer.name, child.optimizer.lr, child.optimizer.params) == ("sgd", 0.1, {})
     assert (child.model.drop_rate, child.model.params) == (0.4, {})
     changes = {"augmentations.params.flip": True, "augmentations.name": "two"}
@@ -208,14 +200,11 @@ def test_a_wrong_name_leaves_no_variation_behind(project: Path) -> None:
     assert (project / "experiments/exp014.yaml").is_file(), "a file that was there before stays"
 
 
-def test_long_values_are_shown_where_they_differ(project: Path) -> None:
-    with imported(project):
-        from pipeline.config import differences
-
-        old = {"losses": [{"loss": {"name": "cross_entropy", "params": {"label_smoothing": 0.0}}, "head": "label"}]}
-        new = {"losses": [{"loss": {"name": "cross_entropy", "params": {"label_smoothing": 0.0}}, "head": "lable"}]}
-        assert list(differences({"lr": 0.1}, {"lr": 0.2})) == ["lr: 0.1 -> 0.2"]
-        [line] = differences(old, new)
+def test_long_values_are_shown_where_they_differ() -> None:
+    old = {"losses": [{"loss": {"name": "cross_entropy", "params": {"label_smoothing": 0.0}}, "head": "label"}]}
+    new = {"losses": [{"loss": {"name": "cross_entropy", "params": {"label_smoothing": 0.0}}, "head": "lable"}]}
+    assert list(differences({"lr": 0.1}, {"lr": 0.2})) == ["lr: 0.1 -> 0.2"]
+    [line] = differences(old, new)
     before, _, now = line.partition(" -> ")
     assert "'label'" in before and "'lable'" in now and len(line) < 140
 
@@ -229,51 +218,38 @@ def test_print_config_shows_every_setting_with_its_default(project: Path) -> Non
 
 def test_the_json_schema_is_up_to_date_and_accepts_the_experiments(project: Path) -> None:
     schema = json.loads((project / "src" / "pipeline" / "experiment.schema.json").read_text())
-    with imported(project):
-        from pipeline.config import json_schema
-        from toolkit.files import read_yaml
-
-        assert schema == json_schema(), "run `make schema` in this repository"
-        for path in (project / "experiments").glob("*.yaml"):
-            jsonschema.validate(read_yaml(path), schema)
-            assert path.read_text().startswith("# yaml-language-server: $schema=../src/pipeline/experiment.schema.json")
+    assert schema == json_schema(), "run `make schema` in this repository"
+    for path in (project / "experiments").glob("*.yaml"):
+        jsonschema.validate(read_yaml(path), schema)
+        assert path.read_text().startswith("# yaml-language-server: $schema=../src/pipeline/experiment.schema.json")
     for bad in ({"image": {"sise": 3}}, {"training": {"epochs": 0}}, {"optimizer": {"lr": "high"}}):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(bad, schema)
 
 
-def test_params_are_checked_against_the_signature(project: Path) -> None:
-    with imported(project):
-        from pipeline.registry import check_params
-        from toolkit.errors import UserError
+def test_params_are_checked_against_the_signature() -> None:
+    class Mine:
+        def __init__(self, head: object, *, gamma: float = 2.0, names: tuple[str, ...] = (), rate: int) -> None: ...
 
-        class Mine:
-            def __init__(self, head: object, *, gamma: float = 2.0, names: tuple[str, ...] = (), rate: int) -> None: ...
-
-        assert check_params(Mine, {"rate": 3, "names": ["a"]}, "x") == {"gamma": 2.0, "names": ("a",), "rate": 3}
-        for params, hint in (
-            ({}, "'rate' is missing"),
-            ({"rate": 1, "gama": 2}, "did you mean 'gamma'"),
-            ({"rate": "fast"}, "rate"),
-            ({"rate": 1, "head": 2}, "head"),
-        ):
-            with pytest.raises(UserError, match=hint):
-                check_params(Mine, params, "x")
+    assert check_params(Mine, {"rate": 3, "names": ["a"]}, "x") == {"gamma": 2.0, "names": ("a",), "rate": 3}
+    for params, hint in (
+        ({}, "'rate' is missing"),
+        ({"rate": 1, "gama": 2}, "did you mean 'gamma'"),
+        ({"rate": "fast"}, "rate"),
+        ({"rate": 1, "head": 2}, "head"),
+    ):
+        with pytest.raises(UserError, match=hint):
+            check_params(Mine, params, "x")
 
 
-def test_names_stand_in_tables_or_are_the_modules_of_a_package(renders: Renders) -> None:
-    with imported(renders.shared()):
-        from pipeline.registry import Registry, modules_of
-        from pipeline.trackers.local import LocalTracker
-        from toolkit.errors import UserError
-
-        own = {"tracker": {"mine": "nowhere:Mine", "other": "json:Other"}}
-        names = Registry({"tracker": modules_of("pipeline.trackers", "TRACKER")}, own)
-        assert names.find("tracker", "local") is LocalTracker
-        for name, hint in (
-            ("locale", "unknown tracker 'locale'; did you mean 'local'"),
-            ("mine", "no module 'nowhere'"),
-            ("other", "'json' has no 'Other'"),
-        ):
-            with pytest.raises(UserError, match=hint):
-                names.find("tracker", name)
+def test_names_stand_in_tables_or_are_the_modules_of_a_package() -> None:
+    own = {"tracker": {"mine": "nowhere:Mine", "other": "json:Other"}}
+    names = Registry({"tracker": modules_of("pipeline.trackers", "TRACKER")}, own)
+    assert names.find("tracker", "local") is LocalTracker
+    for name, hint in (
+        ("locale", "unknown tracker 'locale'; did you mean 'local'"),
+        ("mine", "no module 'nowhere'"),
+        ("other", "'json' has no 'Other'"),
+    ):
+        with pytest.raises(UserError, match=hint):
+            names.find("tracker", name)

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,25 @@ from sklearn.neighbors import NearestNeighbors
 from torch.nn import functional
 from torchmetrics.functional.retrieval import retrieval_average_precision, retrieval_hit_rate
 
-from projects import Renders, imported, metric_choices, run_script
+from pipeline.competition import Competition, Head
+from pipeline.config import LossRow, parse_experiment
+from pipeline.data.folds import make_folds, split
+from pipeline.heads.base import kind_of
+from pipeline.heads.columns import has_truth
+from pipeline.heads.identities import Identities
+from pipeline.heads.kinds import embedding
+from pipeline.heads.rankings import label_columns, score_columns
+from pipeline.heads.submission_columns import submission_table
+from pipeline.losses.embedding import ArcFace
+from pipeline.metrics.embedding import SCORES
+from pipeline.metrics.image_level import find_metric
+from pipeline.registry import Registry, Spec
+from pipeline.settings import Settings
+from pipeline.tasks import task_for
+from pipeline.tasks.image_level.task import ImageLevelTask
+from pipeline.training.validation import Validation
+from projects import ROOT, Renders, imported, metric_choices, run_script
+from toolkit.errors import UserError
 from training import expect
 
 ANSWERS = {"task": "metric_learning", "trackers": []}
@@ -31,31 +49,20 @@ losses: [{head: identity, loss: {name: arcface, params: {dynamic_margin: [0.1, 0
 training: {epochs: 4}
 machine: {workers: 0}
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def rendered(renders: Renders) -> Iterator[Path]:
-    with imported(renders.shared(ANSWERS)):
-        yield renders.folder
+COMPETITION = Competition(Settings.model_construct(), parts={"metric:metrics": lambda _: [find_metric("map_at_5")]})
+REGISTRY = Registry(ImageLevelTask.NAMES)
 
 
 def make_head(classes: tuple[str, ...] = WHALES, unknown: str = NEW, **more: Any) -> Any:
-    from pipeline.competition import Head
-
     return Head("whale", "embedding", classes, unknown=unknown, **more)
 
 
 def make_task(head: Any = None) -> Any:
-    from competition import competition
-    from pipeline.tasks import task_for
-
-    return task_for(competition, [head or make_head()])
+    return task_for(COMPETITION, [head or make_head()])
 
 
 def table(lists: list[list[tuple[str, float]]], head: Any, ids: list[str] | None = None) -> pd.DataFrame:
     """Predictions from lists of (label, score), best first."""
-    from pipeline.heads.rankings import label_columns, score_columns
-
     width = len(label_columns(head))
     full = [[*row, *[("", -1.0)] * (width - len(row))] for row in lists]
     columns = {name: [row[place][0] for row in full] for place, name in enumerate(label_columns(head))}
@@ -66,8 +73,6 @@ def table(lists: list[list[tuple[str, float]]], head: Any, ids: list[str] | None
 
 
 def score(name: str, truth: list[str], predictions: pd.DataFrame, head: Any) -> float:
-    from pipeline.metrics.image_level import find_metric
-
     return float(find_metric(name).function(pd.DataFrame({"whale": truth}, predictions.index), predictions, [head]))
 
 
@@ -87,9 +92,6 @@ def random_cosines(rows: int = 300, seed: int = 0) -> tuple[torch.Tensor, list[s
 @pytest.mark.parametrize("margin", [0.0, 0.3, 1.2])
 @pytest.mark.parametrize("subcenters", [1, 3])
 def test_layer_and_loss_are_those_of_pytorch_metric_learning(margin: float, subcenters: int) -> None:
-    from pipeline.heads.base import kind_of
-    from pipeline.losses.embedding import ArcFace
-
     torch.manual_seed(0)
     head = make_head()
     layer = kind_of(head).layer(10, size=6, subcenters=subcenters)
@@ -115,12 +117,9 @@ def test_layer_and_loss_are_those_of_pytorch_metric_learning(margin: float, subc
 @pytest.mark.parametrize("easy", [False, True])
 @pytest.mark.parametrize("value", [1.0, -1.0, 1.0000001, 0.0])
 def test_gradients_are_finite_at_the_ends(easy: bool, value: float) -> None:
-    from pipeline.config import LossRow
-    from pipeline.registry import Spec
-
     cosines = torch.full((3, 30), value, requires_grad=True)
     entry = Spec(name="arcface", params={"scale": 64.0, "margin": 0.5, "easy_margin": easy})
-    criterion = make_task().criterion([LossRow(head="whale", loss=entry)], names(), random_rows())
+    criterion = make_task().criterion([LossRow(head="whale", loss=entry)], REGISTRY, random_rows())
     batch = {"target_whale": torch.tensor([0, 5, -1]), "input_weight": torch.ones(3)}
     result = criterion({"output_whale": cosines}, batch)
     result["loss"].backward()
@@ -131,8 +130,6 @@ def test_gradients_are_finite_at_the_ends(easy: bool, value: float) -> None:
 
 
 def test_the_own_cosine_falls_with_the_angle_by_either_rule() -> None:
-    from pipeline.losses.embedding import ArcFace
-
     head = make_head(("a", "b"))
     angles = torch.linspace(0.01, math.pi - 0.01, 200)
     cosines = torch.stack([angles.cos(), torch.zeros(200)], dim=1)
@@ -147,22 +144,17 @@ def test_the_own_cosine_falls_with_the_angle_by_either_rule() -> None:
 
 
 def test_dynamic_margins_go_with_the_fourth_root() -> None:
-    from pipeline.config import LossRow
-    from pipeline.registry import Registry, Spec
-
     head = make_head(("a", "b", "c"))
     task = make_task(head)
     row = LossRow(head="whale", loss=Spec(name="arcface", params={"dynamic_margin": [0.05, 0.5]}))
     rows = pd.DataFrame({"id": range(98), "whale": ["a"] * 81 + ["b"] * 16 + ["c"]})
-    criterion = task.criterion([row], Registry(task.NAMES), rows)
+    criterion = task.criterion([row], REGISTRY, rows)
     rarity = np.array([1 / 3, 1 / 2, 1.0])
     expected = 0.05 + 0.45 * (rarity - 1 / 3) / (2 / 3)
     np.testing.assert_allclose(criterion.terms[0].function.margins.numpy(), expected, rtol=1e-6)
 
 
 def test_the_layer_takes_a_batch_of_one_and_stays_in_float32() -> None:
-    from pipeline.heads.base import kind_of
-
     layer = kind_of(make_head()).layer(10).train()
     with torch.autocast("cpu", torch.bfloat16):
         outputs = layer(torch.randn(1, 10))
@@ -192,8 +184,6 @@ def unit(rows: int, generator: torch.Generator, size: int = 8) -> torch.Tensor:
 
 @pytest.mark.parametrize("block", [1 << 26, 100])
 def test_a_class_is_as_near_as_its_nearest_image(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.heads.kinds import embedding
-
     monkeypatch.setattr(embedding, "BLOCK", block)
     generator = torch.Generator().manual_seed(0)
     gallery, queries = unit(40, generator), unit(9, generator)
@@ -238,8 +228,6 @@ def test_an_average_is_a_union_by_label() -> None:
 
 
 def test_models_look_up_in_galleries_of_their_own_and_an_empty_one_is_refused() -> None:
-    from toolkit.errors import UserError
-
     task, generator = make_task(), torch.Generator().manual_seed(1)
     rows = pd.DataFrame({"id": [f"g{row}" for row in range(12)], "whale": [*WHALES[:6], *WHALES[:4], NEW, NEW]})
     known = task.predictions.gallery(rows)
@@ -269,9 +257,6 @@ def random_rows(groups: bool = False) -> pd.DataFrame:
 
 
 def test_images_are_held_out_where_others_are_left_to_find_them_by() -> None:
-    from pipeline.data.folds import make_folds, split
-    from pipeline.heads.identities import Identities
-
     labels = Identities(("whale",), NEW)
     folds = make_folds(labels.marked(random_rows()), labels, 5)
     assert max(folds.sizes()) - min(folds.sizes()) <= 1
@@ -289,10 +274,6 @@ def test_images_are_held_out_where_others_are_left_to_find_them_by() -> None:
 
 
 def test_whole_identities_are_held_out() -> None:
-    from pipeline.data.folds import make_folds
-    from pipeline.heads.identities import Identities
-    from toolkit.errors import UserError
-
     labels = Identities(("whale",), NEW, hold_out="identities")
     folds = make_folds(labels.marked(random_rows()), labels, 4)
     per_identity = folds.rows.groupby("whale")["fold"].nunique()
@@ -307,9 +288,6 @@ def test_whole_identities_are_held_out() -> None:
 
 
 def test_an_answer_for_the_unknown_that_no_row_has_is_told() -> None:
-    from pipeline.data.folds import make_folds
-    from pipeline.heads.identities import Identities
-
     rows = random_rows()
     told = [note for note in make_folds(rows, Identities(("whale",), "new_digit"), 5).warnings if "new_digit" in note]
     assert len(told) == 1 and "no row is labelled 'new_digit'" in told[0] and "UNKNOWN" in told[0]
@@ -329,10 +307,6 @@ def test_the_demo_s_word_for_the_unknown_stays_with_the_demo(renders: Renders, c
 
 
 def test_folds_of_the_other_form_are_refused() -> None:
-    from pipeline.data.folds import make_folds
-    from pipeline.heads.identities import Identities
-    from toolkit.errors import UserError
-
     images, whole = Identities(("whale",), NEW), Identities(("whale",), NEW, hold_out="identities")
     of_images, of_whole = (make_folds(random_rows(), labels, 4).rows for labels in (images, whole))
     images.check_folds(of_images, "folds/folds.csv")
@@ -351,9 +325,6 @@ def test_folds_of_the_other_form_are_refused() -> None:
 
 
 def test_groups_stay_together_and_make_identities_stand_alone() -> None:
-    from pipeline.data.folds import make_folds
-    from pipeline.heads.identities import Identities
-
     labels = Identities(("whale",), NEW)
     rows = make_folds(labels.marked(random_rows(groups=True)), labels, 4).rows
     assert (rows.groupby("group")["fold"].nunique() == 1).all()
@@ -362,10 +333,6 @@ def test_groups_stay_together_and_make_identities_stand_alone() -> None:
 
 
 def test_held_out_identities_are_scored_among_each_other() -> None:
-    from pipeline.heads.identities import Identities
-    from pipeline.metrics.image_level import find_metric
-    from pipeline.training.validation import Validation
-
     generator = torch.Generator().manual_seed(3)
     rows = pd.DataFrame({"id": [f"r{row}" for row in range(30)], "whale": [WHALES[row // 3] for row in range(30)]})
     rows = Identities(("whale",), NEW, hold_out="identities").marked(rows)
@@ -384,19 +351,11 @@ def test_held_out_identities_are_scored_among_each_other() -> None:
 
 
 def test_a_label_that_is_no_class_names_its_row() -> None:
-    from toolkit.errors import UserError
-
     rows = pd.DataFrame({"id": ["x", "y"], "whale": ["w_00", "w_30"]})
     with pytest.raises(UserError, match=r"column 'whale': 1 rows \(id y\) have the label 'w_30'.*did you mean 'w_"):
-        make_task().criterion(make_task().default_losses(), names(), rows)
+        make_task().criterion(make_task().default_losses(), REGISTRY, rows)
     with pytest.raises(UserError, match="'new_whale'"):
         make_task(make_head(unknown="")).predictions.gallery(rows.assign(whale=["w_00", NEW]))
-
-
-def names() -> Any:
-    from pipeline.registry import Registry
-
-    return Registry(make_task().NAMES)
 
 
 # Scores
@@ -404,9 +363,6 @@ def names() -> Any:
 
 def test_an_empty_cell_is_no_answer() -> None:
     """As beside other heads: the row trains nothing here, is no part of a gallery, and is not scored."""
-    from pipeline.heads.base import kind_of
-    from pipeline.heads.columns import has_truth
-
     head = make_head()
     rows = pd.DataFrame({"id": ["a", "b", "c"], "whale": [WHALES[1], None, NEW]})
     kind = kind_of(head)
@@ -448,10 +404,9 @@ def test_every_score_against_torchmetrics_and_scikit_learn() -> None:
 
 
 def test_copier_asks_for_every_metric_with_its_meaning() -> None:
-    from pipeline.metrics.image_level import METRICS
-
     choices = metric_choices("metric_learning")
-    assert [meaning.split(": ")[0] for meaning in choices] == list(choices.values()) == list(NAMES) == list(METRICS)
+    assert [meaning.split(": ")[0] for meaning in choices] == list(choices.values()) == list(NAMES)
+    assert [one.name for one in SCORES] == list(NAMES)
 
 
 def test_worked_by_hand() -> None:
@@ -503,8 +458,6 @@ def test_a_constant_names_the_most_frequent() -> None:
 
 
 def test_thresholds_are_tuned() -> None:
-    from pipeline.metrics.image_level import find_metric
-
     head = make_head()
     lists = [[("w_00", value)] for value in np.linspace(0.1, 0.9, 30)]
     predictions = table(lists, head)
@@ -519,9 +472,6 @@ def test_thresholds_are_tuned() -> None:
 
 def submitted(metric: str, unknown: str = NEW) -> tuple[pd.DataFrame, Any, Any]:
     """A submission of three rows, the task, and the metric."""
-    from pipeline.heads.submission_columns import submission_table
-    from pipeline.metrics.image_level import find_metric
-
     head = make_head(unknown=unknown, thresholds=(0.5,) if unknown else ())
     predictions = table(
         [
@@ -581,16 +531,12 @@ def test_a_bad_cell_is_one_problem(metric: str, cell: str, kind: str, text: str)
     assert problem.kind == kind and text in problem.text, problem
 
 
-def test_the_commented_example_of_an_own_metric_works(renders: Renders) -> None:
-    text = (renders.shared(ANSWERS) / "src/competition/metric.py").read_text()
+def test_the_commented_example_of_an_own_metric_works() -> None:
+    text = (ROOT / "variants/metric_learning/competition/metric.py").read_text()
     start = text.index("# def points_at_2")
     example = "\n".join(line.removeprefix("#").removeprefix(" ") for line in text[start:].splitlines())
-    scope: dict[str, Any] = {}
-    prelude = (
-        "from collections.abc import Sequence\nimport pandas as pd\nfrom pipeline.competition import Head, Metric\n"
-    )
-    prelude += "from pipeline.settings import Settings\nfrom pipeline.metrics.image_level import find_metric\n"
-    exec(prelude + "COMPANIONS = ('accuracy',)\n" + example, scope)
+    scope: dict[str, Any] = {"pd": pd, "Sequence": Sequence, "Head": Head}
+    exec(f"{text[:start]}\n{example}", scope)
     own = scope["metrics"](None)[0]
     head = make_head()
     predictions = table([[("w_00", 0.9), ("w_01", 0.8)], [("w_01", 0.9), ("w_00", 0.6)]], head)
@@ -601,16 +547,13 @@ def test_the_commented_example_of_an_own_metric_works(renders: Renders) -> None:
 
 
 def test_settings_of_the_layer_are_checked() -> None:
-    from pipeline.config import parse_experiment
-    from toolkit.errors import UserError
-
     for params, message in (
         ({"wale": {"size": 4}}, "there is no head 'wale'; did you mean 'whale'"),
         ({"whale": {"sise": 4}}, "head_params.whale.*did you mean 'size'"),
     ):
         values = {"model": {"encoder": "resnet10t", "pretrained": False, "params": {"head_params": params}}}
         with pytest.raises(UserError, match=message):
-            make_task().model(parse_experiment(values, "x"), names(), pretrained=False)
+            make_task().model(parse_experiment(values, "x"), REGISTRY, pretrained=False)
 
 
 @pytest.mark.slow

@@ -2,19 +2,29 @@
 
 import socket
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
+from huggingface_hub import constants
 from safetensors.torch import save_file
 from timm.layers import resample_abs_pos_embed
 from torch import nn
 from torch.nn import functional
 
-from projects import Renders, imported
+from pipeline.competition import Competition, Head
+from pipeline.config import Experiment, Image, LossRow, Model
+from pipeline.data import NAMES
+from pipeline.keys import mask_key
+from pipeline.losses.criterion import WeightedLosses
+from pipeline.models.encoder_heads import EncoderHeads
+from pipeline.models.pooling import GeneralizedMean, average, features, width
+from pipeline.registry import Registry, Spec
+from pipeline.settings import Settings
+from pipeline.tasks.image_level.task import ImageLevelTask
+from toolkit.errors import UserError
 
 # Encoder, image size, and whether its own pooling is the mean of the map that it gives.
 FAMILIES = [
@@ -57,22 +67,10 @@ class Nameless(nn.Module):
     def __init__(self, in_chans, pretrained):
         super().__init__()
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def rendered(renders: Renders) -> Iterator[Path]:
-    torch.set_num_threads(1)
-    with imported(renders.shared()):
-        yield renders.folder
+torch.set_num_threads(1)
 
 
 def network(encoder: str, size: int = 32, pooling: str = "encoder", names: dict[str, Any] | None = None, **more: Any):
-    from pipeline.competition import Head
-    from pipeline.config import Model
-    from pipeline.models.encoder_heads import EncoderHeads
-    from pipeline.registry import Registry, Spec
-    from pipeline.tasks.image_level.task import ImageLevelTask
-
     parameters = {"encoder_params": more.pop("encoder_params", None)}
     params = more.pop("pooling_params", {})
     settings = Model(
@@ -90,10 +88,6 @@ def batch(size: int, count: int = 2, channels: int = 3) -> dict[str, torch.Tenso
 
 @pytest.mark.parametrize(("encoder", "size", "averages"), FAMILIES)
 def test_every_family_with_every_pooling(encoder: str, size: int, averages: bool) -> None:
-    from pipeline.models.pooling import features, width
-    from pipeline.registry import Registry, Spec
-    from pipeline.tasks.image_level.task import ImageLevelTask
-
     torch.manual_seed(0)
     model, image, vectors = network(encoder, size).eval().encoder, batch(size)["input_image"], {}
     for name in ("encoder", "avg", "max", "gem", "attention"):
@@ -127,8 +121,6 @@ def test_pooling_of_an_experiment(pooling: str) -> None:
 
 
 def test_prefix_tokens_are_not_pooled() -> None:
-    from pipeline.models.pooling import average, features
-
     model = network("test_vit").eval()
     image = batch(32)["input_image"]
     with torch.no_grad():
@@ -153,8 +145,6 @@ def test_the_encoders_own_pooling_is_what_it_was() -> None:
 
 @pytest.mark.parametrize("p", [1.0, 3.0, 50.0])
 def test_gem_equals_its_formula(p: float) -> None:
-    from pipeline.models.pooling import GeneralizedMean
-
     features = torch.rand(2, 4, 3, 5, generator=torch.Generator().manual_seed(1)) + 0.01
     double = features.double().requires_grad_()
     power = torch.tensor(p, dtype=torch.float64, requires_grad=True)
@@ -172,8 +162,6 @@ def test_gem_equals_its_formula(p: float) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("value", [6e4, 1e-6, 0.0, -5.0])
 def test_gem_is_safe_in_half_precision(dtype: torch.dtype, value: float) -> None:
-    from pipeline.models.pooling import GeneralizedMean
-
     features = torch.full((1, 2, 4, 4), value, dtype=dtype)
     features[0, 0, 0, 0] = 1.0
     features.requires_grad_()
@@ -186,8 +174,6 @@ def test_gem_is_safe_in_half_precision(dtype: torch.dtype, value: float) -> None
 
 
 def test_a_pooling_that_does_not_fit_is_refused() -> None:
-    from toolkit.errors import UserError
-
     with pytest.raises(UserError, match="96 channels cannot be divided among 7 heads"):
         network("test_resnet", pooling="attention", pooling_params={"num_heads": 7})
     model = network("coat_tiny", 64, "gem")
@@ -196,8 +182,6 @@ def test_a_pooling_that_does_not_fit_is_refused() -> None:
 
 
 def test_encoders_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from toolkit.errors import UserError
-
     (tmp_path / "own_encoders.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
     names = {"encoder": {"map": "own_encoders:Map", "nameless": "own_encoders:Nameless"}}
@@ -232,14 +216,7 @@ def test_position_embeddings_are_resampled_for_the_image_size(tmp_path: Path) ->
 
 
 def test_the_task_builds_for_the_size_of_the_images() -> None:
-    from competition import competition
-    from pipeline.competition import Head
-    from pipeline.config import Experiment, Image, Model
-    from pipeline.data import NAMES
-    from pipeline.registry import Registry
-    from pipeline.tasks.image_level.task import ImageLevelTask
-
-    task = ImageLevelTask(competition, [Head("label", "multiclass", ("a", "b"))])
+    task = ImageLevelTask(Competition(Settings.model_construct()), [Head("label", "multiclass", ("a", "b"))])
     experiment = Experiment(image=Image(size=(64, 96)), model=Model(encoder="test_vit", pretrained=False))
     model = task.model(experiment, Registry(NAMES, ImageLevelTask.NAMES), pretrained=False)
     assert model.network.encoder.patch_embed.grid_size == (4, 6)
@@ -258,15 +235,11 @@ def test_the_task_builds_for_the_size_of_the_images() -> None:
     ],
 )
 def test_what_an_encoder_refuses_is_one_line(encoder: str, size: int, more: dict[str, Any], message: str) -> None:
-    from toolkit.errors import UserError
-
     with pytest.raises(UserError, match=message):
         network(encoder, size, **more)
 
 
 def test_an_image_size_that_an_encoder_refuses_is_one_line() -> None:
-    from toolkit.errors import UserError
-
     with pytest.raises(UserError, match="cannot take images of 48x48"):
         network("mixer_s32_224", 32)(batch(48))
 
@@ -280,20 +253,12 @@ def test_drop_path_reaches_the_encoder() -> None:
 
 
 def test_multi_sample_dropout_has_a_mask_for_each_sample_of_logits() -> None:
-    from pipeline.config import LossRow
-    from pipeline.keys import mask_key
-    from pipeline.losses.criterion import WeightedLosses
-    from pipeline.registry import Registry, Spec
-    from pipeline.tasks.image_level.task import ImageLevelTask
-
     model, given = network("test_resnet", drop_rate=0.5, multi_sample_dropout=3), batch(32, count=4)
     outputs = model(given)
     keys = ["output_label", mask_key("output_label", 1), mask_key("output_label", 2)]
     assert {key for key in outputs if key.startswith("output_label")} == set(keys) and len(outputs) == 6
     assert not torch.equal(outputs[keys[0]], outputs[keys[1]]), "the masks differ"
     target, weight = torch.tensor([0, 2, 1, 1]), torch.tensor([1.0, 2.0, 0.5, 1.0])
-    from pipeline.competition import Head
-
     row = LossRow(head="label", loss=Spec(name="cross_entropy"))
     criterion = WeightedLosses([row], [Head("label", "multiclass", ("a", "b", "c"))], Registry(ImageLevelTask.NAMES))
     result = criterion(outputs, {"target_label": target, "input_weight": weight})
@@ -343,9 +308,6 @@ class SilentServer:
 def test_a_hub_out_of_reach_is_asked_once_and_its_cache_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from huggingface_hub import constants
-
-    from toolkit.errors import UserError
 
     with SilentServer() as server:
         template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, server.address)
@@ -372,12 +334,6 @@ def test_a_hub_out_of_reach_is_asked_once_and_its_cache_is_used(
 
 def test_heads_of_any_name_have_outputs_and_weights_of_their_own() -> None:
     """pandas itself writes `label.1`, and torch takes no dot in the name of a module."""
-    from pipeline.competition import Head
-    from pipeline.config import Model
-    from pipeline.models.encoder_heads import EncoderHeads
-    from pipeline.registry import Registry
-    from pipeline.tasks.image_level.task import ImageLevelTask
-
     columns = ["label", "label.1", "label_1", "type", "training", "T", "a b", "a/b", "größe", "..", ".", "", "a%b"]
     heads = [Head(column, "multiclass", ("a", "b")) for column in columns]
     settings = Model(encoder="test_resnet", pretrained=False, image_size=(32, 32))

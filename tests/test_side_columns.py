@@ -1,7 +1,6 @@
 """Side columns: cells become numbers, numbers become features, and without side columns nothing changes."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,20 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from multi_view import ANSWERS, multi_view_project, set_answer
-from projects import ROOT, Renders, imported, run_script
+from pipeline.competition import Head
+from pipeline.config import Model
+from pipeline.data.side_columns import input_names, side_inputs
+from pipeline.models.encoder_heads import EncoderHeads
+from pipeline.models.side_columns import Standardize
+from pipeline.registry import Registry
+from pipeline.settings import parse_settings
+from pipeline.tasks.image_level.task import ImageLevelTask
+from pipeline.training.batch_transforms import Mixup
+from projects import ROOT, Renders, run_script
+from toolkit.errors import UserError
 from training import assert_same_outcome, expect, outcome
 
 COLUMNS: dict[str, tuple[str, ...]] = {"age": (), "implant": (), "view": ("CC", "MLO")}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def rendered(renders: Renders) -> Iterator[Path]:
-    with imported(renders.shared(ANSWERS)):
-        yield renders.folder
 
 
 def rows_of(**columns: list[Any]) -> pd.DataFrame:
@@ -30,8 +33,6 @@ def rows_of(**columns: list[Any]) -> pd.DataFrame:
 
 
 def test_cells_become_numbers_in_the_order_of_the_columns() -> None:
-    from pipeline.data.side_columns import input_names, side_inputs
-
     rows = rows_of(
         view=["MLO", "CC", None, " MLO "],
         implant=["True", "no", "NA", "1"],
@@ -64,23 +65,16 @@ def test_cells_become_numbers_in_the_order_of_the_columns() -> None:
     ],
 )
 def test_a_wrong_cell_names_its_row(column: str, cells: list[str], message: str) -> None:
-    from pipeline.data.side_columns import side_inputs
-    from toolkit.errors import UserError
-
     with pytest.raises(UserError, match=message):
         side_inputs(rows_of(**{column: cells}), {column: COLUMNS[column]}, is_test=False)
 
 
 def test_a_category_that_only_a_test_table_has_is_none_of_them() -> None:
-    from pipeline.data.side_columns import side_inputs
-
     found = side_inputs(rows_of(view=["CC", "LM", None]), {"view": ("CC", "MLO")}, is_test=True)
     np.testing.assert_array_equal(found, np.array([[1, 0], [0, 0], [np.nan, np.nan]], np.float32))
 
 
 def test_statistics_are_those_of_all_values_seen() -> None:
-    from pipeline.models.side_columns import Standardize
-
     random = np.random.default_rng(0)
     values = random.normal([60, 0.001, 5], [12, 0.0001, 0], (101, 3)).astype(np.float32)
     values[random.random((101, 3)) < 0.3] = np.nan
@@ -98,12 +92,6 @@ def test_statistics_are_those_of_all_values_seen() -> None:
 
 
 def make_network(side: tuple[str, ...] | None) -> Any:
-    from pipeline.competition import Head
-    from pipeline.config import Model
-    from pipeline.models.encoder_heads import EncoderHeads
-    from pipeline.registry import Registry
-    from pipeline.tasks.image_level.task import ImageLevelTask
-
     settings = Model(encoder="test_resnet", pretrained=False, side_columns=side, side_drop_rate=0.0)
     torch.manual_seed(0)
     return EncoderHeads([Head("cancer", "multiclass", ("0", "1"))], settings, Registry(ImageLevelTask.NAMES))
@@ -136,8 +124,6 @@ def test_without_side_columns_the_weights_are_what_they_were() -> None:
 
 
 def test_mixup_mixes_what_both_know() -> None:
-    from pipeline.training.batch_transforms import Mixup
-
     np.random.seed(0)
     torch.manual_seed(0)
     side, image = torch.rand(16, 2), torch.rand(16, 3, 8, 8)
@@ -156,11 +142,7 @@ def test_mixup_mixes_what_both_know() -> None:
 
 
 def test_settings_take_a_list_or_categories() -> None:
-    from competition import competition
-    from pipeline.settings import parse_settings
-    from toolkit.errors import UserError
-
-    answers = competition.settings.model_dump(mode="json")
+    answers = {**ANSWERS, "task": "classification", "target_columns": ["cancer"]}
 
     def parsed(columns: Any) -> dict[str, tuple[str, ...]]:
         return parse_settings({**answers, "side_columns": columns}, Path("competition.yaml")).side_columns
