@@ -18,7 +18,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline.config import parse_experiment
+from pipeline.data import NAMES, cache
+from pipeline.project import Project
+from pipeline.registry import Registry
 from projects import Renders, imported, run_script
+from toolkit.errors import UserError
 from training import assert_same_outcome, demo_project, expect, outcome
 
 COUNT = 24
@@ -56,8 +61,8 @@ cache.open_cache(Project.at(Path.cwd()), experiment, names, pd.read_csv("rows.cs
 
 
 @pytest.fixture
-def folder(renders: Renders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A project's folder with pictures of several sizes; `pipeline` and `own_reader` can be imported in it."""
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A project's folder with pictures of several sizes; `own_reader` can be imported in it."""
     pictures = tmp_path / "data" / "raw"
     pictures.mkdir(parents=True)
     random = np.random.default_rng(0)
@@ -67,8 +72,7 @@ def folder(renders: Renders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (tmp_path / "own_reader.py").write_text(OWN)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    with imported(renders.shared({"trackers": []})):
-        yield tmp_path
+    yield tmp_path
     sys.modules.pop("own_reader", None)
 
 
@@ -84,19 +88,13 @@ def rows(count: int = COUNT) -> pd.DataFrame:
 
 def opened(table: pd.DataFrame | None = None, plain: bool = False, name: str = "logged", **image: Any) -> Any:
     """The reader of an experiment with the cache, in the current folder; `plain`: what decodes on the spot."""
-    from pipeline.config import parse_experiment
-    from pipeline.data import NAMES
-    from pipeline.data.cache import open_cache, reader_for
-    from pipeline.project import Project
-    from pipeline.registry import Registry
-
     params = image.pop("params", {})
     settings = {"size": 32, "cache": True, "reader": {"name": name, "params": params}, **image}
     experiment = parse_experiment({"image": settings}, "here")
     names = Registry(NAMES, {"reader": {"logged": "own_reader:logged"}})
     if plain:
-        return reader_for(experiment, names)
-    return open_cache(Project.at(Path.cwd()), experiment, names, rows() if table is None else table)
+        return cache.reader_for(experiment, names)
+    return cache.open_cache(Project.at(Path.cwd()), experiment, names, rows() if table is None else table)
 
 
 def process(folder: Path, seconds: float) -> subprocess.Popen[str]:
@@ -228,8 +226,6 @@ def test_code_of_a_reader_counts(folder: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["truncated", "missing"])
 def test_an_image_that_cannot_be_read_is_named_and_the_others_stay(folder: Path, damage: str) -> None:
-    from toolkit.errors import UserError
-
     picture = folder / "data" / "raw" / "10.png"
     whole = picture.read_bytes()
     picture.write_bytes(whole[:100]) if damage == "truncated" else picture.unlink()
@@ -247,8 +243,6 @@ def test_an_image_that_cannot_be_read_is_named_and_the_others_stay(folder: Path,
 
 
 def test_images_that_do_not_fit_together(folder: Path) -> None:
-    from toolkit.errors import UserError
-
     raw = folder / "data" / "raw"
     cv2.imwrite(str(raw / "deep.png"), np.full((40, 40, 3), 9000, np.uint16))
     np.save(raw / "four.npy", np.zeros((40, 40, 4), np.uint8))
@@ -265,27 +259,22 @@ def test_images_that_do_not_fit_together(folder: Path) -> None:
 def test_a_small_disk_is_refused_before_anything_is_written(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pipeline.data import cache as filling
-    from toolkit.errors import UserError
-
     opened(rows(4))
     capsys.readouterr()
     size = 20 * 32 * 32 * 3
-    usage = filling.shutil.disk_usage(folder)
-    monkeypatch.setattr(filling.shutil, "disk_usage", lambda _: usage._replace(free=size - 1))
+    usage = cache.shutil.disk_usage(folder)
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: usage._replace(free=size - 1))
     before = set((folder / "data" / "cache").rglob("*"))
     with pytest.raises(UserError, match=r"needs 61\.4 kB more, and 61\.4 kB are free at data/cache/32x32-"):
         opened()
     assert capsys.readouterr().out.startswith("cache: 24 images of 32 x 32 x 3, uint8, 73.7 kB, in data/cache/32x32-")
     assert set((folder / "data" / "cache").rglob("*")) == before
-    monkeypatch.setattr(filling.shutil, "disk_usage", lambda _: usage._replace(free=size))
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: usage._replace(free=size))
     assert_right(opened(), folder)
     assert "4 are there already" in capsys.readouterr().out
 
 
 def test_a_disk_that_fills_up_loses_nothing(folder: Path) -> None:
-    from toolkit.errors import UserError
-
     opened(rows(9))
     reads(folder)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -327,8 +316,6 @@ def test_two_processes_decode_each_image_once(folder: Path) -> None:
 
 
 def test_damage_is_said(folder: Path) -> None:
-    from toolkit.errors import UserError
-
     cached = opened()
     for file in (folder / "data" / "cache").rglob("*.npy"):
         file.write_bytes(file.read_bytes()[:-1])
@@ -380,25 +367,18 @@ def test_training_does_not_depend_on_where_images_come_from(renders: Renders, tm
     with imported(plain):
         import pipeline.data.cache as cache
 
+        # Before training imports it
         cache.open_cache = lambda project, experiment, names, *tables: cache.reader_for(experiment, names)
-        train_folds(plain, "small_cached", ("0", "1"))
+        from competition import competition
+        from pipeline.experiments import load_experiment
+        from pipeline.project import Project
+        from pipeline.training.fold import train
+        from pipeline.training.setup import prepare
+
+        place = Project.at(plain)
+        config = load_experiment(place, "small_cached")
+        for fold in ("0", "1"):
+            train(prepare(place, competition, "small_cached", config), fold, restart=False)
     assert not (plain / "data" / "cache").exists()
     for fold in ("0", "1"):
         assert_same_outcome(outcome(cached, "small_cached", fold), outcome(plain, "small_cached", fold))
-
-
-def train_folds(project: Path, experiment: str, folds: tuple[str, ...]) -> None:
-    """As scripts/train.py does, with the modules that are imported now."""
-    import torch
-
-    from competition import competition
-    from pipeline.experiments import load_experiment
-    from pipeline.project import Project
-    from pipeline.training.fold import train
-    from pipeline.training.setup import prepare
-
-    torch.set_num_threads(1)  # as `run_script` does
-    place = Project.at(project)
-    config = load_experiment(place, experiment)
-    for fold in folds:
-        train(prepare(place, competition, experiment, config), fold, restart=False)

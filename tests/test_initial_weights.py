@@ -2,7 +2,6 @@
 
 import json
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,35 +12,26 @@ from safetensors.torch import save_file
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
-from projects import Renders, imported
-
-
-@pytest.fixture(scope="module", autouse=True)
-def rendered(renders: Renders) -> Iterator[Path]:
-    torch.set_num_threads(1)
-    with imported(renders.shared()):
-        yield renders.folder
+from pipeline.competition import Competition, Head
+from pipeline.config import Experiment, Image, Model
+from pipeline.data import NAMES
+from pipeline.inference.weights import load_initial_weights, save_weights
+from pipeline.project import Project
+from pipeline.registry import Registry
+from pipeline.settings import Settings
+from pipeline.tasks.image_level.task import ImageLevelTask
+from toolkit.errors import UserError
 
 
 def make_model(seed: int = 0, channels: int = 3, classes: str = "abc") -> Any:
     """`Prepare` and network as a training makes them."""
-    from competition import competition
-    from pipeline.competition import Head
-    from pipeline.config import Experiment, Image, Model
-    from pipeline.data import NAMES
-    from pipeline.registry import Registry
-    from pipeline.tasks.image_level.task import ImageLevelTask
-
     torch.manual_seed(seed)
-    task = ImageLevelTask(competition, [Head("label", "multiclass", tuple(classes))])
+    task = ImageLevelTask(Competition(Settings.model_construct()), [Head("label", "multiclass", tuple(classes))])
     settings = Model(encoder="test_resnet", pretrained=False, in_chans=channels)
     return task.model(Experiment(image=Image(size=(32, 32)), model=settings), Registry(NAMES, task.NAMES), False)
 
 
 def load(model: nn.Module, root: Path, source: str, fold: str = "0", folds: str = "abc") -> None:
-    from pipeline.inference.weights import load_initial_weights
-    from pipeline.project import Project
-
     load_initial_weights(model, source, Project.at(root), fold, folds)
 
 
@@ -51,8 +41,6 @@ def copied(model: nn.Module) -> dict[str, Tensor]:
 
 def run_folder(root: Path, name: str = "first", folds: str = "abc", chosen: str = "0", seed: int = 7) -> Any:
     """A run as training leaves it: config, run.json, and the best weights of one fold."""
-    from pipeline.inference.weights import save_weights
-
     model = make_model(seed)
     folder = root / "runs" / name
     (folder / f"fold_{chosen}").mkdir(parents=True)
@@ -151,8 +139,6 @@ def test_a_named_fold_may_know_the_held_out_rows(tmp_path: Path, capsys: pytest.
 
 
 def test_a_run_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
-    from toolkit.errors import UserError
-
     run_folder(tmp_path, folds="abc", chosen="3")
     run_folder(tmp_path, "other", folds="xyz")
     model = make_model()
@@ -174,8 +160,6 @@ class Harmful:
 
 
 def test_a_file_that_cannot_be_used_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from toolkit.errors import UserError
-
     monkeypatch.chdir(tmp_path)
     save_file({"a": torch.ones(3)}, "other.safetensors")
     whole = tmp_path / "whole.safetensors"

@@ -1,7 +1,6 @@
 """Heads of several kinds on one encoder: folds, gaps, metrics and submissions, up to a row for each image and head."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,30 +9,33 @@ import pandas as pd
 import pytest
 from sklearn.metrics import recall_score
 
-from projects import Renders, imported, run_process, run_script
+from pipeline.competition import Competition, Head
+from pipeline.data.folds import make_folds, write_classes
+from pipeline.data.labels import ClassLabels
+from pipeline.heads.label_sets import LabelSets
+from pipeline.heads.numbers import NumberLabels
+from pipeline.heads.submission_columns import submission_table
+from pipeline.metrics.image_level import find_metric
+from pipeline.project import Project
+from pipeline.settings import Settings
+from pipeline.submission.build import fill
+from pipeline.submission_schema import Keys
+from pipeline.tasks import task_for
+from pipeline.tasks.image_level.mixed_labels import MixedLabels
+from projects import Renders, run_process, run_script
 from test_multilabel import EXPERIMENT
 from training import expect
 
 ANSWERS = {"task": "multitask", "trackers": []}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def rendered(renders: Renders) -> Iterator[Path]:
-    with imported(renders.shared(ANSWERS)):
-        yield renders.folder
-
-
 def make_task() -> Any:
-    from competition import competition
-    from pipeline.competition import Head
-    from pipeline.tasks import task_for
-
     heads = [
         Head("type", "multiclass", ("cat", "dog", "owl")),
         Head("sex", "multiclass", ("f", "m")),
         Head("age", "regression"),
     ]
-    return task_for(competition, heads)
+    return task_for(Competition(Settings.model_construct()), heads)
 
 
 def make_rows(count: int = 600, seed: int = 0) -> pd.DataFrame:
@@ -52,18 +54,11 @@ def make_rows(count: int = 600, seed: int = 0) -> pd.DataFrame:
 
 
 def make_labels() -> Any:
-    from pipeline.data.labels import ClassLabels
-    from pipeline.heads.label_sets import LabelSets
-    from pipeline.heads.numbers import NumberLabels
-    from pipeline.tasks.image_level.mixed_labels import MixedLabels
-
     return MixedLabels([ClassLabels(("type",)), ClassLabels(("sex",)), NumberLabels(("age",)), LabelSets(("tags",))])
 
 
 @pytest.mark.parametrize("grouped", [False, True])
 def test_each_fold_has_all_of_it(grouped: bool) -> None:
-    from pipeline.data.folds import make_folds
-
     rows = make_rows(1200)
     if grouped:
         rows["group"] = [f"g{number}" for number in np.random.default_rng(1).integers(0, 300, len(rows))]
@@ -81,9 +76,6 @@ def test_each_fold_has_all_of_it(grouped: bool) -> None:
 
 
 def test_classes_are_listed_for_what_names_some(tmp_path: Path) -> None:
-    from pipeline.data.folds import write_classes
-    from pipeline.project import Project
-
     project = Project(tmp_path, tmp_path / "data")
     (tmp_path / "folds").mkdir()
     assert write_classes(project, (make_rows(), make_labels())) == {
@@ -96,11 +88,6 @@ def test_classes_are_listed_for_what_names_some(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mark", ["_", "."])
 def test_a_row_for_each_image_and_head(mark: str) -> None:
     """As in Bengali graphemes: ids that end in the name of the head, in whatever order."""
-    from pipeline.heads.submission_columns import submission_table
-    from pipeline.metrics.image_level import find_metric
-    from pipeline.submission.build import fill
-    from pipeline.submission_schema import Keys
-
     task, metric, ids = make_task(), find_metric("accuracy"), ["t_1", "t_2"]
     given = {
         "type:cat": 0.1,

@@ -1,7 +1,6 @@
 """Several images for one prediction: aggregates, truth, folds, scores and submission go by prediction id."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,28 +9,26 @@ import pandas as pd
 import pytest
 from scipy.stats import gmean, pmean
 
-from multi_view import ANSWERS, multi_view_project, set_answer
+from multi_view import multi_view_project, set_answer
+from pipeline.competition import Competition, Head
+from pipeline.data.check_images import image_count_faults
+from pipeline.data.folders import rows_of_all_images
+from pipeline.heads.base import kind_of
+from pipeline.inference.aggregates import maximum, mean
+from pipeline.prediction_ids import by_prediction, with_predictions
+from pipeline.registry import Registry, Spec
+from pipeline.settings import Settings
+from pipeline.tasks import task_for
 from projects import Renders, imported, run_script
+from toolkit.errors import UserError
 from training import expect, register
 
 
-@pytest.fixture(scope="module", autouse=True)
-def rendered(renders: Renders) -> Iterator[Path]:
-    with imported(renders.shared(ANSWERS)):
-        yield renders.folder
-
-
 def make_task(*classes: str) -> Any:
-    from competition import competition
-    from pipeline.competition import Head
-    from pipeline.tasks import task_for
-
-    return task_for(competition, [Head("cancer", "multiclass", classes)])
+    return task_for(Competition(Settings.model_construct()), [Head("cancer", "multiclass", classes)])
 
 
 def bound(name: str, **params: Any) -> Any:
-    from pipeline.registry import Registry, Spec
-
     return Registry(make_task("0", "1").NAMES).bind("aggregate", Spec(name=name, params=params))
 
 
@@ -61,8 +58,6 @@ def test_aggregates_against_scipy(name: str, params: dict[str, float], oracle: A
 
 
 def test_a_generalized_mean_of_zeros_is_zero_and_of_negative_numbers_refused() -> None:
-    from toolkit.errors import UserError
-
     ids = np.array(["a", "a"], object)
     for power in (0.0, -1.0, 3.0):
         found = bound("generalized_mean", power=power)(pd.DataFrame({"x": [0.0, 0.0]}), ids)
@@ -94,26 +89,19 @@ def test_probabilities_stay_probabilities() -> None:
 
 
 def test_an_own_aggregate_that_loses_ids_is_refused() -> None:
-    from toolkit.errors import UserError
-
     rows = rows_of("b", "a", "b")
     predictions = pd.DataFrame(0.5, index=rows["id"], columns=["cancer:0", "cancer:1"])
     with pytest.raises(UserError, match=r"returned 1 rows .* one for each of 2 prediction ids"):
         make_task("0", "1").predictions.per_prediction(rows, predictions, lambda table, ids: table.iloc[:1])
 
 
-def test_ranked_labels_are_aggregated_label_by_label(renders: Renders) -> None:
+def test_ranked_labels_are_aggregated_label_by_label() -> None:
     """Worked by hand: an image that does not list a label gives it the score of its last one."""
-    with imported(renders.shared({"task": "metric_learning", "trackers": []})):
-        from pipeline.competition import Head
-        from pipeline.heads.base import kind_of
-        from pipeline.inference.aggregates import maximum, mean
-
-        kind = kind_of(Head("whale", "embedding", ("u", "v", "w")))
-        said = [["u", "v", "w", 0.9, 0.5, 0.1], ["w", "v", "u", 0.6, 0.2, 0.0], ["v", "u", "", 0.7, 0.6, -1.0]]
-        predictions = pd.DataFrame(said, index=["i0", "i1", "i2"], columns=kind.columns.names)
-        found = kind.columns.aggregate(predictions, np.array(["b", "a", "b"], object), mean)
-        highest = kind.columns.aggregate(predictions, np.array(["b", "a", "b"], object), maximum)
+    kind = kind_of(Head("whale", "embedding", ("u", "v", "w")))
+    said = [["u", "v", "w", 0.9, 0.5, 0.1], ["w", "v", "u", 0.6, 0.2, 0.0], ["v", "u", "", 0.7, 0.6, -1.0]]
+    predictions = pd.DataFrame(said, index=["i0", "i1", "i2"], columns=kind.columns.names)
+    found = kind.columns.aggregate(predictions, np.array(["b", "a", "b"], object), mean)
+    highest = kind.columns.aggregate(predictions, np.array(["b", "a", "b"], object), maximum)
     assert list(found.index) == ["b", "a"] and list(found) == kind.columns.names
     assert found.loc["b"].tolist()[:3] == ["u", "v", "w"] and found.loc["a"].tolist()[:3] == ["w", "v", "u"]
     np.testing.assert_allclose(found.loc["b"].tolist()[3:], [0.75, 0.6, -0.45], atol=1e-6)
@@ -122,8 +110,6 @@ def test_ranked_labels_are_aggregated_label_by_label(renders: Renders) -> None:
 
 
 def test_rows_that_only_train_stand_for_themselves_and_ids_are_groups() -> None:
-    from pipeline.prediction_ids import by_prediction, with_predictions
-
     rows = rows_of("a", "a", "b").assign(source="competition")
     outside = pd.DataFrame({"id": ["x", "y"], "cancer": ["1", "0"], "source": "outside", "prediction_id": ["a", None]})
     found = with_predictions(pd.concat([outside, rows], ignore_index=True), ["cancer"])
@@ -144,22 +130,15 @@ def test_rows_that_only_train_stand_for_themselves_and_ids_are_groups() -> None:
     ],
 )
 def test_ids_that_do_not_agree_are_named(change: dict[str, Any], message: str) -> None:
-    from pipeline.prediction_ids import with_predictions
-    from toolkit.errors import UserError
-
     with pytest.raises(UserError, match=message):
         with_predictions(rows_of("a", "a", "b").assign(**change), ["cancer"])
 
 
 def test_a_table_with_a_line_for_several_images(tmp_path: Path) -> None:
-    from competition import competition
-    from pipeline.data.folders import rows_of_all_images
-    from toolkit.errors import UserError
-
     for name in ("7/a.png", "7/b.jpg", "12/a.png", "99/a.png"):
         (tmp_path / "train" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "train" / name).touch()
-    settings = competition.settings.model_copy(update={"id_column": "patient_id"})
+    settings = Settings.model_construct(id_column="patient_id", target_columns=("cancer",), group_column="patient_id")
     table = pd.DataFrame({"patient_id": ["12", "7"], "cancer": ["1", "0"], "age": ["50", None]}, dtype="str")
     rows = rows_of_all_images(table, settings, "train/{patient_id}/*", tmp_path)
     assert rows["id"].tolist() == ["12/a.png", "7/a.png", "7/b.jpg"]
@@ -271,9 +250,7 @@ def test_faults_are_one_line(renders: Renders, tmp_path: Path) -> None:
     assert "did you mean 'prediction_id'" in result.last_line
 
 
-def test_far_more_images_in_one_table_are_a_note(rendered: Path) -> None:
-    from pipeline.data.check_images import image_count_faults
-
+def test_far_more_images_in_one_table_are_a_note() -> None:
     [note] = image_count_faults(rows_of("a", "b"), rows_of("c", "c", "c", "d"))
     assert not note.fatal and "1.0 images in training and 2.0 in the test table" in note.detail
     assert list(image_count_faults(rows_of("a", "b", "b"), rows_of("c", "c", "d"))) == []

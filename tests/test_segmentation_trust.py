@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 from PIL import Image
 from pycocotools import mask as coco
 
@@ -164,8 +166,6 @@ def test_what_covers_everything_is_said(tmp_path: Path) -> None:
 
 
 def test_masks_in_an_archive_are_not_absent(tmp_path: Path) -> None:
-    from zipfile import ZipFile
-
     cv2.imwrite(str(tmp_path / "a.png"), disc())
     with ZipFile(tmp_path / "masks.zip", "w") as archive:
         archive.write(tmp_path / "a.png", "a.png")
@@ -174,8 +174,6 @@ def test_masks_in_an_archive_are_not_absent(tmp_path: Path) -> None:
 
 
 def test_several_pages_are_no_mask(tmp_path: Path) -> None:
-    import tifffile
-
     tifffile.imwrite(tmp_path / "m.tif", np.stack([disc()] * 2), photometric="minisblack")
     assert tells(truths(tmp_path, MaskFiles("m.tif"), ["a"]), "has 2 pages", fatal=True)
 

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,12 +13,24 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from tensorboard.util.tensor_util import make_ndarray
 
-from projects import Renders, imported, run_script
+import pipeline.trackers.tensorboard as board
+from pipeline.callbacks.gradients import SAMPLE, Gradients, spread
+from pipeline.config import parse_experiment
+from pipeline.trackers import RunInfo, Trackers, make_tracker, say_once
+from pipeline.trackers.local import LocalTracker
+from pipeline.types import Progress
+from projects import ROOT, Renders, run_script
+from toolkit.errors import UserError
 from trackers import wandb_history, wandb_records
 from training import SMALL, expect
 
-ANSWERS = {"trackers": ["wandb", "tensorboard"]}
 EVENTS = [  # in the order of a run: batches at their steps, then both stages of the epoch at the step of its end
     (0, {"epoch": 0.0, "batch/loss": 2.3000001907, "lr/group_0": 0.0}),
     (2, {"epoch": 0.5, "batch/loss": 1.9, "lr/group_0": 1e-3}),
@@ -66,24 +77,11 @@ for fold in "01":
 """
 
 
-@pytest.fixture(scope="module")
-def project(renders: Renders) -> Path:
-    return renders.shared(ANSWERS)
-
-
-@pytest.fixture
-def pipeline(project: Path) -> Iterator[None]:
-    with imported(project):
-        yield
-
-
-def drive(
-    project: Path, folder: Path, trackers: list[str], before: str = "", **env: str
-) -> subprocess.CompletedProcess[str]:
+def drive(folder: Path, trackers: list[str], before: str = "", **env: str) -> subprocess.CompletedProcess[str]:
     """Log the events in a process of its own: wandb reads its environment once per process."""
     events = EVENTS[:5] + EVENTS[6:]  # a NaN has no place in the JSON of W&B
     clean = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
-    home = {"HOME": str(folder), "NETRC": str(folder / "none"), "PYTHONPATH": str(project / "src")}
+    home = {"HOME": str(folder), "NETRC": str(folder / "none"), "PYTHONPATH": str(ROOT / "template/src")}
     return subprocess.run(
         [sys.executable, "-c", DRIVER.format(before=before, trackers=trackers, events=events)],
         cwd=folder,
@@ -96,10 +94,10 @@ def drive(
 
 
 @pytest.fixture(scope="module")
-def logged(project: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+def logged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """Two folds logged to all trackers, without a key."""
     folder = tmp_path_factory.mktemp("logged")
-    return folder, drive(project, folder, ["wandb", "tensorboard"])
+    return folder, drive(folder, ["wandb", "tensorboard"])
 
 
 def fold_0(folder: Path) -> Path:
@@ -148,8 +146,6 @@ def test_wandb_holds_the_run(logged: tuple[Path, subprocess.CompletedProcess[str
 def test_every_tracker_has_the_same_tags_and_values(
     logged: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     folder = fold_0(logged[0])
     expected: dict[tuple[str, int], float] = {}
     for step, values in EVENTS[:5] + EVENTS[6:]:
@@ -179,9 +175,6 @@ def test_every_tracker_has_the_same_tags_and_values(
 
 
 def test_each_tracker_shows_more_by_its_own_means(logged: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    from tensorboard.util.tensor_util import make_ndarray
-
     folder = fold_0(logged[0])
     events = EventAccumulator(str(folder / "tensorboard"), {"histograms": 0, "tensors": 0})
     events.Reload()
@@ -213,16 +206,8 @@ def test_each_tracker_shows_more_by_its_own_means(logged: tuple[Path, subprocess
         assert saved["labels"].tolist() == ["cat", "dog", "?"]
 
 
-def test_weights_and_gradients_are_spread_once_in_an_epoch_that_draws(pipeline: None, tmp_path: Path) -> None:
+def test_weights_and_gradients_are_spread_once_in_an_epoch_that_draws(tmp_path: Path) -> None:
     """At the last step of the epoch, block by block, as NumPy counts them; what is frozen has no gradient."""
-    import torch
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    from pipeline.callbacks.gradients import SAMPLE, Gradients, spread
-    from pipeline.config import parse_experiment
-    from pipeline.trackers import RunInfo, make_tracker
-    from pipeline.types import Progress
-
     network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 5))
     network[0].requires_grad_(False)
     network[1].weight.grad = torch.arange(20.0).reshape(5, 4)
@@ -255,9 +240,6 @@ def test_weights_and_gradients_are_spread_once_in_an_epoch_that_draws(pipeline: 
 
 
 def test_tensorboard_holds_the_hyper_parameters(logged: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
-
     events = EventAccumulator(str(fold_0(logged[0]) / "tensorboard"))
     events.Reload()
     plugin = events.PluginTagToContent("hparams")
@@ -268,8 +250,6 @@ def test_tensorboard_holds_the_hyper_parameters(logged: tuple[Path, subprocess.C
 
 
 def test_local_files(logged: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
-    from PIL import Image
-
     folder = fold_0(logged[0])
     assert json.loads((folder / "summary.json").read_text()) == {"best_epoch": 2, "accuracy": 0.75}
     with Image.open(folder / "figures" / "confusion_matrix" / "label.png") as image:
@@ -293,10 +273,6 @@ def test_local_files(logged: tuple[Path, subprocess.CompletedProcess[str]]) -> N
 )
 def test_the_name_of_a_head_leads_nowhere_else(head: str, file: str, info: Any) -> None:
     """Whatever a column is called, its pictures and tables lie in the run's folder."""
-    from matplotlib.figure import Figure
-
-    from pipeline.trackers import make_tracker
-
     tracker = make_tracker(info, [])
     tracker.figure(f"scatter/{head}", Figure(figsize=(1, 1)), 0)
     tracker.table(head, pd.DataFrame({"id": ["a"]}), [], 0)
@@ -320,10 +296,10 @@ def test_evaluating_names_pictures_as_training_does(renders: Renders, tmp_path: 
 
 
 @pytest.mark.slow
-def test_an_unreachable_server_is_waited_for_once(project: Path, tmp_path: Path) -> None:
+def test_an_unreachable_server_is_waited_for_once(tmp_path: Path) -> None:
     before = "import pipeline.trackers.wandb as ours; ours.INIT_SECONDS = 2"
     key = {"WANDB_API_KEY": "k" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
-    done = drive(project, tmp_path, ["wandb"], before, **key)
+    done = drive(tmp_path, ["wandb"], before, **key)
     [note] = done.stderr.splitlines()
     assert note.startswith("note: W&B cannot be used now (")
     assert note.endswith("upload it later with: wandb sync runs/baseline/fold_*/wandb/offline-run-*")
@@ -332,16 +308,12 @@ def test_an_unreachable_server_is_waited_for_once(project: Path, tmp_path: Path)
 
 
 @pytest.fixture
-def info(pipeline: None, tmp_path: Path) -> Any:
-    from pipeline.trackers import RunInfo
-
+def info(tmp_path: Path) -> Any:
     return RunInfo("digits-demo", "baseline", "0", tmp_path / "fold_0", {}, (), "id", 0)
 
 
 @pytest.mark.parametrize("saved", range(len(EVENTS) + 1))
 def test_a_continued_table_has_the_same_bytes(saved: int, info: Any, tmp_path: Path) -> None:
-    from pipeline.trackers.local import LocalTracker
-
     def log(tracker: Any, events: list[Any]) -> None:
         for step, values in events:
             tracker.scalars(values, step)
@@ -361,8 +333,6 @@ def test_a_continued_table_has_the_same_bytes(saved: int, info: Any, tmp_path: P
 
 
 def test_a_continued_table_knows_nothing_of_the_future(info: Any) -> None:
-    from pipeline.trackers.local import LocalTracker
-
     tracker = LocalTracker(info)
     for step, values in EVENTS:
         tracker.scalars(values, step)
@@ -373,12 +343,8 @@ def test_a_continued_table_knows_nothing_of_the_future(info: Any) -> None:
 
 
 def test_tensorboard_hides_what_is_logged_again(info: Any) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    from pipeline.trackers.tensorboard import TensorBoardTracker
-
     for step, values in ((0, [1.0, 2.0, 3.0]), (10, [2.5])):
-        tracker = TensorBoardTracker(replace(info, step=step))
+        tracker = board.TensorBoardTracker(replace(info, step=step))
         for number, value in enumerate(values):
             tracker.scalars({"batch/loss": value}, step + 10 * number + (10 if step else 0))
         tracker.finish(False)
@@ -402,9 +368,6 @@ class Broken:
 
 
 def test_a_tracker_that_fails_is_left_behind(info: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    from pipeline.trackers import Trackers
-    from pipeline.trackers.local import LocalTracker
-
     broken = Broken(info)
     tracker = Trackers({"broken": broken, "local": LocalTracker(info)})  # type: ignore[dict-item]
     for step in (1, 2):
@@ -420,9 +383,6 @@ def test_a_tracker_that_fails_is_left_behind(info: Any, capsys: pytest.CaptureFi
 def test_a_tracker_that_does_not_start_is_left_behind(
     info: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import pipeline.trackers.tensorboard as board
-    from pipeline.trackers import make_tracker
-
     def refuse(info: Any) -> None:
         raise OSError("no space left on device")
 
@@ -434,8 +394,6 @@ def test_a_tracker_that_does_not_start_is_left_behind(
 def test_a_full_disk_does_not_stop_a_training(
     info: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline.trackers import make_tracker, say_once
-
     tracker = make_tracker(info, [])
     tracker.scalars({"batch/loss": 1.0}, 1)
     (info.folder / "metrics.csv").unlink()
@@ -448,9 +406,6 @@ def test_a_full_disk_does_not_stop_a_training(
 
 
 def test_an_unknown_tracker(info: Any) -> None:
-    from pipeline.trackers import make_tracker
-    from toolkit.errors import UserError
-
     with pytest.raises(UserError) as caught:
         make_tracker(info, ["wandb", "mlflow"])
     assert "'mlflow'" in str(caught.value)
@@ -459,9 +414,6 @@ def test_an_unknown_tracker(info: Any) -> None:
 
 
 def test_a_tracker_that_is_not_installed(info: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.trackers import make_tracker
-    from toolkit.errors import UserError
-
     monkeypatch.delitem(sys.modules, "pipeline.trackers.tensorboard", raising=False)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(UserError, match=r"needs the package 'torch.utils.tensorboard', which is not installed"):

@@ -1,32 +1,39 @@
 """The parts of a training step, each against an oracle of its own."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import albumentations as A
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 from torchvision.transforms.v2 import functional as vision
 
-from projects import Renders, imported
+from pipeline.competition import Competition, Head
+from pipeline.config import LossRow
+from pipeline.data.image_dataset import ImageDataset
+from pipeline.inference.device import choose_device, unusable_gpu
+from pipeline.keys import INPUT_IMAGE
+from pipeline.losses.criterion import WeightedLosses, take
+from pipeline.metrics.image_level import find_metric
+from pipeline.models.preprocess import Normalize
+from pipeline.registry import Registry, Spec
+from pipeline.settings import Settings
+from pipeline.tasks import task_for
+from pipeline.tasks.image_level.task import ImageLevelTask
+from pipeline.training.checkpoints import CheckpointStore
+from pipeline.training.step import seed_everything
+from pipeline.training.validation import Monitor, Validation
+from toolkit.errors import UserError
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def rendered(renders: Renders) -> Iterator[Path]:
-    project = renders.shared()
-    with imported(project):
-        yield project
-
-
 @pytest.mark.parametrize("as_float", [False, True])
 def test_prepare_equals_torchvision_and_is_channels_last(as_float: bool) -> None:
-    from pipeline.keys import INPUT_IMAGE
-    from pipeline.models.preprocess import Normalize
-
     image = torch.randint(0, 256, (2, 5, 7, 3), dtype=torch.uint8)
     given = image / 255 if as_float else image
     batch = {INPUT_IMAGE: given, "other": 1}
@@ -39,12 +46,6 @@ def test_prepare_equals_torchvision_and_is_channels_last(as_float: bool) -> None
 
 def test_weights_of_rows_and_of_loss_rows() -> None:
     """Hand-worked: 0.5 * mean(w * CE) + 2 * mean(w * CE with smoothing)."""
-    from pipeline.competition import Head
-    from pipeline.config import LossRow
-    from pipeline.losses.criterion import WeightedLosses
-    from pipeline.registry import Registry, Spec
-    from pipeline.tasks.image_level.task import ImageLevelTask
-
     head = Head("label", "multiclass", ("a", "b", "c"))
     smooth = Spec(name="cross_entropy", params={"label_smoothing": 0.2})
     rows = [
@@ -63,16 +64,11 @@ def test_weights_of_rows_and_of_loss_rows() -> None:
 
 
 def test_a_missing_key_names_the_wiring_and_the_keys_there_are() -> None:
-    from pipeline.losses.criterion import take
-    from toolkit.errors import UserError
-
     with pytest.raises(UserError, match=r"loss row 'x' needs the key 'output_a', .* only: output_b, output_c"):
         take({"output_b": torch.ones(1), "output_c": torch.ones(1)}, "output_a", "loss row 'x'", "the model returns")
 
 
 def test_the_best_epochs_are_kept_and_a_nan_never_is_best(tmp_path: Path) -> None:
-    from pipeline.training.checkpoints import CheckpointStore
-
     store, model = CheckpointStore(tmp_path, keep=2, greater_is_better=True), nn.Linear(1, 1)
     for epoch, score in enumerate([float("nan"), 0.5, 0.7, 0.7, 0.6]):
         store.offer(model, epoch, score)
@@ -88,8 +84,6 @@ def test_the_best_epochs_are_kept_and_a_nan_never_is_best(tmp_path: Path) -> Non
 def test_the_loss_decides_between_equal_scores_and_then_the_later_epoch(
     tmp_path: Path, greater_is_better: bool
 ) -> None:
-    from pipeline.training.checkpoints import CheckpointStore
-
     def kept(*offers: tuple[float, float]) -> list[int]:
         """The epochs that are kept, with a kill after each of them."""
         for path in tmp_path.glob("*"):
@@ -112,15 +106,8 @@ def test_the_loss_decides_between_equal_scores_and_then_the_later_epoch(
 
 def test_where_auc_is_one_in_every_fold_it_is_one_for_all_rows() -> None:
     """The first epoch ranks rows as well as the last, but each fold on a scale of its own."""
-    import pandas as pd
-
-    from competition import competition
-    from pipeline.competition import Head
-    from pipeline.metrics.image_level import find_metric
-    from pipeline.tasks import task_for
-    from pipeline.training.validation import Monitor, Validation
-
-    task, auc = task_for(competition, [Head("label", "multiclass", ("no", "yes"))]), find_metric("roc_auc")
+    competition, heads = Competition(Settings.model_construct()), [Head("label", "multiclass", ("no", "yes"))]
+    task, auc = task_for(competition, heads), find_metric("roc_auc")
     monitor, held = Monitor([auc], "metric"), torch.arange(32) % 4 == 0
     first, best = [], []
     for fold in range(5):
@@ -157,8 +144,6 @@ def test_where_auc_is_one_in_every_fold_it_is_one_for_all_rows() -> None:
 
 
 def test_a_position_gives_its_randomness_whatever_was_drawn_before() -> None:
-    from pipeline.training.step import seed_everything
-
     seed_everything(0, 1, 2)
     first = torch.rand(3)
     torch.rand(5)
@@ -170,13 +155,6 @@ def test_a_position_gives_its_randomness_whatever_was_drawn_before() -> None:
 
 def test_augmentations_of_a_sample_are_drawn_independently() -> None:
     """Two coins for an image fall in all four ways, and again the same for the same seed, epoch, row and turn."""
-    import albumentations as A
-    import numpy as np
-    import pandas as pd
-
-    from pipeline.data.image_dataset import ImageDataset
-    from pipeline.keys import INPUT_IMAGE
-
     rows = pd.DataFrame({"id": [str(number) for number in range(200)], "image": "left.png"})
     left = np.zeros((8, 8, 3), np.uint8)
     left[:, :4] = 100
@@ -198,9 +176,6 @@ def test_augmentations_of_a_sample_are_drawn_independently() -> None:
 
 def test_an_unusable_gpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """A P100 under a torch without its kernels: `is_available()` is true and the first operation would fail."""
-    from pipeline.inference.device import choose_device, unusable_gpu
-    from toolkit.errors import UserError
-
     chosen: list[int] = []
     fake = SimpleNamespace(
         is_available=lambda: True,
