@@ -10,9 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline.data.folds import load_folds
 from pipeline.data.tables import image_paths, image_rows
+from pipeline.heads.base import kind_of
+from pipeline.project import Project
 from pipeline.rows import as_text, plain_rows
 from pipeline.settings import Settings
+from pipeline.tasks.segmentation.tables import mask_rows
 from projects import Renders, imported, run_script
 from toolkit.errors import UserError
 from training import expect
@@ -164,39 +168,31 @@ def test_columns_of_any_dtype_train(task: str, renders: Renders, tmp_path: Path)
     expect(run_script(project, "make_folds.py", "--n-folds", "2", "--no-leak-report"))
     with imported(project):
         from competition import competition
-        from pipeline.data.folds import load_folds
-        from pipeline.heads.base import kind_of
-        from pipeline.project import Project
 
-        rows = competition.train_rows(data)
+        rows, unseen = competition.train_rows(data), competition.test_rows(data)
         heads = competition.heads(json.loads((project / "folds/classes.json").read_text()))
-        found = kind_of(heads[0]).targets(rows)
-        assert found[: len(truth)].tolist() == truth
-        loaded = load_folds(Project.at(project), "folds", rows, competition.settings)
-        assert not loaded.warnings and loaded.rows["fold"].isin([0, 1]).all()
-        assert competition.test_rows(data)["id"].tolist() == ["100", "101"]
+    found = kind_of(heads[0]).targets(rows)
+    assert found[: len(truth)].tolist() == truth
+    loaded = load_folds(Project.at(project), "folds", rows, competition.settings)
+    assert not loaded.warnings and loaded.rows["fold"].isin([0, 1]).all()
+    assert unseen["id"].tolist() == ["100", "101"]
 
 
 def test_numbers_as_ids_of_masks(renders: Renders, tmp_path: Path) -> None:
     """A table whose ids became numbers still finds its masks."""
-    project = renders.copy(tmp_path / "project", {"task": "segmentation", "trackers": []})
-    with imported(project):
+    with imported(renders.shared({"task": "segmentation", "trackers": []})):
         from competition import competition
         from competition.targets import CLASSES, TRUTH
-        from pipeline.tasks.segmentation.tables import mask_rows
-
-        for folder in ("train_images", "test_images"):
-            (tmp_path / folder).mkdir()
-        for number in (3, 12):
-            assert cv2.imwrite(str(tmp_path / f"train_images/{number}.png"), np.zeros((8, 8), np.uint8))
-        columns = [name for name in TRUTH.own_columns if name != "image_id"]
-        table = pd.DataFrame({"image_id": [3, 12], **{name: ["1 3", None] for name in columns}})
-        for class_column in [name for name in columns if "class" in name]:
-            table[class_column] = CLASSES[0]
-        rows = mask_rows(table, competition.settings, TRUTH, CLASSES, tmp_path)
-        assert rows["id"].tolist() == ["3", "12"] and rows["image"].tolist() == [
-            "train_images/3.png",
-            "train_images/12.png",
-        ]
-        truth = rows[competition.settings.target_columns[0]]
-        assert [int(one.read().sum()) for one in truth] == [3, 0]
+    for folder in ("train_images", "test_images"):
+        (tmp_path / folder).mkdir()
+    for number in (3, 12):
+        assert cv2.imwrite(str(tmp_path / f"train_images/{number}.png"), np.zeros((8, 8), np.uint8))
+    columns = [name for name in TRUTH.own_columns if name != "image_id"]
+    table = pd.DataFrame({"image_id": [3, 12], **{name: ["1 3", None] for name in columns}})
+    for class_column in [name for name in columns if "class" in name]:
+        table[class_column] = CLASSES[0]
+    rows = mask_rows(table, competition.settings, TRUTH, CLASSES, tmp_path)
+    assert rows["id"].tolist() == ["3", "12"]
+    assert rows["image"].tolist() == ["train_images/3.png", "train_images/12.png"]
+    truth = rows[competition.settings.target_columns[0]]
+    assert [int(one.read().sum()) for one in truth] == [3, 0]

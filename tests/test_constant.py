@@ -1,6 +1,6 @@
 """What a prediction scores that never looked at an image, against scikit-learn's dummy."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +9,28 @@ import pytest
 from sklearn.dummy import DummyClassifier
 from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
-from projects import Renders, imported
+from pipeline.competition import Competition, Head, Metric, metric_values
+from pipeline.heads.base import kind_of
+from pipeline.heads.columns import Column
+from pipeline.inference.evaluation import Evaluation, constant_scores, print_scores
+from pipeline.inference.thresholds import Tuned, tune
+from pipeline.metrics.image_level import find_metric
+from pipeline.project import Project
+from pipeline.settings import Settings
+from pipeline.tasks import Task, task_for
+from toolkit.errors import UserError
 
 CLASSES = ("ant", "bee", "cat")
+LABEL = Head("label", "multiclass", CLASSES)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def rendered(renders: Renders) -> Iterator[Path]:
-    with imported(renders.shared({"metric": "roc_auc"})):
-        yield renders.folder
+def task_of(*heads: Head, metrics: Sequence[str] = ("roc_auc", "accuracy", "log_loss")) -> Task:
+    """The task of these heads in a competition with these metrics."""
+
+    def chosen(settings: Settings) -> Sequence[Metric]:
+        return [find_metric(name) for name in metrics]
+
+    return task_for(Competition(Settings.model_construct(), parts={"metric:metrics": chosen}), heads)
 
 
 def rows_in_folds() -> pd.DataFrame:
@@ -36,11 +49,6 @@ def rows_in_folds() -> pd.DataFrame:
 
 @pytest.mark.parametrize("folds", [["0", "1", "2"], ["1"]])
 def test_a_constant_scores_as_the_dummy_of_each_fold(folds: list[str]) -> None:
-    from competition import competition
-    from pipeline.competition import Head
-    from pipeline.inference.evaluation import constant_scores
-    from pipeline.tasks import task_for
-
     rows = rows_in_folds()
     expected = []
     for number in map(int, folds):
@@ -55,19 +63,15 @@ def test_a_constant_scores_as_the_dummy_of_each_fold(folds: list[str]) -> None:
                 "log_loss": log_loss(held_out["label"], said, labels=CLASSES),
             }
         )
-    found = constant_scores(task_for(competition, [Head("label", "multiclass", CLASSES)]), rows, folds)["constant"]
+    found = constant_scores(task_of(LABEL), rows, folds)["constant"]
     assert found == pytest.approx(pd.DataFrame(expected).mean().to_dict(), abs=1e-6)
     assert found["roc_auc"] == 0.5
     assert len({row["accuracy"] for row in expected}) == len(folds), "the folds' constants differ"
 
 
 def test_soft_targets_count_as_parts_of_rows() -> None:
-    from competition import competition
-    from pipeline.competition import Head
-    from pipeline.tasks import task_for
-
     rows = rows_in_folds().assign(**{f"label:{name}": np.nan for name in CLASSES})
-    task = task_for(competition, [Head("label", "multiclass", CLASSES)])
+    task = task_of(LABEL)
     hard = rows["label"].value_counts().reindex(list(CLASSES))
     rows.loc[rows.index[:10], [f"label:{name}" for name in CLASSES]] = [0.5, 0.25, 0.25]
     counts = hard - rows["label"][:10].value_counts().reindex(list(CLASSES), fill_value=0) + [5, 2.5, 2.5]
@@ -77,10 +81,6 @@ def test_soft_targets_count_as_parts_of_rows() -> None:
 
 
 def test_a_metric_says_which_heads_it_does_not_score() -> None:
-    from pipeline.competition import Head
-    from pipeline.metrics.image_level import find_metric
-    from toolkit.errors import UserError
-
     table = pd.DataFrame({"size": ["1"]}, index=["a"])
     with pytest.raises(UserError, match=r"'accuracy' does not score heads like 'size' \(odd\)"):
         find_metric("accuracy").function(table, table, [Head("size", "odd")])
@@ -90,22 +90,12 @@ def test_a_metric_says_which_heads_it_does_not_score() -> None:
 
 def test_a_constant_is_tuned_where_a_model_is() -> None:
     """Nobody is said to be sick at one half; at a threshold of the other folds everybody is, by hand."""
-    from competition import competition
-    from pipeline.competition import Head
-    from pipeline.inference.evaluation import constant_scores
-    from pipeline.metrics.image_level import find_metric
-    from pipeline.tasks import task_for
-
-    class OfTwo(type(competition)):  # type: ignore[misc]
-        def metrics(self) -> tuple[object, ...]:
-            return find_metric("f1_macro"), find_metric("roc_auc")
-
     sick = {0: [1, 0, 0, 0], 1: [1, 0, 0, 0, 0, 0], 2: [1, 1, 0, 0, 0]}
     rows = pd.DataFrame(
         [(fold, "ab"[one]) for fold, all_of in sick.items() for one in all_of], columns=["fold", "label"]
     )
     rows["id"] = [f"r{row}" for row in range(len(rows))]
-    task = task_for(OfTwo(competition.settings), [Head("label", "multiclass", ("a", "b"))])
+    task = task_of(Head("label", "multiclass", ("a", "b")), metrics=("f1_macro", "roc_auc"))
     found = constant_scores(task, rows, ["0", "1", "2"])
     assert list(found) == ["constant", "constant, tuned"]
     # F1 of both classes, mean: of "a" everywhere 2 (n - p) / (2 n - p) / 2 with n rows of which p are "b"
@@ -116,11 +106,6 @@ def test_a_constant_is_tuned_where_a_model_is() -> None:
 
 
 def test_a_model_below_a_constant_is_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    from pipeline.inference.evaluation import Evaluation, print_scores
-    from pipeline.inference.thresholds import Tuned
-    from pipeline.metrics.image_level import find_metric
-    from pipeline.project import Project
-
     empty, metric, folds = pd.DataFrame(), find_metric("f1_macro"), {"0": {"f1_macro": 0.0}, "1": {"f1_macro": 0.2}}
     tuned = Tuned(None, {"0": {"f1_macro": 0.3}, "1": {"f1_macro": 0.4}}, 0.25, True)  # type: ignore[arg-type]
     for constant, is_told in ((0.39, True), (0.34, False)):
@@ -130,40 +115,26 @@ def test_a_model_below_a_constant_is_told(capsys: pytest.CaptureFixture[str], tm
         assert ("looks at no image scores 0.3900 in f1_macro, and 'one' 0.3500" in capsys.readouterr().out) is is_told
 
 
-def test_a_tuned_constant_of_sparse_labels_by_hand(renders: Renders) -> None:
-    with imported(renders.shared({"task": "multilabel", "metric": "f1_micro"})):
-        from competition import competition
-        from pipeline.competition import Head
-        from pipeline.inference.evaluation import constant_scores
-        from pipeline.tasks import task_for
-
-        counts = {0: (4, 1), 1: (4, 2), 2: (10, 1)}  # rows, and those that have the label
-        rows = pd.DataFrame(
-            [(fold, "sick" if row < held else "") for fold, (size, held) in counts.items() for row in range(size)],
-            columns=["fold", "labels"],
-        )
-        rows["id"] = [f"r{row}" for row in range(len(rows))]
-        task = task_for(competition, [Head("labels", "multilabel", ("sick",))])
-        found = constant_scores(task, rows, ["0", "1", "2"])
-        assert found["constant"]["f1_micro"] == 0, "no share reaches one half"
-        by_hand = [2 * held / (size + held) for size, held in counts.values()]  # everybody has it
-        assert found["constant, tuned"]["f1_micro"] == pytest.approx(np.mean(by_hand))
-        assert found["constant, tuned"]["roc_auc"] == found["constant"]["roc_auc"] == 0.5
-        assert "constant, tuned" not in constant_scores(task, rows, ["1"])
+def test_a_tuned_constant_of_sparse_labels_by_hand() -> None:
+    counts = {0: (4, 1), 1: (4, 2), 2: (10, 1)}  # rows, and those that have the label
+    rows = pd.DataFrame(
+        [(fold, "sick" if row < held else "") for fold, (size, held) in counts.items() for row in range(size)],
+        columns=["fold", "labels"],
+    )
+    rows["id"] = [f"r{row}" for row in range(len(rows))]
+    task = task_of(Head("labels", "multilabel", ("sick",)), metrics=("f1_micro", "roc_auc"))
+    found = constant_scores(task, rows, ["0", "1", "2"])
+    assert found["constant"]["f1_micro"] == 0, "no share reaches one half"
+    by_hand = [2 * held / (size + held) for size, held in counts.values()]  # everybody has it
+    assert found["constant, tuned"]["f1_micro"] == pytest.approx(np.mean(by_hand))
+    assert found["constant, tuned"]["roc_auc"] == found["constant"]["roc_auc"] == 0.5
+    assert "constant, tuned" not in constant_scores(task, rows, ["1"])
 
 
 def test_pf1_is_decided_at_a_cut_that_is_tuned_on_other_folds() -> None:
     """Of calibrated probabilities, against an independent search; 0 and 1 are what is handed in."""
-    from competition import competition
-    from pipeline.competition import Head, metric_values
-    from pipeline.heads.base import kind_of
-    from pipeline.heads.columns import Column
-    from pipeline.inference.thresholds import tune
-    from pipeline.metrics.image_level import find_metric
-    from pipeline.tasks import task_for
-
     head, metric = Head("label", "multiclass", ("no", "yes")), find_metric("probabilistic_f1")
-    task, generator = task_for(competition, [head]), np.random.default_rng(0)
+    task, generator = task_of(head), np.random.default_rng(0)
     chance = generator.beta(0.3, 3.0, 4000)
     held = generator.random(4000) < chance
     ids = pd.Index([f"r{row}" for row in range(4000)])
@@ -204,10 +175,6 @@ def test_pf1_is_decided_at_a_cut_that_is_tuned_on_other_folds() -> None:
 
 def test_the_best_constant_of_pf1_is_certain() -> None:
     """No other constant probability scores more."""
-    from pipeline.competition import Head
-    from pipeline.heads.base import kind_of
-    from pipeline.metrics.image_level import find_metric
-
     head, metric = Head("label", "multiclass", ("no", "yes")), find_metric("probabilistic_f1")
     rows = pd.DataFrame({"id": [f"r{row}" for row in range(100)], "label": ["yes"] * 20 + ["no"] * 80})
     truth = rows.set_index("id")[["label"]]

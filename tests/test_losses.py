@@ -1,7 +1,6 @@
 """Losses, class weights, online hard examples and soft targets, each against an independent oracle."""
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,19 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.ops import sigmoid_focal_loss
 
-from projects import Renders, imported, run_script
+from pipeline.competition import Head
+from pipeline.config import LossRow
+from pipeline.heads.base import kind_of
+from pipeline.losses.criterion import WeightedLosses, class_weights
+from pipeline.registry import Registry, Spec
+from pipeline.tasks.image_level.task import ImageLevelTask
+from projects import Renders, run_script
+from test_constant import task_of
+from toolkit.errors import UserError
 from training import demo_project, expect, outcome
 
 CLASSES = ("ant", "bee", "cat", "dog")
+HEAD, NAMES = Head("label", "multiclass", CLASSES), Registry(ImageLevelTask.NAMES)
 NUMBERS = torch.tensor([0, 2, 1, 3, 2])
 SOFT = torch.tensor([[1.0, 0, 0, 0], [0.1, 0.2, 0.3, 0.4], [0, 0.5, 0.5, 0], [0.25] * 4, [0, 0, 1, 0]])
 EVERY: list[tuple[str, dict[str, Any]]] = [
@@ -33,35 +41,14 @@ EVERY: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def rendered(renders: Renders) -> Iterator[Path]:
-    with imported(renders.shared()):
-        yield renders.folder
-
-
-def make_head(name: str = "label") -> Any:
-    from pipeline.competition import Head
-
-    return Head(name, "multiclass", CLASSES)
-
-
 def make_loss(name: str, **params: Any) -> Any:
-    from pipeline.registry import Registry, Spec
-    from pipeline.tasks.image_level.task import ImageLevelTask
-
-    return Registry(ImageLevelTask.NAMES).bind("loss", Spec(name=name, params=params))(make_head())
+    return NAMES.bind("loss", Spec(name=name, params=params))(HEAD)
 
 
 def make_criterion(rows: pd.DataFrame | None = None, name: str = "cross_entropy", **settings: Any) -> Any:
     """The criterion of one loss row, as the task makes it from the rows that train."""
-    from competition import competition
-    from pipeline.config import LossRow
-    from pipeline.registry import Registry, Spec
-    from pipeline.tasks.image_level.task import ImageLevelTask
-
-    task = ImageLevelTask(competition, [make_head()])
     row = LossRow(head="label", loss=Spec(name=name), name="term", **settings)
-    return task.criterion([row], Registry(task.NAMES), table("ant") if rows is None else rows)
+    return task_of(HEAD).criterion([row], NAMES, table("ant") if rows is None else rows)
 
 
 def table(*labels: str) -> pd.DataFrame:
@@ -165,27 +152,18 @@ def test_losses_equal_those_of_the_libraries() -> None:
     ],
 )
 def test_settings_out_of_range_are_one_line(name: str, params: dict[str, Any], message: str) -> None:
-    from toolkit.errors import UserError
-
     with pytest.raises(UserError, match=message):
         make_loss(name, **params)
 
 
 def test_a_loss_says_which_heads_it_trains() -> None:
-    from competition import competition
-    from pipeline.competition import Head
-    from pipeline.config import LossRow
-    from pipeline.registry import Registry, Spec
-    from pipeline.tasks.image_level.task import ImageLevelTask
-    from toolkit.errors import UserError
-
-    task = ImageLevelTask(competition, [Head("grade", "ordinal", CLASSES)])
+    task = task_of(Head("grade", "ordinal", CLASSES))
     for head, said in (
         ("grade", "'focal' trains heads of the kind multiclass; 'grade' is ordinal"),
         (None, "'focal' needs a head"),
     ):
         with pytest.raises(UserError, match=said):
-            task.criterion([LossRow(head=head, loss=Spec(name="focal"))], Registry(task.NAMES), table("ant"))
+            task.criterion([LossRow(head=head, loss=Spec(name="focal"))], NAMES, table("ant"))
 
 
 @pytest.mark.parametrize(
@@ -198,11 +176,8 @@ def test_a_loss_says_which_heads_it_trains() -> None:
 )
 def test_class_weights_are_of_mean_one_over_the_rows(chosen: Any, expected: list[float]) -> None:
     """Four ants, two bees, a cat, and no dog: it is weighted like a single one."""
-    from pipeline.heads.base import kind_of
-    from pipeline.losses.criterion import class_weights
-
     rows = table(*["ant"] * 4, *["bee"] * 2, "cat")
-    counts = kind_of(make_head()).class_counts(rows)
+    counts = kind_of(HEAD).class_counts(rows)
     assert counts.tolist() == [4, 2, 1, 0]
     weights = class_weights(chosen, CLASSES, counts)
     assert (weights * counts).sum().item() / 7 == pytest.approx(1)
@@ -229,11 +204,6 @@ def test_a_soft_target_has_its_expected_class_weight() -> None:
 
 
 def test_wrong_class_weights_are_one_line() -> None:
-    from pipeline.config import LossRow
-    from pipeline.losses.criterion import WeightedLosses
-    from pipeline.registry import Registry, Spec
-    from toolkit.errors import UserError
-
     with pytest.raises(UserError, match="no class 'beee'; did you mean 'bee'"):
         make_criterion(class_weights={"beee": 2.0})
     with pytest.raises(UserError, match="weight of 'bee' must be at least 0"):
@@ -241,7 +211,7 @@ def test_wrong_class_weights_are_one_line() -> None:
     with pytest.raises(UserError, match="every row that trains has the weight 0"):
         make_criterion(table("bee"), class_weights={"bee": 0.0})
     with pytest.raises(UserError, match="'own' has class_weights and no head"):
-        WeightedLosses([LossRow(loss=Spec(name="own"), class_weights="sqrt")], [make_head()], Registry({}))
+        WeightedLosses([LossRow(loss=Spec(name="own"), class_weights="sqrt")], [HEAD], Registry({}))
 
 
 @pytest.mark.parametrize(("share", "kept"), [(0.5, 2), (0.75, 3), (0.01, 1), (1.0, 4)])
@@ -272,14 +242,12 @@ def soft_table() -> pd.DataFrame:
 
 
 def test_rows_may_bring_probabilities() -> None:
-    from pipeline.heads.base import kind_of
-
-    found = kind_of(make_head()).targets(soft_table())
+    found = kind_of(HEAD).targets(soft_table())
     expected = np.array([[0, 1, 0, 0], np.array([0.1, 0.2, 0.3, 0.4002]) / 1.0002, [0, 0.5, 0.5, 0]])
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, atol=1e-6)
-    np.testing.assert_allclose(kind_of(make_head()).class_counts(soft_table()).numpy(), expected.sum(axis=0), atol=1e-6)
-    numbers = kind_of(make_head()).targets(table("bee", "dog"))
+    np.testing.assert_allclose(kind_of(HEAD).class_counts(soft_table()).numpy(), expected.sum(axis=0), atol=1e-6)
+    numbers = kind_of(HEAD).targets(table("bee", "dog"))
     assert numbers.dtype == np.int64 and numbers.tolist() == [1, 3]
 
 
@@ -293,24 +261,17 @@ def test_rows_may_bring_probabilities() -> None:
     ],
 )
 def test_wrong_probabilities_name_their_rows(row: int, values: list[Any], message: str) -> None:
-    from pipeline.heads.base import kind_of
-    from toolkit.errors import UserError
-
     rows = soft_table().astype(object)
     for name, value in zip(CLASSES, values, strict=True):
         rows.loc[row, f"label:{name}"] = value
     with pytest.raises(UserError, match=message):
-        kind_of(make_head()).targets(rows)
+        kind_of(HEAD).targets(rows)
     with pytest.raises(UserError, match="no column label:cat; add it"):
-        kind_of(make_head()).targets(rows.drop(columns="label:cat"))
+        kind_of(HEAD).targets(rows.drop(columns="label:cat"))
 
 
 def test_the_contract_takes_numbers_and_probabilities() -> None:
-    from competition import competition
-    from pipeline.tasks.image_level.task import ImageLevelTask
-    from toolkit.errors import UserError
-
-    task = ImageLevelTask(competition, [make_head()])
+    task = task_of(HEAD)
     batch = {"input_id": ["a"] * 5, "input_image": torch.zeros(5, 4, 4, 3)}
     for target in (NUMBERS, SOFT):
         assert task.batch_schema({**batch, "target_label": target}, {"output_label": logits_of()})

@@ -1,7 +1,5 @@
 """Rows without a truth for some head: they train and score the others, and nothing else notices them."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,23 +9,16 @@ import torch
 from sklearn.metrics import accuracy_score, log_loss
 from torch.nn import functional
 
-from projects import Renders, imported
+from pipeline.competition import Head
+from pipeline.config import LossRow
+from pipeline.losses.image_level import BinaryCrossEntropy
+from pipeline.metrics.image_level import combined, find_metric
+from pipeline.registry import Registry, Spec
+from test_constant import task_of
+from toolkit.errors import UserError
 
 CLASSES = ("ant", "bee", "cat")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def rendered(renders: Renders) -> Iterator[Path]:
-    with imported(renders.shared()):
-        yield renders.folder
-
-
-def make_task() -> Any:
-    from competition import competition
-    from pipeline.competition import Head
-    from pipeline.tasks import task_for
-
-    return task_for(competition, [Head("first", "multiclass", CLASSES), Head("second", "multiclass", CLASSES)])
+TASK = task_of(*[Head(name, "multiclass", CLASSES) for name in ("first", "second")], metrics=("accuracy", "log_loss"))
 
 
 def make_rows() -> pd.DataFrame:
@@ -35,27 +26,24 @@ def make_rows() -> pd.DataFrame:
     return pd.DataFrame({"id": list("abcde"), "image": "x.png", "first": first, "second": second})
 
 
-def batch_of(task: Any, rows: pd.DataFrame) -> dict[str, Any]:
-    targets = {key: torch.from_numpy(values) for key, values in task.targets(rows).items()}
+def batch_of(rows: pd.DataFrame) -> dict[str, Any]:
+    targets = {key: torch.from_numpy(values) for key, values in TASK.targets(rows).items()}
     return {"input_weight": torch.tensor([1.0, 2.0, 0.5, 1.0, 1.0]), **targets}
 
 
-def criterion_of(task: Any, loss: str = "cross_entropy", **settings: Any) -> Any:
-    from pipeline.config import LossRow
-    from pipeline.registry import Registry, Spec
-
-    losses = [LossRow(head=head.name, loss=Spec(name=loss), **settings) for head in task.heads]
-    return task.criterion(losses, Registry(task.NAMES), make_rows())
+def criterion_of(loss: str = "cross_entropy", **settings: Any) -> Any:
+    losses = [LossRow(head=head.name, loss=Spec(name=loss), **settings) for head in TASK.heads]
+    return TASK.criterion(losses, Registry(TASK.NAMES), make_rows())
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "bce", "focal", "asymmetric"])
 def test_a_missing_truth_has_no_loss_and_no_gradient(loss: str) -> None:
-    task, generator = make_task(), torch.Generator().manual_seed(0)
-    outputs = {head.output_key: torch.randn(5, 3, generator=generator, requires_grad=True) for head in task.heads}
-    batch = batch_of(task, make_rows())
-    result = criterion_of(task, loss)(outputs, batch)
+    generator = torch.Generator().manual_seed(0)
+    outputs = {head.output_key: torch.randn(5, 3, generator=generator, requires_grad=True) for head in TASK.heads}
+    batch = batch_of(make_rows())
+    result = criterion_of(loss)(outputs, batch)
     result["loss"].backward()
-    for head in task.heads:
+    for head in TASK.heads:
         known = torch.tensor(make_rows()[head.name].notna().tolist())
         gradient = outputs[head.output_key].grad
         assert (gradient[~known] == 0).all() and (gradient[known].abs().sum(dim=1) > 0).all()
@@ -71,13 +59,12 @@ def test_a_missing_truth_has_no_loss_and_no_gradient(loss: str) -> None:
 
 
 def test_a_partner_without_truth_counts_nothing() -> None:
-    task = make_task()
-    outputs = {head.output_key: torch.randn(5, 3, generator=torch.Generator().manual_seed(1)) for head in task.heads}
-    batch = batch_of(task, make_rows()) | {
+    outputs = {head.output_key: torch.randn(5, 3, generator=torch.Generator().manual_seed(1)) for head in TASK.heads}
+    batch = batch_of(make_rows()) | {
         "input_partner": torch.tensor([1, 0, 3, 2, 4]),
         "input_share": torch.full((5,), 0.25),
     }
-    values = criterion_of(task)(outputs, batch)["sample_losses"]["first_cross_entropy"]
+    values = criterion_of()(outputs, batch)["sample_losses"]["first_cross_entropy"]
     alone = functional.cross_entropy(outputs["output_first"][0], torch.tensor(0))
     assert values[0] == pytest.approx(float(0.25 * alone), rel=1e-6)  # its partner, row 1, has no truth
     of_row_1 = functional.cross_entropy(outputs["output_first"][1], torch.tensor(0))
@@ -85,9 +72,7 @@ def test_a_partner_without_truth_counts_nothing() -> None:
 
 
 def test_gaps_in_a_row_of_labels_are_left_out() -> None:
-    from pipeline.losses.image_level import BinaryCrossEntropy
-
-    loss, logits = BinaryCrossEntropy(make_task().heads[0]), torch.tensor([[0.3, -2.0, 1.0]], requires_grad=True)
+    loss, logits = BinaryCrossEntropy(TASK.heads[0]), torch.tensor([[0.3, -2.0, 1.0]], requires_grad=True)
     value = loss(logits, torch.tensor([[1.0, float("nan"), 0.0]]))
     expected = functional.binary_cross_entropy_with_logits(logits[:, [0, 2]], torch.tensor([[1.0, 0.0]]))
     assert value.item() == pytest.approx(expected.item())
@@ -96,22 +81,20 @@ def test_gaps_in_a_row_of_labels_are_left_out() -> None:
 
 
 def test_soft_truths_may_be_missing_as_well() -> None:
-    task, rows = make_task(), make_rows()
+    rows = make_rows()
     for place, name in enumerate(CLASSES):
         rows[f"first:{name}"] = [None, None, str([0.2, 0.3, 0.5][place]), None, None]
-    found = task.targets(rows)["target_first"]
+    found = TASK.targets(rows)["target_first"]
     np.testing.assert_allclose(found[2], [0.2, 0.3, 0.5], rtol=1e-6)
     assert np.isnan(found[[1, 4]]).all() and found[0].tolist() == [1, 0, 0]
-    outputs = {head.output_key: torch.zeros(5, 3) for head in task.heads}
-    assert criterion_of(task, class_weights="balanced")(outputs, batch_of(task, rows))["loss"].isfinite()
+    outputs = {head.output_key: torch.zeros(5, 3) for head in TASK.heads}
+    assert criterion_of(class_weights="balanced")(outputs, batch_of(rows))["loss"].isfinite()
 
 
 @pytest.mark.parametrize("name", ["accuracy", "log_loss"])
 def test_metrics_score_the_rows_that_have_a_truth(name: str) -> None:
-    from pipeline.metrics.image_level import combined, find_metric
-
-    task, rows = make_task(), make_rows()
-    truth = task.predictions.truth(rows)
+    rows = make_rows()
+    truth = TASK.predictions.truth(rows)
     given = np.random.default_rng(0).dirichlet([1, 1, 1], (2, 5))
     columns = [f"{head}:{label}" for head in ("first", "second") for label in CLASSES]
     predictions = pd.DataFrame(np.hstack(given), columns=columns, index=truth.index)
@@ -122,42 +105,37 @@ def test_metrics_score_the_rows_that_have_a_truth(name: str) -> None:
             expected.append(accuracy_score(rows[head][known], np.array(CLASSES)[values.argmax(axis=1)][known]))
         else:
             expected.append(log_loss(rows[head][known], values[known], labels=CLASSES))
-    assert find_metric(name).function(truth, predictions, task.heads) == pytest.approx(np.mean(expected))
+    assert find_metric(name).function(truth, predictions, TASK.heads) == pytest.approx(np.mean(expected))
     weighted = combined("both", {"first": (name, 1), "second": (name, 3)})
-    assert weighted.function(truth, predictions, task.heads) == pytest.approx(np.average(expected, weights=[1, 3]))
+    assert weighted.function(truth, predictions, TASK.heads) == pytest.approx(np.average(expected, weights=[1, 3]))
     assert weighted.greater_is_better == (name == "accuracy")
-    figures = task.figures.overview(truth, predictions)
+    figures = TASK.figures.overview(truth, predictions)
     assert {name.split("/")[1] for name in figures} == {"first", "second"}
 
 
 def test_what_cannot_be_combined_is_refused() -> None:
-    from pipeline.metrics.image_level import combined
-    from toolkit.errors import UserError
-
     with pytest.raises(UserError, match="better when larger, others when smaller"):
         combined("both", {"first": ("accuracy", 1), "second": ("log_loss", 1)})
     with pytest.raises(UserError, match="weights that are below 0"):
         combined("both", {"first": ("accuracy", 0)})
-    task, rows = make_task(), make_rows()
+    rows = make_rows()
     metric = combined("one", {"frist": ("accuracy", 1)})
     with pytest.raises(UserError, match="did you mean 'first'"):
-        metric.function(task.predictions.truth(rows), task.predictions.constant(rows, list(rows["id"])), task.heads)
+        metric.function(TASK.predictions.truth(rows), TASK.predictions.constant(rows, list(rows["id"])), TASK.heads)
     with pytest.raises(UserError, match="did you mean 'first'"):
-        metric.check_heads(task.heads)
-    combined("one", {"first": ("accuracy", 1)}).check_heads(task.heads)
+        metric.check_heads(TASK.heads)
+    combined("one", {"first": ("accuracy", 1)}).check_heads(TASK.heads)
 
 
 def test_a_row_without_any_truth_is_refused() -> None:
-    from toolkit.errors import UserError
-
     rows = make_rows()
     rows.loc[3, ["first", "second"]] = None
     with pytest.raises(UserError, match=r"1 rows \(id d\) have no truth for any of first, second"):
-        make_task().targets(rows)
+        TASK.targets(rows)
 
 
 def test_the_constant_counts_what_is_there() -> None:
-    task, rows = make_task(), make_rows()
-    constant = task.predictions.constant(rows, ["x"]).loc["x"]
+    rows = make_rows()
+    constant = TASK.predictions.constant(rows, ["x"]).loc["x"]
     assert constant[[f"first:{name}" for name in CLASSES]].tolist() == pytest.approx([1 / 3] * 3)
     assert constant[[f"second:{name}" for name in CLASSES]].tolist() == pytest.approx([0.25, 0.5, 0.25])

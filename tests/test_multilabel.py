@@ -3,7 +3,7 @@
 import json
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,26 @@ from sklearn.metrics import log_loss as sk_log_loss
 from torch.nn import functional
 from torchmetrics.functional import classification as oracle
 
+from pipeline.competition import Head
+from pipeline.data.check_labels import label_faults
+from pipeline.data.folds import make_folds
+from pipeline.heads.base import kind_of
+from pipeline.heads.columns import Column
+from pipeline.heads.label_probabilities import label_lists, list_form
+from pipeline.heads.label_sets import LabelSets, ListForm
+from pipeline.heads.submission_columns import submission_table
+from pipeline.inference.evaluation import constant_scores
+from pipeline.metrics.image_level import find_metric, over_heads
+from pipeline.metrics.multilabel import f_score, log_loss
+from pipeline.registry import Registry, Spec
+from pipeline.settings import Settings
 from projects import Renders, imported, metric_choices, run_script
+from test_constant import task_of
+from toolkit.errors import UserError
 from training import expect
 
 LABELS = ("ant", "bee", "cat")
+HEAD = Head("labels", "multilabel", LABELS)
 ANSWERS = {"task": "multilabel", "trackers": []}
 NAMES = ("roc_auc", "f1_micro", "f1_macro", "f1_samples", "label_ranking_ap", "log_loss")
 EXPERIMENT = """extends: demo
@@ -32,31 +48,14 @@ machine: {workers: 0}
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
-def rendered(renders: Renders) -> Iterator[Path]:
-    with imported(renders.shared(ANSWERS)):
-        yield renders.folder
-
-
-def make_head(name: str = "labels", classes: tuple[str, ...] = LABELS) -> Any:
-    from pipeline.competition import Head
-
-    return Head(name, "multilabel", classes)
-
-
 def make_task() -> Any:
-    from competition import competition
-    from pipeline.tasks import task_for
-
-    return task_for(competition, [make_head()])
+    return task_of(HEAD, metrics=("roc_auc", "f1_macro", "log_loss"))
 
 
 def score(name: str, truth: Any, probabilities: Any) -> float:
-    from pipeline.metrics.image_level import find_metric
-
     columns = [f"labels:{label}" for label in LABELS]
     tables = [pd.DataFrame(np.asarray(values), columns=columns) for values in (truth, probabilities)]
-    return float(find_metric(name).function(*tables, [make_head()]))
+    return float(find_metric(name).function(*tables, [HEAD]))
 
 
 def random_rows(count: int = 400, groups: int = 0, seed: int = 0) -> pd.DataFrame:
@@ -101,10 +100,6 @@ def test_every_metric_against_torchmetrics() -> None:
 
 
 def test_scores_with_settings_against_scikit_learn() -> None:
-    from pipeline.metrics.image_level import over_heads
-    from pipeline.metrics.multilabel import f_score, log_loss
-    from toolkit.errors import UserError
-
     generator = np.random.default_rng(0)
     columns = [f"labels:{label}" for label in LABELS]
     truth = (generator.random((200, 3)) < [0.5, 0.3, 0.1]).astype(int)
@@ -113,26 +108,24 @@ def test_scores_with_settings_against_scikit_learn() -> None:
     for average in ("micro", "macro", "samples"):
         metric = over_heads("own", {"multilabel": f_score(2, average)})
         expected = fbeta_score(truth, given >= 0.5, beta=2, average=average, zero_division=1)
-        assert metric.function(*tables, [make_head()]) == pytest.approx(expected), average
+        assert metric.function(*tables, [HEAD]) == pytest.approx(expected), average
     metric = over_heads("own", {"multilabel": log_loss({"bee": 3})})
     each = [sk_log_loss(truth[:, label], given[:, label]) for label in range(3)]
-    assert metric.function(*tables, [make_head()]) == pytest.approx((each[0] + 3 * each[1] + each[2]) / 5)
+    assert metric.function(*tables, [HEAD]) == pytest.approx((each[0] + 3 * each[1] + each[2]) / 5)
     assert not metric.greater_is_better and metric.needs == "probabilities"
     with pytest.raises(UserError, match="'beee', no label of 'labels'; did you mean 'bee'"):
-        over_heads("own", {"multilabel": log_loss({"beee": 3})}).function(*tables, [make_head()])
+        over_heads("own", {"multilabel": log_loss({"beee": 3})}).function(*tables, [HEAD])
 
 
-def test_copier_asks_for_every_metric_with_its_meaning() -> None:
-    from pipeline.metrics.image_level import METRICS
-
+def test_copier_asks_for_every_metric_with_its_meaning(renders: Renders) -> None:
+    with imported(renders.shared(ANSWERS)):
+        from pipeline.metrics.image_level import METRICS
     choices = metric_choices("multilabel")
     assert [meaning.split(": ")[0] for meaning in choices] == list(choices.values()) == list(NAMES) == list(METRICS)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_perfect_and_direction(name: str) -> None:
-    from pipeline.metrics.image_level import find_metric
-
     truth = np.array([[1, 0, 1], [0, 1, 0], [1, 1, 0], [0, 0, 0]])
     perfect, worse = score(name, truth, truth), score(name, truth, 1.0 - 0.8 * truth)
     assert perfect == pytest.approx(0 if name == "log_loss" else 1)
@@ -163,19 +156,17 @@ def test_what_is_not_defined_is_nan_with_a_reason() -> None:
 
 
 def test_targets_of_both_forms_are_the_same() -> None:
-    from pipeline.heads.base import kind_of
-
     rows = random_rows()
     expected = rows[list(LABELS)].to_numpy(np.float32)
     for form in (rows, listed(rows)):
-        found = kind_of(make_head()).targets(form)
+        found = kind_of(HEAD).targets(form)
         assert found.dtype == np.float32
         np.testing.assert_array_equal(found, expected)
         truth = make_task().predictions.truth(form)
         assert list(truth.index) == list(rows["id"]) and list(truth) == [f"labels:{label}" for label in LABELS]
         np.testing.assert_array_equal(truth.to_numpy(), expected)
     soft = rows.assign(**{f"labels:{label}": [0.25] + [None] * (len(rows) - 1) for label in LABELS})
-    found = kind_of(make_head()).targets(soft)
+    found = kind_of(HEAD).targets(soft)
     np.testing.assert_array_equal(found[0], [0.25] * 3)
     np.testing.assert_array_equal(found[1:], expected[1:])
 
@@ -188,20 +179,14 @@ def test_targets_of_both_forms_are_the_same() -> None:
     ],
 )
 def test_a_wrong_cell_names_its_row(form: str, cell: str, message: str) -> None:
-    from pipeline.heads.base import kind_of
-    from toolkit.errors import UserError
-
     rows = random_rows() if form == "columns" else listed(random_rows())
     rows.loc[7, "bee" if form == "columns" else "labels"] = cell
     with pytest.raises(UserError, match=message):
-        kind_of(make_head()).targets(rows)
+        kind_of(HEAD).targets(rows)
 
 
 @pytest.mark.parametrize("form", ["columns", "list"])
 def test_each_fold_has_every_label_as_often(form: str) -> None:
-    from pipeline.data.folds import make_folds
-    from pipeline.heads.label_sets import LabelSets
-
     truth = random_rows()
     rows = truth if form == "columns" else listed(truth)
     folds = make_folds(rows, LabelSets(LABELS if form == "columns" else ("labels",)), 5)
@@ -212,9 +197,6 @@ def test_each_fold_has_every_label_as_often(form: str) -> None:
 
 
 def test_groups_stay_together_and_labels_are_spread() -> None:
-    from pipeline.data.folds import make_folds
-    from pipeline.heads.label_sets import LabelSets
-
     rows = make_folds(random_rows(2000, groups=300), LabelSets(LABELS), 4).rows
     assert (rows.groupby("group")["fold"].nunique() == 1).all()
     shares = rows[list(LABELS)].astype(int).groupby(rows["fold"]).mean()
@@ -222,9 +204,6 @@ def test_groups_stay_together_and_labels_are_spread() -> None:
 
 
 def test_rare_labels_are_a_note_and_classes_are_words() -> None:
-    from pipeline.data.folds import make_folds
-    from pipeline.heads.label_sets import LabelSets
-
     rows, labels = listed(random_rows()), LabelSets(("labels",))
     rows.loc[3, "labels"] = "ant yak"
     assert set(labels.cells(rows, "labels")) == {*LABELS, "yak"}
@@ -246,14 +225,11 @@ def test_rare_labels_are_a_note_and_classes_are_words() -> None:
 )
 def test_lists_are_divided_by_what_their_cells_show(cells: list[str], said: str) -> None:
     """Labels, truth, the note, and a submission in the form of the sample's cells."""
-    from pipeline.heads.base import kind_of
-    from pipeline.heads.label_sets import LabelSets
-
     rows, labels = pd.DataFrame({"id": list("abcd"), "labels": cells}, dtype="str"), LabelSets(("labels",))
     assert labels.cells(rows, "labels").tolist() == ["ant", "bee", "bee", "cat", "ant"]
     expected = [[1, 1, 0], [0, 1, 0], [0, 0, 0], [1, 0, 1]]
-    assert kind_of(make_head()).targets(rows).tolist() == expected
-    assert kind_of(make_head()).targets(rows[1:2]).tolist() == expected[1:2], "no need of a cell with several labels"
+    assert kind_of(HEAD).targets(rows).tolist() == expected
+    assert kind_of(HEAD).targets(rows[1:2]).tolist() == expected[1:2], "no need of a cell with several labels"
     notes = list(labels.faults(rows))
     assert [said in note.detail and not note.fatal for note in notes] == [True] * ("spaces" not in said)
     table, task, chosen = submitted(("Target",), "f1_samples", [cells[0]])
@@ -269,12 +245,6 @@ def test_lists_are_divided_by_what_their_cells_show(cells: list[str], said: str)
 
 
 def test_labels_with_spaces_and_marks_in_their_names() -> None:
-    from pipeline.heads.base import kind_of
-    from pipeline.heads.columns import Column
-    from pipeline.heads.label_probabilities import label_lists, list_form
-    from pipeline.heads.label_sets import LabelSets, ListForm
-    from toolkit.errors import UserError
-
     def found(cells: list[str], separator: str = "") -> set[str]:
         rows = pd.DataFrame({"labels": cells}, dtype="str")
         return set(LabelSets(("labels",), separator).cells(rows, "labels"))
@@ -283,7 +253,7 @@ def test_labels_with_spaces_and_marks_in_their_names() -> None:
     assert found(["x y", "x", "y 1,2-diol", "1,2-diol"]) == {"x", "y", "1,2-diol"}
     assert found(["a/b c", "c"]) == {"a/b", "c"}
     assert found(["a|b c", "c"], separator=" ") == {"a|b", "c"}, "what targets.py says holds"
-    head = make_head(classes=("Mass", "No Finding"))
+    head = replace(HEAD, classes=("Mass", "No Finding"))
     rows = pd.DataFrame({"id": ["a", "b"], "labels": ["No Finding", "Mass|No Finding"]})
     assert kind_of(head).targets(rows).tolist() == [[0, 1], [1, 1]]
     with pytest.raises(UserError, match="'No Finding' holds a space, and the sample"):
@@ -296,12 +266,8 @@ def test_labels_with_spaces_and_marks_in_their_names() -> None:
 
 
 def test_flags_in_several_spellings_are_the_same() -> None:
-    from pipeline.data.check_labels import label_faults
-    from pipeline.heads.base import kind_of
-    from pipeline.heads.label_sets import LabelSets
-
     rows = random_rows()
-    truth = kind_of(make_head()).targets(rows)
+    truth = kind_of(HEAD).targets(rows)
     spelled = rows.assign(
         ant=[
             {"1": ("1", "1.0", "True", "yes"), "0": ("0", "0.0", "no")}[cell][row % 3]
@@ -309,11 +275,10 @@ def test_flags_in_several_spellings_are_the_same() -> None:
         ]
     )
     labels = LabelSets(LABELS)
-    assert (kind_of(make_head()).targets(spelled) == truth).all()
+    assert (kind_of(HEAD).targets(spelled) == truth).all()
     assert labels.cells(spelled, "ant").tolist() == rows["ant"].tolist()
-    from competition import competition
 
-    settings = competition.settings.model_copy(update={"target_columns": LABELS})
+    settings = Settings.model_construct(target_columns=LABELS)
     assert not list(label_faults(spelled, labels, settings, {})) and not list(labels.faults(spelled))
     [fault] = labels.faults(spelled.assign(bee="maybe"))
     assert fault.fatal and fault.row == "bee" and "hold 'maybe'" in fault.detail
@@ -321,9 +286,6 @@ def test_flags_in_several_spellings_are_the_same() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_rare_label_trains_in_each_fold(seed: int) -> None:
-    from pipeline.data.folds import make_folds
-    from pipeline.heads.label_sets import LabelSets
-
     generator = np.random.default_rng(seed)
     held = pd.DataFrame(generator.random((60, 30)) < 0.04, columns=[f"l{label}" for label in range(30)])
     rows = held.astype(int).astype(str).assign(id=[f"r{row}" for row in range(60)])
@@ -333,8 +295,6 @@ def test_a_rare_label_trains_in_each_fold(seed: int) -> None:
 
 
 def test_a_constant_scores_as_the_dummy_of_each_fold() -> None:
-    from pipeline.inference.evaluation import constant_scores
-
     rows = random_rows().assign(fold=np.arange(400) % 3)
     trains, held_out = rows[rows["fold"] != 1], rows[rows["fold"] == 1]
     truth = held_out[list(LABELS)].to_numpy(int)
@@ -347,27 +307,22 @@ def test_a_constant_scores_as_the_dummy_of_each_fold() -> None:
 
 
 def test_decoding_is_a_sigmoid_and_smoothing_moves_towards_a_half() -> None:
-    from pipeline.registry import Registry, Spec
-
     task, logits = make_task(), torch.tensor([[2.0, -1.0, 0.0], [-3.0, 9.0, 0.5]])
     found = task.predictions.decode(["a", "b"], {"output_labels": logits})
     np.testing.assert_allclose(found.to_numpy(), 1 / (1 + np.exp(-logits.numpy())), rtol=1e-6)
     entry = Spec(name="bce", params={"label_smoothing": 0.2})
     target = torch.tensor([[1.0, 0, 1], [0, 0, 1]])
     expected = functional.binary_cross_entropy_with_logits(logits, 0.8 * target + 0.1, reduction="none").mean(dim=1)
-    torch.testing.assert_close(Registry(task.NAMES).bind("loss", entry)(make_head())(logits, target), expected)
+    torch.testing.assert_close(Registry(task.NAMES).bind("loss", entry)(HEAD)(logits, target), expected)
 
 
 def submitted(columns: tuple[str, ...], metric: str, shown: Sequence[str] = ("",)) -> tuple[pd.DataFrame, Any, Any]:
     """A submission of three rows, the task, and the metric; the cells of the sample are `shown`."""
-    from pipeline.heads.submission_columns import submission_table
-    from pipeline.metrics.image_level import find_metric
-
     given = np.array([[0.9, 0.6, 0.1], [0.2, 0.4, 0.3], [0.5, 0.1, 0.8]])
     predictions = pd.DataFrame(given, index=["x", "y", "z"], columns=[f"labels:{label}" for label in LABELS])
     sample = pd.DataFrame({name: list(shown) for name in ("image_id", *columns)})
     return (
-        submission_table(sample, predictions, [make_head()], find_metric(metric), "image_id"),
+        submission_table(sample, predictions, [HEAD], find_metric(metric), "image_id"),
         make_task(),
         find_metric(metric),
     )
@@ -423,14 +378,14 @@ def test_the_commented_example_of_an_own_metric_works(renders: Renders) -> None:
     text = (renders.shared(ANSWERS) / "src/competition/metric.py").read_text()
     start = text.index("# def all_right")
     example = "\n".join(line.removeprefix("#").removeprefix(" ") for line in text[start:].splitlines())
-    namespace: dict[str, Any] = {"pd": pd, "Sequence": Sequence, "Head": type(make_head())}
+    namespace: dict[str, Any] = {"pd": pd, "Sequence": Sequence, "Head": Head}
     exec(f"{text[:start]}\n{example}", namespace)
     own = namespace["metrics"](namespace["Settings"].model_construct(metric="roc_auc"))
     columns = [f"labels:{label}" for label in LABELS]
     truth = pd.DataFrame([[1, 0, 0], [0, 0, 0]], columns=columns)
     said = pd.DataFrame([[0.5, 0.1, 0.4], [0.6, 0.0, 0.0]], columns=columns)
     assert [metric.name for metric in own] == ["all_right", "roc_auc", "f1_macro", "log_loss"]
-    assert own[0].function(truth, said, [make_head()]) == 0.5
+    assert own[0].function(truth, said, [HEAD]) == 0.5
 
 
 @pytest.mark.slow

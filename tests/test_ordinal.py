@@ -1,6 +1,5 @@
 """Grades in order by CORN: loss and probabilities by hand from the paper, and what is as with classes in no order."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,13 @@ from sklearn.metrics import cohen_kappa_score
 from torch import nn
 from torch.nn import functional
 
-from projects import Renders, imported, run_script
+from pipeline.competition import Head
+from pipeline.heads.base import kind_of
+from pipeline.heads.submission_columns import submission_table
+from pipeline.metrics.image_level import find_metric
+from pipeline.registry import Registry, Spec
+from projects import Renders, run_script
+from test_constant import task_of
 from training import expect
 
 GRADES = ("0", "1", "2", "3")
@@ -24,23 +29,11 @@ machine: {workers: 0}
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
-def rendered(renders: Renders) -> Iterator[Path]:
-    with imported(renders.shared({"trackers": []})):
-        yield renders.folder
-
-
 def make_task(kind: str = "ordinal", classes: tuple[str, ...] = GRADES) -> Any:
-    from competition import competition
-    from pipeline.competition import Head
-    from pipeline.tasks import task_for
-
-    return task_for(competition, [Head("grade", kind, classes)])
+    return task_of(Head("grade", kind, classes), metrics=("accuracy", "log_loss"))
 
 
 def make_loss(classes: tuple[str, ...] = GRADES) -> Any:
-    from pipeline.registry import Registry, Spec
-
     task = make_task(classes=classes)
     return Registry(task.NAMES).bind("loss", Spec(name="corn"))(task.heads[0])
 
@@ -93,9 +86,6 @@ def test_the_largest_logits_of_float16_are_finite(sign: float) -> None:
 
 
 def test_all_else_is_as_with_classes_in_no_order() -> None:
-    from pipeline.heads.submission_columns import submission_table
-    from pipeline.metrics.image_level import find_metric
-
     rows = pd.DataFrame({"id": ["x", "y", "z"], "grade": ["0", "3", "3"]})
     ordinal, plain = make_task(), make_task("multiclass")
     said = pd.DataFrame(np.full((3, 4), 0.25), index=list("xyz"), columns=[f"grade:{grade}" for grade in GRADES])
@@ -113,8 +103,6 @@ def test_all_else_is_as_with_classes_in_no_order() -> None:
 
 def test_it_learns_the_order_of_digits() -> None:
     """A digit is a grade from 0 to 9; a small network on its 64 pixels, with the head's own layer and loss."""
-    from pipeline.heads.base import kind_of
-
     digits, grades = load_digits(), tuple("0123456789")
     features, truth = torch.from_numpy(digits.data / 16).float(), torch.from_numpy(digits.target)
     held_out = torch.arange(len(truth)) % 3 == 0  # the last rows are other writers', which no such network knows well

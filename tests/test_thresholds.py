@@ -1,9 +1,7 @@
 """Thresholds: tuned where that helps, on other folds than the one that is scored."""
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,14 +10,15 @@ import pytest
 import torch
 from sklearn.metrics import f1_score
 
-from projects import Renders, imported
-from test_multilabel import ANSWERS, LABELS, make_head, make_task
-
-
-@pytest.fixture(scope="module", autouse=True)
-def rendered(renders: Renders) -> Iterator[Path]:
-    with imported(renders.shared(ANSWERS)):
-        yield renders.folder
+from pipeline.competition import Metric, metric_values
+from pipeline.heads.label_probabilities import decided
+from pipeline.heads.thresholds import coordinate_ascent, quick_ascent, values_to_try
+from pipeline.inference.thresholds import tune
+from pipeline.metrics.image_level import find_metric
+from pipeline.tasks import with_thresholds
+from pipeline.training.validation import Monitor, Validation
+from test_multilabel import HEAD, LABELS, make_task
+from toolkit.errors import UserError
 
 
 def tables(power: float, rows: int = 600, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -31,17 +30,8 @@ def tables(power: float, rows: int = 600, seed: int = 0) -> tuple[pd.DataFrame, 
     return truth, pd.DataFrame(chance**power, columns=columns)
 
 
-def find(name: str) -> Any:
-    from pipeline.metrics.image_level import find_metric
-
-    return find_metric(name)
-
-
-def tune(truth: pd.DataFrame, predictions: pd.DataFrame, name: Any = "f1_macro") -> Any:
-    from pipeline.competition import metric_values
-    from pipeline.inference.thresholds import tune
-
-    task, metrics = make_task(), [find(name) if isinstance(name, str) else name]
+def tuned_by(truth: pd.DataFrame, predictions: pd.DataFrame, name: str | Metric = "f1_macro") -> Any:
+    task, metrics = make_task(), [find_metric(name) if isinstance(name, str) else name]
     folds = pd.Series(np.arange(len(truth)) % 5, index=truth.index).astype(str)
     usual = {
         fold: metric_values(metrics, truth[folds == fold], predictions[folds == fold], task.heads)
@@ -51,8 +41,6 @@ def tune(truth: pd.DataFrame, predictions: pd.DataFrame, name: Any = "f1_macro")
 
 
 def test_the_ascent_finds_what_an_exhaustive_search_finds() -> None:
-    from pipeline.heads.thresholds import coordinate_ascent
-
     truth, predictions = (table.to_numpy() for table in tables(power=3, rows=200))
     grid = np.linspace(0.02, 0.9, 12)
 
@@ -65,8 +53,6 @@ def test_the_ascent_finds_what_an_exhaustive_search_finds() -> None:
 
 
 def test_of_equal_thresholds_the_middle_one_is_taken_and_nan_is_never_best() -> None:
-    from pipeline.heads.thresholds import coordinate_ascent
-
     plateau = coordinate_ascent(lambda at: float(0.2 <= at[0] <= 0.6), (0.9,), [np.linspace(0, 1, 11)])
     assert plateau == (pytest.approx(0.4),)
     assert coordinate_ascent(lambda at: float("nan") if at[0] != 0.5 else 0.1, (0.5,), [np.linspace(0, 1, 9)]) == (0.5,)
@@ -75,11 +61,11 @@ def test_of_equal_thresholds_the_middle_one_is_taken_and_nan_is_never_best() -> 
 @pytest.mark.parametrize("name", ["f1_macro", "f1_micro", "f1_samples"])
 def test_probabilities_that_are_too_low_are_decided_lower(name: str) -> None:
     truth, predictions = tables(power=3)
-    tuned = tune(truth, predictions, name)
+    tuned = tuned_by(truth, predictions, name)
     assert tuned.helps and tuned.gain > 0.03
     [head] = tuned.heads
     assert max(head.thresholds) < 0.4
-    usual, better = (find(name).function(truth, predictions, [given]) for given in (make_head(), head))
+    usual, better = (find_metric(name).function(truth, predictions, [given]) for given in (HEAD, head))
     assert better > usual + 0.03
     # What the metric says of a head with thresholds is what scikit-learn says of those decisions.
     said = predictions.to_numpy() >= np.array(head.thresholds)
@@ -91,26 +77,23 @@ def test_the_score_of_a_fold_knows_nothing_of_its_truth() -> None:
     """Another truth in a fold changes its score, but not the thresholds that it is scored with."""
     truth, predictions = tables(power=3)
     first = np.arange(len(truth)) % 5 == 0
-    others = make_task().predictions.tuner(truth, predictions, find("f1_macro"))(~first)
-    tuned = tune(truth, predictions)
-    expected = find("f1_macro").function(truth[first], predictions[first], others)
+    others = make_task().predictions.tuner(truth, predictions, find_metric("f1_macro"))(~first)
+    tuned = tuned_by(truth, predictions)
+    expected = find_metric("f1_macro").function(truth[first], predictions[first], others)
     assert tuned.folds["0"]["f1_macro"] == expected
     changed = truth.mask(pd.Series(first, index=truth.index), 1 - truth)
-    assert tune(changed, predictions).folds["0"]["f1_macro"] != expected
-    assert make_task().predictions.tuner(changed, predictions, find("f1_macro"))(~first) == others
+    assert tuned_by(changed, predictions).folds["0"]["f1_macro"] != expected
+    assert make_task().predictions.tuner(changed, predictions, find_metric("f1_macro"))(~first) == others
 
 
 def test_noise_is_not_taken_for_a_gain() -> None:
     """Calibrated probabilities have their best accuracy at one half; tuning only follows the noise."""
-    from pipeline.competition import Metric
 
     def right(truth: pd.DataFrame, predictions: pd.DataFrame, heads: Any) -> float:
-        from pipeline.heads.label_probabilities import decided
-
         return float((decided(predictions.to_numpy(), heads[0]) == truth.to_numpy()).mean())
 
     metric = Metric("right", right)
-    gains = [tune(*tables(power=1, rows=300, seed=seed), metric) for seed in range(12)]
+    gains = [tuned_by(*tables(power=1, rows=300, seed=seed), metric) for seed in range(12)]
     assert sum(tuned.helps for tuned in gains) <= 3 and np.mean([tuned.gain for tuned in gains]) < 0.005
 
 
@@ -123,9 +106,7 @@ def best_f1(truth: np.ndarray, predictions: np.ndarray) -> float:
 @pytest.mark.parametrize("name", ["f1_macro", "f1_micro"])
 def test_the_best_epoch_is_that_of_tuned_decisions(name: str) -> None:
     """No label ever reaches one half, so all epochs score 0 there; the third one ranks best."""
-    from pipeline.training.validation import Monitor, Validation
-
-    generator, task, metrics = np.random.default_rng(0), make_task(), [find(name), find("roc_auc")]
+    generator, task, metrics = np.random.default_rng(0), make_task(), [find_metric(name), find_metric("roc_auc")]
     columns = [f"labels:{label}" for label in LABELS]
     ids = [f"r{row}" for row in range(400)]
     held = generator.random((400, len(LABELS))) < [0.02, 0.05, 0.1]
@@ -134,7 +115,7 @@ def test_the_best_epoch_is_that_of_tuned_decisions(name: str) -> None:
     for epoch, signal in enumerate([0.0, 1.0, 4.0, 2.0]):
         noise = generator.normal(0, 1, held.shape) + signal * held
         said = pd.DataFrame(0.45 / (1 + np.exp(2 - noise)), index=pd.Index(ids, name="id"), columns=columns)
-        assert find(name).function(task.predictions.truth(rows), said, task.heads) == 0
+        assert find_metric(name).function(task.predictions.truth(rows), said, task.heads) == 0
         seen = Validation(task, metrics, rows, lambda batch, outputs, said=said: said, lambda rows, found: found)
         seen.among = False
         loss = torch.tensor(1.0 - epoch)  # says another epoch
@@ -145,7 +126,7 @@ def test_the_best_epoch_is_that_of_tuned_decisions(name: str) -> None:
             expected.append(float(np.mean(each)))
             assert watched[-1].metrics[name] == pytest.approx(expected[-1], abs=0.06)
             assert watched[-1].metrics[name] <= expected[-1] + 1e-9
-        assert watched[-1].metrics["roc_auc"] == find("roc_auc").function(
+        assert watched[-1].metrics["roc_auc"] == find_metric("roc_auc").function(
             task.predictions.truth(rows), said, task.heads
         )
     best = watched[0]
@@ -156,8 +137,6 @@ def test_the_best_epoch_is_that_of_tuned_decisions(name: str) -> None:
 
 @pytest.mark.parametrize("labels", [1, 3, 200])
 def test_a_quick_ascent_calls_the_metric_a_few_times_only(labels: int) -> None:
-    from pipeline.heads.thresholds import quick_ascent, values_to_try
-
     calls = []
 
     def score(at: tuple[float, ...]) -> float:
@@ -174,16 +153,13 @@ def test_a_quick_ascent_calls_the_metric_a_few_times_only(labels: int) -> None:
 
 def test_what_needs_no_decision_is_not_tuned() -> None:
     truth, predictions = tables(power=3)
-    assert tune(truth, predictions, "roc_auc") is None
+    assert tuned_by(truth, predictions, "roc_auc") is None
 
 
-def test_thresholds_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    from pipeline.tasks import with_thresholds
-    from toolkit.errors import UserError
-
+def test_thresholds_that_do_not_fit_are_refused() -> None:
     task = make_task()
     for wrong in ({"labels": [0.5]}, {"other": [0.5, 0.5, 0.5]}):
         with pytest.raises(UserError, match="thresholds for the head"):
             with_thresholds(task, wrong)
     [head] = with_thresholds(task, {"labels": [0.1, 0.2, 0.3]}).heads
-    assert head == replace(make_head(), thresholds=(0.1, 0.2, 0.3))
+    assert head == replace(HEAD, thresholds=(0.1, 0.2, 0.3))
