@@ -46,6 +46,8 @@ class Processes:
 
     def share(self, rows: Sequence[T]) -> Sequence[T]:
         """This process's rows of a batch: neighbours, so that the shares in their order are the batch."""
+        if self.size == 1:  # alone for a while, whatever its rank
+            return rows
         return rows[len(rows) * self.rank // self.size : len(rows) * (self.rank + 1) // self.size]
 
     def gather(self, share: T) -> list[T]:
