@@ -73,7 +73,7 @@ def test_a_sound_pipeline_passes(project: Path) -> None:
     said = expect(debug(project, "sound")).stdout
     assert "16 of 1,037 rows train, 16 are held out" in said
     assert "learning test: the same 16 rows, 60 steps" in said and "passed: the loss fell" in said
-    assert "first look" in expect(run_script(project, "evaluate.py", "sound", "--fold", "0"), 2).last_line
+    assert "training.max_rows" in expect(run_script(project, "evaluate.py", "sound", "--fold", "0"), 2).last_line
 
 
 def test_a_hard_problem_passes_too(project: Path) -> None:

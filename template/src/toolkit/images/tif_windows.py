@@ -2,6 +2,7 @@
 decoded."""
 
 import math
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +35,16 @@ class TifWindows:
         self.path = path
         if not path.is_file():
             raise missing(path)
-        try:
-            self.file = tifffile.TiffFile(path)
-            series = self.file.series[0]
-            self.pages, shape, axes = list(series.pages), series.shape, series.axes
-        except Exception as error:  # tifffile raises whatever a broken file makes of it
-            raise self._unreadable(error) from error
-        if min(axes.find("Y"), axes.find("X")) < 0 or len(shape) > 3 or any(page is None for page in self.pages):
-            raise UserError(f"{shown(path)} is a tif of shape {shape} ({axes}); write a reader of your own")
+        with ExitStack() as files:
+            try:
+                self.file = files.enter_context(tifffile.TiffFile(path))
+                series = self.file.series[0]
+                self.pages, shape, axes = list(series.pages), series.shape, series.axes
+            except Exception as error:  # tifffile raises whatever a broken file makes of it
+                raise self._unreadable(error) from error
+            if min(axes.find("Y"), axes.find("X")) < 0 or len(shape) > 3 or any(page is None for page in self.pages):
+                raise UserError(f"{shown(path)} is a tif of shape {shape} ({axes}); write a reader of your own")
+            files.pop_all()  # it is sound, and stays open
         self.stored: Size = (shape[axes.find("Y")], shape[axes.find("X")])
         self.orientation = tif_orientation(self.pages[0])
         self.size = turned_size(self.stored, self.orientation)
