@@ -19,6 +19,7 @@ import socket
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,12 @@ import torch
 ENDED_EARLY, FAILED = 3, 4
 
 
-def main() -> None:
+def main(prepare: Callable[[dict[str, Any]], None] = lambda job: None) -> None:
+    """Answer jobs; `prepare` is called with one in the process that runs it, before its script."""
     for line in sys.stdin:
         job = json.loads(line)
         try:
-            status = run(job)
+            status = run(job, prepare)
         except Exception:
             status = FAILED  # of this job; the next one has a test of its own
             with Path(job["out"]).open("a") as said:
@@ -47,11 +49,11 @@ def main() -> None:
         print(status, flush=True)
 
 
-def run(job: dict[str, Any]) -> int:
+def run(job: dict[str, Any], prepare: Callable[[dict[str, Any]], None]) -> int:
     """The exit status of the last start, or `ENDED_EARLY` when one ended before its kill."""
     rng, done = random.Random(job["seed"]), 0
     while True:
-        children = _start(job)
+        children = _start(job, prepare)
         if done == job["kills"]:
             codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
             return max(codes, key=abs)
@@ -60,7 +62,7 @@ def run(job: dict[str, Any]) -> int:
         done += 1
 
 
-def _start(job: dict[str, Any]) -> list[int]:
+def _start(job: dict[str, Any], prepare: Callable[[dict[str, Any]], None]) -> list[int]:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
@@ -73,16 +75,17 @@ def _start(job: dict[str, Any]) -> list[int]:
                 os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=size, LOCAL_WORLD_SIZE=size)
                 os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
             try:
-                os._exit(_run(Path(job["project"]), job["arguments"], job["out"]))
+                os._exit(_run(job, prepare))
             finally:
                 os._exit(FAILED)
         children.append(child)
     return children
 
 
-def _run(project: Path, arguments: list[str], out: str) -> int:
+def _run(job: dict[str, Any], prepare: Callable[[dict[str, Any]], None]) -> int:
+    project, arguments = Path(job["project"]), job["arguments"]
     os.setpgid(0, 0)  # so that loader processes die with it
-    said = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    said = os.open(job["out"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(said, stream)
     torch.set_num_threads(1)
@@ -91,6 +94,7 @@ def _run(project: Path, arguments: list[str], out: str) -> int:
     sys.argv = [str(path), *arguments[1:]]
     sys.path.insert(0, str(path.parent))
     try:
+        prepare(job)
         runpy.run_path(str(path), run_name="__main__")
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
