@@ -113,6 +113,7 @@ def run_variant(place: Workplace, variant: Variant, batch_size: int, pairs: int)
 
 def make_loop(place: Workplace, name: str, batch_size: int, variant: Variant) -> tuple[Any, Any]:
     """The loop of a fold that trains on everything, so that an epoch is nothing but steps; and the table of names."""
+    from pipeline.trackers import make_tracker
     from pipeline.training.run_folder import open_run
     from pipeline.training.trainer import Trainer
 
@@ -130,7 +131,9 @@ def make_loop(place: Workplace, name: str, batch_size: int, variant: Variant) ->
     setup = place.setup(name, overrides, variant.trackers)
     open_run(setup, ("full",), True, "benchmark")
     folder = setup.project.run(name) / "fold_full"
-    return Trainer(setup, "full", folder, torch.device("cpu")), setup.names
+    loop = Trainer(setup, "full", folder, torch.device("cpu"))
+    loop.tracker = make_tracker(setup.run_info("full", folder, 0), variant.trackers)
+    return loop, setup.names
 
 
 def memory_loader(loop: Any, samples: "InMemory", steps: int) -> "tuple[DataLoader[dict[str, Any]], Any]":

@@ -19,7 +19,7 @@ PACKAGES = (
     *("torch", "torchvision", *FRAMEWORKS),
     *("timm", "albumentations", "opencv-python-headless", "pillow", "copier"),
 )
-WIDTH = 100
+WIDTH = 1000  # of the file: the table takes what it needs of it, and no name is broken
 
 
 @dataclass(frozen=True)
