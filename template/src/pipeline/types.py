@@ -26,7 +26,7 @@ from toolkit.signals import LeaveOnSignal
 Stage = Literal["train", "valid"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Batch = dict[str, Any]
-Criterion = Callable[[Mapping[str, Tensor], Batch], "LossResult"]
+Criterion = nn.Module  # (outputs, batch) -> LossResult; what it holds is on the device
 BatchTransform = Callable[[Batch], Batch]  # on the device, after `Prepare`, while training
 Index = tuple[int, int] | tuple[int, int, int]  # of a sample: see `SampleDataset`
 

@@ -28,8 +28,8 @@ class Planes:
         return (classes, *size)
 
     def planes(self, target: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-        """The truth of each logit, float32 (B, width, H, W) of 0 or 1, and where it is known, bool of a shape that is
-        broadcast to it."""
+        """The truth of each logit, float32 (B, width, H, W) of 0 or 1, and 0 where it is not known; and where it is,
+        bool of a shape that is broadcast to it."""
         return (target == 1).float(), target != IGNORED
 
     def probabilities(self, logits: Tensor) -> Tensor:

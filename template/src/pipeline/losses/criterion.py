@@ -19,7 +19,7 @@ from toolkit.errors import UserError, nearest
 Truths = Mapping[str, Callable[[], np.ndarray]]
 
 
-class Term:
+class Term(nn.Module):
     """One loss row: called with outputs and batch, it gives the loss and the weight of each sample, (B,) each.
 
     A loss of a head is called with (logits, target), once for each dropout mask; a loss without a head with
@@ -30,9 +30,11 @@ class Term:
     def __init__(
         self, row: LossRow, head: Head | None, names: Registry, counts: Mapping[str, Tensor], truths: Truths
     ) -> None:
+        super().__init__()
         self.row, self.name, self.head = row, row.term, head
         self.function: Callable[..., Tensor] = names.bind("loss", row.loss)(head)
-        self.class_weights: Tensor | None = None
+        self.class_weights: Tensor | None
+        self.register_buffer("class_weights", None)
         if head is None:
             return
         self.target_key = head.target_key
@@ -46,7 +48,7 @@ class Term:
                 raise UserError(f"loss row '{self.name}': head '{head.name}' has no classes to weight")
             self.class_weights = class_weights(row.class_weights, head.classes, counts[head.name])
 
-    def __call__(self, outputs: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
+    def forward(self, outputs: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
         weights: Tensor = batch[INPUT_WEIGHT]
         if self.head is None:
             given: list[tuple[Any, Any]] = [(outputs, batch)]
@@ -69,7 +71,6 @@ class Term:
             )
         weights = weights * known
         if self.class_weights is not None:
-            self.class_weights = self.class_weights.to(target.device)
             truth = probabilities(target, len(self.class_weights))
             weights = weights * (truth * self.class_weights).sum(dim=1)  # not @, which autocast would round
         return (values[0] if len(values) == 1 else torch.stack(values).mean(dim=0)) * known, weights
@@ -108,6 +109,7 @@ class WeightedLosses(nn.Module):
         if len(set(terms)) < len(terms):
             raise UserError(f"two loss rows share a name ({', '.join(terms)}); give them a 'name' of their own")
         self.terms = [Term(row, known.get(row.head or ""), names, counts or {}, truths or {}) for row in rows]
+        self.parts = nn.ModuleList(self.terms)  # what they hold goes where the criterion goes
 
     def forward(self, outputs: Mapping[str, Tensor], batch: Batch) -> LossResult:
         sample_losses: dict[str, Tensor] = {}

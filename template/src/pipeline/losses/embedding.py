@@ -43,7 +43,8 @@ class ArcFace(nn.Module):
         if not scale > 0:
             raise UserError(f"loss 'arcface': scale must be more than 0 (it is {scale})")
         self.scale, self.easy_margin, self.dynamic_margin = scale, easy_margin, dynamic_margin
-        self.margins = torch.full((len(head.classes),), margin)
+        self.margins: Tensor
+        self.register_buffer("margins", torch.full((len(head.classes),), margin))
 
     def fit(self, truth: np.ndarray) -> None:
         """See the class numbers (N,) of the rows that train: how many each class has."""
@@ -58,7 +59,6 @@ class ArcFace(nn.Module):
 
     def forward(self, cosines: Tensor, target: Tensor) -> Tensor:
         cosines, own = cosines.float(), target[:, None]
-        self.margins = self.margins.to(cosines.device)
         cosine, margin = cosines.gather(1, own), self.margins[own]
         sine = (1 - cosine.square()).clamp(min=SMALLEST).sqrt()
         turned = cosine * margin.cos() - sine * margin.sin()

@@ -52,7 +52,8 @@ class MaskLoss(nn.Module, ABC):
 
     @abstractmethod
     def values(self, logits: Tensor, truth: Tensor, known: Tensor) -> Tensor:
-        """float32 (B,): logits and truth (B, K, h, w), and bool of the same shape where the truth is known."""
+        """float32 (B,): logits and truth (B, K, h, w), and bool of the same shape where the truth is known; it is 0
+        elsewhere."""
 
     def by_class(self, parameter: str, given: float | Mapping[str, float], classes: Sequence[str]) -> Tensor:
         """float32 (classes, 1, 1): one number for all, or those that are given by name and 1 for the others."""
@@ -94,7 +95,7 @@ class Tversky(MaskLoss):
 
     def values(self, logits: Tensor, truth: Tensor, known: Tensor) -> Tensor:
         found = self.kind.foreground(self.kind.probabilities(logits) * known).flatten(2)
-        wanted = self.kind.foreground(truth * known).flatten(2)
+        wanted = self.kind.foreground(truth).flatten(2)
         hits = (found * wanted).sum(dim=2)
         more, less = found.sum(dim=2) - hits, wanted.sum(dim=2) - hits
         losses = 1 - (hits + self.smooth) / (hits + self.alpha * more + self.beta * less + self.smooth)
@@ -129,7 +130,7 @@ class Lovasz(MaskLoss):
     name = "lovasz"
 
     def values(self, logits: Tensor, truth: Tensor, known: Tensor) -> Tensor:
-        truth, known = (truth * known).flatten(2), known.flatten(2)
+        truth, known = truth.flatten(2), known.flatten(2)
         if self.head.kind == "mask":
             # What is not known comes last in the order, where the hinge is 0.
             errors = torch.where(known, 1 - logits.flatten(2) * (2 * truth - 1), torch.finfo(torch.float32).min)
@@ -157,12 +158,16 @@ class BinaryCrossEntropy(MaskLoss):
     ) -> None:
         super().__init__(head)
         self.label_smoothing = check_range(self.name, "label_smoothing", label_smoothing, below=1)
-        self.positive_weight = self.by_class("positive_weight", positive_weight, self.head.classes)
+        weight = self.by_class("positive_weight", positive_weight, self.head.classes)
+        self.positive_weight: Tensor | None  # a product with 1 is a pass over all pixels as well
+        self.register_buffer("positive_weight", None if not label_smoothing and (weight == 1).all() else weight)
 
     def values(self, logits: Tensor, truth: Tensor, known: Tensor) -> Tensor:
-        smoothed = (1 - self.label_smoothing) * truth + self.label_smoothing / 2
-        weight = self.positive_weight.to(logits.device)
-        losses = functional.binary_cross_entropy_with_logits(logits, smoothed, reduction="none", pos_weight=weight)
+        if self.label_smoothing:
+            truth = (1 - self.label_smoothing) * truth + self.label_smoothing / 2
+        losses = functional.binary_cross_entropy_with_logits(
+            logits, truth, reduction="none", pos_weight=self.positive_weight
+        )
         return mean_of(losses.flatten(1), known.flatten(1))
 
 
@@ -177,13 +182,16 @@ class CrossEntropy(MaskLoss):
     ) -> None:
         super().__init__(head)
         self.label_smoothing = check_range(self.name, "label_smoothing", label_smoothing, below=1)
-        self.weights = self.by_class("weights", weights or {}, ("background", *self.head.classes))
+        self.weights: Tensor
+        self.register_buffer("weights", self.by_class("weights", weights or {}, ("background", *self.head.classes)))
 
     def values(self, logits: Tensor, truth: Tensor, known: Tensor) -> Tensor:
-        weights = self.weights.to(logits.device)
-        smoothed = (1 - self.label_smoothing) * truth + self.label_smoothing / truth.shape[1]
-        losses = pixel_entropy(self.head.kind, logits, weights * smoothed) * known[:, :1]
-        total = (weights * truth * known).flatten(1).sum(dim=1)
+        weighted = wanted = self.weights * truth
+        if self.label_smoothing:
+            smoothed = (1 - self.label_smoothing) * truth + self.label_smoothing / truth.shape[1]
+            wanted = self.weights * smoothed
+        losses = pixel_entropy(self.head.kind, logits, wanted) * known[:, :1]
+        total = weighted.flatten(1).sum(dim=1)
         return losses.flatten(1).sum(dim=1) / total.clamp(min=1e-6)
 
 
@@ -226,7 +234,7 @@ class Boundary(MaskLoss):
         losses = pixel_entropy(self.head.kind, logits, truth)
         given, side = known.float(), 2 * self.width + 1
         seen = functional.avg_pool2d(given, side, 1, self.width)
-        mean = functional.avg_pool2d(truth * given, side, 1, self.width) / seen.clamp(min=1e-6)
+        mean = functional.avg_pool2d(truth, side, 1, self.width) / seen.clamp(min=1e-6)
         weights = 1 + self.factor * (mean - truth).abs()
         if losses.shape[1] != truth.shape[1]:
             weights = weights.amax(dim=1, keepdim=True)
@@ -249,7 +257,7 @@ class Presence(MaskLoss):
         return self.values(logits.float(), truth, known.expand_as(truth))
 
     def values(self, logits: Tensor, truth: Tensor, known: Tensor) -> Tensor:
-        present = self.kind.foreground(truth * known).flatten(2).amax(dim=2)
+        present = self.kind.foreground(truth).flatten(2).amax(dim=2)
         counted = self.kind.foreground(known).flatten(2).any(dim=2)
         return mean_of(functional.binary_cross_entropy_with_logits(logits, present, reduction="none"), counted)
 

@@ -63,11 +63,10 @@ class Mixup:
         image: Tensor = batch[INPUT_IMAGE]
         size, height, width, device = len(image), *image.shape[2:], image.device
         drawn, boxes = self._draw(size if self.mode == "elem" else 1, (height, width))
-        partner = torch.randperm(size).to(device, non_blocking=True)
-        share = torch.from_numpy(drawn).to(device, non_blocking=True)
+        partner, share = _sent(torch.randperm(size), device), _sent(torch.from_numpy(drawn), device)
         weight = share.view(-1, 1, 1, 1)
         if boxes.any():
-            top, bottom, left, right = torch.from_numpy(boxes).to(device, non_blocking=True)[:, :, None]
+            top, bottom, left, right = _sent(torch.from_numpy(boxes), device)[:, :, None]
             row, column = torch.arange(height, device=device), torch.arange(width, device=device)
             inside = ((row >= top) & (row < bottom))[:, :, None] & ((column >= left) & (column < right))[:, None]
             weight = torch.where((bottom > top)[:, :, None], (~inside).float(), share[:, None, None])[:, None]
@@ -99,6 +98,11 @@ class Mixup:
             else:
                 share[sample] = np.random.beta(self.mixup_alpha, self.mixup_alpha)
         return share, boxes
+
+
+def _sent(values: Tensor, device: torch.device) -> Tensor:
+    """A few numbers on the device. From memory that is not pinned, a GPU would wait for the steps before."""
+    return (values.pin_memory() if device.type == "cuda" else values).to(device, non_blocking=True)
 
 
 def cutmix(

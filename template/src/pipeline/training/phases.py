@@ -35,7 +35,7 @@ class Phases:
         # All of them now: what is wrong with the losses of a later epoch is said before the first step.
         distinct = {id(config): config for config in setup.epoch_configs}
         self.criteria = {
-            key: setup.task.criterion(config.losses, setup.names, rows) for key, config in distinct.items()
+            key: setup.task.criterion(config.losses, setup.names, rows).to(device) for key, config in distinct.items()
         }
 
     def at(self, epoch: int) -> Phase:

@@ -92,7 +92,8 @@ class Trainer:
         held_out = RowBatches(len(valid_set), size, processes, valid_set.starts())
         loader = make_loader(valid_set, held_out, task.collate, config.machine.workers, device)
         self.valid_loader = EpochBatches(loader, device)
-        self.finish, criterion = task.finisher(config, names), task.criterion(config.losses, names, self.train_rows)
+        criterion = task.criterion(config.losses, names, self.train_rows).to(device)
+        self.finish = task.finisher(config, names)
         self.parts = {"valid": Phase(config, self.valid_loader, criterion, names.bind("step", config.step))}
         own = [names.bind("callback", entry)() for entry in config.callbacks]
         watching = default_callbacks(task, self.train_rows, self.valid_rows, valid_set)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -41,35 +42,31 @@ class Blender:
     def __call__(self, batch: Batch, outputs: Mapping[str, Tensor]) -> pd.DataFrame:
         kinds = [(kind_of(head), outputs[head.output_key]) for head in self.heads]
         maps = [kind.foreground(kind.probabilities(logits)) for kind, logits in kinds]
-        presence = {
-            column: chance
-            for head in self.heads
-            if (key := f"{head.output_key}@presence") in outputs
-            for column, chance in zip(
-                presence_columns(head), outputs[key].float().sigmoid().cpu().numpy().T, strict=True
-            )
-        }
-        names = [*(column for head in self.heads for column in columns(head)), *presence]
-        found: dict[str, dict[str, object]] = {}
+        said = {head: outputs[key] for head in self.heads if (key := f"{head.output_key}@presence") in outputs}
+        of_presence = [column for head in said for column in presence_columns(head)]
+        names = [*(column for head in self.heads for column in columns(head)), *of_presence]
+        places: list[_Place] = []
         for k, numbers in enumerate(batch[INPUT_WINDOW].tolist()):
             window, name = Window.of(numbers), batch[INPUT_ID][k]
             if window.number == 0:
                 self.open = _Open(name, window, maps, self.settings)
             if self.open is None or (self.open.name, self.open.next) != (name, window.number):
                 raise ValueError(f"window {window.number} of '{name}' came out of order")
-            self.open.add(
-                window, [each[k] for each in maps], {column: chance[k] for column, chance in presence.items()}
-            )
-            if window.number == window.count - 1:
-                found[name] = dict(zip(names, self.open.finish(), strict=True))
-                self.open = None
+            places.append(self.open.place(window))
+        presence, sampled = _read(maps, [logits.float().sigmoid() for logits in said.values()], places)
+        found: dict[str, dict[str, object]] = {}
+        for place, values, chances in zip(places, sampled, presence, strict=True):
+            place.image.add(place, values, dict(zip(of_presence, chances, strict=True)))
+            if place.window.number == place.window.count - 1:
+                found[place.image.name] = dict(zip(names, place.image.finish(), strict=True))
+                self.open = None if self.open is place.image else self.open
         # One table for all batches that complete no image: a new one for each, kept by the caller, would lie between
         # the large arrays that come and go, and the C library could not reuse their memory (2 GiB for 8192 x 8192).
         if not found and self.nothing is not None:
             return self.nothing
         index = pd.Index(list(found), dtype="str", name=ROW_ID)
         table = {
-            name: pd.Series([of[name] for of in found.values()], index, np.float32 if name in presence else object)
+            name: pd.Series([of[name] for of in found.values()], index, np.float32 if name in of_presence else object)
             for name in names
         }
         made = pd.DataFrame(table, index=index)
@@ -92,21 +89,25 @@ class _Open:
         self.weights = np.zeros((0, width), np.float32)
         self.presence: dict[str, float] = {}
 
-    def add(self, window: Window, maps: Sequence[Tensor], presence: Mapping[str, float]) -> None:
-        """Blend in one window: probabilities (C, h, w) of each head, and presence by column."""
+    def place(self, window: Window) -> "_Place":
+        """Where the next window lies."""
         self.next += 1
         top, rows = self._along(0, window.top, window.height)
         left, across = self._along(1, window.left, window.width)
+        return _Place(self, window, top, left, rows, across)
+
+    def add(self, place: "_Place", sampled: np.ndarray, presence: Mapping[str, float]) -> None:
+        """Blend in one window: what is sampled there of all classes, (C, rows, columns), and presence by column."""
+        top, rows, left, across = place.top, place.rows, place.left, place.across
         self._write(top)
-        sampled = torch.cat([sample(values, rows, across) for values in maps]).cpu().numpy()
-        weights = np.outer(self._ramp(rows, window.height), self._ramp(across, window.width))
+        weights = np.outer(self._ramp(rows, place.window.height), self._ramp(across, place.window.width))
         more = top + len(rows) - self.first - len(self.weights)
         if more > 0:
             self.sums = np.pad(self.sums, ((0, 0), (0, more), (0, 0)))
             self.weights = np.pad(self.weights, ((0, more), (0, 0)))
-        place = (slice(top - self.first, top - self.first + len(rows)), slice(left, left + len(across)))
-        self.sums[(slice(None), *place)] += sampled * weights
-        self.weights[place] += weights
+        inside = (slice(top - self.first, top - self.first + len(rows)), slice(left, left + len(across)))
+        self.sums[(slice(None), *inside)] += sampled * weights
+        self.weights[inside] += weights
         self.presence = {name: np.maximum(self.presence.get(name, value), value) for name, value in presence.items()}
 
     def finish(self) -> list[object]:
@@ -141,8 +142,38 @@ class _Open:
         self.sums, self.weights, self.first = self.sums[:, done:].copy(), self.weights[done:].copy(), self.first + done
 
 
-def sample(values: Tensor, rows: np.ndarray, columns: np.ndarray) -> Tensor:
-    """Maps (C, h, w) at shares of their height and width: (C, len(rows), len(columns)), bilinear.
+class _Place(NamedTuple):
+    """A window in the map of its image: the first stored row and column, and the centres of all of them in it."""
+
+    image: _Open
+    window: Window
+    top: int
+    left: int
+    rows: np.ndarray
+    across: np.ndarray
+
+
+def _read(
+    maps: Sequence[Tensor], presence: Sequence[Tensor], places: Sequence[_Place]
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Presence (B, classes) of all heads, and what each place asks of the maps (B, C, h, w), (C, rows, columns): with
+    one copy to the device and one back, each of which a GPU waits for."""
+    shares = [shares for place in places for shares in (place.rows, place.across)]
+    grid = torch.from_numpy(np.concatenate(shares)).to(maps[0].device).split([len(each) for each in shares])
+    sampled = [
+        torch.cat([sample(values[k], place.rows, place.across, grid[2 * k : 2 * k + 2]) for values in maps])
+        for k, place in enumerate(places)
+    ]
+    flat = torch.cat([each.flatten() for each in (*presence, *sampled)]).cpu()
+    parts = flat.split([each.numel() for each in (*presence, *sampled)])
+    chances = [part.view(each.shape) for part, each in zip(parts, presence)]
+    of_places = [part.view(each.shape).numpy() for part, each in zip(parts[len(presence) :], sampled, strict=True)]
+    return torch.cat([torch.empty(len(places), 0), *chances], dim=1).numpy(), of_places
+
+
+def sample(values: Tensor, rows: np.ndarray, columns: np.ndarray, grid: Sequence[Tensor]) -> Tensor:
+    """Maps (C, h, w) at shares of their height and width, which are in `grid` too, on their device: bilinear,
+    (C, len(rows), len(columns)).
 
     Where the maps are much denser than what is asked for, they are averaged first.
     """
@@ -153,6 +184,6 @@ def sample(values: Tensor, rows: np.ndarray, columns: np.ndarray) -> Tensor:
     if size[0] < 0.75 * values.shape[1] or size[1] < 0.75 * values.shape[2]:
         size = [min(size[0], values.shape[1]), min(size[1], values.shape[2])]
         values = functional.interpolate(values[None], size=size, mode="area")[0]
-    across, down = (torch.from_numpy(2 * shares - 1).to(values.device) for shares in (columns, rows))
-    grid = torch.stack([across.expand(len(rows), -1), down[:, None].expand(-1, len(columns))], dim=2)
-    return functional.grid_sample(values[None], grid[None], padding_mode="border", align_corners=False)[0]
+    down, across = (2 * shares - 1 for shares in grid)
+    points = torch.stack([across.expand(len(rows), -1), down[:, None].expand(-1, len(columns))], dim=2)
+    return functional.grid_sample(values[None], points[None], padding_mode="border", align_corners=False)[0]
