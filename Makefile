@@ -1,6 +1,7 @@
 # make demo         render the default answers into build/demo and walk the whole path there, up to a checked submission
 #                   (TASK= and FRAMEWORK= choose another variant, into build/demo-TASK-FRAMEWORK)
 # make test         the tests; make test-fast leaves out the slow ones, make test-all runs the longest too
+# make test-gpu     what only a GPU shows, within eight minutes; left out where there is none (TEST_GPU=cpu runs it there)
 # make bench        the benchmark tables
 # make house        how much of a render a reader meets, and what a batch walks through
 # make lint         ruff over this repository (what is rendered is linted and type-checked by the tests)
@@ -27,7 +28,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # The wheels of torch are large, and some lines are slow.
 export UV_HTTP_TIMEOUT ?= 300
 
-.PHONY: help demo test test-fast test-all bench house lint schema constraints clean
+.PHONY: help demo test test-fast test-all test-gpu bench house lint schema constraints clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -44,10 +45,13 @@ test: $(READY)
 	$(PYTHON) -m pytest $(PARALLEL)
 
 test-fast: $(READY)
-	$(PYTHON) -m pytest $(PARALLEL) -m "not slow and not full"
+	$(PYTHON) -m pytest $(PARALLEL) -m "not slow and not full and not gpu"
 
 test-all: $(READY)
-	$(PYTHON) -m pytest $(PARALLEL) -m ""
+	$(PYTHON) -m pytest $(PARALLEL) -m "not gpu"
+
+test-gpu: $(READY)
+	$(PYTHON) -m pytest --numprocesses 4 --dist load -m gpu tests/test_gpu.py
 
 bench: $(READY)
 	$(PYTHON) -m benchmarks

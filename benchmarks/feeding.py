@@ -94,7 +94,7 @@ class Fed:
         if compiled:
             self.model.network.compile(dynamic=False)
         self.optimizer = make_optimizer(self.model, setup.config.optimizer, setup.names, fused=self.precision != "fp16")
-        self.criterion = setup.task.criterion(setup.config.losses, setup.names, rows)
+        self.criterion = setup.task.criterion(setup.config.losses, setup.names, rows).to(device)
         self.step = setup.names.bind("step", setup.config.step)
         self.there: dict[str, Any] | None = None
 

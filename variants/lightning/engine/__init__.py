@@ -98,6 +98,8 @@ def fit(loop: Run) -> None:
         precision={"fp32": "32-true", "bf16": "bf16-mixed"}.get(loop.precision),  # type: ignore[arg-type]
         plugins=plugins,
     )
+    # Several GPUs would tell each other of a signal in every batch, and wait for it; the run sees to signals itself.
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")  # advice on loaders and loggers that it does not own here
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")  # DDP's, of no consequence

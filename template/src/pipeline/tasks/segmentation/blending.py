@@ -164,11 +164,11 @@ def _read(
         torch.cat([sample(values[k], place.rows, place.across, grid[2 * k : 2 * k + 2]) for values in maps])
         for k, place in enumerate(places)
     ]
-    flat = torch.cat([each.flatten() for each in (*presence, *sampled)]).cpu()
-    parts = flat.split([each.numel() for each in (*presence, *sampled)])
-    chances = [part.view(each.shape) for part, each in zip(parts, presence)]
-    of_places = [part.view(each.shape).numpy() for part, each in zip(parts[len(presence) :], sampled, strict=True)]
-    return torch.cat([torch.empty(len(places), 0), *chances], dim=1).numpy(), of_places
+    asked = [*presence, *sampled]
+    flat = torch.cat([each.flatten() for each in asked]).cpu().split([each.numel() for each in asked])
+    found = [part.view(each.shape).numpy() for part, each in zip(flat, asked, strict=True)]
+    heads = len(presence)
+    return np.concatenate([np.empty((len(places), 0), np.float32), *found[:heads]], axis=1), found[heads:]
 
 
 def sample(values: Tensor, rows: np.ndarray, columns: np.ndarray, grid: Sequence[Tensor]) -> Tensor:
