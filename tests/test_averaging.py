@@ -100,7 +100,7 @@ def test_the_mean_of_files(pipeline: None, tmp_path: Path) -> None:
     models = [nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)) for _ in range(3)]
     for number, model in enumerate(models):
         nn.init.normal_(model[1].running_mean)
-        save_weights(model, tmp_path / f"{number}.safetensors", {})
+        save_weights(model.state_dict(), tmp_path / f"{number}.safetensors", {})
     target = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
     load_mean(target, [tmp_path / f"{number}.safetensors" for number in range(3)])
     for name, value in target.state_dict().items():

@@ -47,7 +47,7 @@ def run_folder(root: Path, name: str = "first", folds: str = "abc", chosen: str 
     (folder / "config.yaml").write_text("{}")
     (folder / "run.json").write_text(json.dumps({"folds": folds}))
     (folder / f"fold_{chosen}" / "fold.json").write_text("{}")
-    save_weights(model, folder / f"fold_{chosen}" / "best.safetensors", {})
+    save_weights(model.state_dict(), folder / f"fold_{chosen}" / "best.safetensors", {})
     return model
 
 

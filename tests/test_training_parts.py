@@ -73,6 +73,7 @@ def test_the_best_epochs_are_kept_and_a_nan_never_is_best(tmp_path: Path) -> Non
     for epoch, score in enumerate([float("nan"), 0.5, 0.7, 0.7, 0.6]):
         store.offer(model, epoch, score)
         store.save_state({})
+    store.wait()
     assert [(best.epoch, best.score) for best in store.ranked] == [(3, 0.7), (2, 0.7)], "of equals the later one"
     assert {path.name for path in tmp_path.glob("*.safetensors")} == {"epoch_002.safetensors", "epoch_003.safetensors"}
     again = CheckpointStore(tmp_path, keep=2, greater_is_better=True)
@@ -93,6 +94,7 @@ def test_the_loss_decides_between_equal_scores_and_then_the_later_epoch(
             store.load_state()
             store.offer(nn.Linear(1, 1), epoch, score, loss=loss)
             store.save_state({})
+            store.wait()
         assert store.best == store.ranked[0]
         return [entry.epoch for entry in store.ranked]
 

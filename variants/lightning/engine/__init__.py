@@ -65,6 +65,9 @@ class FoldModule(lightning.LightningModule):
     def on_train_epoch_end(self) -> None:  # Lightning validates before it calls this
         self.loop.epoch_end()
 
+    def cpu(self) -> "FoldModule":
+        return self  # after the last epoch Lightning would move the model, and the fold is still to be finished
+
 
 def fit(loop: Run) -> None:
     """Train from where the run stands to its last epoch."""

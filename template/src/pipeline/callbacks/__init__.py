@@ -59,7 +59,7 @@ class Callback:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up the memory that `state_dict` gave."""
+        """Take up the memory that `state_dict` gave; its tensors are on the run's device, wherever they were."""
 
 
 def _calls(event: str) -> Callable[..., None]:

@@ -97,7 +97,7 @@ class Gradients(Callback):
         return {"steps": list(self.steps), "rows": rows, "before": self.before}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.steps, self.rows = list(state.get("steps", [])), list(state.get("rows", torch.zeros(0)))
+        self.steps, self.rows = list(state.get("steps", [])), list(state.get("rows", torch.zeros(0)).cpu())
         self.before = dict(state.get("before", {}))
 
 

@@ -1,16 +1,21 @@
 """Weights of a run (safetensors: written atomically, refused by name when they do not fit), and those that training
 starts from: `model.weights`, a file, or what another run has learned on the same fold."""
 
+import copy
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TypeVar
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_model
 from timm.models import adapt_input_conv, clean_state_dict, load_state_dict
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from pipeline.inference.snapshot import finished_folds
 from pipeline.project import Project
@@ -21,13 +26,43 @@ BEST = "best.safetensors"  # in a fold's folder, once the fold is finished
 CHECKSUM = "crc32"
 RUN = "run:"
 OWN = ("network.", "network.encoder.")  # where weights of a whole model, or of an encoder alone, belong
+PACK = 200_000_000  # bytes that cross from a device at once, and the room there that they need for it
+State = TypeVar("State")
 
 
-def save_weights(model: nn.Module, path: Path, metadata: dict[str, str]) -> None:
-    """Write the weights, their checksum, and a few strings that say where they come from."""
+def host_copy(state: State) -> State:
+    """Copy nested dicts and lists with their tensors to the host, contiguous: a training that goes on changes nothing
+    of it. What lies on a device crosses in one copy for each dtype and `PACK` bytes; tied weights stay tied."""
+    keys = {id(leaf): _memory(leaf) for leaf in tree_leaves(state) if type(leaf) in (Tensor, nn.Parameter)}
+    tensors = {keys[id(leaf)]: leaf.detach() for leaf in tree_leaves(state) if id(leaf) in keys}
+    packs, filled, copies = defaultdict(list), Counter[object](), dict[object, Tensor]()
+    for key, tensor in tensors.items():
+        if tensor.is_cpu or not tensor.numel():
+            copies[key] = tensor.cpu().clone(memory_format=torch.contiguous_format)
+            continue
+        kind = tensor.device, tensor.dtype
+        filled[kind] += tensor.nbytes
+        packs[*kind, filled[kind] // PACK].append(key)
+    for (device, dtype, _), members in packs.items():
+        flat = torch.cat([tensors[key].flatten() for key in members])
+        host = torch.empty(flat.shape, dtype=dtype, pin_memory=device.type == "cuda").copy_(flat)
+        ends = np.cumsum([tensors[key].nbytes for key in members])
+        # Each with a storage of its own, or a file would hold all of them for each.
+        for key, part in zip(members, np.split(host.view(torch.uint8).numpy(), ends[:-1]), strict=True):
+            copies[key] = torch.frombuffer(part, dtype=dtype).view(tensors[key].shape)
+    return copy.deepcopy(state, {number: copies[key] for number, key in keys.items()})
+
+
+def _memory(tensor: Tensor) -> tuple[object, ...]:
+    return tensor.device, tensor.dtype, tensor.data_ptr(), tensor.shape, tensor.stride()
+
+
+def save_weights(weights: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write a model's `state_dict`, its checksum, and a few strings that say where it comes from."""
+    model: nn.Module = SimpleNamespace(state_dict=lambda: dict(weights))  # type: ignore[assignment]  # all it asks for
     with atomic(path) as temporary:
         try:
-            save_model(model, str(temporary), metadata={**metadata, CHECKSUM: checksum(model)})
+            save_model(model, str(temporary), metadata={**metadata, CHECKSUM: checksum(weights)})
         except SafetensorError as error:  # it hides the operating system's error inside its own
             raise OSError(str(error)) from error
 
@@ -46,15 +81,15 @@ def load_weights(model: nn.Module, path: Path) -> None:
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{path} was made by another model than that of the experiment: {reason}") from error
-    if expected not in (None, checksum(model)):
+    if expected not in (None, checksum(model.state_dict())):
         raise UserError(f"{damaged} (its checksum differs)")
 
 
-def checksum(model: nn.Module) -> str:
+def checksum(weights: Mapping[str, Tensor]) -> str:
     """CRC-32 of all weights and buffers in their order, which safetensors itself does not keep."""
     crc = 0
-    for value in model.state_dict().values():
-        crc = zlib.crc32(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy(), crc)
+    for value in weights.values():
+        crc = zlib.crc32(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data, crc)
     return f"{crc:08x}"
 
 

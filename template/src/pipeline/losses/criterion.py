@@ -194,7 +194,7 @@ class LossSums:
 
     def __init__(self) -> None:
         self.count = 0
-        self.total: dict[str, Tensor] = {}
+        self.total: dict[str, Tensor | float] = {}  # numbers where they were saved or gathered
 
     def add(self, result: StepResult, samples: int) -> None:
         """Add a batch's mean losses, weighted by its number of samples."""
@@ -202,12 +202,11 @@ class LossSums:
         for name, value in {"loss": result["loss"], **result["losses"]}.items():
             exact = torch.float32 if value.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
             weighted = value.detach().to(exact) * samples
-            before = self.total.get(name)
-            self.total[name] = weighted if before is None else before.to(weighted.device, exact) + weighted
+            self.total[name] = self.total[name] + weighted if name in self.total else weighted
 
     def means(self) -> dict[str, float]:
         """Mean per term; `loss` is the weighted sum that trains."""
-        return {name: value.item() / max(1, self.count) for name, value in self.total.items()}
+        return {name: value / max(1, self.count) for name, value in self.state_dict()["total"].items()}
 
     def gather(self, processes: Processes) -> None:
         """Join the sums of all processes, on the main one. All call it."""
@@ -217,8 +216,10 @@ class LossSums:
             self.load_state_dict({"count": sum(share["count"] for share in shares), "total": total})
 
     def state_dict(self) -> dict[str, Any]:
-        return {"count": self.count, "total": {name: value.item() for name, value in self.total.items()}}
+        """Numbers, read from the device together."""
+        there = {name: value for name, value in self.total.items() if isinstance(value, Tensor)}
+        read = torch.stack(list(there.values())).tolist() if there else []
+        return {"count": self.count, "total": {**self.total, **dict(zip(there, read, strict=True))}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.count = state["count"]
-        self.total = {name: torch.tensor(value, dtype=torch.float64) for name, value in state["total"].items()}
+        self.count, self.total = state["count"], dict(state["total"])

@@ -3,6 +3,9 @@
 `state.pt` holds all that continuing needs, as plain tensors and numbers; the one before it stays as
 `state.previous.pt`. Weights of the best epochs are safetensors. A file is removed only after a state that no longer
 needs it is on disk, so whichever state is read finds its files.
+
+A thread writes, from a copy on the host (as much memory as the state has, and the weights of a new best epoch), while
+the training goes on. `wait` ends when all is on disk.
 """
 
 import json
@@ -11,15 +14,16 @@ import pickle
 import shutil
 import zipfile
 import zlib
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.competition import rank
-from pipeline.inference.weights import save_weights
+from pipeline.inference.weights import host_copy, save_weights
 from pipeline.types import Best
 from toolkit.errors import UserError
 from toolkit.files import atomic
@@ -29,6 +33,7 @@ STATES = ("state.pt", "state.previous.pt")
 RAW = "best.raw.safetensors"  # in a fold's folder, where a moving average is what is stored as the best
 # What reading anything else than a whole checkpoint may raise.
 BROKEN_FILE = (zipfile.BadZipFile, zlib.error, pickle.UnpicklingError, EOFError)
+UNWRITTEN = "PytorchStreamWriter", "inline_container"  # how torch's own writer reports a full disk
 UNREADABLE = (*BROKEN_FILE, RuntimeError, OSError, ValueError, LookupError)
 
 
@@ -39,6 +44,9 @@ class CheckpointStore:
         self.folder, self.keep, self.greater_is_better = folder, keep, greater_is_better
         self.ranked: list[Best] = []
         self._needed_before: set[Path] = set()  # by the state that the next save makes the previous one
+        self._offered: dict[Path, tuple[dict[str, Tensor], dict[str, str]]] = {}  # weights that are still to be written
+        self._writer = ThreadPoolExecutor(max_workers=1)
+        self._writing: Future[None] | None = None
 
     @property
     def best(self) -> Best | None:
@@ -51,7 +59,7 @@ class CheckpointStore:
     def offer(
         self, model: nn.Module, epoch: int, score: float, raw: nn.Module | None = None, loss: float = math.inf
     ) -> None:
-        """Save the weights if they are among the best. A NaN is worse than anything.
+        """Take a copy of the weights for the next state if they are among the best. A NaN is worse than anything.
 
         Of equal scores the lower loss is better, and of equal ones of both the later epoch. `raw`, the same weights
         without averaging, is saved beside them.
@@ -65,21 +73,42 @@ class CheckpointStore:
         self.ranked = ranked[: self.keep]
         if entry in self.ranked:
             origin = {"best": json.dumps({"epoch": epoch, "score": score})}
-            save_weights(model, self.file(epoch), origin)
+            found = {self.file(epoch): model.state_dict()}
             if raw is not None:
-                save_weights(raw, self.file(epoch, raw=True), origin)
+                found[self.file(epoch, raw=True)] = raw.state_dict()
+            self.wait()
+            self._offered |= {path: (weights, origin) for path, weights in host_copy(found).items()}
 
     def save_state(self, state: dict[str, Any]) -> None:
-        """Write the resume state, then drop weights that no state needs any more."""
+        """Copy the resume state, which a thread then writes; what is wrong with the disk is said by the next `wait`."""
+        self.wait()
+        ranked = [astuple(one) for one in self.ranked]
+        copied = host_copy({"version": VERSION, "ranked": ranked, **state})
+        self._writing = self._writer.submit(self._write, copied, self._needed(self.keep))
+
+    def wait(self) -> None:
+        """Wait until all that was saved is on disk; a UserError where it cannot be written."""
+        if self._writing is not None:
+            error = self._writing.exception()
+            self._writing = None
+            if error is not None:
+                raise error
+
+    def _write(self, state: dict[str, Any], needed: set[Path]) -> None:
+        """Write weights, then the state that names them, then drop weights that no state needs any more."""
+        for path, (weights, origin) in list(self._offered.items()):
+            save_weights(weights, path, origin)
+            del self._offered[path]
         path, previous = (self.folder / name for name in STATES)
         with atomic(path) as temporary:
             try:
-                torch.save({"version": VERSION, "ranked": [astuple(one) for one in self.ranked], **state}, temporary)
-            except RuntimeError as error:  # torch's own writer reports a full disk so
+                torch.save(state, temporary)
+            except RuntimeError as error:
+                if not any(name in str(error) for name in UNWRITTEN):
+                    raise
                 raise OSError(str(error).splitlines()[0]) from error
             if path.is_file():
                 path.replace(previous)
-        needed = self._needed(self.keep)
         for file in self.folder.glob("epoch_*.safetensors"):
             if file not in needed | self._needed_before:
                 file.unlink()

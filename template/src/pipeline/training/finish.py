@@ -32,6 +32,7 @@ BEST_EPOCH = "best epoch"
 def finish_fold(trainer: Trainer, seconds: float) -> None:
     """Predict the held-out rows with the weights that are kept, write both, and mark the fold as finished."""
     setup, config, task, fold, rows = trainer.setup, trainer.config, trainer.task, trainer.fold, trainer.valid_rows
+    trainer.checkpoints.wait()
     best = trainer.best
     if best is None:
         raise UserError(f"fold {fold} has no weights to finish with; begin anew with --restart")
@@ -52,7 +53,7 @@ def finish_fold(trainer: Trainer, seconds: float) -> None:
         tuned = metric_values(trainer.metrics[:1], truth, predictions, heads)
         watched = {name: score for name, score in tuned.items() if not np.isnan(score) and score != metrics[name]}
         summary |= {"metrics": metrics, "watched": watched} if watched else {"metrics": metrics}
-    save_weights(trainer.model, trainer.folder / BEST, {"weights": weights})
+    save_weights(trainer.model.state_dict(), trainer.folder / BEST, {"weights": weights})
     trainer.checkpoints.save_raw(trainer.folder)
     trainer.callbacks.on_run_end(trainer, result)
     for name, score in watched.items():

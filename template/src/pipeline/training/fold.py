@@ -1,5 +1,6 @@
 """Training an experiment: its folds one after the other, each from where it stands."""
 
+import gc
 import shutil
 import time
 from collections.abc import Sequence
@@ -106,6 +107,10 @@ def train_fold(
             weights = read_json(folder / FINISHED)["weights"]
             print(f"fold {fold}{seed} of '{setup.name}' is finished ({weights}); nothing to do")
         return
+    gc.collect()  # the loop of a framework holds the fold before in a circle, and its memory on the GPU
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
     run, began = setup.project.run(setup.name), time.monotonic()
     job = "_".join(folder.relative_to(run).parts)
     with the_only_trainer(run, job) if processes.is_main else nullcontext():
@@ -142,8 +147,11 @@ def fail(trainer: Trainer, error: BaseException) -> None:
     """Tell callbacks and trackers, and save what is trained where something else than a step has failed."""
     try:
         is_failure = isinstance(error, Exception) and not isinstance(error, Interrupted)
-        if is_failure and trainer.is_whole and trainer.processes.is_main:
+        saves = is_failure and trainer.is_whole and trainer.processes.is_main
+        if saves:
             trainer.save()
+        trainer.checkpoints.wait()
+        if saves:
             now = trainer.progress
             print(f"fold {trainer.fold} is saved at epoch {now.epoch + 1}, batch {now.batch}")
         trainer.callbacks.on_exception(trainer, error)

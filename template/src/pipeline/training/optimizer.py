@@ -8,7 +8,7 @@ import torch
 from timm.models._manipulate import group_with_matcher
 from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers
 from timm.utils import dispatch_clip_grad
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.config import Optimizer, Training
 from pipeline.registry import Registry
@@ -105,6 +105,23 @@ def make_optimizer(model: nn.Module, settings: Optimizer, names: Registry, fused
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
     return optimizer
+
+
+def like_parameters(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """A saved state of the optimiser, with what has the shape of a parameter on its device and in its memory format:
+    fused kernels read both alike, and torch itself keeps the strides it finds."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+    def like(parameter: Tensor, name: str, value: Any) -> Any:
+        if name == "step" or not isinstance(value, Tensor) or value.shape != parameter.shape:
+            return value
+        return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+    found = {
+        number: {name: like(parameters[number], name, value) for name, value in of_one.items()}
+        for number, of_one in state["state"].items()
+    }
+    return {**state, "state": found}
 
 
 def print_rates(optimizer: torch.optim.Optimizer) -> None:

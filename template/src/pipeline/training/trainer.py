@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from pipeline.callbacks import CallbackList, engine_callback
 from pipeline.callbacks.default import default_callbacks
@@ -21,7 +22,7 @@ from pipeline.trackers import Tracker, Trackers
 from pipeline.training.averaging import WeightAverages
 from pipeline.training.checkpoints import CheckpointStore
 from pipeline.training.model import freeze, make_model
-from pipeline.training.optimizer import clip_gradients, make_optimizer
+from pipeline.training.optimizer import clip_gradients, like_parameters, make_optimizer
 from pipeline.training.phases import Phase, Phases
 from pipeline.training.schedules import AdaptiveFactor, make_schedule
 from pipeline.training.setup import Setup
@@ -236,7 +237,7 @@ class Trainer:
         self._save_and_leave()
 
     def save(self) -> None:
-        """Write the state from which the same command goes on."""
+        """Copy the state from which the same command goes on; a thread writes it, before the next one is copied."""
         if self.processes.is_main:
             self.checkpoints.save_state(self.state_dict())
         self._saved_at = time.monotonic()
@@ -247,15 +248,23 @@ class Trainer:
         return {**state, "progress": asdict(self.progress), "batches_per_epoch": self.batches_per_epoch}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` gave, for the same training rows."""
+        """Take up what `state_dict` gave, for the same training rows, saved on whatever device.
+
+        Tensors go to this run's device: the optimiser's with the strides of their parameters, which fused kernels take
+        for granted, and those of callbacks wherever they were when they were saved.
+        """
         if state["batches_per_epoch"] != self.batches_per_epoch:
             raise UserError(
                 f"fold {self.fold} had {state['batches_per_epoch']} batches an epoch and now has "
                 f"{self.batches_per_epoch}; its training rows changed: restore them, or begin anew with --restart"
             )
+        placed = {
+            "optimizer": like_parameters(self.optimizer, state["optimizer"]),
+            "callbacks": tree_map_only(Tensor, lambda value: value.to(self.device), state["callbacks"]),
+        }
         for name in self.saved:
             if name != "scaler" or state[name]:  # empty where nothing was scaled
-                getattr(self, name).load_state_dict(state[name])
+                getattr(self, name).load_state_dict(placed.get(name, state[name]))
         self.progress = Progress(**state["progress"])
 
     def close(self) -> None:
@@ -270,6 +279,7 @@ class Trainer:
         """Save; leave if a signal asked any process for it."""
         self.save()
         if self.processes.highest(int(self.signals.leaving)):
+            self.processes.from_main(self.checkpoints.wait)
             where = f"epoch {self.progress.epoch + 1}, batch {self.progress.batch}"
             raise Interrupted(f"fold {self.fold} is saved at {where}; the same command goes on from there")
 
