@@ -15,6 +15,7 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from pipeline.competition import Competition
+from pipeline.data.collate import collate
 from pipeline.losses.masks import Dice
 from pipeline.metrics.image_level import find_metric
 from pipeline.metrics.masks import find_metric as find_mask_metric
@@ -70,43 +71,59 @@ def scored(
     losses = {"one": torch.zeros(len(rows))}
     result = {"loss": torch.zeros(()), "losses": {}, "sample_losses": losses, "outputs": outputs}
     badness, _ = ranking(rows, {**batch, "input_row": torch.arange(len(rows))}, result)
-    *each, whole = ranking.sign * badness
+    *each, whole = (ranking.sign * badness).tolist()
     return np.array(each), whole
 
 
-def fed(pipeline: SimpleNamespace, batches: Sequence[Sequence[float]], ranking: Any = None, **watch: Any) -> Any:
-    """A stage that has seen batches whose samples have these losses by the first term, and half of each by the second;
-    the image of row k is k throughout. `ranking` is by a metric, where one ranks."""
+def sample(index: tuple[int, int]) -> dict[str, Any]:
+    """What a dataset gives at a position, as a batch of its own: the image of row k is k throughout."""
+    row = torch.tensor([index[1]])
+    image = torch.full((1, 4, 4, 3), index[1] % 256, dtype=torch.uint8)
+    return {"input_id": [f"id {index[1]}"], "input_row": row, "input_image": image, "target_label": row}
+
+
+def fed(
+    pipeline: SimpleNamespace,
+    batches: Sequence[Sequence[float]],
+    ranking: Any = None,
+    device: Any = "cpu",
+    **watch: Any,
+) -> Any:
+    """A stage that has seen batches whose samples have these losses by the first term, and half of each by the second.
+    `ranking` is by a metric, where one ranks."""
     count = sum(map(len, batches))
     rows = pd.DataFrame({"id": [f"id {row}" for row in range(count)]})
     if ranking is None:
         config = pipeline.parse_experiment({"losses": LOSSES, "watch": watch}, "test")
         ranking = pipeline.Ranking(task_of(), config, [], rows)
-    seen = pipeline.StageSamples(ranking, rows, generator=np.random.default_rng(0))
+    seen = pipeline.StageSamples(ranking, rows)
     start = 0
     for losses in batches:
-        numbers = torch.arange(start, start + len(losses))
+        numbers = torch.arange(start, start + len(losses), device=device)
+        ids = [f"id {row}" for row in range(start, start + len(losses))]
         start += len(losses)
-        terms = {"one": torch.tensor(losses), "two": torch.tensor(losses) / -4}
-        batch = {
-            "input_id": [f"id {row}" for row in numbers.tolist()],
-            "input_row": numbers,
-            "input_image": numbers.byte().view(-1, 1, 1, 1).expand(-1, 4, 4, 3).contiguous(),
-            "target_label": numbers,
-        }
-        mixed = {"input_partner": numbers.flip(0), "input_share": torch.linspace(0.5, 1, len(losses))}
+        terms = {"one": torch.tensor(losses, device=device), "two": torch.tensor(losses, device=device) / -4}
+        batch = {"input_id": ids, "input_row": numbers, "target_label": numbers}
+        mixed = {"input_partner": numbers.flip(0), "input_share": torch.linspace(0.5, 1, len(losses), device=device)}
         means = {term: value.mean() for term, value in terms.items()}
-        outputs = {"output_label": numbers[:, None].float(), "output_label@1": torch.zeros(len(losses), 1000)}
+        other_mask = torch.zeros(len(losses), 1000, device=device)
+        outputs = {"output_label": numbers[:, None].float(), "output_label@1": other_mask}
         loss = (means["one"] + 2 * means["two"]).requires_grad_()
         result = {"loss": loss, "losses": means, "sample_losses": terms, "outputs": outputs, "mixed": mixed}
         seen.add(batch, result)
     return seen
 
 
+def ended(seen: Any) -> Any:
+    """The same, read back."""
+    seen.gather(ALONE, [(0, number) for number in range(seen.ends[-1])])
+    return seen
+
+
 def records(seen: Any, name: str) -> list[Any]:
     """The samples of a list, or of the best or worst batch, as figures take them."""
     entries = seen.extreme_batches[name[:-6]][3] if name.endswith("_batch") else seen.lists[name]
-    return [seen.record(sample) for _, sample in entries]
+    return [seen.record(kept, sample) for _, kept in entries]
 
 
 def numbers(seen: Any, name: str) -> list[int]:
@@ -117,7 +134,7 @@ def test_the_kept_samples_are_those_of_a_sort(pipeline: SimpleNamespace) -> None
     generator = np.random.default_rng(0)
     batches = [generator.integers(0, 40, 16).astype(np.float32).tolist() for _ in range(12)]  # many are equal
     losses = np.concatenate(batches)
-    seen = fed(pipeline, batches)
+    seen = ended(fed(pipeline, batches))
     best, worst = (np.argsort(sign * losses, kind="stable")[:8] for sign in (1, -1))
     assert numbers(seen, "best") == best.tolist(), "of equal ones the earlier comes first"
     assert numbers(seen, "worst") == worst.tolist()
@@ -129,42 +146,40 @@ def test_the_kept_samples_are_those_of_a_sort(pipeline: SimpleNamespace) -> None
         assert sign * key[1] == pytest.approx(means[place] / 2)
         order = np.argsort(sign * np.array(batches[place]), kind="stable")[:8]
         assert numbers(seen, f"{name}_batch") == (16 * place + order).tolist()
-    assert numbers(seen, "first") == [0, 1, 2, 3]
-    drawn = np.random.default_rng(0).random(16 * 12)
-    assert numbers(seen, "random") == np.argsort(-drawn)[:4].tolist()
-    for sample in [*records(seen, "best"), *records(seen, "worst")]:
-        assert sample.id == f"id {sample.row}"
-        assert (sample.image == sample.row).all() and sample.image.dtype == np.uint8
-        assert list(sample.targets) == ["target_label"] and list(sample.outputs) == ["output_label"]
-        assert int(sample.targets["target_label"]) == int(sample.outputs["output_label"]) == sample.row
-        first = sample.row // 16 * 16
-        partner = f"id {2 * first + 15 - sample.row}"
-        own = sample.row % 16 == 15
-        assert sample.mixed is None if own else sample.mixed[0] == partner, "a share of 1 is not mixed"
+    for one in [*records(seen, "best"), *records(seen, "worst")]:
+        assert one.id == f"id {one.row}"
+        assert (one.image == one.row).all() and one.image.dtype == np.uint8
+        assert list(one.targets) == ["target_label"] and list(one.outputs) == ["output_label"]
+        assert int(one.targets["target_label"]) == int(one.outputs["output_label"]) == one.row
+        first = one.row // 16 * 16
+        partner = f"id {2 * first + 15 - one.row}"
+        own = one.row % 16 == 15
+        assert one.mixed is None if own else one.mixed[0] == partner, "a share of 1 is not mixed"
 
 
 def test_shares_of_several_processes_are_joined(pipeline: SimpleNamespace) -> None:
     generator = np.random.default_rng(0)
     batches = [generator.permutation(160)[:16].astype(np.float32).tolist() for _ in range(6)]
     batches[2][3] = float("nan")
-    whole = fed(pipeline, batches)
+    whole = ended(fed(pipeline, batches))
     main, other = (fed(pipeline, [batch[part] for batch in batches]) for part in (slice(8), slice(8, 16)))
     sent: list[Any] = []
-    other.gather(SimpleNamespace(gather=lambda share: sent.append(share) or []))
-    main.gather(SimpleNamespace(gather=lambda share: [share, *sent]))
+    positions = [(0, number) for number in range(48)]
+    other.gather(SimpleNamespace(gather=lambda share: sent.append(share) or []), positions)
+    main.gather(SimpleNamespace(gather=lambda share: [share, *sent]), positions)
     for name in ("best", "worst"):
         assert [one.loss for one in records(main, name)] == [one.loss for one in records(whole, name)]
-    assert (main.counts["all"], main.batches, len(main.lists["not_finite"])) == (96, 6, 1)
+    assert (main.counts["all"], len(main.ends) - 1, len(main.lists["not_finite"])) == (96, 6, 1)
     means = np.nanmean(np.array(batches).reshape(6, 2, 8)[[0, 1, 3, 4, 5]], axis=2) / 2
     assert main.extreme_batches["best"][0][1] <= means.min() + 1e-4
     assert -main.extreme_batches["worst"][0][1] >= means.max() - 1e-4
     same = fed(pipeline, batches[:1])  # the loss of a training batch is that of all its shares
-    same.gather(SimpleNamespace(gather=lambda share: [share, share]))
+    same.gather(SimpleNamespace(gather=lambda share: [share, share]), positions)
     assert same.extreme_batches["best"][2] == 32 and len(records(same, "best_batch")) == 8
 
 
 def test_a_term_ranks_where_it_is_asked_for(pipeline: SimpleNamespace) -> None:
-    seen = fed(pipeline, [[1.0, 4.0], [3.0, 2.0]], extremes_by="two")
+    seen = ended(fed(pipeline, [[1.0, 4.0], [3.0, 2.0]], extremes_by="two"))
     assert numbers(seen, "best") == [1, 2, 3, 0], "the second term falls where the first one grows"
     heading, _ = seen.pictures("train, epoch 1")["best_batch"]
     assert "by" not in heading and "two -0.625" in heading
@@ -193,7 +208,7 @@ def test_a_metric_ranks_in_its_own_direction(pipeline: SimpleNamespace, greater:
     generator = np.random.default_rng(1)
     batches = [generator.permutation(160)[:16].astype(np.float32).tolist() for _ in range(6)]
     values = generator.integers(0, 4, 96).astype(float)  # many are equal: then the loss decides
-    seen = fed(pipeline, batches, of_metric(pipeline, values, greater))
+    seen = ended(fed(pipeline, batches, of_metric(pipeline, values, greater)))
     table = pd.DataFrame({"score": values, "loss": np.concatenate(batches)})
     best = table.sort_values(["score", "loss"], ascending=[not greater, True], kind="stable").index[:8].tolist()
     worst = table.sort_values(["score", "loss"], ascending=[greater, False], kind="stable").index[:8].tolist()
@@ -212,7 +227,7 @@ def test_a_metric_ranks_in_its_own_direction(pipeline: SimpleNamespace, greater:
 def test_what_a_metric_is_not_defined_for_is_left_out_and_said(pipeline: SimpleNamespace) -> None:
     nan = np.nan
     values = np.array([0.5, nan, 0.25, 0.75, nan, nan, 0.0, 1.0])
-    seen = fed(pipeline, [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [nan, 8.0]], of_metric(pipeline, values))
+    seen = ended(fed(pipeline, [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [nan, 8.0]], of_metric(pipeline, values)))
     assert (numbers(seen, "best"), numbers(seen, "worst")) == ([7, 3, 0, 2], [2, 0, 3, 7])
     assert {batch[1] for batch in seen.extreme_batches.values()} == {2}, "the last one's loss is not finite"
     assert numbers(seen, "not_finite") == [6]
@@ -223,7 +238,7 @@ def test_what_a_metric_is_not_defined_for_is_left_out_and_said(pipeline: SimpleN
     refuses = whole.metric.function
     quiet = lambda truth, *rest: refuses(truth, *rest) if len(truth) > 1 else nan  # noqa: E731 - as AUC: of many only
     whole.metric = pipeline.Metric("quality", quiet)
-    seen = fed(pipeline, [[1.0, 3.0, 2.0], [4.0, 6.0, 5.0]], whole)
+    seen = ended(fed(pipeline, [[1.0, 3.0, 2.0], [4.0, 6.0, 5.0]], whole))
     assert list(seen.pictures("valid, epoch 1")) == ["best_batch", "worst_batch"]
     assert numbers(seen, "worst_batch") == [1, 2, 0], "without scores the loss orders what is shown of a batch"
     told = records(seen, "worst_batch")[0].told()
@@ -237,12 +252,15 @@ def test_an_epoch_that_continues_says_so(pipeline: SimpleNamespace) -> None:
     run = SimpleNamespace(config=config, progress=pipeline.Progress(0, 40), epochs=1, metrics=[], heads=[])
     run.processes = ALONE
     callback.on_run_start(run)
+    positions = [(0, 0), (0, 1)]
     terms = {"one": torch.tensor([2.0, 1.0]), "two": torch.zeros(2)}
     batch = {"input_id": ["a", "b"], "input_row": torch.arange(2), "input_image": torch.zeros(2, 2, 2, 3)}
     result = {"loss": torch.tensor(1.5), "losses": {}, "sample_losses": terms, "outputs": {}}
     for stage in ("train", "valid"):
         callback.on_epoch_start(run, stage)
         callback.on_batch_end(run, stage, batch, result)
+    for seen in callback.stages.values():
+        seen.gather(ALONE, positions)
     heading, _ = callback.stages["train"].pictures("train, epoch 1")["worst_batch"]
     assert heading == "Worst of 1 batches: number 41, loss 1.5 (train, epoch 1; since it continued at batch 41)"
     heading, _ = callback.stages["valid"].pictures("valid, epoch 1")["worst_batch"]
@@ -251,31 +269,44 @@ def test_an_epoch_that_continues_says_so(pipeline: SimpleNamespace) -> None:
 
 def test_what_is_not_finite_wins_nothing_and_is_kept_apart(pipeline: SimpleNamespace) -> None:
     nan, inf = float("nan"), float("inf")
-    seen = fed(pipeline, [[1.0, nan, 3.0], [inf, -inf, nan], [2.0, 5.0, 0.0], [nan] * 9])
+    seen = ended(fed(pipeline, [[1.0, nan, 3.0], [inf, -inf, nan], [2.0, 5.0, 0.0], [nan] * 9]))
     assert numbers(seen, "best") == [8, 0, 6, 2, 7]
     assert numbers(seen, "worst") == [7, 2, 6, 0, 8]
     assert numbers(seen, "not_finite") == [1, 3, 4, 5, 9, 10, 11, 12], "the first eight"
     assert {batch[1] for batch in seen.extreme_batches.values()} == {3}
-    only = fed(pipeline, [[nan, nan]])
+    only = ended(fed(pipeline, [[nan, nan]]))
     assert list(only.pictures("valid, epoch 1")) == ["non_finite_samples"]
 
 
 def test_memory_is_bounded(pipeline: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     batches = [[float(100 - batch)] * 64 for batch in range(50)]  # each batch is the best one so far
     seen = fed(pipeline, batches)
-    held = [
-        *seen.lists["best"],
-        *seen.lists["worst"],
-        *(one for *_, ones in seen.extreme_batches.values() for one in ones),
-    ]
-    assert len(held) == 32
-    for _, sample in held:
-        assert sample["input_image"].untyped_storage().nbytes() == 48
-        assert sample["output_label"].untyped_storage().nbytes() == 4, "no view of the samples beside it"
-    monkeypatch.setattr(pipeline.module, "MOST_BYTES", 5 * 3 * (48 + 8 + 8 + 4 + 8 + 4))
-    assert len(fed(pipeline, batches).lists["best"]) == 3, "of huge samples fewer are kept"
+    size = 4 + 8 + 4 + 3 * 8  # output, partner, share, loss, badness, number
+    assert sum(value.untyped_storage().nbytes() for value in seen.kept.values()) <= 5 * 8 * (size + 4)
+    for name in ("best", "worst", "best_batch", "worst_batch"):
+        for one in records(ended(seen), name):
+            assert one.outputs["output_label"].untyped_storage().nbytes() == 4, "no view of what is beside it"
+    monkeypatch.setattr(pipeline.module, "MOST_BYTES", 5 * 3 * size)
+    assert len(ended(fed(pipeline, batches)).lists["best"]) == 3, "of huge samples fewer are kept"
     monkeypatch.setattr(pipeline.module, "MOST_BYTES", 1)
-    assert len(fed(pipeline, batches).lists["worst"]) == 1
+    assert len(ended(fed(pipeline, batches)).lists["worst"]) == 1
+
+
+class Two(list[dict[str, Any]]):
+    """A dataset of two samples."""
+
+    def __getitem__(self, index: Any) -> Any:
+        return super().__getitem__(index[1])
+
+    def starts(self) -> range:
+        return range(2)
+
+
+def two(stage: str) -> tuple[Two, list[tuple[int, int]]]:
+    """What gives the two samples of a stage once more, and their positions."""
+    image = np.zeros((2, 2, 3), np.float32)
+    samples = [{"input_id": f"{stage[0]}{row}", "input_row": np.int64(row), "input_image": image} for row in range(2)]
+    return Two(samples), [(0, 0), (0, 1)]
 
 
 def test_both_stages_are_drawn_at_the_cadence(pipeline: SimpleNamespace) -> None:
@@ -296,7 +327,9 @@ def test_both_stages_are_drawn_at_the_cadence(pipeline: SimpleNamespace) -> None
     maps = {"truth": np.zeros((2, 2), np.uint8)}
     words = lambda rows, samples: pd.DataFrame({"truth": rows["id"] + "!", "prediction": "?"})  # noqa: E731
     figures = SimpleNamespace(samples=draw, class_maps=lambda sample: {"mask": maps}, captions=words, sample_score="")
-    task = SimpleNamespace(figures=figures, predictions=SimpleNamespace(looks_among=lambda rows: False))
+    task = SimpleNamespace(
+        figures=figures, predictions=SimpleNamespace(looks_among=lambda rows: False), collate=collate
+    )
     callback = pipeline.Extremes(task, *tables)
     config = pipeline.parse_experiment({"losses": LOSSES, "watch": {"figure_epochs": 3}}, "test")
     log: Callable[..., None] = lambda name, figure, step: pictures.append(name)  # noqa: E731
@@ -309,6 +342,7 @@ def test_both_stages_are_drawn_at_the_cadence(pipeline: SimpleNamespace) -> None
         table=lambda name, table, images, step: exported.append((name, table.iloc[0].tolist())),
         overlay=lambda name, overlay, step: exported.append((name, overlay.classes)),
     )
+    run.samples = two
     callback.on_run_start(run)
     for epoch in range(4):
         run.progress.epoch = epoch
@@ -402,6 +436,8 @@ def test_a_correctly_empty_image_is_a_good_one(pipeline: SimpleNamespace, kind: 
     config = pipeline.parse_experiment({"losses": [{"loss": "dice", "head": "mask", "name": "one"}]}, "test")
     rows = pd.DataFrame({"id": [f"id {row}" for row in range(12)]})
     seen = pipeline.StageSamples(pipeline.Ranking(task, config, [], rows), rows)
+    image = torch.zeros(1, size, size, 3, dtype=torch.uint8)
+    read = lambda index: {**sample(index), "input_image": image, "target_mask": target[index[1], None]}  # noqa: E731
     for part in (torch.arange(6), torch.arange(6, 12)):
         batch = {
             "input_id": [f"id {row}" for row in part.tolist()],
@@ -412,16 +448,19 @@ def test_a_correctly_empty_image_is_a_good_one(pipeline: SimpleNamespace, kind: 
         loss = losses[part].mean()
         result = {"loss": loss, "losses": {"one": loss}, "sample_losses": {"one": losses[part]}}
         seen.add(batch, {**result, "outputs": {"output_mask": logits[part]}})
+    ended(seen)
+    of = {name: [seen.record(kept, read) for _, kept in seen.lists[name]] for name in ("best", "worst")}
     by_hand = [pipeline.dice(truth[row], said[row] & (truth[row] != 255)) for row in range(12)]
-    found = {sample.row: sample.scored for name in ("best", "worst") for sample in records(seen, name)}
+    found = {one.row: one.scored for name in of for one in of[name]}
     assert len(found) == 12 and all(name == "Dice" for name, _ in found.values())
     np.testing.assert_allclose([found[row][1] for row in range(12)], by_hand, atol=1e-6)
-    assert set(numbers(seen, "best")[:4]) == {0, 1, 2, 3} and not {0, 1, 2, 3} & set(numbers(seen, "worst"))
-    assert numbers(seen, "worst")[0] == 11, "what is seen where nothing is"
+    best, worst = ([one.row for one in of[name]] for name in of)
+    assert set(best[:4]) == {0, 1, 2, 3} and not {0, 1, 2, 3} & set(worst)
+    assert worst[0] == 11, "what is seen where nothing is"
     assert [seen.extreme_batches[name][1] for name in ("best", "worst")] == [1, 2]
     heading, _ = seen.pictures("valid, epoch 1")["worst_samples"]
     assert heading == "Worst 8 of 12 samples by Dice, then loss (valid, epoch 1)"
-    words = samples_figure([head], records(seen, "worst")[:1])
+    words = samples_figure([head], of["worst"][:1])
     assert any("Dice 0, loss" in text.get_text() for axes in words.axes for text in [axes.title, *axes.texts])
     asked = pipeline.parse_experiment({"losses": LOSSES, "watch": {"extremes_by": "loss"}}, "test")
     assert not pipeline.Ranking(task, asked, [], rows).score, "who asks for the loss gets it"

@@ -188,6 +188,10 @@ class Run(Protocol):
     def valid_loader(self) -> Batches:
         """Every held-out row once; empty when training on everything."""
 
+    def samples(self, stage: Stage) -> tuple[SampleDataset, list[Index]]:
+        """What gives a stage's samples, in the epoch that runs or has just ended, and their positions in the order of
+        the batches of this process, since the epoch began or continued."""
+
     @property
     def window_ends(self) -> bool:
         """Whether the optimiser steps after the current batch: it ends its accumulation window, or the epoch."""

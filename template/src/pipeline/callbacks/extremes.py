@@ -8,6 +8,7 @@ by the weights that are kept; and of the last epoch `embedding/<head>`, where a 
 """
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -15,20 +16,22 @@ import pandas as pd
 from pipeline.callbacks import Callback
 from pipeline.callbacks.grad_cam import grad_cam_figure
 from pipeline.callbacks.pictures import Embeddings, may_fail
-from pipeline.callbacks.ranking import MOST_EXPLAINED, Ranking, StageSamples
+from pipeline.callbacks.ranking import INDEX, Ranking, StageSamples
 from pipeline.data.explain_target import chosen_class
 from pipeline.data.sample_record import SampleRecord
 from pipeline.tasks import Task
 from pipeline.trackers import Overlay, say_once
-from pipeline.types import Batch, Run, Stage, StageResult, StepResult
+from pipeline.types import Batch, Index, Run, Stage, StageResult, StepResult
 from toolkit.plots.images import visible
+
+MOST_EXPLAINED = 4  # samples of each sort
 
 
 class Extremes(Callback):
     """Remembers the best and worst batch and samples of an epoch, and draws them at its end.
 
-    In epochs without pictures nothing is read back. An epoch that continues after a kill has forgotten what it saw
-    before, and its headings say so. The rows are the tables that `INPUT_ROW` counts in.
+    In epochs without pictures nothing is read back, and in the others once a stage. An epoch that continues after a
+    kill has forgotten what it saw before, and its headings say so. The rows are the tables that `INPUT_ROW` counts in.
     """
 
     every_process = True
@@ -50,12 +53,8 @@ class Extremes(Callback):
     def on_epoch_start(self, run: Run, stage: Stage) -> None:
         if not run.config.watch.draws(run.progress.epoch, run.epochs):
             return
-        if stage == "train":
-            self.stages[stage] = StageSamples(self.ranking, self.tables[stage], run.progress.batch)
-        else:
-            others = (run.processes.rank,) if run.processes.rank else ()
-            generator = np.random.default_rng((run.config.seed, run.progress.epoch, *others))
-            self.stages[stage] = StageSamples(self.ranking, self.tables[stage], generator=generator)
+        before = run.progress.batch if stage == "train" else 0
+        self.stages[stage] = StageSamples(self.ranking, self.tables[stage], before)
 
     def on_batch_end(self, run: Run, stage: Stage, batch: Batch, result: StepResult) -> None:
         if stage not in self.stages:
@@ -67,22 +66,31 @@ class Extremes(Callback):
 
     def on_epoch_end(self, run: Run, result: StageResult) -> None:
         seen, stage, step = self.stages.pop(result.stage, None), result.stage, run.progress.step
-        if seen is None:
+        if seen is None or not seen.kept:
             return
-        seen.gather(run.processes)
+        dataset, positions = run.samples(stage)
+        seen.gather(run.processes, positions)
         if not run.processes.is_main:
             return
+        read = cache(lambda index: self.task.collate([dataset[index]]))
         if seen.counts["samples"] or seen.counts["batches"]:
             say_once(f"watch.extremes_by: '{seen.ranking.by}' is not defined for some samples or batches; left out")
-        for name, (heading, samples) in seen.pictures(f"{stage}, epoch {result.epoch + 1}").items():
+        for name, (heading, kept) in seen.pictures(f"{stage}, epoch {result.epoch + 1}").items():
             with may_fail(run):
+                samples = [seen.record(one, read) for one in kept]
                 rows = self.tables[stage].iloc[[sample.row for sample in samples]]
                 run.tracker.figure(f"{name}/{stage}", self.task.figures.samples(rows, samples, heading), step)
                 if name == "worst_samples":
                     self._export(run, f"{name}/{stage}", samples, self.task.figures.captions(rows, samples))
         if stage == "valid":
-            sorts = {"fixed": "first", "random": "random", "worst": "worst"}
-            self.explained = {name: [one for _, one in seen.lists[of][:MOST_EXPLAINED]] for name, of in sorts.items()}
+            drawn = np.random.default_rng((run.config.seed, result.epoch)).random(len(dataset))
+            explained: dict[str, list[Index]] = {
+                "fixed": [(0, place) for place in dataset.starts()[:MOST_EXPLAINED]],
+                "random": [(0, place) for place in np.argsort(-drawn)[:MOST_EXPLAINED].tolist()],
+                "worst": [one[INDEX] for _, one in seen.lists["worst"][:MOST_EXPLAINED]],
+            }
+            with may_fail(run):
+                self.explained = {name: [read(index) for index in chosen] for name, chosen in explained.items()}
             if result.epoch < run.epochs - 1:  # those of the last epoch wait for the weights that are kept
                 self._explain(run)
 

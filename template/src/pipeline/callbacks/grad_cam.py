@@ -69,7 +69,8 @@ def explain(model: PreparedModel, task: Task, batch: Batch, named: str | None) -
         if isinstance(output, Tensor) and output.ndim in (3, 4) and output.requires_grad:
             outputs.append(output)
 
-    with torch.enable_grad(), ExitStack() as hooks:
+    # A compiled network would not call the hooks.
+    with torch.enable_grad(), torch.compiler.set_stance("force_eager"), ExitStack() as hooks:
         for module in getattr(model.network, "encoder", model.network).modules():
             hooks.callback(module.register_forward_hook(keep).remove)
         prepared = model.prepare(batch)

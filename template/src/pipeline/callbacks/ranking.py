@@ -1,14 +1,13 @@
 """What the best and worst samples and batches are ranked by, and what is remembered of them in a stage of an epoch."""
 
+import itertools
 import math
 import warnings
-from bisect import insort
+from bisect import bisect
 from collections import Counter
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -18,18 +17,17 @@ from pipeline.competition import Metric
 from pipeline.config import Experiment
 from pipeline.data.sample_record import SampleRecord
 from pipeline.tasks import Task
-from pipeline.types import Batch, StepResult
+from pipeline.types import Batch, Index, StepResult
 from toolkit.distributed import Processes
 from toolkit.errors import Interrupted, UserError, listed
 
 MOST = 8  # samples in a picture
-MOST_BYTES = 256 * 2**20  # of a stage; of huge samples fewer are kept
-PICTURES = 5
-MOST_EXPLAINED = 4  # samples of each sort
-BADNESS = "badness"  # what ranks a sample, beside its `LOSS`
+MOST_BYTES = 256 * 2**20  # of a stage's outputs; of huge ones fewer are kept
+LISTS = ("best", "worst", "not_finite", "best_batch", "worst_batch")
 WAYS = {"best": 1, "worst": -1}  # what badness and loss are multiplied by: the least comes first
+BADNESS, NUMBER, INDEX = "badness", "number", "index"  # of a kept sample: what ranks it beside its `LOSS`, and where
 Key = tuple[float, ...]
-Entry = tuple[Key, Batch]  # what sorts a sample, and the sample: a batch of its own on the CPU, with its outputs
+Entry = tuple[Key, Batch]  # what sorts a sample, and what is kept of it, on the CPU
 
 
 class Ranking:
@@ -59,9 +57,10 @@ class Ranking:
         self.by = self.named or (f"{own}, then loss" if own else keys.LOSS)
         self.sign = -1 if own or (self.metric and self.metric.greater_is_better) else 1
 
-    def __call__(self, rows: pd.DataFrame, batch: Batch, result: StepResult) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, rows: pd.DataFrame, batch: Batch, result: StepResult) -> tuple[Tensor, Tensor]:
         """What ranks, of which less is better, and the loss, of each sample of a batch and then of the batch itself,
-        float64 (B + 1,) each; NaN where a metric is not defined. `rows` are the table that `INPUT_ROW` counts in.
+        float64 (B + 1,) each, on the device; NaN where a metric is not defined. A metric is computed on the CPU, for
+        which the outputs are read back. `rows` are the table that `INPUT_ROW` counts in.
 
         A term that an intervention brings counts with the weight 1, and where it replaced the one that is named, all
         that are there are summed.
@@ -72,24 +71,20 @@ class Ranking:
         else:
             weighted = [self.weights.get(term, 1.0) * value.float() for term, value in terms.items()]
             values, loss = torch.stack(weighted).sum(dim=0), result["loss"]
-        losses = torch.cat([values.detach().float(), loss.detach().float().reshape(1)]).cpu().double().numpy()
+        losses = torch.cat([values.detach().float(), loss.detach().float().reshape(1)])
+        losses = losses if losses.device.type == "mps" else losses.double()  # Apple's GPUs have no float64
         if not self.score:
             return losses, losses
         if self.metric is None:
-            each = self.task.figures.sample_scores(batch, result["outputs"]).cpu().double().numpy()
-            return self.sign * np.append(each, each.mean()), losses
+            each = self.task.figures.sample_scores(batch, result["outputs"]).to(losses.dtype)
+            return self.sign * torch.cat([each, each.mean().reshape(1)]), losses
         rows = rows.iloc[batch[keys.INPUT_ROW].tolist()]
         truth, predictions = self.task.figures.sample_tables(rows, batch, result["outputs"])
         parts = [*(slice(k, k + 1) for k in range(len(truth))), slice(None)]
         with warnings.catch_warnings():  # of a batch there may be as many as it has samples
             warnings.simplefilter("ignore")
             scores = [self._score(self.metric, truth.iloc[part], predictions.iloc[part]) for part in parts]
-        return self.sign * np.array(scores), losses
-
-    def is_perfect(self, badness: float) -> bool:
-        """Whether nothing is wrong with a sample: it is none of the worst, however few there are. Of a metric the best
-        score is not known."""
-        return bool(self.score) and self.metric is None and badness <= -1
+        return self.sign * losses.new_tensor(scores), losses
 
     def _score(self, metric: Metric, truth: pd.DataFrame, predictions: pd.DataFrame) -> float:
         try:
@@ -104,91 +99,118 @@ class StageSamples:
     """The extremes of one stage of an epoch. Of two equal samples the earlier one comes first; what a metric is not
     defined for is left out, and counted.
 
+    They are ranked where the losses are, and nothing is read back before `gather`. Of a sample its outputs are kept;
+    the rest is a function of its position, by which the dataset gives it once more.
+
     Attributes:
         counts: of `all` samples, and of `samples` and `batches` with a finite loss and no score.
-        lists: the `best`, `worst` and `not_finite` samples, the `first` ones, and some at `random`.
+        lists: the samples of each of the `LISTS`.
         extreme_batches: of the `best` and the `worst` batch, or a process's share of it, what it is compared by, its
             position in the epoch, how many samples it has, and some of them.
 
     Args:
         rows: the table that `INPUT_ROW` counts in.
-        before: batches of the epoch that were trained before a kill. What was seen of them is gone: images are too
+        before: batches of the epoch that were trained before a kill. What was seen of them is gone: outputs are too
             large for a saved state, and they could not be seen again by the weights of then.
-        generator: chooses samples at random; none: neither these nor the first ones are remembered.
     """
 
-    def __init__(
-        self, ranking: Ranking, rows: pd.DataFrame, before: int = 0, generator: np.random.Generator | None = None
-    ) -> None:
-        self.ranking, self.rows, self.before, self.generator = ranking, rows, before, generator
-        self.lists: dict[str, list[Entry]] = {name: [] for name in ("best", "worst", "not_finite", "first", "random")}
+    def __init__(self, ranking: Ranking, rows: pd.DataFrame, before: int = 0) -> None:
+        self.ranking, self.rows, self.before = ranking, rows, before
+        self.lists: dict[str, list[Entry]] = {name: [] for name in LISTS}
         self.extreme_batches: dict[str, tuple[Key, int, int, list[Entry]]] = {}
-        self.batches, self.counts = 0, Counter[str]()
-        self.most: dict[str, int] = {}  # entries of a list; known once the first batch is
+        self.counts, self.most = Counter[str](), MOST
+        self.ends = [0]  # how many samples there are up to each batch
+        self.kept: dict[str, Tensor] = {}  # (lists * most, ...) each, on the device
+        self.keys: Tensor  # what sorts them, (badness and loss, lists, most); infinite where there is none
+        self.of_batch: Tensor  # of the best and the worst batch, (badness and loss, 2)
+        self.undefined: Tensor  # samples and batches, (2,)
 
     def add(self, batch: Batch, result: StepResult) -> None:
-        """Look at a batch, and copy what is remembered of it to the CPU."""
+        """Look at a batch."""
         badness, losses = self.ranking(self.rows, batch, result)
-        *ranks, whole = zip(badness.tolist(), losses.tolist(), strict=True)
+        start, device = self.ends[-1], losses.device
+        self.ends.append(start + len(losses) - 1)
         # `output_label@1` are the logits under another dropout mask, which are never decoded.
         outputs = {key: value for key, value in result["outputs"].items() if not key.rpartition("@")[2].isdigit()}
-        values = {**batch, **result.get("mixed", {}), **outputs, BADNESS: badness, keys.LOSS: losses}
-        if not self.most:
-            size = sum(value[:1].nbytes for value in values.values() if isinstance(value, Tensor))
-            most = max(1, min(MOST, MOST_BYTES // (PICTURES * size)))
-            self.most = {name: MOST_EXPLAINED if name in ("first", "random") else most for name in self.lists}
-        finite = {k: rank for k, rank in enumerate(ranks) if math.isfinite(rank[1])}
-        orders = {name: {k: _key(rank, way) for k, rank in finite.items()} for name, way in WAYS.items()}
-        ranked = [k for k, rank in finite.items() if math.isfinite(rank[0])]
-        offered: dict[str, dict[int, Key]] = {
-            "best": {k: orders["best"][k] for k in ranked},
-            "worst": {k: orders["worst"][k] for k in ranked if not self.ranking.is_perfect(ranks[k][0])},
-            "not_finite": {k: () for k in range(len(ranks)) if k not in finite},
-        }
-        if self.generator is not None:
-            there, ids = [sample[keys.INPUT_ID][0] for _, sample in self.lists["first"]], batch[keys.INPUT_ID]
-            offered["first"] = {k: () for k, name in enumerate(ids) if name not in (*there, *ids[:k])}
-            offered["random"] = {k: (-number,) for k, number in enumerate(self.generator.random(len(ranks)).tolist())}
+        unmixed = {keys.INPUT_PARTNER: batch[keys.INPUT_ROW], keys.INPUT_SHARE: torch.ones_like(losses[1:])}
+        values = {**outputs, **unmixed, **result.get("mixed", {}), BADNESS: badness[:-1], keys.LOSS: losses[:-1]}
+        values[NUMBER] = torch.arange(start, self.ends[-1], device=device)
+        if not self.kept:
+            size = sum(value[0].nbytes for value in values.values())
+            self.most = max(1, min(MOST, MOST_BYTES // (len(LISTS) * size)))
+            self.kept = {
+                key: value.new_zeros(len(LISTS) * self.most, *value.shape[1:]) for key, value in values.items()
+            }
+            self.keys = losses.new_full((2, len(LISTS), self.most), math.inf)
+            self.of_batch, self.undefined = losses.new_full((2, 2), math.inf), losses.new_zeros(2)
+        source = self._rank(torch.stack([badness, losses]))
+        self.kept = {key: torch.cat([kept, values[key].detach()])[source] for key, kept in self.kept.items()}
 
-        @cache
-        def copied(k: int) -> Batch:  # a view would keep all samples of the batch
-            parts = {key: value[k : k + 1] for key, value in values.items()}
-            return {n: p.detach().to("cpu", copy=True) if isinstance(p, Tensor) else p for n, p in parts.items()}
+    def _rank(self, pairs: Tensor) -> Tensor:
+        """Take up badness and loss of a batch, (2, B + 1): what is kept from now on, int64 (lists * most,), as
+        positions in what was kept followed by the batch."""
+        finite = pairs.isfinite()
+        undefined = finite[1] & ~finite[0]
+        self.undefined += torch.stack([undefined[:-1].sum(), undefined[-1]])
+        both = torch.stack([pairs, -pairs], dim=1)  # (badness and loss, best and worst, B + 1)
+        each, whole, before = both[..., :-1], both[..., -1], self.of_batch
+        better = (whole[0] < before[0]) | ((whole[0] == before[0]) & (whole[1] < before[1]))
+        better &= finite[:, -1].all()
+        self.of_batch = torch.where(better, whole, before)
+        known, there = finite.all(dim=0)[:-1], finite[1, :-1]
+        # Where nothing is wrong with a sample it is none of the worst, however few there are.
+        flawed = pairs[0, :-1] > (-1 if self.ranking.score and self.ranking.metric is None else -math.inf)
+        offered = torch.stack([known, known & flawed, ~there, there & better[0], there & better[1]])
+        found = torch.cat([each, torch.zeros_like(each[:, :1]), each], dim=1)  # (2, lists, B)
+        found = found.masked_fill(~(offered & found.isfinite()), math.inf)
+        replaced = torch.cat([torch.zeros_like(better[[0, 0, 0]]), better])
+        order_by = torch.cat([self.keys.masked_fill(replaced[:, None], math.inf), found], dim=2)
+        order = order_by[1].argsort(dim=1, stable=True)
+        order = order.gather(1, order_by[0].gather(1, order).argsort(dim=1, stable=True))[:, : self.most]
+        self.keys = order_by.gather(2, order.expand(2, -1, -1))
+        slots = torch.arange(0, len(LISTS) * self.most, self.most, device=pairs.device)[:, None]
+        return torch.where(order < self.most, order + slots, order + slots[-1]).flatten()
 
-        for name, found in offered.items():
-            entries, most = self.lists[name], self.most[name]
-            for k in sorted(found, key=found.__getitem__)[:most]:
-                if len(entries) < most or found[k] < entries[-1][0]:
-                    insort(entries, (found[k], copied(k)), key=itemgetter(0))
-                    del entries[most:]
-        self.batches += 1
-        for name, order in orders.items():
-            key, now = _key(whole, WAYS[name]), self.extreme_batches.get(name)
-            if math.isfinite(key[0]) and math.isfinite(key[1]) and (now is None or key < now[0]):
-                samples = [(order[k], copied(k)) for k in sorted(order, key=order.__getitem__)[: self.most[name]]]
-                self.extreme_batches[name] = key, self.before + self.batches, len(ranks), samples
-        self.counts.update(all=len(ranks), samples=len(finite) - len(ranked))
-        self.counts["batches"] += math.isfinite(whole[1]) and not math.isfinite(whole[0])
+    def gather(self, processes: Processes, positions: Sequence[Index]) -> None:
+        """Read back what is kept, and join what each process has of its shares, on the main one. All call it.
 
-    def gather(self, processes: Processes) -> None:
-        """Join what each process remembers of its shares, on the main one. All call it."""
+        Args:
+            positions: those of the stage's samples, as the sampler gave them to this process.
+        """
+        self._read_back(positions)
         shares = processes.gather((self.lists, self.extreme_batches, self.counts))
         if len(shares) < 2:
             return
-        for name in self.lists:
+        for name, own in self.lists.items():
             entries = [entry for lists, _, _ in shares for entry in lists[name]]
-            self.lists[name] = sorted(entries, key=itemgetter(0))[: self.most[name]]
+            own[:] = sorted(entries, key=itemgetter(0))[: self.most]
         for name in WAYS:
             found = sorted((batches[name] for _, batches, _ in shares if name in batches), key=itemgetter(0))
             same = [one for one in found if one[:2] == found[0][:2]]  # all shares of it that are there
             if same:
                 entries = sorted((entry for one in same for entry in one[3]), key=itemgetter(0))
                 size = sum(one[2] for one in same)
-                self.extreme_batches[name] = *same[0][:2], size, entries[: self.most[name]]
+                self.extreme_batches[name] = *same[0][:2], size, entries[: self.most]
         self.counts = sum((counts for _, _, counts in shares), Counter())
 
-    def pictures(self, when: str) -> dict[str, tuple[str, list[SampleRecord]]]:
-        """Heading and samples of each picture, by name; those without a sample are left out."""
+    def _read_back(self, positions: Sequence[Index]) -> None:
+        state = {"keys": self.keys.permute(1, 2, 0), "of_batch": self.of_batch.T, "undefined": self.undefined}
+        kept = read_back({**self.kept, **state})
+        by, of_batch, undefined = (kept.pop(name).tolist() for name in state)
+        self.counts.update(all=self.ends[-1], samples=int(undefined[0]), batches=int(undefined[1]))
+        for place, key in enumerate(itertools.chain(*by)):
+            if math.isfinite(key[1]):
+                sample: Batch = {name: value[place].clone() for name, value in kept.items()}
+                sample[INDEX] = positions[int(sample[NUMBER])]
+                self.lists[LISTS[place // self.most]].append((tuple(key), sample))
+        for name, key in zip(WAYS, of_batch, strict=True):
+            if entries := self.lists[f"{name}_batch"]:
+                number = bisect(self.ends, int(entries[0][1][NUMBER]))
+                size = self.ends[number] - self.ends[number - 1]
+                self.extreme_batches[name] = tuple(key), self.before + number, size, entries
+
+    def pictures(self, when: str) -> dict[str, tuple[str, list[Batch]]]:
+        """Heading, and what is kept of the samples, of each picture, by name; those without a sample are left out."""
         by, undefined = self.ranking.by, self.counts["samples"]
         when += f"; since it continued at batch {self.before + 1}" if self.before else ""
         of = f"{self.counts['all']:,} samples by {by}" + (f", undefined for {undefined:,}" if undefined else "")
@@ -198,27 +220,29 @@ class StageSamples:
         for name, (key, number, size, entries) in self.extreme_batches.items():
             part = "" if len(entries) == size else f"; {name} {len(entries)} of its {size}"
             text = f"number {number}, {by} {WAYS[name] * self.ranking.sign * key[0]:.3g}{part} ({when})"
-            found[f"{name}_batch"] = (f"{name.title()} of {self.batches:,} batches: {text}", entries)
-        drawn = {name: (text, entries) for name, (text, entries) in found.items() if entries}
-        return {name: (text, [self.record(one) for _, one in entries]) for name, (text, entries) in drawn.items()}
+            found[f"{name}_batch"] = (f"{name.title()} of {len(self.ends) - 1:,} batches: {text}", entries)
+        return {name: (text, [one for _, one in entries]) for name, (text, entries) in found.items() if entries}
 
-    def record(self, sample: Batch) -> SampleRecord:
-        """A sample as figures take it."""
-        one, mixed = {key: value[0] for key, value in sample.items()}, None
-        if float(one.get(keys.INPUT_SHARE, 1)) < 1:
-            mixed = str(self.rows[keys.ROW_ID].iloc[int(one[keys.INPUT_PARTNER])]), float(one[keys.INPUT_SHARE])
+    def record(self, kept: Batch, read: Callable[[Index], Batch]) -> SampleRecord:
+        """A kept sample as figures take it; `read` gives it once more by its position, as a batch of its own."""
+        one, mixed, score = {key: value[0] for key, value in read(kept[INDEX]).items()}, None, self.ranking.score
+        if float(kept[keys.INPUT_SHARE]) < 1:
+            mixed = str(self.rows[keys.ROW_ID].iloc[int(kept[keys.INPUT_PARTNER])]), float(kept[keys.INPUT_SHARE])
         return SampleRecord(
             id=one[keys.INPUT_ID],
             row=int(one[keys.INPUT_ROW]),
             image=one[keys.INPUT_IMAGE].numpy(),
             targets={key: value for key, value in one.items() if key.startswith(keys.TARGET_PREFIX)},
-            outputs={key: value for key, value in one.items() if key.startswith(keys.OUTPUT_PREFIX)},
-            loss=float(one[keys.LOSS]),
+            outputs={key: value for key, value in kept.items() if key.startswith(keys.OUTPUT_PREFIX)},
+            loss=float(kept[keys.LOSS]),
             mixed=mixed,
-            scored=(self.ranking.score, self.ranking.sign * float(one[BADNESS])) if self.ranking.score else None,
+            scored=(score, self.ranking.sign * float(kept[BADNESS])) if score else None,
         )
 
 
-def _key(rank: tuple[float, float], way: int) -> Key:
-    """What sorts by badness, then loss; what has no score comes behind."""
-    return (way * rank[0] if math.isfinite(rank[0]) else math.inf, way * rank[1])
+def read_back(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of one device on the CPU, in a single copy."""
+    flat = {key: value.contiguous().view(-1).view(torch.uint8) for key, value in tensors.items()}
+    parts = torch.cat(list(flat.values())).cpu().split([len(part) for part in flat.values()])
+    pairs = zip(tensors.items(), parts, strict=True)
+    return {key: part.clone().view(value.dtype).view(value.shape) for (key, value), part in pairs}

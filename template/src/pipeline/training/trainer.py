@@ -31,9 +31,11 @@ from pipeline.training.validation import Monitor, Validation
 from pipeline.types import (
     Batch,
     Best,
+    Index,
     Precision,
     PreparedModel,
     Progress,
+    SampleDataset,
     Stage,
     StageResult,
     StepContext,
@@ -133,6 +135,10 @@ class Trainer:
         self.parts["train"] = self.phases.at(self.progress.epoch)
         self.phases.batches.begin(self.progress.epoch, self.progress.batch)
         return self.parts["train"].loader
+
+    def samples(self, stage: Stage) -> tuple[SampleDataset, list[Index]]:
+        loader: Any = self.parts[stage].loader.loader
+        return loader.dataset, [index for batch in loader.batch_sampler for index in batch]
 
     def epoch_start(self) -> None:
         if self.progress.batch == 0:
