@@ -381,7 +381,7 @@ def near(image: np.ndarray, color: str, tolerance: float = 0.02) -> int:
 
 
 def samples_figure(heads: Sequence[Any], samples: Sequence[Any]) -> Any:
-    return task_for(Competition(None), heads).figures.samples(pd.DataFrame(), samples, "heading")
+    return task_for(Competition(None), heads).figures.samples(pd.DataFrame(), samples, "heading")()
 
 
 @pytest.mark.parametrize("kind", ["mask", "multiclass_mask"])

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from pipeline.competition import Head, Metric
 from pipeline.config import Experiment
-from pipeline.trackers import Tracker
+from pipeline.trackers import Trackers
 from toolkit.distributed import Processes
 from toolkit.signals import LeaveOnSignal
 
@@ -169,7 +169,7 @@ class Run(Protocol):
     metrics: Sequence[Metric]
     model: PreparedModel
     optimizer: torch.optim.Optimizer
-    tracker: Tracker
+    tracker: Trackers
     progress: Progress
     epochs: int
     batches_per_epoch: int

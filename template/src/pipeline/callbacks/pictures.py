@@ -1,9 +1,9 @@
 """Pictures of a finished run: where it is wrong, and how it learned; and how predictions and embeddings are spread."""
 
 import contextlib
-import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import cv2
 import numpy as np
@@ -16,7 +16,7 @@ from pipeline.competition import Head
 from pipeline.keys import INPUT_IMAGE, ROW_ID, embedding_key
 from pipeline.prediction_ids import by_prediction
 from pipeline.tasks import Task
-from pipeline.trackers import Points
+from pipeline.trackers import Points, say_left_out
 from pipeline.trackers.local import METRICS_FILE
 from pipeline.types import Batch, Run, SampleDataset, StageResult, StepResult
 from toolkit.errors import Interrupted
@@ -66,8 +66,8 @@ class Pictures(Callback):
         with may_fail(run):
             best_epoch = run.best.epoch + 1 if run.best and len(self.rows) else None
             metrics = [metric.name for metric in run.metrics]
-            figure = learning_curves_figure(pd.read_csv(run.folder / METRICS_FILE), metrics, best_epoch)
-            run.tracker.figure("learning_curves", figure, run.progress.step)
+            curves = partial(learning_curves_figure, pd.read_csv(run.folder / METRICS_FILE), metrics, best_epoch)
+            run.tracker.figure("learning_curves", curves, run.progress.step)
 
 
 @contextlib.contextmanager
@@ -78,7 +78,7 @@ def may_fail(run: Run) -> Iterator[None]:
     except Interrupted:
         raise
     except Exception as error:
-        print(f"note: a picture of fold {run.fold} was left out: {error}", file=sys.stderr, flush=True)
+        say_left_out(run.fold, error)
 
 
 class Embeddings:

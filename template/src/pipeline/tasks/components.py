@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # an argument error needs no torch, and no figure
     from pipeline.data.explain_target import Explained
     from pipeline.data.sample_record import SampleRecord
     from pipeline.types import Batch
+    from toolkit.plots.figures import Drawing
 
 Table = pd.DataFrame
 Outputs = Mapping[str, "Tensor"]
@@ -100,8 +101,9 @@ class Figures(ABC):
         uint8 (H, W, 3), only those that are drawn are asked for."""
 
     @abstractmethod
-    def samples(self, rows: Table, samples: Sequence[SampleRecord], heading: str) -> Figure:
-        """Samples (N,) as the model saw them, with truth, prediction and loss; `rows` are their labelled rows, (N,)."""
+    def samples(self, rows: Table, samples: Sequence[SampleRecord], heading: str) -> Drawing:
+        """Samples (N,) as the model saw them, with truth, prediction and loss; `rows` are their labelled rows, (N,).
+        What is returned as a function of arrays is drawn beside the training."""
 
     @abstractmethod
     def captions(self, rows: Table, samples: Sequence[SampleRecord]) -> Table:

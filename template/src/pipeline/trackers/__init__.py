@@ -5,21 +5,27 @@ A further tracker is one module in this folder with an attribute `TRACKER`: `Run
 """
 
 import contextlib
+import functools
+import math
+import pickle
 import sys
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, CancelledError, Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from pipeline.registry import Registry, modules_of
 from toolkit.errors import Interrupted, UserError
+from toolkit.plots.figures import Drawing, png, png_of_pickled, start_drawing
 
 LOCAL = "local"
+PATIENCE = 3.0  # seconds that pictures may take at the end of a run without a word
 
 
 @dataclass(frozen=True)
@@ -60,13 +66,15 @@ class Tracker(ABC):
     Numbers, pictures and final values are every tracker's; what it has no place for otherwise, it leaves out.
     """
 
+    in_order = True  # steps never go back; otherwise a picture may come after numbers of a later step
+
     @abstractmethod
     def scalars(self, values: dict[str, float], step: int) -> None:
         """Log numbers at an optimiser step. Several calls at one step add up."""
 
     @abstractmethod
-    def figure(self, name: str, figure: Figure, step: int) -> None:
-        """Log a picture."""
+    def figure(self, name: str, figure: bytes, step: int) -> None:
+        """Log a picture, a PNG."""
 
     @abstractmethod
     def summary(self, values: dict[str, Any]) -> None:
@@ -97,40 +105,116 @@ class Tracker(ABC):
 
 def _to_each(method: str) -> Callable[..., None]:
     def call(self: "Trackers", *arguments: Any, **named: Any) -> None:
+        self._take_up()
         for name, tracker in list(self.trackers.items()):
-            try:
-                getattr(tracker, method)(*arguments, **named)
-            except Interrupted:
-                raise
-            except Exception as error:  # whatever a tracker's library raises, the training is worth more
-                del self.trackers[name]
-                with contextlib.suppress(Exception):
-                    tracker.finish(False)
-                _say_failed(name, error)
+            log = functools.partial(self._log, name, method, *arguments, **named)
+            if self.waiting and tracker.in_order:
+                self.waiting.append((0, None, log))
+            else:
+                log()
 
     return call
 
 
 class Trackers(Tracker):
-    """Several trackers as one. What fails in one never stops a training: it is said once and goes on without it."""
+    """Several trackers as one. What fails in one never stops a training: it is said once and goes on without it.
 
-    def __init__(self, trackers: Mapping[str, Tracker]) -> None:
-        self.trackers = dict(trackers)
+    With `beside`, pictures that come as functions are drawn in a process of their own. Each is logged at its own step
+    as soon as it is there, at the latest when the next of a later step comes; all are before the final values. What an
+    `in_order` tracker is told after it waits for it.
+    """
+
+    def __init__(self, trackers: Mapping[str, Tracker], fold: str = "", beside: bool = False) -> None:
+        self.trackers, self.fold = dict(trackers), fold
+        self.waiting: deque[tuple[int, Future[bytes] | None, Callable[..., None]]] = deque()  # step, picture, its log
+        self.pool = None
+        with contextlib.suppress(OSError, RuntimeError, ImportError, AttributeError):  # as far as the system lets us
+            self.pool = start_drawing() if beside else None
 
     scalars = _to_each("scalars")
-    figure = _to_each("figure")
-    summary = _to_each("summary")
-    finish = _to_each("finish")
     checkpoint = _to_each("checkpoint")
     histogram = _to_each("histogram")
     pr_curve = _to_each("pr_curve")
     table = _to_each("table")
     overlay = _to_each("overlay")
     embedding = _to_each("embedding")
+    _summary = _to_each("summary")
+    _finish = _to_each("finish")
+
+    def figure(self, name: str, figure: Drawing | bytes, step: int) -> None:
+        """Log a picture: a figure, or a function that draws one; it can be pickled if that is to happen beside the
+        training. One that fails is said and left out."""
+        self._take_up(before=step)
+        self.waiting.append((step, self._drawn(figure), functools.partial(self._show, name, step)))
+        self._take_up()
+
+    def summary(self, values: dict[str, Any]) -> None:
+        self._end_drawing()
+        self._summary(values)
+
+    def finish(self, succeeded: bool) -> None:
+        self._end_drawing(succeeded)
+        self._finish(succeeded)
+
+    def _drawn(self, figure: Drawing | bytes) -> "Future[bytes]":
+        if self.pool is not None and callable(figure):
+            with contextlib.suppress(BrokenExecutor, pickle.PicklingError, AttributeError, TypeError):
+                return self.pool.submit(png_of_pickled, pickle.dumps(figure))
+        drawn: Future[bytes] = Future()
+        try:
+            drawn.set_result(figure if isinstance(figure, bytes) else png(figure))
+        except Exception as error:
+            drawn.set_exception(error)
+        return drawn
+
+    def _take_up(self, before: float = 0) -> None:
+        """Log what is drawn and what waited for it; pictures of steps below `before` are waited for."""
+        while self.waiting and (self.waiting[0][0] < before or _is_ready(self.waiting[0][1])):
+            _, picture, log = self.waiting.popleft()
+            try:
+                log(*([] if picture is None else [picture.result()]))
+            except Interrupted:
+                raise
+            except BrokenExecutor:
+                say_once(f"a picture of fold {self.fold} was left out: the process that drew it was killed")
+            except Exception as error:
+                say_left_out(self.fold, error)
+
+    def _end_drawing(self, succeeded: bool = True) -> None:
+        """Wait for all pictures; after a failure only for those that are nearly there."""
+        left = wait([picture for _, picture, _ in self.waiting if picture], PATIENCE).not_done
+        if left and succeeded:
+            print(f"fold {self.fold}: waiting for {len(left)} pictures that are still drawn", flush=True)
+        pool, self.pool = self.pool, None
+        if pool is not None and not succeeded:
+            pool.shutdown(wait=False, cancel_futures=True)
+        self._take_up(before=math.inf)
+        if pool is not None:
+            pool.shutdown()
+
+    def _show(self, name: str, step: int, picture: bytes) -> None:
+        for tracker in list(self.trackers):
+            self._log(tracker, "figure", name, picture, step)
+
+    def _log(self, name: str, method: str, *arguments: Any, **named: Any) -> None:
+        tracker = self.trackers.get(name)
+        try:
+            if tracker is not None:  # or it failed while this waited
+                getattr(tracker, method)(*arguments, **named)
+        except Interrupted:
+            raise
+        except Exception as error:  # whatever a tracker's library raises, the training is worth more
+            with contextlib.suppress(Exception):
+                self.trackers.pop(name).finish(False)
+            _say_failed(name, error)
 
 
-def make_tracker(info: RunInfo, trackers: Sequence[str]) -> Trackers:
-    """Start the local files and the trackers of these names.
+def _is_ready(picture: "Future[bytes] | None") -> bool:
+    return picture is None or picture.done()
+
+
+def make_tracker(info: RunInfo, trackers: Sequence[str], beside: bool = False) -> Trackers:
+    """Start the local files and the trackers of these names, and with `beside` the process that draws.
 
     Raises:
         UserError: this repository has no tracker of a name, or its package is not installed.
@@ -149,7 +233,7 @@ def make_tracker(info: RunInfo, trackers: Sequence[str]) -> Trackers:
             raise
         except Exception as error:
             _say_failed(name, error)
-    return Trackers(started)
+    return Trackers(started, info.fold, beside)
 
 
 def say_once(message: str) -> None:
@@ -162,6 +246,15 @@ def say_once(message: str) -> None:
 _said: set[str] = set()
 
 
+def say_left_out(fold: str, error: Exception) -> None:
+    """Tell the user that a picture failed: none is worth a training."""
+    reason = "the run ended before it was drawn" if isinstance(error, CancelledError) else _reason(error)
+    print(f"note: a picture of fold {fold} was left out: {reason}", file=sys.stderr, flush=True)
+
+
 def _say_failed(name: str, error: Exception) -> None:
-    reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-    say_once(f"the tracker '{name}' failed ({reason}); the run goes on without it")
+    say_once(f"the tracker '{name}' failed ({_reason(error)}); the run goes on without it")
+
+
+def _reason(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__

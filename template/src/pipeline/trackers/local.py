@@ -8,11 +8,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from pipeline.trackers import Points, RunInfo, Tracker
 from toolkit.files import atomic, file_of, write_json
-from toolkit.plots.figures import save_figure
 
 METRICS_FILE = "metrics.csv"
 GRADIENTS_FILE = "gradients.csv"  # a few columns for each block of the network, which would hide the metrics
@@ -22,6 +20,8 @@ STEP = "step"
 
 class LocalTracker(Tracker):
     """Everything that is logged, as files in the run's folder that any program can open."""
+
+    in_order = False
 
     def __init__(self, info: RunInfo) -> None:
         self.folder = info.folder
@@ -36,8 +36,9 @@ class LocalTracker(Tracker):
         if len(of_blocks) < len(values):
             self.metrics.add({tag: value for tag, value in values.items() if tag not in of_blocks}, step)
 
-    def figure(self, name: str, figure: Figure, step: int) -> None:
-        save_figure(figure, file_of(self.folder / "figures", name, ".png"))
+    def figure(self, name: str, figure: bytes, step: int) -> None:
+        with atomic(file_of(self.folder / "figures", name, ".png")) as path:
+            path.write_bytes(figure)
 
     def summary(self, values: dict[str, Any]) -> None:
         self.final.update(values)

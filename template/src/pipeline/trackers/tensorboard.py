@@ -1,18 +1,18 @@
 """TensorBoard: `tensorboard --logdir runs` shows every experiment and fold on this machine."""
 
+import io
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
+from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from pipeline.trackers import Points, RunInfo, Tracker
-from toolkit.plots.figures import png
 
 FOLDER = "tensorboard"
 MOST_ROWS = 50  # of a table
@@ -20,6 +20,8 @@ MOST_ROWS = 50  # of a table
 
 class TensorBoardTracker(Tracker):
     """Event files in the run's folder."""
+
+    in_order = False
 
     def __init__(self, info: RunInfo) -> None:
         folder = info.folder / FOLDER
@@ -35,9 +37,9 @@ class TensorBoardTracker(Tracker):
             self.writer.add_scalar(tag, value, step)
         self.step = step
 
-    def figure(self, name: str, figure: Figure, step: int) -> None:
-        image = Summary.Image(colorspace=3, encoded_image_string=png(figure))
-        image.width, image.height = figure.canvas.get_width_height()
+    def figure(self, name: str, figure: bytes, step: int) -> None:
+        width, height = Image.open(io.BytesIO(figure)).size
+        image = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=figure)
         # `SummaryWriter.add_image` would encode it once more.
         self.writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
 

@@ -3,17 +3,17 @@
 import os
 import re
 import shlex
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pandas as pd
 import wandb
-from matplotlib.figure import Figure
 
 from pipeline.trackers import Overlay, Points, RunInfo, Tracker, say_once
-from toolkit.plots.figures import pixels
 
 INIT_SECONDS = 15  # how long a server may take to answer before the run goes on offline
 FINISH_SECONDS = 300  # how long the last upload may take; `wandb sync` sends what is left
@@ -28,6 +28,7 @@ class WandbTracker(Tracker):
         self.artifact = re.sub(r"[^\w.-]", "_", f"{info.experiment}-{self.job}")
         self.pending: dict[str, Any] = {}
         self.step = info.step
+        self.pictures = tempfile.TemporaryDirectory()  # until W&B has copied them; arrays it would encode once more
         online = wandb.setup(wandb.Settings(silent=True)).settings.mode == "online"
         if online and not _unreachable and wandb.login(prompt=False, verify=False):
             try:
@@ -70,8 +71,11 @@ class WandbTracker(Tracker):
             self.step = step
         self.pending.update(values)
 
-    def figure(self, name: str, figure: Figure, step: int) -> None:
-        self.scalars({name: wandb.Image(pixels(figure))}, step)
+    def figure(self, name: str, figure: bytes, step: int) -> None:
+        self.scalars({}, step)  # sends what is of an earlier step, and removes its pictures
+        path = Path(self.pictures.name, f"{uuid4().hex}.png")
+        path.write_bytes(figure)
+        self.scalars({name: wandb.Image(str(path))}, step)
 
     def histogram(self, name: str, values: np.ndarray, step: int) -> None:
         self.scalars({name: wandb.Histogram(np_histogram=np.histogram(values, bins=64))}, step)
@@ -108,12 +112,15 @@ class WandbTracker(Tracker):
 
     def finish(self, succeeded: bool) -> None:
         self._send()
+        self.pictures.cleanup()
         self.run.finish(exit_code=0 if succeeded else 1)
 
     def _send(self) -> None:
         if self.pending:
             self.run.log(self.pending, step=self.step)
             self.pending = {}
+            for path in Path(self.pictures.name).iterdir():
+                path.unlink()
 
 
 def _say_offline(folder: Path) -> None:

@@ -119,7 +119,7 @@ def train_fold(
         trainer = Trainer(setup, fold, folder, device, processes)
         if processes.is_main:
             info = setup.run_info(fold, folder, trainer.progress.step)
-            trainer.tracker = make_tracker(info, setup.competition.settings.trackers)
+            trainer.tracker = make_tracker(info, setup.competition.settings.trackers, beside=device.type != "cpu")
         try:
             with closing(trainer):
                 trainer.signals.watch()

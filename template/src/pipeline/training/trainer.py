@@ -18,7 +18,7 @@ from pipeline.data.loader import EpochBatches, RowBatches, TrainBatches, make_lo
 from pipeline.inference.device import choose_precision
 from pipeline.keys import INPUT_ID
 from pipeline.losses.criterion import LossSums
-from pipeline.trackers import Tracker, Trackers
+from pipeline.trackers import Trackers
 from pipeline.training.averaging import WeightAverages
 from pipeline.training.checkpoints import CheckpointStore
 from pipeline.training.model import freeze, make_model
@@ -104,7 +104,7 @@ class Trainer:
         native = [engine_callback(names.bind("engine_callback", entry)) for entry in config.engine_callbacks]
         self.engine_callbacks: Sequence[Any] = native
         self.sums, self.signals = LossSums(), LeaveOnSignal()
-        self.tracker: Tracker = Trackers({})
+        self.tracker = Trackers({})
         self._saved_at = self._stage_began = time.monotonic()
         if state is not None:
             self.load_state_dict(state)

@@ -1,10 +1,18 @@
 """How figures look, and how they become pixels and files."""
 
 import contextlib
-import functools
 import io
+import os
+import pickle
+import signal
 import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
+from unittest.mock import patch
 
 import matplotlib as mpl
 import numpy as np
@@ -18,6 +26,7 @@ from PIL import Image
 
 from toolkit.files import atomic
 
+Drawing = Figure | Callable[[], Figure]
 RIGHT, WRONG, NEUTRAL, DARK, GREY = "#2a8a4a", "#c62f2f", "#4a78b0", "#1b2a41", "#8a93a0"
 styled = mpl.rc_context(  # a decorator of what makes a figure
     {
@@ -61,11 +70,10 @@ def pixels(figure: Figure) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-@functools.lru_cache(maxsize=1)  # several trackers ask for the same one
-def png(figure: Figure) -> bytes:
-    """Encode the figure."""
-    file = io.BytesIO()
-    Image.fromarray(pixels(figure)).save(file, format="png", compress_level=3)  # half the time, a fifth larger
+def png(figure: Drawing) -> bytes:
+    """Encode the figure, or the one that a function draws."""
+    file, drawn = io.BytesIO(), pixels(figure if isinstance(figure, Figure) else figure())
+    Image.fromarray(drawn).save(file, format="png", compress_level=3)  # half the time, a fifth larger
     return file.getvalue()
 
 
@@ -73,6 +81,38 @@ def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, atomically."""
     with atomic(path) as temporary:
         temporary.write_bytes(png(figure))
+
+
+def start_drawing() -> ProcessPoolExecutor:
+    """Start a process that draws (`png_of_pickled`) beside this one: with one thread, without a GPU, giving way to
+    others. It knows nothing of Ctrl-C and SIGTERM, and ends with this process even if that is killed."""
+    pool = ProcessPoolExecutor(1, get_context("spawn"), _prepare_drawing, (os.getpid(),))
+    environment = {"CUDA_VISIBLE_DEVICES": "", **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})  # inherited, like the variables
+    try:
+        with patch.dict(os.environ, environment):
+            pool.submit(png_of_pickled, pickle.dumps(Figure))  # imports and fonts are there when they are needed
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return pool
+
+
+def png_of_pickled(draw: bytes) -> bytes:
+    """Encode the figure that a pickled function draws."""
+    try:
+        return png(pickle.loads(draw))
+    except Exception as error:  # which itself may not come through a pipe
+        raise RuntimeError(str(error) or type(error).__name__) from None
+
+
+def _prepare_drawing(parent: int) -> None:
+    def end_with_parent() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    os.nice(10)
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def fit_fonts(figure: Figure) -> None:

@@ -1,6 +1,7 @@
 """Figures and submission of image-level tasks: those of each head, as its columns are."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from pipeline.keys import ROW_ID
 from pipeline.tasks.components import Figures, Outputs, Submission, Table
 from pipeline.tasks.image_level.predictions import HeadPredictions
 from pipeline.types import Batch
+from toolkit.plots.figures import Drawing
 from toolkit.plots.images import NEUTRAL, RIGHT, WRONG, image_grid, shortened, visible
 from toolkit.plots.samples import label_errors_figure
 
@@ -47,7 +49,7 @@ class HeadFigures(Figures):
         ids, truth = list(rows[ROW_ID]), self.tables.truth(rows)
         return {each.head.name: each.sample_figure(images, ids, truth, predictions) for each in self.columns}
 
-    def samples(self, rows: Table, samples: Sequence[SampleRecord], heading: str) -> Figure:
+    def samples(self, rows: Table, samples: Sequence[SampleRecord], heading: str) -> Drawing:
         read, titles, colors = self._read_out(rows, samples), [], []
         for place, sample in enumerate(samples):
             lines, wrong, judged = [sample.told()], False, False
@@ -63,7 +65,7 @@ class HeadFigures(Figures):
             titles.append("\n".join(lines))
             colors.append(WRONG if wrong else RIGHT if judged else NEUTRAL)
         images = [visible(sample.image) for sample in samples]
-        return image_grid(images, [sample.id for sample in samples], titles, colors, heading)
+        return partial(image_grid, images, [sample.id for sample in samples], titles, colors, heading)
 
     def captions(self, rows: Table, samples: Sequence[SampleRecord]) -> Table:
         read, truths, predictions = self._read_out(rows, samples), [], []

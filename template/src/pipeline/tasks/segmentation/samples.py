@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from pipeline.tasks.segmentation.label_errors import in_words, label_errors
 from pipeline.tasks.segmentation.truth import Truth, Window
 from pipeline.types import Batch
 from toolkit.masks import maps
+from toolkit.plots.figures import Drawing
 from toolkit.plots.images import shortened, visible
 from toolkit.plots.masks import masks_figure, sample_figure, shrunk, shrunk_truth
 
@@ -51,7 +53,7 @@ class MaskFigures(Figures):
             )
         return drawn
 
-    def samples(self, rows: pd.DataFrame, samples: Sequence[SampleRecord], heading: str) -> Figure:
+    def samples(self, rows: pd.DataFrame, samples: Sequence[SampleRecord], heading: str) -> Drawing:
         """Each image beside an overlay of truth and what is decided for each head, with loss and Dice."""
         truths = [[planes_of(head, sample.targets[head.target_key]) for head in self.heads] for sample in samples]
         masks = [[masks_of(head, sample) for head in self.heads] for sample in samples]
@@ -64,7 +66,7 @@ class MaskFigures(Figures):
             ranked = not several and sample.scored is not None and sample.scored[0] == "Dice"
             titles.append(sample.told() if ranked else f"{sample.told()}, {', '.join(scores)}")
         images = [visible(sample.image) for sample in samples]
-        return masks_figure(images, [sample.id for sample in samples], truths, masks, titles, heading)
+        return partial(masks_figure, images, [sample.id for sample in samples], truths, masks, titles, heading)
 
     def captions(self, rows: pd.DataFrame, samples: Sequence[SampleRecord]) -> pd.DataFrame:
         """What takes how much of the image, and the Dice of both."""
