@@ -1,8 +1,9 @@
-"""How much of a rendered repository a reader meets: lines in all, and what a batch or a prediction walks through.
+"""How much of a rendered repository a reader meets: lines in all, and what a batch, a row or a prediction passes.
 
 Counted in the default render: lines of its pipeline and toolkit, methods of the interfaces of a head and of a task, and
 the functions of its `src` that are entered between the ends of two ordinary batches, and from the logits of the test
-rows to the cells of the submission, with the files they stand in.
+rows to the cells of the submission, with the files they stand in. For a held-out row these are the files from
+`train.csv` over folds, dataset, loader, step and decoding to its cell in `oof.parquet`, whatever happens beside.
 """
 
 import importlib
@@ -32,6 +33,8 @@ BUDGETS = {
     "files a training batch enters": 20,
     "functions a prediction enters": 35,
     "files a prediction enters": 12,
+    "files a row passes to its out-of-fold cell": 27,
+    "lines of these files": 4_200,
 }
 OTHERS = {
     "functions a training batch enters": "DETR 12, Henkel 14",
@@ -51,87 +54,102 @@ def render(folder: Path) -> Path:
     return folder
 
 
-def entered(project: Path) -> set[CodeType]:
-    """The functions of `src` entered by the third batch of a fold's training."""
-    found: set[CodeType] = set()
-    source = str(project / "src")
+class Trace:
+    """The functions of a project's `src` that are entered while it runs, and with `callers` what calls those it runs
+    for."""
 
-    def note(frame: FrameType, event: str, argument: Any) -> None:
-        if event == "call" and frame.f_code.co_filename.startswith(source):
-            found.add(frame.f_code)
+    def __init__(self, project: Path, callers: bool = False) -> None:
+        self.source, self.callers = str(project / "src"), callers
+        self.found: set[CodeType] = set()
 
-    with imported(project):
+    def note(self, frame: FrameType, event: str, argument: Any) -> None:
+        code = frame.f_code
+        if event == "call" and code.co_filename.startswith(self.source) and not code.co_name.startswith("<"):
+            self.found.add(code)
+
+    def during(self, owner: Any, name: str, stage: str = "") -> Any:
+        """A patch under which it runs while a function does (in this stage only)."""
+        function = getattr(owner, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if stage and stage not in args:
+                return function(*args, **kwargs)
+            if self.callers:
+                self.note(sys._getframe(1), "call", None)
+            sys.setprofile(self.note)
+            try:
+                return function(*args, **kwargs)
+            finally:
+                sys.setprofile(None)
+
+        return patch.object(owner, name, call)
+
+    def files(self) -> set[str]:
+        return {code.co_filename for code in self.found}
+
+
+def entered_by_training(project: Path) -> tuple[Trace, Trace]:
+    """What the third batch of a fold's training enters, and what its held-out rows do, from the table to their cells in
+    `oof.parquet`."""
+    batch, row = Trace(project), Trace(project, callers=True)
+    with imported(project), ExitStack() as patches:
         from competition import competition
         from pipeline.experiments import load_experiment
         from pipeline.project import Project
-        from pipeline.training import fold, setup
+        from pipeline.training import finish, fold, setup
         from pipeline.training.trainer import Trainer
+        from pipeline.training.validation import Validation
 
-        ends, seen = Trainer.batch_end, 0
+        ends, done = Trainer.batch_end, 0
 
         def batch_end(self: Trainer) -> None:
-            nonlocal seen
+            nonlocal done
             ends(self)
-            seen += 1
-            sys.setprofile(note if seen == 2 else None)
+            done += 1
+            sys.setprofile(batch.note if done == 2 else None)
 
+        patches.enter_context(patch.object(Trainer, "batch_end", batch_end))
+        for owner, name in (
+            *((type(competition), "train_rows"), (setup, "with_earlier"), (setup, "load_folds")),
+            *((setup.Setup, "fold_rows"), (Validation, "add")),
+            *((finish, "predict_rows"), (finish, "write_predictions")),
+        ):
+            patches.enter_context(row.during(owner, name))
+        patches.enter_context(row.during(Trainer, "run_step", stage="valid"))
         paths = Project.at(project)
-        config = load_experiment(paths, "demo", [*SETTINGS, *ORDINARY])
-        Trainer.batch_end = batch_end  # type: ignore[method-assign]
-        try:
-            fold.train(setup.prepare(paths, competition, "house", config), "0", restart=False)
-        finally:
-            Trainer.batch_end = ends  # type: ignore[method-assign]
-            sys.setprofile(None)
-    return {code for code in found if not code.co_name.startswith("<")}
+        prepared = setup.prepare(paths, competition, "house", load_experiment(paths, "demo", [*SETTINGS, *ORDINARY]))
+        patches.enter_context(row.during(type(prepared.task), "stored"))
+        fold.train(prepared, "0", restart=False)
+    return batch, row
 
 
-def entered_by_prediction(project: Path) -> set[CodeType]:
-    """The functions of `src` entered between the logits of the test rows and the cells of the submission, given the
-    run that `entered` has trained."""
-    found: set[CodeType] = set()
-    source = str(project / "src")
-
-    def note(frame: FrameType, event: str, argument: Any) -> None:
-        if event == "call" and frame.f_code.co_filename.startswith(source):
-            found.add(frame.f_code)
-
+def entered_by_prediction(project: Path) -> Trace:
+    """What is entered between the logits of the test rows and the cells of the submission, given the run that
+    `entered_by_training` has trained."""
+    trace = Trace(project)
     with imported(project), ExitStack() as patches:
         from pipeline.inference import predict
         from pipeline.inference.snapshot import run_competition
         from pipeline.project import Project
         from pipeline.submission import command
 
-        def trace(owner: Any, name: str) -> None:
-            """Trace until a function ends, whatever calls it."""
-            function = getattr(owner, name)
-
-            def call(*args: Any, **kwargs: Any) -> Any:
-                sys.setprofile(note)
-                try:
-                    return function(*args, **kwargs)
-                finally:
-                    sys.setprofile(None)
-
-            patches.enter_context(patch.object(owner, name, call))
-
         def outputs(*args: Any) -> Iterator[Any]:
             made = list(model_outputs(*args))
-            sys.setprofile(note)
+            sys.setprofile(trace.note)
             yield from made
 
         model_outputs = predict.model_outputs
         patches.enter_context(patch.object(predict, "model_outputs", outputs))
-        trace(predict, "write_predictions")
-        trace(importlib.import_module("competition.submission"), "submission")
-        trace(command, "fill")
-        trace(command, "write_submission")
+        patches.enter_context(trace.during(predict, "write_predictions"))
+        patches.enter_context(trace.during(importlib.import_module("competition.submission"), "submission"))
+        patches.enter_context(trace.during(command, "fill"))
+        patches.enter_context(trace.during(command, "write_submission"))
         paths = Project.at(project)
         run = paths.require_run("house")
         with run_competition(run) as competition:
             predict.predict_run(paths, competition, run, paths.data, "0", {"workers": 0, "device": "cpu"})
         command.submit(paths, "house")
-    return {code for code in found if not code.co_name.startswith("<")}
+    return trace
 
 
 def methods(interface: type) -> int:
@@ -152,8 +170,10 @@ def measure(project: Path) -> dict[str, int]:
 
         interfaces = methods(HeadKind), methods(Task)
     values = [sum(len(path.read_text().splitlines()) for path in files), *interfaces]
-    for codes in (entered(project), entered_by_prediction(project)):
-        values += [len(codes), len({code.co_filename for code in codes})]
+    batch, row = entered_by_training(project)
+    for trace in (batch, entered_by_prediction(project)):
+        values += [len(trace.found), len(trace.files())]
+    values += [len(row.files()), sum(len(Path(file).read_text().splitlines()) for file in row.files())]
     return dict(zip(BUDGETS, values, strict=True))
 
 
