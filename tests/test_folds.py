@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from sklearn.model_selection import StratifiedKFold
 
-from pipeline.data.fold_columns import fold_columns
+from pipeline.data.command import fold_columns
 from pipeline.data.folds import FoldTable, class_order, load_folds, make_folds, split, write_classes, write_folds
 from pipeline.data.labels import ClassLabels
 from pipeline.project import Project

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.data.fold_file import only_fold
+from pipeline.data.folds import only_fold
 from pipeline.keys import ROW_FOLD, ROW_GROUP, ROW_ID, ROW_IMAGE, ROW_SOURCE, SOURCE_COMPETITION
 from toolkit.audit.near_copies import Copies, near_pairs, not_looked_for
 from toolkit.audit.scan import Look

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import GroupKFold, KFold
 
-from pipeline.data.labels import Labels, require_values
+from pipeline.data.labels import Labels
 from pipeline.data.spellings import alike, loose, strict
 from pipeline.keys import ROW_GROUP
 from toolkit.errors import UserError, listed
@@ -34,7 +34,6 @@ def assign_folds(
             f"{len(rows)} rows cannot make {n_folds} folds; ask for 2 or more with --n-folds (for a given validation "
             "split, give the rows that train another source in src/competition/tables.py, and ask for 1)"
         )
-    require_values(rows, labels)
     strata, notes = labels.strata(rows, n_folds)
     used = _usable(splitter, ROW_GROUP in rows, strata is not None)
     groups = None
