@@ -10,6 +10,14 @@ ZIP = ".zip"
 OTHERS = (".7z", ".rar", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")  # archives that are unpacked by hand
 
 
+class ImageError(UserError):
+    """That an image cannot be read, and in two words why."""
+
+    def __init__(self, message: str, kind: str = "unreadable image") -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
 def shown(path: Path) -> str:
     """`path` as it would be typed in the current folder."""
     folder = Path.cwd()
@@ -45,7 +53,7 @@ def missing(path: Path) -> UserError:
         how = f"unpack {packed.name}: {by}"
         if packed in path.parents:  # it is not read in place
             how += f", and write {packed.stem}/ in the image pattern"
-    return UserError(f"there is no image {shown(path)}; {how}")
+    return ImageError(f"there is no image {shown(path)}; {how}", "missing image")
 
 
 def archive_above(path: Path) -> Path | None:

@@ -14,8 +14,6 @@ from toolkit.errors import listed
 
 SIDE, SHAPE = 4.0, 3.0  # how many times the median side, and ratio of sides, an outlier must be at least
 DARK = 0.25  # where even the brightest pixel is darker, images are hardly seen
-MISSING = "there is no image"
-PROBLEMS = {MISSING: "missing image", "needs the package": "missing package", "truncated": "truncated image"}
 MIXTURES = (  # column of `Look`, what a mixture of it is called, the remedy, whether it is fatal
     ("dtype", "mixed value types", "set image.reader.params.as_float to true", True),
     ("channels", "mixed channels", "set image.reader.params.channels to one number for all", True),
@@ -28,93 +26,89 @@ def image_faults(rows: pd.DataFrame, looks: Sequence[Look], targets: Sequence[st
 
     Args:
         rows: of `leaks.all_rows`.
-        looks: what `scan` saw of their images, in the same order.
+        looks: what `scan` says of their images, in the same order.
         targets: the columns that copies of a training image should agree in.
     """
     if rows.empty:
         return
-    seen = pd.DataFrame([vars(look) for look in looks])
-    seen = seen.join(rows.reset_index(drop=True)[[ROW_ID, ROW_IMAGE, ROW_FOLD]])
+    images = pd.DataFrame([vars(look) for look in looks])
+    images = images.join(rows.reset_index(drop=True)[[ROW_ID, ROW_IMAGE, ROW_FOLD]])
     truth = rows[[column for column in targets if column in rows]].to_numpy(object)
-    yield from _unreadable(seen)
+    yield from _unreadable(images)
     for column, problem, remedy, fatal in MIXTURES:
-        same = seen[seen[column].map(bool)].groupby(column)[ROW_ID]
+        same = images[images[column].map(bool)].groupby(column)[ROW_ID]
         for value, names in sorted(same, key=lambda found: -len(found[1])) if same.ngroups > 1 else ():
             verb = "are read as" if fatal else "are"
             yield Fault(problem, listed(names), f"{len(names)} images {verb} {value}; {remedy}", fatal)
-    yield from _odd_sizes(seen[seen["size"].map(min) > 0])
-    for _, look in seen[seen["damage"] != ""].iterrows():
-        asked = look[ROW_FOLD] == TEST  # such a row cannot be dropped
+    yield from _odd_sizes(images[images["size"].map(min) > 0])
+    for _, image in images[images["damage"] != ""].iterrows():
+        asked = image[ROW_FOLD] == TEST  # such a row cannot be dropped
         remedy = "download it again" + ("" if asked else ", or drop its row in tables.py")
-        yield Fault("damaged image", look[ROW_ID], f"{look[ROW_IMAGE]}: {look['damage']}; {remedy}", fatal=not asked)
-    yield from _contents(seen[seen["dtype"] != ""])
-    for _, copies in seen[(seen[ROW_FOLD] != TEST) & (seen["digest"] != "")].groupby("digest"):
+        yield Fault("damaged image", image[ROW_ID], f"{image[ROW_IMAGE]}: {image['damage']}; {remedy}", not asked)
+    yield from _contents(images[images["dtype"] != ""])
+    for _, copies in images[(images[ROW_FOLD] != TEST) & (images["digest"] != "")].groupby("digest"):
         labels = dict.fromkeys(" / ".join(map(str, cells)) for cells in truth[copies.index])
         if len(labels) > 1:
             detail = f"the same file, labelled {listed(labels, 5)}"
             yield Fault("copies with different labels", listed(copies[ROW_ID]), detail, fatal=False)
 
 
-def _unreadable(seen: pd.DataFrame) -> Iterator[Fault]:
-    parts = seen[ROW_FOLD].eq(TEST).map({True: "test rows", False: "training rows"})
-    for part, of in seen.groupby(parts):
-        if len(of) > 1 and of["fault"].str.startswith(MISSING).all():
+def _unreadable(images: pd.DataFrame) -> Iterator[Fault]:
+    for part, of in images.groupby(images[ROW_FOLD].eq(TEST).map({True: "test rows", False: "training rows"})):
+        if len(of) > 1 and of["kind"].eq("missing image").all():
             detail = f"none of their {len(of)} images is there; the first one: {of['fault'].iloc[0]}"
             yield Fault("image pattern", str(part), detail)
-            seen = seen.drop(index=of.index)
-    for fault, same in seen[seen["fault"] != ""].groupby("fault", sort=False):
-        problem = next((problem for text, problem in PROBLEMS.items() if text in str(fault)), "unreadable image")
-        yield Fault(problem, listed(same[ROW_ID]), str(fault))
+            images = images.drop(index=of.index)
+    for (kind, fault), same in images[images["fault"] != ""].groupby(["kind", "fault"], sort=False):
+        yield Fault(str(kind), listed(same[ROW_ID]), str(fault))
 
 
-def _odd_sizes(seen: pd.DataFrame) -> Iterator[Fault]:
+def _odd_sizes(images: pd.DataFrame) -> Iterator[Fault]:
     """Images far larger, smaller or longer than the others."""
-    sizes = np.array(seen["size"].tolist(), np.float64).reshape(-1, 2)
+    sizes = np.array(images["size"].tolist(), np.float64).reshape(-1, 2)
     odd = np.zeros(len(sizes), bool)
     for values, least in ((np.sqrt(sizes.prod(axis=1)), SIDE), (sizes.max(axis=1) / sizes.min(axis=1), SHAPE)):
         logs = np.log(values)
         far = np.abs(logs - np.median(logs)) > np.log(least) if len(logs) else odd
         odd |= far & (np.abs(modified_z_scores(logs)) > LIMIT)
-    examples = listed(("{:.0f}x{:.0f}".format(*size) for size in sizes[odd]), 3)
-    usual = "{:.0f}x{:.0f}".format(*np.median(sizes, axis=0)) if len(sizes) else ""
-    detail = f"{odd.sum()} images of {examples} pixels (height x width) stand out from a median of {usual}; "
-    yield from together(
-        "odd sizes", seen[ROW_ID][odd], f"{detail}drop their rows in tables.py if they are mistakes", False
-    )
+    if odd.any():
+        usual = "{:.0f}x{:.0f}".format(*np.median(sizes, axis=0))
+        examples = listed(("{:.0f}x{:.0f}".format(*size) for size in sizes[odd]), 3)
+        what = f"{odd.sum()} images of {examples} pixels (height x width) stand out from a median of {usual}"
+        detail = f"{what}; drop their rows in tables.py if they are mistakes"
+        yield Fault("odd sizes", listed(images[ROW_ID][odd]), detail, fatal=False)
 
 
-def _contents(seen: pd.DataFrame) -> Iterator[Fault]:
+def _contents(images: pd.DataFrame) -> Iterator[Fault]:
     """Images that are read, and that show nothing or hold values that cannot be trained on."""
-    brightest, blank = seen["brightest"], seen["constant"] & ~seen["alpha"]
-    top, above = brightest[~seen["constant"]].max(), (brightest > 1.01) & np.isfinite(brightest)
-    first = seen["thumbnail"].iloc[0] if len(seen) > 2 else np.zeros(1)
-    same = first.any() and all(np.array_equal(each, first) for each in seen["thumbnail"])
-    alpha = "are of one colour, and their picture is in the alpha channel; set image.reader.params.channels and "
-    dark = (
-        f"have no pixel of more than {top:.2%} of white; set image.reader.params.high to the value that becomes white"
-    )
+    brightest, constant, alpha = images["brightest"], images["constant"], images["alpha"]
+    top, above = brightest[~constant].max(), (brightest > 1.01) & np.isfinite(brightest)
+    first = images["thumbnail"].iloc[0] if len(images) > 2 else np.zeros(1)
+    same = first.any() and all(np.array_equal(each, first) for each in images["thumbnail"])
     single = "show the same picture; look at the image pattern in competition.yaml, or at the reader"
-    if seen[ROW_IMAGE].nunique() == 1:
+    if images[ROW_IMAGE].nunique() == 1:
         single += ": for one path it has to ask for the row, by a third positional parameter"
+    params = "set image.reader.params"
+    in_alpha = (
+        f"are of one colour, and their picture is in the alpha channel; {params}.channels and model.in_chans to 4"
+    )
+    high = f"{params}.high to the value that becomes white ({top * 65535:.0f} of 16 bits)"
+    not_shares = f"have values up to {brightest[above].max():.6g}, not 0 to 1; mend the reader"
+    blank = constant & ~alpha
     for problem, which, detail, fatal in (
-        ("picture in the alpha channel", seen["alpha"], f"{alpha}model.in_chans to 4", True),
+        ("picture in the alpha channel", alpha, in_alpha, True),
         (
             "blank images",
             blank,
             "have one value everywhere; drop mistakes, or see low and high",
-            blank.all() and len(seen) > 1,
+            blank.all() and len(images) > 1,
         ),
-        ("one image", pd.Series(same, index=seen.index), single, True),
-        ("dark images", ~seen["constant"] & (top < DARK), f"{dark} ({top * 65535:.0f} of 16 bits)", False),
+        ("one image", pd.Series(same, index=images.index), single, True),
+        ("dark images", ~constant & (top < DARK), f"have no pixel of more than {top:.2%} of white; {high}", False),
         ("no numbers", ~np.isfinite(brightest), "hold values that are no finite numbers; mend the reader", True),
-        (
-            "values above 1",
-            above,
-            f"have values up to {brightest[above].max():.6g}, not 0 to 1; mend the reader",
-            False,
-        ),
+        ("values above 1", above, not_shares, False),
     ):
-        yield from together(problem, seen[ROW_ID][which], f"{which.sum()} images {detail}", bool(fatal))
+        yield from together(problem, images[ROW_ID][which], f"{which.sum()} images {detail}", bool(fatal))
 
 
 def image_count_faults(train: pd.DataFrame, test: pd.DataFrame) -> Iterator[Fault]:

@@ -34,7 +34,8 @@ class Look:
     channels: int = 0
     thumbnail: np.ndarray = field(default_factory=lambda: np.zeros(SIDE * SIDE, np.float32))  # see `normalized`
     brightest: float = 1.0  # the largest value, over what is white
-    fault: str = ""  # why it cannot be read
+    fault: str = ""  # why it cannot be read, and what sort of fault that is
+    kind: str = ""
     constant: bool = False  # all pixels are the same
     alpha: bool = False  # they are, and the file has a picture in its alpha channel
     damage: str = ""  # what of the file is lost, though it can be read
@@ -74,18 +75,18 @@ def look(path: Path, read: RowReader, row: Row = NO_ROW) -> Look:
                 data = read_bytes(path)
                 fingerprint = digest(data)
         pixels = read(path, (DECODE, DECODE), row)
-        if not isinstance(pixels, np.ndarray) or pixels.ndim != 3 or not pixels.size:
-            made = f"{pixels.dtype} {pixels.shape}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
+        if np.ndim(pixels) != 3 or not np.size(pixels):
+            made = f"{getattr(pixels, 'dtype', type(pixels).__name__)} {np.shape(pixels)}"
             raise UserError(f"the reader made {made} of {path.name}; uint8 or float32 of shape (H, W, C) is expected")
         return _look(fingerprint, data, pixels)
-    except UserError as error:
-        fault = str(error)
     except Exception as error:
+        fault: Exception = error
         if isinstance(error, FileNotFoundError) and not path.exists():
-            fault = str(missing(path))
-        else:
-            fault = f"the reader failed on {path.name}: {type(error).__name__}: {' '.join(str(error).split())}"
-    return Look(fingerprint, describe(data), fault=fault)
+            fault = missing(path)
+        elif not isinstance(error, UserError):
+            what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            fault = UserError(f"the reader failed on {path.name}: {what}")
+    return Look(fingerprint, describe(data), fault=str(fault), kind=getattr(fault, "kind", "unreadable image"))
 
 
 def _look(fingerprint: str, data: bytes, pixels: np.ndarray) -> Look:

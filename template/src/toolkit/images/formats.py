@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.archives import read_bytes, shown
+from toolkit.archives import ImageError, read_bytes, shown
 from toolkit.errors import UserError
 from toolkit.images.pixels import Size, scaled, turned, with_channels
 
@@ -109,4 +109,6 @@ def require(module: str, what: str) -> Any:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         remedy = "add it to the group `competition` in pyproject.toml, and run make setup"
-        raise UserError(f"{what} needs the package '{module.partition('.')[0]}'; {remedy}") from error
+        raise ImageError(
+            f"{what} needs the package '{module.partition('.')[0]}'; {remedy}", "missing package"
+        ) from error

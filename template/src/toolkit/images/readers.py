@@ -20,8 +20,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from toolkit.archives import read_bytes, shown
-from toolkit.errors import UserError
+from toolkit.archives import ImageError, read_bytes, shown
 from toolkit.images.formats import dicom, tif, unreadable
 from toolkit.images.header import EXIF, JPEG, PNG, TIF, Header, header_in
 from toolkit.images.pixels import Size, scaled, turned, with_channels
@@ -92,9 +91,8 @@ def image(
         else:
             if not is_whole(data, header):
                 if not (allow_truncated and data.startswith(JPEG)):
-                    raise UserError(
-                        f"the image {shown(path)} is truncated; download it again, or drop its row in tables.py"
-                    )
+                    remedy = "download it again, or drop its row in tables.py"
+                    raise ImageError(f"the image {shown(path)} is truncated; {remedy}", "truncated image")
                 data += JPEG_END
             pixels = _decoded(data, channels, header, target)
             if pixels is None:
