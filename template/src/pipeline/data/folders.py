@@ -81,19 +81,17 @@ def rows_of_all_images(table: pd.DataFrame, settings: Settings, pattern: str, da
 
 def _expression(pattern: str) -> re.Pattern[str]:
     """What paths fit; each name in braces is a named group, and stands for the same text wherever it stands."""
-    seen: list[str] = []
+    names: list[str] = []
     text = ""
     for position, part in enumerate(VARIABLE.split(pattern)):
         name = part.strip("{}")
-        if position % 2 == 0:
-            text += re.escape(part)
-        elif part in WILD:
-            text += WILD[part]
+        if position % 2 == 0 or part in WILD:
+            text += WILD.get(part) or re.escape(part)
         elif pattern_column(name) != name:
             text += "[^/]+"
-        elif name in seen:
-            text += rf"(?:\{seen.index(name) + 1})"
+        elif name in names:
+            text += rf"(?:\{names.index(name) + 1})"
         else:
-            seen.append(name)
+            names.append(name)
             text += "([^/]+)"
     return re.compile(text)

@@ -53,11 +53,8 @@ class ClassLabels:
         return self.numbered(rows, n_folds, pool=len(self.targets) > 1)
 
     def numbered(self, rows: pd.DataFrame, n_folds: int, pool: bool) -> tuple[np.ndarray | None, list[str]]:
-        """The number of each row's class, or combination of classes; see `strata`.
-
-        Args:
-            pool: whether rare ones are one stratum; else only those of a single row are.
-        """
+        """The number of each row's class, or combination of classes; with `pool` all rare ones are one stratum, else
+        only those of a single row are."""
         targets = list(self.targets)
         keys = rows[targets].astype(str).agg(" / ".join, axis=1) if len(targets) > 1 else rows[targets[0]].astype(str)
         codes, names = pd.factorize(keys, sort=True)
@@ -104,11 +101,10 @@ class Stratified:
 
     def split(self, x: Any, strata: np.ndarray, groups: Any = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Positions that train and positions that are held out, for each fold."""
+        cls = StratifiedGroupKFold if self.grouped else StratifiedKFold
+        made: Any = cls(self.n_folds, shuffle=True, random_state=self.seed)
         if np.bincount(strata).max() < self.n_folds:
-            made: Any = GroupKFold(self.n_folds) if self.grouped else Spread(self.n_folds, self.seed)
-        else:
-            cls = StratifiedGroupKFold if self.grouped else StratifiedKFold
-            made = cls(self.n_folds, shuffle=True, random_state=self.seed)
+            made = GroupKFold(self.n_folds) if self.grouped else Spread(self.n_folds, self.seed)
         yield from made.split(x, strata, groups)
 
 
@@ -147,7 +143,5 @@ def require_values(rows: pd.DataFrame, labels: Labels) -> None:
     for column, values in columns.items():
         missing = rows[ROW_ID].loc[values.index[values.isna()]]
         if len(missing):
-            raise UserError(
-                f"column '{column}' is empty in {len(missing)} training rows (id {listed(missing)}); "
-                "fill or drop them in src/competition/tables.py"
-            )
+            what = f"column '{column}' is empty in {len(missing)} training rows (id {listed(missing)})"
+            raise UserError(f"{what}; fill or drop them in src/competition/tables.py")

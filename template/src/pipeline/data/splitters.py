@@ -30,16 +30,11 @@ def assign_folds(
         int64 (N,) fold of each row; the splitter that was used; warnings, one line each.
     """
     if not 2 <= n_folds <= len(rows):
-        raise UserError(
-            f"{len(rows)} rows cannot make {n_folds} folds; ask for 2 or more with --n-folds (for a given validation "
-            "split, give the rows that train another source in src/competition/tables.py, and ask for 1)"
-        )
+        given = "for a given validation split, give the rows that train another source in tables.py, and ask for 1"
+        raise UserError(f"{len(rows)} rows cannot make {n_folds} folds; ask for 2 or more with --n-folds ({given})")
     strata, notes = labels.strata(rows, n_folds)
     used = _usable(splitter, ROW_GROUP in rows, strata is not None)
-    groups = None
-    if "group" in used:
-        groups, noted = _group_codes(rows, n_folds, seed)
-        notes += noted
+    groups = _group_codes(rows, n_folds, seed, notes) if "group" in used else None
     for column in labels.named:  # classes whose spellings cannot mean two things
         same = alike(labels.cells(rows, column).dropna().astype(str).unique(), strict)
         if same:
@@ -57,9 +52,7 @@ def assign_folds(
         folds = _spread_classes(folds, rows, labels, np.arange(len(rows)) if groups is None else groups, seed)
     sizes = np.bincount(folds, minlength=n_folds)
     if sizes.min() == 0:
-        raise UserError(
-            f"the groups are too uneven for {n_folds} folds, one stayed empty; ask for fewer with --n-folds"
-        )
+        raise UserError(f"the groups are too uneven for {n_folds} folds, one stayed empty; ask for fewer: --n-folds")
     if sizes.max() > 1.5 * sizes.mean():
         notes.append(f"the folds are uneven ({listed(sizes, 20)} rows), since large groups stay together")
     return folds, used, tuple(notes)
@@ -72,33 +65,28 @@ def _usable(splitter: Splitter, grouped: bool, stratifiable: bool) -> Splitter:
             return "stratified_group" if grouped else "stratified"
         return "group" if grouped else "plain"
     if grouped != ("group" in splitter):
-        raise UserError(
-            f"the splitter '{splitter}' {'would tear groups apart' if grouped else 'needs groups'}; use another one, "
-            "or correct group_column in competition.yaml"
-        )
+        why = "would tear groups apart" if grouped else "needs groups"
+        raise UserError(f"the splitter '{splitter}' {why}; use another, or correct group_column in competition.yaml")
     if "stratified" in splitter and not stratifiable:
         raise UserError("classes have too few rows to be stratified; use --splitter plain or group")
     return splitter
 
 
-def _group_codes(rows: pd.DataFrame, n_folds: int, seed: int) -> tuple[np.ndarray, list[str]]:
+def _group_codes(rows: pd.DataFrame, n_folds: int, seed: int, notes: list[str]) -> np.ndarray:
     """int64 (N,) number of each row's group, numbered by the seed: equally large groups go to folds in that order.
 
-    Groups whose names differ by case, spaces or zeros only are one, and a note.
+    Groups whose names differ by case, spaces or zeros only are one, and one of the `notes`.
     """
-    groups, notes = rows[ROW_GROUP].astype(str), []
-    same = alike(groups.unique())
-    if same:
+    groups = rows[ROW_GROUP].astype(str)
+    if same := alike(groups.unique()):
         groups = groups.map(loose)
         examples = listed((" and ".join(map(repr, names)) for names in same), 2)
-        notes.append(
-            f"{len(same)} groups stand in spellings that differ by case, spaces or zeros only ({examples}) and were "
-            "kept together; give each one name in src/competition/tables.py"
-        )
+        what = f"{len(same)} groups stand in spellings that differ by case, spaces or zeros only ({examples})"
+        notes.append(f"{what} and were kept together; give each one name in src/competition/tables.py")
     codes, names = pd.factorize(groups, sort=True)
     if len(names) < n_folds:
         raise UserError(f"{len(names)} groups cannot make {n_folds} folds; ask for fewer with --n-folds")
-    return np.random.default_rng(seed).permutation(len(names))[codes], notes
+    return np.random.default_rng(seed).permutation(len(names))[codes]
 
 
 def _spread_classes(folds: np.ndarray, rows: pd.DataFrame, labels: Labels, units: np.ndarray, seed: int) -> np.ndarray:
@@ -115,12 +103,10 @@ def _spread_classes(folds: np.ndarray, rows: pd.DataFrame, labels: Labels, units
     classes: list[np.ndarray] = []  # the units of each that is in one fold, or could come to be by exchanges
     for column in labels.named:
         cells = labels.cells(rows, column).dropna().astype(str)
-        found = pd.DataFrame(
-            {"unit": pd.Series(units, rows.index).loc[cells.index].to_numpy(), "name": cells.to_numpy()}
-        )
-        for _, same in found.drop_duplicates().groupby("name")["unit"]:
+        of_cells = pd.Series(units, rows.index).loc[cells.index]
+        for same in (each.unique() for _, each in of_cells.groupby(cells.to_numpy())):
             if len(same) > 1 and (len(same) <= FEW or len(set(fold_of[same])) == 1):
-                classes.append(same.to_numpy())
+                classes.append(same)
     of_unit: dict[int, list[np.ndarray]] = {}
     for members in classes:
         for unit in members:

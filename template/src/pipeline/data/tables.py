@@ -1,5 +1,6 @@
 """Helpers for `src/competition/tables.py`: Kaggle's csv files become rows, and every cell stays exact text."""
 
+import contextlib
 import functools
 import os
 import re
@@ -36,15 +37,12 @@ def read_table(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
     except FileNotFoundError as error:
         archives = sorted(path.parent.glob(f"*{ZIP}"), key=lambda found: (found.name != path.name + ZIP, found.name))
         remedy = "put the competition's files there, or correct the name in competition.yaml"
-        if archives:
-            remedy = f"unpack {archives[0].name}: scripts/check_data.py --unpack"
+        remedy = f"unpack {archives[0].name}: scripts/check_data.py --unpack" if archives else remedy
         raise UserError(f"there is no {path.name} in {shown(path.parent)}; {remedy}") from error
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # of pandas, which finds no table, and of bytes that are no UTF-8
         reason = str(error).strip().splitlines()[-1]
         remedy = "download it again, save it as CSV UTF-8, or close a quotation mark"
         raise UserError(f"{shown(path)} is not a csv file in UTF-8 ({reason}); {remedy}") from error
-    except OSError as error:
-        raise UserError(f"cannot read {shown(path)}: {error.strerror or error}") from error
     if not isinstance(table.index, pd.RangeIndex):
         raise UserError(f"{shown(path)}: its rows have more cells than its first line names; mend the first line")
     require_columns(table, columns, path.name)
@@ -64,10 +62,8 @@ def require_columns(table: pd.DataFrame, columns: Iterable[str], name: str) -> N
     """Raise a `UserError` with the nearest column for the first of `columns` that the table lacks."""
     for column in columns:
         if column not in table:
-            raise UserError(
-                f"{name} has no column '{column}'; {nearest(column, map(str, table.columns))} "
-                "(columns are named in competition.yaml, or made in src/competition/tables.py before image_rows)"
-            )
+            remedy = "(columns are named in competition.yaml, or made in src/competition/tables.py before image_rows)"
+            raise UserError(f"{name} has no column '{column}'; {nearest(column, map(str, table.columns))} {remedy}")
 
 
 def require_cells(table: pd.DataFrame, column: str) -> None:
@@ -100,17 +96,13 @@ def image_rows(table: pd.DataFrame, settings: Settings, pattern: str | Sequence[
     table = with_text(table, [*names, settings.group_column])
     for column in names:
         require_cells(table, column)
-    used = (*settings.target_columns, *settings.side_columns)
-    reserved = [name for name in used if name in RESERVED and name in table]
-    if reserved:
-        raise UserError(
-            f"'{reserved[0]}' is the pipeline's own name; rename the column in tables.py and competition.yaml"
-        )
+    for name in (*settings.target_columns, *settings.side_columns):
+        if name in RESERVED and name in table:
+            raise UserError(f"'{name}' is the pipeline's own name; rename the column in tables.py and competition.yaml")
     rows = pd.DataFrame({ROW_ID: table[settings.id_column], ROW_IMAGE: image_paths(table, pattern, data)})
-    if settings.group_column and settings.group_column in table:
-        rows[ROW_GROUP] = table[settings.group_column]
-    if settings.prediction_column:
-        rows[ROW_PREDICTION] = table[settings.prediction_column]
+    for name, column in ((ROW_GROUP, settings.group_column), (ROW_PREDICTION, settings.prediction_column)):
+        if column and column in table:
+            rows[name] = table[column]
     return pd.concat([rows, table[[column for column in table if column not in RESERVED]]], axis=1)
 
 
@@ -126,15 +118,15 @@ def image_paths(table: pd.DataFrame, pattern: str | Sequence[str], data: Path) -
             part that is asked for, or two files of one stem.
     """
     listing = functools.cache(lambda folder: _listing(data / folder))
+
+    def exist(paths: pd.Series) -> np.ndarray:
+        parts = (path.rpartition("/") for path in paths)
+        return np.array([name in listing(folder).get(name, ()) for folder, _, name in parts], bool)
+
     first, *others = (_filled(table, one, listing) for one in ([pattern] if isinstance(pattern, str) else pattern))
     for paths in others:
-        first = first.where(_exist(first, listing) | ~_exist(paths, listing), paths)
+        first = first.where(exist(first) | ~exist(paths), paths)
     return first
-
-
-def _exist(paths: pd.Series, listing: Listing) -> np.ndarray:
-    parts = (path.rpartition("/") for path in paths)
-    return np.array([name in listing(folder).get(name, ()) for folder, _, name in parts], bool)
 
 
 def _filled(table: pd.DataFrame, pattern: str, listing: Listing) -> pd.Series:
@@ -181,13 +173,10 @@ def _with_extension(path: str, listing: Listing) -> str:
 def _listing(folder: Path) -> dict[str, list[str]]:
     """See `Listing`; empty where there is no folder. An id may hold dots, so only known endings go."""
     found: dict[str, list[str]] = {}
-    try:
-        with os.scandir(folder) as entries:
-            for name in (entry.name for entry in entries if entry.is_file()):
-                for key in {name, name.rpartition(".")[0] if is_image(name) else name}:
-                    found.setdefault(key, []).append(name)
-    except OSError:
-        return {}
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for name in (entry.name for entry in entries if entry.is_file()):
+            for key in {name, name.rpartition(".")[0] if is_image(name) else name}:
+                found.setdefault(key, []).append(name)
     return found
 
 
