@@ -3,7 +3,7 @@
 import importlib
 import io
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -51,6 +51,9 @@ class Log:
 
     def scalars(self, values: dict[str, float], step: int) -> None:
         self.rows.append((step, values))
+
+    def later(self, is_there: Callable[[], bool], log: Callable[[], None]) -> None:
+        log()
 
     def figure(self, name: str, figure: Any, step: int) -> None:
         self.pictures.append(name)

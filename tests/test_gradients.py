@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pipeline.config import parse_experiment
+from pipeline.trackers import Trackers
 from pipeline.types import Progress
 from projects import Renders, run_script
 from training import demo_project, expect, register
@@ -79,25 +81,58 @@ def test_looks_of_a_continued_run_on_a_gpu_are_saved(gradients: SimpleNamespace)
         assert after.state_dict()["rows"].shape == (2, 2, len(gradients.MEASURES))
 
 
-def test_what_is_loaded_between_two_batches_is_compared_where_the_weights_are(gradients: SimpleNamespace) -> None:
-    """A state may be saved before the step that was looked at is measured."""
-    network, logged = nn.Linear(2, 2), {}
-    network(torch.ones(1, 2)).sum().backward()
-    config = parse_experiment({"watch": {"gradient_steps": 1}}, "test")
+def watched(network: nn.Module, **settings: Any) -> tuple[Any, dict[str, float], dict[str, Any]]:
+    """A run as far as the callback sees one, and what is logged of numbers and of histograms."""
+    logged, drawn = dict[str, float](), dict[str, Any]()
+    tracker = SimpleNamespace(
+        scalars=lambda values, step: logged.update(values),
+        histogram=lambda name, values, step: drawn.update({name: values}),
+    )
+    config = parse_experiment({"watch": {"gradient_steps": 1, **settings}}, "test")
     run = SimpleNamespace(config=config, epochs=1, batches_per_epoch=4, model=SimpleNamespace(network=network))
-    run.progress = Progress()
-    run.tracker = SimpleNamespace(scalars=lambda values, step: logged.update(values))
+    run.progress, run.tracker = Progress(), Trackers({"log": tracker})
+    return run, logged, drawn
+
+
+def test_a_state_that_is_saved_after_a_look_holds_all_of_it(gradients: SimpleNamespace) -> None:
+    """How far the optimiser went is measured before; the layer that no loss reached goes nowhere."""
+    network = nn.ModuleDict({"reached": nn.Linear(2, 2), "unused": nn.Linear(2, 2)})
+    network["reached"](torch.ones(1, 2)).sum().backward()
+    run, logged, _ = watched(network)
     first, continued = gradients.Gradients(), gradients.Gradients()
     first.on_run_start(run)
     first.on_gradients_ready(run)
+    with torch.no_grad():
+        network["reached"].weight.mul_(2)
+        network["reached"].bias.mul_(2)
+    first.on_sync(run)
+    run.tracker.flush()
+    assert {tag: value for tag, value in logged.items() if tag.startswith("updates/")} == {
+        "updates/reached": pytest.approx(1.0)
+    }
+    assert logged["gradients/unused/zeros"] == 1
     continued.load_state_dict(copy.deepcopy(first.state_dict()))
     continued.on_run_start(run)
-    with torch.no_grad():
-        network.weight.mul_(2)
-        network.bias.mul_(2)
     continued.on_batch_end(run, "train", {}, {})
-    assert [value for tag, value in logged.items() if tag.startswith("updates/")] == pytest.approx([1.0, 1.0])
-    assert first.steps == continued.steps == [0]
+    assert continued.steps == [0] and len(continued.rows) == 1
+    torch.testing.assert_close(continued.rows[0], first.rows[0], equal_nan=True, rtol=0, atol=0)
+
+
+def test_a_step_that_is_left_out_is_no_look(gradients: SimpleNamespace) -> None:
+    """Such as one whose gradients overflowed in fp16: the scaler leaves it out, and nothing explodes."""
+    network = nn.Linear(2, 2)
+    run, logged, drawn = watched(network, figure_epochs=1)
+    callback = gradients.Gradients()
+    callback.on_run_start(run)
+    for step, slope in enumerate([torch.inf, 1.0, torch.nan, 2.0]):
+        run.progress = Progress(batch=step, step=step)
+        for parameter in network.parameters():
+            parameter.grad = torch.full_like(parameter, slope)
+        callback.on_gradients_ready(run)
+        callback.on_batch_end(run, "train", {}, {})
+    assert callback.steps == [1, 3] and len(callback.state_dict()["rows"]) == 2
+    assert logged["gradients/weight/max"] == 2
+    assert drawn["gradients/weight"].tolist() == [2] * 4 and len(drawn["weights/bias"]) == 2
 
 
 def test_blocks_stay_few(gradients: SimpleNamespace) -> None:

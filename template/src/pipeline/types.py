@@ -176,6 +176,7 @@ class Run(Protocol):
     device: torch.device
     precision: Precision
     scaler: torch.amp.GradScaler  # the engine scales with it, and the run saves it; for all but fp16 it scales nothing
+    gradient_norm: Tensor | None  # of all gradients, unscaled and not clipped, where a callback has measured it
     processes: Processes  # those that train this fold together; the engine averages their gradients
     engine_callbacks: Sequence[Any]  # of the engine's own kind, in the order of the experiment
     signals: LeaveOnSignal  # the engine lets it `watch` once the framework has put in its own handlers

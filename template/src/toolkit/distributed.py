@@ -81,6 +81,11 @@ class Processes:
         distributed.all_reduce(largest, distributed.ReduceOp.MAX)
         return int(largest)
 
+    def maximum(self, values: Tensor) -> None:
+        """Make each value of a tensor the largest that any of all has, in place and on its device."""
+        if self.size > 1:
+            distributed.all_reduce(values, distributed.ReduceOp.MAX)
+
     def copy_from_main(self, tensors: Iterator[Tensor]) -> None:
         """Make tensors of all equal those of the main process, in place."""
         if self.size > 1:

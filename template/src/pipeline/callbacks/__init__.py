@@ -8,10 +8,33 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from pipeline.registry import References
 from pipeline.types import Batch, Run, Stage, StageResult, StepResult, Verdict
 
 NAMES: References = {"callback": {"learning_test": "pipeline.callbacks.learning_test:LearningTest"}}
+
+
+class HostCopy:
+    """A tensor on its way to the host. The host waits for it when it asks for its values, and not before."""
+
+    def __init__(self, values: Tensor) -> None:
+        self.copy = torch.empty(values.shape, dtype=values.dtype, pin_memory=values.is_cuda)
+        self.copy.copy_(values.detach(), non_blocking=True)
+        self.event = torch.cuda.Event() if values.is_cuda else None
+        if self.event is not None:
+            self.event.record(torch.cuda.current_stream(values.device))
+
+    def is_there(self) -> bool:
+        return self.event is None or self.event.query()
+
+    def values(self) -> Tensor:
+        """The values, on the CPU, once they are there."""
+        if self.event is not None:
+            self.event.synchronize()
+        return self.copy
 
 
 class Callback:
@@ -39,11 +62,15 @@ class Callback:
         """The batch is on the device."""
 
     def on_batch_end(self, run: Run, stage: Stage, batch: Batch, result: StepResult) -> None:
-        """After the step; tensors are on the device, so read scalars back at a cadence, not at every call."""
+        """After the step; tensors are on the device, and reading one waits for it (`HostCopy` does not)."""
 
     def on_gradients_ready(self, run: Run) -> Verdict:
         """Unscaled gradients, before clipping and before the optimiser steps; may veto the step."""
         return Verdict.GO
+
+    def on_sync(self, run: Run) -> None:
+        """After the optimiser's step, at the end of an epoch's training and before a state is saved: look at what is
+        still on its way from the device."""
 
     def on_epoch_end(self, run: Run, result: StageResult) -> None:
         """After a stage; `result` holds losses and, for validation, metrics and tables."""
@@ -93,6 +120,7 @@ class CallbackList(Callback):
     on_epoch_start = _calls("on_epoch_start")
     on_batch_start = _calls("on_batch_start")
     on_batch_end = _calls("on_batch_end")
+    on_sync = _calls("on_sync")
     on_epoch_end = _calls("on_epoch_end")
     on_run_end = _calls("on_run_end")
     on_exception = _calls("on_exception")

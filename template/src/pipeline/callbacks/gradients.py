@@ -15,7 +15,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from pipeline.callbacks import Callback
+from pipeline.callbacks import Callback, HostCopy
 from pipeline.types import Run, StageResult, Verdict
 from toolkit.errors import listed
 from toolkit.terminal import console
@@ -37,6 +37,7 @@ class Gradients(Callback):
         self.cadence = 1  # steps from one look to the next
         self.blocks: dict[str, list[str]] = {}
         self.before: dict[str, Tensor] = {}  # a sample of the weights before the step that is looked at
+        self.slopes = torch.zeros(0)  # `slopes` of these weights' gradients
 
     def on_run_start(self, run: Run) -> None:
         self.blocks = blocks(run.model.network)
@@ -49,38 +50,62 @@ class Gradients(Callback):
         if not (looks or draws):
             return Verdict.GO
         parameters = dict(run.model.network.named_parameters())
-        if looks:
-            slopes = [measure([parameters[name].grad for name in names]) for names in self.blocks.values()]
+        there = {name: value for name, value in parameters.items() if value.grad is not None}
+        if looks and there:
             self.steps.append(now.step)
-            self.rows.append(torch.stack(slopes))
-            there = {name: value for name, value in parameters.items() if value.grad is not None}
-            self.before = {name: value.detach().flatten()[:SAMPLE].float().clone() for name, value in there.items()}
-        for block, names in self.blocks.items() if draws else ():
-            weights = [parameters[name] for name in names]
-            for tag, values in (("weights", spread(weights)), ("gradients", spread([each.grad for each in weights]))):
-                if len(values):
-                    run.tracker.histogram(f"{tag}/{block}", values, now.step)
+            self.slopes = slopes([value.grad for value in parameters.values() if value.grad is not None])
+            self.before = {name: _sample(value).clone() for name, value in there.items()}
+        if draws:
+            self._histograms(run, parameters)
         return Verdict.GO
 
     def on_batch_end(self, run: Run, *_: Any) -> None:
         """The optimiser has stepped since gradients were looked at: how far it went can be seen now."""
         if not self.before:
             return
-        parameters, row, tags = dict(run.model.network.named_parameters()), self.rows[-1], {}
-        for number, (block, names) in enumerate(self.blocks.items()):
-            moved = [name for name in names if name in self.before]
-            if moved:
-                new = torch.cat([parameters[name].detach().flatten()[:SAMPLE].float() for name in moved])
-                # What was loaded from a saved state lies on the CPU.
-                old = torch.cat([self.before[name].to(new.device) for name in moved])
-                row[number, -1] = float((new - old).norm() / old.norm())
-            values = dict(zip(MEASURES, row[number].tolist(), strict=True))
-            tags[f"updates/{block}"] = values.pop("update")
-            tags |= {f"gradients/{block}/{name}": value for name, value in values.items()}
+        parameters, before, tracker = dict(run.model.network.named_parameters()), self.before, run.tracker
+        moved = torch._foreach_sub([_sample(parameters[name]) for name in before], list(before.values()))
+        lengths = [torch.stack(torch._foreach_norm(each)) for each in (moved, list(before.values()))]
+        copy, step = HostCopy(torch.cat([self.slopes, torch.stack(lengths, dim=1)], dim=1)), self.steps[-1]
+        counts = [parameters[name].numel() for name in before]
         self.before = {}
-        run.tracker.scalars({tag: value for tag, value in tags.items() if math.isfinite(value)}, self.steps[-1])
 
-    on_epoch_end = on_batch_end  # type: ignore[assignment]
+        def log() -> None:
+            found = dict(zip(before, zip(copy.values(), counts, strict=True), strict=True))
+            row = torch.stack(
+                [summary([found[name] for name in names if name in found]) for names in self.blocks.values()]
+            )
+            if not torch.isfinite(row[:, :-1]).all():  # such a step is left out: by fp16's scaler, or `NonFinite`
+                self.steps.remove(step)
+                return
+            self.rows.append(row)
+            tags = {}
+            for block, numbers in zip(self.blocks, row.tolist(), strict=True):
+                values = dict(zip(MEASURES, numbers, strict=True))
+                tags[f"updates/{block}"] = values.pop("update")
+                tags |= {f"gradients/{block}/{name}": value for name, value in values.items()}
+            tracker.scalars({tag: value for tag, value in tags.items() if math.isfinite(value)}, step)
+
+        tracker.later(copy.is_there, log)
+
+    on_sync = on_batch_end  # type: ignore[assignment]
+
+    def _histograms(self, run: Run, parameters: dict[str, nn.Parameter]) -> None:
+        tracker, step, found = run.tracker, run.progress.step, dict[str, Tensor]()
+        for block, names in self.blocks.items():
+            weights = [parameters[name] for name in names]
+            for tag, tensors in (("weights", weights), ("gradients", [each.grad for each in weights])):
+                if any(each is not None for each in tensors):
+                    found[f"{tag}/{block}"] = spread(tensors)
+        copy = HostCopy(torch.cat(list(found.values())))
+
+        def log() -> None:
+            for tag, values in zip(found, copy.values().split([len(each) for each in found.values()]), strict=True):
+                finite = values[torch.isfinite(values)].numpy()
+                if len(finite):
+                    tracker.histogram(tag, finite, step)
+
+        tracker.later(copy.is_there, log)
 
     def on_run_end(self, run: Run, result: StageResult | None) -> None:
         if not self.rows:
@@ -94,11 +119,10 @@ class Gradients(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         rows = torch.stack(self.rows) if self.rows else torch.zeros(0)
-        return {"steps": list(self.steps), "rows": rows, "before": self.before}
+        return {"steps": self.steps[: len(self.rows)], "rows": rows}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.steps, self.rows = list(state.get("steps", [])), list(state.get("rows", torch.zeros(0)).cpu())
-        self.before = dict(state.get("before", {}))
 
 
 def blocks(network: nn.Module, most: int = MOST_BLOCKS) -> dict[str, list[str]]:
@@ -114,27 +138,47 @@ def blocks(network: nn.Module, most: int = MOST_BLOCKS) -> dict[str, list[str]]:
     return found
 
 
-def measure(gradients: Sequence[Tensor | None]) -> Tensor:
-    """Least, mean and largest |g| of a block, the share of zeros, and NaN in the place of the update: float32 (5,), on
-    the CPU. A parameter without a gradient is left out; a block without any counts as zeros."""
-    sizes = [gradient.detach().abs() for gradient in gradients if gradient is not None]
-    if not sizes:
+def slopes(gradients: Sequence[Tensor]) -> Tensor:
+    """Least, sum and largest |g| of each gradient, and its zeros: float32 (N, 4), on their device."""
+    rows = []
+    for gradient in gradients:
+        size = gradient.detach().abs()
+        least, largest = torch.aminmax(size)  # norms of order 1 and infinity are five times slower
+        rows.append(torch.stack([least, size.sum(), largest, size.numel() - torch.count_nonzero(size)]).float())
+    return torch.stack(rows)
+
+
+def summary(found: Sequence[tuple[Tensor, int]]) -> Tensor:
+    """Least, mean and largest |g| of a block, the share of zeros, and how far the weights went: float32 (5,).
+
+    Args:
+        found: of each gradient its row of `slopes`, with the lengths of its step and of its weights behind it, on the
+            CPU, and its number of values. Without any, a block counts as zeros.
+    """
+    if not found:
         return torch.tensor([0.0, 0.0, 0.0, 1.0, math.nan])
-    count = sum(size.numel() for size in sizes)
-    # Norms of order 1 and infinity are five times slower.
-    least, largest = (torch.stack(ends) for ends in zip(*(torch.aminmax(size) for size in sizes), strict=True))
-    total = torch.stack([size.sum() for size in sizes]).sum()
-    zeros = count - torch.stack([torch.count_nonzero(size) for size in sizes]).sum()
-    values = torch.stack([least.min(), total / count, largest.max(), zeros / count, torch.full_like(total, math.nan)])
-    return values.float().cpu()
+    least, total, largest, zeros, moved, lengths = torch.stack([row for row, _ in found], dim=1)
+    count = sum(number for _, number in found)
+    update = torch.linalg.vector_norm(moved) / torch.linalg.vector_norm(lengths)
+    return torch.stack([least.min(), total.sum() / count, largest.max(), zeros.sum() / count, update])
 
 
-def spread(tensors: Sequence[Tensor | None]) -> np.ndarray:
-    """What is finite of a block's weights or gradients, float32 (N,), evenly spaced where there are many."""
+def measure(gradients: Sequence[Tensor | None]) -> Tensor:
+    """`summary` of a block, with NaN in the place of the update. A parameter without a gradient is left out."""
+    there = [gradient for gradient in gradients if gradient is not None]
+    rows = torch.nn.functional.pad(slopes(there).cpu(), (0, 2), value=math.nan) if there else ()
+    return summary([(row, gradient.numel()) for row, gradient in zip(rows, there, strict=True)])
+
+
+def spread(tensors: Sequence[Tensor | None]) -> Tensor:
+    """A block's weights or gradients, evenly spaced where there are many: float32 (N,), on their device."""
     there = [tensor.detach() for tensor in tensors if tensor is not None]
     every = max(1, -(-sum(tensor.numel() for tensor in there) // SAMPLE))
-    values = torch.cat([tensor.flatten()[::every].float() for tensor in there]).cpu() if there else torch.zeros(0)
-    return values[torch.isfinite(values)].numpy()
+    return torch.cat([tensor.flatten()[::every].float() for tensor in there])
+
+
+def _sample(weights: Tensor) -> Tensor:
+    return weights.detach().flatten()[:SAMPLE].float()
 
 
 def verdicts(names: np.ndarray, table: np.ndarray) -> list[str]:

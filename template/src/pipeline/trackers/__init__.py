@@ -105,6 +105,7 @@ class Tracker(ABC):
 
 def _to_each(method: str) -> Callable[..., None]:
     def call(self: "Trackers", *arguments: Any, **named: Any) -> None:
+        self.flush()
         self._take_up()
         for name, tracker in list(self.trackers.items()):
             log = functools.partial(self._log, name, method, *arguments, **named)
@@ -121,15 +122,28 @@ class Trackers(Tracker):
 
     With `beside`, pictures that come as functions are drawn in a process of their own. Each is logged at its own step
     as soon as it is there, at the latest when the next of a later step comes; all are before the final values. What an
-    `in_order` tracker is told after it waits for it.
+    `in_order` tracker is told after it waits for it, as everything waits for values that come from the device.
     """
 
     def __init__(self, trackers: Mapping[str, Tracker], fold: str = "", beside: bool = False) -> None:
         self.trackers, self.fold = dict(trackers), fold
         self.waiting: deque[tuple[int, Future[bytes] | None, Callable[..., None]]] = deque()  # step, picture, its log
+        self.coming: deque[tuple[Callable[[], bool], Callable[[], None]]] = deque()  # from the device
         self.pool = None
         with contextlib.suppress(OSError, RuntimeError, ImportError, AttributeError):  # as far as the system lets us
             self.pool = start_drawing() if beside else None
+
+    def later(self, is_there: Callable[[], bool], log: Callable[[], None]) -> None:
+        """Call `log` once its values are there, or when something else is logged, which waits for them."""
+        self.coming.append((is_there, log))
+        self.flush(waits=False)
+
+    def flush(self, waits: bool = True) -> None:
+        """Log what is there of what came from the device, in order; or with `waits` all of it."""
+        entries, self.coming = self.coming, deque()  # what an entry logs must not flush those behind it
+        while entries and (waits or entries[0][0]()):
+            entries.popleft()[1]()
+        self.coming = entries
 
     scalars = _to_each("scalars")
     checkpoint = _to_each("checkpoint")
@@ -144,6 +158,7 @@ class Trackers(Tracker):
     def figure(self, name: str, figure: Drawing | bytes, step: int) -> None:
         """Log a picture: a figure, or a function that draws one; it can be pickled if that is to happen beside the
         training. One that fails is said and left out."""
+        self.flush()
         self._take_up(before=step)
         self.waiting.append((step, self._drawn(figure), functools.partial(self._show, name, step)))
         self._take_up()
@@ -182,6 +197,7 @@ class Trackers(Tracker):
 
     def _end_drawing(self, succeeded: bool = True) -> None:
         """Wait for all pictures; after a failure only for those that are nearly there."""
+        self.flush()
         left = wait([picture for _, picture, _ in self.waiting if picture], PATIENCE).not_done
         if left and succeeded:
             print(f"fold {self.fold}: waiting for {len(left)} pictures that are still drawn", flush=True)

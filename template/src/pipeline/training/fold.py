@@ -149,6 +149,9 @@ def fail(trainer: Trainer, error: BaseException) -> None:
         is_failure = isinstance(error, Exception) and not isinstance(error, Interrupted)
         saves = is_failure and trainer.is_whole and trainer.processes.is_main
         if saves:
+            with trainer.processes.alone():  # the others may be anywhere
+                trainer.callbacks.on_sync(trainer)
+            trainer.tracker.flush()
             trainer.save()
         trainer.checkpoints.wait()
         if saves:

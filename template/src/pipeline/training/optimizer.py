@@ -137,12 +137,15 @@ def print_rates(optimizer: torch.optim.Optimizer) -> None:
         table("peak learning rates", ("part", "rate", "parameters", "weight decay"), rows)
 
 
-def clip_gradients(model: nn.Module, settings: Training) -> None:
-    """Clip the unscaled gradients in place, by timm, if `clip_grad` is set.
+def clip_gradients(model: nn.Module, settings: Training, norm: Tensor | None = None) -> None:
+    """Clip the unscaled gradients in place, by timm, if `clip_grad` is set; `norm` is that of all, if it is known.
 
     `agc` is by unit (Brock et al., arXiv:2102.06171); as there, the heads (`network.heads`) are left out of it.
     """
     if settings.clip_grad is None:
+        return
+    if settings.clip_mode == "norm" and norm is not None:
+        torch.nn.utils.clip_grads_with_norm_(model.parameters(), settings.clip_grad, norm)
         return
     heads = getattr(getattr(model, "network", None), "heads", None)
     left_out = heads.parameters() if settings.clip_mode == "agc" and isinstance(heads, nn.Module) else ()

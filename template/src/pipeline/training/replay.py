@@ -35,8 +35,13 @@ def replay_dump(project: Project, path: Path) -> Finding:
             trainer.precision = choose_precision("bf16" if dump.precision == "bf16" else "fp32", cpu)
             trainer.processes = Processes(rank=dump.rank)
             trainer.model.train()
-            finding = replay(trainer, dump.batch, dump.batch_number)
+            rate = max(float(group["lr"]) for group in trainer.optimizer.param_groups)
+            finding = replay(trainer, dump.batch, dump.batch_number, rate)
     lines.append(f"now:  {finding.words}")
+    if not finding.is_shown and dump.precision == "fp16":
+        lines.append("      It was found in fp16 and is finite in fp32, so fp16 overflowed: train in bf16 or fp32")
+    elif not finding.is_shown and dump.device != "cpu":
+        lines.append(f"      It was found on {dump.device}, where dropout draws other random numbers than on a CPU")
     if finding.origin is not None:
         for name, ranges in (("took", finding.origin.inputs), ("gave", finding.origin.outputs)):
             lines += [f"  {name} {one}" for one in ranges]

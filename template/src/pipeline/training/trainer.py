@@ -59,6 +59,7 @@ class Trainer:
 
     valid: Validation | None = None  # the validation of this epoch so far
     valid_raw: Validation | None = None  # the same with the raw weights, where their moving average counts
+    gradient_norm: Tensor | None = None
     is_whole = False  # between two optimiser steps of this process, with nothing half done
 
     def __init__(
@@ -81,7 +82,7 @@ class Trainer:
         self.model = make_model(setup, fold, self.train_rows, device, processes, fresh=state is None)
         self.epochs = config.training.epochs
         self.averages = WeightAverages(self.model, config.averaging, self.epochs)
-        fused = self.precision != "fp16" and device.type in ("cpu", "cuda")
+        fused = self.precision != "fp16" and device.type != "mps"
         self.optimizer = make_optimizer(self.model, config.optimizer, names, fused)
         reader = open_cache(setup.project, config, names, self.train_rows, self.valid_rows)
         order = names.bind("sampler", config.training.sampler)
@@ -172,13 +173,14 @@ class Trainer:
         return result["loss"]
 
     def gradients_ready(self) -> None:
+        self.gradient_norm = None
         verdict = Verdict(self.processes.highest(self.callbacks.on_gradients_ready(self)))
         if verdict is Verdict.STOP:
             raise UserError(f"a callback stopped the training at step {self.progress.step} of fold {self.fold}")
         if verdict is Verdict.SKIP:
             self.optimizer.zero_grad(set_to_none=True)  # a step without gradients changes nothing
         elif self.config.training.clip_grad is not None:
-            clip_gradients(self.model, self.config.training)
+            clip_gradients(self.model, self.config.training, self.gradient_norm)
 
     def optimizer_step(self) -> None:
         self.scaler.unscale_(self.optimizer)
@@ -196,11 +198,15 @@ class Trainer:
         if self.averages.ema is not None:
             self.averages.ema.update(self.model, self.progress.step)
         self.set_learning_rate(self.factor(self.progress.step))
-        if self.progress.batch < self.batches_per_epoch:  # the end of the epoch saves by itself
-            self.is_whole = True
-            is_time = time.monotonic() - self._saved_at > 60 * self.config.checkpoints.save_minutes
-            if self.processes.highest(int(is_time or self.signals.leaving)):
-                self._save_and_leave()
+        ends = self.progress.batch == self.batches_per_epoch  # which saves by itself
+        is_time = time.monotonic() - self._saved_at > 60 * self.config.checkpoints.save_minutes
+        saves = not ends and self.processes.highest(int(is_time or self.signals.leaving)) > 0
+        if ends or saves:
+            self.callbacks.on_sync(self)
+            self.tracker.flush()
+        self.is_whole = not ends
+        if saves:
+            self._save_and_leave()
 
     def valid_batch(self, batch: Batch) -> None:
         if self.valid is None:

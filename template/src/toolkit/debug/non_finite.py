@@ -43,11 +43,15 @@ class Range:
     @classmethod
     def of(cls, values: Tensor | float) -> "Range":
         tensor = torch.as_tensor(values).detach()
-        dtype, every = str(tensor.dtype).removeprefix("torch."), tensor.double().flatten()
-        finite, nans, infs = every[torch.isfinite(every)], int(torch.isnan(every).sum()), int(torch.isinf(every).sum())
-        low, high, smallest = (finite, finite, finite.abs()) if len(finite) else [torch.tensor([torch.nan])] * 3
-        ends = float(low.min()), float(high.max()), float(smallest.min())
-        return cls(tuple(tensor.shape), dtype, *ends, nans, infs)
+        nans, infs = int(torch.isnan(tensor).sum()), int(torch.isinf(tensor).sum())
+        # Nothing is copied that need not be: a step that failed mostly fills the memory.
+        every = tensor if tensor.is_floating_point() else tensor.double()
+        finite = every[torch.isfinite(every)] if nans or infs else every
+        low, high, smallest = (torch.nan,) * 3
+        if finite.numel():
+            low, high, smallest = float(finite.min()), float(finite.max()), float(finite.abs().min())
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        return cls(tuple(tensor.shape), dtype, low, high, smallest, nans, infs)
 
 
 @dataclass
@@ -190,6 +194,14 @@ class Finder(TorchDispatchMode):
 def is_finite(tensor: Tensor) -> bool:
     """Whether every value is; what holds no floats always is."""
     return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
+
+
+def raise_flag(flag: Tensor, tensors: Sequence[Tensor]) -> None:
+    """Set a flag, float32 (), to 1 where a value of these tensors is not finite: all on the device, without a wait."""
+    for dtype in {tensor.dtype for tensor in tensors}:
+        some = [tensor.detach() for tensor in tensors if tensor.dtype == dtype]
+        # What `GradScaler` looks with; the scale is 1, so values stay what they are.
+        torch._amp_foreach_non_finite_check_and_unscale_(some, flag, torch.ones_like(flag))
 
 
 def broken_rows(tensors: Iterable[Tensor], count: int) -> list[int]:

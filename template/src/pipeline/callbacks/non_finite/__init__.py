@@ -1,29 +1,44 @@
 """NaN and Inf, caught before the optimiser steps: found, explained, kept for a second look.
 
-Losses, outputs and gradients are looked at in every step, with one number read back. When one of them is not finite,
-the step is run again on the same weights with the same random numbers, operation by operation, and what was found is
-said in words. A dump holds all of it; `scripts/replay.py` runs it alone.
+Of the losses, outputs and gradients of each step the device makes flags. torch's fused optimisers leave a step out by
+themselves when one is raised, and the host looks a step later, at a copy that it never waits for; before the other
+optimisers step it waits. Then the step is run again on the same weights with the same random numbers, operation by
+operation, and what was found is said in words. A dump holds all of it; `scripts/replay.py` runs it alone.
 """
 
 import math
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._utils import _unflatten_dense_tensors as unflatten
 
-from pipeline.callbacks import Callback
+from pipeline.callbacks import Callback, HostCopy
 from pipeline.callbacks.non_finite.replay import Finding, fits_fp32, replay, save_dump
 from pipeline.keys import INPUT_ID
-from pipeline.types import Batch, Run, Stage, StageResult, StepResult, Verdict
-from toolkit.debug.non_finite import broken_rows, is_finite
-from toolkit.errors import UserError, listed
+from pipeline.types import Batch, Progress, Run, Stage, StageResult, StepResult, Verdict
+from toolkit.debug.non_finite import broken_rows, raise_flag
+from toolkit.errors import Interrupted, UserError, listed
 
 MOST_DUMPS = 3  # of a run: a dump is as large as the weights
 DETECTED = "returned nan values"  # what torch says under `watch.anomaly`
-Window = list[tuple[int, Batch]]  # batches whose gradients are summed, by position in the epoch
+Batches = list[tuple[int, Batch]]  # whose gradients are summed, by position in the epoch
+
+
+@dataclass(frozen=True)
+class Step:
+    """An optimiser step: where the run stood, at which rate, and what of it is not finite."""
+
+    batches: Batches
+    progress: Progress
+    rate: float
+    names: Sequence[str] = ()  # of parameters with a gradient
+    found: HostCopy | None = None  # float32: flags of losses and outputs and of gradients, norm of each gradient
 
 
 class NonFinite(Callback):
@@ -33,16 +48,18 @@ class NonFinite(Callback):
     step out by itself. They are told apart by the same step in fp32.
 
     Raises:
-        UserError: when the gradients are ready, with what was found, where the policy is to stop, or skips run out.
+        UserError: with what was found, where the policy is to stop, or skips run out. Weights, moments and averages are
+            those of before the step then, and nothing of a later one was applied.
     """
 
     every_process = True  # each looks at its own share
     changes_gradients = False
 
     def __init__(self) -> None:
-        self.window: Window = []
-        self.sums: list[Tensor] = []  # of all losses and outputs of each batch of it
-        self.buffers: list[Tensor] = []  # as they were before it, such as the statistics of batch norm
+        self.batches: Batches = []
+        self.sums: list[Tensor] = []  # of all losses and outputs of each of these batches
+        self.last: Step | None = None  # the one whose flags are on their way
+        self.before: dict[torch.dtype, Tensor] = {}  # buffers before these batches (batch norm's statistics), flat
         self.skipped = self.dumps = self.overflows = 0
         self.held_out: dict[str, None] = {}  # ids of held-out samples without a finite loss or output
 
@@ -54,32 +71,57 @@ class NonFinite(Callback):
 
     def on_epoch_start(self, run: Run, stage: Stage) -> None:
         if stage == "train":
-            self.buffers = [buffer.detach().clone() for buffer in run.model.buffers()]
+            self.before = _flat_buffers(run)
 
     def on_batch_end(self, run: Run, stage: Stage, batch: Batch, result: StepResult) -> None:
         values = [result["loss"], *result["losses"].values(), *result["outputs"].values()]
         total = torch.stack([each.detach().sum(dtype=torch.float32) for each in values if each.is_floating_point()])
         if stage == "train":
-            self.window.append((run.progress.batch, batch))
+            self.batches.append((run.progress.batch, batch))
             self.sums.append(total.sum())
-        elif not math.isfinite(float(total.sum())):
+        elif not torch.isfinite(total.sum()):
             rows = broken_rows([*result["sample_losses"].values(), *result["outputs"].values()], len(batch[INPUT_ID]))
             self.held_out |= dict.fromkeys(str(batch[INPUT_ID][row]) for row in rows)
 
     def on_gradients_ready(self, run: Run) -> Verdict:
-        window, forward = self.window, torch.stack(self.sums).sum()
-        self.window, self.sums, verdict = [], [], Verdict.GO
-        gradients = [parameter.grad for parameter in run.model.parameters() if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
-        if not math.isfinite(float(forward + norm.to(forward.device))):
-            verdict = self._judge(run, window, math.isfinite(float(forward)), gradients)
-        now = [buffer.detach() for buffer in run.model.buffers()]
-        if len(now) != len(self.buffers):  # a module has made one in its first step
-            self.buffers = [buffer.clone() for buffer in now]
-        for dtype in {buffer.dtype for buffer in now}:  # of each dtype at once
-            before, after = ([each for each in buffers if each.dtype == dtype] for buffers in (self.buffers, now))
-            torch._foreach_copy_(before, after)
+        self.on_sync(run)  # the step before: a whole forward and backward pass is queued behind its flags
+        forward = torch.stack(self.sums).sum()
+        flags = torch.stack([(~torch.isfinite(forward)).float(), forward.new_zeros(())])
+        gradients = {name: each.grad for name, each in run.model.named_parameters() if each.grad is not None}
+        norms = torch.stack(torch._foreach_norm(list(gradients.values()))) if gradients else forward.new_zeros(1)
+        raise_flag(flags[1], list(gradients.values()))  # a norm overflows where each number is finite
+        run.processes.maximum(flags)
+        run.gradient_norm = torch.linalg.vector_norm(norms)
+        found = HostCopy(torch.cat([flags, norms.float()]))
+        self.last = Step(self.batches, replace(run.progress), _rate(run), list(gradients), found)
+        self.batches, self.sums, verdict = [], [], Verdict.GO
+        if knows_flags(run.optimizer):
+            self._leave_out(run, flags)
+        else:
+            verdict = self._look(run)
+            if verdict is Verdict.SKIP:
+                _put_back(run, self.before)
+            self.before = _flat_buffers(run)
         return verdict
+
+    def _leave_out(self, run: Run, flags: Tensor) -> None:
+        """Where a flag is raised, make the optimiser leave its step out, and buffers those of before it: on the device."""
+        of_step = of_buffers = flags.amax()
+        run.optimizer.found_inf = of_step  # type: ignore[attr-defined]
+        if run.scaler.is_enabled():  # which puts its own flag there, and for whose overflows no batch is to blame
+            of_buffers = flags[0]
+            for flag in run.scaler._found_inf_per_device(run.optimizer).values():
+                flag.copy_(torch.maximum(flag, of_step))
+        after = _flat_buffers(run)
+        for dtype, values in after.items():
+            before = self.before.get(dtype, values)
+            if len(before) == len(values):  # else a module has made one in its first step
+                after[dtype] = torch.where(of_buffers > 0, before, values)
+        _put_back(run, after)
+        self.before = after
+
+    def on_sync(self, run: Run) -> None:
+        self._look(run)
 
     def on_epoch_end(self, run: Run, result: StageResult) -> None:
         if result.stage == "train" and run.scaler.is_enabled():
@@ -91,8 +133,14 @@ class NonFinite(Callback):
 
     def on_exception(self, run: Run, error: BaseException) -> None:
         torch.autograd.set_detect_anomaly(False)
-        if isinstance(error, RuntimeError) and DETECTED in str(error) and self.window:
-            self._act(run, *self._find(run, self.window), stop=True)
+        if not isinstance(error, Exception) or isinstance(error, Interrupted):
+            return
+        with run.processes.alone():  # the others may be anywhere
+            with suppress(RuntimeError):  # a GPU that has failed tells nothing more
+                self._look(run)
+            if DETECTED in str(error) and self.batches:
+                _put_back(run, self.before)
+                self._act(run, *self._find(run, Step(self.batches, run.progress, _rate(run))), stop=True)
 
     def state_dict(self) -> dict[str, Any]:
         return {"skipped": self.skipped, "dumps": self.dumps, "overflows": self.overflows}
@@ -101,35 +149,50 @@ class NonFinite(Callback):
         self.skipped, self.dumps = state.get("skipped", 0), state.get("dumps", 0)
         self.overflows = state.get("overflows", 0)
 
-    def _judge(self, run: Run, window: Window, forward_is_finite: bool, gradients: Sequence[Tensor]) -> Verdict:
-        """What to do with a step whose sums are not finite. A veto leaves buffers as they were before the step."""
-        if forward_is_finite and all(map(is_finite, gradients)):
-            return Verdict.GO  # they are large, and their sum is not a float any more
-        if forward_is_finite and run.scaler.is_enabled():
-            after = [buffer.detach().clone() for buffer in run.model.buffers()]
-            _restore(run, self.buffers)
-            # As far as the memory allows to tell; then the scaler leaves the step out, and lowers its scale.
-            if all(fits_fp32(run, batch, position) is not False for position, batch in window):
-                _restore(run, after)
-                self.overflows += 1
-                return Verdict.GO
-        finding, batch, position = self._find(run, window)
+    def _look(self, run: Run) -> Verdict:
+        """What becomes of the last step, once its flags are there. Outside of it the run stands where it stood."""
+        step, self.last = self.last, None
+        if step is None or step.found is None:
+            return Verdict.GO
+        in_forward, in_gradients = (step.found.values()[:2] > 0).tolist()
+        if not (in_forward or in_gradients):
+            return Verdict.GO
+        run.progress, now = step.progress, run.progress
+        after = _flat_buffers(run)
+        _put_back(run, self.before)
+        try:
+            return self._judge(run, step, in_forward)
+        finally:
+            run.progress = now
+            _put_back(run, after)
+
+    def _judge(self, run: Run, step: Step, in_forward: bool) -> Verdict:
+        """Whether a step that is not finite is skipped, with weights and buffers of before it."""
+        # As far as the memory allows to tell; then the scaler leaves the step out, and lowers its scale.
+        of_scale = run.scaler.is_enabled() and not in_forward
+        if of_scale and all(fits_fp32(run, batch, number) is not False for number, batch in step.batches):
+            self.overflows += 1
+            return Verdict.GO
+        finding, batch, position = self._find(run, step)
         if finding.is_shown or run.processes.size == 1:
             return self._act(run, finding, batch, position)
-        # Gradients are averaged: another process finds the cause in its share, and says it.
+        # Another process finds the cause in its share, and says it.
         self.skipped += 1
-        goes_on = run.config.watch.non_finite == "skip" and self.skipped <= run.config.watch.max_skips
-        return Verdict.SKIP if goes_on else Verdict.STOP
+        if run.config.watch.non_finite == "skip" and self.skipped <= run.config.watch.max_skips:
+            return Verdict.SKIP
+        run.processes.highest(Verdict.STOP)  # which that one never answers
+        raise UserError(f"step {run.progress.step} of fold {run.fold}: {finding.words}")
 
-    def _find(self, run: Run, window: Window) -> tuple[Finding, Batch, int]:
-        """What went wrong, and in which batch of the window: the last one, where none shows it again."""
-        _restore(run, self.buffers)
-        for position, batch in window:
-            finding = replay(run, batch, position)
+    def _find(self, run: Run, step: Step) -> tuple[Finding, Batch, int]:
+        """What went wrong, and in which batch of a step: the last one, where none shows it again."""
+        for position, batch in step.batches:
+            finding = replay(run, batch, position, step.rate)
             if finding.is_shown:
-                break
-        _restore(run, self.buffers)
-        return finding, batch, position
+                return finding, batch, position
+        norms = [] if step.found is None else step.found.values()[2:].tolist()
+        wrong = [name for name, norm in zip(step.names, norms, strict=False) if not math.isfinite(norm)]
+        words = f"the gradient of {listed(wrong, 2)} {finding.words}" if wrong else finding.words
+        return replace(finding, words=words), batch, position
 
     def _act(self, run: Run, finding: Finding, batch: Batch, position: int, stop: bool = False) -> Verdict:
         """Say what was found and keep the step; stop, or veto it."""
@@ -149,10 +212,33 @@ class NonFinite(Callback):
         return Verdict.SKIP
 
 
-def _restore(run: Run, buffers: Sequence[Tensor]) -> None:
-    with torch.no_grad():
-        for buffer, value in zip(run.model.buffers(), buffers, strict=False):
-            buffer.copy_(value)
+def knows_flags(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether an optimiser leaves a step out by itself when its `found_inf` says so: torch's fused ones."""
+    fused = all(group.get("fused") for group in optimizer.param_groups)  # also after a state was loaded
+    return fused and getattr(optimizer, "_step_supports_amp_scaling", False)
+
+
+def _rate(run: Run) -> float:
+    return max(float(group["lr"]) for group in run.optimizer.param_groups)
+
+
+def _buffers(run: Run) -> dict[torch.dtype, list[Tensor]]:
+    found: dict[torch.dtype, list[Tensor]] = {}
+    for buffer in run.model.buffers():
+        found.setdefault(buffer.dtype, []).append(buffer.detach())
+    return found
+
+
+def _flat_buffers(run: Run) -> dict[torch.dtype, Tensor]:
+    """A copy of the model's buffers, one vector of each dtype."""
+    return {dtype: torch.cat([each.flatten() for each in buffers]) for dtype, buffers in _buffers(run).items()}
+
+
+def _put_back(run: Run, flat: dict[torch.dtype, Tensor]) -> None:
+    """Write a copy of the buffers back; where some were not there yet, they stay."""
+    for dtype, buffers in _buffers(run).items():
+        if dtype in flat and sum(map(Tensor.numel, buffers)) == len(flat[dtype]):
+            torch._foreach_copy_(buffers, list(unflatten(flat[dtype], buffers)))
 
 
 def _warn(message: str) -> None:

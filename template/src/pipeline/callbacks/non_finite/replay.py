@@ -1,6 +1,6 @@
 """A training step in a file, and run again on the same weights and random numbers to see where it goes wrong."""
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +22,8 @@ NOT_SHOWN = (
     "changes gradients, an operation that is not deterministic, another process's share)"
 )
 
+NO_MEMORY = "the cause is not named: there is not enough memory to run the step again operation by operation"
+
 
 def save_dump(run: Run, batch: Batch, position: int, found: str) -> Path:
     """Keep a training step, with the weights of before it; its random numbers follow from seed, epoch, batch and rank.
@@ -41,6 +43,7 @@ def save_dump(run: Run, batch: Batch, position: int, found: str) -> Path:
         "step": run.progress.step,
         "rank": run.processes.rank,
         "precision": run.precision,
+        "device": run.device.type,
         "batch": {key: value.cpu() if isinstance(value, Tensor) else value for key, value in batch.items()},
         "weights": {name: value.cpu() for name, value in run.model.state_dict().items()},
         "found": found,
@@ -59,7 +62,7 @@ def load_dump(path: Path) -> SimpleNamespace:
     """
     try:
         dump = torch.load(path, map_location="cpu", weights_only=True)
-        return SimpleNamespace(**{"found": dump["found"], **dump})
+        return SimpleNamespace(**{"found": dump["found"], "device": "cpu", **dump})
     except FileNotFoundError:
         raise UserError(f"there is no dump {path}; a run writes it to its fold's folder {FOLDER}/") from None
     except Exception as error:  # a file of anything else fails in many ways
@@ -75,13 +78,28 @@ class Finding:
     words: str  # one line: what is wrong, where it came from, why, and in which samples
 
 
-def replay(run: Run, batch: Batch, position: int) -> Finding:
-    """Run a training step again and look at every operation of it. The gradients that are there stay.
+def replay(run: Run, batch: Batch, position: int, rate: float) -> Finding:
+    """Run a training step again and look at every operation of it, as far as the memory allows. The gradients that are
+    there stay.
 
     Args:
         batch: as it came from the loader, on the device.
         position: of the batch in the epoch; with the seed and the epoch it gives the random numbers.
+        rate: the learning rate.
     """
+    # Not in an `except` clause, which would hold on to the tensors of what has failed.
+    with suppress(torch.OutOfMemoryError):
+        return _explain(run, batch, position, rate)
+    torch.cuda.empty_cache()
+    with suppress(torch.OutOfMemoryError):
+        values = _run(run, batch, position, nullcontext())[1]
+        wrong = [name for name, value in values.items() if not is_finite(value)]
+        return Finding(bool(wrong), None, f"{listed(wrong, 2)} not finite; {NO_MEMORY}" if wrong else NOT_SHOWN)
+    torch.cuda.empty_cache()
+    return Finding(True, None, f"a loss, an output or a gradient is not finite; {NO_MEMORY}")
+
+
+def _explain(run: Run, batch: Batch, position: int, rate: float) -> Finding:
     ids = [str(name) for name in batch[INPUT_ID]]
     finder = Finder(run.model, len(ids))
     finder.start_from("weights", {**dict(run.model.named_buffers()), **dict(run.model.named_parameters())})
@@ -90,11 +108,9 @@ def replay(run: Run, batch: Batch, position: int) -> Finding:
     wrong = [name for name, value in values.items() if not is_finite(value)]
     origin = finder.origin_of(values.values())
     if not wrong:
-        seen = [name for name, one in run.model.named_parameters() if one.grad is not None and not is_finite(one.grad)]
-        return Finding(False, None, f"the gradient of {listed(seen, 2)} {NOT_SHOWN}" if seen else NOT_SHOWN)
+        return Finding(False, None, NOT_SHOWN)
     if origin is None:
         return Finding(True, None, f"{listed(wrong, 2)} not finite; where it came from cannot be told")
-    rate = max(float(group["lr"]) for group in run.optimizer.param_groups)
     why = cause(origin, rate, has_trained=run.progress.step > 0)
     if run.precision != "fp32" and fits_fp32(run, batch, position):
         why += f" (the same step in fp32 is finite: {run.precision} overflowed)"
