@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pipeline.callbacks import Callback
 from pipeline.keys import INPUT_ID, INPUT_IMAGE
@@ -33,22 +34,23 @@ class LearningTest(Callback):
 
     def __init__(self, *, drop: float = 0.2) -> None:
         self.drop = drop
-        self.losses: list[float] = []
+        self.losses: list[Tensor | float] = []
         self.reached: set[str] = set()  # parameters that got a gradient
         self.batch: Batch = {INPUT_ID: []}
 
     def on_batch_end(self, run: Run, stage: Stage, batch: Batch, result: StepResult) -> None:
         if stage == "train":
-            self.losses.append(float(result["loss"].detach()))
+            self.losses.append(result["loss"].detach())
             self.batch = batch
 
     def on_gradients_ready(self, run: Run) -> Verdict:
-        parameters = run.model.named_parameters()
-        self.reached |= {name for name, one in parameters if one.grad is not None and bool(one.grad.any())}
+        left = [(name, one.grad) for name, one in run.model.named_parameters() if name not in self.reached]
+        self.reached |= {name for name, gradient in left if gradient is not None and bool(gradient.any())}
         return Verdict.GO
 
     def on_run_end(self, run: Run, result: StageResult | None) -> None:
-        first, last, evaluated = self.losses[0], sum(self.losses[-3:]) / len(self.losses[-3:]), math.nan
+        losses = self.state_dict()["losses"]
+        first, last, evaluated = losses[0], sum(losses[-3:]) / len(losses[-3:]), math.nan
         if self.batch[INPUT_ID]:  # otherwise the run was cut off after its last step, and goes on from there
             run.model.eval()
             with torch.no_grad():
@@ -81,6 +83,7 @@ class LearningTest(Callback):
         )
 
     def state_dict(self) -> dict[str, Any]:
+        self.losses = list(map(float, self.losses))
         return {"losses": self.losses}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -5,11 +5,13 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-import cv2
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
+from torch import Tensor
+from torch.nn import functional
 
 from pipeline.callbacks import Callback
 from pipeline.competition import Head
@@ -82,34 +84,39 @@ def may_fail(run: Run) -> Iterator[None]:
 
 
 class Embeddings:
-    """The first embeddings of a stage with labels and small images, where heads have any."""
+    """The first embeddings of a stage with labels and small images, where heads have any; read back at the end."""
 
     def __init__(self) -> None:
-        self.vectors: defaultdict[str, list[np.ndarray]] = defaultdict(list)
-        self.labels: defaultdict[str, list[str]] = defaultdict(list)
-        self.images: list[np.ndarray] = []
+        self.images: list[Tensor] = []  # float32 (B, SIDE, SIDE, C) in [0, 1]
+        self.vectors: defaultdict[str, list[Tensor]] = defaultdict(list)
+        self.targets: defaultdict[str, list[Tensor]] = defaultdict(list)  # numbers of classes
 
     def add(self, heads: Sequence[Head], batch: Batch, result: StepResult) -> None:
         """Take up a batch, as long as there are few."""
         there = [head for head in heads if embedding_key(head.name) in result["outputs"]]
-        left = MOST_POINTS - len(self.images)
+        left = MOST_POINTS - sum(map(len, self.images))
         if left <= 0 or not there:
             return
-        images = batch[INPUT_IMAGE][:left].cpu().numpy()
-        self.images += [cv2.resize(visible(image), (SIDE, SIDE), interpolation=cv2.INTER_AREA) for image in images]
+        images, white = batch[INPUT_IMAGE][:left], 1 if batch[INPUT_IMAGE].is_floating_point() else 255
+        small = functional.interpolate(images.movedim(3, 1).float() / white, (SIDE, SIDE), mode="area")
+        self.images.append(small.movedim(1, 3))
         for head in there:
-            self.vectors[head.name].append(result["outputs"][embedding_key(head.name)][:left].float().cpu().numpy())
-            target, names = batch.get(head.target_key), [UNKNOWN] * len(images)
-            if target is not None and target.ndim == 1 and not target.is_floating_point():  # numbers of classes
-                names = [head.classes[number] if number >= 0 else UNKNOWN for number in target[:left].tolist()]
-            self.labels[head.name] += names
+            vectors, target = result["outputs"][embedding_key(head.name)][:left], batch.get(head.target_key)
+            if target is None or target.ndim > 1 or target.is_floating_point():
+                target = torch.full_like(vectors[:, 0], -1, dtype=torch.int64)
+            self.vectors[head.name].append(vectors.float())
+            self.targets[head.name].append(target[:left])
 
     def log(self, run: Run) -> None:
         """Log `embedding/<head>` of each head."""
-        for name, parts in self.vectors.items():
-            points = Points(np.concatenate(parts), self.labels[name], self.images)
-            run.tracker.embedding(f"embedding/{name}", points, run.progress.step)
-            run.tracker.figure(f"embedding/{name}", embedding_figure(points), run.progress.step)
+        images = [visible(image) for part in self.images for image in part.cpu().numpy()]
+        for head in run.heads:
+            if head.name in self.vectors:
+                numbers = torch.cat(self.targets[head.name]).tolist()
+                labels = [head.classes[number] if number >= 0 else UNKNOWN for number in numbers]
+                points = Points(torch.cat(self.vectors[head.name]).cpu().numpy(), labels, images)
+                run.tracker.embedding(f"embedding/{head.name}", points, run.progress.step)
+                run.tracker.figure(f"embedding/{head.name}", embedding_figure(points), run.progress.step)
 
 
 def embedding_figure(points: Points) -> Figure:

@@ -163,7 +163,7 @@ class StageSamples:
         offered = torch.stack([known, known & flawed, ~there, there & better[0], there & better[1]])
         found = torch.cat([each, torch.zeros_like(each[:, :1]), each], dim=1)  # (2, lists, B)
         found = found.masked_fill(~(offered & found.isfinite()), math.inf)
-        replaced = torch.cat([torch.zeros_like(better[[0, 0, 0]]), better])
+        replaced = torch.cat([torch.zeros_like(offered[:3, 0]), better])
         order_by = torch.cat([self.keys.masked_fill(replaced[:, None], math.inf), found], dim=2)
         order = order_by[1].argsort(dim=1, stable=True)
         order = order.gather(1, order_by[0].gather(1, order).argsort(dim=1, stable=True))[:, : self.most]

@@ -9,7 +9,7 @@ import pandas as pd
 from torch import Tensor
 
 from pipeline.competition import Head, Metric, metric_values, rank
-from pipeline.keys import INPUT_ID, ROW_ID
+from pipeline.keys import INPUT_ID, ROW_ID, embedding_key
 from pipeline.losses.criterion import LossSums
 from pipeline.tasks import Decoder, Finisher, Task
 from pipeline.types import Batch, StageResult, StepResult
@@ -31,9 +31,11 @@ class Validation:
     def add(self, batch: Batch, result: StepResult) -> None:
         """Take up what a batch came to."""
         self.sums.add(result, len(batch[INPUT_ID]))
-        if self.among:
-            self.outputs.append((batch[INPUT_ID], result["outputs"]))
-        elif len(found := self.decode(batch, result["outputs"])):
+        outputs = result["outputs"]
+        if self.among:  # cosines to the classes that train would fill the memory, and say nothing about these rows
+            unused = {head.output_key for head in self.task.heads if embedding_key(head.name) in outputs}
+            self.outputs.append((batch[INPUT_ID], {key: value for key, value in outputs.items() if key not in unused}))
+        elif len(found := self.decode(batch, outputs)):
             self.parts.append(found)
 
     def gather(self, processes: Processes) -> None:
