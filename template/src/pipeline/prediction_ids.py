@@ -29,9 +29,8 @@ def with_predictions(rows: pd.DataFrame, targets: Sequence[str] = ()) -> pd.Data
     is_scored = rows[ROW_SOURCE] == SOURCE_COMPETITION if ROW_SOURCE in rows else rows[ROW_ID].notna()
     empty = rows[ROW_ID][ids.isna() & is_scored]
     if len(empty):
-        raise UserError(
-            f"{len(empty)} rows (id {listed(empty)}) have an empty '{ROW_PREDICTION}'; fill it in tables.py"
-        )
+        what = f"{len(empty)} rows (id {listed(empty)}) have an empty '{ROW_PREDICTION}'"
+        raise UserError(f"{what}; fill it in tables.py")
     rows = rows.assign(**{ROW_PREDICTION: ids.where(is_scored, rows[ROW_ID])})
     for column in [name for name in (ROW_GROUP, *targets) if targets and name in rows]:
         scored = rows[is_scored]

@@ -37,10 +37,8 @@ def checked(rows: Any, table: str, settings: Settings) -> pd.DataFrame:
     rows = received(rows, table, settings)
     twice = rows[ROW_ID][rows[ROW_ID].duplicated()].unique()
     if len(twice):
-        raise UserError(
-            f"{table}: {len(twice)} ids stand more than once ({listed(twice)}); "
-            "an id must name one row: choose another id_column in competition.yaml, or drop the copies in tables.py"
-        )
+        what = f"{table}: {len(twice)} ids stand more than once ({listed(twice)}); an id must name one row"
+        raise UserError(f"{what}: choose another id_column in competition.yaml, or drop the copies in tables.py")
     return rows
 
 
@@ -70,9 +68,8 @@ def plain_rows(rows: pd.DataFrame, table: str, columns: Iterable[str]) -> pd.Dat
             raise UserError(f"the column '{column}' of {table} {what}; make text of it in src/competition/tables.py")
         if column in (ROW_ID, ROW_IMAGE) and len(empty):
             of = "" if column == ROW_ID else f" (id {listed(empty[ROW_ID])})"
-            raise UserError(
-                f"{len(empty)} rows of {table} have no '{column}'{of}; fill or drop them in src/competition/tables.py"
-            )
+            what = f"{len(empty)} rows of {table} have no '{column}'{of}"
+            raise UserError(f"{what}; fill or drop them in src/competition/tables.py")
     if ROW_SOURCE in rows:
         rows[ROW_SOURCE] = rows[ROW_SOURCE].fillna(SOURCE_COMPETITION)
     if ROW_WEIGHT in rows:

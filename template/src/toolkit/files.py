@@ -48,10 +48,8 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}; free space or choose another folder, "
-            "what was saved before is untouched, and the same command goes on"
-        ) from error
+        what = f"cannot write {path}: {error.strerror or error}; free space or choose another folder"
+        raise UserError(f"{what}, what was saved before is untouched, and the same command goes on") from error
 
 
 def remove_parts(folder: Path) -> None:

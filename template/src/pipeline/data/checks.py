@@ -26,7 +26,6 @@ from toolkit.audit.scan import scan
 from toolkit.errors import UserError
 from toolkit.files import read_json
 from toolkit.images.readers import Reader, Rows
-from toolkit.terminal import console
 
 Classes = Mapping[str, Sequence[str]]
 
@@ -61,14 +60,13 @@ def check_data(
     faults += image_faults(rows, looks, settings.target_columns)
     leaks = find_leaks(rows, looks, data, reader)
     if proposes_statistics and (statistics := data_statistics(rows, looks)):
-        what = "these images are no 8-bit RGB; an experiment normalises by their own mean and standard deviation with:"
-        console().print(what, soft_wrap=True)
-        print(statistics, flush=True)
+        print("these images are no 8-bit RGB; an experiment normalises by their own mean and standard deviation with:")
+        print(statistics)
     print_faults(faults)
     print_leaks(leaks)
-    console().print(f"checked {len(train)} training rows and {len(test)} test rows in {project.shown(project.data)}")
+    print(f"checked {len(train)} training rows and {len(test)} test rows in {project.shown(project.data)}")
     require_no_fatal(faults)
-    console().print("the data can be trained on")
+    print("the data can be trained on")
 
 
 @contextlib.contextmanager

@@ -5,9 +5,9 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from toolkit.errors import UserError, listed
-from toolkit.terminal import console, table
+from toolkit.terminal import table
 
-MOST_SHOWN = 20
+MOST_PRINTED = 20
 
 
 @dataclass(frozen=True)
@@ -36,18 +36,17 @@ def print_faults(faults: Sequence[Fault]) -> None:
     for fault in faults:
         sorts.setdefault((fault.problem, fault.fatal), {}).setdefault(fault.detail, []).append(fault.row)
     for (problem, is_fatal), rows in sorts.items():
-        rest = f" (the first {MOST_SHOWN})" if len(rows) > MOST_SHOWN else ""
-        console().print(f"{'' if is_fatal else 'note, '}{problem}: {sum(map(len, rows.values()))}{rest}")
-        lines = [(len(names), listed(names), detail) for detail, names in list(rows.items())[:MOST_SHOWN]]
-        table("", ("count", "row", "detail"), lines)
+        rest = f" (the first {MOST_PRINTED})" if len(rows) > MOST_PRINTED else ""
+        title = f"{'' if is_fatal else 'note, '}{problem}: {sum(map(len, rows.values()))}{rest}"
+        lines = [(len(names), listed(names), detail) for detail, names in list(rows.items())[:MOST_PRINTED]]
+        table(title, ("count", "row", "detail"), lines)
 
 
 def require_no_fatal(faults: Sequence[Fault]) -> None:
     """Raise a `UserError` that tells the one fatal fault, or counts them."""
     fatal = [fault for fault in faults if fault.fatal]
     remedy = "mend it, or drop the row in src/competition/tables.py"
-    if len(fatal) == 1:
-        [only] = fatal
+    for only in fatal if len(fatal) == 1 else ():
         text = only.detail if "; " in only.detail else f"{only.detail}; {remedy}"  # one remedy is enough
         raise UserError(f"a fault in the data ({only.problem}): {only.row}: {text}")
     if fatal:

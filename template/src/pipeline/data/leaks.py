@@ -13,7 +13,7 @@ from toolkit.audit.near_copies import Copies, near_pairs, not_looked_for
 from toolkit.audit.scan import Look
 from toolkit.files import atomic
 from toolkit.images.readers import Reader, Rows, row_reader
-from toolkit.terminal import console, table
+from toolkit.terminal import table
 
 TEST, TRAIN_ONLY = -2, -1  # where a row is used, if not in a fold
 MOST_PRINTED = 20  # pairs of each kind
@@ -141,18 +141,17 @@ def _compared(rows: pd.DataFrame, uses: Uses, looks: Sequence[Look]) -> tuple[li
 
 def print_leaks(report: LeakReport) -> None:
     """Print the leaks, the nearest of each kind, and what was compared."""
-    out = console()
     if report.pairs.empty and report.compared:
-        out.print(f"no leaks among {report.rows} rows; compared: {', '.join(report.compared)}")
+        print(f"no leaks among {report.rows} rows; compared: {', '.join(report.compared)}")
     elif report.pairs.empty:
-        out.print(f"nothing could be compared among {report.rows} rows, so nothing is known about what leaks")
+        print(f"nothing could be compared among {report.rows} rows, so nothing is known about what leaks")
     for kind, pairs in report.pairs.groupby("kind", sort=False):
         rest = f" (the first {MOST_PRINTED})" if len(pairs) > MOST_PRINTED else ""
-        out.print(f"leaks, {kind}: {len(pairs)} pairs{rest}")
         nearest = pairs.sort_values("distance").head(MOST_PRINTED)[["where", "id_a", "id_b", "distance"]]
-        table("", ("where", "id", "id", "distance"), nearest.itertuples(index=False))
+        columns, lines = ("where", "id", "id", "distance"), nearest.itertuples(index=False)
+        table(f"leaks, {kind}: {len(pairs)} pairs{rest}", columns, lines)
     if report.not_compared:
-        out.print(f"not compared: {', '.join(report.not_compared)}")
+        print(f"not compared: {', '.join(report.not_compared)}")
 
 
 def write_leaks(report: LeakReport, path: Path) -> bool:

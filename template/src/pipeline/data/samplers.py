@@ -56,10 +56,8 @@ def weighted(
     right = np.isfinite(weights) & (weights >= 0)
     if not right.all() or not weights.any():
         wrong = rows.loc[~right | ~weights.any(), ROW_ID]
-        raise UserError(
-            f"sampler 'weighted': column '{column}' must hold numbers of at least 0, and not 0 alone; "
-            f"{len(wrong)} rows do not (id {listed(wrong)}); mend them in tables.py"
-        )
+        what = f"sampler 'weighted': column '{column}' must hold numbers of at least 0, and not 0 alone"
+        raise UserError(f"{what}; {len(wrong)} rows do not (id {listed(wrong)}); mend them in tables.py")
     total = _at_least_one(length * len(rows), "weighted: the length in rows")
     return generator.choice(len(rows), total, p=weights / weights.sum())
 

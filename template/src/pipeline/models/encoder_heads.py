@@ -49,9 +49,8 @@ class EncoderHeads(nn.Module):
     ) -> None:
         super().__init__()
         if settings.multi_sample_dropout > 1 and not settings.drop_rate:
-            raise UserError(
-                "model.multi_sample_dropout needs a model.drop_rate above 0: all its masks would be the same"
-            )
+            what = "model.multi_sample_dropout needs a model.drop_rate above 0"
+            raise UserError(f"{what}: all its masks would be the same")
         self.encoder = make_encoder(settings, names, encoder_params or {})
         self.mean, self.std = image_statistics(self.encoder, settings.in_chans)
         self.pooling: nn.Module = names.bind("pooling", settings.pooling)(self.encoder.num_features)

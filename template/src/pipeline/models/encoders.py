@@ -34,10 +34,8 @@ def make_encoder(settings: Model, names: Registry, params: dict[str, Any]) -> An
 
 def _own_encoder(settings: Model, names: Registry, params: dict[str, Any]) -> Any:
     if settings.drop_path_rate:
-        raise UserError(
-            f"encoder '{settings.encoder}' is the competition's own and gets no model.drop_path_rate; "
-            "set it to 0, and what the encoder takes in model.params.encoder_params"
-        )
+        what = f"encoder '{settings.encoder}' is the competition's own and gets no model.drop_path_rate"
+        raise UserError(f"{what}; set it to 0, and what the encoder takes in model.params.encoder_params")
     encoder = names.find("encoder", settings.encoder)(settings.in_chans, settings.pretrained, **params)
     if not isinstance(getattr(encoder, "num_features", None), int):
         raise UserError(f"encoder '{settings.encoder}' does not say how wide its features are; give it num_features")

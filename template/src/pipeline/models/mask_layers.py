@@ -52,10 +52,8 @@ def group_matcher(name: str, coarse: bool) -> Callable[[str], float]:
     with torch.device("meta"):
         whole: Any = timm.create_model(name)
     if not hasattr(whole, "group_matcher"):
-        raise UserError(
-            f"optimizer.layer_decay needs an encoder whose layers timm knows, and '{name}' is none; "
-            "set optimizer.encoder_lr_factor instead"
-        )
+        what = f"optimizer.layer_decay needs an encoder whose layers timm knows, and '{name}' is none"
+        raise UserError(f"{what}; set optimizer.encoder_lr_factor instead")
     named = ((name, None) for name, _ in whole.named_parameters())
     layers = group_with_matcher(named, whole.group_matcher(coarse=coarse), reverse=True)
     known = {_plain(name): layer for name, layer in layers.items()}

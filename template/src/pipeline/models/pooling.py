@@ -60,10 +60,8 @@ class AttentionPooling(nn.Module):
         super().__init__()
         heads = num_heads or math.gcd(num_features, 8)
         if num_features % heads:
-            raise UserError(
-                f"pooling 'attention': the encoder's {num_features} channels cannot be divided among {heads} heads; "
-                "choose another num_heads, or leave it out"
-            )
+            what = f"pooling 'attention': the encoder's {num_features} channels cannot be divided among {heads} heads"
+            raise UserError(f"{what}; choose another num_heads, or leave it out")
         self.pool = AttentionPoolLatent(num_features, num_heads=heads, mlp_ratio=mlp_ratio, norm_layer=nn.LayerNorm)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -117,9 +115,8 @@ def _pooled(encoder: Any, pooling: nn.Module, image: Tensor) -> Any:
         pooled = pooling(found[:, prefix:].transpose(1, 2).unsqueeze(3))
         one = pooled[:, None].expand(-1, prefix + 1, -1)  # whichever token the encoder reads, it is this one
     else:
-        raise UserError(
-            f"the encoder {type(encoder).__name__} gives no single feature map to pool; set model.pooling to encoder"
-        )
+        what = f"the encoder {type(encoder).__name__} gives no single feature map to pool"
+        raise UserError(f"{what}; set model.pooling to encoder")
     return encoder.forward_head(one, pre_logits=True) if _has_head(encoder) else pooled
 
 

@@ -33,10 +33,8 @@ class Normalize(nn.Module):
         image = batch[INPUT_IMAGE]
         width, channels, expected = image.shape[2], image.shape[3], self.scale.shape[1]
         if channels != expected:
-            raise UserError(
-                f"images have {channels} channels and model.in_chans is {expected}; "
-                "set model.in_chans, or the channels of image.reader"
-            )
+            what = f"images have {channels} channels and model.in_chans is {expected}"
+            raise UserError(f"{what}; set model.in_chans, or the channels of image.reader")
         scale = self.scale / 255 if image.dtype == torch.uint8 else self.scale
         # Whole lines of W * C values: a CPU computes them several times faster than C values again and again.
         lines = image.float().flatten(2)

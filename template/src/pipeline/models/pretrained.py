@@ -67,6 +67,5 @@ def recompute(encoder: Any, name: str) -> None:
     try:
         encoder.set_grad_checkpointing(True)
     except (AttributeError, AssertionError, NotImplementedError) as error:
-        raise UserError(
-            f"encoder '{name}' cannot recompute its activations; set model.grad_checkpointing: false"
-        ) from error
+        what = f"encoder '{name}' cannot recompute its activations"
+        raise UserError(f"{what}; set model.grad_checkpointing: false") from error

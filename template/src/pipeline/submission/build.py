@@ -56,17 +56,13 @@ def fill(expected: pd.DataFrame, table: pd.DataFrame, keys: Keys) -> pd.DataFram
         UserError: a column is missing or too many, a key stands twice, or one is not there.
     """
     if set(table.columns) != set(expected.columns):
-        raise UserError(
-            f"src/competition/submission.py returns the columns {listed(table.columns, 5)}; "
-            f"the sample submission has {listed(expected.columns, 5)}"
-        )
+        what = f"src/competition/submission.py returns the columns {listed(table.columns, 5)}"
+        raise UserError(f"{what}; the sample submission has {listed(expected.columns, 5)}")
     by_key = table.set_index(keys.texts(table))
     if not by_key.index.is_unique and not keys.repeats:
         twice = by_key.index[by_key.index.duplicated()].unique()
-        raise UserError(
-            f"the submission has {len(twice)} ids more than once ({listed(twice)}); "
-            "return one row per id in src/competition/submission.py"
-        )
+        what = f"the submission has {len(twice)} ids more than once ({listed(twice)})"
+        raise UserError(f"{what}; return one row per id in src/competition/submission.py")
     wanted = keys.texts(expected).drop_duplicates()
     misspelt, missing, _ = compare_ids(by_key.index.to_series(), wanted)
     if misspelt:

@@ -89,10 +89,8 @@ def scaled(pixels: np.ndarray, low: float | None, high: float | None, as_float: 
         # Signed and floating-point values say nothing about their range: guessing it per image would change contrasts.
         if pixels.size and pixels.min() >= 0 and pixels.max() <= 1:
             return pixels.astype(np.float32)
-        raise UserError(
-            f"{shown(path)} holds {pixels.dtype} values from {pixels.min()} to {pixels.max()}; "
-            "set image.reader.params low and high to the values that become 0 and 1"
-        )
+        what = f"{shown(path)} holds {pixels.dtype} values from {pixels.min()} to {pixels.max()}"
+        raise UserError(f"{what}; set image.reader.params low and high to the values that become 0 and 1")
     bottom = 0.0 if low is None else low
     top = high if high is not None else float(np.iinfo(pixels.dtype).max) if kind in "iu" else 1.0
     if top <= bottom:
