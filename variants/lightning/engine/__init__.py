@@ -98,6 +98,7 @@ def fit(loop: Run) -> None:
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
+        detect_anomaly=loop.config.watch.anomaly,
         precision={"fp32": "32-true", "bf16": "bf16-mixed"}.get(loop.precision),  # type: ignore[arg-type]
         plugins=plugins,
     )

@@ -105,7 +105,7 @@ class NonFinite(Callback):
         return verdict
 
     def _leave_out(self, run: Run, flags: Tensor) -> None:
-        """Where a flag is raised, make the optimiser leave its step out, and buffers those of before it: on the device."""
+        """Where a flag is raised, make the optimiser leave the step out, and put buffers back, on the device."""
         of_step = of_buffers = flags.amax()
         run.optimizer.found_inf = of_step  # type: ignore[attr-defined]
         if run.scaler.is_enabled():  # which puts its own flag there, and for whose overflows no batch is to blame
@@ -139,7 +139,6 @@ class NonFinite(Callback):
             with suppress(RuntimeError):  # a GPU that has failed tells nothing more
                 self._look(run)
             if DETECTED in str(error) and self.batches:
-                _put_back(run, self.before)
                 self._act(run, *self._find(run, Step(self.batches, run.progress, _rate(run))), stop=True)
 
     def state_dict(self) -> dict[str, Any]:
@@ -185,10 +184,14 @@ class NonFinite(Callback):
 
     def _find(self, run: Run, step: Step) -> tuple[Finding, Batch, int]:
         """What went wrong, and in which batch of a step: the last one, where none shows it again."""
+        _put_back(run, self.before)
         for position, batch in step.batches:
             finding = replay(run, batch, position, step.rate)
             if finding.is_shown:
-                return finding, batch, position
+                break
+        _put_back(run, self.before)
+        if finding.is_shown:
+            return finding, batch, position
         norms = [] if step.found is None else step.found.values()[2:].tolist()
         wrong = [name for name, norm in zip(step.names, norms, strict=False) if not math.isfinite(norm)]
         words = f"the gradient of {listed(wrong, 2)} {finding.words}" if wrong else finding.words
