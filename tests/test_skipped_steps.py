@@ -72,7 +72,7 @@ class Loop(Trainer):
         self.model.train()
         self.callbacks.on_epoch_start(self, "train")
         for batch in batches:
-            (self.train_batch(batch) / self.config.training.accumulate).backward()
+            self.scaler.scale(self.train_batch(batch) / self.config.training.accumulate).backward()
             if self.window_ends:
                 self.optimizer_step()
             self.batch_end()
@@ -203,6 +203,26 @@ def test_large_gradients_are_no_fault(tmp_path: Path) -> None:
     loop.callbacks.on_sync(loop)
     assert loop.watching.skipped == 0 and torch.isinf(loop.gradient_norm)  # type: ignore[arg-type]
     assert next(iter(loop.optimizer.state.values()))["step"] == 1
+
+
+def test_the_scaler_of_fp16_leaves_out_what_overflows(tmp_path: Path) -> None:
+    """Gradients that are finite in fp32: no skip, a lower scale, and batch norm has seen its batch. A sample that is not
+    finite itself is skipped as ever."""
+    loop = Loop(tmp_path)
+    loop.precision, loop.scaler = "fp16", torch.amp.GradScaler("cpu", init_scale=2.0**40)
+    weights = copy.deepcopy(list(loop.model.network.parameters()))
+    loop.train(batches()[:2])
+    assert (loop.watching.overflows, loop.watching.skipped) == (1, 0), "the second is on its way"
+    loop.callbacks.on_sync(loop)
+    assert loop.watching.overflows == 2 and loop.scaler.get_scale() == 2.0**38
+    assert all(torch.equal(one, two) for one, two in zip(weights, loop.model.network.parameters(), strict=True))
+    assert loop.model.network[1].num_batches_tracked == 2
+    loop.scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+    loop.train(batches(3)[2:5])
+    loop.callbacks.on_sync(loop)
+    assert (loop.watching.overflows, loop.watching.skipped) == (2, 1)
+    assert next(iter(loop.optimizer.state.values()))["step"] == 2
+    assert loop.model.network[1].num_batches_tracked == 4
 
 
 def test_memory_that_does_not_suffice_for_the_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,9 @@ class FoldModule(lightning.LightningModule):
         return self.loop.train_batch(batch)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        self.loop.gradients_ready()  # they are unscaled by now
+        if getattr(optimizer, "_step_supports_amp_scaling", False):  # Lightning leaves these scaled
+            self.loop.scaler.unscale_(optimizer)
+        self.loop.gradients_ready()
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         self.loop.batch_end()

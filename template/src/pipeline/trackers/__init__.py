@@ -128,22 +128,22 @@ class Trackers(Tracker):
     def __init__(self, trackers: Mapping[str, Tracker], fold: str = "", beside: bool = False) -> None:
         self.trackers, self.fold = dict(trackers), fold
         self.waiting: deque[tuple[int, Future[bytes] | None, Callable[..., None]]] = deque()  # step, picture, its log
-        self.coming: deque[tuple[Callable[[], bool], Callable[[], None]]] = deque()  # from the device
+        self.arriving: deque[tuple[Callable[[], bool], Callable[[], None]]] = deque()  # from the device
         self.pool = None
         with contextlib.suppress(OSError, RuntimeError, ImportError, AttributeError):  # as far as the system lets us
             self.pool = start_drawing() if beside else None
 
     def later(self, is_there: Callable[[], bool], log: Callable[[], None]) -> None:
         """Call `log` once its values are there, or when something else is logged, which waits for them."""
-        self.coming.append((is_there, log))
+        self.arriving.append((is_there, log))
         self.flush(waits=False)
 
     def flush(self, waits: bool = True) -> None:
         """Log what is there of what came from the device, in order; or with `waits` all of it."""
-        entries, self.coming = self.coming, deque()  # what an entry logs must not flush those behind it
+        entries, self.arriving = self.arriving, deque()  # what an entry logs must not flush those behind it
         while entries and (waits or entries[0][0]()):
             entries.popleft()[1]()
-        self.coming = entries
+        self.arriving = entries
 
     scalars = _to_each("scalars")
     checkpoint = _to_each("checkpoint")

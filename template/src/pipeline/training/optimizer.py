@@ -88,7 +88,7 @@ def make_optimizer(model: nn.Module, settings: Optimizer, names: Registry, fused
     if base not in known:
         raise UserError(f"unknown optimiser '{settings.name}'; {nearest(base, known)}")
     if settings.params.get("fused") and not fused:
-        raise UserError("optimizer.params.fused is possible neither with fp16 nor on this kind of device; leave it out")
+        raise UserError("optimizer.params.fused is not possible on this kind of device; leave it out")
     groups = names.bind("parameter_groups", settings.parameter_groups)(model, settings)
     try:
         takes = inspect.signature(get_optimizer_class(base, bind_defaults=False)).parameters

@@ -82,8 +82,7 @@ class Trainer:
         self.model = make_model(setup, fold, self.train_rows, device, processes, fresh=state is None)
         self.epochs = config.training.epochs
         self.averages = WeightAverages(self.model, config.averaging, self.epochs)
-        fused = self.precision != "fp16" and device.type != "mps"
-        self.optimizer = make_optimizer(self.model, config.optimizer, names, fused)
+        self.optimizer = make_optimizer(self.model, config.optimizer, names, fused=device.type != "mps")
         reader = open_cache(setup.project, config, names, self.train_rows, self.valid_rows)
         order = names.bind("sampler", config.training.sampler)
         batches = TrainBatches(self.train_rows, order, config.training.batch_size, config.seed, processes)
