@@ -282,6 +282,45 @@ def test_shares_are_joined_on_the_main_process(renders: Renders) -> None:
         assert child.communicate(timeout=120)[1].endswith("fine")
 
 
+LOST = """
+import sys
+sys.path.insert(0, "src")
+from datetime import timedelta
+
+import torch
+from torch import distributed
+from toolkit.distributed import joined
+from toolkit.errors import run_script
+from toolkit.launch import launch, must_launch
+
+
+def main():
+    if must_launch(2):
+        sys.exit(launch(2))
+    with joined() as processes:
+        hasty = distributed.new_group(timeout=timedelta(seconds=1))
+        if processes.rank in map(int, sys.argv[1:]):
+            raise ValueError("a fault of one of them")
+        distributed.recv(torch.zeros(1), src=1 - processes.rank, group=hasty)  # both wait
+
+
+run_script(main)
+"""
+
+
+def test_processes_that_lose_each_other_say_so_once(renders: Renders, tmp_path: Path) -> None:
+    """An error of gloo or NCCL in all of them has no other cause to wait for; with one, that is all that is said."""
+    (tmp_path / "lost.py").write_text(LOST)
+    for guilty, status in (((), 2), (("0",), 1), (("1",), 1)):
+        command = [sys.executable, str(tmp_path / "lost.py"), *guilty]
+        said = subprocess.run(command, cwd=renders.shared(), capture_output=True, text=True, timeout=120, check=False)
+        assert said.returncode == status, said.stderr
+        lost = said.stderr.count("error: the processes that train together lost each other: ")
+        assert lost == (not guilty), said.stderr
+        assert said.stderr.count("ValueError: a fault of one of them") == len(guilty), said.stderr
+        assert guilty or ("gloo" in said.stderr and len(said.stderr.strip().splitlines()) == 1), said.stderr
+
+
 def test_devices_starts_the_processes_and_ctrl_c_ends_them(project: Path) -> None:
     """`machine.devices=2` as a user types it: the same files as ever, one voice, and Ctrl-C leaves a state."""
     write(project, SETTINGS.replace("epochs: 2", "epochs: 40"), "long")

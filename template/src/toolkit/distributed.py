@@ -126,7 +126,7 @@ def joined() -> Iterator[Processes]:
 
     Raises:
         UserError: the environment names several processes, and not which one this is.
-        OthersFailed: another process has ended.
+        OthersFailed: another process has ended, or cannot be reached.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -146,7 +146,8 @@ def joined() -> Iterator[Processes]:
         yield Processes(rank, size, local_rank, int(os.environ.get("LOCAL_WORLD_SIZE", size)))
     except RuntimeError as error:
         if isinstance(error, distributed.DistError) or "gloo" in str(error):
-            raise OthersFailed("another of the processes failed; what it said tells why") from error
+            reason = " ".join(str(error).split())[:400]
+            raise OthersFailed(f"the processes that train together lost each other: {reason}") from error
         raise
     finally:
         distributed.destroy_process_group()

@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-LAUNCHED = "PIPELINE_LAUNCHED"  # in the environment of the processes that `toolkit.launch` has started
+# In the environment of the processes that `toolkit.launch` has started: the descriptor of what only it reads.
+LAUNCHED = "PIPELINE_LAUNCHED"
 OTHERS_FAILED = 3
 # What torch, numpy and the system say -> what it means and what to do; the first that fits counts. The code has no
 # part in it, so a traceback would help nobody.
+GPU_MEMORY = r"OutOfMemoryError|(CUDA|MPS backend|CUDA error:) out of memory|ALLOC_FAILED"
 FAILURES = {
-    r"OutOfMemoryError|(CUDA|MPS backend|CUDA error:) out of memory|ALLOC_FAILED": (
+    GPU_MEMORY: (
         "the GPU has too little memory; lower training.batch_size (and raise training.accumulate), image.size or "
         "machine.valid_batch_size (scripts/predict.py: --batch-size), or set model.grad_checkpointing=true"
     ),
@@ -54,7 +56,7 @@ class Interrupted(Exception):
 
 
 class OthersFailed(Exception):
-    """Another of the processes that train together has ended, and says why itself."""
+    """The processes that train together lost each other; mostly another one has ended, and says why itself."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -116,8 +118,11 @@ def run_script(main: Callable[[], None]) -> NoReturn:
         status, said = 130, f"interrupted: {error}"
     except KeyboardInterrupt:
         status, said = 130, "interrupted: the same command goes on from the last saved state"
-    except OthersFailed as error:  # or else the launcher prints what the other one said
-        status, said = OTHERS_FAILED, "" if LAUNCHED in os.environ else f"error: {error}"
+    except OthersFailed as error:
+        status, said = OTHERS_FAILED, f"error: {error}"
+        if LAUNCHED in os.environ:  # which prints it only where no other process has more to say
+            os.write(int(os.environ[LAUNCHED]), f"{said}\n".encode())
+            said = ""
     except BrokenPipeError:  # `... | head`: nobody listens any more, which is no error of ours
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if said:

@@ -26,7 +26,8 @@ def must_launch(devices: int) -> bool:
 def launch(devices: int) -> int:
     """Run this command in so many processes; returns the exit status of the one that failed, or 0.
 
-    The main one has the terminal. The others are silent; if one of them fails alone, what it said is printed.
+    The main one has the terminal. The others are silent; if one of them fails alone, what it said is printed. If all
+    have but lost each other (NCCL, the network), the first one's words are, and the status is that of any error.
     """
     port = free_port()
     errors = [tempfile.TemporaryFile() for _ in range(devices)]  # noqa: SIM115
@@ -49,8 +50,12 @@ def launch(devices: int) -> int:
         child.kill()
         child.wait()
     causes = [rank for rank, code in enumerate(codes) if code not in (None, 0, OTHERS_FAILED)]
+    lost = [rank for rank, code in enumerate(codes) if code == OTHERS_FAILED]
+    if not causes and lost:
+        _print_words(errors[lost[0]])
+        return 2
     if not causes:
-        return max(code or 0 for code in codes)
+        return 0
     status = codes[causes[0]] or 0
     if status < 0:
         raise UserError(
@@ -58,9 +63,13 @@ def launch(devices: int) -> int:
             "the same command goes on from the last saved state"
         )
     if causes[0] > 0:
-        errors[causes[0]].seek(0)
-        sys.stderr.write(errors[causes[0]].read().decode(errors="replace"))
+        _print_words(errors[causes[0]])
     return status
+
+
+def _print_words(file: IO[bytes]) -> None:
+    file.seek(0)
+    sys.stderr.write(file.read().decode(errors="replace"))
 
 
 def free_port() -> int:
@@ -82,7 +91,7 @@ def _start(rank: int, devices: int, port: int, errors: IO[bytes]) -> "subprocess
         "LOCAL_WORLD_SIZE": str(devices),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
-        LAUNCHED: "1",  # and standard input ends when this process does
+        LAUNCHED: str(errors.fileno()),  # and standard input ends when this process does
     }
     return subprocess.Popen(
         [sys.executable, *sys.argv],
@@ -90,4 +99,5 @@ def _start(rank: int, devices: int, port: int, errors: IO[bytes]) -> "subprocess
         stdin=subprocess.PIPE,
         stdout=None if rank == 0 else subprocess.DEVNULL,
         stderr=None if rank == 0 else errors,
+        pass_fds=[errors.fileno()],
     )
