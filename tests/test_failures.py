@@ -228,37 +228,3 @@ def test_a_single_row_under_batch_norm(renders: Renders, tmp_path: Path) -> None
     assert not (project / "runs/one").exists() and not (project / "experiments/one.yaml").exists(), (
         "nothing remembers it"
     )
-
-
-FULL = """import torch
-
-
-class Full(torch.nn.Module):
-    def __init__(self, in_chans, pretrained):
-        super().__init__()
-        self.num_features, self.layer = 3, torch.nn.Linear(3, 3)
-
-    def forward(self, image):
-        if not self.training and len(image) > 8:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")
-        return self.layer(image.mean(dim=(2, 3)))
-"""
-
-
-def test_memory_that_is_too_small_for_predicting_has_a_remedy_that_can_be_typed(
-    renders: Renders, tmp_path: Path
-) -> None:
-    project = demo_project(renders, tmp_path / "project")
-    (project / "src/competition/full.py").write_text(FULL)
-    register(project, "encoder", {"full": "competition.full:Full"})
-    (project / "experiments/full.yaml").write_text("extends: small\nmodel: {encoder: full}\n")
-    settings = ["training.max_rows=64", "training.epochs=1"]
-    refused = expect(run_script(project, "train.py", "full", *settings, "--fold", "0"), 2)
-    assert "machine.valid_batch_size" in refused.last_line
-    expect(run_script(project, "train.py", "full", *settings, "machine.valid_batch_size=8", "--fold", "0"))
-    config = project / "runs/full/config.yaml"
-    config.write_text(config.read_text().replace("valid_batch_size: 8", "valid_batch_size: 64"))
-    full = expect(run_script(project, "predict.py", "full", "--fold", "0"), 2)
-    assert "GPU has too little memory" in full.last_line and "--batch-size" in full.last_line
-    expect(run_script(project, "predict.py", "full", "--fold", "0", "--batch-size", "8"))
-    assert (project / "runs/full/test.parquet").is_file()

@@ -1,9 +1,20 @@
-"""Where to compute and in which precision, by what the device really supports."""
+"""Where to compute and in which precision, by what the device really supports; and what to do where its memory ends."""
 
+import os
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import numpy as np
 import torch
+from torch import Tensor
 
-from pipeline.types import Precision
-from toolkit.errors import UserError
+from pipeline.keys import INPUT_ID
+from pipeline.types import Batch, Precision
+from toolkit.errors import GPU_MEMORY, UserError
+
+T = TypeVar("T")
+GIB = 2**30
 
 
 def choose_device(asked: str, number: int = 0) -> torch.device:
@@ -55,3 +66,74 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     """The context in which a model computes at `precision`."""
     dtype = torch.float16 if precision == "fp16" else torch.bfloat16
     return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a GPU has too little memory. Apple's and cuBLAS have no type of error for it: their words say it."""
+    said = isinstance(error, RuntimeError) and re.search(GPU_MEMORY, str(error)) is not None
+    return said or isinstance(error, torch.OutOfMemoryError)
+
+
+def memory_words(device: torch.device, error: BaseException) -> str:
+    """What did not fit, and who holds the memory of the device, as far as that can be asked."""
+    asked, module = re.search(r"allocate ([\d.]+ \w+)", str(error)), torch.get_device_module(device)
+    words = "the GPU has too little memory" + (f" for {asked[1]} more" if asked else "")
+    if not hasattr(module, "mem_get_info"):
+        return words
+    (free, total), own = module.mem_get_info(device), module.memory_reserved(device)
+    others = total - free - own
+    words += f": this run holds {own / GIB:.1f} of {total / GIB:.1f} GiB"
+    if others < GIB:  # CUDA itself takes half of that in each process
+        return words
+    processes = re.findall(r"process +(\d+) uses", module.list_gpu_processes(device))
+    own_number = str(os.getpid())  # in a container it has another number, as have the others
+    names = [number for number in processes if number != own_number] if own_number in processes else []
+    return f"{words}, and {others / GIB:.1f} are held by another process" + (f" ({', '.join(names)})" if names else "")
+
+
+class Halves:
+    """Runs a function without gradients on batches: on halves of one that the GPU has too little memory for. What fits
+    is the most that is tried from then on, and a line says it once."""
+
+    def __init__(self) -> None:
+        self.most: int | None = None  # samples at once
+        self.is_told = False
+
+    def __call__(self, run: Callable[[Batch], T], batch: Batch) -> Iterator[tuple[Batch, T]]:
+        """The parts of a batch in their order, each with its result; a single one where all of it fits."""
+        count = len(batch[INPUT_ID])
+        if self.most is None or count <= self.most:
+            try:
+                result = run(batch)
+            except Exception as error:
+                if count < 2 or not is_out_of_memory(error) or not is_divisible(batch, count):
+                    raise
+                self.most = count // 2
+            else:
+                if self.most is not None and not self.is_told:
+                    self.is_told = True
+                    print(f"note: the GPU has too little memory for larger batches; predicting {self.most} at once")
+                yield batch, result
+                return
+        most = self.most
+        for start in range(0, count, most):
+            yield from self(run, part_of(batch, start, start + most))
+
+
+def is_divisible(value: Any, count: int) -> bool:
+    """Whether all in a batch that has a length has one of its `count` samples at each place."""
+    if isinstance(value, dict):
+        return all(is_divisible(each, count) for each in value.values())
+    return not has_samples(value) or len(value) == count
+
+
+def part_of(value: Any, start: int, end: int) -> Any:
+    """Some samples of a batch, or of a value in it; what has no length stays."""
+    if isinstance(value, dict):
+        return {key: part_of(each, start, end) for key, each in value.items()}
+    return value[start:end] if has_samples(value) else value
+
+
+def has_samples(value: Any) -> bool:
+    """Whether a value of a batch has a place for each sample."""
+    return isinstance(value, list | tuple) or (isinstance(value, Tensor | np.ndarray) and value.ndim > 0)

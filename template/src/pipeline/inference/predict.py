@@ -13,7 +13,7 @@ from pipeline.config import Experiment, parse_experiment
 from pipeline.data import NAMES as DATA_NAMES
 from pipeline.data.folds import is_scored
 from pipeline.data.loader import EpochBatches, RowBatches, make_loader
-from pipeline.inference.device import autocast, choose_device, choose_precision
+from pipeline.inference.device import Halves, autocast, choose_device, choose_precision
 from pipeline.inference.snapshot import CLASSES, CODE, FINISHED, finished_folds
 from pipeline.inference.weights import BEST, load_weights
 from pipeline.keys import ROW_FOLD, ROW_ID
@@ -137,18 +137,22 @@ def predict_rows(
 def model_outputs(
     task: Task, models: Sequence[nn.Module], dataset: SampleDataset, experiment: Experiment, label: str
 ) -> Iterator[tuple[Batch, list[dict[str, Tensor]]]]:
-    """The batches of the dataset's samples, each with the outputs of each model."""
+    """The batches of the dataset's samples, or `Halves` of them, each with the outputs of each model."""
     device = choose_device(experiment.machine.device)
     precision: Precision = choose_precision(experiment.training.precision, device)
     for model in models:
         model.to(device).eval()
     batches = RowBatches(len(dataset), experiment.machine.valid_batch_size or experiment.training.batch_size)
     loader = make_loader(dataset, batches, task.collate, experiment.machine.workers, device)
+
+    def run(batch: Batch) -> list[dict[str, Tensor]]:
+        with torch.inference_mode(), autocast(device, precision):
+            return [model(batch) for model in models]
+
+    halves = Halves()
     with EpochBatches(loader, device) as epoch:
         for batch in progress(epoch, label):
-            with torch.inference_mode(), autocast(device, precision):
-                outputs = [model(batch) for model in models]
-            yield batch, outputs
+            yield from halves(run, batch)
 
 
 def write_predictions(

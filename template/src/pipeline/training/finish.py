@@ -143,7 +143,8 @@ def validate(trainer: Trainer) -> StageResult:
     validation = trainer.validation()
     for batch in trainer.valid_loader:
         with torch.no_grad():
-            validation.add(batch, trainer.run_step("valid", batch))
+            for part, result in trainer.halves(partial(trainer.run_step, "valid"), batch):
+                validation.add(part, result)
     return validation.result(trainer.progress.epoch)
 
 

@@ -17,6 +17,7 @@ from pipeline.inference.device import choose_device, choose_precision
 from pipeline.inference.predict import FINISHED, fold_names, seed_folder
 from pipeline.trackers import make_tracker
 from pipeline.training.finish import average_seeds, finish_fold
+from pipeline.training.memory import explained, try_step
 from pipeline.training.optimizer import print_rates
 from pipeline.training.run_folder import has_begun, open_run, the_only_trainer
 from pipeline.training.setup import Setup
@@ -121,7 +122,7 @@ def train_fold(
             info = setup.run_info(fold, folder, trainer.progress.step)
             trainer.tracker = make_tracker(info, setup.competition.settings.trackers, beside=device.type != "cpu")
         try:
-            with closing(trainer):
+            with closing(trainer), explained(trainer):
                 trainer.signals.watch()
                 if show_contract:
                     print_contract(trainer)
@@ -129,6 +130,8 @@ def train_fold(
                 if setup.config.machine.compile:  # in place, so weights keep their names
                     for model in {trainer.model, trainer.averages.scored(trainer.model)}:
                         model.network.compile(dynamic=False)
+                if trainer.progress.epoch < trainer.epochs:
+                    try_step(trainer)
                 trainer.callbacks.on_run_start(trainer)
                 if trainer.progress.epoch < trainer.epochs:
                     engine.fit(trainer)

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from pipeline.callbacks import CallbackList
 from pipeline.inference.device import choose_device
 from pipeline.training.fold import choose_folds
+from pipeline.training.memory import explained
 from pipeline.training.setup import Setup
 from pipeline.training.trainer import Trainer
 from pipeline.types import Batch
@@ -53,7 +54,11 @@ def find_learning_rate(
     points: list[tuple[float, float]] = []
     stopped, device = "", choose_device(setup.config.machine.device)
     try:
-        with tempfile.TemporaryDirectory() as folder, closing(Trainer(setup, fold, Path(folder), device)) as trainer:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            closing(Trainer(setup, fold, Path(folder), device)) as trainer,
+            explained(trainer),
+        ):
             points.extend(_sweep(trainer, np.geomspace(lowest, highest, steps)))
     except KeyboardInterrupt:
         stopped = f"after {len(points)} of {steps} steps"

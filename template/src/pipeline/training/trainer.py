@@ -15,7 +15,7 @@ from pipeline.callbacks.default import default_callbacks
 from pipeline.competition import Head, Metric
 from pipeline.data.cache import open_cache
 from pipeline.data.loader import EpochBatches, RowBatches, TrainBatches, make_loader
-from pipeline.inference.device import choose_precision
+from pipeline.inference.device import Halves, choose_precision
 from pipeline.keys import INPUT_ID
 from pipeline.losses.criterion import LossSums
 from pipeline.trackers import Trackers
@@ -103,7 +103,7 @@ class Trainer:
         self.callbacks = CallbackList([*own, *watching], processes.is_main)
         native = [engine_callback(names.bind("engine_callback", entry)) for entry in config.engine_callbacks]
         self.engine_callbacks: Sequence[Any] = native
-        self.sums, self.signals = LossSums(), LeaveOnSignal()
+        self.sums, self.signals, self.halves = LossSums(), LeaveOnSignal(), Halves()
         self.tracker = Trackers({})
         self._saved_at = self._stage_began = time.monotonic()
         if state is not None:
@@ -211,13 +211,17 @@ class Trainer:
         if self.valid is None:
             self._start_validation()
         assert self.valid is not None
+        for part, (result, raw) in self.halves(self._valid_step, batch):  # a half counts as a batch
+            if self.valid_raw is not None and raw is not None:
+                self.valid_raw.add(part, raw)
+            self.valid.add(part, result)
+            self.callbacks.on_batch_end(self, "valid", part, result)
+
+    @torch.no_grad()
+    def _valid_step(self, batch: Batch) -> tuple[StepResult, StepResult | None]:
         self.callbacks.on_batch_start(self, "valid", batch)
-        with torch.no_grad():
-            result = self.run_step("valid", batch, self.averages.scored(self.model))
-            if self.valid_raw is not None:
-                self.valid_raw.add(batch, self.run_step("valid", batch))
-        self.valid.add(batch, result)
-        self.callbacks.on_batch_end(self, "valid", batch, result)
+        result = self.run_step("valid", batch, self.averages.scored(self.model))
+        return result, None if self.valid_raw is None else self.run_step("valid", batch)
 
     def validation(self) -> Validation:
         """What takes up losses and predictions of the held-out rows. Each process decodes its own."""
