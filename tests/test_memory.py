@@ -8,12 +8,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from torch import nn
 
-from pipeline.inference.device import GIB, Halves, is_out_of_memory, memory_words
+from pipeline.inference.device import GIB, Halves, deterministic, is_out_of_memory, memory_words
 from pipeline.training.memory import remedies
 from projects import Renders, run_script
 from training import add_callbacks, assert_same_outcome, demo_project, expect, outcome, register
@@ -286,3 +287,54 @@ def test_what_else_fails_is_told_by_the_first_step(project: Path, tries: None, m
     said = run_script(project, "train.py", "tried", "--fold", "0")
     assert "the first step could not be tried before the first epoch (ValueError)" in said.stdout
     assert said.status == 1 and "invalid literal for int" in said.last_line
+
+
+def modes() -> tuple[Any, ...]:
+    cudnn, cuda = torch.backends.cudnn, torch.backends.cuda
+    attention = cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(), cuda.cudnn_sdp_enabled()
+    mode, workspace = torch.get_deterministic_debug_mode(), os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+    return mode, workspace, cudnn.deterministic, cudnn.benchmark, *attention
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_has_no_deterministic_algorithm_is_named_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    before = modes()
+    with deterministic(False):
+        assert modes() == before
+    with pytest.raises(ValueError, match="left"), deterministic(True):
+        assert modes() == (1, ":4096:8", True, False, False, False, False)
+        for _ in range(3):
+            torch.zeros(3).put_(torch.tensor([1]), torch.ones(1))
+        raise ValueError("left")
+    assert modes() == before
+    out = capsys.readouterr().out
+    assert out.count("machine.deterministic: put_ has no deterministic algorithm") == 1 and out.count("\n") == 1
+
+
+PUTS = """
+import torch
+
+from pipeline.callbacks import Callback
+
+
+class Puts(Callback):
+    def on_batch_end(self, run, stage, batch, result):
+        assert torch.are_deterministic_algorithms_enabled()
+        torch.zeros(3).put_(torch.tensor([1]), torch.ones(1))
+"""
+
+
+def test_a_deterministic_training_is_no_other_experiment(renders: Renders, tmp_path: Path) -> None:
+    project = demo_project(renders, tmp_path / "project")
+    add_callbacks(project, PUTS, puts="Puts")
+    (project / "experiments/sure.yaml").write_text("extends: small\ncallbacks: [puts]\ntraining: {max_rows: 64}\n")
+    before = modes()
+    said = expect(run_script(project, "train.py", "sure", "machine.deterministic=true", "--fold", "0")).stdout
+    assert said.count("put_ has no deterministic algorithm") == 1
+    assert modes() == before
+    assert "nothing to do" in expect(run_script(project, "train.py", "sure", "--fold", "0")).stdout
+    assert np.isfinite(outcome(project, "sure")[0].select_dtypes("number")).all(axis=None)

@@ -138,6 +138,7 @@ class Machine(Strict):
     devices: int = setting(1, "so many GPUs share each batch, with a process for each", ge=1)
     workers: int | None = setting(None, "loader processes; none: by the number of cores", ge=0)
     compile: bool = setting(False, "torch.compile for the network: slow to start, faster steps")
+    deterministic: bool = setting(False, "torch's deterministic algorithms: the same bits in each run, slower steps")
     valid_batch_size: int | None = setting(None, "rows per batch without gradients", ge=1)
 
 

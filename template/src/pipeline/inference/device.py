@@ -2,12 +2,15 @@
 
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.backends import cuda, cudnn
 
 from pipeline.keys import INPUT_ID
 from pipeline.types import Batch, Precision
@@ -66,6 +69,49 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     """The context in which a model computes at `precision`."""
     dtype = torch.float16 if precision == "fp16" else torch.bfloat16
     return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")
+
+
+@contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """Use torch's deterministic algorithms inside, if `wanted`, and name what has none in a line. Enter it before
+    CUDA starts."""
+    if not wanted:
+        yield
+        return
+    named, show = set[str](), warnings.showwarning
+
+    def name(message: Warning | str, *others: Any, **more: Any) -> None:
+        operation, is_it, _ = str(message).partition(" does not have a deterministic implementation")
+        if not is_it:
+            show(message, *others, **more)
+        elif operation not in named:
+            named.add(operation)
+            print(f"note: machine.deterministic: {operation} has no deterministic algorithm; two runs may differ by it")
+
+    workspace, mode = os.environ.get("CUBLAS_WORKSPACE_CONFIG"), torch.get_deterministic_debug_mode()
+    before = cudnn.deterministic, cudnn.benchmark
+    fast = cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(), cuda.cudnn_sdp_enabled()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("default", ".* does not have a deterministic implementation")
+        warnings.showwarning = name  # type: ignore[assignment]
+        try:
+            os.environ["CUBLAS_WORKSPACE_CONFIG"] = workspace or ":4096:8"
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            cudnn.deterministic, cudnn.benchmark = True, False
+            _fast_attention(False, False, False)  # where a warning is all that is asked for, it is not deterministic
+            yield
+        finally:
+            _fast_attention(*fast)
+            cudnn.deterministic, cudnn.benchmark = before
+            torch.set_deterministic_debug_mode(mode)
+            if workspace is None:
+                del os.environ["CUBLAS_WORKSPACE_CONFIG"]
+
+
+def _fast_attention(flash: bool, efficient: bool, of_cudnn: bool) -> None:
+    cuda.enable_flash_sdp(flash)
+    cuda.enable_mem_efficient_sdp(efficient)
+    cuda.enable_cudnn_sdp(of_cudnn)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

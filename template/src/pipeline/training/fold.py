@@ -13,7 +13,7 @@ from pipeline import engine
 from pipeline.callbacks.non_finite.replay import FOLDER as DUMPS
 from pipeline.data.folds import FoldTable
 from pipeline.data.loader import to_device
-from pipeline.inference.device import choose_device, choose_precision
+from pipeline.inference.device import choose_device, choose_precision, deterministic
 from pipeline.inference.predict import FINISHED, fold_names, seed_folder
 from pipeline.trackers import make_tracker
 from pipeline.training.finish import average_seeds, finish_fold
@@ -35,7 +35,7 @@ def train(setup: Setup, fold: str, restart: bool) -> None:
         UserError: no such fold, or a run of other settings or code is there.
     """
     folds = choose_folds(setup.folds, fold)
-    with joined() as processes:
+    with deterministic(setup.config.machine.deterministic), joined() as processes:
         device = choose_device(setup.config.machine.device, processes.local_rank)
         choose_precision(setup.config.training.precision, device)
         if processes.size > 1:
