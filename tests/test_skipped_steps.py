@@ -206,7 +206,7 @@ def test_large_gradients_are_no_fault(tmp_path: Path) -> None:
 
 
 def test_the_scaler_of_fp16_leaves_out_what_overflows(tmp_path: Path) -> None:
-    """Gradients that are finite in fp32: no skip, a lower scale, and batch norm has seen its batch. A sample that is not
+    """Gradients that are finite in fp32: no skip, and a lower scale. A sample that is not
     finite itself is skipped as ever."""
     loop = Loop(tmp_path)
     loop.precision, loop.scaler = "fp16", torch.amp.GradScaler("cpu", init_scale=2.0**40)
