@@ -1,6 +1,7 @@
 """The optimiser: which parameters share a rate and a decay, how it goes on, and what clipping does to a real step."""
 
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,17 +11,18 @@ import pandas as pd
 import pytest
 import timm
 import torch
-from timm.optim import param_groups_layer_decay, param_groups_weight_decay
+from timm.optim import list_optimizers, param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 from torch.nn import functional
 
+from pipeline.callbacks.non_finite import knows_flags
 from pipeline.config import Optimizer
 from pipeline.registry import Registry
 from pipeline.training import NAMES
 from pipeline.training.optimizer import make_optimizer, parameter_groups, print_rates
 from pipeline.training.step import seed_everything
 from pipeline.training.trainer import Trainer
-from projects import Renders, run_script
+from projects import ROOT, Renders, run_script
 from toolkit.errors import UserError
 from training import demo_project, expect
 
@@ -147,6 +149,14 @@ def test_fused_where_it_can_be_and_every_group_keeps_its_share() -> None:
     assert all(group["fused"] for group in optimizer.param_groups)
     Trainer.set_learning_rate(SimpleNamespace(optimizer=optimizer), 0.25)  # type: ignore[arg-type]
     assert {group["lr"] for group in optimizer.param_groups} == {0.0025}
+
+
+def test_the_table_names_those_that_leave_a_step_out_by_themselves() -> None:
+    page = (ROOT / "template/README.md.jinja").read_text(encoding="utf-8")
+    known = [name for name in list_optimizers() if "fused" not in name and not name.startswith("bnb")]
+    by_flag = {name for name in known if name != "adahessian" and knows_flags(optimizer_of(small_model(), name))}
+    [row] = [line for line in page.splitlines() if line.startswith("| optimiser |")]
+    assert set(re.findall(r"`(\w+)`", row.split(".", 2)[2])) == by_flag
 
 
 NAMES_TRIED = ["adamw", "sgd", "lamb", "lion", "adan", "nadamw", "muon", "radam", "rmsprop", "lookahead_adamw"]

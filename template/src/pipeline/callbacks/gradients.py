@@ -50,11 +50,11 @@ class Gradients(Callback):
         if not (looks or draws):
             return Verdict.GO
         parameters = dict(run.model.network.named_parameters())
-        there = {name: value for name, value in parameters.items() if value.grad is not None}
+        there = {name: value.grad for name, value in parameters.items() if value.grad is not None}
         if looks and there:
             self.steps.append(now.step)
-            self.slopes = slopes([value.grad for value in parameters.values() if value.grad is not None])
-            self.before = {name: _sample(value).clone() for name, value in there.items()}
+            self.slopes = slopes(list(there.values()))
+            self.before = {name: _sample(parameters[name]).clone() for name in there}
         if draws:
             self._histograms(run, parameters)
         return Verdict.GO

@@ -11,14 +11,13 @@ are done, a fraction inside one.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.progress import Progress, TaskID
 from rich.text import Text
-from torch import Tensor
 
 from pipeline.callbacks import Callback, HostCopy
 from pipeline.config import Experiment
@@ -80,7 +79,15 @@ class Log(Callback):
         # Only the first batch of an accumulation window: the others would be logged at the same step.
         if now.batch % run.config.training.accumulate == 0 and now.step % run.config.tracking.every_steps == 0:
             losses = {LOSS: result["loss"], **result["losses"]}
-            self._log(run, losses, {"epoch": now.epoch + now.batch / run.batches_per_epoch}, _settings(groups))
+            copy = HostCopy(torch.stack([value.detach().float() for value in losses.values()]))
+            names, step, epoch = list(losses), now.step, now.epoch + now.batch / run.batches_per_epoch
+            settings, tracker = _settings(groups), run.tracker
+
+            def log() -> None:
+                tags = {f"batch/{name}": value for name, value in zip(names, copy.values().tolist(), strict=True)}
+                tracker.scalars({"epoch": epoch, **tags, **settings}, step)
+
+            tracker.later(copy.is_there, log)
 
     def on_epoch_end(self, run: Run, result: StageResult) -> None:
         self._stop_bar()
@@ -113,21 +120,6 @@ class Log(Callback):
 
     def on_exception(self, run: Run, error: BaseException) -> None:
         self._stop_bar()
-
-    def _log(self, run: Run, losses: Mapping[str, Tensor], before: dict[str, float], after: dict[str, float]) -> None:
-        """Log the losses of a batch between other numbers of it, as soon as they are there."""
-        copy, names, step = (
-            HostCopy(torch.stack([value.detach().float() for value in losses.values()])),
-            list(losses),
-            run.progress.step,
-        )
-        tracker = run.tracker
-
-        def log() -> None:
-            tags = {f"batch/{name}": value for name, value in zip(names, copy.values().tolist(), strict=True)}
-            tracker.scalars({**before, **tags, **after}, step)
-
-        tracker.later(copy.is_there, log)
 
     def _print_row(self, run: Run, result: StageResult) -> None:
         """The line of an epoch, whose last stage came to `result`."""

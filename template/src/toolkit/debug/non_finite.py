@@ -196,14 +196,6 @@ def is_finite(tensor: Tensor) -> bool:
     return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
 
 
-def raise_flag(flag: Tensor, tensors: Sequence[Tensor]) -> None:
-    """Set a flag, float32 (), to 1 where a value of these tensors is not finite: all on the device, without a wait."""
-    for dtype in {tensor.dtype for tensor in tensors}:
-        some = [tensor.detach() for tensor in tensors if tensor.dtype == dtype]
-        # What `GradScaler` looks with; the scale is 1, so values stay what they are.
-        torch._amp_foreach_non_finite_check_and_unscale_(some, flag, torch.ones_like(flag))
-
-
 def broken_rows(tensors: Iterable[Tensor], count: int) -> list[int]:
     """Positions in a batch of `count` samples whose values in some of these tensors are not finite."""
     wrong = torch.zeros(count, dtype=torch.bool)

@@ -22,7 +22,7 @@ from pipeline.callbacks import Callback, HostCopy
 from pipeline.callbacks.non_finite.replay import Finding, fits_fp32, replay, save_dump
 from pipeline.keys import INPUT_ID
 from pipeline.types import Batch, Progress, Run, Stage, StageResult, StepResult, Verdict
-from toolkit.debug.non_finite import broken_rows, raise_flag
+from toolkit.debug.non_finite import broken_rows
 from toolkit.errors import Interrupted, UserError, listed
 
 MOST_DUMPS = 3  # of a run: a dump is as large as the weights
@@ -60,6 +60,7 @@ class NonFinite(Callback):
         self.sums: list[Tensor] = []  # of all losses and outputs of each of these batches
         self.last: Step | None = None  # the one whose flags are on their way
         self.before: dict[torch.dtype, Tensor] = {}  # buffers before these batches (batch norm's statistics), flat
+        self.by_flag = False  # the optimiser leaves a step out by itself
         self.skipped = self.dumps = self.overflows = 0
         self.held_out: dict[str, None] = {}  # ids of held-out samples without a finite loss or output
 
@@ -71,7 +72,7 @@ class NonFinite(Callback):
 
     def on_epoch_start(self, run: Run, stage: Stage) -> None:
         if stage == "train":
-            self.before = _flat_buffers(run)
+            self.by_flag, self.before = knows_flags(run.optimizer), _flat_buffers(run)
 
     def on_batch_end(self, run: Run, stage: Stage, batch: Batch, result: StepResult) -> None:
         values = [result["loss"], *result["losses"].values(), *result["outputs"].values()]
@@ -84,41 +85,42 @@ class NonFinite(Callback):
             self.held_out |= dict.fromkeys(str(batch[INPUT_ID][row]) for row in rows)
 
     def on_gradients_ready(self, run: Run) -> Verdict:
-        self.on_sync(run)  # the step before: a whole forward and backward pass is queued behind its flags
-        forward = torch.stack(self.sums).sum()
-        flags = torch.stack([(~torch.isfinite(forward)).float(), forward.new_zeros(())])
+        self._look(run)  # at the step before: a whole forward and backward pass is queued behind its flags
+        forward, optimizer = torch.stack(self.sums).sum(), run.optimizer
         gradients = {name: each.grad for name, each in run.model.named_parameters() if each.grad is not None}
         norms = torch.stack(torch._foreach_norm(list(gradients.values()))) if gradients else forward.new_zeros(1)
-        raise_flag(flags[1], list(gradients.values()))  # a norm overflows where each number is finite
-        run.processes.maximum(flags)
+        flags = torch.stack([(~torch.isfinite(forward)).float(), forward.new_zeros(())])
+        for dtype in {each.dtype for each in gradients.values()}:  # a norm overflows where each number is finite
+            some = [each for each in gradients.values() if each.dtype == dtype]
+            # What `GradScaler` looks with; the scale is 1, so values stay what they are.
+            torch._amp_foreach_non_finite_check_and_unscale_(some, flags[1], forward.new_ones(()))
+        if run.processes.size > 1:
+            run.processes.maximum(flags)
         run.gradient_norm = torch.linalg.vector_norm(norms)
-        found = HostCopy(torch.cat([flags, norms.float()]))
-        self.last = Step(self.batches, replace(run.progress), _rate(run), list(gradients), found)
+        rate, found = max(float(group["lr"]) for group in optimizer.param_groups), torch.cat([flags, norms.float()])
+        self.last = Step(self.batches, replace(run.progress), rate, list(gradients), HostCopy(found))
         self.batches, self.sums, verdict = [], [], Verdict.GO
-        if knows_flags(run.optimizer):
-            self._leave_out(run, flags)
-        else:
+        left_out = flags.amax()
+        if not self.by_flag:
             verdict = self._look(run)
-            if verdict is Verdict.SKIP:
-                _put_back(run, self.before)
-            self.before = _flat_buffers(run)
+        elif run.scaler.is_enabled():  # which hands its own flag to the optimiser
+            for flag in run.scaler._found_inf_per_device(optimizer).values():
+                flag.copy_(torch.maximum(flag, left_out))
+            left_out = flags[0]  # when gradients overflow, no batch is to blame
+        else:
+            optimizer.found_inf = left_out  # type: ignore[attr-defined]
+        buffers = [each.detach() for each in run.model.buffers()]
+        for dtype in {each.dtype for each in buffers}:
+            some = [each for each in buffers if each.dtype == dtype]
+            after = torch.cat([each.flatten() for each in some])
+            before = self.before.get(dtype, after)
+            if len(before) != len(after):  # a module has made one in its first step
+                before = after
+            if self.by_flag or verdict is Verdict.SKIP:
+                after = torch.where(left_out > 0, before, after)
+                torch._foreach_copy_(some, list(unflatten(after, some)))
+            self.before[dtype] = after
         return verdict
-
-    def _leave_out(self, run: Run, flags: Tensor) -> None:
-        """Where a flag is raised, make the optimiser leave the step out, and put buffers back, on the device."""
-        of_step = of_buffers = flags.amax()
-        run.optimizer.found_inf = of_step  # type: ignore[attr-defined]
-        if run.scaler.is_enabled():  # which puts its own flag there, and for whose overflows no batch is to blame
-            of_buffers = flags[0]
-            for flag in run.scaler._found_inf_per_device(run.optimizer).values():
-                flag.copy_(torch.maximum(flag, of_step))
-        after = _flat_buffers(run)
-        for dtype, values in after.items():
-            before = self.before.get(dtype, values)
-            if len(before) == len(values):  # else a module has made one in its first step
-                after[dtype] = torch.where(of_buffers > 0, before, values)
-        _put_back(run, after)
-        self.before = after
 
     def on_sync(self, run: Run) -> None:
         self._look(run)
@@ -139,7 +141,8 @@ class NonFinite(Callback):
             with suppress(RuntimeError):  # a GPU that has failed tells nothing more
                 self._look(run)
             if DETECTED in str(error) and self.batches:
-                self._act(run, *self._find(run, Step(self.batches, run.progress, _rate(run))), stop=True)
+                rate = max(float(group["lr"]) for group in run.optimizer.param_groups)
+                self._act(run, *self._find(run, Step(self.batches, run.progress, rate)), stop=True)
 
     def state_dict(self) -> dict[str, Any]:
         return {"skipped": self.skipped, "dumps": self.dumps, "overflows": self.overflows}
@@ -219,10 +222,6 @@ def knows_flags(optimizer: torch.optim.Optimizer) -> bool:
     """Whether an optimiser leaves a step out by itself when its `found_inf` says so: torch's fused ones."""
     fused = all(group.get("fused") for group in optimizer.param_groups)  # also after a state was loaded
     return fused and getattr(optimizer, "_step_supports_amp_scaling", False)
-
-
-def _rate(run: Run) -> float:
-    return max(float(group["lr"]) for group in run.optimizer.param_groups)
 
 
 def _buffers(run: Run) -> dict[torch.dtype, list[Tensor]]:
