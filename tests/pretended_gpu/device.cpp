@@ -206,6 +206,7 @@ at::Tensor copy_from_and_resize(const at::Tensor& self, const at::Tensor& to) {
 
 const at::Tensor& resize_(const at::Tensor& self, c10::SymIntArrayRef size, std::optional<at::MemoryFormat> format) {
   auto sizes = C10_AS_INTARRAYREF_SLOW(size);
+  if (self.sizes() == sizes && !format) return self;  // with the strides that it has
   int64_t bytes = (c10::multiply_integers(sizes) + self.storage_offset()) * self.element_size();
   auto storage = self.storage();
   if ((int64_t)storage.nbytes() < bytes) {
@@ -337,6 +338,18 @@ void check(const std::string& name, c10::ArrayRef<c10::IValue> arguments) {
   });
   if (ours && others && !indexing) refuse(name, "cpu");
   if (ours && numbers && (STRICT.count(name) || fused)) refuse(name, "a tensor without dimensions of the cpu");
+  if (ours && fused) {  // CUDA's kernels walk through all lists of a parameter in one order
+    for (size_t list = 1; list < arguments.size() && arguments[list].isTensorList(); list++) {
+      auto parameters = arguments[0].toTensorVector(), others = arguments[list].toTensorVector();
+      for (size_t i = 0; i < others.size(); i++) {
+        bool alike = true;
+        for (int64_t d = 0; others[i].sizes() == parameters[i].sizes() && d < others[i].dim(); d++) {
+          alike &= others[i].size(d) == 1 || others[i].stride(d) == parameters[i].stride(d);
+        }
+        TORCH_CHECK(alike, name, ": a parameter and its gradient or moments have other strides");
+      }
+    }
+  }
   if (indexing) {
     each_tensor(arguments[1], [&](const at::Tensor& t) {
       masks |= t.defined() && (t.scalar_type() == at::kBool || t.scalar_type() == at::kByte);

@@ -28,6 +28,9 @@ import torch
 from filelock import FileLock
 from torch.utils import cpp_extension
 
+AS_CUDA = ("Event", "Stream", "stream", "current_stream", "default_stream", "synchronize", "empty_cache")
+AS_CUDA += ("memory_allocated", "max_memory_allocated", "reset_peak_memory_stats", "mem_get_info")
+MEMORY = 16 * 2**30  # bytes that it says to have
 SOURCE = Path(__file__).with_name("device.cpp")
 NAME = "pretended_gpu_extension"
 CACHE = Path(os.environ.get("PRETENDED_GPU_CACHE", Path(tempfile.gettempdir()) / f"pretended_gpu_{os.getuid()}"))
@@ -129,12 +132,22 @@ def _module() -> types.ModuleType:
     module.memory_allocated = lambda device=None: extension.memory()[0]
     module.max_memory_allocated = lambda device=None: extension.memory()[1]
     module.reset_peak_memory_stats = lambda device=None: extension.reset_peak()
+    module.mem_get_info = lambda device=None: (MEMORY - extension.memory()[0], MEMORY)
     module.empty_cache = lambda: None
     return module
+
+
+def _look_like_cuda(module: Any) -> None:
+    """Let code that asks for CUDA's tensors, streams and events find these."""
+    for name in AS_CUDA:
+        setattr(torch.cuda, name, getattr(module, name))
+    torch.Tensor.record_stream = lambda tensor, stream: None  # type: ignore[assignment]
+    torch.Tensor.is_cuda = property(lambda tensor: tensor.device.type in ("cuda", "fake"))  # type: ignore[assignment]
 
 
 torch.utils.rename_privateuse1_backend("fake")
 extension = _loaded()
 torch._register_device_module("fake", _module())
+_look_like_cuda(torch.fake)  # type: ignore[attr-defined]
 torch.utils.generate_methods_for_privateuse1_backend(for_storage=True)
 DEVICE = torch.device("fake", 0)

@@ -1,17 +1,18 @@
 """The fork server with the pretended GPU: what it runs finds the device in `pipeline.inference.device`, and tells the
-waits of its training steps.
+waits of its training steps. Its code takes the device for one of CUDA, so that what is for a GPU only is run as well.
 
 The engines compute on the device as on any other; Lightning has to be told of it.
 """
 
 import functools
+import importlib.machinery
 import json
 import sys
 import threading
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -23,7 +24,11 @@ from lightning.pytorch.trainer.connectors.accelerator_connector import _Accelera
 import fork_server
 from pretended_gpu.device import DEVICE, extension
 
-OURS = ("/src/", "/tests/")  # parts of a path that a reader of this repository or of a project can open
+CUDA = {
+    '.type == "cuda"': '.type in ("cuda", "fake")',
+    '.type != "cuda"': '.type not in ("cuda", "fake")',
+    '.type in ("cpu", "cuda")': '.type in ("cpu", "cuda", "fake")',
+}
 
 
 class FakeAccelerator(Accelerator):
@@ -111,30 +116,42 @@ class Waits:
         return call
 
 
+class Loader(importlib.machinery.SourceFileLoader):
+    """Loads modules of a project, for whose code the device is one of CUDA."""
+
+    def get_code(self, fullname: str) -> types.CodeType:
+        path = self.get_filename(fullname)
+        source = Path(path).read_text(encoding="utf-8")
+        for before, after in CUDA.items():
+            source = source.replace(before, after)
+        return compile(source, path, "exec", dont_inherit=True)
+
+
 def use(job: dict[str, Any]) -> None:
     """Let the project of a job find the device, in a process of its own."""
     project = Path(job["project"])
+    finder = importlib.machinery.FileFinder.path_hook((Loader, importlib.machinery.SOURCE_SUFFIXES))
+    sys.path_hooks.insert(0, lambda path: finder(path) if Path(path).is_relative_to(project / "src") else _not_ours())
     sys.path.insert(0, str(project / "src"))
     from pipeline.inference import device
-    from pipeline.training import model
 
     device.choose_device = lambda asked, number=0: torch.device("cpu") if asked == "cpu" else DEVICE
-    of_cpu, make_model = device.choose_precision, model.make_model
+    of_cpu = device.choose_precision
 
     def choose_precision(asked: str, where: torch.device) -> Any:
         return of_cpu(asked, where) if where.type == "cpu" else "bf16" if asked == "auto" else asked
 
-    def in_channels_last(setup: Any, fold: str, rows: Any, where: torch.device, *others: Any, **more: Any) -> Any:
-        made = make_model(setup, fold, rows, where, *others, **more)
-        return made if where.type == "cpu" else made.to(memory_format=torch.channels_last)  # as on a GPU
-
-    device.choose_precision, model.make_model = choose_precision, in_channels_last
+    device.choose_precision = choose_precision
     if job["arguments"][0] == "train.py":
         from pipeline.training.trainer import Trainer
 
         waits = Waits(project, Path(job["waits"]))
         waits.watch(Trainer)
         extension.listen(waits.heard)
+
+
+def _not_ours() -> NoReturn:
+    raise ImportError
 
 
 def tell_lightning() -> None:
