@@ -46,7 +46,7 @@ def test_the_heat_lies_where_the_decision_was_made(compiled: bool) -> None:
     """Hooks inside a compiled network are not called."""
     model = PreparedModel(Prepare(), Network()).train()
     if compiled:
-        model.network.compile(backend="eager", dynamic=False)
+        model.network.compile(backend="aot_eager", dynamic=False)
         with torch.no_grad():
             model(batch_of(2))
     heat, title = explain(model, TASK, batch_of(10), None)
