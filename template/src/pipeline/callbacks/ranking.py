@@ -1,6 +1,5 @@
 """What the best and worst samples and batches are ranked by, and what is remembered of them in a stage of an epoch."""
 
-import itertools
 import math
 import warnings
 from bisect import bisect
@@ -123,18 +122,20 @@ class StageSamples:
         self.kept: dict[str, Tensor] = {}  # (lists * most, ...) each, on the device
         self.keys: Tensor  # what sorts them, (badness and loss, lists, most); infinite where there is none
         self.of_batch: Tensor  # of the best and the worst batch, (badness and loss, 2)
-        self.undefined: Tensor  # samples and batches, (2,)
 
     def add(self, batch: Batch, result: StepResult) -> None:
         """Look at a batch."""
         badness, losses = self.ranking(self.rows, batch, result)
-        start, device = self.ends[-1], losses.device
-        self.ends.append(start + len(losses) - 1)
+        start, end = self.ends[-1], self.ends[-1] + len(losses) - 1
+        self.ends.append(end)
+        if self.ranking.metric is not None:  # otherwise all is defined
+            *samples, whole = (losses.isfinite() & ~badness.isfinite()).tolist()
+            self.counts.update(samples=sum(samples), batches=whole)
         # `output_label@1` are the logits under another dropout mask, which are never decoded.
         outputs = {key: value for key, value in result["outputs"].items() if not key.rpartition("@")[2].isdigit()}
         unmixed = {keys.INPUT_PARTNER: batch[keys.INPUT_ROW], keys.INPUT_SHARE: torch.ones_like(losses[1:])}
         values = {**outputs, **unmixed, **result.get("mixed", {}), BADNESS: badness[:-1], keys.LOSS: losses[:-1]}
-        values[NUMBER] = torch.arange(start, self.ends[-1], device=device)
+        values[NUMBER] = torch.arange(start, end, device=losses.device)
         if not self.kept:
             size = sum(value[0].nbytes for value in values.values())
             self.most = max(1, min(MOST, MOST_BYTES // (len(LISTS) * size)))
@@ -142,7 +143,7 @@ class StageSamples:
                 key: value.new_zeros(len(LISTS) * self.most, *value.shape[1:]) for key, value in values.items()
             }
             self.keys = losses.new_full((2, len(LISTS), self.most), math.inf)
-            self.of_batch, self.undefined = losses.new_full((2, 2), math.inf), losses.new_zeros(2)
+            self.of_batch = losses.new_full((2, 2), math.inf)
         source = self._rank(torch.stack([badness, losses]))
         self.kept = {key: torch.cat([kept, values[key].detach()])[source] for key, kept in self.kept.items()}
 
@@ -150,8 +151,6 @@ class StageSamples:
         """Take up badness and loss of a batch, (2, B + 1): what is kept from now on, int64 (lists * most,), as
         positions in what was kept followed by the batch."""
         finite = pairs.isfinite()
-        undefined = finite[1] & ~finite[0]
-        self.undefined += torch.stack([undefined[:-1].sum(), undefined[-1]])
         both = torch.stack([pairs, -pairs], dim=1)  # (badness and loss, best and worst, B + 1)
         each, whole, before = both[..., :-1], both[..., -1], self.of_batch
         better = (whole[0] < before[0]) | ((whole[0] == before[0]) & (whole[1] < before[1]))
@@ -177,7 +176,19 @@ class StageSamples:
         Args:
             positions: those of the stage's samples, as the sampler gave them to this process.
         """
-        self._read_back(positions)
+        kept = read_back({**self.kept, "keys": self.keys.permute(1, 2, 0), "of_batch": self.of_batch.T})
+        by, of_batch = kept.pop("keys").flatten(0, 1).tolist(), kept.pop("of_batch").tolist()
+        for place, key in enumerate(by):
+            if math.isfinite(key[1]):
+                sample: Batch = {name: value[place].clone() for name, value in kept.items()}
+                sample[INDEX] = positions[int(sample[NUMBER])]
+                self.lists[LISTS[place // self.most]].append((tuple(key), sample))
+        for name, key in zip(WAYS, of_batch, strict=True):
+            if entries := self.lists[f"{name}_batch"]:
+                number = bisect(self.ends, int(entries[0][1][NUMBER]))
+                size = self.ends[number] - self.ends[number - 1]
+                self.extreme_batches[name] = tuple(key), self.before + number, size, entries
+        self.counts["all"] = self.ends[-1]
         shares = processes.gather((self.lists, self.extreme_batches, self.counts))
         if len(shares) < 2:
             return
@@ -192,22 +203,6 @@ class StageSamples:
                 size = sum(one[2] for one in same)
                 self.extreme_batches[name] = *same[0][:2], size, entries[: self.most]
         self.counts = sum((counts for _, _, counts in shares), Counter())
-
-    def _read_back(self, positions: Sequence[Index]) -> None:
-        state = {"keys": self.keys.permute(1, 2, 0), "of_batch": self.of_batch.T, "undefined": self.undefined}
-        kept = read_back({**self.kept, **state})
-        by, of_batch, undefined = (kept.pop(name).tolist() for name in state)
-        self.counts.update(all=self.ends[-1], samples=int(undefined[0]), batches=int(undefined[1]))
-        for place, key in enumerate(itertools.chain(*by)):
-            if math.isfinite(key[1]):
-                sample: Batch = {name: value[place].clone() for name, value in kept.items()}
-                sample[INDEX] = positions[int(sample[NUMBER])]
-                self.lists[LISTS[place // self.most]].append((tuple(key), sample))
-        for name, key in zip(WAYS, of_batch, strict=True):
-            if entries := self.lists[f"{name}_batch"]:
-                number = bisect(self.ends, int(entries[0][1][NUMBER]))
-                size = self.ends[number] - self.ends[number - 1]
-                self.extreme_batches[name] = tuple(key), self.before + number, size, entries
 
     def pictures(self, when: str) -> dict[str, tuple[str, list[Batch]]]:
         """Heading, and what is kept of the samples, of each picture, by name; those without a sample are left out."""
