@@ -26,8 +26,8 @@ USED = {
     "pipeline.callbacks": ["CallbackList"],
     "pipeline.callbacks.default": ["default_callbacks"],
     "pipeline.callbacks.log": ["Log"],
-    "pipeline.callbacks.pictures": ["Pictures"],
-    "pipeline.competition": ["Metric"],
+    "pipeline.callbacks.pictures": ["Embeddings", "Pictures"],
+    "pipeline.competition": ["Head", "Metric"],
     "pipeline.config": ["parse_experiment"],
     "pipeline.types": ["Best", "PreparedModel", "Progress", "StageResult"],
     "toolkit.plots.images": ["visible"],
@@ -289,6 +289,30 @@ def test_a_picture_that_fails_is_left_out(
     assert log.pictures[3:] == ["samples/a", "samples/b"], "a picture for each of several heads"
     assert "a picture of fold 0 was left out: " in capsys.readouterr().err
     pipeline.Pictures(Task(), pd.DataFrame({"id": []}), Samples()).on_run_end(fold, None)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_the_first_embeddings_are_logged_with_their_images(pipeline: SimpleNamespace, dtype: torch.dtype) -> None:
+    seen, heads = pipeline.Embeddings(), [pipeline.Head(name, "embedding", ("x", "y")) for name in ("whale", "fin")]
+    white = 255 if dtype == torch.uint8 else 1
+    for start in range(0, 1200, 400):
+        rows = torch.arange(start, start + 400)
+        image = (rows % 2 * white).to(dtype).view(-1, 1, 1, 1).expand(-1, 64, 48, 1)
+        vectors = torch.stack([rows, -rows], dim=1).bfloat16()
+        outputs = {"output_whale@embedding": vectors, "output_fin@embedding": vectors}
+        seen.add(heads, {"input_image": image, "target_whale": rows % 3 - 1}, {"outputs": outputs})
+    logged: dict[str, Any] = {}
+    tracker = SimpleNamespace(
+        embedding=lambda name, points, step: logged.update({name: points}), figure=lambda *_: None
+    )
+    seen.log(SimpleNamespace(heads=heads, tracker=tracker, progress=pipeline.Progress()))
+    whale, fin = logged["embedding/whale"], logged["embedding/fin"]
+    assert (
+        whale.vectors.shape == (1000, 2) and whale.vectors.dtype == np.float32 and whale.vectors[7].tolist() == [7, -7]
+    )
+    assert list(whale.labels[:4]) == ["?", "x", "y", "?"] and set(fin.labels) == {"?"} and len(fin.labels) == 1000
+    assert [image.shape for image in whale.images] == 1000 * [(32, 32, 3)]
+    assert [int(image.max()) for image in whale.images[:4]] == [0, 255, 0, 255]
 
 
 def test_visible(pipeline: SimpleNamespace) -> None:

@@ -296,7 +296,7 @@ class Two(list[dict[str, Any]]):
     """A dataset of two samples."""
 
     def __getitem__(self, index: Any) -> Any:
-        return super().__getitem__(index[1])
+        return super().__getitem__(index[1] if isinstance(index, tuple) else index)
 
     def starts(self) -> range:
         return range(2)
@@ -364,6 +364,9 @@ def test_both_stages_are_drawn_at_the_cadence(pipeline: SimpleNamespace) -> None
     ]
     assert len(exported) == 2 * 2 * 3
     assert calls[0] == (["t1", "t0"], "Best 2 of 2 samples by loss (train, epoch 3)")
+    chosen = {name: [one["input_id"][0] for one in ones] for name, ones in callback.explained.items()}
+    drawn = np.argsort(-np.random.default_rng((config.seed, 3)).random(2))
+    assert chosen == {"fixed": ["v0", "v1"], "random": [f"v{row}" for row in drawn], "worst": ["v0", "v1"]}
 
     run.config = pipeline.parse_experiment({"losses": LOSSES, "watch": {"extremes_by": "tow"}}, "test")
     run.metrics = [pipeline.Metric("accuracy", lambda *_: 0.0)]

@@ -347,6 +347,7 @@ def test_held_out_identities_are_scored_among_each_other() -> None:
         seen.add({"input_id": [f"r{int(row)}" for row in part]}, {**result, "outputs": outputs})
     peer = found_at_once(embedding.numpy(), np.arange(30) // 3)
     assert 0.3 < peer < 1
+    assert all(list(kept) == ["output_whale@embedding"] for _, kept in seen.outputs), "cosines would fill the memory"
     assert seen.result(0).metrics["recall_at_1"] == pytest.approx(peer)
 
 

@@ -84,13 +84,10 @@ class Extremes(Callback):
                     self._export(run, f"{name}/{stage}", samples, self.task.figures.captions(rows, samples))
         if stage == "valid":
             drawn = np.random.default_rng((run.config.seed, result.epoch)).random(len(dataset))
-            explained: dict[str, list[Index]] = {
-                "fixed": [(0, place) for place in dataset.starts()[:MOST_EXPLAINED]],
-                "random": [(0, place) for place in np.argsort(-drawn)[:MOST_EXPLAINED].tolist()],
-                "worst": [one[INDEX] for _, one in seen.lists["worst"][:MOST_EXPLAINED]],
-            }
+            worst: Sequence[Index | int] = [one[INDEX] for _, one in seen.lists["worst"]]
+            sorts = {"fixed": dataset.starts(), "random": np.argsort(-drawn).tolist(), "worst": worst}
             with may_fail(run):
-                self.explained = {name: [read(index) for index in chosen] for name, chosen in explained.items()}
+                self.explained = {name: list(map(read, found[:MOST_EXPLAINED])) for name, found in sorts.items()}
             if result.epoch < run.epochs - 1:  # those of the last epoch wait for the weights that are kept
                 self._explain(run)
 
