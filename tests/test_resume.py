@@ -85,6 +85,7 @@ class FullDisk(Callback):
     def on_epoch_start(self, run, stage):
         if run.progress.epoch == self.epoch and not (run.folder / "was-full").exists():
             (run.folder / "was-full").touch()
+            run.checkpoints.wait()  # what was saved before is on disk
             resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
