@@ -130,6 +130,8 @@ class EpochBatches:
     def __init__(self, loader: "DataLoader[dict[str, Any]]", device: torch.device) -> None:
         self.loader, self.device = loader, device
         self.running: Generator[Batch, None, None] | None = None
+        self.ahead: Iterator[Batch] | None = None  # the next iteration, and where it begins
+        self.begins_at: tuple[int, int] | None = None
         self.waits: list[float] = []  # seconds for each batch of the running epoch
 
     def __len__(self) -> int:
@@ -141,8 +143,22 @@ class EpochBatches:
         return sum(self.waits[1:])
 
     def __iter__(self) -> Iterator[Batch]:
-        self.running = self._batches()
+        ahead, self.ahead = self.ahead, None
+        if ahead is not None and self.begins_at == self._position():
+            return ahead
+        self.running = self._batches(self.loader)
         return self.running
+
+    def start(self) -> None:
+        """Let the loader's processes, if it has any, read for the next iteration before that is asked for."""
+        if self.loader.num_workers:
+            self.ahead = self.running = self._batches(iter(self.loader))
+            self.begins_at = self._position()
+
+    def wait(self) -> None:
+        """Wait for the first batch of what was started."""
+        if self.ahead is not None:
+            self.ahead = itertools.chain(list(itertools.islice(self.ahead, 1)), self.ahead)
 
     def __enter__(self) -> "EpochBatches":
         return self
@@ -150,15 +166,18 @@ class EpochBatches:
     def __exit__(self, *_: object) -> None:
         if self.running is not None:
             self.running.close()
-        del self.loader, self.running
+        del self.loader, self.running, self.ahead
 
-    def _batches(self) -> Generator[Batch, None, None]:
+    def _position(self) -> tuple[int, int] | None:
+        batches = self.loader.batch_sampler
+        return (batches.epoch, batches.start) if isinstance(batches, TrainBatches) else None
+
+    def _batches(self, batches: Iterable[Batch]) -> Generator[Batch, None, None]:
         try:
-            batches: Iterable[Batch] = self.loader
             if self.device.type == "cuda":
-                batches = prefetched(self.loader, self.device)
+                batches = prefetched(batches, self.device)
             elif self.device.type != "cpu":
-                batches = (to_device(batch, self.device) for batch in self.loader)
+                batches = (to_device(batch, self.device) for batch in batches)
             self.waits, began = [], time.perf_counter()
             for batch in batches:
                 self.waits.append(time.perf_counter() - began)

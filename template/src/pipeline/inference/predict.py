@@ -1,6 +1,7 @@
 """Predictions for rows: each image is decoded once, whatever the number of models."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,7 +103,7 @@ def seed_folder(fold: Path, seed: int) -> Path:
 
 def predict_rows(
     task: Task,
-    models: Sequence[nn.Module],
+    models: Iterable[nn.Module],
     rows: pd.DataFrame,
     root: Path,
     experiment: Experiment,
@@ -115,19 +116,22 @@ def predict_rows(
     """Mean prediction of the models for every row, indexed by id (of what is predicted) in the order of `rows`.
 
     Args:
+        models: asked for once images are being read; `TrainedRun.load` may take its time then.
         reader: what `open_cache` gave; none: every image is decoded.
         gallery: what `Predictions.gallery` says for these rows.
     """
-    models = [task.predictor(model, experiment, names) for model in models]
-    decoders: list[Decoder] = [task.decoder(experiment, names) for _ in models]
+    made = (task.predictor(model, experiment, names) for model in models)
+    models, of_gallery = itertools.tee(made)
+    decoders: list[Decoder] = []
     finish = task.finisher(experiment, names)
     if gallery is not None and len(rows):
         images = task.dataset(gallery, root, experiment, names, "test", reader)
-        passes = model_outputs(task, models, images, experiment, f"{label}, gallery")
+        passes = model_outputs(task, of_gallery, images, experiment, f"{label}, gallery")
         decoders = task.predictions.decoders(gallery, (outputs for _, outputs in passes), gallery is rows)
     parts = []
     dataset = task.dataset(rows, root, experiment, names, stage, reader)
     for batch, outputs in model_outputs(task, models, dataset, experiment, label):
+        decoders = decoders or [task.decoder(experiment, names) for _ in outputs]
         found = [decode(batch, each) for decode, each in zip(decoders, outputs, strict=True)]
         if len(found[0]):
             parts.append(task.predictions.average(found))
@@ -135,13 +139,11 @@ def predict_rows(
 
 
 def model_outputs(
-    task: Task, models: Sequence[nn.Module], dataset: SampleDataset, experiment: Experiment, label: str
+    task: Task, models: Iterable[nn.Module], dataset: SampleDataset, experiment: Experiment, label: str
 ) -> Iterator[tuple[Batch, list[dict[str, Tensor]]]]:
     """The batches of the dataset's samples, or `Halves` of them, each with the outputs of each model."""
     device = choose_device(experiment.machine.device)
     precision: Precision = choose_precision(experiment.training.precision, device)
-    for model in models:
-        model.to(device).eval()
     batches = RowBatches(len(dataset), experiment.machine.valid_batch_size or experiment.training.batch_size)
     loader = make_loader(dataset, batches, task.collate, experiment.machine.workers, device)
 
@@ -151,6 +153,8 @@ def model_outputs(
 
     halves = Halves()
     with EpochBatches(loader, device) as epoch:
+        epoch.start()
+        models = [model.to(device).eval() for model in models]
         for batch in progress(epoch, label):
             yield from halves(run, batch)
 
@@ -217,11 +221,11 @@ def predict_run(
     rows = with_earlier(project, experiment.inputs, competition.test_rows(data), TEST)
     if rows.empty:
         print("note: there are no test rows here; the table will hold the columns only")
-    models = [model for name in folds for model in run.load(name)]
+    models = (model for name in folds for model in run.load(name))
     # What needs no training rows predicts where there are none.
     looked_up = run.task.predictions.has_gallery and not rows.empty
     gallery = run.task.predictions.gallery(competition.train_rows(data)) if looked_up else None
-    label = f"{folder.name}: {len(models)} models"
+    label = f"{folder.name}: {len(folds) * experiment.seeds} models"
     predictions = predict_rows(run.task, models, rows, data, experiment, run.names, "test", label, gallery=gallery)
     write_predictions(folder / TEST, predictions, folds=folds)
     seeds = f", {experiment.seeds} seeds each" if experiment.seeds > 1 else ""

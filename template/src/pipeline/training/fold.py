@@ -124,6 +124,8 @@ def train_fold(
         try:
             with closing(trainer), explained(trainer):
                 trainer.signals.watch()
+                if trainer.progress.epoch < trainer.epochs:
+                    trainer.train_batches().start()
                 if show_contract:
                     print_contract(trainer)
                     print_rates(trainer.optimizer)
@@ -134,6 +136,8 @@ def train_fold(
                     try_step(trainer)
                 trainer.callbacks.on_run_start(trainer)
                 if trainer.progress.epoch < trainer.epochs:
+                    if device.type != "cpu":
+                        wait_for_batch(trainer, began)
                     engine.fit(trainer)
                 if processes.is_main:
                     with processes.alone():
@@ -165,6 +169,14 @@ def fail(trainer: Trainer, error: BaseException) -> None:
         trainer.tracker.finish(succeeded=False)
     if trainer.signals.leaving and isinstance(error, RuntimeError):  # SIGTERM ended the loader's processes as well
         raise Interrupted("left at once; the same command goes on from the last saved state") from error
+
+
+def wait_for_batch(trainer: Trainer, began: float) -> None:
+    """Have the first batch there before the first epoch's clock starts, and say how long the start took."""
+    since = time.monotonic()
+    trainer.train_batches().wait()
+    now = time.monotonic()
+    print(f"ready after {now - began:.1f} s, {now - since:.1f} of them waiting for the first batch", flush=True)
 
 
 def print_contract(trainer: Trainer) -> None:

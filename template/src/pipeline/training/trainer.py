@@ -307,6 +307,10 @@ class Trainer:
         for model in (self.model, self.averages.scored(self.model)):
             self.processes.copy_from_main(model.buffers())  # each has seen its own share of the batches
         self.callbacks.on_epoch_start(self, "valid")
+        following, part = self.progress.epoch + 1, self.parts["train"]
+        if following < self.epochs and self.setup.epoch_configs[following] is part.config:
+            self.phases.batches.begin(following, 0)
+            part.loader.start()  # or the next epoch would wait for its first batches
 
     def _results(self) -> list[StageResult]:
         """What the stages of the epoch came to, on the main process, once all shares are there."""
