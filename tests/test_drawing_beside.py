@@ -196,7 +196,7 @@ def test_the_end_of_a_run_waits_with_a_word(
     tracker = make_tracker(info, [], beside=True)
     tracker.figure("slow", partial(drawings.line_after, 0.2), 0)
     tracker.summary({})
-    assert capfd.readouterr() == ("fold 0: waiting for 1 pictures that are still drawn\n", "")
+    assert capfd.readouterr() == ("fold 0: waiting for 1 pictures that are still being drawn\n", "")
     assert (info.folder / "figures/slow.png").is_file()
 
 

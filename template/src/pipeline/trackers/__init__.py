@@ -200,7 +200,7 @@ class Trackers(Tracker):
         self.flush()
         left = wait([picture for _, picture, _ in self.waiting if picture], PATIENCE).not_done
         if left and succeeded:
-            print(f"fold {self.fold}: waiting for {len(left)} pictures that are still drawn", flush=True)
+            print(f"fold {self.fold}: waiting for {len(left)} pictures that are still being drawn", flush=True)
         pool, self.pool = self.pool, None
         if pool is not None and not succeeded:
             pool.shutdown(wait=False, cancel_futures=True)

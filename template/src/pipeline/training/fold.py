@@ -132,12 +132,11 @@ def train_fold(
                 if setup.config.machine.compile:  # in place, so weights keep their names
                     for model in {trainer.model, trainer.averages.scored(trainer.model)}:
                         model.network.compile(dynamic=False)
-                if trainer.progress.epoch < trainer.epochs:
+                if trainer.progress.epoch < trainer.epochs and device.type != "cpu":
                     try_step(trainer)
+                    wait_for_batch(trainer, began)
                 trainer.callbacks.on_run_start(trainer)
                 if trainer.progress.epoch < trainer.epochs:
-                    if device.type != "cpu":
-                        wait_for_batch(trainer, began)
                     engine.fit(trainer)
                 if processes.is_main:
                     with processes.alone():
