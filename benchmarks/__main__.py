@@ -72,6 +72,13 @@ def watch(place: Workplace, effort: Effort) -> list[Row]:
     return measure(place, effort)
 
 
+def gpu(place: Workplace, effort: Effort) -> list[Row]:
+    """Training steps on a GPU over a bare loop's; without one, how often a step waits."""
+    from benchmarks.gpu import measure
+
+    return measure(place, effort)
+
+
 def copy(place: Workplace, effort: Effort) -> list[Row]:
     """`copier copy` in process."""
     from benchmarks.rendering import measure
@@ -88,6 +95,7 @@ GROUPS: dict[str, Callable[[Workplace, Effort], list[Row]]] = {
     "gather": gather,
     "rle": rle,
     "watch": watch,
+    "gpu": gpu,
     "copy": copy,
 }
 

@@ -13,8 +13,8 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ STEP_MS = 25  # the step that the aim speaks of
 COST_AIM = Aim("at most", 0.75)  # the same in milliseconds
 # The demo's network with next to nothing to compute: what is left of a step is what the engine adds.
 THIN = ("image.size=16", "model.params={encoder_params: {channels: [4, 4, 4, 4], stem_width: 4, stem_type: ''}}")
+CPU = torch.device("cpu")
 CADENCE = 10  # the trackers log every so many steps; a block is as long, so that each one logs once
 WARM_UP = 2  # blocks that are not counted
 SAMPLES = 256  # distinct images
@@ -48,6 +49,8 @@ class Variant:
     terminal: bool = False
     overrides: tuple[str, ...] = ()
     clock: Callable[[], float] = time.perf_counter
+    device: torch.device = CPU
+    precision: str = "fp32"
 
 
 WATCHED = Variant("W&B offline", ("wandb",))  # the one that engines are compared by
@@ -121,7 +124,7 @@ def make_loop(place: Workplace, name: str, batch_size: int, variant: Variant) ->
     overrides = [
         "machine.device=cpu",
         "machine.workers=0",
-        "training.precision=fp32",
+        f"training.precision={variant.precision}",
         f"training.batch_size={batch_size}",
         "training.epochs=500",
         f"tracking.every_steps={CADENCE}",
@@ -131,7 +134,7 @@ def make_loop(place: Workplace, name: str, batch_size: int, variant: Variant) ->
     setup = place.setup(name, overrides, variant.trackers)
     open_run(setup, ("full",), True, "benchmark")
     folder = setup.project.run(name) / "fold_full"
-    loop = Trainer(setup, "full", folder, torch.device("cpu"))
+    loop = Trainer(setup, "full", folder, variant.device)
     loop.tracker = make_tracker(setup.run_info("full", folder, 0), variant.trackers)
     return loop, setup.names
 
@@ -157,16 +160,26 @@ class InMemory(Dataset[dict[str, Any]]):
 
 
 class BareLoop:
-    """What anyone would write: forward, loss, backward, step, and the next learning rate. Nothing else."""
+    """What anyone would write: forward, loss, backward, step, and the next learning rate. Nothing else. Without a
+    `loss` of (outputs, batch) it is cross-entropy."""
 
-    def __init__(self, loop: Any, names: Any, loader: "DataLoader[dict[str, Any]]") -> None:
+    def __init__(
+        self,
+        loop: Any,
+        names: Any,
+        batches: Iterable[dict[str, Any]],
+        loss: Callable[[Mapping[str, torch.Tensor], dict[str, Any]], torch.Tensor] | None = None,
+    ) -> None:
+        from pipeline.inference.device import autocast
         from pipeline.training.optimizer import make_optimizer
 
         self.model = copy.deepcopy(loop.model).train()
-        self.optimizer = make_optimizer(self.model, loop.config.optimizer, names, fused=True)
-        self.factor = loop.factor
+        fused = loop.device.type in ("cpu", "cuda")
+        self.optimizer = make_optimizer(self.model, loop.config.optimizer, names, fused=fused)
+        self.autocast = nullcontext() if loop.precision == "fp32" else autocast(loop.device, loop.precision)
+        self.factor, self.loss = loop.factor, loss or self._cross_entropy
         self.output_key, self.target_key = loop.heads[0].output_key, loop.heads[0].target_key
-        self.batches = iter(loader)
+        self.batches = iter(batches)
         self.done = 0
         self.losses: list[torch.Tensor] = []  # the first of every block
         self._set_rate()
@@ -175,8 +188,8 @@ class BareLoop:
         """Train for some steps."""
         for number in range(steps):
             batch = next(self.batches)
-            outputs = self.model(batch)
-            loss = functional.cross_entropy(outputs[self.output_key], batch[self.target_key])
+            with self.autocast:
+                loss = self.loss(self.model(batch), batch)
             loss.backward()
             self.optimizer.step()
             self.optimizer.zero_grad()
@@ -184,6 +197,9 @@ class BareLoop:
             self._set_rate()
             if number == 0:
                 self.losses.append(loss.detach())
+
+    def _cross_entropy(self, outputs: Mapping[str, torch.Tensor], batch: dict[str, Any]) -> torch.Tensor:
+        return functional.cross_entropy(outputs[self.output_key], batch[self.target_key])
 
     def _set_rate(self) -> None:
         rate = self.factor(self.done)

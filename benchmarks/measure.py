@@ -17,12 +17,20 @@ class Effort:
     gather_rounds: int = 40
     copy_rounds: int = 7
     watch_rounds: int = 3
+    gpu_blocks: int = 10
 
     @classmethod
     def quick(cls) -> "Effort":
         """Enough to see that every row can be measured."""
         return cls(
-            step_pairs=3, image_rounds=2, images=32, collate_rounds=5, gather_rounds=5, copy_rounds=2, watch_rounds=1
+            step_pairs=3,
+            image_rounds=2,
+            images=32,
+            collate_rounds=5,
+            gather_rounds=5,
+            copy_rounds=2,
+            watch_rounds=1,
+            gpu_blocks=2,
         )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from projects import copy_template, imported, render, run_script
 
 ENGINES = ("lightning", "ignite", "fastai", "catalyst")  # the default of the template first
+TASK = "classification"  # the default one
 TRACKERS = ("wandb", "tensorboard")  # every one there is to choose from
 
 
@@ -19,9 +20,8 @@ class Workplace:
     """One temporary folder with the template, and a project with the demo competition in it: the default answers, but
     for the engine, with all trackers."""
 
-    def __init__(self, folder: Path, engine: str = ENGINES[0]) -> None:
-        self.folder = folder
-        self.engine = engine
+    def __init__(self, folder: Path, engine: str = ENGINES[0], task: str = TASK) -> None:
+        self.folder, self.engine, self.task = folder, engine, task
 
     @cached_property
     def template(self) -> Path:
@@ -53,6 +53,14 @@ class Workplace:
             shutil.copytree(self.project / name, place.project / name, dirs_exist_ok=True)
         return place
 
+    def with_task(self, task: str) -> "Workplace":
+        """A workplace whose project is the demo of another task."""
+        if task == self.task:
+            return self
+        place = Workplace(self.folder, self.engine, task)
+        place.template = self.template
+        return place
+
     @contextlib.contextmanager
     def pipeline(self) -> Iterator[None]:
         """Inside, `import pipeline` and `import competition` find the rendered project's."""
@@ -72,8 +80,9 @@ class Workplace:
         return prepare(project, dataclasses.replace(competition, settings=settings), experiment, config)
 
     def _render(self) -> Path:
-        answers = {"framework": self.engine, "trackers": list(TRACKERS), "extra_tasks": ["segmentation"]}
-        return render(self.template, self.folder / f"project-{self.engine}", answers)
+        extra = ["segmentation"] if self.task == TASK else []
+        answers = {"framework": self.engine, "trackers": list(TRACKERS), "task": self.task, "extra_tasks": extra}
+        return render(self.template, self.folder / f"project-{self.engine}-{self.task}", answers)
 
 
 @contextlib.contextmanager
