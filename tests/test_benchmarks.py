@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -131,3 +132,27 @@ def test_drawn_sets_differ_and_manipulations_change_them(monkeypatch: pytest.Mon
             copy = manipulate(image, generator)
             assert (copy.dtype, copy.shape[2:]) == (np.uint8, image.shape[2:]), (name, manipulation)
             assert not np.array_equal(copy, image), (name, manipulation)
+
+
+@pytest.mark.slow
+def test_waits_of_a_step_are_counted_without_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    from benchmarks import gpu
+    from benchmarks.measure import Effort
+    from benchmarks.workplace import Workplace
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("CXX", "no-compiler")
+    assert gpu.measure(Workplace(tmp_path), Effort.quick()) == []
+    assert "no GPU here, and no C++ compiler" in capsys.readouterr().out
+    monkeypatch.delenv("CXX")
+    if shutil.which("c++") is None:
+        pytest.skip("there is no C++ compiler here")
+    rows = gpu.measure(Workplace(tmp_path), Effort.quick())
+    assert "there is no GPU here" in capsys.readouterr().out
+    assert len(rows) == 4 * len(gpu.PRETENDED)
+    bare = [row for row in rows if "a bare step" in row.name]
+    assert len(bare) == len(rows) // 2 and all(row.ours == 0 for row in bare)

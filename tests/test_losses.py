@@ -11,6 +11,8 @@ import torch
 from timm.loss import AsymmetricLossSingleLabel, BinaryCrossEntropy
 from torch import Tensor
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torchvision.ops import sigmoid_focal_loss
 
 from pipeline.competition import Head
@@ -53,6 +55,29 @@ def make_criterion(rows: pd.DataFrame | None = None, name: str = "cross_entropy"
 
 def table(*labels: str) -> pd.DataFrame:
     return pd.DataFrame({"id": [f"r{number}" for number in range(len(labels))], "label": list(labels)})
+
+
+class Crossings(TorchDispatchMode):
+    """Writes down each operation of tensors of several devices: on a GPU a copy that is waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if len({value.device for value in tree_leaves((args, kwargs, result)) if isinstance(value, Tensor)}) > 1:
+            self.found.append(str(function))
+        return result
+
+
+def crossings(criterion: Any, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> list[str]:
+    """What crosses over in a step of a criterion that was moved to the device of the batch."""
+    device = batch["input_weight"].device
+    criterion.to(device)
+    with Crossings() as mode:
+        criterion({key: value.to(device).requires_grad_() for key, value in outputs.items()}, batch)["loss"].backward()
+    return [name for name in mode.found if "fill" not in name]
 
 
 def logits_of(count: int = 5) -> Tensor:
@@ -316,3 +341,17 @@ def test_a_training_with_all_of_it(renders: Renders, tmp_path: Path) -> None:
     predicted = oof.set_index("id")[[f"label:{digit}" for digit in range(10)]].to_numpy().argmax(axis=1).astype(str)
     assert (truth.loc[oof["id"]].to_numpy() == predicted).mean() > 0.5
     assert "network.pooling.p" in weights and "train/label_focal" in metrics and "valid/label_bce" in metrics
+
+
+@pytest.mark.parametrize(("name", "params"), EVERY)
+@pytest.mark.parametrize("weights", [None, "balanced"])
+def test_a_step_copies_nothing_to_the_device(name: str, params: dict[str, Any], weights: Any) -> None:
+    row = LossRow(head="label", loss=Spec(name=name, params=params), class_weights=weights)
+    criterion = task_of(HEAD).criterion([row], NAMES, table("ant", "bee", "bee"))
+    batch = {"target_label": NUMBERS.to("meta"), "input_weight": torch.ones(5, device="meta")}
+    logits = torch.zeros(5, 4, device="meta")
+    assert crossings(criterion, {"output_label": logits}, batch) == []
+    if weights is not None:
+        criterion.terms[0].class_weights = torch.ones(4)  # as if it had been left behind
+        with pytest.raises(Exception, match="device"):
+            criterion({"output_label": logits}, batch)

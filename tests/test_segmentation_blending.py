@@ -105,6 +105,21 @@ def test_presence_is_that_of_the_surest_window(tmp_path: Path) -> None:
     assert table.loc["a", "mask_b@presence"] == pytest.approx(0.5)
 
 
+def test_a_batch_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many windows, heads and images it has: a GPU waits for each read."""
+    for name, size in {"a.png": (100, 90), "b.png": (30, 30)}.items():
+        write(tmp_path / name, size)
+    reads, cpu = list[Any](), Tensor.cpu
+
+    def counted(tensor: Tensor) -> Tensor:
+        reads.append(tensor.shape)
+        return cpu(tensor)
+
+    monkeypatch.setattr(Tensor, "cpu", counted)
+    table = predicted(tmp_path, ["a.png", "b.png"], Local(), (64, 48), batch=4)
+    assert list(table.index) == ["a", "b"] and len(reads) == 2, "seven windows"
+
+
 def test_a_constant_stays_constant_whatever_the_windows(tmp_path: Path) -> None:
     write(tmp_path / "a.png", (61, 83))
 

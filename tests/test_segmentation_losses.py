@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pandas as pd
@@ -18,6 +19,7 @@ from pipeline.losses.masks import LOSSES
 from pipeline.registry import Registry, Spec
 from pipeline.settings import Settings
 from pipeline.tasks.segmentation.task import SegmentationTask
+from test_losses import crossings
 from toolkit.errors import UserError
 
 PLANES = Head("mask", "mask", ("a", "b"))
@@ -240,3 +242,27 @@ def test_focal_tversky_raises_the_loss_of_each_class() -> None:
     head = Head("mask", "mask", ("a",))
     single = [LOSSES["tversky"](head)(logits[:, [k]], target[:, [k]]) for k in range(2)]
     torch.testing.assert_close(LOSSES["tversky"](PLANES, gamma=0.75)(logits, target), sum(v**0.75 for v in single) / 2)
+
+
+@pytest.mark.parametrize("head", [PLANES, LABELS])
+def test_a_step_copies_nothing_to_the_device(head: Head, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # which the device `meta` lacks
+    task = SegmentationTask(Competition(Settings.model_construct()), [head])
+    specs = [Spec(name=name) for name in MAPS] + [Spec(name="bce", params={"positive_weight": 2.0})]
+    rows = [
+        LossRow(head="mask", loss=spec, name=str(number))
+        for number, spec in enumerate(specs)
+        if head.kind in LOSSES[spec.name].kinds
+    ]
+    criterion = task.criterion(rows, Registry(SegmentationTask.NAMES), pd.DataFrame())
+    logits, target = (value.to("meta") for value in (planes() if head is PLANES else labels()))
+    batch = {"target_mask": target, "input_weight": torch.ones(3, device="meta")}
+    assert crossings(criterion, {"output_mask": logits}, batch) == []
+
+
+def test_weights_of_one_leave_the_bits_as_they_are() -> None:
+    logits, target = planes()
+    target[:, :, :3] = 255
+    same = LOSSES["bce"](PLANES), LOSSES["bce"](PLANES)
+    same[1].positive_weight = torch.ones(2, 1, 1)
+    assert same[0].positive_weight is None and same[0](logits, target).equal(same[1](logits, target))
