@@ -121,8 +121,8 @@ def test_a_continued_run_lies_no_further(
     assert said.count("going on at") >= 2
     whole, again, late = (project / f"runs/{name}/fold_0" for name in ("whole", "again", "killed"))
     between, beyond = apart(whole, again), min(apart(whole, late), apart(again, late))
-    with capsys.disabled():
-        print(f"\n{engine}: undisturbed runs lie {between:.3g} apart, a continued one {beyond:.3g}")
+    with capsys.disabled():  # of the two streams of a worker, a terminal sees this one
+        print(f"\n{engine}: undisturbed runs lie {between:.3g} apart, a continued one {beyond:.3g}", file=sys.stderr)
     assert beyond <= 2 * between
     assert (whole / "count.txt").read_text() == (late / "count.txt").read_text(), "a callback's memory"
 
