@@ -21,6 +21,8 @@ model:
   multi_sample_dropout: 2
 training:
   epochs: 3
+  batch_size: 50
+  max_rows: 400
   accumulate: 2
   sampler: SAMPLER
   clip_grad: 1
@@ -36,7 +38,7 @@ losses:
 """
 MASKS = """extends: small
 model: { params: { presence: PRESENCE, deep_supervision: [4] } }
-training: { epochs: 3, accumulate: 2, clip_grad: 1 }
+training: { epochs: 3, accumulate: 2, clip_grad: 1, max_rows: 100 }
 averaging: { ema_decay: 0.9, swa_start: 2, best_epochs: 2 }
 interventions:
   - { epochs: [2, 2], set: { model.frozen: [encoder] } }
@@ -92,7 +94,7 @@ def test_all_parts_at_once(task: str, engine: str, renders: Renders, tmp_path: P
         targets.write_text(targets.read_text().replace('{"ink"', '{"digit": "ordinal", "ink"'))
     (project / "experiments/whole.yaml").write_text(parts_of(task))
     train(project, "whole")
-    interrupted(project, "cut", parts_of(task), 1, 5)
+    interrupted(project, "cut", parts_of(task), 1, 3)
     train(project, "cut")
     assert_same_outcome(outcome(project, "whole"), outcome(project, "cut"))
     metrics = pd.read_csv(project / "runs/cut/fold_0/metrics.csv")
@@ -103,7 +105,7 @@ def test_all_parts_at_once(task: str, engine: str, renders: Renders, tmp_path: P
 def test_a_layer_without_a_loss_is_looked_at(renders: Renders, tmp_path: Path) -> None:
     """It never has a gradient; the state is saved right after its blocks were looked at."""
     project = project_of(renders, tmp_path / "project", "ignite", "segmentation")
-    text = MASKS.replace("PRESENCE", "true").replace("losses:\n", "").replace("epochs: 3, accumulate: 2", "epochs: 2")
+    text = MASKS.replace("PRESENCE", "true").replace("losses:\n", "").replace("epochs: 3, accumulate: 2", "epochs: 1")
     interrupted(project, "cut", text, 0, 3)
     train(project, "cut")
 
