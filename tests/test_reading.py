@@ -12,9 +12,10 @@ import pytest
 
 from pipeline.data.cache import stamp_of
 from pipeline.data.leaks import find_leaks
+from pipeline.tasks.segmentation.sources import Place
 from projects import Renders, imported, run_script
 from toolkit.audit.scan import Look, scan
-from toolkit.images.readers import Place, Rows, image, image_key, row_reader
+from toolkit.images.readers import Rows, image, image_key, row_reader
 from training import SMALL, expect, register
 
 READERS = '''"""Images that are slices of a stack, which is a folder of npy files."""

@@ -14,8 +14,7 @@ from multi_view import ANSWERS, multi_view_project, set_answer
 from pipeline.competition import Head
 from pipeline.config import Model
 from pipeline.data.side_columns import input_names, side_inputs
-from pipeline.models.encoder_heads import EncoderHeads
-from pipeline.models.side_columns import Standardize
+from pipeline.models.encoder_heads import EncoderHeads, Standardize
 from pipeline.registry import Registry
 from pipeline.settings import parse_settings
 from pipeline.tasks.image_level.task import ImageLevelTask

@@ -32,14 +32,14 @@ def main() -> None:
 
 
 def run(arguments: argparse.Namespace, stack: ExitStack) -> None:
-    from pipeline.experiments import kept_with_a_run, load_experiment, write_variation
+    from pipeline.experiments import load_experiment, removed_without_a_run, write_variation
     from pipeline.project import Project
 
     project = Project.at(ROOT, arguments.data)
     name, overrides = arguments.experiment, arguments.overrides
     if arguments.name:
         if write_variation(project, name, arguments.name, overrides):
-            stack.enter_context(kept_with_a_run(project, arguments.name))
+            stack.enter_context(removed_without_a_run(project, arguments.name))
         name, overrides = arguments.name, []
     config = load_experiment(project, name, overrides)
     from competition import competition

@@ -29,12 +29,10 @@ def load_experiment(project: Project, name: str, overrides: Sequence[str] = ()) 
     before, changes = _read(project, name, ()), parse_overrides(overrides)
     where = f"experiments/{name}.yaml" + (" with its overrides" if overrides else "")
     config = parse_experiment(merge(before, changes, default_names()), where)
-    optimizer = changes.get("optimizer", {})
-    old = merge(default_names(), before)["optimizer"]["name"]
-    if optimizer.get("name", old) != old and "lr" not in optimizer and LAUNCHED not in os.environ:
-        rate, new = config.optimizer.lr, config.optimizer.name
-        note = f"optimizer.lr stays {rate:g}, which was chosen for {old}; scripts/find_lr.py looks for one for {new}"
-        print(f"note: {note}", file=sys.stderr)
+    old, new = merge(default_names(), before)["optimizer"]["name"], config.optimizer
+    if new.name != old and "lr" not in changes.get("optimizer", {}) and LAUNCHED not in os.environ:
+        remedy = f"scripts/find_lr.py looks for one for {new.name}"
+        print(f"note: optimizer.lr stays {new.lr:g}, which was chosen for {old}; {remedy}", file=sys.stderr)
     return config
 
 
@@ -59,7 +57,7 @@ def write_variation(project: Project, parent: str, name: str, overrides: Sequenc
 
 
 @contextmanager
-def kept_with_a_run(project: Project, name: str) -> Iterator[None]:
+def removed_without_a_run(project: Project, name: str) -> Iterator[None]:
     """Remove the new `experiments/<name>.yaml` where the command fails before there is a run: a setting was wrong, and
     the name must be free for the mended one."""
     try:
@@ -95,10 +93,10 @@ def together(changes: Iterable[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _both(first: Any, later: Any) -> Any:
+    if isinstance(first, dict) and isinstance(later, str) and "params" in first:
+        later = {"name": later}
     if isinstance(first, dict) and isinstance(later, dict):
         return {**first, **{key: _both(first.get(key), value) for key, value in later.items()}}
-    if isinstance(first, dict) and isinstance(later, str) and "params" in first:
-        return {**first, "name": later}
     return merge(first, later)
 
 
@@ -124,6 +122,4 @@ def _read(project: Project, name: str, children: tuple[str, ...]) -> dict[str, A
         raise UserError(f"there is no experiment '{name}'{extended}; {nearest(name, known)}")
     values = read_yaml(path)
     parent = values.pop("extends", None)
-    if parent is None:
-        return values
-    return merge(_read(project, str(parent), (*children, name)), values, default_names())
+    return values if parent is None else merge(_read(project, str(parent), (*children, name)), values, default_names())

@@ -38,8 +38,7 @@ def with_predictions(rows: pd.DataFrame, targets: Sequence[str] = ()) -> pd.Data
         torn = counts.index[counts > 1]
         if len(torn):
             values = scored[column][scored[ROW_PREDICTION] == torn[0]].astype(str).unique()
-            raise UserError(
-                f"the images of {len(torn)} prediction ids ({listed(torn)}) differ in '{column}' ('{torn[0]}': "
-                f"{listed(values)}); make them agree in src/competition/tables.py, or name another prediction_column"
-            )
+            what = f"the images of {len(torn)} prediction ids ({listed(torn)}) differ in '{column}'"
+            remedy = "make them agree in src/competition/tables.py, or name another prediction_column"
+            raise UserError(f"{what} ('{torn[0]}': {listed(values)}); {remedy}")
     return rows.assign(**{ROW_GROUP: ids.fillna(rows[ROW_ID])}) if targets and ROW_GROUP not in rows else rows

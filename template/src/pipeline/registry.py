@@ -12,7 +12,7 @@ import inspect
 import pkgutil
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, ValidationError, create_model, model_validator
@@ -135,27 +135,21 @@ def validated(schema: type[Model], values: Any, where: str) -> Model:
     path = [str(part) for part in problems[0]["loc"]]
     key, message = ".".join(path), problems[0]["msg"].removeprefix("Value error, ")
     if problems[0]["type"] == "extra_forbidden":
-        siblings = [".".join([*path[:-1], name]) for name in _group_at(schema, path[:-1]).model_fields]
+        siblings = [".".join([*path[:-1], name]) for name in _fields_at(schema, path[:-1])]
         text = f"unknown setting '{key}'; {nearest(key, siblings)}"
     elif problems[0]["type"] == "missing":
         text = f"'{key}' is missing; give it a value"
-    elif not key:
-        text = message
     else:
-        text = f"'{key}': {message[0].lower() + message[1:]} (it is {problems[0]['input']!r})"
+        text = f"'{key}': {message[0].lower() + message[1:]} (it is {problems[0]['input']!r})" if key else message
     raise UserError(f"{where}: {text}" + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""))
 
 
-def _group_at(schema: type[BaseModel], path: list[str]) -> type[BaseModel]:
-    """The group of settings below a key; positions in lists are skipped."""
-    for part in path:
-        if part in schema.model_fields:
-            schema = next(_groups_in(schema.model_fields[part].annotation), schema)
-    return schema
-
-
-def _groups_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
-        yield annotation
-    for argument in typing.get_args(annotation):
-        yield from _groups_in(argument)
+def _fields_at(schema: type[BaseModel], path: list[str]) -> Iterable[str]:
+    """The names of the settings below a key; positions in lists are skipped."""
+    for part in [part for part in path if part in schema.model_fields]:
+        annotations = [schema.model_fields[part].annotation]
+        for annotation in annotations:  # which grows
+            annotations += typing.get_args(annotation)
+        groups = [each for each in annotations if inspect.isclass(each) and issubclass(each, BaseModel)]
+        schema = groups[0] if groups else schema
+    return schema.model_fields

@@ -25,9 +25,7 @@ def received(rows: Any, table: str, settings: Settings) -> pd.DataFrame:
         raise UserError(f"{made}; return a DataFrame (is there a return?)")
     for column in (ROW_ID, ROW_IMAGE, *settings.side_columns):
         if column not in rows:
-            remedy = "add it in src/competition/tables.py"
-            if column in settings.side_columns:
-                remedy += ", or take it out of side_columns in competition.yaml"
+            remedy = "add it in src/competition/tables.py, or take it out of side_columns in competition.yaml"
             raise UserError(f"the rows of {table} come without the column '{column}'; {remedy}")
     return plain_rows(rows.reset_index(drop=True), table, [*settings.target_columns, *settings.side_columns])
 
@@ -45,10 +43,9 @@ def checked(rows: Any, table: str, settings: Settings) -> pd.DataFrame:
 def require_groups(rows: pd.DataFrame, settings: Settings) -> None:
     """Raise a `UserError` where training rows lack the groups that competition.yaml names: folds would leak."""
     if settings.group_column and ROW_GROUP not in rows:
-        raise UserError(
-            f"the rows of {settings.train_csv} have no column '{ROW_GROUP}', and competition.yaml names "
-            f"'{settings.group_column}' as group_column; make it in tables.py before its rows are made, or empty it"
-        )
+        what = f"no column '{ROW_GROUP}', and competition.yaml names '{settings.group_column}' as group_column"
+        remedy = "make it in tables.py before its rows are made, or empty it"
+        raise UserError(f"the rows of {settings.train_csv} have {what}; {remedy}")
 
 
 def plain_rows(rows: pd.DataFrame, table: str, columns: Iterable[str]) -> pd.DataFrame:
@@ -62,10 +59,9 @@ def plain_rows(rows: pd.DataFrame, table: str, columns: Iterable[str]) -> pd.Dat
         strange = [cell for cell in rows[column].dropna() if not isinstance(cell, str)]
         empty = rows[rows[column].isna()]
         if strange:
-            what = (
-                f"holds no text in {len(strange)} rows, but {listed(sorted({type(cell).__name__ for cell in strange}))}"
-            )
-            raise UserError(f"the column '{column}' of {table} {what}; make text of it in src/competition/tables.py")
+            types = listed(sorted({type(cell).__name__ for cell in strange}))
+            what = f"the column '{column}' of {table} holds no text in {len(strange)} rows, but {types}"
+            raise UserError(f"{what}; make text of it in src/competition/tables.py")
         if column in (ROW_ID, ROW_IMAGE) and len(empty):
             of = "" if column == ROW_ID else f" (id {listed(empty[ROW_ID])})"
             what = f"{len(empty)} rows of {table} have no '{column}'{of}"
@@ -77,10 +73,9 @@ def plain_rows(rows: pd.DataFrame, table: str, columns: Iterable[str]) -> pd.Dat
         numbers = pd.to_numeric(given, errors="coerce").astype("float64")
         wrong = given.notna() & ~(np.isfinite(numbers) & (numbers >= 0))
         if wrong.any():
-            raise UserError(
-                f"{int(wrong.sum())} rows of {table} (id {listed(rows.loc[wrong, ROW_ID])}) have the weight "
-                f"'{given[wrong].iloc[0]}'; a number from 0 on is expected: correct it in src/competition/tables.py"
-            )
+            what = f"{wrong.sum()} rows of {table} (id {listed(rows.loc[wrong, ROW_ID])}) have the weight"
+            remedy = "a number from 0 on is expected: correct it in src/competition/tables.py"
+            raise UserError(f"{what} '{given[wrong].iloc[0]}'; {remedy}")
         rows[ROW_WEIGHT] = numbers.fillna(1.0)
     return rows
 

@@ -180,17 +180,17 @@ def stamp_of(path: Path) -> Stamp:
     return found.st_size, found.st_mtime_ns
 
 
-def _fill(folder: Path, shown: str, reader: RowReader, missing: list[Source], total: int) -> None:
+def _fill(folder: Path, where: str, reader: RowReader, missing: list[Source], total: int) -> None:
     """Decode what is missing by several threads. Whatever ends it, what is in the cache is whole."""
     first, stored = missing[0].read(reader), next(folder.glob("[!.]*.npy"), None)
     like = first if stored is None else np.load(stored)
     there, form = total - len(missing), f"{' x '.join(map(str, like.shape))}, {like.dtype}"
     already = f"; {there:,} are there already" if there else ""
-    print(f"cache: {total:,} images of {form}, {decimal(total * like.nbytes)}, in {shown}{already}", flush=True)
+    print(f"cache: {total:,} images of {form}, {decimal(total * like.nbytes)}, in {where}{already}", flush=True)
     needed, free = len(missing) * like.nbytes, shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(
-            f"the cache needs {decimal(needed)} more, and {decimal(free)} are free at {shown}; free space "
+            f"the cache needs {decimal(needed)} more, and {decimal(free)} are free at {where}; free space "
             "(scripts/cache.py --clear), choose a smaller image.cache_size, or set image.cache to false"
         )
 

@@ -1,17 +1,20 @@
-"""Samples as a batch, and how it comes from a loader's process to the main one."""
+"""Samples as a batch, what is in it, and how it comes from a loader's process to the main one."""
 
 import functools
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from multiprocessing import queues
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from pipeline.keys import INPUT_IMAGE
 from pipeline.types import Batch
+from toolkit.errors import UserError
 
 
 def collate(samples: list[dict[str, Any]]) -> Batch:
@@ -21,6 +24,19 @@ def collate(samples: list[dict[str, Any]]) -> Batch:
         if not isinstance(values[0], str):
             batch[key] = torch.from_numpy(np.stack(values))
     return batch
+
+
+def contract_rows(batch: Batch, outputs: Mapping[str, Tensor]) -> list[tuple[str, str, str, str]]:
+    """Rows of (key, dtype, shape, role); images of another form than (B, H, W, C), uint8 or float32, are refused."""
+    image = batch[INPUT_IMAGE]
+    if image.ndim != 4 or image.dtype not in (torch.uint8, torch.float32):
+        raise UserError(f"'{INPUT_IMAGE}' is {image.dtype} {tuple(image.shape)}, not uint8 or float32 (B, H, W, C)")
+    rows = []
+    for role, values in (("batch", batch), ("output", outputs)):
+        for key, value in values.items():
+            shape = str(tuple(value.shape)) if isinstance(value, Tensor) else f"{len(value)} strings"
+            rows.append((key, str(getattr(value, "dtype", "str")).removeprefix("torch."), shape, role))
+    return rows
 
 
 def prepare_worker(_worker: int) -> None:

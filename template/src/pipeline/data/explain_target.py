@@ -24,14 +24,14 @@ class Explained:
     region: Tensor | None = None
 
 
-def chosen_class(heads: Sequence[Head], chosen: str | None) -> tuple[Head, int | None]:
+def chosen_class(heads: Sequence[Head], setting: str | None) -> tuple[Head, int | None]:
     """The head of `HEAD` or `HEAD:CLASS`, and the number of the class; the first head where nothing is named."""
-    if chosen is None:
+    if setting is None:
         return heads[0], None
     known = {head.name: head for head in heads}
-    name, _, label = chosen.partition(":")
+    name, _, label = setting.partition(":")
     classes = known[name].classes if name in known else ()
     if name not in known or (label and label not in classes):
         hint = nearest(label, classes) if name in known else nearest(name, known)
-        raise UserError(f"watch.explain names the head or class '{chosen}'; {hint}")
+        raise UserError(f"watch.explain names the head or class '{setting}'; {hint}")
     return known[name], classes.index(label) if label else None

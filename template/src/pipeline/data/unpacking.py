@@ -15,7 +15,7 @@ from pipeline.settings import Settings
 from toolkit.archives import OTHERS, ZIP, is_junk, shown
 from toolkit.errors import UserError
 from toolkit.files import writing
-from toolkit.terminal import console, progress
+from toolkit.terminal import progress
 
 DRAFT = ".unpack."  # what the names of unfinished folders begin with
 DAMAGE = (BadZipFile, zlib.error, EOFError, RuntimeError)  # of a damaged, encrypted or exotic archive
@@ -49,20 +49,18 @@ def _unpack_all(data: Path, settings: Settings) -> None:
     owners: dict[str, Path] = {}
     while found := {path for path in data.glob("*") if path.suffix.lower() == ZIP} - done:
         archives = {path: _opened(path, settings) for path in sorted(found)}
-        for path, (_, members) in archives.items():
-            for name in members:
-                if owners.setdefault(name, path) != path:
-                    raise UserError(f"{owners[name].name} and {path.name} both hold {name}; remove one of them")
+        for name, path in ((name, path) for path, (_, members) in archives.items() for name in members):
+            if owners.setdefault(name, path) != path:
+                raise UserError(f"{owners[name].name} and {path.name} both hold {name}; remove one of them")
         for path, (archive, members) in archives.items():
             _unpack_one(data, path, archive, members)
         done |= found
     others = [path.name for path in sorted(data.glob("*")) if path.name.lower().endswith(OTHERS)]
     note = f"to be unpacked by hand, with 7z, unrar or tar: {', '.join(others)}"
     if not done:
-        remedy = note if others else "put Kaggle's download there"
-        raise UserError(f"there is no {ZIP} archive in {shown(data)}; {remedy}")
+        raise UserError(f"there is no {ZIP} archive in {shown(data)}; {note if others else 'download the data again'}")
     if others:
-        console().print(note, soft_wrap=True)
+        print(note)
 
 
 def _opened(path: Path, settings: Settings) -> tuple[ZipFile, Members]:
@@ -93,18 +91,17 @@ def _opened(path: Path, settings: Settings) -> tuple[ZipFile, Members]:
 
 
 def _unpack_one(data: Path, path: Path, archive: ZipFile, members: Members) -> None:
-    entries: dict[str, dict[str, ZipInfo]] = {}  # what is renamed as one: a file or a folder in the data folder
+    entries = {name.partition("/")[0] for name in members}  # what is renamed as one: a file or a folder
+    there = {entry for entry in entries if (data / entry).exists()}
     for name, info in members.items():
-        entries.setdefault(name.partition("/")[0], {})[name] = info
-    for entry in [entry for entry in entries if (data / entry).exists()]:
-        for name, info in entries.pop(entry).items():
-            if not (data / name).is_file() or (data / name).stat().st_size != info.file_size:
-                there = shown(data / entry)
-                raise UserError(f"{there} is there and is not what {path.name} holds ({name} differs); move it away")
-    if not entries:
-        console().print(f"{path.name} is unpacked already", soft_wrap=True)
+        is_same = (data / name).is_file() and (data / name).stat().st_size == info.file_size
+        if (entry := name.partition("/")[0]) in there and not is_same:
+            what = f"{shown(data / entry)} is there and is not what {path.name} holds ({name} differs)"
+            raise UserError(f"{what}; move it away")
+    if entries == there:
+        print(f"{path.name} is unpacked already")
         return
-    jobs = [job for parts in entries.values() for job in parts.items()]
+    jobs = [(name, info) for name, info in members.items() if name.partition("/")[0] not in there]
     needed, free = sum(info.file_size for _, info in jobs), shutil.disk_usage(data).free
     if needed > free:
         raise UserError(f"{path.name} needs {decimal(needed)}, and {decimal(free)} are free at {shown(data)}")
@@ -117,10 +114,9 @@ def _unpack_one(data: Path, path: Path, archive: ZipFile, members: Members) -> N
                 raise _damaged(path, error) from error
         if hasattr(os, "sync"):
             os.sync()  # a name must not be on disk before what it names
-        for entry in entries:
+        for entry in entries - there:
             Path(draft, entry).rename(data / entry)
-    what = f"{len(jobs):,} files in {shown(data)} ({', '.join(sorted(entries))})"
-    console().print(f"{path.name}: {what}", soft_wrap=True)
+    print(f"{path.name}: {len(jobs):,} files in {shown(data)} ({', '.join(sorted(entries - there))})")
 
 
 def _damaged(path: Path, error: Exception) -> UserError:

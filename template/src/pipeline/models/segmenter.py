@@ -178,8 +178,8 @@ class MaskNetwork(nn.Module):
             raise self._refusal(settings, error, {}) from error
         for hook in hooks:
             hook.remove()
-        kept = {name: module.__dict__.pop(KEPT).shape for name, module in modules.items() if KEPT in module.__dict__}
-        known = {image.shape[-1] // shape[-1]: (name, shape[1]) for name, shape in kept.items()}
+        shapes = {name: module.__dict__.pop(KEPT).shape for name, module in modules.items() if KEPT in module.__dict__}
+        known = {image.shape[-1] // shape[-1]: (name, shape[1]) for name, shape in shapes.items()}
         for stride in strides:
             if stride not in known:
                 takes = listed(sorted(known), 9) or "none"

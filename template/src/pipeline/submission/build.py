@@ -34,10 +34,8 @@ def expected_rows(sample: pd.DataFrame, ids: pd.Series, keys: Keys) -> pd.DataFr
     sampled = keys.texts(sample)
     twice = sampled[sampled.duplicated()].unique()
     if len(twice) and not keys.repeats:
-        raise UserError(
-            f"the sample submission: {len(twice)} ids of column '{' / '.join(keys.columns)}' stand more than once "
-            f"({listed(twice)}); correct id_column in competition.yaml"
-        )
+        what = f"{len(twice)} ids of column '{' / '.join(keys.columns)}' stand more than once ({listed(twice)})"
+        raise UserError(f"the sample submission: {what}; correct id_column in competition.yaml")
     if ids.empty:
         return sample.iloc[:0]
     rows = keys.expected(ids.astype(str), list(sample.columns))
@@ -68,15 +66,14 @@ def fill(expected: pd.DataFrame, table: pd.DataFrame, keys: Keys) -> pd.DataFram
     if misspelt:
         raise UserError(f"the ids of the predictions are not those of the sample submission: {misspelt}")
     if missing:
-        raise UserError(
-            f"{len(missing)} of the {len(wanted)} ids of the sample submission have no prediction "
-            f"({listed(missing)}); predict again, or correct test_rows in src/competition/tables.py"
-        )
+        what = f"{len(missing)} of the {len(wanted)} ids of the sample submission have no prediction"
+        remedy = "predict again, or correct test_rows in src/competition/tables.py"
+        raise UserError(f"{what} ({listed(missing)}); {remedy}")
     return by_key.loc[wanted, list(expected.columns)].reset_index(drop=True)
 
 
 def compare_ids(found: pd.Series, expected: pd.Series) -> tuple[str, list[str], list[str]]:
-    """What is said of ids that differ in their spelling only, ids that are missing, and those that are too many."""
+    """A text about ids that differ in their spelling only, ids that are missing, and those that are too many."""
     missing = dict.fromkeys(expected[~expected.isin(found)])
     extra = dict.fromkeys(found[~found.isin(expected)])
     wanted, pairs = {_loose(text): text for text in missing}, []
@@ -85,8 +82,8 @@ def compare_ids(found: pd.Series, expected: pd.Series) -> tuple[str, list[str], 
             pairs.append(f"{text!r} for {other!r}")
             del extra[text], missing[other]
     remedy = "write them as the sample does, read as text: dtype=str"
-    said = f"{len(pairs)} spelled otherwise ({listed(pairs)}); {remedy}" if pairs else ""
-    return said, list(missing), list(extra)
+    spelled = f"{len(pairs)} spelled otherwise ({listed(pairs)}); {remedy}" if pairs else ""
+    return spelled, list(missing), list(extra)
 
 
 def _loose(key: str) -> tuple[str, ...]:

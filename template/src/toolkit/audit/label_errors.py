@@ -5,9 +5,9 @@ import numpy as np
 LIMIT = 3.5  # of modified z-scores, as their authors recommend it
 
 
-def worst_first(scores: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of the chosen rows, bool (N,), highest score (N,) first, and their scores, (M,) each."""
-    found = np.flatnonzero(chosen)
+def worst_first(scores: np.ndarray, selected: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the selected rows, bool (N,), highest score (N,) first, and their scores, (M,) each."""
+    found = np.flatnonzero(selected)
     found = found[np.argsort(-scores[found], kind="stable")]
     return found, scores[found]
 

@@ -42,9 +42,9 @@ def damage(data: bytes) -> str:
 def _jpeg_hole(data: bytes) -> int:
     """How many bytes are lost of a JPEG; 0 where it is sound."""
     header = header_in(data)
-    begin = data.rfind(b"\xff\xda", 0, header.scan) if header else 0
-    runs = [run.span() for run in ZEROS.finditer(data, begin, max(begin, data.find(b"\xff\xd9", begin)))]
-    whole = _decoded(data) if runs and begin else None
+    scan = data.rfind(b"\xff\xda", 0, header.scan) if header else 0
+    runs = [run.span() for run in ZEROS.finditer(data, scan, max(scan, data.find(b"\xff\xd9", scan)))]
+    whole = _decoded(data) if runs and scan else None
     if whole is None:
         return 0
 
@@ -58,13 +58,13 @@ def _jpeg_hole(data: bytes) -> int:
         return 0  # nothing is made of these bytes
     found = MARKER.search(data, last)
     stop, number = (found.start(), found[0][1]) if found else (len(data), 0)
-    *_, before = [match[0][1] for match in MARKER.finditer(data, begin, first)]  # the start of the scan, if no other
+    *_, before = [match[0][1] for match in MARKER.finditer(data, scan, first)]  # the start of the scan, if no other
     following = RESTARTS[(before + 1) % 8] if before in RESTARTS else RESTARTS[0]
     if number in RESTARTS and number != following:  # they are counted, and some are gone
         return last - first
     if not same(stop, stop, PROBES[0] * 8):  # it needs more
         return last - first
-    scan = data.rfind(b"\xff\xda", begin, first)
+    scan = data.rfind(b"\xff\xda", scan, first)
     if data[scan + 1 + int.from_bytes(data[scan + 2 : scan + 4], "big")] > 0xF:
         return 0  # one that refines by the last bit changes too little to be seen
     left_over = all(same(stop - len(probe), stop, probe) for probe in PROBES)

@@ -113,10 +113,10 @@ def _orientation(exif: bytes) -> int:
 def _tif(file: IO[bytes]) -> Header | None:
     start = file.read(8)
     folder = ImageFileDirectory_v2(start + file.read(8) if b"+" in start[2:4] else start)
-    first, pages, seen = None, 0, set()
+    first, pages, done = None, 0, set()
     about: Header | None = None
-    while folder.next and folder.next not in seen:
-        seen.add(folder.next)
+    while folder.next and folder.next not in done:
+        done.add(folder.next)
         file.seek(folder.next)
         folder.load(file)
         page = ((int(folder[HEIGHT]), int(folder[WIDTH])), folder.get(BITS), folder.get(SAMPLES, 1))

@@ -11,7 +11,7 @@ import inspect
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -218,18 +218,6 @@ class Rows:
 
     def __getitem__(self, position: int) -> Row:
         return {name: cells[position] for name, cells in self.columns.items()} if self.columns else NO_ROW
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where an image is: a path, and the row for a reader that asks for it. Equal where both are."""
-
-    path: Path = field(compare=False)
-    row: Row = field(default_factory=dict, compare=False)
-    key: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "key", image_key(str(self.path), self.row))
 
 
 def image_key(path: str, row: Row) -> str:

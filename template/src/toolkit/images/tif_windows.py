@@ -106,15 +106,15 @@ class TifWindows:
         found = np.zeros((height, width, planes * samples), frame.dtype)
         high, across = (frame.tilelength, frame.tilewidth) if frame.is_tiled else (min(frame.rowsperstrip, tall), wide)
         down, right = -(-tall // high), -(-wide // across)
-        chosen = [
+        numbers = [
             (plane * down + i) * right + j
             for plane in range(planes)
             for i in range(top // high, -(-(top + height) // high))
             for j in range(left // across, -(-(left + width) // across))
         ]
         tables = {"jpegtables": page.jpegtables, "jpegheader": frame.jpegheader} if frame.compression in JPEG else {}
-        offsets, counts = [page.dataoffsets[k] for k in chosen], [page.databytecounts[k] for k in chosen]
-        for data, index in file.read_segments(offsets, counts, indices=chosen):
+        offsets, counts = [page.dataoffsets[k] for k in numbers], [page.databytecounts[k] for k in numbers]
+        for data, index in file.read_segments(offsets, counts, indices=numbers):
             segment, (first, _, row, column, _), _ = frame.decode(data, index, **tables)
             if segment is not None:  # one that was left out is empty
                 row, column = row - top, column - left

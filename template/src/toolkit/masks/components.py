@@ -26,10 +26,10 @@ class Components:
         """Those of a mask, bool (H, W), by 4 or 8 neighbours; with `value` False of the pixels that are not in it."""
         starts, ends = _runs(mask, value)
         width, reach = mask.shape[1] + 2, int(neighbours == 8)  # two columns beside the image keep rows apart
-        begin = starts + 2 * (starts // max(mask.shape[1], 1))
-        end = begin + ends - starts
-        first = np.searchsorted(end, begin + width - reach, side="right")
-        last = np.maximum(np.searchsorted(begin, end + width + reach, side="left"), first)
+        head = starts + 2 * (starts // max(mask.shape[1], 1))
+        tail = head + ends - starts
+        first = np.searchsorted(tail, head + width - reach, side="right")
+        last = np.maximum(np.searchsorted(head, tail + width + reach, side="left"), first)
         pointers = np.concatenate([[0], np.cumsum(last - first)])
         below = np.arange(pointers[-1]) - np.repeat(pointers[:-1] - first, last - first)
         shape = (len(starts), len(starts))
@@ -44,19 +44,19 @@ class Components:
         touches |= (self.starts < width) | (self.starts >= (height - 1) * width)
         return np.bincount(self.labels[touches], minlength=len(self.areas)) > 0
 
-    def counted(self, places: np.ndarray) -> np.ndarray:
+    def counted(self, positions: np.ndarray) -> np.ndarray:
         """How many of these flat positions, int64 (P,), lie in each component, int64 (N,)."""
-        run = np.searchsorted(self.starts, places, side="right") - 1
-        inside = (run >= 0) & (places < self.ends[run])
+        run = np.searchsorted(self.starts, positions, side="right") - 1
+        inside = (run >= 0) & (positions < self.ends[run])
         return np.bincount(self.labels[run[inside]], minlength=len(self.areas))
 
     def masks(self) -> Iterator[np.ndarray]:
         """The mask of each component alone, bool (H, W)."""
         return (self.mask(np.arange(len(self.areas)) == number) for number in range(len(self.areas)))
 
-    def mask(self, chosen: np.ndarray) -> np.ndarray:
-        """The mask, bool (H, W), of the components that are chosen, bool (N,)."""
-        runs = chosen[self.labels]
+    def mask(self, selected: np.ndarray) -> np.ndarray:
+        """The mask, bool (H, W), of the components that are selected, bool (N,)."""
+        runs = selected[self.labels]
         return rle.filled(self.starts[runs], self.ends[runs], self.size[0] * self.size[1]).reshape(self.size)
 
 

@@ -22,9 +22,9 @@ def encode(mask: np.ndarray, order: Order = "column", first: int = 1) -> str:
     for part in strips((lines, length)) if mask.size else ():
         flat = pixels[part] if order == "row" else cv2.transpose(pixels[:, part])
         found.append(edges(flat.ravel()) + part.start * length)
-    places = np.concatenate(found)
-    through = np.flatnonzero(places[1:] == places[:-1])  # runs that go on in the next strip
-    starts, ends = np.delete(places, [*through, *(through + 1)]).reshape(-1, 2).T
+    positions = np.concatenate(found)
+    through = np.flatnonzero(positions[1:] == positions[:-1])  # runs that go on in the next strip
+    starts, ends = np.delete(positions, [*through, *(through + 1)]).reshape(-1, 2).T
     return _text(np.stack([starts + first, ends - starts], axis=1).ravel())
 
 
@@ -111,8 +111,8 @@ def edges(flat: np.ndarray) -> np.ndarray:
     changes[0], changes[flat.size], changes[flat.size + 1 :] = flat[0], flat[-1], 0
     np.bitwise_xor(flat[1:], flat[:-1], out=changes[1 : flat.size])
     words = np.flatnonzero(changes.view(np.uint64) != 0)  # eight pixels at once, most of which do not change
-    places = np.flatnonzero(changes.reshape(-1, 8)[words].view(bool).ravel())
-    found: np.ndarray = 8 * words[places >> 3] + (places & 7)
+    positions = np.flatnonzero(changes.reshape(-1, 8)[words].view(bool).ravel())
+    found: np.ndarray = 8 * words[positions >> 3] + (positions & 7)
     return found
 
 
@@ -123,17 +123,17 @@ def filled(starts: np.ndarray, ends: np.ndarray, length: int) -> np.ndarray:
         starts, ends = starts[order], np.maximum.accumulate(ends[order])
         apart = starts[1:] > ends[:-1]
         starts, ends = starts[np.append(True, apart)], ends[np.append(apart, True)]
-    places = np.empty(2 * len(starts) + 2, np.int64)
-    places[0], places[-1] = 0, length
-    places[1:-1:2], places[2:-1:2] = starts, ends
-    return np.repeat(np.arange(len(places) - 1) % 2 == 1, np.diff(places))
+    positions = np.empty(2 * len(starts) + 2, np.int64)
+    positions[0], positions[-1] = 0, length
+    positions[1:-1:2], positions[2:-1:2] = starts, ends
+    return np.repeat(np.arange(len(positions) - 1) % 2 == 1, np.diff(positions))
 
 
-def _between(starts: np.ndarray, ends: np.ndarray, begin: int, end: int) -> np.ndarray:
-    """What `filled` gives from `begin` to before `end`."""
-    starts, ends = np.clip(starts, begin, end) - begin, np.clip(ends, begin, end) - begin
+def _between(starts: np.ndarray, ends: np.ndarray, start: int, end: int) -> np.ndarray:
+    """What `filled` gives from `start` to before `end`."""
+    starts, ends = np.clip(starts, start, end) - start, np.clip(ends, start, end) - start
     inside = ends > starts
-    return filled(starts[inside], ends[inside], end - begin)
+    return filled(starts[inside], ends[inside], end - start)
 
 
 def _text(numbers: np.ndarray) -> str:
@@ -142,13 +142,13 @@ def _text(numbers: np.ndarray) -> str:
         return ""
     width = len(str(numbers.max()))
     letters = np.full((width + 1, len(numbers)), ord(" "), np.uint8)
-    shown = np.ones(letters.shape, bool)
+    written = np.ones(letters.shape, bool)
     for place in range(width - 1, -1, -1):
         if place < width - 1:
-            shown[place] = numbers > 0
+            written[place] = numbers > 0
         numbers, digits = np.divmod(numbers, 10)
         letters[place] = digits + ord("0")
-    return letters.T[shown.T].tobytes().decode()[:-1]
+    return letters.T[written.T].tobytes().decode()[:-1]
 
 
 def _numbers(text: str) -> np.ndarray:

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from pipeline.competition import Competition, Head
 from pipeline.config import Experiment, LossRow
-from pipeline.data.batch_schema import contract_rows
 from pipeline.data.cache import reader_for
-from pipeline.data.collate import collate
+from pipeline.data.collate import collate, contract_rows
 from pipeline.data.side_columns import chosen_columns, input_names, side_inputs
 from pipeline.heads.base import KINDS, losses, trained_by
 from pipeline.heads.columns import has_truth

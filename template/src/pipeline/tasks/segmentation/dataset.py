@@ -17,13 +17,13 @@ from pipeline.competition import Head
 from pipeline.data.augment import Augmenting
 from pipeline.heads.mask import IGNORED, kind_of
 from pipeline.keys import INPUT_ID, INPUT_IMAGE, INPUT_ROW, INPUT_WEIGHT, ROW_ID, ROW_IMAGE, ROW_WEIGHT
-from pipeline.tasks.segmentation.sources import WindowReader, check_size
+from pipeline.tasks.segmentation.sources import Place, WindowReader, check_size
 from pipeline.tasks.segmentation.truth import Truth
 from pipeline.tasks.segmentation.windows import INPUT_WINDOW, SegmentationSettings, Size, Window, crop, windows
 from pipeline.types import Index, SampleDataset
 from toolkit.errors import UserError
 from toolkit.images.pixels import INVERSE, stored_box, turned, turned_back, turned_size
-from toolkit.images.readers import Place, Reader, Rows
+from toolkit.images.readers import Reader, Rows
 from toolkit.masks.sizes import Frame
 
 

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,21 @@ from toolkit.errors import UserError
 from toolkit.images.formats import require
 from toolkit.images.header import Header, header_of
 from toolkit.images.pixels import scaled, with_channels
-from toolkit.images.readers import TIF_SUFFIXES, OwnReader, Place, Reader, row_reader
+from toolkit.images.readers import TIF_SUFFIXES, OwnReader, Reader, Row, image_key, row_reader
 from toolkit.images.readers import image as read_image
 from toolkit.images.tif_windows import LARGE, TifWindows
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an image is: a path, and the row for a reader that asks for it. Equal where both are."""
+
+    path: Path = field(compare=False)
+    row: Row = field(default_factory=dict, compare=False)
+    key: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", image_key(str(self.path), self.row))
 
 
 class WindowReader:

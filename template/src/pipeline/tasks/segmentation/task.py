@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from pipeline.competition import Competition, Head, Metric
 from pipeline.config import Experiment, LossRow
-from pipeline.data.batch_schema import contract_rows
 from pipeline.data.cache import reader_for
-from pipeline.data.collate import collate
+from pipeline.data.collate import collate, contract_rows
 from pipeline.heads.mask import kind_of
 from pipeline.heads.mask_decoding import (
     USUAL,
