@@ -15,8 +15,8 @@ from pipeline.data.check_images import image_count_faults
 from pipeline.data.folders import rows_of_all_images
 from pipeline.heads.base import kind_of
 from pipeline.inference.aggregates import maximum, mean
-from pipeline.prediction_ids import by_prediction, with_predictions
 from pipeline.registry import Registry, Spec
+from pipeline.rows import by_prediction, with_predictions
 from pipeline.settings import Settings
 from pipeline.tasks import task_for
 from projects import Renders, imported, run_script

@@ -11,9 +11,8 @@ from typing import Any, Literal
 import pandas as pd
 
 from pipeline.keys import ROW_SOURCE, ROW_WEIGHT, SOURCE_COMPETITION, output_key, target_key
-from pipeline.prediction_ids import with_predictions
 from pipeline.registry import References, Registry, load
-from pipeline.rows import checked, require_groups
+from pipeline.rows import checked, require_groups, with_predictions
 from pipeline.settings import Settings
 from toolkit.errors import UserError, nearest
 

@@ -16,7 +16,7 @@ from torch.nn import functional
 from pipeline.callbacks import Callback
 from pipeline.competition import Head
 from pipeline.keys import INPUT_IMAGE, ROW_ID, embedding_key
-from pipeline.prediction_ids import by_prediction
+from pipeline.rows import by_prediction
 from pipeline.tasks import Task
 from pipeline.trackers import Points, say_left_out
 from pipeline.trackers.local import METRICS_FILE

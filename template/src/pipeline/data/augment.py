@@ -39,10 +39,9 @@ class Augmenting:
         image, masks = made["image"], list(made.get("masks", []))
         for part in (image, *masks):
             if part.shape[:2] != self.size:
-                raise UserError(
-                    f"the augmentations gave an image or a mask of {part.shape[0]}x{part.shape[1]}, and image.size is "
-                    f"{self.size[0]}x{self.size[1]}; end every pipeline in augmentations.py with that size"
-                )
+                made = "the augmentations gave an image or a mask of {}x{}, and image.size is {}x{}"
+                remedy = "end every pipeline in augmentations.py with that size"
+                raise UserError(f"{made.format(*part.shape[:2], *self.size)}; {remedy}")
         return np.ascontiguousarray(image), masks
 
 

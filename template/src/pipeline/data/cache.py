@@ -68,10 +68,9 @@ class CachedImages(RowReader):
         if file is None:
             return self.reader(path, size, row)
         try:
-            pixels: np.ndarray = np.load(file)
+            return np.asarray(np.load(file))
         except (OSError, ValueError, EOFError) as error:
             raise UserError(f"the cache is damaged ({file}: {error}); remove it: scripts/cache.py --clear") from error
-        return pixels
 
 
 class Source(NamedTuple):
@@ -155,7 +154,7 @@ def clear_caches(project: Project) -> None:
     with writing(project.cache):
         if project.cache.is_dir():
             shutil.rmtree(project.cache)
-    console().print(f"caches removed from {project.shown(project.cache)}: {len(folders)} ({decimal(size)})")
+    print(f"caches removed from {project.shown(project.cache)}: {len(folders)} ({decimal(size)})")
 
 
 def resized(pixels: np.ndarray, size: Size) -> np.ndarray:
@@ -189,19 +188,16 @@ def _fill(folder: Path, where: str, reader: RowReader, missing: list[Source], to
     print(f"cache: {total:,} images of {form}, {decimal(total * like.nbytes)}, in {where}{already}", flush=True)
     needed, free = len(missing) * like.nbytes, shutil.disk_usage(folder).free
     if free < needed:
-        raise UserError(
-            f"the cache needs {decimal(needed)} more, and {decimal(free)} are free at {where}; free space "
-            "(scripts/cache.py --clear), choose a smaller image.cache_size, or set image.cache to false"
-        )
+        what = f"the cache needs {decimal(needed)} more, and {decimal(free)} are free at {where}"
+        remedy = "choose a smaller image.cache_size, or set image.cache to false"
+        raise UserError(f"{what}; free space (scripts/cache.py --clear), {remedy}")
 
     def store(source: Source) -> None:
         pixels = first if source is missing[0] else source.read(reader)
         if (pixels.dtype, pixels.shape) != (like.dtype, like.shape):  # a batch could not hold both
-            raise UserError(
-                f"{source.where}: {source.path.name} is read as {pixels.dtype} with {pixels.shape[2]} channels, and "
-                f"others as {like.dtype} with {like.shape[2]}; set image.reader.params.as_float to true, or "
-                "image.reader.params.channels to one number for all"
-            )
+            made = f"{source.path.name} is read as {pixels.dtype} with {pixels.shape[2]} channels, and others as"
+            remedy = "set image.reader.params.as_float to true, or image.reader.params.channels to one number for all"
+            raise UserError(f"{source.where}: {made} {like.dtype} with {like.shape[2]}; {remedy}")
         part = source.file.with_name(f".{source.file.name}")
         try:
             with writing(folder):

@@ -40,11 +40,10 @@ def csv_faults(path: Path, keys: Collection[str]) -> Iterator[Fault]:
         yield Fault("table", path.name, f"line {line} holds a NUL byte; download the file again, or save it as UTF-8")
         return
     (_, _, names), *records = _records(text, separator) or [(1, 1, [])]
-    broken = [record for record in records if record[1] > record[0]]  # over several lines, by line breaks in its cells
     whole = [record for record in records if record[1] == record[0]]
     usual = Counter(_shape(cells[0]) for _, _, cells in whole).most_common(1)
     breaks = []
-    for first, last, cells in broken:
+    for first, last, cells in [record for record in records if record[1] > record[0]]:  # by line breaks in its cells
         several = [column for column, cell in zip(names, cells, strict=False) if len(cell.strip().splitlines()) > 1]
         parts = [line.split(separator) for cell in cells for line in cell.splitlines()[1:]]
         like_rows = any(len(part) == len(names) > 1 and usual and _shape(part[0]) == usual[0][0] for part in parts)
@@ -92,11 +91,12 @@ def sample_faults(settings: Settings, data: Path, test: pd.DataFrame, labels: La
     fault = partial(Fault, "sample submission", name)
     try:
         sample = read_table(data / name)
-        columns = list(map(str, sample.columns))
-        if len(columns) < 2:
-            raise UserError(f"it has one column only ({columns[0]}); download it again")
     except UserError as error:
         yield fault(str(error))
+        return
+    columns = list(map(str, sample.columns))
+    if len(columns) < 2:
+        yield fault(f"it has one column only ({columns[0]}); download it again")
         return
     yield from asked_columns(settings, columns)
     id_column = sample_id_column(columns, settings.id_column)

@@ -19,9 +19,8 @@ from pipeline.data.marker import is_demo
 from pipeline.data.side_columns import side_inputs
 from pipeline.data.tables import TEXT_SUFFIXES, read_table
 from pipeline.keys import ROW_FOLD, ROW_ID, ROW_IMAGE, ROW_SOURCE, SOURCE_COMPETITION
-from pipeline.prediction_ids import by_prediction, with_predictions
 from pipeline.project import Project
-from pipeline.rows import received, require_groups
+from pipeline.rows import by_prediction, received, require_groups, with_predictions
 from toolkit.audit.scan import scan
 from toolkit.errors import UserError
 from toolkit.files import read_json

@@ -93,9 +93,6 @@ def _from_pipe(content: np.ndarray) -> torch.Tensor:
 
 @functools.cache
 def _note_pipes() -> None:
-    print(
-        "note: /dev/shm has no room for the batches of the loader's processes, so they come through pipes, which is "
-        "slower; enlarge it (docker run --shm-size=8g), or lower machine.workers",
-        file=sys.stderr,
-        flush=True,
-    )
+    what = "/dev/shm has no room for the batches of the loader's processes, so they come through pipes, which is slower"
+    remedy = "enlarge it (docker run --shm-size=8g), or lower machine.workers"
+    print(f"note: {what}; {remedy}", file=sys.stderr, flush=True)

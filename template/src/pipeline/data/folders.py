@@ -10,8 +10,8 @@ from pipeline.data.tables import FIELD, RESERVED, image_rows, is_image, pattern_
 from pipeline.keys import ROW_GROUP, ROW_ID, ROW_IMAGE, ROW_PREDICTION
 from pipeline.rows import with_text
 from pipeline.settings import Settings
-from toolkit.archives import files_below, shown
 from toolkit.errors import UserError, listed
+from toolkit.files import files_below, shown
 
 VARIABLE = re.compile(r"(\{[^{}]+\}|\*\*/|\*)")
 WILD = {"**/": "(?:[^/]+/)*", "*": "[^/]*"}

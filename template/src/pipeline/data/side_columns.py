@@ -52,13 +52,10 @@ def side_inputs(rows: pd.DataFrame, columns: Columns, is_test: bool) -> np.ndarr
             strange = words.notna() & ~(numbers.abs() <= np.finfo(np.float32).max)
             values = numbers.to_numpy()[:, None]
         if strange.any():
-            found = sorted(words[strange].unique())
+            found, which = sorted(words[strange].unique()), f"{strange.sum()} rows (id {listed(rows[ROW_ID][strange])})"
+            what = "none of its categories" if categories else "neither a number nor true or false"
             hint = f"list categories in competition.yaml, side_columns: {{{column}: [{listed(found, 9)}]}}"
             hint = nearest(found[0], categories) if categories else hint
-            raise UserError(
-                f"side column '{column}': {strange.sum()} rows (id {listed(rows.loc[strange, ROW_ID])}) hold "
-                f"{'none of its categories' if categories else 'neither a number nor true or false'} "
-                f"({listed(found, 9)}); {hint}"
-            )
+            raise UserError(f"side column '{column}': {which} hold {what} ({listed(found, 9)}); {hint}")
         parts.append(values.astype(np.float32))
     return np.concatenate(parts, axis=1)

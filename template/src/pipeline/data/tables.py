@@ -14,8 +14,8 @@ from pipeline.keys import ROW_FOLD, ROW_GROUP, ROW_ID, ROW_IMAGE, ROW_ONLY_FOLD,
 from pipeline.rows import with_text
 from pipeline.settings import Settings
 from pipeline.submission_schema import sample_id_column
-from toolkit.archives import ZIP, shown
 from toolkit.errors import UserError, listed, nearest
+from toolkit.files import ZIP, shown
 
 RESERVED = (ROW_ID, ROW_IMAGE, ROW_PREDICTION, ROW_GROUP, ROW_SOURCE, ROW_WEIGHT, ROW_ONLY_FOLD, ROW_FOLD)
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".jp2", ".npy", ".dcm", ".dicom")

@@ -12,9 +12,8 @@ from filelock import FileLock, Timeout
 from rich.filesize import decimal
 
 from pipeline.settings import Settings
-from toolkit.archives import OTHERS, ZIP, is_junk, shown
 from toolkit.errors import UserError
-from toolkit.files import writing
+from toolkit.files import OTHERS, ZIP, is_junk, shown, writing
 from toolkit.terminal import progress
 
 DRAFT = ".unpack."  # what the names of unfinished folders begin with

@@ -14,8 +14,8 @@ from pipeline.inference.snapshot import FINISHED, finished_folds
 from pipeline.inference.thresholds import FILE as THRESHOLDS
 from pipeline.inference.thresholds import METRIC_CODE, SCORES, Tuned, metric_code, task_of_run, tune
 from pipeline.keys import ROW_FOLD, ROW_ID
-from pipeline.prediction_ids import by_prediction
 from pipeline.project import Project
+from pipeline.rows import by_prediction
 from pipeline.tasks import Task
 from toolkit.errors import UserError, listed
 from toolkit.files import atomic, file_of, read_json, write_json

@@ -13,8 +13,8 @@ from pipeline.inference.predict import FOLDS, HELD_OUT, TEST, expected_folds, re
 from pipeline.inference.snapshot import CLASSES, CODE, run_competition
 from pipeline.inference.thresholds import task_of_run
 from pipeline.keys import ROW_ID, ROW_IMAGE
-from pipeline.prediction_ids import by_prediction
 from pipeline.project import Project
+from pipeline.rows import by_prediction
 from pipeline.submission.build import SUBMITTED, expected_rows, fill, read_sample, write_submission
 from pipeline.submission.check import UNREADABLE, check
 from pipeline.submission_schema import Problem, Rules

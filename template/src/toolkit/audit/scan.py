@@ -9,9 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from toolkit.archives import missing, read_bytes
 from toolkit.errors import UserError
-from toolkit.files import digest, digest_of
+from toolkit.files import digest, digest_of, missing, read_bytes
 from toolkit.images.damage import damage, has_picture_in_alpha
 from toolkit.images.header import describe, size_of
 from toolkit.images.pixels import Size

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.archives import ImageError, read_bytes, shown
 from toolkit.errors import UserError
+from toolkit.files import ImageError, read_bytes, shown
 from toolkit.images.pixels import Size, scaled, turned, with_channels
 
 REMEDY = "download it again, or add what the reason says is missing to the group `competition` in pyproject.toml"

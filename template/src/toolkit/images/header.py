@@ -14,7 +14,7 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from toolkit.archives import missing
+from toolkit.files import missing
 from toolkit.images.formats import require
 from toolkit.images.pixels import Size, turned_size
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from toolkit.archives import shown
 from toolkit.errors import UserError
+from toolkit.files import shown
 
 Size = tuple[int, int]
 MOST_CHANNELS = 16  # an image of more is told apart from one whose axes stand in another order
@@ -34,15 +34,14 @@ def with_channels(pixels: np.ndarray, channels: int, path: Path, pages: int = 1)
         return cv2.cvtColor(np.ascontiguousarray(pixels[:, :, :3]), cv2.COLOR_RGB2GRAY)[:, :, None]
     if count > MOST_CHANNELS >= min(pixels.shape[:2]):
         axis = int(np.argmin(pixels.shape[:2]))
+        what = f"the shape {pixels.shape}, read as height, width, channels; its channels stand on axis {axis}"
+        remedy = f"write a reader of your own that gives np.moveaxis(array, {axis}, 2), or of a npy file with axis 0"
         raise UserError(
-            f"{shown(path)} has the shape {pixels.shape}, read as height, width, channels; its channels stand on axis "
-            f"{axis}: write a reader of your own that gives np.moveaxis(array, {axis}, 2), or of a npy file with axis "
-            "0 image: {reader: {name: array, params: {channels_first: true}}}"
+            f"{shown(path)} has {what}: {remedy} image: {{reader: {{name: array, params: {{channels_first: true}}}}}}"
         )
-    raise UserError(
-        f"{shown(path)} has {count} channels, and {channels} are wanted{', and its pages are channels' * (pages > 1)}; "
-        f"set image.reader.params.channels and model.in_chans to {count}, or write a reader of your own"
-    )
+    what = f"{shown(path)} has {count} channels, and {channels} are wanted{', its pages are channels' * (pages > 1)}"
+    remedy = f"set image.reader.params.channels and model.in_chans to {count}, or write a reader of your own"
+    raise UserError(f"{what}; {remedy}")
 
 
 def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:

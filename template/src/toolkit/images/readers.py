@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from toolkit.archives import ImageError, read_bytes, shown
+from toolkit.files import ImageError, read_bytes, shown
 from toolkit.images.formats import dicom, tif, unreadable
 from toolkit.images.header import EXIF, JPEG, PNG, TIF, Header, header_in
 from toolkit.images.pixels import Size, scaled, turned, with_channels

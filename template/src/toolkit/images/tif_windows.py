@@ -9,8 +9,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from toolkit.archives import missing, shown
 from toolkit.errors import UserError
+from toolkit.files import missing, shown
 from toolkit.images.formats import REMEDY, require, tif_orientation, unreadable
 from toolkit.images.header import header_of
 from toolkit.images.pixels import Size, stored_box, turned, turned_size

@@ -13,7 +13,7 @@ from pipeline.heads.base import kind_of
 from pipeline.heads.columns import Aggregate
 from pipeline.heads.thresholds import Ascent, as_rank, calls_to_try, coordinate_ascent, quick_ascent, values_to_try
 from pipeline.keys import INPUT_ID, ROW_ID, ROW_PREDICTION, embedding_key
-from pipeline.prediction_ids import by_prediction
+from pipeline.rows import by_prediction
 from pipeline.tasks.components import Decoder, Outputs, Predictions, Table, Tuner
 from pipeline.types import Batch
 from toolkit.errors import UserError

@@ -13,8 +13,8 @@ from pipeline.heads.mask import IGNORED
 from pipeline.keys import ROW_ID
 from pipeline.tasks.segmentation.mask_files import BACKGROUND, COLOUR, FileTruth
 from pipeline.tasks.segmentation.truth import RunTruth, Truth
-from toolkit.archives import archive_above, missing
 from toolkit.errors import UserError, listed, nearest
+from toolkit.files import archive_above, missing
 from toolkit.masks.rle import Order
 from toolkit.masks.sizes import Frame, Size
 

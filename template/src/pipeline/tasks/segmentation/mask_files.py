@@ -13,8 +13,8 @@ from PIL import Image
 
 from pipeline.heads.mask import IGNORED
 from pipeline.tasks.segmentation.truth import Truth, Window
-from toolkit.archives import read_bytes, shown
 from toolkit.errors import UserError, listed
+from toolkit.files import read_bytes, shown
 from toolkit.images.formats import tif
 from toolkit.images.header import header_in, orientation_in
 from toolkit.images.pixels import turned

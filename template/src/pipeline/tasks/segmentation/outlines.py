@@ -14,8 +14,8 @@ from pipeline.heads.mask import IGNORED
 from pipeline.keys import ROW_ID, ROW_IMAGE
 from pipeline.tasks.segmentation.forms import Form, Image
 from pipeline.tasks.segmentation.truth import Truth, Window
-from toolkit.archives import read_bytes, shown
 from toolkit.errors import UserError, listed, nearest
+from toolkit.files import read_bytes, shown
 from toolkit.masks.outlines import Outlined, Polygon, filled, has_inner, image_in, images_in
 from toolkit.masks.sizes import Frame, Size, known_header
 
