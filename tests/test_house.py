@@ -10,7 +10,7 @@ from training import demo_project
 
 REACHED = {  # not yet the budget; they may only become fewer
     "lines of src/pipeline and src/toolkit": 16_100,
-    "files a row passes to its out-of-fold cell": 37,
+    "files a row passes to its out-of-fold cell": 34,
     "lines of these files": 4_800,
 }
 

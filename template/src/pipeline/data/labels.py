@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,8 @@ class ClassLabels:
     """
 
     targets: Sequence[str]
+    fewest_classes: ClassVar[int] = 2  # with fewer in a column there is nothing to learn
+    of_whole_images: ClassVar[bool] = True  # side columns may help them, and several may be for one prediction
 
     @property
     def named(self) -> Sequence[str]:
@@ -30,18 +32,8 @@ class ClassLabels:
         return self.targets
 
     @property
-    def fewest_classes(self) -> int:
-        """With fewer classes in a column there is nothing to learn."""
-        return 2
-
-    @property
     def trains_each(self) -> bool:
         """Whether a class with several rows is to train in each fold, and not to be held out as a whole."""
-        return True
-
-    @property
-    def of_whole_images(self) -> bool:
-        """Whether it is images that are predicted: side columns may help, and several may be for one prediction."""
         return True
 
     def cells(self, rows: pd.DataFrame, column: str) -> pd.Series:

@@ -90,10 +90,8 @@ def sources(
             hint = nearest(name, there) if name not in there else "a number from 0 on is expected"
             raise UserError(f"sampler 'sources': {name}: {value:g} is of no training row, or no share of them; {hint}")
     if {SOURCE_COMPETITION, *times} & set(shares) or sum(shares.values()) >= 1:
-        raise UserError(
-            f"sampler 'sources': shares ({shares}) are for sources other than '{SOURCE_COMPETITION}' that have no "
-            "times, and add up to less than 1; correct them"
-        )
+        what = f"shares ({shares}) are for sources other than '{SOURCE_COMPETITION}' that have no times"
+        raise UserError(f"sampler 'sources': {what}, and add up to less than 1; correct them")
     counts = {name: round(times.get(name, 1) * len(there[name])) for name in there if name not in shares}
     total = sum(counts.values()) / (1 - sum(shares.values()))
     counts |= {name: round(share * total) for name, share in shares.items()}

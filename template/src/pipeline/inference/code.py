@@ -127,9 +127,8 @@ def code_hash(function: Callable[..., Any]) -> str:
 def code_files(root: Path) -> list[Path]:
     """What belongs to a package; caches and hidden files do not."""
     skipped = re.compile(r"(^|/)(\.|__pycache__/)")
-    return [
-        path for path in root.rglob("*") if path.is_file() and not skipped.search(path.relative_to(root).as_posix())
-    ]
+    files = (path for path in root.rglob("*") if path.is_file())
+    return [path for path in files if not skipped.search(path.relative_to(root).as_posix())]
 
 
 def _divided(node: ast.stmt) -> list[ast.stmt]:

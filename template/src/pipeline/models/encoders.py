@@ -58,10 +58,9 @@ def _timm_encoder(settings: Model, params: dict[str, Any]) -> Any:
     try:
         return _create(name, given, {key: value for key, value in sizes.items() if key not in given})
     except (TypeError, AssertionError) as error:
-        raise UserError(
-            f"encoder '{name}' refused its settings ({reason(error)}); correct model.params.encoder_params or "
-            f"model.drop_path_rate, or choose another image.size than {settings.image_size}"
-        ) from error
+        remedy = "correct model.params.encoder_params or model.drop_path_rate, or choose another image.size than"
+        what = f"encoder '{name}' refused its settings ({reason(error)})"
+        raise UserError(f"{what}; {remedy} {settings.image_size}") from error
     except Exception as error:
         if not settings.pretrained:
             raise

@@ -52,10 +52,8 @@ class Standardize(Normalize):
     ) -> None:
         channels = len(expected_mean)
         if not len(mean) == len(std) == channels or min(std) <= 0:
-            raise UserError(
-                f"image.prepare.params: mean and std have {len(mean)} and {len(std)} numbers, and model.in_chans is "
-                f"{channels}; give one for each channel, those of std above 0"
-            )
+            what = f"mean and std have {len(mean)} and {len(std)} numbers, and model.in_chans is {channels}"
+            raise UserError(f"image.prepare.params: {what}; give one for each channel, those of std above 0")
         super().__init__(mean, std)
 
 

@@ -108,7 +108,6 @@ def require(module: str, what: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
+        package = module.partition(".")[0]
         remedy = "add it to the group `competition` in pyproject.toml, and run make setup"
-        raise ImageError(
-            f"{what} needs the package '{module.partition('.')[0]}'; {remedy}", "missing package"
-        ) from error
+        raise ImageError(f"{what} needs the package '{package}'; {remedy}", "missing package") from error

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -29,15 +30,8 @@ class MaskLabels(ClassLabels):
     """Columns of `Truth`. Every fold has as many images with each set of classes, those with none among them."""
 
     classes: Sequence[str] = ()
-
-    @property
-    def fewest_classes(self) -> int:
-        """One class: what is not of it is background."""
-        return 1
-
-    @property
-    def of_whole_images(self) -> bool:
-        return False
+    fewest_classes: ClassVar[int] = 1  # what is not of it is background
+    of_whole_images: ClassVar[bool] = False
 
     def asked(self, ids: pd.Series) -> pd.Series:
         """The ids of images, each once, where a sample has a row per image and class, or per object."""
