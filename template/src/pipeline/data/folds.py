@@ -98,8 +98,8 @@ def load_folds(project: Project, name: str, rows: pd.DataFrame, settings: Settin
     n_folds = _count_folds(table[ROW_FOLD], contract.get("n_folds"), where)
     with_folds = _with_folds(rows, table[ROW_FOLD].to_numpy(np.int64), n_folds)
     if (with_folds[ROW_FOLD] == 0).all():
-        remedy = "make two or more, or give the rows of a given training split the fold -1, or another source in tables.py"
-        raise UserError(f"{where} holds one fold only, so nothing is left to train on; {remedy}")
+        remedy = "make two or more, or give the rows of a given training split the fold -1, or another source"
+        raise UserError(f"{where} holds one fold only, so nothing is left to train on; {remedy} in tables.py")
     splitter = str(contract.get("splitter", "by hand"))
     found, notes = fold_hash(table, splitter), _changed_labels(table, scored, settings.target_columns, where)
     if contract and contract["hash"] != found:
