@@ -105,7 +105,8 @@ def test_all_parts_at_once(task: str, engine: str, renders: Renders, tmp_path: P
 def test_a_layer_without_a_loss_is_looked_at(renders: Renders, tmp_path: Path) -> None:
     """It never has a gradient; the state is saved right after its blocks were looked at."""
     project = project_of(renders, tmp_path / "project", "ignite", "segmentation")
-    text = MASKS.replace("PRESENCE", "true").replace("losses:\n", "").replace("epochs: 3, accumulate: 2", "epochs: 1")
+    text = MASKS.partition("interventions:")[0].replace("PRESENCE", "true").replace("epochs: 3", "epochs: 1")
+    text += "watch: { figure_epochs: 0, gradient_steps: 3 }\n"
     interrupted(project, "cut", text, 0, 3)
     train(project, "cut")
 
@@ -130,10 +131,10 @@ def test_the_learning_test_ends_on_everything(renders: Renders, tmp_path: Path) 
 def test_a_run_goes_on_on_another_device(first: str, then: str, renders: Renders, tmp_path: Path) -> None:
     """In fp32 the two devices come to the same, up to the rounding of sums."""
     project = project_of(renders, tmp_path / "project", "ignite", "classification")
-    text = "extends: small\ntraining: { precision: fp32 }\n"
+    text = "extends: small\ntraining: { precision: fp32, max_rows: 400, batch_size: 50 }\n"
     (project / "experiments/whole.yaml").write_text(text)
     train(project, "whole", 0, "0", f"machine.device={then}", "--as", "whole_then")
-    interrupted(project, "moved", text + "machine: { device: auto }\n", 0, 8, f"machine.device={first}")
+    interrupted(project, "moved", text + "machine: { device: auto }\n", 0, 5, f"machine.device={first}")
     train(project, "moved", 0, "0", f"machine.device={then}")
     ends = [pd.read_csv(project / f"runs/{name}/fold_0/metrics.csv") for name in ("whole_then", "moved")]
     losses = [end["valid/loss"].dropna().to_numpy() for end in ends]
