@@ -40,9 +40,9 @@ def host_copy(state: State) -> State:
         if tensor.is_cpu or not tensor.numel():
             copies[key] = tensor.cpu().clone(memory_format=torch.contiguous_format)
             continue
-        kind = tensor.device, tensor.dtype
-        filled[kind] += tensor.nbytes
-        packs[*kind, filled[kind] // PACK].append(key)
+        group = tensor.device, tensor.dtype
+        filled[group] += tensor.nbytes
+        packs[*group, filled[group] // PACK].append(key)
     for (device, dtype, _), members in packs.items():
         flat = torch.cat([tensors[key].flatten() for key in members])
         host = torch.empty(flat.shape, dtype=dtype, pin_memory=device.type == "cuda").copy_(flat)
