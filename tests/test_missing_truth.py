@@ -12,7 +12,8 @@ from torch.nn import functional
 from pipeline.competition import Head
 from pipeline.config import LossRow
 from pipeline.losses.image_level import BinaryCrossEntropy
-from pipeline.metrics.image_level import combined, find_metric
+from pipeline.metrics.combined import combined
+from pipeline.metrics.image_level import find_metric
 from pipeline.registry import Registry, Spec
 from test_constant import task_of
 from toolkit.errors import UserError

@@ -18,7 +18,7 @@ def metrics(settings: Settings) -> tuple[Metric, ...]:
 
 # A metric that combines heads, each with a score and a weight of its own:
 #
-# from pipeline.metrics.image_level import combined
+# from pipeline.metrics.combined import combined
 #
 #
 # def metrics(settings: Settings) -> tuple[Metric, ...]:

@@ -8,7 +8,7 @@ that `competition.yaml` may name for it are `SCORES` in the module of the same n
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -23,9 +23,6 @@ if TYPE_CHECKING:  # a submission needs no torch
     import torch
     from torch import Tensor, nn
 
-# (ids of a batch, outputs) -> what is decoded instead of the outputs by that name
-Memory = Callable[[Sequence[str], Mapping[str, "Tensor"]], dict[str, "Tensor"]]
-
 NAMES = Registry({"kind of heads": modules_of(kinds.__name__, "HEAD")})
 KINDS: tuple[str, ...] = tuple(sorted(NAMES.table["kind of heads"]))
 
@@ -35,12 +32,12 @@ class HeadKind(ABC):
 
     Attributes:
         losses: those that train it, name -> "module:attribute"; the first one where an experiment names none.
-        has_gallery: whether rows are looked up among others.
+        predictions: "module:attribute" of its predictions where those are no `HeadPredictions`.
         columns: what its predictions are.
     """
 
     losses: ClassVar[Mapping[str, str]]
-    has_gallery: ClassVar[bool] = False
+    predictions: ClassVar[str] = ""
     column_type: ClassVar[type[Columns]]
 
     def __init__(self, head: Head) -> None:
@@ -90,15 +87,6 @@ class HeadKind(ABC):
     @abstractmethod
     def constant(self, rows: pd.DataFrame, metric: Metric) -> np.ndarray:
         """The best prediction for `metric` that looks at no image, float32 (columns,), given the rows that train."""
-
-    def looks_among(self, rows: pd.DataFrame) -> bool:
-        """Whether held-out rows are looked up among themselves, since none that trains shows the same."""
-        return False
-
-    def memory(self, rows: pd.DataFrame, embeddings: Tensor, own: bool) -> Memory:
-        """What looks others up among rows with these embeddings (N, size); with `own` each of them is looked up among
-        the others."""
-        raise NotImplementedError
 
 
 def kind_of(head: Head) -> HeadKind:

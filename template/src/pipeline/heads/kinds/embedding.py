@@ -1,6 +1,6 @@
 """Which of many identities an image shows, or none that is known: images lie by likeness, and the nearest ones tell."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -10,13 +10,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.competition import Head, Metric
-from pipeline.heads.base import HeadKind, Memory
+from pipeline.heads.base import HeadKind
 from pipeline.heads.columns import class_numbers
-from pipeline.heads.identities import alone_column, apart_column
+from pipeline.heads.identities import alone_column
 from pipeline.heads.rankings import NOTHING, WORST, Rankings, label_columns
 from pipeline.keys import ROW_ID, embedding_key
 
 BLOCK = 1 << 26  # cosines that are computed at once
+
+# (ids of a batch, outputs) -> what is decoded instead of the outputs by that name
+Memory = Callable[[Sequence[str], Mapping[str, Tensor]], dict[str, Tensor]]
 
 
 class Embedding(HeadKind):
@@ -27,7 +30,7 @@ class Embedding(HeadKind):
     """
 
     losses: ClassVar[Mapping[str, str]] = {"arcface": "pipeline.losses.embedding:ArcFace"}
-    has_gallery = True
+    predictions = "pipeline.tasks.image_level.gallery:GalleryPredictions"
     column_type = Rankings
 
     def layer(self, features: int, *, size: int = 128, subcenters: int = 1) -> nn.Module:
@@ -63,10 +66,9 @@ class Embedding(HeadKind):
         found = [np.where(there, labels, NOTHING), np.where(there, scores, WORST).astype(object)]
         return np.concatenate(found, axis=1)
 
-    def looks_among(self, rows: pd.DataFrame) -> bool:
-        return apart_column(self.head.name) in rows
-
     def memory(self, rows: pd.DataFrame, embeddings: Tensor, own: bool) -> Memory:
+        """What looks others up among rows with these embeddings (N, size); with `own` each of them is looked up among
+        the others."""
         key = embedding_key(self.head.name)
         gallery = Gallery(embeddings, self.targets(rows), self.width, list(rows[ROW_ID]) if own else None)
         return lambda ids, found: {self.head.output_key: gallery.cosines(ids, found[key])}

@@ -1,6 +1,6 @@
 """From outputs to tables of predictions, and from rows to tables of truth."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -12,11 +12,9 @@ from pipeline.competition import Competition, Head, Metric
 from pipeline.heads.base import kind_of
 from pipeline.heads.columns import Aggregate
 from pipeline.heads.thresholds import Ascent, as_rank, calls_to_try, coordinate_ascent, quick_ascent, values_to_try
-from pipeline.keys import INPUT_ID, ROW_ID, ROW_PREDICTION, embedding_key
+from pipeline.keys import ROW_ID, ROW_PREDICTION
 from pipeline.rows import by_prediction
-from pipeline.tasks.components import Decoder, Outputs, Predictions, Table, Tuner
-from pipeline.types import Batch
-from toolkit.errors import UserError
+from pipeline.tasks.components import Outputs, Predictions, Table, Tuner
 
 
 class HeadPredictions(Predictions):
@@ -25,7 +23,6 @@ class HeadPredictions(Predictions):
     def __init__(self, competition: Competition, heads: Sequence[Head]) -> None:
         super().__init__(competition, heads)
         self.kinds = [kind_of(head) for head in self.heads]
-        self.has_gallery = any(kind.has_gallery for kind in self.kinds)
 
     def decode(self, ids: Sequence[str], outputs: Outputs) -> Table:
         """Logits of one batch as predictions, indexed by id."""
@@ -34,42 +31,6 @@ class HeadPredictions(Predictions):
             logits = outputs[kind.head.output_key]
             columns |= kind.columns.table(kind.decode(logits.cpu()))
         return pd.DataFrame(columns, index=pd.Index(list(ids), name=ROW_ID, dtype="str"))
-
-    def looks_among(self, rows: Table) -> bool:
-        return any(kind.looks_among(rows) for kind in self.kinds)
-
-    def gallery(self, rows: Table, held_out: Table | None = None) -> Table | None:
-        if held_out is not None and self.looks_among(held_out):
-            return held_out
-        if not self.has_gallery:
-            return None
-        known = np.any([kind.targets(rows) >= 0 for kind in self.kinds if kind.has_gallery], axis=0)
-        if not known.any():
-            raise UserError(
-                "the gallery is empty: no training row has a label to look images up by; correct the labels in "
-                "src/competition/tables.py"
-            )
-        return rows[known].reset_index(drop=True)
-
-    def decoders(self, gallery: Table, outputs: Iterable[Sequence[Outputs]], own: bool) -> list[Decoder]:
-        searching = {embedding_key(kind.head.name): kind for kind in self.kinds if kind.has_gallery}
-        stored = [[{key: of_model[key] for key in searching} for of_model in batch] for batch in outputs]
-
-        def decoder(batches: Sequence[Outputs]) -> Decoder:
-            memories = [
-                kind.memory(gallery, torch.cat([embeddings[key] for embeddings in batches]), own)
-                for key, kind in searching.items()
-            ]
-
-            def decode(batch: Batch, found: Outputs) -> Table:
-                looked_up = dict(found)
-                for memory in memories:
-                    looked_up |= memory(batch[INPUT_ID], found)
-                return self.decode(batch[INPUT_ID], looked_up)
-
-            return decode
-
-        return [decoder(batches) for batches in zip(*stored, strict=True)]
 
     def empty(self) -> Table:
         return self.decode([], {kind.head.output_key: torch.empty(0, kind.width) for kind in self.kinds})

@@ -14,12 +14,12 @@ from pipeline.config import Experiment, LossRow
 from pipeline.data.cache import reader_for
 from pipeline.data.collate import collate, contract_rows
 from pipeline.data.side_columns import chosen_columns, input_names, side_inputs
-from pipeline.heads.base import KINDS, losses, trained_by
+from pipeline.heads.base import KINDS, kind_of, losses, trained_by
 from pipeline.heads.columns import has_truth
 from pipeline.keys import INPUT_ID, INPUT_SIDE, ROW_ID
 from pipeline.losses.criterion import WeightedLosses, take
 from pipeline.models.preprocess import prepared_model
-from pipeline.registry import References, Registry, Spec
+from pipeline.registry import References, Registry, Spec, load
 from pipeline.tasks import Task
 from pipeline.tasks.components import Decoder, Finisher, Outputs, Table
 from pipeline.tasks.image_level.figures import HeadFigures, HeadSubmission
@@ -71,7 +71,9 @@ class ImageLevelTask(Task):
 
     def __init__(self, competition: Competition, heads: Sequence[Head]) -> None:
         super().__init__(competition, heads)
-        self.predictions = HeadPredictions(competition, heads)
+        searching = [reference for head in heads if (reference := kind_of(head).predictions)]
+        predictions = load(searching[0], "predictions") if searching else HeadPredictions
+        self.predictions = predictions(competition, heads)
         self.kinds = self.predictions.kinds
         self.figures = HeadFigures(self.predictions)
         self.submission = HeadSubmission(self.predictions)
