@@ -1,8 +1,7 @@
-"""Kinds of heads: all that is different between a head of one kind and of another.
+"""Kinds of heads: a module in `heads/kinds` each, whose name is what `Head.kind` says and whose `HEAD` is a `HeadKind`.
 
-A module in `heads/kinds` is a kind, its name is what `Head.kind` says, and its `HEAD` is a `HeadKind`. What follows
-from its predictions alone (pictures, label errors, thresholds, columns of a submission) is its `columns`'. The scores
-that `competition.yaml` may name for it are `SCORES` in the module of the same name in `metrics`.
+What follows from predictions alone (pictures, label errors, thresholds, columns of a submission) is its `columns`'. The
+scores that `competition.yaml` may name for it are `SCORES` in the module of the same name in `metrics`.
 """
 
 from __future__ import annotations
@@ -91,19 +90,15 @@ class HeadKind(ABC):
 
 def kind_of(head: Head) -> HeadKind:
     """The head as its kind sees it; a `UserError` where there is no such kind."""
-    return _kind(head.kind)(head)
+    made: HeadKind = NAMES.find("kind of heads", head.kind)(head)
+    return made
 
 
 def losses() -> dict[str, str]:
     """The losses of all kinds, name -> "module:attribute"."""
-    return {name: reference for kind in KINDS for name, reference in _kind(kind).losses.items()}
+    return {name: made for kind in KINDS for name, made in NAMES.find("kind of heads", kind).losses.items()}
 
 
 def trained_by(loss: str) -> list[str]:
     """The kinds that a loss trains."""
-    return [kind for kind in KINDS if loss in _kind(kind).losses]
-
-
-def _kind(name: str) -> type[HeadKind]:
-    found: type[HeadKind] = NAMES.find("kind of heads", name)
-    return found
+    return [kind for kind in KINDS if loss in NAMES.find("kind of heads", kind).losses]

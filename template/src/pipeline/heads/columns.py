@@ -1,8 +1,5 @@
-"""What the predictions of a head are as columns of a table, and all that follows from it, whatever the head's kind.
-
-A head that predicts probabilities of classes, of labels, numbers or rankings takes the `Columns` of that name as they
-are: averages, thresholds, pictures, label errors and the columns of a submission come with them. Everything that is
-judged of a submission is text, as the grader will read it.
+"""What a head's predictions are as columns of a table, and what follows from it whatever its kind: averages,
+thresholds, pictures, label errors and the columns of a submission, which are judged as text, as the grader reads them.
 """
 
 from abc import ABC, abstractmethod
@@ -26,8 +23,8 @@ Figures = dict[str, Any]  # matplotlib's, by name; it takes a second to import
 
 @dataclass(frozen=True)
 class Column:
-    """What one column of a sample holds: the probability of class `of`, or what is decided when that is none. The
-    number of a head without such columns is its `of`. `shown` is what the sample's own cells hold, each once."""
+    """What one column of a sample holds: the probability of class `of`, or the decision where that is none. `shown` is
+    what the sample's own cells hold, each once."""
 
     name: str
     head: Head
@@ -56,8 +53,8 @@ class Columns(ABC):
         return pd.DataFrame(mean, index=tables[0].index, columns=tables[0].columns)
 
     def aggregate(self, predictions: pd.DataFrame, ids: np.ndarray, function: Aggregate) -> pd.DataFrame:
-        """Predictions of images, these columns only, as one for each of `ids` (N,), in the order in which these come;
-        a `UserError` where the experiment's aggregate, `function`, returned something else."""
+        """Predictions of images, these columns only, as one for each of `ids` (N,), in their order; a `UserError` where
+        the experiment's aggregate, `function`, returned something else."""
         index = pd.Index(pd.unique(ids))
         found = function(predictions.astype(np.float64), ids)
         if list(found.index) != list(index) or list(found) != list(predictions):
@@ -96,8 +93,8 @@ class Columns(ABC):
         """A figure of a few images (N,) with truth and prediction; both tables are in their order."""
         from toolkit.plots.samples import sample_figure
 
-        true, said, sure = self.read_out(truth, predictions)
-        return sample_figure(images, ids, true, said, np.where(has_truth(truth, self.head), sure, np.nan))
+        true, predicted, sure = self.read_out(truth, predictions)
+        return sample_figure(images, ids, true, predicted, np.where(has_truth(truth, self.head), sure, np.nan))
 
     def ranked(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """By class, whether rows are of it, bool (N,), and its probability, (N,); empty where there are no classes."""
@@ -150,21 +147,13 @@ def probability_columns(head: Head) -> list[str]:
 
 def has_truth(truth: pd.DataFrame, head: Head) -> np.ndarray:
     """Which rows have a truth for `head`, bool (N,), given the truth of all heads."""
-    columns = [column for column in truth if str(column).startswith(f"{head.name}:")]
-    own = [head.name] if head.name in truth else columns
-    known: np.ndarray = truth[own].notna().all(axis=1).to_numpy(bool)
-    return known
+    own = [head.name] if head.name in truth else [name for name in truth if str(name).startswith(f"{head.name}:")]
+    return np.asarray(truth[own].notna().all(axis=1), dtype=bool)
 
 
 def class_numbers(rows: pd.DataFrame, head: Head, needless: np.ndarray | bool = False) -> np.ndarray:
-    """The labels of rows as positions in the head's classes, int64 (N,); -1 for empty cells and the unknown.
-
-    Args:
-        needless: rows whose label does not matter, bool (N,).
-
-    Raises:
-        UserError: a label that is no class; the rows are named by id.
-    """
+    """The labels of rows as positions in the head's classes, int64 (N,); -1 for empty cells and the unknown. A label
+    that is no class is a `UserError`, save in `needless` rows, bool (N,)."""
     labels = rows[head.name]
     numbers = pd.Index(head.classes).get_indexer(pd.Index(labels)).astype(np.int64)
     strange = labels.notna() & ((labels != head.unknown) | (not head.unknown))

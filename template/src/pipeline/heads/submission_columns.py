@@ -1,5 +1,4 @@
-"""How predictions become the columns of a sample submission, which is recognised by its columns, and what may stand in
-them. What is judged is text, as the grader will read it.
+"""How predictions become the columns of a sample submission, and what may stand in them, as text.
 
 One column per class (its probability), or one column per head, which may have any name where there is a single head.
 Or one row per image and head, whose ids end in the name of the head. What each holds, the `Columns` of the head know.
@@ -15,15 +14,15 @@ import pandas as pd
 
 from pipeline.competition import Head, Metric
 from pipeline.heads.base import kind_of
-from pipeline.heads.cells import as_numbers, blank, judge
+from pipeline.heads.cells import blank, judge
 from pipeline.heads.columns import Column
 from pipeline.submission_schema import Keys, Problem, sample_id_column
 from toolkit.errors import UserError, listed, nearest
 
 
 def columns_of(sample: pd.DataFrame, id_column: str, heads: Sequence[Head], metric: Metric) -> tuple[Column, ...]:
-    """What each column of the sample (all text) but the id's holds, and shows; with a row for each image and head, what
-    its one column holds in the rows of each head. A `UserError` where the columns are of no known kind.
+    """What each column of the sample (all text) but the id's holds; with a row for each image and head, what its one
+    column holds in the rows of each head. A `UserError` where the columns are of no known kind.
 
     A sample may ask for fewer classes and heads than were trained. The column of a class is called `head_class` or
     `head:class`, or like the class where only one head has it.
@@ -52,7 +51,7 @@ def columns_of(sample: pd.DataFrame, id_column: str, heads: Sequence[Head], metr
         hint = nearest(strange[0], [*by_head, *counts])
         raise UserError(f"the sample submission has {what}; {hint} (fill them in src/competition/submission.py)")
     values = [tuple(map(str, each.dropna().unique())) for each in cells]
-    return tuple(Column(name, *of, shown) for name, of, shown in zip(names, holds, values, strict=True))
+    return tuple(Column(name, *of, texts) for name, of, texts in zip(names, holds, values, strict=True))
 
 
 def heads_of_rows(ids: pd.Series, heads: Sequence[Head]) -> pd.DataFrame | None:
@@ -90,44 +89,15 @@ def submission_table(
     return pd.concat(parts, ignore_index=True)[list(sample.columns)]
 
 
-def as_predictions(table: pd.DataFrame, columns: Sequence[Column], heads: Sequence[Head]) -> pd.DataFrame | None:
-    """A submission, indexed by id, as a table of predictions; none when it does not tell everything of every head."""
-    parts: list[pd.DataFrame] = []
-    for head in heads:
-        own = kind_of(head).columns
-        values = own.read({column.of: table[column.name] for column in columns if column.head is head})
-        if values is None:
-            return None
-        parts.append(pd.DataFrame(values, index=table.index, columns=own.names))
-    return pd.concat(parts, axis=1)
-
-
-def submission_rules(sample: pd.DataFrame, heads: Sequence[Head], metric: Metric, id_column: str) -> "SubmissionRules":
-    """The rules for this sample. With columns of an unknown kind, they follow the sample's own values."""
-    id_column = sample_id_column(list(sample.columns), id_column)
-    try:
-        columns = columns_of(sample, id_column, heads, metric)
-    except UserError:  # a format of the user's own
-        columns = ()
-    names = [name for name in sample.columns if name != id_column]
-    numeric = tuple(name for name in names if len(sample) and not as_numbers(sample[name]).isna().any())
-    return SubmissionRules(id_column, columns, metric, heads[0], numeric)
-
-
 @dataclass(frozen=True)
 class SubmissionRules:
-    """The rules of one competition's submission for the grader of a metric.
-
-    Attributes:
-        columns: as `columns_of` says; empty when that is not known.
-        first, numeric: then this head's kind judges those columns that hold numbers in the sample.
-    """
+    """The rules of one competition's submission for the grader of a metric."""
 
     id_column: str
-    columns: tuple[Column, ...]
+    columns: tuple[Column, ...]  # as `columns_of` says; empty for a format of the user's own, which follows the sample:
     metric: Metric
-    first: Head
-    numeric: tuple[str, ...] = ()
+    first: Head  # this head's kind judges
+    numeric: tuple[str, ...]  # those columns that hold numbers there
 
     @property
     def keys(self) -> Keys:
@@ -158,7 +128,7 @@ class SubmissionRules:
         return found
 
     def problems(self, table: pd.DataFrame) -> list[Problem]:
-        """What is wrong with the values of `table` (all text; columns may be missing); ids are judged elsewhere."""
+        """What is wrong with the values of `table` (all text; columns may be missing), ids aside."""
         rows = heads_of_rows(table[self.id_column], self.heads) if self.id_column in table else None
         if self.by_row and rows is None:
             return []

@@ -12,8 +12,8 @@ CALLS = 200  # of a metric in every epoch: 0.2 seconds with 2,000 rows, and 1 wi
 CALLS_OF_OTHERS = 20  # of a metric that is none of the pipeline's, and may be slow
 MOST, FEWEST = 40, 8  # values of each threshold in every epoch; where that makes too many, all thresholds are the same
 
-# (score, start, candidates) -> thresholds
-Ascent = Callable[[Callable[[tuple[float, ...]], float], Sequence[float], Sequence[np.ndarray]], tuple[float, ...]]
+Score = Callable[[tuple[float, ...]], float]
+Ascent = Callable[[Score, Sequence[float], Sequence[np.ndarray]], tuple[float, ...]]
 
 
 def values_to_try(predictions: np.ndarray) -> np.ndarray:
@@ -24,18 +24,11 @@ def values_to_try(predictions: np.ndarray) -> np.ndarray:
 
 
 def coordinate_ascent(
-    score: Callable[[tuple[float, ...]], float],
-    start: Sequence[float],
-    candidates: Sequence[np.ndarray],
-    rounds: int = ROUNDS,
+    score: Score, start: Sequence[float], candidates: Sequence[np.ndarray], rounds: int = ROUNDS
 ) -> tuple[float, ...]:
-    """Thresholds, one changed at a time, that `score` finds best (greater is better, NaN the worst).
-
-    Args:
-        start: where nothing is better, these stay.
-        candidates: an array for each threshold. Of those that score the same, the middle one is taken: it is the
-            furthest from where the score falls.
-    """
+    """Thresholds, one changed at a time, that `score` finds best (greater is better, NaN the worst); where nothing is
+    better, `start` stays. Of candidates that score the same the middle one, furthest from where the score falls, is
+    taken."""
     best = tuple(float(value) for value in start)
     reached = as_rank(score(best))
     for _ in range(rounds):
@@ -57,15 +50,10 @@ def calls_to_try(metric: Metric) -> int:
 
 
 def quick_ascent(
-    score: Callable[[tuple[float, ...]], float],
-    start: Sequence[float],
-    candidates: Sequence[np.ndarray],
-    calls: int,
+    score: Score, start: Sequence[float], candidates: Sequence[np.ndarray], calls: int
 ) -> tuple[float, ...]:
-    """`coordinate_ascent` in one round that calls `score` about so many times, with fewer candidates.
-
-    Where that leaves too few, thresholds that start as the same number stay the same.
-    """
+    """`coordinate_ascent` in one round that calls `score` about so many times, with fewer candidates; where that leaves
+    too few, thresholds that start as the same number stay the same."""
 
     def few(tried: np.ndarray, most: int) -> np.ndarray:  # evenly from the first to the last
         return tried[np.linspace(0, len(tried) - 1, most).round().astype(int)] if len(tried) > most else tried

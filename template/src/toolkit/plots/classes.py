@@ -20,7 +20,6 @@ MOST_ROWS = 40
 BINS = 10  # of a calibration curve, equally wide
 EDGES = np.linspace(0, 1, 26)  # of histograms
 
-
 Known = tuple[np.ndarray, np.ndarray, np.ndarray]  # truth, bool (n,), probabilities, float64 (n,), decisions, bool (n,)
 
 
@@ -39,7 +38,7 @@ def class_figures(
     probabilities: np.ndarray,
     decided: np.ndarray,
     classes: Sequence[str],
-    shown: slice = slice(None),
+    subset: slice = slice(None),
     thresholds: np.ndarray | None = None,
 ) -> dict[str, Figure]:
     """Draw one head, by name of the figure: `curves/NAME`, `probabilities/NAME` and `classes/NAME`.
@@ -48,64 +47,57 @@ def class_figures(
         truth: (N, C) of 0 and 1, NaN where it is not known.
         probabilities: (N, C); where one is not finite, its row is left out for that class.
         decided: bool (N, C).
-        shown: the classes of the first two figures; of two that exclude each other, one says it all.
-        thresholds: of these classes, from which probability on they are decided for; none: classes are compared.
+        subset: the classes of the first two figures; of two that exclude each other, one says it all.
+        thresholds: those of these classes; none: classes are compared.
     """
     known = [_known(*columns) for columns in zip(truth.T, probabilities.T, decided.T, strict=True)]
     curves = [_curves(held, said) for held, said, _ in known]
-    hits = np.array([(held & chosen).sum() for held, _, chosen in known])
-    rows = np.array([held.sum() for held, _, _ in known])
-    counts = np.array([chosen.sum() for _, _, chosen in known])
-    table = pd.DataFrame(
-        {
-            "rows": rows,
-            "decided": counts,
-            "precision": _ratio(hits, counts),
-            "recall": _ratio(hits, rows),
-            "F1": _ratio(2 * hits, rows + counts),
-            "ROC AUC": [each.areas[0] if each else np.nan for each in curves],
-            "PR AUC": [each.areas[1] if each else np.nan for each in curves],
-            "ECE": [calibration(held, said)[2] for held, said, _ in known],
-        },
-        index=pd.Index(list(classes), dtype=object),
-    )
+    columns = [(held.sum(), chosen.sum(), (held & chosen).sum()) for held, _, chosen in known]
+    rows, counts, hits = np.array(columns).reshape(-1, 3).T
+    table = pd.DataFrame({"rows": rows, "decided": counts}, index=pd.Index(list(classes), dtype=object))
+    table["precision"], table["recall"] = _ratio(hits, counts), _ratio(hits, rows)
+    table["F1"] = _ratio(2 * hits, rows + counts)
+    table[["ROC AUC", "PR AUC"]] = [each.areas if each else (np.nan, np.nan) for each in curves]
+    table["ECE"] = [calibration(held, predicted)[2] for held, predicted, _ in known]
     return {
-        f"curves/{name}": _curves_figure(curves[shown], table[shown]),
-        f"probabilities/{name}": _probabilities_figure(known[shown], table[shown], thresholds),
+        f"curves/{name}": _curves_figure(curves[subset], table[subset]),
+        f"probabilities/{name}": _probabilities_figure(known[subset], table[subset], thresholds),
         f"classes/{name}": _table_figure(table),
     }
 
 
 @styled
 def calibration_figure(held: np.ndarray, probabilities: np.ndarray, of: str) -> Figure:
-    """Draw how often what was said with a probability is so, bool (N,), and how often each probability, (N,), was said;
-    `of` says of what, and rows where it is not finite are left out."""
+    """Draw how often rows are positive, bool (N,), by their probability (N,), and how often each probability is;
+    `of` names it, and rows where it is not finite are left out."""
     held, probabilities, _ = _known(held, probabilities, held)
-    so, said, error = calibration(held, probabilities)
+    shares, means, error = calibration(held, probabilities)
     figure = Figure(figsize=(6, 6.4), layout="constrained")
     upper, lower = figure.subplots(2, 1, height_ratios=[3, 1], sharex=True)
-    CalibrationDisplay(so, said, probabilities).plot(ax=upper)
+    CalibrationDisplay(shares, means, probabilities).plot(ax=upper)
     upper.set(xlabel="", ylabel="how often it is so", ylim=(-0.02, 1.02))
     lower.stairs(*np.histogram(np.clip(probabilities, 0, 1), EDGES), fill=True, color=NEUTRAL)
     lower.set(xlabel=of, ylabel="count", xlim=(-0.02, 1.02))
     if len(held):
-        means = {"said on average": float(probabilities.mean()), "so on average": float(held.mean())}
-        lines = [lower.axvline(mean, color=color) for mean, color in zip(means.values(), (NEUTRAL, DARK), strict=True)]
-        upper.legend(lines, [f"{name} {mean:.3f}" for name, mean in means.items()], loc="lower right")
+        averages = ("said", probabilities.mean(), NEUTRAL), ("so", held.mean(), DARK)
+        lines = [
+            lower.axvline(mean, color=color, label=f"{name} on average {mean:.3f}") for name, mean, color in averages
+        ]
+        upper.legend(handles=lines, loc="lower right")
     set_heading(figure, f"calibration: ECE {error:.4f}, {len(held):,} probabilities")
     return figure
 
 
 def calibration(held: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Compute of the bins that hold any rows how often it is so, and what was said, float64 (bins,), and the expected
-    calibration error: the mean distance between the two, over the rows; NaN without rows (M. Naeini et al., "Obtaining
-    well calibrated probabilities using Bayesian binning", 2015)."""
+    """Compute of the bins that hold rows the share of positives and the mean probability, float64 (bins,), and the
+    expected calibration error, NaN without rows (M. Naeini et al., "Obtaining well calibrated probabilities using
+    Bayesian binning", 2015)."""
     if not len(held):
         return np.empty(0), np.empty(0), float("nan")
     inside = np.clip(probabilities, 0, 1)
-    so, said = calibration_curve(held, inside, pos_label=True, n_bins=BINS)
+    shares, means = calibration_curve(held, inside, pos_label=True, n_bins=BINS)
     counts = np.bincount(np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], inside))
-    return so, said, float(np.average(np.abs(said - so), weights=counts[counts > 0]))
+    return shares, means, float(np.average(np.abs(means - shares), weights=counts[counts > 0]))
 
 
 def _known(truth: np.ndarray, probabilities: np.ndarray, decided: np.ndarray) -> Known:
@@ -165,8 +157,8 @@ def _curves_figure(curves: Sequence[Curves | None], table: pd.DataFrame) -> Figu
     if len(few) < len(drawn):
         title += f": of {len(drawn)} the {len(few)} with the smallest ROC AUC"
     for reason, missing in (("no positives", table["rows"] == 0), ("no negatives", table["rows"] > 0)):
-        names = [shortened(name) for name in table.index[missing] if name not in drawn]
-        title += f"\n{reason}: {listed(names)}" if names else ""
+        if names := [shortened(name) for name in table.index[missing] if name not in drawn]:
+            title += f"\n{reason}: {listed(names)}"
     set_heading(figure, title)
     if lines:
         figure.legend(loc="outside right center", title="ROC AUC, PR AUC", alignment="left")

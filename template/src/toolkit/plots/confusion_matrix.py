@@ -15,6 +15,8 @@ from toolkit.plots.images import Texts, shortened
 MOST_CLASSES = 100  # of more, the ones that are confused most are shown
 MOST_NUMBERS = 30  # with more classes a cell is too small for its number
 MOST_PAIRS = 10
+SIZES = {3: (1.1, 11), 12: (0.5, 9), MOST_NUMBERS: (0.32, 7.5), MOST_CLASSES: (0.13, 6)}
+"""Up to so many classes: inches of a cell, and points of its text."""
 
 
 @styled
@@ -23,9 +25,9 @@ def confusion_matrix_figure(truth: Texts, predicted: Texts, classes: Sequence[st
 
     Truth and prediction are names of classes, (N,), and `classes` are in the order of rows and columns.
     """
-    true, said = (pd.Categorical(list(column), categories=list(classes)).codes for column in (truth, predicted))
+    true, decided = (pd.Categorical(list(column), categories=list(classes)).codes for column in (truth, predicted))
     counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
-    np.add.at(counts, (true, said), 1)
+    np.add.at(counts, (true, decided), 1)
     total, right = int(counts.sum()), int(np.trace(counts))
     mistakes = counts - np.diag(np.diag(counts))
     drawn = np.sort(np.argsort(-(mistakes.sum(axis=0) + mistakes.sum(axis=1)), kind="stable")[:MOST_CLASSES])
@@ -47,10 +49,6 @@ def confusion_matrix_figure(truth: Texts, predicted: Texts, classes: Sequence[st
     names = [f"{one} taken for {other}" for one, other in confused]
     draw_counts(pairs, names, mistakes.flat[order], slots=max(MOST_PAIRS, side / 0.4))
     return figure
-
-
-SIZES = {3: (1.1, 11), 12: (0.5, 9), MOST_NUMBERS: (0.32, 7.5), MOST_CLASSES: (0.13, 6)}
-"""Up to so many classes: inches of a cell, and points of its text."""
 
 
 def _draw_matrix(axes: Axes, values: np.ndarray, form: str, labels: list[str], font: float, title: str) -> None:

@@ -7,16 +7,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from toolkit.plots.figures import NEUTRAL, RIGHT, WRONG, set_heading, styled
-
-__all__ = ["NEUTRAL", "RIGHT", "WRONG", "Pictures", "RowImages", "Texts", "image_grid", "shortened", "visible"]
+from toolkit.plots.figures import set_heading, styled
 
 Texts = Sequence[str] | np.ndarray
 
 
 class Pictures(Protocol):
-    """Rows with an image each."""
-
     def picture(self, row: int) -> np.ndarray:
         """The image of a row: uint8 or float32 (H, W, C)."""
 
@@ -69,8 +65,7 @@ class RowImages(Sequence[np.ndarray]):
     """The images of some rows as a person can see them, uint8 (H, W, 3). Each is read when it is asked for."""
 
     def __init__(self, dataset: Pictures, positions: Sequence[int] | np.ndarray) -> None:
-        self.dataset = dataset
-        self.positions = positions
+        self.dataset, self.positions = dataset, positions
 
     def __len__(self) -> int:
         return len(self.positions)

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from toolkit.plots.images import RIGHT, WRONG, Texts, image_grid, shortened
+from toolkit.plots.figures import RIGHT, WRONG
+from toolkit.plots.images import Texts, image_grid, shortened
 
 
 def sample_figure(
@@ -52,5 +53,5 @@ def label_errors_figure(found: pd.DataFrame, images: Sequence[np.ndarray]) -> Fi
     for given, suggested, sure in zip(found["given"], found["suggested"], found["probability"], strict=True):
         probability = f" ({sure:.0%})" if np.isfinite(sure) else ""
         titles.append(f"given: {shortened(given, 20)}\nsuggested: {shortened(suggested, 16)}{probability}")
-    drawn = [images[place] for place in range(len(found))]
-    return image_grid(drawn, list(found["id"]), titles, [WRONG] * len(found), "Labels to look at, the worst first")
+    colors, heading = [WRONG] * len(found), "Labels to look at, the worst first"
+    return image_grid([images[row] for row in range(len(found))], list(found["id"]), titles, colors, heading)

@@ -57,8 +57,7 @@ class Multiclass(HeadKind):
         return labels if soft is None else labels.join(pd.DataFrame(soft, index=rows.index, columns=self.columns.names))
 
     def decode(self, logits: Tensor) -> np.ndarray:
-        shares: np.ndarray = torch.softmax(logits.double(), dim=1).float().numpy()
-        return shares
+        return np.asarray(torch.softmax(logits.double(), dim=1).float())
 
     def constant(self, rows: pd.DataFrame, metric: Metric) -> np.ndarray:
         """The share of each class, whose largest is the most frequent one; for pF1 of two classes the second one, since
@@ -66,8 +65,7 @@ class Multiclass(HeadKind):
         if metric.name == "probabilistic_f1" and len(self.head.classes) == 2:
             return np.array([0, 1], np.float32)
         counts = self.class_counts(rows)
-        shares: np.ndarray = (counts / counts.sum()).float().numpy()
-        return shares
+        return np.asarray((counts / counts.sum()).float())
 
 
 def probabilities(rows: pd.DataFrame, head: Head) -> np.ndarray | None:

@@ -1,6 +1,8 @@
 """Figures and submission of image-level tasks: those of each head, as its columns are."""
 
+import operator
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,19 +16,22 @@ from pipeline.competition import Metric
 from pipeline.data.explain_target import Explained, chosen_class
 from pipeline.data.sample_record import SampleRecord
 from pipeline.heads.base import kind_of
+from pipeline.heads.cells import as_numbers
 from pipeline.heads.columns import Columns, has_truth
-from pipeline.heads.submission_columns import SubmissionRules, as_predictions, submission_rules
+from pipeline.heads.submission_columns import SubmissionRules, columns_of
 from pipeline.keys import ROW_ID
+from pipeline.submission_schema import sample_id_column
 from pipeline.tasks.components import Figures, Outputs, Submission, Table
 from pipeline.tasks.image_level.predictions import HeadPredictions
 from pipeline.types import Batch
-from toolkit.plots.figures import Drawing
-from toolkit.plots.images import NEUTRAL, RIGHT, WRONG, image_grid, shortened, visible
+from toolkit.errors import UserError
+from toolkit.plots.figures import NEUTRAL, RIGHT, WRONG, Drawing
+from toolkit.plots.images import image_grid, shortened, visible
 from toolkit.plots.samples import label_errors_figure
 
 MOST_HEADS = 3  # whose answers are written at an image
 
-# of a head: its columns, which samples have a truth, bool (N,), and its `read_out`: truth, prediction, sureness, (N,)
+# of a head: its columns, which samples have a truth, bool (N,), and its `read_out`: truth, prediction, confidence, (N,)
 ReadOut = tuple[Columns, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -51,30 +56,32 @@ class HeadFigures(Figures):
 
     def samples(self, rows: Table, samples: Sequence[SampleRecord], heading: str) -> Drawing:
         read, titles, colors = self._read_out(rows, samples), [], []
-        for place, sample in enumerate(samples):
-            lines, wrong, judged = [sample.told()], False, False
-            for columns, known, true, said, sure in read[:MOST_HEADS]:
+        for row, sample in enumerate(samples):
+            lines, color = [sample.told()], NEUTRAL
+            for columns, known, true, predicted, confidence in read[:MOST_HEADS]:
                 label = f"{shortened(columns.head.name, 10)}: " if len(read) > 1 else ""
-                lines.append(label + columns.caption(shortened(said[place], 16), float(sure[place])))
-                if not known[place]:
+                lines.append(label + columns.caption(shortened(predicted[row], 16), float(confidence[row])))
+                is_wrong = true[row] != predicted[row]
+                if not known[row]:
                     lines[-1] += ", no truth"
-                elif true[place] != said[place]:
-                    lines[-1] += f"\ntrue: {shortened(true[place], 20)}"
-                if known[place] and columns.head.classes:
-                    wrong, judged = wrong or true[place] != said[place], True
+                    continue
+                if is_wrong:
+                    lines[-1] += f"\ntrue: {shortened(true[row], 20)}"
+                if columns.head.classes:
+                    color = WRONG if is_wrong or color == WRONG else RIGHT
             titles.append("\n".join(lines))
-            colors.append(WRONG if wrong else RIGHT if judged else NEUTRAL)
+            colors.append(color)
         images = [visible(sample.image) for sample in samples]
         return partial(image_grid, images, [sample.id for sample in samples], titles, colors, heading)
 
     def captions(self, rows: Table, samples: Sequence[SampleRecord]) -> Table:
         read, truths, predictions = self._read_out(rows, samples), [], []
-        for place in range(len(samples)):
-            labels = [f"{columns.head.name}: " if len(read) > 1 else "" for columns, *_ in read]
-            true = [str(true[place]) if known[place] else "no truth" for _, known, true, _, _ in read]
-            said = [each.caption(str(said[place]), float(sure[place])) for each, _, _, said, sure in read]
-            truths.append("; ".join(label + text for label, text in zip(labels, true, strict=True)))
-            predictions.append("; ".join(label + text for label, text in zip(labels, said, strict=True)))
+        labels = [f"{columns.head.name}: " if len(read) > 1 else "" for columns, *_ in read]
+        for row in range(len(samples)):
+            true = [str(true[row]) if known[row] else "no truth" for _, known, true, _, _ in read]
+            texts = [each.caption(str(predicted[row]), float(sure[row])) for each, _, _, predicted, sure in read]
+            truths.append("; ".join(map(operator.add, labels, true)))
+            predictions.append("; ".join(map(operator.add, labels, texts)))
         return pd.DataFrame({"truth": truths, "prediction": predictions})
 
     def _read_out(self, rows: Table, samples: Sequence[SampleRecord]) -> list[ReadOut]:
@@ -118,13 +125,25 @@ class HeadSubmission(Submission):
     """A column per head, per class or per label."""
 
     def rules(self, sample: Table, metric: Metric, images: Mapping[str, Path] | None = None) -> SubmissionRules:
-        return submission_rules(sample, self.heads, metric, self.competition.settings.id_column)
+        id_column, columns = sample_id_column(list(sample), self.competition.settings.id_column), ()
+        with suppress(UserError):  # a format of the user's own
+            columns = columns_of(sample, id_column, self.heads, metric)
+        names = [name for name in sample if name != id_column]
+        numeric = tuple(name for name in names if len(sample) and not as_numbers(sample[name]).isna().any())
+        return SubmissionRules(id_column, columns, metric, self.heads[0], numeric)
 
     def read(self, table: Table, rules: SubmissionRules, metric: Metric) -> Table | None:
         labels_only = any(column.of is None for column in rules.columns)
         if rules.by_row or (labels_only and metric.needs == "probabilities"):
             return None
-        return as_predictions(table, rules.columns, self.heads)
+        parts: list[Table] = []
+        for head in self.heads:
+            own = kind_of(head).columns
+            values = own.read({column.of: table[column.name] for column in rules.columns if column.head is head})
+            if values is None:
+                return None
+            parts.append(pd.DataFrame(values, index=table.index, columns=own.names))
+        return pd.concat(parts, axis=1)
 
     def shares(self, predictions: Table) -> dict[str, pd.Series]:
         return {head.name: kind_of(head).columns.shares(predictions) for head in self.heads}
