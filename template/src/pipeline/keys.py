@@ -37,10 +37,8 @@ def target_key(head: str) -> str:
 
 
 def output_key(head: str) -> str:
-    """The key under which a model returns its logits for `head`.
-
-    It names the head's module as well, and torch allows no dot there: `%2E` stands for one, as in an address.
-    """
+    """The key under which a model returns its logits for `head`, and the name of its module: torch allows no dot there,
+    and `%2E` stands for one, as in an address."""
     return OUTPUT_PREFIX + head.replace(".", "%2E")
 
 

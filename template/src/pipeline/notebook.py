@@ -32,13 +32,8 @@ def open_experiment(
     pretrained: bool = False,
     data: str | Path | None = None,
 ) -> OpenExperiment:
-    """Build what `experiments/<name>.yaml` says, on the CPU; nothing is written.
-
-    Args:
-        overrides: as on the command line, `["image.size=64"]`.
-        stage: `train` for the rows that train in this fold, `valid` for those that it holds out.
-        pretrained: get the weights from the hub; random ones otherwise.
-    """
+    """Build what `experiments/<name>.yaml` says, on the CPU; nothing is written. `overrides` are those of the command
+    line, `["image.size=64"]`, `stage` is `train` or `valid`, and weights are random unless they are `pretrained`."""
     project = Project.at(Path(__file__).resolve().parents[2], data)
     setup = prepare(project, competition, name, load_experiment(project, name, overrides))
     rows = split(setup.folds.rows, fold)[stage != "train"]

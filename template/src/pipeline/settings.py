@@ -56,11 +56,8 @@ class Settings(BaseModel):
 
 
 def read_settings(package_file: str | Path) -> Settings:
-    """Read the `competition.yaml` that belongs to a package: the first one found in the folders above `package_file`.
-
-    A run's snapshot keeps a `competition.yaml` of its own, so old runs go on reading the answers they were made with,
-    save for those in `LIVE`.
-    """
+    """Read the first `competition.yaml` in the folders above `package_file`. A run's snapshot has one of its own, so it
+    goes on with the answers it was made with, save for those in `LIVE`."""
     start = Path(package_file).resolve().parent
     for folder in start.parents:
         path = folder / FILE_NAME
@@ -70,9 +67,5 @@ def read_settings(package_file: str | Path) -> Settings:
 
 
 def parse_settings(values: dict[str, Any], path: Path) -> Settings:
-    """Check the answers.
-
-    Raises:
-        UserError: an unknown key (the nearest one is named) or a value of the wrong kind.
-    """
+    """Check the answers; a `UserError` for an unknown key (with the nearest one) or a value of the wrong type."""
     return validated(Settings, values, path.name)

@@ -1,8 +1,7 @@
 """Batch transforms: what happens to a prepared training batch on the device.
 
 Mixing leaves the truth alone and says whom each sample was mixed with (`INPUT_PARTNER`) and how much of itself is left
-(`INPUT_SHARE`); the criterion weighs the losses accordingly. So it works for any head and any loss. Random numbers come
-from NumPy and torch on the CPU, which are seeded before each step.
+(`INPUT_SHARE`), by which the criterion weighs any loss. Random numbers are those of the CPU, seeded before each step.
 """
 
 from typing import Literal
@@ -53,11 +52,8 @@ class Mixup:
         self.minmax, self.prob, self.switch_prob, self.mode = cutmix_minmax, prob, switch_prob, mode
 
     def __call__(self, batch: Batch) -> Batch:
-        """The batch with mixed images (B, C, H, W), of the same dtype and memory format, and who is in them.
-
-        Raises:
-            UserError: the batch is mixed already.
-        """
+        """The batch with mixed images (B, C, H, W), of the same dtype and memory format, and who is in them; a
+        `UserError` where it is mixed already."""
         if INPUT_PARTNER in batch:
             raise UserError("training.batch_transforms mixes twice; use one 'mixup' with mixup_alpha and cutmix_alpha")
         image: Tensor = batch[INPUT_IMAGE]
@@ -71,14 +67,11 @@ class Mixup:
             inside = ((row >= top) & (row < bottom))[:, :, None] & ((column >= left) & (column < right))[:, None]
             weight = torch.where((bottom > top)[:, :, None], (~inside).float(), share[:, None, None])[:, None]
         mixed = torch.lerp(image[partner].float(), image.float(), weight).to(image.dtype)
-        channels_last = image.is_contiguous(memory_format=torch.channels_last)
-        memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        found = {
-            **batch,
-            INPUT_IMAGE: mixed.contiguous(memory_format=memory_format),
-            INPUT_PARTNER: partner,
-            INPUT_SHARE: share.expand(size).contiguous(),
-        }
+        if image.is_contiguous(memory_format=torch.channels_last):
+            mixed = mixed.contiguous(memory_format=torch.channels_last)
+        else:
+            mixed = mixed.contiguous()
+        found = {**batch, INPUT_IMAGE: mixed, INPUT_PARTNER: partner, INPUT_SHARE: share.expand(size).contiguous()}
         if INPUT_SIDE in batch:
             # A label of two samples needs what both know, and a mixture lacks what one of them lacks.
             own, left = batch[INPUT_SIDE], share[:, None]

@@ -22,7 +22,7 @@ from pipeline.training.setup import Setup
 from pipeline.training.trainer import Trainer
 from pipeline.types import Batch
 from toolkit.errors import Interrupted, UserError
-from toolkit.files import atomic
+from toolkit.files import write_text
 from toolkit.plots.figures import save_figure
 from toolkit.terminal import progress
 
@@ -33,11 +33,11 @@ FEWEST = 10  # steps below which a curve says nothing
 def find_learning_rate(
     setup: Setup, fold: str, lowest: float, highest: float, steps: int, overrides: Sequence[str] = ()
 ) -> None:
-    """Run the finder, draw `runs/lr_finder/<experiment>.png` with a csv beside it, and say which rate to take.
+    """Run the finder in so many optimiser steps from the `lowest` rate to the `highest`, or until the loss explodes,
+    draw `runs/lr_finder/<experiment>.png` with a csv beside it, and say which rate to take.
 
     Args:
         fold: whose training rows are used: a number, or `full`.
-        steps: optimiser steps from the `lowest` rate to the `highest`; it ends earlier when the loss explodes.
         overrides: those of the command line, for the command that trains with the suggestion.
 
     Raises:
@@ -68,8 +68,7 @@ def find_learning_rate(
         raise UserError(f"the loss was no number, or exploded, after {len(points)} steps; lower --min")
     curve, path = make_curve(points), setup.project.runs / "lr_finder" / f"{setup.name}.png"
     save_figure(figure(curve, f"{setup.name}: loss by learning rate"), path)
-    with atomic(path.with_suffix(".csv")) as temporary:
-        curve.to_csv(temporary, index=False)
+    write_text(path.with_suffix(".csv"), curve.to_csv(index=False))
     rate, tenth = suggestions(curve).values()
     if rate is None:
         print("no suggestion: the loss never fell; look at the curve, and try a lower --min or more --steps")
@@ -156,9 +155,8 @@ def figure(curve: pd.DataFrame, title: str) -> Figure:
             axes.axvline(rate, color=color, lw=1.5, ls=":", label=f"{label}: {rate:.1e}")
     low, high = curve["smoothed"].min(), max(curve["smoothed"].iloc[0], curve["smoothed"].quantile(0.9))
     margin = 0.2 * (high - low) or 1.0
-    axes.set_ylim(low - margin, high + margin)  # the explosion at the end must not press the rest flat
-    axes.set_xscale("log")
-    axes.set_xlabel("learning rate")
+    limits = (low - margin, high + margin)  # the explosion at the end must not press the rest flat
+    axes.set(xscale="log", xlabel="learning rate", ylim=limits)
     axes.set_title(title, loc="left", parse_math=False)
     axes.grid(alpha=0.3)
     axes.legend()

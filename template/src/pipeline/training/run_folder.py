@@ -38,14 +38,12 @@ def has_begun(fold: Path) -> bool:
 
 
 def open_run(setup: Setup, folds: Sequence[str], restart: bool, engine: str) -> tuple[bool, Path | None]:
-    """Make the run's folder, with `restart` in place of the old one, or find it unchanged.
-
-    Returns:
-        Whether it is new, and where the one before was set aside.
+    """Make the run's folder, with `restart` in place of the old one, or find it unchanged; returns whether it is new,
+    and where the one before was set aside. Another `engine` goes on from the same state.
 
     Raises:
         UserError: config, folds or what forms weights in `src/competition` are not what the run began with; or the
-            metric is not, and one of `folds` is unfinished. Another `engine` goes on from the same state.
+            metric is not, and one of `folds` is unfinished.
     """
     project, folder = setup.project, setup.project.run(setup.name)
     record = {"folds": setup.folds.hash, "n_folds": setup.folds.n_folds}
@@ -96,24 +94,23 @@ def set_aside(project: Project, name: str) -> Path | None:
 def _refuse_changes(setup: Setup, folder: Path, record: dict[str, Any]) -> None:
     """Refuse what forms weights and is not what the run began with; the differences are printed."""
     project = setup.project
-    answers = [_answers(path / FILE_NAME) for path in (folder / CODE, project.root)]
     configs = [read_yaml(folder / "config.yaml"), setup.config.model_dump(mode="json")]
-    for values, free in (*((one, ("machine", "watch")) for one in configs), *((one, LIVE) for one in answers)):
-        for name in free:
-            values.pop(name, None)
+    configs = [{name: one[name] for name in one if name not in ("machine", "watch")} for one in configs]
+    answers = [_answers(path / FILE_NAME) for path in (folder / CODE, project.root)]
+    answers = [{name: one[name] for name in one if name not in LIVE} for one in answers]
     before = read_json(folder / "run.json")
     lines = [
-        *differences(configs[0], configs[1]),
-        *differences(answers[0], answers[1], FILE_NAME),
+        *differences(*configs),
+        *differences(*answers, FILE_NAME),
         *(f"{key}: {before[key]} -> {value}" for key, value in record.items() if before.get(key, value) != value),
     ]
-    what, names, shown = "settings", lines, "".join(f"  {line}\n" for line in lines)
+    what, names, text = "settings", lines, "".join(f"  {line}\n" for line in lines)
     if not lines:
         files = changed_files(project.source, project.folds / CLASSES, folder)
         what, names = "code", [_label(live) for _, live in files]
-        shown = "".join(_diff(saved, live) for saved, live in files)
+        text = "".join(_diff(saved, live) for saved, live in files)
     if names:
-        print(shown, end="")
+        print(text, end="")
         raise UserError(
             f"the run '{folder.name}' was made with other {what} ({listed(names)}); change it back, train under "
             "another name with --as NAME, or begin anew with --restart"

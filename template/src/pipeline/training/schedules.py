@@ -1,8 +1,7 @@
 """Schedules: the learning rate as a share of its peak, by optimiser step.
 
-A schedule is called with the optimiser steps of the whole training and those of its warm-up, and returns a `Factor`.
-The first one is taken at `factor(0)`. The warm-up is linear from zero, which step -1 would be at, and a part of the
-training. Momentum and betas stay as they are under every schedule.
+A schedule is called with the optimiser steps of the training and those of its warm-up among them, and returns a
+`Factor`. The first step is taken at `factor(0)`; the warm-up is linear from zero, which step -1 would be at.
 """
 
 import math
@@ -74,16 +73,10 @@ def step(steps: int, warmup_steps: int, *, milestones: tuple[float, ...] = (0.5,
 
 
 class Plateau:
-    """The peak, times `factor` whenever the score has not become better for more than `patience` epochs.
+    """torch's `ReduceLROnPlateau` on the score that the best epoch is chosen by: the peak, times `factor` whenever that
+    has not become better by `threshold`, in its own units, for more than `patience` epochs.
 
-    It is torch's `ReduceLROnPlateau`, told the score by which the best epoch is chosen. A NaN is no improvement. Where
-    the score is exactly the best one again, which a metric often is, a loss that is lower is an improvement as well.
-
-    Args:
-        factor: what the rate is multiplied with.
-        patience: epochs without improvement that are borne.
-        threshold: by how much a score must be better than the best one, in its own units.
-        min_rate: the least share of the peak.
+    A NaN is no improvement. Where the score is exactly the best one again, a loss that is lower is one as well.
     """
 
     def __init__(
