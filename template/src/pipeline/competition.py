@@ -19,17 +19,14 @@ from toolkit.errors import UserError, nearest
 
 @dataclass(frozen=True)
 class Head:
-    """One thing that is predicted. It wires truth, output, loss, metrics, pictures and out-of-fold columns.
-
-    Thresholds that were tuned out of fold are put in when a run is read.
-    """
+    """One thing that is predicted. It wires truth, output, loss, metrics, pictures and out-of-fold columns."""
 
     name: str  # the column of the truth; also the name in losses, metrics and tables
     kind: str  # what it is, a module of `pipeline.heads.kinds`, or `mask`
     classes: tuple[str, ...] = ()  # in the order of the logits
     limits: tuple[float, float] | None = None  # the smallest and the largest value that a number may take
     decimals: int | None = None  # digits of a number after its point in a submission, -1 for tens
-    thresholds: tuple[float, ...] = ()  # where a probability or a number becomes a decision; empty: the usual ones
+    thresholds: tuple[float, ...] = ()  # tuned out of fold, where predictions become decisions; empty: the usual ones
     unknown: str = ""  # the answer for what training does not know; it is none of the classes
     separator: str = ""  # what divides the labels of a cell that lists several; "": the cells themselves show it
 
@@ -51,8 +48,8 @@ class Metric:
         needs: whether it scores what is decided (labels, grades), or what that is decided by (probabilities, numbers);
             so goes into a one-column submission.
         check_heads: raises a `UserError` where it cannot score such heads; it is called before anything is trained.
-        may_cut: it needs probabilities, and often scores 0 and 1 beyond a threshold higher than what they are made of,
-            as pF1 does. So thresholds are tuned for it, and where they help, 0 and 1 are handed in.
+        may_cut: it often scores 0 and 1 beyond a threshold higher than probabilities, as pF1 does. So thresholds are
+            tuned for it, and where they help, 0 and 1 are handed in.
         top_k: how many labels a cell of the submission may list, the best first.
     """
 
@@ -69,11 +66,8 @@ class Metric:
 
 
 def rank(score: float, loss: float, greater_is_better: bool) -> tuple[float, float]:
-    """What results on the same held-out rows are compared by, the better one greater: score, then loss.
-
-    A score that is NaN is worse than any number, and so is such a loss. Scores that differ in their last digits only,
-    by the order in which they were summed, are equal.
-    """
+    """What results on the same held-out rows are compared by, the better one greater: score, then loss, NaN worse than
+    any number. Scores that differ in their last digits only, by the order in which they were summed, are equal."""
     value = -math.inf if math.isnan(score) else float(f"{score:.12g}") * (1 if greater_is_better else -1)
     return value, -math.inf if math.isnan(loss) else -loss
 
@@ -91,7 +85,7 @@ class Competition:
         names: adds to whatever is built by name: `{"loss": {"my_loss": "competition.losses:MyLoss"}}`.
         stages: trained before it, each with a package of its own and the same rows in the same folds: `{"gate":
             Competition(settings, "competition.gate")}`. An experiment names the stage it trains (`stage: gate`), and
-            that of a later stage the experiments whose predictions it reads (`inputs: {gate: gate_baseline}`).
+            those whose predictions it reads (`inputs: {gate: gate_baseline}`).
         parts: replace those of the package, "metric:metrics" -> function.
         trained_with: the settings for what forms weights, where they are others.
     """
@@ -106,11 +100,8 @@ class Competition:
     trained_with: Settings | None = None
 
     def stage(self, name: str) -> "Competition":
-        """One of the stages, which knows the names of the whole as well; with an empty name the competition itself.
-
-        Raises:
-            UserError: there is no such stage.
-        """
+        """One of the stages, which knows the names of the whole as well; with an empty name the competition itself. A
+        `UserError` where there is no such stage."""
         if not name:
             return self
         if name not in self.stages:

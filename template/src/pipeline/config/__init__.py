@@ -58,11 +58,7 @@ Group = TypeVar("Group", bound=Strict)
 
 
 def parse_experiment(values: dict[str, Any], where: str) -> Experiment:
-    """Check the settings of one experiment.
-
-    Raises:
-        UserError: unknown key (with the nearest valid one), wrong type, or value out of range.
-    """
+    """Check the settings of one experiment; a `UserError` for an unknown key, a wrong type or a value out of range."""
     return validated(Experiment, merge(default_names(), values), where)  # params alone are those of the default name
 
 
@@ -80,10 +76,8 @@ def default_names(group: type[Strict] = Experiment) -> dict[str, Any]:
 
 
 def resolve_names(group: Group, names: Registry) -> Group:
-    """Check every by-name entry against its callable and write all its parameters out, defaults included.
-
-    A run saves the result, so a default that changes later does not change the run.
-    """
+    """Check every by-name entry against its callable and write all its parameters out, defaults included: those that
+    change later do not change a run, which saves them."""
     changed: dict[str, Any] = {}
     for name, info in type(group).model_fields.items():
         value = getattr(group, name)
@@ -107,13 +101,10 @@ def resolve_names(group: Group, names: Registry) -> Group:
 
 
 def merge(base: Any, changes: Any, defaults: Mapping[str, Any] | None = None) -> Any:
-    """`changes` over `base`, mapping by mapping.
+    """`changes` over `base`, mapping by mapping; `defaults` is what `default_names` gives for `base`.
 
     Where a by-name entry gets another name, its old params go, because params of one callable mean nothing to another.
     A mapping of whole numbers changes single rows of a list (`losses.0.weight=2`).
-
-    Args:
-        defaults: what `default_names` gives for `base`.
     """
     defaults = defaults or {}
     if isinstance(base, str) and isinstance(changes, dict) and "name" not in changes and "params" in changes:
@@ -147,5 +138,4 @@ def json_schema() -> dict[str, Any]:
     """The JSON schema of an experiment's file, for completion in an editor; `experiment.schema.json` holds it."""
     schema = Experiment.model_json_schema()
     parent = {"type": "string", "description": "the experiment this one builds on: a file name without .yaml"}
-    schema["properties"] = {"extends": parent, **schema["properties"]}
-    return schema
+    return {**schema, "properties": {"extends": parent, **schema["properties"]}}

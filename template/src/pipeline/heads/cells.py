@@ -15,23 +15,19 @@ BOUNDED = frozenset({"roc_auc", "log_loss", "kl_divergence", "probabilistic_f1"}
 INTEGER = r"[+-]?\d+"
 
 
-# (kind, which cells, bool (N,), what they are, and what to do, for whom the first of them may be asked)
+# (kind, which cells, bool (N,), what they are, and the remedy, which may be a function of the first of them)
 Check = tuple[str, pd.Series, str, str | Callable[[str], str]]
 
 
 def judge(name: str, values: pd.Series, *checks: Check, warning: str = "") -> list[Problem]:
-    """The problem of each check that finds cells among the values (text, (N,)); a cell counts for the first check.
-
-    Args:
-        warning: the kind of problem that is no more than that.
-    """
+    """The problem of each check that finds cells among the values (text, (N,)); a cell counts for the first check, and
+    problems of the kind `warning` are no more than that."""
     found, rest = [], pd.Series(True, index=values.index)
     for kind, mask, what, remedy in checks:
         hit, rest = values[mask.astype(bool) & rest], rest & ~mask.astype(bool)
         if len(hit):
-            todo = remedy if isinstance(remedy, str) else remedy(str(hit.iloc[0]))
-            examples = hit.index if kind == "blank" else hit.unique()
-            text = cell_text(name, hit, len(values), what, examples, todo)
+            remedy = remedy if isinstance(remedy, str) else remedy(str(hit.iloc[0]))
+            text = cell_text(name, hit, len(values), what, hit.index if kind == "blank" else hit.unique(), remedy)
             found.append(Problem(kind, text, warning=kind == warning))
     return found
 
@@ -65,11 +61,8 @@ def label_problems(name: str, values: pd.Series, classes: Sequence[str]) -> list
 def number_problems(
     name: str, values: pd.Series, probability: bool, whole: bool = False, metric: str = ""
 ) -> list[Problem]:
-    """Values that are not finite numbers, not in [0, 1] where they are probabilities, not whole where they must be.
-
-    Args:
-        metric: that of the grader, where it is known to read this column; most take any number that ranks rows.
-    """
+    """Values that are not finite numbers, not in [0, 1] where they are probabilities, not whole where they must be;
+    `metric` is the grader's where it is known to read this column: most take any number that ranks rows."""
     numbers, lower = as_numbers(values), lower_case(values)
     infinite, comma = numbers.abs() == float("inf"), values.str.fullmatch(r"[+-]?\d+,\d+")
     decimal, outside = ~values.str.strip().str.fullmatch(INTEGER) & whole, ~numbers.between(0, 1) & probability
@@ -95,26 +88,18 @@ def list_problems(
     divided: Callable[[str], list[str]] = str.split,
     form: str = "divided by spaces",
 ) -> list[Problem]:
-    """Cells that list no label, one that is none of `labels`, one twice, or more than `most`.
-
-    Args:
-        divided: reads the labels of a cell.
-        form: how they are to be written, in words.
-    """
+    """Cells that list no label, one that is none of `labels`, one twice, or more than `most`; `divided` reads a cell,
+    and `form` says how it is to be written."""
     words = values.map(divided)
     strange = words.map(lambda row: next((word for word in row if word not in labels), "")).astype("str")
     twice = words.map(lambda row: len(set(row)) < len(row))
     too_many = words.map(lambda row: most is not None and len(row) > most)
+    exact = f"write labels exactly, {form}; "
     return judge(
         name,
         values.where(strange == "", strange),
         blank(values, labels),
-        (
-            "label",
-            strange != "",
-            "hold what is no label",
-            lambda it: f"write labels exactly, {form}; {nearest(it, labels)}",
-        ),
+        ("label", strange != "", "hold what is no label", lambda it: exact + nearest(it, labels)),
         ("label", twice, "name a label twice", "name it once"),
         ("label", too_many, f"hold more than {most} labels", "write the best ones, best first"),
     )

@@ -1,7 +1,7 @@
 """Metrics by name: the mean, over the heads of the kinds that know it, of what they score under it.
 
 A metric reads the truth and the predictions, both indexed by id in the same order. A score that is not defined is NaN,
-and a warning says why; it is never a number that looks like a score.
+and a warning says why.
 """
 
 from collections.abc import Mapping, Sequence
@@ -49,12 +49,8 @@ def over_heads(name: str, scores: Mapping[str, Metric]) -> Metric:
     return Metric(name, function, one.greater_is_better, one.needs, check_heads, one.may_cut, one.top_k)
 
 
-def _metrics() -> dict[str, Metric]:
-    found: dict[str, dict[str, Metric]] = {}
-    for kind in KINDS:
-        for score in load(f"pipeline.metrics.{kind}:SCORES", f"metrics of the kind '{kind}'"):
-            found.setdefault(score.name, {})[kind] = score
-    return {name: over_heads(name, scores) for name, scores in found.items()}
-
-
-METRICS = _metrics()
+SCORES: dict[str, dict[str, Metric]] = {}  # name -> kind of head -> the score of one head
+for _kind in KINDS:
+    for _score in load(f"pipeline.metrics.{_kind}:SCORES", f"metrics of the kind '{_kind}'"):
+        SCORES.setdefault(_score.name, {})[_kind] = _score
+METRICS = {name: over_heads(name, scores) for name, scores in SCORES.items()}

@@ -1,6 +1,4 @@
-"""Scores of labels and class probabilities, on whole tables, by scikit-learn.
-
-A score reads the truth (class names as text) and the predictions (probabilities, one column per class).
+"""Scores of labels and class probabilities, on whole tables of truth (class names as text) and probabilities.
 
 The formulas are scikit-learn's: https://scikit-learn.org/stable/modules/model_evaluation.html
 """
@@ -53,8 +51,8 @@ def _of_decision(name: str, function: Callable[..., float], **params: Any) -> Me
 
 
 def _one_vs_rest(name: str, area: Callable[[np.ndarray, np.ndarray], float]) -> Metric:
-    """The area under a curve of scikit-learn's. Two classes: the second one is the positive one. More: each class
-    against the rest, and the plain mean over those that occur in the truth. NaN when the truth holds one class only."""
+    """The area under a curve of scikit-learn's: of two classes, the second one's; of more, the mean over those that
+    occur in the truth, each against the rest. NaN when the truth holds one class only."""
 
     def formula(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
         present = np.unique(numbers)
@@ -78,12 +76,9 @@ def class_numbers(truth: pd.DataFrame, head: Head) -> np.ndarray:
 
 
 def probabilistic_f1(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
-    """F1 of probabilities: 2 pTP / (sum of p + positive rows), where pTP sums the positive rows' p. Nobody has to cut
-    them off, but 0 and 1 beyond a threshold score more than honest probabilities (Yacouby and Axman, Eval4NLP, 2020).
-
-    Two classes: the second one is the positive one, and NaN when no row is of it. More: each class against the rest,
-    and the plain mean over the classes that occur in the truth.
-    """
+    """F1 of probabilities: 2 pTP / (sum of p + positive rows), where pTP sums the positive rows' p (Yacouby and Axman,
+    Eval4NLP, 2020); 0 and 1 beyond a threshold score more than honest probabilities. Of two classes, that of the second
+    one, NaN when no row is of it; of more, the mean over those that occur in the truth."""
     positive = np.unique(numbers) if len(head.classes) > 2 else np.array([1])
     true = numbers[:, None] == positive
     if not true.any():
@@ -101,11 +96,11 @@ def mean_average_precision_at_k(numbers: np.ndarray, probabilities: np.ndarray, 
     return float(np.where(rank <= k, 1 / rank, 0.0).mean())
 
 
-def kl_divergence(true: np.ndarray, said: np.ndarray, head: Head) -> float:
+def kl_divergence(true: np.ndarray, predicted: np.ndarray, head: Head) -> float:
     """Mean over the rows of `sum_c t_c log(t_c / p_c)` (Kullback and Leibler, Annals of Mathematical Statistics 22,
     1951), where p is clipped to 1e-15 from below, as in Kaggle's metric of that name. It is 0 at best."""
-    said = np.clip(said, 1e-15, None)
-    return float((true * np.log(np.where(true > 0, true, said) / said)).sum(axis=1).mean())
+    predicted = np.clip(predicted, 1e-15, None)
+    return float((true * np.log(np.where(true > 0, true, predicted) / predicted)).sum(axis=1).mean())
 
 
 def _shares(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head) -> Arrays:

@@ -32,12 +32,8 @@ def score(
 def finite_predictions(
     truth: pd.DataFrame, predictions: pd.DataFrame, head: Head, targets: Sequence[str], columns: Sequence[str]
 ) -> np.ndarray | None:
-    """The predictions of a head, float64 (N, columns). None, with a warning, where no score can be had from them.
-
-    Args:
-        targets: what must be in the truth; a `UserError` where it is not.
-        columns: what must be in the predictions, which are in the order of the truth.
-    """
+    """The predictions of a head, float64 (N, columns). None, with a warning, where no score can be had from them; a
+    `UserError` where `targets` are not in the truth, `columns` not in the predictions, or ids not in the same order."""
     for name, table, needed in (("the truth has", truth, targets), ("the predictions have", predictions, columns)):
         missing = [column for column in needed if column not in table]
         if missing:

@@ -1,6 +1,5 @@
 """What a `Task` is put together from: its predictions as tables, its figures, its submission.
 
-They are chosen by what the columns of the predictions are, so that kinds of tasks with the same columns share them.
 Tables of truth and of predictions are indexed by the id of what is predicted, in the same order.
 """
 
@@ -73,13 +72,12 @@ class Predictions(ABC):
         return False
 
     def gallery(self, rows: Table, held_out: Table | None = None) -> Table | None:
-        """The rows among whose images held-out ones, or the test's, are looked up; none where the outputs say all.
-        A `UserError` where none of the `rows`, which train, can be found by."""
+        """The rows among whose images others are looked up, given those that train; none where outputs say all."""
         return None
 
     def decoders(self, gallery: Table, outputs: Iterable[Sequence[Outputs]], own: bool) -> list[Decoder]:
-        """What decodes the outputs of each model, given those of each model for each batch of the gallery; with `own`
-        the gallery itself is predicted, each row by the others."""
+        """What decodes each model's outputs, given those for each batch of the gallery; with `own` the gallery itself
+        is predicted, each row by the others."""
         return []
 
 
@@ -97,27 +95,26 @@ class Figures(ABC):
 
     @abstractmethod
     def examples(self, rows: Table, images: Sequence[Any], predictions: Table) -> dict[str, Figure]:
-        """For each head, by its name, a few of the labelled rows (N,) with truth and prediction. Of the images (N,),
-        uint8 (H, W, 3), only those that are drawn are asked for."""
+        """For each head, by its name, a few of the labelled rows (N,) with truth and prediction; only their images, of
+        (N,), uint8 (H, W, 3), are asked for."""
 
     @abstractmethod
     def samples(self, rows: Table, samples: Sequence[SampleRecord], heading: str) -> Drawing:
-        """Samples (N,) as the model saw them, with truth, prediction and loss; `rows` are their labelled rows, (N,).
-        What is returned as a function of arrays is drawn beside the training."""
+        """Samples (N,) as the model saw them, with truth, prediction and loss; `rows` are their labelled rows, (N,). A
+        function is called beside the training."""
 
     @abstractmethod
     def captions(self, rows: Table, samples: Sequence[SampleRecord]) -> Table:
         """`truth` and `prediction` of such samples as text; `HEAD: ...; HEAD: ...` where there are several heads."""
 
     def sample_scores(self, batch: Batch, outputs: Outputs) -> Tensor:
-        """How good the predictions of a batch's samples are, float32 (B,) on the device, 1 where nothing is wrong.
-        Asked for only where `sample_score` names them."""
+        """How good a batch's predictions are, float32 (B,) on the device, 1 at best; only where `sample_score` is."""
         raise NotImplementedError
 
     @abstractmethod
     def sample_tables(self, rows: Table, batch: Batch, outputs: Outputs) -> tuple[Table, Table]:
-        """Truth and predictions (N,) of the samples of a batch, each by itself (of a part of an image that part's, of a
-        mixed sample its own); indexed by the ids of their labelled `rows`, (N,)."""
+        """Truth and predictions (N,) of the samples of a batch, each by itself, indexed by the ids of their labelled
+        `rows`, (N,)."""
 
     @abstractmethod
     def label_errors(self, truth: Table, predictions: Table) -> Table:
@@ -138,8 +135,7 @@ class Figures(ABC):
         return {}
 
     def class_maps(self, sample: SampleRecord) -> dict[str, dict[str, np.ndarray]]:
-        """For each head, by its name, `truth` and `prediction` as class numbers from 1 on, uint8 (H, W), 0 for none;
-        empty where classes have no place in an image."""
+        """By name of head, `truth` and `prediction` as class numbers from 1 on, uint8 (H, W), 0 for none, if any."""
         return {}
 
 
@@ -159,5 +155,4 @@ class Submission(ABC):
 
     @abstractmethod
     def shares(self, predictions: Table) -> dict[str, pd.Series]:
-        """How often each class is decided for, per head: share of rows, indexed by class. Of numbers, their quartiles
-        by name."""
+        """For each head how often each class is decided for, share of rows, or the quartiles of numbers, by name."""

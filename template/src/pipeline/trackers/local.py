@@ -59,14 +59,12 @@ class LocalTracker(Tracker):
 class MetricsTable:
     """A csv with one row per logged step and one column per tag; a new tag adds a column to all rows.
 
-    A row is in the file as soon as it is logged, so a saved state never knows of a row that was lost. Opening it at
-    `step` drops what was logged later and what a kill left half-written: a run that continues there ends with the
-    same bytes as one that was never cut off.
+    A row is in the file as soon as it is logged. Opening it at `step` drops what was logged later or half-written: a
+    run that continues there ends with the same bytes as one that was never cut off.
     """
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
-        self.last: dict[str, str] = {}
         rows = [row for row in _read(path) if int(row[STEP]) <= step]
         self.columns = list(dict.fromkeys([STEP, *(tag for row in rows for tag in row)]))
         self._write(rows)

@@ -28,8 +28,7 @@ class HeadPredictions(Predictions):
         """Logits of one batch as predictions, indexed by id."""
         columns: dict[str, np.ndarray] = {}
         for kind in self.kinds:
-            logits = outputs[kind.head.output_key]
-            columns |= kind.columns.table(kind.decode(logits.cpu()))
+            columns |= kind.columns.table(kind.decode(outputs[kind.head.output_key].cpu()))
         return pd.DataFrame(columns, index=pd.Index(list(ids), name=ROW_ID, dtype="str"))
 
     def empty(self) -> Table:
@@ -55,17 +54,17 @@ class HeadPredictions(Predictions):
 
     def _tuned(self, truth: Table, predictions: Table, metric: Metric, ascent: Ascent) -> tuple[Head, ...]:
         sign, heads = 1 if metric.greater_is_better else -1, list(self.heads)
-        for place, kind in enumerate(self.kinds):
+        for number, kind in enumerate(self.kinds):
 
-            def score(thresholds: tuple[float, ...], place: int = place) -> float:
-                changed = replace(self.heads[place], thresholds=thresholds)
-                return sign * metric.function(truth, predictions, [*heads[:place], changed, *heads[place + 1 :]])
+            def score(thresholds: tuple[float, ...], number: int = number) -> float:
+                changed = replace(self.heads[number], thresholds=thresholds)
+                return sign * metric.function(truth, predictions, [*heads[:number], changed, *heads[number + 1 :]])
 
             if usual := kind.columns.default_thresholds:
                 tried = [values_to_try(values) for values in kind.columns.thresholded(predictions)]
                 best = ascent(score, usual, tried)
                 if as_rank(score(best)) > as_rank(score(())):  # not cut at all, probabilities may be better
-                    heads[place] = replace(kind.head, thresholds=best)
+                    heads[number] = replace(kind.head, thresholds=best)
         return tuple(heads)
 
     def threshold_counts(self) -> dict[str, int]:
@@ -76,10 +75,8 @@ class HeadPredictions(Predictions):
         return pd.concat([each.average([table[each.names] for table in tables]) for each in columns], axis=1)
 
     def per_prediction(self, rows: Table, predictions: Table, aggregate: Aggregate) -> Table:
-        """Predictions of rows, indexed by id, as those of their prediction ids, in the order of their first images.
-
-        Rows without prediction ids stand for themselves. `aggregate` is the experiment's.
-        """
+        """Predictions of rows, indexed by id, as those of their prediction ids, in the order of their first images, by
+        the experiment's `aggregate`; rows without prediction ids stand for themselves."""
         if ROW_PREDICTION not in rows:
             return predictions
         ids = rows.set_index(ROW_ID)[ROW_PREDICTION].loc[predictions.index].to_numpy(object)

@@ -40,10 +40,7 @@ PIPELINE = {
         "gem": "models.pooling:GeneralizedMean",
         "attention": "models.pooling:AttentionPooling",
     },
-    "batch_transform": {
-        "mixup": "training.batch_transforms:Mixup",
-        "cutmix": "training.batch_transforms:cutmix",
-    },
+    "batch_transform": {"mixup": "training.batch_transforms:Mixup", "cutmix": "training.batch_transforms:cutmix"},
     "step": {"default": "training.step:step"},
     "task": {"default": "tasks.image_level.task:no_settings"},
     "aggregate": {
