@@ -64,7 +64,7 @@ class MetricsTable:
     """
 
     def __init__(self, path: Path, step: int) -> None:
-        self.path = path
+        self.path, self.last = path, dict[str, str]()
         rows = [row for row in _read(path) if int(row[STEP]) <= step]
         self.columns = list(dict.fromkeys([STEP, *(tag for row in rows for tag in row)]))
         self._write(rows)

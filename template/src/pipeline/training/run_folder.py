@@ -100,8 +100,8 @@ def _refuse_changes(setup: Setup, folder: Path, record: dict[str, Any]) -> None:
     answers = [{name: one[name] for name in one if name not in LIVE} for one in answers]
     before = read_json(folder / "run.json")
     lines = [
-        *differences(*configs),
-        *differences(*answers, FILE_NAME),
+        *differences(configs[0], configs[1]),
+        *differences(answers[0], answers[1], FILE_NAME),
         *(f"{key}: {before[key]} -> {value}" for key, value in record.items() if before.get(key, value) != value),
     ]
     what, names, text = "settings", lines, "".join(f"  {line}\n" for line in lines)

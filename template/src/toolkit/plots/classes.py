@@ -51,14 +51,14 @@ def class_figures(
         thresholds: those of these classes; none: classes are compared.
     """
     known = [_known(*columns) for columns in zip(truth.T, probabilities.T, decided.T, strict=True)]
-    curves = [_curves(held, said) for held, said, _ in known]
-    columns = [(held.sum(), chosen.sum(), (held & chosen).sum()) for held, _, chosen in known]
+    curves = [_curves(true, score) for true, score, _ in known]
+    columns = [(true.sum(), decision.sum(), (true & decision).sum()) for true, _, decision in known]
     rows, counts, hits = np.array(columns).reshape(-1, 3).T
     table = pd.DataFrame({"rows": rows, "decided": counts}, index=pd.Index(list(classes), dtype=object))
     table["precision"], table["recall"] = _ratio(hits, counts), _ratio(hits, rows)
     table["F1"] = _ratio(2 * hits, rows + counts)
     table[["ROC AUC", "PR AUC"]] = [each.areas if each else (np.nan, np.nan) for each in curves]
-    table["ECE"] = [calibration(held, predicted)[2] for held, predicted, _ in known]
+    table["ECE"] = [calibration(true, predicted)[2] for true, predicted, _ in known]
     return {
         f"curves/{name}": _curves_figure(curves[subset], table[subset]),
         f"probabilities/{name}": _probabilities_figure(known[subset], table[subset], thresholds),
@@ -67,35 +67,35 @@ def class_figures(
 
 
 @styled
-def calibration_figure(held: np.ndarray, probabilities: np.ndarray, of: str) -> Figure:
+def calibration_figure(true: np.ndarray, probabilities: np.ndarray, of: str) -> Figure:
     """Draw how often rows are positive, bool (N,), by their probability (N,), and how often each probability is;
     `of` names it, and rows where it is not finite are left out."""
-    held, probabilities, _ = _known(held, probabilities, held)
-    shares, means, error = calibration(held, probabilities)
+    true, probabilities, _ = _known(true, probabilities, true)
+    shares, means, error = calibration(true, probabilities)
     figure = Figure(figsize=(6, 6.4), layout="constrained")
     upper, lower = figure.subplots(2, 1, height_ratios=[3, 1], sharex=True)
     CalibrationDisplay(shares, means, probabilities).plot(ax=upper)
     upper.set(xlabel="", ylabel="how often it is so", ylim=(-0.02, 1.02))
     lower.stairs(*np.histogram(np.clip(probabilities, 0, 1), EDGES), fill=True, color=NEUTRAL)
     lower.set(xlabel=of, ylabel="count", xlim=(-0.02, 1.02))
-    if len(held):
-        averages = ("said", probabilities.mean(), NEUTRAL), ("so", held.mean(), DARK)
+    if len(true):
+        averages = ("said", probabilities.mean(), NEUTRAL), ("so", true.mean(), DARK)
         lines = [
             lower.axvline(mean, color=color, label=f"{name} on average {mean:.3f}") for name, mean, color in averages
         ]
         upper.legend(handles=lines, loc="lower right")
-    set_heading(figure, f"calibration: ECE {error:.4f}, {len(held):,} probabilities")
+    set_heading(figure, f"calibration: ECE {error:.4f}, {len(true):,} probabilities")
     return figure
 
 
-def calibration(held: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+def calibration(true: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     """Compute of the bins that hold rows the share of positives and the mean probability, float64 (bins,), and the
     expected calibration error, NaN without rows (M. Naeini et al., "Obtaining well calibrated probabilities using
     Bayesian binning", 2015)."""
-    if not len(held):
+    if not len(true):
         return np.empty(0), np.empty(0), float("nan")
     inside = np.clip(probabilities, 0, 1)
-    shares, means = calibration_curve(held, inside, pos_label=True, n_bins=BINS)
+    shares, means = calibration_curve(true, inside, pos_label=True, n_bins=BINS)
     counts = np.bincount(np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], inside))
     return shares, means, float(np.average(np.abs(means - shares), weights=counts[counts > 0]))
 
@@ -106,12 +106,12 @@ def _known(truth: np.ndarray, probabilities: np.ndarray, decided: np.ndarray) ->
     return truth[there] >= 0.5, probabilities[there].astype(np.float64), decided[there]
 
 
-def _curves(held: np.ndarray, said: np.ndarray) -> Curves | None:
+def _curves(true: np.ndarray, score: np.ndarray) -> Curves | None:
     """The curves of one class; none without rows of it, or without others."""
-    if held.all() or not held.any():
+    if true.all() or not true.any():
         return None
-    false_positives, true_positives, _ = roc_curve(held, said)
-    precision, recall, _ = precision_recall_curve(held, said, drop_intermediate=True)
+    false_positives, true_positives, _ = roc_curve(true, score)
+    precision, recall, _ = precision_recall_curve(true, score, drop_intermediate=True)
     # scikit-learn's function of the average precision would sort the rows of hundreds of classes once more
     areas = float(auc(false_positives, true_positives)), float(-np.sum(np.diff(recall) * precision[:-1]))
     return Curves((false_positives, true_positives), (recall, precision), areas)
@@ -122,11 +122,11 @@ def _worst_first(table: pd.DataFrame) -> np.ndarray:
     return np.lexsort((-table["rows"], np.where(table["rows"] > 0, table["F1"], np.inf)))
 
 
-def _best_threshold(held: np.ndarray, probabilities: np.ndarray) -> float:
+def _best_threshold(true: np.ndarray, probabilities: np.ndarray) -> float:
     """From which probability on a decision has the highest F1 on these rows; NaN where none or all are so."""
-    if not held.any() or held.all():
+    if not true.any() or true.all():
         return float("nan")
-    precision, recall, thresholds = precision_recall_curve(held, probabilities)
+    precision, recall, thresholds = precision_recall_curve(true, probabilities)
     f1 = np.nan_to_num(_ratio(2 * precision * recall, precision + recall))
     return float(thresholds[f1[:-1].argmax()])
 
@@ -178,40 +178,40 @@ def _mean(curves: Sequence[Curves]) -> Curves:
 def _probabilities_figure(known: Sequence[Known], table: pd.DataFrame, thresholds: np.ndarray | None) -> Figure:
     """How the probability of each class is distributed over its rows, found and missed ones, and over all others. Of
     many classes, those with the lowest F1."""
-    places = np.sort(_worst_first(table)[:MOST_PANELS])
-    columns = min(4, max(1, len(places)))
-    rows = -(-max(1, len(places)) // columns)
+    order = np.sort(_worst_first(table)[:MOST_PANELS])
+    columns = min(4, max(1, len(order)))
+    rows = -(-max(1, len(order)) // columns)
     width, height = max(9.2, 3.6 * columns), 2.5 * rows + 1.2
     figure = Figure(figsize=(width, height))
     # By hand: an engine that measures so many panels takes longer than all of the drawing.
     figure.subplots_adjust(0.5 / width, 0.75 / height, 1 - 0.15 / width, 1 - 0.75 / height, 0.12, 0.3)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
-    for axes in grid[len(places) :]:
+    for axes in grid[len(order) :]:
         axes.set_axis_off()
-    for number, (axes, place) in enumerate(zip(grid, places, strict=False)):
-        _draw_probabilities(axes, *known[place])
+    for number, (axes, row) in enumerate(zip(grid, order, strict=False)):
+        _draw_probabilities(axes, *known[row])
         if thresholds is not None:
-            axes.axvline(thresholds[place], color=DARK, linestyle="--", linewidth=1.2, label="threshold")
-            if np.isfinite(best := _best_threshold(*known[place][:2])):
+            axes.axvline(thresholds[row], color=DARK, linestyle="--", linewidth=1.2, label="threshold")
+            if np.isfinite(best := _best_threshold(*known[row][:2])):
                 axes.axvline(best, color=NEUTRAL, linestyle=":", linewidth=2, label="threshold of the best F1 here")
-        axes.set_title(shortened(table.index[place]), y=1)
-        axes.tick_params(labelsize=8, labelbottom=number + columns >= len(places))
-    some = f", the {len(places)} of {len(table)} with the lowest F1" if len(places) < len(table) else ""
+        axes.set_title(shortened(table.index[row]), y=1)
+        axes.tick_params(labelsize=8, labelbottom=number + columns >= len(order))
+    some = f", the {len(order)} of {len(table)} with the lowest F1" if len(order) < len(table) else ""
     set_heading(figure, f"probabilities of each class, as shares of its rows and of all others, on a root scale{some}")
     handles, names = grid[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="lower left", ncols=5)
     return figure
 
 
-def _draw_probabilities(axes: Axes, held: np.ndarray, said: np.ndarray, decided: np.ndarray) -> None:
+def _draw_probabilities(axes: Axes, true: np.ndarray, score: np.ndarray, decided: np.ndarray) -> None:
     # As a few outlines: bars, a patch for each, take ten times as long to draw.
-    inside = np.clip(said, 0, 1)
-    found, missed, others = (np.histogram(inside[rows], EDGES)[0] for rows in (held & decided, held & ~decided, ~held))
-    found, both = found / max(1, held.sum()), (found + missed) / max(1, held.sum())
+    inside = np.clip(score, 0, 1)
+    found, missed, others = (np.histogram(inside[rows], EDGES)[0] for rows in (true & decided, true & ~decided, ~true))
+    found, both = found / max(1, true.sum()), (found + missed) / max(1, true.sum())
     axes.stairs(found, EDGES, fill=True, color=RIGHT, label="its rows, found")
     axes.stairs(both, EDGES, baseline=found, fill=True, color=WRONG, label="its rows, missed")
     axes.stairs(others / max(1, others.sum()), EDGES, color=DARK, label="other rows")
-    count = f"{held.sum():,} rows" if held.any() else "no positives"
+    count = f"{true.sum():,} rows" if true.any() else "no positives"
     axes.set_title(count, fontsize=8.5, loc="right", y=1, color=GREY)
     # most of the others are near 0: a root scale lets the few mistakes be seen
     axes.set_yscale("function", functions=(lambda value: np.sqrt(np.maximum(value, 0)), np.square))

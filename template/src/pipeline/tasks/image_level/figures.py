@@ -17,7 +17,7 @@ from pipeline.data.explain_target import Explained, chosen_class
 from pipeline.data.sample_record import SampleRecord
 from pipeline.heads.base import kind_of
 from pipeline.heads.cells import as_numbers
-from pipeline.heads.columns import Columns, has_truth
+from pipeline.heads.columns import Column, Columns, has_truth
 from pipeline.heads.submission_columns import SubmissionRules, columns_of
 from pipeline.keys import ROW_ID
 from pipeline.submission_schema import sample_id_column
@@ -125,10 +125,11 @@ class HeadSubmission(Submission):
     """A column per head, per class or per label."""
 
     def rules(self, sample: Table, metric: Metric, images: Mapping[str, Path] | None = None) -> SubmissionRules:
-        id_column, columns = sample_id_column(list(sample), self.competition.settings.id_column), ()
+        id_column = sample_id_column(list(sample.columns), self.competition.settings.id_column)
+        columns: tuple[Column, ...] = ()
         with suppress(UserError):  # a format of the user's own
             columns = columns_of(sample, id_column, self.heads, metric)
-        names = [name for name in sample if name != id_column]
+        names = [name for name in sample.columns if name != id_column]
         numeric = tuple(name for name in names if len(sample) and not as_numbers(sample[name]).isna().any())
         return SubmissionRules(id_column, columns, metric, self.heads[0], numeric)
 
