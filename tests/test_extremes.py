@@ -342,10 +342,9 @@ def test_both_stages_are_drawn_at_the_cadence(pipeline: SimpleNamespace) -> None
         table=lambda name, table, images, step: exported.append((name, table.iloc[0].tolist())),
         overlay=lambda name, overlay, step: exported.append((name, overlay.classes)),
     )
-    run.samples = two
     callback.on_run_start(run)
     for epoch in range(4):
-        run.progress.epoch = epoch
+        run.progress.epoch, run.samples = epoch, two
         for stage in ("train", "valid"):
             callback.on_epoch_start(run, stage)
             ids = [f"{stage[0]}0", f"{stage[0]}1"]
@@ -353,6 +352,7 @@ def test_both_stages_are_drawn_at_the_cadence(pipeline: SimpleNamespace) -> None
             terms = {"one": torch.tensor([2.0, 1.0]), "two": torch.zeros(2)}
             result = {"loss": torch.tensor(1.5), "losses": {}, "sample_losses": terms, "outputs": {}}
             callback.on_batch_end(run, stage, batch, result)
+        run.samples = None  # by then the sampler may stand in the next epoch
         for stage in ("train", "valid"):
             callback.on_epoch_end(run, pipeline.StageResult(stage, epoch, {}))
         assert callback.stages == {}, "nothing is held once it is drawn"

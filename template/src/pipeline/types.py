@@ -190,7 +190,7 @@ class Run(Protocol):
         """Every held-out row once; empty when training on everything."""
 
     def samples(self, stage: Stage) -> tuple[SampleDataset, list[Index]]:
-        """What gives a stage's samples, in the epoch that runs or has just ended, and their positions in the order of
+        """What gives a stage's samples, in the epoch that runs, and their positions in the order of
         the batches of this process, since the epoch began or continued."""
 
     @property

@@ -21,7 +21,7 @@ from pipeline.data.explain_target import chosen_class
 from pipeline.data.sample_record import SampleRecord
 from pipeline.tasks import Task
 from pipeline.trackers import Overlay, say_once
-from pipeline.types import Batch, Index, Run, Stage, StageResult, StepResult
+from pipeline.types import Batch, Index, Run, SampleDataset, Stage, StageResult, StepResult
 from toolkit.plots.images import visible
 
 MOST_EXPLAINED = 4  # samples of each sort
@@ -42,6 +42,7 @@ class Extremes(Callback):
         self.task = task
         self.tables: dict[Stage, pd.DataFrame] = {"train": train_rows, "valid": valid_rows}
         self.stages: dict[Stage, StageSamples] = {}  # of this epoch, where it is drawn
+        self.samples: dict[Stage, tuple[SampleDataset, list[Index]]] = {}  # of these stages, and their positions
         self.explained: dict[str, list[Batch]] = {}  # by Grad-CAM, batches of one sample
         self.embeddings = Embeddings()
 
@@ -59,6 +60,8 @@ class Extremes(Callback):
     def on_batch_end(self, run: Run, stage: Stage, batch: Batch, result: StepResult) -> None:
         if stage not in self.stages:
             return
+        if not self.stages[stage].kept:  # now: at the end the sampler stands in the next epoch already
+            self.samples[stage] = run.samples(stage)
         if result["sample_losses"]:
             self.stages[stage].add(batch, result)
         if stage == "valid" and run.progress.epoch == run.epochs - 1 and run.processes.is_main:
@@ -68,7 +71,7 @@ class Extremes(Callback):
         seen, stage, step = self.stages.pop(result.stage, None), result.stage, run.progress.step
         if seen is None or not seen.kept:
             return
-        dataset, positions = run.samples(stage)
+        dataset, positions = self.samples.pop(stage)
         seen.gather(run.processes, positions)
         if not run.processes.is_main:
             return
