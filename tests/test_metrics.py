@@ -155,7 +155,7 @@ def test_what_is_refused() -> None:
     function = find_metric("accuracy").function
     with pytest.raises(UserError, match="same order"):
         function(truth.iloc[::-1], predictions, [of])
-    with pytest.raises(UserError, match="'dgo' is not one of the classes; did you mean 'dog'"):
+    with pytest.raises(UserError, match=r"'dgo', which is not in folds/classes\.json; did you mean 'dog'"):
         function(truth.replace("dog", "dgo"), predictions, [of])
     with pytest.warns(UndefinedMetricWarning, match="no row has a truth"):  # none with a truth
         assert math.isnan(function(truth.assign(label=math.nan), predictions, [of]))

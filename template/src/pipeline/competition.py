@@ -77,8 +77,7 @@ class Competition:
     """The one object the pipeline receives. Its parts are imported when they are used.
 
     The package holds `tables` (`train_rows`, `test_rows`), `targets` (`heads`, and `labels` where a cell does not name
-    one class), `augmentations`, `metric` (`metrics`) and `submission` (`submission`). That of a run has the parts and
-    settings of today where they form no weights.
+    one class), `augmentations`, `metric` (`metrics`) and `submission` (`submission`).
 
     Attributes:
         dataset, model: what an experiment gets as `default`, "module:attribute"; "": the pipeline's own.
@@ -86,7 +85,7 @@ class Competition:
         stages: trained before it, each with a package of its own and the same rows in the same folds: `{"gate":
             Competition(settings, "competition.gate")}`. An experiment names the stage it trains (`stage: gate`), and
             those whose predictions it reads (`inputs: {gate: gate_baseline}`).
-        parts: replace those of the package, "metric:metrics" -> function.
+        parts: replace those of the package, "metric:metrics" -> function, as in a run what forms no weights.
         trained_with: the settings for what forms weights, where they are others.
     """
 

@@ -27,17 +27,11 @@ KINDS: tuple[str, ...] = tuple(sorted(NAMES.table["kind of heads"]))
 
 
 class HeadKind(ABC):
-    """One head, as its kind sees it.
+    """One head, as its kind sees it."""
 
-    Attributes:
-        losses: those that train it, name -> "module:attribute"; the first one where an experiment names none.
-        predictions: "module:attribute" of its predictions where those are no `HeadPredictions`.
-        columns: what its predictions are.
-    """
-
-    losses: ClassVar[Mapping[str, str]]
-    predictions: ClassVar[str] = ""
-    column_type: ClassVar[type[Columns]]
+    losses: ClassVar[Mapping[str, str]]  # those that train it, name -> "module:attribute"; the first one is the default
+    predictions: ClassVar[str] = ""  # "module:attribute" of its predictions where those are no `HeadPredictions`
+    column_type: ClassVar[type[Columns]]  # what its predictions are
 
     def __init__(self, head: Head) -> None:
         self.head = head

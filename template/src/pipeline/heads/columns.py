@@ -152,17 +152,19 @@ def has_truth(truth: pd.DataFrame, head: Head) -> np.ndarray:
 
 
 def class_numbers(rows: pd.DataFrame, head: Head, needless: np.ndarray | bool = False) -> np.ndarray:
-    """The labels of rows as positions in the head's classes, int64 (N,); -1 for empty cells and the unknown. A label
-    that is no class is a `UserError`, save in `needless` rows, bool (N,)."""
+    """The labels of rows, or of the truth, as positions in the head's classes, int64 (N,); -1 for empty cells and the
+    unknown. A label that is no class is a `UserError`, save in `needless` rows, bool (N,)."""
     labels = rows[head.name]
     numbers = pd.Index(head.classes).get_indexer(pd.Index(labels)).astype(np.int64)
+    if (numbers >= 0).all():
+        return numbers
     strange = labels.notna() & ((labels != head.unknown) | (not head.unknown))
     wrong = rows[(numbers < 0) & strange.to_numpy(bool) & ~np.asarray(needless)]
     if len(wrong):
-        label = str(wrong[head.name].iloc[0])
+        label, ids = str(wrong[head.name].iloc[0]), listed(wrong.get(ROW_ID, wrong.index))
         raise UserError(
-            f"column '{head.name}': {len(wrong)} rows (id {listed(wrong[ROW_ID])}) have the label '{label}', which is "
-            f"not in folds/classes.json; {nearest(label, head.classes)}"
+            f"column '{head.name}': {len(wrong)} rows (id {ids}) have the label '{label}', which is not in "
+            f"folds/classes.json; {nearest(label, head.classes)}"
         )
     return numbers
 

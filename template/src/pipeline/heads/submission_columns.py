@@ -22,11 +22,8 @@ from toolkit.errors import UserError, listed, nearest
 
 def columns_of(sample: pd.DataFrame, id_column: str, heads: Sequence[Head], metric: Metric) -> tuple[Column, ...]:
     """What each column of the sample (all text) but the id's holds; with a row for each image and head, what its one
-    column holds in the rows of each head. A `UserError` where the columns are of no known kind.
-
-    A sample may ask for fewer classes and heads than were trained. The column of a class is called `head_class` or
-    `head:class`, or like the class where only one head has it.
-    """
+    column holds in the rows of each head. A `UserError` where they are of no known kind. A class's column is called
+    `head_class` or `head:class`, or like the class where only one head has it; some may be missing."""
     names = [name for name in sample.columns if name != id_column]
     by_head = {head.name: (head, kind_of(head).columns.single_column(metric)) for head in heads}
     predicted = {name for head in heads for name in kind_of(head).columns.names}

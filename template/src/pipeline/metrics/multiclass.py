@@ -14,10 +14,10 @@ from sklearn import metrics as sk
 
 from pipeline.competition import Head, Metric
 from pipeline.heads.class_probabilities import cut, decided, normalized
-from pipeline.heads.columns import probability_columns
+from pipeline.heads.columns import class_numbers, probability_columns
 from pipeline.metrics import undefined
 from pipeline.metrics.scoring import finite_predictions, grade_kappa, score
-from toolkit.errors import UserError, listed, nearest
+from toolkit.errors import listed
 
 Arrays = tuple[np.ndarray, np.ndarray] | None  # class numbers (N,) int64, probabilities (N, C) float64
 
@@ -62,17 +62,6 @@ def _one_vs_rest(name: str, area: Callable[[np.ndarray, np.ndarray], float]) -> 
         return float(np.mean([area(numbers == number, probabilities[:, number]) for number in positive]))
 
     return _score(name, formula)
-
-
-def class_numbers(truth: pd.DataFrame, head: Head) -> np.ndarray:
-    """The truth of one head as positions in its classes: (N,) int64. A label that is no class is a `UserError`."""
-    numbers = pd.Index(head.classes).get_indexer(pd.Index(truth[head.name]))
-    if (numbers < 0).any():
-        unknown = str(truth[head.name].to_numpy()[numbers < 0][0])
-        raise UserError(
-            f"column '{head.name}': '{unknown}' is not one of the classes; {nearest(unknown, head.classes)}"
-        )
-    return numbers.astype(np.int64)
 
 
 def probabilistic_f1(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:

@@ -17,18 +17,11 @@ from toolkit.errors import UserError
 
 
 class Mixup:
-    """mixup (Zhang et al., arXiv:1710.09412) and cutmix (Yun et al., arXiv:1905.04899), named as in timm.
+    """mixup (Zhang et al., arXiv:1710.09412) and cutmix (Yun et al., arXiv:1905.04899), with timm's arguments.
 
     Each sample gets a partner of the same batch. mixup blends the two images, and cutmix pastes a box of the partner's;
-    `INPUT_SHARE` is the share of the sample's own pixels after all, in float32.
-
-    Args:
-        mixup_alpha: the share is drawn from Beta(alpha, alpha); 0: no mixup.
-        cutmix_alpha: the same for the area outside the box; 0: no cutmix.
-        cutmix_minmax: smallest and largest side of the box as shares of the image's, instead of cutmix_alpha.
-        prob: how often something is mixed at all.
-        switch_prob: how often it is cutmix where both are on.
-        mode: one draw for the batch, or one for each of its elements.
+    `INPUT_SHARE` is the share of the sample's own pixels after all, float32. Shares are drawn from Beta(alpha, alpha),
+    and an alpha of 0 turns one off; `cutmix_minmax`, the sides of the box as shares, stands in for that of cutmix.
     """
 
     def __init__(

@@ -36,10 +36,6 @@ def find_learning_rate(
     """Run the finder in so many optimiser steps from the `lowest` rate to the `highest`, or until the loss explodes,
     draw `runs/lr_finder/<experiment>.png` with a csv beside it, and say which rate to take.
 
-    Args:
-        fold: whose training rows are used: a number, or `full`.
-        overrides: those of the command line, for the command that trains with the suggestion.
-
     Raises:
         UserError: a range or number of steps that cannot be, or a loss that is not finite from the start.
         Interrupted: Ctrl-C; what there was by then is drawn.

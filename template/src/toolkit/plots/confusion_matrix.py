@@ -21,10 +21,8 @@ SIZES = {3: (1.1, 11), 12: (0.5, 9), MOST_NUMBERS: (0.32, 7.5), MOST_CLASSES: (0
 
 @styled
 def confusion_matrix_figure(truth: Texts, predicted: Texts, classes: Sequence[str]) -> Figure:
-    """Draw counts, shares of each true class, and the pairs that are confused most often.
-
-    Truth and prediction are names of classes, (N,), and `classes` are in the order of rows and columns.
-    """
+    """Draw counts, shares of each true class, and the pairs that are confused most often, given names of classes, (N,);
+    `classes` are in the order of rows and columns."""
     true, decided = (pd.Categorical(list(column), categories=list(classes)).codes for column in (truth, predicted))
     counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
     np.add.at(counts, (true, decided), 1)

@@ -34,12 +34,8 @@ def image_grid(
     width: float = 2.5,
     foot: float = 0.0,
 ) -> Figure:
-    """Draw images (N,), uint8 or float32 (H, W, 3), each with its id, a title, and a frame in its colour.
-
-    Args:
-        width: of a column, in inches.
-        foot: room for a legend below, in inches.
-    """
+    """Draw images (N,), uint8 or float32 (H, W, 3), each with its id, a title, and a frame in its colour; the width of
+    a column and the room for a legend at the foot are in inches."""
     columns = min(columns, max(1, len(images)))
     side, above = width - 0.1, 0.15 * max((title.count("\n") + 1 for title in titles), default=1)
     cell = above + 0.35 + max((side * image.shape[0] / image.shape[1] for image in images), default=2.4)

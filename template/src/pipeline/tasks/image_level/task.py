@@ -7,7 +7,6 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pipeline.competition import Competition, Head
 from pipeline.config import Experiment, LossRow
@@ -139,10 +138,9 @@ class ImageLevelTask(Task):
             if kind is not None and name not in kind.losses:
                 able = listed(trained_by(name))
                 raise UserError(f"loss '{name}' trains heads of the kind {able}; '{row.head}' is {kind.head.kind}")
-        counts: dict[str, Tensor] = {}
-        if any(row.class_weights for row in losses):
-            found = {name: kind.class_counts(rows) for name, kind in kinds.items()}
-            counts = {name: count for name, count in found.items() if count is not None}
+        counted = kinds if any(row.class_weights for row in losses) else {}
+        found = {name: kind.class_counts(rows) for name, kind in counted.items()}
+        counts = {name: count for name, count in found.items() if count is not None}
         truths = {name: partial(kind.targets, rows) for name, kind in kinds.items()}
         return WeightedLosses(losses, self.heads, names, counts, truths)
 
