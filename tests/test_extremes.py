@@ -31,10 +31,9 @@ USED = {
     "pipeline.config": ["parse_experiment"],
     "toolkit.errors": ["UserError"],
     "pipeline.types": ["Progress", "StageResult"],
-    "toolkit.plots.images": ["RIGHT", "WRONG"],
     "pipeline.tasks.segmentation.samples": ["dice", "masks_of", "planes_of"],
     "pipeline.data.sample_record": ["SampleRecord"],
-    "toolkit.plots.figures": ["pixels"],
+    "toolkit.plots.figures": ["RIGHT", "WRONG", "pixels"],
 }
 LOSSES = [{"loss": "a", "name": "one"}, {"loss": "b", "name": "two", "weight": 2.0}]
 KINDS = ("best_batch", "worst_batch", "best_samples", "worst_samples")
