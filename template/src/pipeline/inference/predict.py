@@ -120,9 +120,14 @@ def predict_rows(
         reader: what `open_cache` gave; none: every image is decoded.
         gallery: what `Predictions.gallery` says for these rows.
     """
-    made = (task.predictor(model, experiment, names) for model in models)
-    models, of_gallery = itertools.tee(made)
     decoders: list[Decoder] = []
+
+    def made() -> Iterator[nn.Module]:
+        for model in models:
+            decoders.append(task.decoder(experiment, names))
+            yield task.predictor(model, experiment, names)
+
+    predictors, of_gallery = itertools.tee(made())
     finish = task.finisher(experiment, names)
     if gallery is not None and len(rows):
         images = task.dataset(gallery, root, experiment, names, "test", reader)
@@ -130,8 +135,7 @@ def predict_rows(
         decoders = task.predictions.decoders(gallery, (outputs for _, outputs in passes), gallery is rows)
     parts = []
     dataset = task.dataset(rows, root, experiment, names, stage, reader)
-    for batch, outputs in model_outputs(task, models, dataset, experiment, label):
-        decoders = decoders or [task.decoder(experiment, names) for _ in outputs]
+    for batch, outputs in model_outputs(task, predictors, dataset, experiment, label):
         found = [decode(batch, each) for decode, each in zip(decoders, outputs, strict=True)]
         if len(found[0]):
             parts.append(task.predictions.average(found))
