@@ -111,7 +111,6 @@ def test_a_layer_without_a_loss_is_looked_at(renders: Renders, tmp_path: Path) -
     train(project, "cut")
 
 
-@pytest.mark.xfail(strict=False, reason="lightning's teardown has moved the model to the CPU (training/finish.py)")
 @pytest.mark.parametrize("average", ["best_epochs: 2", "swa_start: 1", "ema_decay: 0.9, best_epochs: 2"])
 def test_averages_are_scored_under_lightning(average: str, renders: Renders, tmp_path: Path) -> None:
     project = project_of(renders, tmp_path / "project", "lightning", "classification")
@@ -119,14 +118,12 @@ def test_averages_are_scored_under_lightning(average: str, renders: Renders, tmp
     assert "mean of epochs" in train(project, "averaged")
 
 
-@pytest.mark.xfail(strict=False, reason="lightning's teardown has moved the model to the CPU (learning_test.py)")
 def test_the_learning_test_ends_on_everything(renders: Renders, tmp_path: Path) -> None:
     project = project_of(renders, tmp_path / "project", "lightning", "classification")
     settings = ("model.encoder=test_resnet", "model.pretrained=false", "image.size=32", "optimizer.lr=1e-2")
     assert "passed" in train(project, "debug", 0, "full", *settings, "machine.workers=0", "--as", "learns")
 
 
-@pytest.mark.xfail(strict=False, reason="moments keep the strides of where they were saved (Trainer.load_state_dict)")
 @pytest.mark.parametrize(("first", "then"), [("cuda", "cpu"), ("cpu", "cuda")])
 def test_a_run_goes_on_on_another_device(first: str, then: str, renders: Renders, tmp_path: Path) -> None:
     """In fp32 the two devices come to the same, up to the rounding of sums."""

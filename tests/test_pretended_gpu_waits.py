@@ -78,10 +78,6 @@ def train(renders: Renders, target: Path, engine: str, task: str, settings: str)
     return ran(project, "train.py", "watched", "--fold", "0")
 
 
-READS = "NonFinite reads a flag in each step, Gradients and Log read value by value"
-
-
-@pytest.mark.xfail(strict=False, reason=f"callbacks/non_finite, gradients.py, log.py: {READS}")
 @pytest.mark.parametrize(
     ("engine", "task"), [*((engine, "classification") for engine in ENGINES), ("lightning", "segmentation")]
 )
@@ -91,7 +87,6 @@ def test_an_ordinary_step_waits_for_nothing(engine: str, task: str, renders: Ren
     assert_waits_for_nothing(run.waits)
 
 
-@pytest.mark.xfail(strict=False, reason=f"callbacks/extremes.py, ranking.py, grad_cam.py take samples; {READS}")
 @pytest.mark.parametrize("task", ["classification", "segmentation"])
 def test_a_step_of_an_epoch_with_pictures_waits_for_nothing(task: str, renders: Renders, tmp_path: Path) -> None:
     """Weights and gradients are drawn from its last step."""
