@@ -18,6 +18,7 @@ import pipeline.trackers
 from pipeline.trackers import RunInfo, make_tracker
 from projects import ROOT, Renders, imported
 from test_tracking import table
+from toolkit.plots import figures
 from toolkit.plots.figures import png
 from trackers import wandb_history, wandb_records
 from training import demo_project
@@ -161,15 +162,15 @@ def test_a_killed_process_costs_pictures_only(info: RunInfo, capfd: pytest.Captu
     tracker.finish(True)
     assert {path.stem for path in info.folder.glob("figures/*")} == {"good", "next"}
     assert [row["step"] for row in table(info.folder)] == ["3"]
-    [note] = capfd.readouterr().err.splitlines()
-    assert note == "note: a picture of fold 0 was left out: the process that drew it was killed"
+    notes = capfd.readouterr().err.splitlines()
+    assert notes == 2 * ["note: a picture of fold 0 was left out: what drew it was killed"]
 
 
 def test_what_cannot_start_draws_in_place(info: RunInfo, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse() -> None:
+    def refuse(*_: Any) -> None:
         raise OSError("no more processes")
 
-    monkeypatch.setattr(pipeline.trackers, "start_drawing", refuse)
+    monkeypatch.setattr(figures, "ProcessPoolExecutor", refuse)
     tracker = make_tracker(info, [], beside=True)
     tracker.figure("good", partial(drawings.line, 3), 0)
     assert (info.folder / "figures/good.png").read_bytes() == png(drawings.line(3))

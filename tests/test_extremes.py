@@ -249,7 +249,7 @@ def test_an_epoch_that_continues_says_so(pipeline: SimpleNamespace) -> None:
     callback = pipeline.Extremes(task_of(), *[pd.DataFrame({"id": ["a", "b"]})] * 2)
     config = pipeline.parse_experiment({"losses": LOSSES}, "test")
     run = SimpleNamespace(config=config, progress=pipeline.Progress(0, 40), epochs=1, metrics=[], heads=[])
-    run.processes = ALONE
+    run.processes, run.samples = ALONE, two
     callback.on_run_start(run)
     positions = [(0, 0), (0, 1)]
     terms = {"one": torch.tensor([2.0, 1.0]), "two": torch.zeros(2)}

@@ -13,7 +13,7 @@ from training import add_callbacks, demo_project, expect
 pytestmark = pytest.mark.slow
 
 EVERY = 5  # optimiser steps from one look to the next
-FLAG, LOOK = 64, 65_536  # most bytes that any step sends to the host for later, and what is looked at
+FLAG, LOOK = 1024, 65_536  # most bytes that any step sends for later (flags, norms of gradients), and a look
 LOOKS = f"training: {{epochs: 2}}\ntracking: {{every_steps: {EVERY}}}\n"
 QUIET = f"watch: {{figure_epochs: 0, gradient_steps: {EVERY}}}\n"
 PICTURES = f"watch: {{figure_epochs: 1, gradient_steps: {EVERY}}}\n"

@@ -126,7 +126,7 @@ def test_images_are_read_while_a_model_is_loaded(tmp_path: Path) -> None:
             return {"output_x": 2 * batch["input_row"]}
 
     config = parse_experiment({"machine": {"workers": 1, "device": "cpu"}, "training": {"batch_size": 8}}, "test")
-    task: Any = SimpleNamespace(collate=collate)
+    task: Any = SimpleNamespace(collate=lambda samples: {"input_id": [""] * len(samples), **collate(samples)})
     found = list(model_outputs(task, models(), rows, config, "test"))  # type: ignore[arg-type]
     assert [batch["input_row"][:, 1].tolist() for batch, _ in found] == [
         list(range(8)), list(range(8, 16)), list(range(16, 20))

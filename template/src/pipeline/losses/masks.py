@@ -1,8 +1,7 @@
 """Losses of masks: logits and the head's target to one value per sample, float32 (B,).
 
 Pixels of 255 count nowhere; a sample without any other has the loss 0. A loss computes in float32, and is finite, with
-finite gradients, on empty masks. Where logits are smaller than the target, the target is resized to them (nearest).
-They are their own, since those of segmentation_models_pytorch and torchvision give one value for a whole batch.
+finite gradients, on empty masks; to smaller logits the target is resized. Those of smp give one value for a batch.
 """
 
 from abc import ABC, abstractmethod
@@ -29,9 +28,8 @@ class MaskLoss(nn.Module, ABC):
             raise UserError(f"loss '{self.name}' needs a head; add 'head: NAME' to its row in losses")
         self.head, self.kind = head, kind_of(head)
         if head.kind not in self.kinds:
-            raise UserError(
-                f"loss '{self.name}' trains heads of the kind {listed(self.kinds)}; '{head.name}' is {head.kind}"
-            )
+            found = f"'{head.name}' is {head.kind}"
+            raise UserError(f"loss '{self.name}' trains heads of the kind {listed(self.kinds)}; {found}")
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         width = self.kind.width(len(self.head.classes))
@@ -42,25 +40,21 @@ class MaskLoss(nn.Module, ABC):
             )
         with torch.autocast(logits.device.type, enabled=False):
             if target.shape[-2:] != logits.shape[-2:]:
-                shape = (*target.shape[:-2], *logits.shape[-2:])
                 planes = target.float().reshape(len(target), -1, *target.shape[-2:])
-                target = (
-                    functional.interpolate(planes, shape[-2:], mode="nearest-exact").reshape(shape).to(target.dtype)
-                )
+                planes = functional.interpolate(planes, logits.shape[-2:], mode="nearest-exact")
+                target = planes.reshape(*target.shape[:-2], *logits.shape[-2:]).to(target.dtype)
             truth, known = self.kind.planes(target, len(self.head.classes))
             return self.values(logits.float(), truth, known.expand_as(truth))
 
     @abstractmethod
     def values(self, logits: Tensor, truth: Tensor, known: Tensor) -> Tensor:
-        """float32 (B,): logits and truth (B, K, h, w), and bool of the same shape where the truth is known; it is 0
-        elsewhere."""
+        """float32 (B,): logits, truth (B, K, h, w), and bool like it where it is known; it is 0 elsewhere."""
 
     def by_class(self, parameter: str, given: float | Mapping[str, float], classes: Sequence[str]) -> Tensor:
         """float32 (classes, 1, 1): one number for all, or those that are given by name and 1 for the others."""
         given = given if isinstance(given, Mapping) else dict.fromkeys(classes, given)
-        for name in given:
-            if name not in classes:
-                raise UserError(f"loss '{self.name}': {parameter} names the class '{name}'; {nearest(name, classes)}")
+        for name in given.keys() - set(classes):
+            raise UserError(f"loss '{self.name}': {parameter} names the class '{name}'; {nearest(name, classes)}")
         numbers = [check_range(self.name, parameter, given.get(name, 1.0)) for name in classes]
         return torch.tensor(numbers).view(-1, 1, 1)
 
@@ -152,6 +146,7 @@ class BinaryCrossEntropy(MaskLoss):
     how much more a pixel of a class weighs than one that is not, one number, or some by class."""
 
     name, kinds = "bce", ("mask",)
+    positive_weight: Tensor | None
 
     def __init__(
         self, head: Head | None, *, label_smoothing: float = 0.0, positive_weight: float | dict[str, float] = 1.0
@@ -159,15 +154,14 @@ class BinaryCrossEntropy(MaskLoss):
         super().__init__(head)
         self.label_smoothing = check_range(self.name, "label_smoothing", label_smoothing, below=1)
         weight = self.by_class("positive_weight", positive_weight, self.head.classes)
-        self.positive_weight: Tensor | None  # a product with 1 is a pass over all pixels as well
-        self.register_buffer("positive_weight", None if not label_smoothing and (weight == 1).all() else weight)
+        ones = not label_smoothing and (weight == 1).all()  # a product with 1 is a pass over all pixels as well
+        self.register_buffer("positive_weight", None if ones else weight)
 
     def values(self, logits: Tensor, truth: Tensor, known: Tensor) -> Tensor:
         if self.label_smoothing:
             truth = (1 - self.label_smoothing) * truth + self.label_smoothing / 2
-        losses = functional.binary_cross_entropy_with_logits(
-            logits, truth, reduction="none", pos_weight=self.positive_weight
-        )
+        entropy = functional.binary_cross_entropy_with_logits
+        losses = entropy(logits, truth, reduction="none", pos_weight=self.positive_weight)
         return mean_of(losses.flatten(1), known.flatten(1))
 
 
@@ -176,22 +170,20 @@ class CrossEntropy(MaskLoss):
     all of them, `weights` what a pixel weighs, by its class or `background`; 1 where it is not said."""
 
     name, kinds = "cross_entropy", ("multiclass_mask",)
+    weights: Tensor
 
     def __init__(
         self, head: Head | None, *, label_smoothing: float = 0.0, weights: dict[str, float] | None = None
     ) -> None:
         super().__init__(head)
         self.label_smoothing = check_range(self.name, "label_smoothing", label_smoothing, below=1)
-        self.weights: Tensor
         self.register_buffer("weights", self.by_class("weights", weights or {}, ("background", *self.head.classes)))
 
     def values(self, logits: Tensor, truth: Tensor, known: Tensor) -> Tensor:
-        weighted = wanted = self.weights * truth
+        total = (self.weights * truth).flatten(1).sum(dim=1)
         if self.label_smoothing:
-            smoothed = (1 - self.label_smoothing) * truth + self.label_smoothing / truth.shape[1]
-            wanted = self.weights * smoothed
-        losses = pixel_entropy(self.head.kind, logits, wanted) * known[:, :1]
-        total = weighted.flatten(1).sum(dim=1)
+            truth = (1 - self.label_smoothing) * truth + self.label_smoothing / truth.shape[1]
+        losses = pixel_entropy(self.head.kind, logits, self.weights * truth) * known[:, :1]
         return losses.flatten(1).sum(dim=1) / total.clamp(min=1e-6)
 
 

@@ -7,12 +7,12 @@ A further tracker is one module in this folder with an attribute `TRACKER`: `Run
 import contextlib
 import functools
 import math
-import pickle
 import sys
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, CancelledError, Future, wait
+from concurrent.futures import CancelledError, Future, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import pandas as pd
 
 from pipeline.registry import Registry, modules_of
 from toolkit.errors import Interrupted, UserError
-from toolkit.plots.figures import Drawing, png, png_of_pickled, start_drawing
+from toolkit.plots.figures import Drawing, encoded, start_drawing
 
 LOCAL = "local"
 PATIENCE = 3.0  # seconds that pictures may take at the end of a run without a word
@@ -129,9 +129,7 @@ class Trackers(Tracker):
         self.trackers, self.fold = dict(trackers), fold
         self.waiting: deque[tuple[int, Future[bytes] | None, Callable[..., None]]] = deque()  # step, picture, its log
         self.arriving: deque[tuple[Callable[[], bool], Callable[[], None]]] = deque()  # from the device
-        self.pool = None
-        with contextlib.suppress(OSError, RuntimeError, ImportError, AttributeError):  # as far as the system lets us
-            self.pool = start_drawing() if beside else None
+        self.pool = start_drawing() if beside else None
 
     def later(self, is_there: Callable[[], bool], log: Callable[[], None]) -> None:
         """Call `log` once its values are there, or when something else is logged, which waits for them."""
@@ -156,11 +154,10 @@ class Trackers(Tracker):
     _finish = _to_each("finish")
 
     def figure(self, name: str, figure: Drawing | bytes, step: int) -> None:
-        """Log a picture: a figure, or a function that draws one; it can be pickled if that is to happen beside the
-        training. One that fails is said and left out."""
+        """Log a picture: a figure, or a function that draws one, beside the training if it can be pickled."""
         self.flush()
         self._take_up(before=step)
-        self.waiting.append((step, self._drawn(figure), functools.partial(self._show, name, step)))
+        self.waiting.append((step, encoded(figure, self.pool), functools.partial(self._show, name, step)))
         self._take_up()
 
     def summary(self, values: dict[str, Any]) -> None:
@@ -171,27 +168,17 @@ class Trackers(Tracker):
         self._end_drawing(succeeded)
         self._finish(succeeded)
 
-    def _drawn(self, figure: Drawing | bytes) -> "Future[bytes]":
-        if self.pool is not None and callable(figure):
-            with contextlib.suppress(BrokenExecutor, pickle.PicklingError, AttributeError, TypeError):
-                return self.pool.submit(png_of_pickled, pickle.dumps(figure))
-        drawn: Future[bytes] = Future()
-        try:
-            drawn.set_result(figure if isinstance(figure, bytes) else png(figure))
-        except Exception as error:
-            drawn.set_exception(error)
-        return drawn
-
     def _take_up(self, before: float = 0) -> None:
         """Log what is drawn and what waited for it; pictures of steps below `before` are waited for."""
-        while self.waiting and (self.waiting[0][0] < before or _is_ready(self.waiting[0][1])):
-            _, picture, log = self.waiting.popleft()
+        while self.waiting:
+            step, picture, log = self.waiting[0]
+            if step >= before and picture is not None and not picture.done():
+                return
+            self.waiting.popleft()
             try:
                 log(*([] if picture is None else [picture.result()]))
             except Interrupted:
                 raise
-            except BrokenExecutor:
-                say_once(f"a picture of fold {self.fold} was left out: the process that drew it was killed")
             except Exception as error:
                 say_left_out(self.fold, error)
 
@@ -202,11 +189,10 @@ class Trackers(Tracker):
         if left and succeeded:
             print(f"fold {self.fold}: waiting for {len(left)} pictures that are still being drawn", flush=True)
         pool, self.pool = self.pool, None
-        if pool is not None and not succeeded:
-            pool.shutdown(wait=False, cancel_futures=True)
-        self._take_up(before=math.inf)
-        if pool is not None:
-            pool.shutdown()
+        with pool or contextlib.nullcontext():
+            if pool is not None and not succeeded:
+                pool.shutdown(wait=False, cancel_futures=True)
+            self._take_up(before=math.inf)
 
     def _show(self, name: str, step: int, picture: bytes) -> None:
         for tracker in list(self.trackers):
@@ -223,10 +209,6 @@ class Trackers(Tracker):
             with contextlib.suppress(Exception):
                 self.trackers.pop(name).finish(False)
             _say_failed(name, error)
-
-
-def _is_ready(picture: "Future[bytes] | None") -> bool:
-    return picture is None or picture.done()
 
 
 def make_tracker(info: RunInfo, trackers: Sequence[str], beside: bool = False) -> Trackers:
@@ -264,7 +246,8 @@ _said: set[str] = set()
 
 def say_left_out(fold: str, error: Exception) -> None:
     """Tell the user that a picture failed: none is worth a training."""
-    reason = "the run ended before it was drawn" if isinstance(error, CancelledError) else _reason(error)
+    ended = {CancelledError: "the run ended before it was drawn", BrokenProcessPool: "what drew it was killed"}
+    reason = ended.get(type(error), _reason(error))
     print(f"note: a picture of fold {fold} was left out: {reason}", file=sys.stderr, flush=True)
 
 

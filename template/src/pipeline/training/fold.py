@@ -132,7 +132,7 @@ def train_fold(
                 if setup.config.machine.compile:  # in place, so weights keep their names
                     for model in {trainer.model, trainer.averages.scored(trainer.model)}:
                         model.network.compile(dynamic=False)
-                if trainer.progress.epoch < trainer.epochs and device.type != "cpu":
+                if trainer.progress.epoch < trainer.epochs:
                     try_step(trainer)
                     wait_for_batch(trainer, began)
                 trainer.callbacks.on_run_start(trainer)
@@ -171,7 +171,9 @@ def fail(trainer: Trainer, error: BaseException) -> None:
 
 
 def wait_for_batch(trainer: Trainer, began: float) -> None:
-    """Have the first batch there before the first epoch's clock starts, and say how long the start took."""
+    """Have the first batch there before the first epoch's clock starts, and say how long the start took, on a GPU."""
+    if trainer.device.type == "cpu":
+        return
     since = time.monotonic()
     trainer.train_batches().wait()
     now = time.monotonic()

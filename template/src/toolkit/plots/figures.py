@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from unittest.mock import patch
@@ -83,18 +83,38 @@ def save_figure(figure: Figure, path: Path) -> None:
         temporary.write_bytes(png(figure))
 
 
-def start_drawing() -> ProcessPoolExecutor:
-    """Start a process that draws (`png_of_pickled`) beside this one: with one thread, without a GPU, giving way to
-    others. It knows nothing of Ctrl-C and SIGTERM, and ends with this process even if that is killed."""
-    pool = ProcessPoolExecutor(1, get_context("spawn"), _prepare_drawing, (os.getpid(),))
+def start_drawing() -> ProcessPoolExecutor | None:
+    """Start a process that draws (`png_of_pickled`) beside this one, as far as the system lets us: with one thread,
+    without a GPU, giving way to others. It knows nothing of Ctrl-C and SIGTERM, and ends with this process even if that
+    is killed."""
+    if not hasattr(signal, "pthread_sigmask"):  # on Windows
+        return None
     environment = {"CUDA_VISIBLE_DEVICES": "", **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})  # inherited, like the variables
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
+        pool = ProcessPoolExecutor(1, get_context("spawn"), _prepare_drawing, (os.getpid(),))  # it may unblock signals
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})  # inherited, like the variables
         with patch.dict(os.environ, environment):
             pool.submit(png_of_pickled, pickle.dumps(Figure))  # imports and fonts are there when they are needed
+    except OSError:
+        return None
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return pool
+
+
+def encoded(figure: Drawing | bytes, pool: ProcessPoolExecutor | None) -> "Future[bytes]":
+    """Encode a figure: in the process that draws, where there is one and a function that can be pickled draws it, or
+    else here and now. What fails is in the result."""
+    if pool is not None and callable(figure):
+        with contextlib.suppress(BrokenExecutor, pickle.PicklingError, AttributeError, TypeError):
+            return pool.submit(png_of_pickled, pickle.dumps(figure))
+    found: Future[bytes] = Future()
+    try:
+        found.set_result(figure if isinstance(figure, bytes) else png(figure))
+    except Exception as error:
+        found.set_exception(error)
+    return found
 
 
 def png_of_pickled(draw: bytes) -> bytes:
