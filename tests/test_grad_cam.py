@@ -53,7 +53,7 @@ def test_the_heat_lies_where_the_decision_was_made(compiled: bool) -> None:
     assert title == "right"
     assert heat.shape == (16, 16) and heat.max() == 1
     assert heat[:, :8].sum() < 0.05 * heat.sum()
-    figure = grad_cam_figure(model, TASK, [batch_of(10), batch_of(2)])
+    figure = grad_cam_figure(model, TASK, [batch_of(10), batch_of(2)])()
     assert [text.get_text() for axes in figure.axes for text in axes.texts if text.get_text() in ("left", "right")] == [
         "right",
         "left",

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from pipeline.inference.device import GIB, Halves, deterministic, is_out_of_memory, memory_words
-from pipeline.training.memory import remedies
+from pipeline.training.memory import moments, remedies
 from projects import Renders, run_script
 from training import add_callbacks, assert_same_outcome, demo_project, expect, outcome, register
 
@@ -233,6 +233,23 @@ def test_the_largest_step_is_tried_before_the_first_epoch(
     said = expect(run_script(project, "train.py", "large", "--fold", "0"), 2)
     assert "this run holds 0.5 of 2.0 GiB" in said.last_line
     assert "train loss" not in said.stdout and not (project / "runs/large").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"), [("AdamW", {}), ("SGD", {"momentum": 0.9}), ("SGD", {}), ("RAdam", {}), ("Adagrad", {})]
+)
+def test_what_an_optimiser_will_remember_is_counted_in(name: str, settings: dict[str, float]) -> None:
+    layer = torch.nn.Linear(3, 2)
+    layer.bias.requires_grad_(False)
+    optimizer: torch.optim.Optimizer = getattr(torch.optim, name)(layer.parameters(), lr=0.1, **settings)
+    ahead = sum(one.numel() for group in optimizer.param_groups for one in moments(group))
+    layer(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    made = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
+    if name == "Adagrad":  # which makes its sums at once, and so has a state before it steps
+        assert ahead == 0
+    else:
+        assert ahead == sum(value.numel() for value in made if value.ndim)
 
 
 DRAWS = '''

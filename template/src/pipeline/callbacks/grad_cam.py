@@ -6,8 +6,9 @@ own are treated alike, which the libraries for it do not offer without a wrapper
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,9 +27,11 @@ CANDIDATES = 32  # of the encoder's last outputs
 FEWEST_CELLS = 4  # of height and width of features, if there are such: two by two say little
 
 
-def grad_cam_figure(model: PreparedModel, task: Task, samples: Sequence[Batch], named: str | None = None) -> Figure:
-    """Each sample's image above what was looked at in it, with the model as it predicts; its gradients and its mode
-    stay as they are.
+def grad_cam_figure(
+    model: PreparedModel, task: Task, samples: Sequence[Batch], named: str | None = None
+) -> Callable[[], Figure]:
+    """What draws each sample's image above what was looked at in it, with the model as it predicts; its gradients and
+    its mode stay as they are.
 
     Args:
         samples: batches of one, as they came from the loader.
@@ -51,9 +54,8 @@ def grad_cam_figure(model: PreparedModel, task: Task, samples: Sequence[Batch], 
         for module, mode in modes.items():
             module.training = mode
     heading = "Where the decision was made: Grad-CAM of what stands above"
-    return image_grid(
-        tiles, [str(sample[INPUT_ID][0]) for sample in samples], titles, ["#404040"] * len(tiles), heading
-    )
+    ids = [str(sample[INPUT_ID][0]) for sample in samples]
+    return partial(image_grid, tiles, ids, titles, ["#404040"] * len(tiles), heading)
 
 
 def explain(model: PreparedModel, task: Task, batch: Batch, named: str | None) -> tuple[np.ndarray, str]:

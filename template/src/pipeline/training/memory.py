@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pipeline.data.loader import to_device
 from pipeline.inference.device import GIB, is_out_of_memory, memory_words
@@ -53,7 +54,7 @@ def try_step(trainer: Trainer) -> None:
 
     It is the largest step of all phases, and then that of the phase to come, whose kernels are chosen and compiled by
     it before the first epoch's clock starts. What fails but for memory fails in the first step as well, and is told
-    there. Nothing is tried on a CPU.
+    there. What the optimiser has not made yet is counted in. Nothing is tried on a CPU.
     """
     device, now, configs = trainer.device, trainer.progress.epoch, trainer.setup.epoch_configs
     if device.type == "cpu":
@@ -62,16 +63,25 @@ def try_step(trainer: Trainer) -> None:
     if hasattr(module, "reset_peak_memory_stats"):
         module.reset_peak_memory_stats(device)
     sizes = {k: (math.prod(configs[k].image.size), -len(configs[k].model.frozen)) for k in range(now, trainer.epochs)}
+    groups = [] if trainer.optimizer.state else trainer.optimizer.param_groups
+    ahead = [torch.empty_like(one) for group in groups for one in moments(group)]
     for epoch in dict.fromkeys((max(sizes, key=lambda k: sizes[k]), now)):
         trainer.parts["train"] = trainer.phases.at(epoch)
         _run(trainer)
     module.synchronize()
+    del ahead
     said = f"first step tried in {time.monotonic() - began:.1f} s"
     if hasattr(module, "mem_get_info"):
         need, total = module.max_memory_allocated(device), module.mem_get_info(device)[1]
         said += f": {need / GIB:.1f} of {total / GIB:.1f} GiB"
-        said += "" if trainer.optimizer.state else ", and the optimiser's own to come"
     print(said, flush=True)
+
+
+def moments(group: dict[str, Any]) -> list[Tensor]:
+    """The parameters of a group, as often as its optimiser will remember something of their size: twice with `betas`,
+    once with a momentum."""
+    times = 2 if "betas" in group else int(group.get("momentum", 0) > 0)
+    return [parameter for parameter in group["params"] if parameter.requires_grad] * times
 
 
 def _run(trainer: Trainer) -> None:
