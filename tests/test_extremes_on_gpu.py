@@ -16,10 +16,14 @@ MIXED = "training.batch_transforms=[{name: mixup, params: {prob: 0.5}}]"
 SHOWN = ["training.epochs=1", "training.max_rows=96", "training.precision=fp32", "watch.figure_epochs=1"]
 
 
-@pytest.mark.parametrize("task", ["classification", "segmentation", "metric_learning"])
-def test_no_step_waits_and_the_same_are_found(task: str, renders: Renders, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("task", "ranking"),
+    [("classification", "accuracy"), ("segmentation", ""), ("segmentation", "dice"), ("metric_learning", "")],
+)
+def test_no_step_waits_and_the_same_are_found(task: str, ranking: str, renders: Renders, tmp_path: Path) -> None:
     project = demo_project(renders, tmp_path / "project", task=task)
     settings = [*SHOWN, *([] if task == "segmentation" else [MIXED])]
+    settings += [f"watch.extremes_by={ranking}"] if ranking else []
     done = ran(project, "train.py", "small", *settings, "--as", "there", "--fold", "0")
     expect(done)
     assert "left out" not in done.stdout, "every picture is drawn"

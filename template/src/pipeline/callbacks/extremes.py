@@ -60,16 +60,16 @@ class Extremes(Callback):
     def on_batch_end(self, run: Run, stage: Stage, batch: Batch, result: StepResult) -> None:
         if stage not in self.stages:
             return
-        if not self.stages[stage].kept:  # now: at the end the sampler stands in the next epoch already
-            self.samples[stage] = run.samples(stage)
         if result["sample_losses"]:
+            if stage not in self.samples:  # now: at the end the sampler stands in the next epoch already
+                self.samples[stage] = run.samples(stage)
             self.stages[stage].add(batch, result)
         if stage == "valid" and run.progress.epoch == run.epochs - 1 and run.processes.is_main:
             self.embeddings.add(run.heads, batch, result)
 
     def on_epoch_end(self, run: Run, result: StageResult) -> None:
         seen, stage, step = self.stages.pop(result.stage, None), result.stage, run.progress.step
-        if seen is None or not seen.kept:
+        if seen is None or stage not in self.samples:
             return
         dataset, positions = self.samples.pop(stage)
         seen.gather(run.processes, positions)

@@ -6,12 +6,15 @@ from bisect import bisect
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
+from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from pipeline import keys
+from pipeline.callbacks import HostCopy
 from pipeline.competition import Metric
 from pipeline.config import Experiment
 from pipeline.data.sample_record import SampleRecord
@@ -118,13 +121,26 @@ class StageSamples:
         self.lists: dict[str, list[Entry]] = {name: [] for name in LISTS}
         self.extreme_batches: dict[str, tuple[Key, int, int, list[Entry]]] = {}
         self.counts, self.most = Counter[str](), MOST
+        self.last: tuple[Any, ...] = ()  # a batch and its result, on their way to the CPU
         self.ends = [0]  # how many samples there are up to each batch
         self.kept: dict[str, Tensor] = {}  # (lists * most, ...) each, on the device
         self.keys: Tensor  # what sorts them, (badness and loss, lists, most); infinite where there is none
         self.of_batch: Tensor  # of the best and the worst batch, (badness and loss, 2)
 
     def add(self, batch: Batch, result: StepResult) -> None:
-        """Look at a batch."""
+        """Look at a batch; for a metric at the one before, whose copy on the CPU is there by now."""
+        if self.ranking.metric is None:
+            self._add(batch, result)
+            return
+        self._add_last()
+        self.last = tree_map_only(Tensor, HostCopy, ({**batch, keys.INPUT_IMAGE: None}, dict(result)))
+
+    def _add_last(self) -> None:
+        last, self.last = self.last, ()
+        if last:
+            self._add(*tree_map_only(HostCopy, HostCopy.values, last))
+
+    def _add(self, batch: Batch, result: StepResult) -> None:
         badness, losses = self.ranking(self.rows, batch, result)
         start, end = self.ends[-1], self.ends[-1] + len(losses) - 1
         self.ends.append(end)
@@ -176,6 +192,7 @@ class StageSamples:
         Args:
             positions: those of the stage's samples, as the sampler gave them to this process.
         """
+        self._add_last()
         kept = read_back({**self.kept, "keys": self.keys.permute(1, 2, 0), "of_batch": self.of_batch.T})
         by, of_batch = kept.pop("keys").flatten(0, 1).tolist(), kept.pop("of_batch").tolist()
         for place, key in enumerate(by):

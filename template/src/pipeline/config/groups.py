@@ -154,9 +154,7 @@ class Watch(Strict):
     )
     figure_epochs: int = setting(10, "pictures of every so-many-th epoch, and of the last; 0: of none", ge=0)
     extremes_by: str | None = setting(
-        None,
-        "what ranks batches and samples: loss, a term of it, or a metric, for which each batch is read back from the "
-        "GPU; none: the task says",
+        None, "what ranks batches and samples: loss, a term of it, or a metric; none: the task says"
     )
     explain: str | None = setting(None, "what Grad-CAM explains: HEAD or HEAD:CLASS; none: what the first head says")
     anomaly: bool = setting(False, "torch's anomaly detection throughout: slow, for debugging")

@@ -17,7 +17,7 @@ from pipeline.data.explain_target import Explained, chosen_class
 from pipeline.data.sample_record import SampleRecord
 from pipeline.heads.mask import IGNORED, kind_of
 from pipeline.heads.mask_decoding import USUAL, columns, decoded, presence_columns
-from pipeline.keys import INPUT_IMAGE, ROW_ID
+from pipeline.keys import ROW_ID
 from pipeline.metrics.masks import each_dice, pixels
 from pipeline.tasks.components import Figures
 from pipeline.tasks.segmentation.figures import figures, worst_and_best
@@ -89,7 +89,8 @@ class MaskFigures(Figures):
     ) -> tuple[pd.DataFrame, pd.DataFrame]:
         """A sample is predicted by itself, without the other windows of its image."""
         index = pd.Index(list(rows[ROW_ID]), dtype="str", name=ROW_ID)
-        size = (int(batch[INPUT_IMAGE].shape[1]), int(batch[INPUT_IMAGE].shape[2]))
+        height, width = batch[self.heads[0].target_key].shape[-2:]
+        size = (height, width)
         truths = {}
         for head in self.heads:
             found = [SeenTruth(head.classes, size, planes_of(head, each)) for each in batch[head.target_key].cpu()]
