@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -67,6 +68,7 @@ def start(folder: Path, code: str, name: str = "main.py") -> "subprocess.Popen[s
     (folder / name).write_text(START + code)
     environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
     environment |= {"WANDB_MODE": "offline", "HOME": str(folder), "OMP_NUM_THREADS": "1"}
+    environment["MPLCONFIGDIR"] = matplotlib.get_cachedir()  # or each would look for fonts anew, and say so when slow
     environment["PYTHONPATH"] = f"{ROOT / 'template/src'}:{ROOT / 'tests'}"
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([sys.executable, name], cwd=folder, env=environment, start_new_session=True, **pipes)
