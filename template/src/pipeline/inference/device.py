@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
-from torch.backends import cuda, cudnn
+from torch.backends import cudnn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pipeline.keys import INPUT_ID
 from pipeline.types import Batch, Precision
@@ -90,28 +91,20 @@ def deterministic(wanted: bool) -> Iterator[None]:
 
     workspace, mode = os.environ.get("CUBLAS_WORKSPACE_CONFIG"), torch.get_deterministic_debug_mode()
     before = cudnn.deterministic, cudnn.benchmark
-    fast = cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(), cuda.cudnn_sdp_enabled()
-    with warnings.catch_warnings():
+    # Where a warning is all that is asked for, fast attention is not deterministic.
+    with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
         warnings.filterwarnings("default", ".* does not have a deterministic implementation")
         warnings.showwarning = name  # type: ignore[assignment]
         try:
             os.environ["CUBLAS_WORKSPACE_CONFIG"] = workspace or ":4096:8"
             torch.use_deterministic_algorithms(True, warn_only=True)
             cudnn.deterministic, cudnn.benchmark = True, False
-            _fast_attention(False, False, False)  # where a warning is all that is asked for, it is not deterministic
             yield
         finally:
-            _fast_attention(*fast)
             cudnn.deterministic, cudnn.benchmark = before
             torch.set_deterministic_debug_mode(mode)
             if workspace is None:
                 del os.environ["CUBLAS_WORKSPACE_CONFIG"]
-
-
-def _fast_attention(flash: bool, efficient: bool, of_cudnn: bool) -> None:
-    cuda.enable_flash_sdp(flash)
-    cuda.enable_mem_efficient_sdp(efficient)
-    cuda.enable_cudnn_sdp(of_cudnn)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -4,7 +4,7 @@ import math
 import random
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -38,11 +38,9 @@ def remedies(trainer: Trainer) -> list[str]:
         found.append(f"training.batch_size={half} training.accumulate={2 * now.training.accumulate}")
     encoders: list[Any] = [each for each in trainer.model.modules() if hasattr(each, "set_grad_checkpointing")]
     if encoders and not now.model.grad_checkpointing:
-        try:
+        with suppress(AssertionError, NotImplementedError):  # timm has the method for all, and not every encoder can
             encoders[0].set_grad_checkpointing(True)
             found.append("model.grad_checkpointing=true")
-        except (AssertionError, NotImplementedError):  # timm has the method for all, and not every encoder can
-            pass
     height, width = (max(32, 32 * round(side / 2**0.5 / 32)) for side in now.image.size)  # half as many pixels
     if (height, width) < now.image.size:
         found.append(f"image.size={height if height == width else f'[{height},{width}]'}")
