@@ -74,8 +74,7 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
 
 @contextmanager
 def deterministic(wanted: bool) -> Iterator[None]:
-    """Use torch's deterministic algorithms inside, if `wanted`, and name what has none in a line. Enter it before
-    CUDA starts."""
+    """Use torch's deterministic algorithms inside, if `wanted`, from before CUDA starts; name what has none."""
     if not wanted:
         yield
         return
@@ -131,8 +130,7 @@ def memory_words(device: torch.device, error: BaseException) -> str:
 
 
 class Halves:
-    """Runs a function without gradients on batches: on halves of one that the GPU has too little memory for. What fits
-    is the most that is tried from then on, and a line says it once."""
+    """Runs a function on batches, and on halves of one that the GPU has too little memory for; a line says it once."""
 
     def __init__(self) -> None:
         self.most: int | None = None  # samples at once

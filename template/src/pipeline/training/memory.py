@@ -50,9 +50,8 @@ def remedies(trainer: Trainer) -> list[str]:
 def try_step(trainer: Trainer) -> None:
     """Run a training step and its backward pass before the first batch is waited for, and leave no trace of it.
 
-    It is the largest step of all phases, and then that of the phase to come, whose kernels are chosen and compiled by
-    it before the first epoch's clock starts. What fails but for memory fails in the first step as well, and is told
-    there. What the optimiser has not made yet is counted in. Nothing is tried on a CPU.
+    It is the largest of all phases, and then that of the phase to come, whose kernels are chosen and compiled by it.
+    What the optimiser has not made yet is counted in. What fails but for memory is told by the first step.
     """
     device, now, configs = trainer.device, trainer.progress.epoch, trainer.setup.epoch_configs
     if device.type == "cpu":
@@ -76,8 +75,7 @@ def try_step(trainer: Trainer) -> None:
 
 
 def moments(group: dict[str, Any]) -> list[Tensor]:
-    """The parameters of a group, as often as its optimiser will remember something of their size: twice with `betas`,
-    once with a momentum."""
+    """The parameters of a group, as often as its optimiser will remember something of their size."""
     times = 2 if "betas" in group else int(group.get("momentum", 0) > 0)
     return [parameter for parameter in group["params"] if parameter.requires_grad] * times
 
