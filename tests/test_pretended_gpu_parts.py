@@ -106,6 +106,7 @@ def test_a_layer_without_a_loss_is_looked_at(renders: Renders, tmp_path: Path) -
     """It never has a gradient; the state is saved right after its blocks were looked at."""
     project = project_of(renders, tmp_path / "project", "ignite", "segmentation")
     text = MASKS.partition("interventions:")[0].replace("PRESENCE", "true").replace("epochs: 3", "epochs: 1")
+    text = text.replace("swa_start: 2", "swa_start: 1")
     text += "watch: { figure_epochs: 0, gradient_steps: 3 }\n"
     interrupted(project, "cut", text, 0, 3)
     train(project, "cut")
@@ -126,13 +127,13 @@ def test_the_learning_test_ends_on_everything(renders: Renders, tmp_path: Path) 
 
 @pytest.mark.parametrize(("first", "then"), [("cuda", "cpu"), ("cpu", "cuda")])
 def test_a_run_goes_on_on_another_device(first: str, then: str, renders: Renders, tmp_path: Path) -> None:
-    """In fp32 the two devices come to the same, up to the rounding of sums."""
+    """In fp32 the two devices come to the same, up to the rounding of sums, of which early ones weigh most."""
     project = project_of(renders, tmp_path / "project", "ignite", "classification")
     text = "extends: small\ntraining: { precision: fp32, max_rows: 400, batch_size: 50 }\n"
     (project / "experiments/whole.yaml").write_text(text)
-    train(project, "whole", 0, "0", f"machine.device={then}", "--as", "whole_then")
+    train(project, "whole", 0, "0", f"machine.device={first}", "--as", "undisturbed")
     interrupted(project, "moved", text + "machine: { device: auto }\n", 0, 5, f"machine.device={first}")
     train(project, "moved", 0, "0", f"machine.device={then}")
-    ends = [pd.read_csv(project / f"runs/{name}/fold_0/metrics.csv") for name in ("whole_then", "moved")]
+    ends = [pd.read_csv(project / f"runs/{name}/fold_0/metrics.csv") for name in ("undisturbed", "moved")]
     losses = [end["valid/loss"].dropna().to_numpy() for end in ends]
-    assert losses[1] == pytest.approx(losses[0], rel=2e-3)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
