@@ -17,6 +17,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from multiprocessing import get_context
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -159,13 +160,17 @@ def trained(
 
         loop, names = make_loop(place, "gpu", network.batch_size, variant)
         stage = loop.phases.at(0)
-        batches = on_device(loop, stage.loader.loader.dataset)
+        samples = InMemory(stage.loader.loader.dataset)
+        batches = on_device(loop, samples)
         criterion = stage.criterion
         bare = BareLoop(loop, names, itertools.cycle(batches), lambda outputs, batch: criterion(outputs, batch)["loss"])
         if network.compiled:
             for model in (loop.model, bare.model):
                 model.network.compile(dynamic=False)
         stage.loader = turns = Turns(batches, bare, clock, blocks)
+        size, count = network.batch_size, len(turns)
+        indices = [[(0, batch % KEPT * size + k) for k in range(size)] for batch in range(count)]
+        turns.loader = SimpleNamespace(dataset=samples, batch_sampler=indices)
         loop.batches_per_epoch, loop.epochs = blocks * CADENCE, 3
         with closing(loop):
             loop.callbacks.on_run_start(loop)
@@ -180,11 +185,11 @@ def trained(
     return turns, once
 
 
-def on_device(loop: Any, dataset: Any) -> list[dict[str, Any]]:
+def on_device(loop: Any, samples: InMemory) -> list[dict[str, Any]]:
     """A few batches as the loader would give them."""
     from pipeline.data.loader import to_device
 
-    samples, size = InMemory(dataset), loop.config.training.batch_size
+    size = loop.config.training.batch_size
     starts = range(0, KEPT * size, size)
     return [
         to_device(loop.task.collate([samples[(0, start + k)] for k in range(size)]), loop.device) for start in starts
@@ -211,6 +216,7 @@ class Turns:
     epochs: list[tuple[list[float], list[float]]] = field(default_factory=list)
     first: float = 0.0  # when the first step of all had ended
     waited: float = 0.0  # the alarm of a slow loader has nothing to say here
+    loader: Any = None  # what gives the samples of its batches once more, for pictures
 
     def __len__(self) -> int:
         return self.blocks * CADENCE
