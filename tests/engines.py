@@ -4,10 +4,13 @@ import re
 import shutil
 from pathlib import Path
 
+import pytest
+
 from projects import ROOT, Renders
 from training import SMALL, demo_project
 
 ENGINES = ("lightning", "ignite", "fastai", "catalyst")
+FIRST_ENGINE = [ENGINES[0], *(pytest.param(engine, marks=pytest.mark.full) for engine in ENGINES[1:])]  # in `make test`
 TASKS = ("classification",)
 BARE = "bare"  # the engine of docs/add-an-engine.md, which the others are held against
 

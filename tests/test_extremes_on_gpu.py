@@ -18,7 +18,12 @@ SHOWN = ["training.epochs=1", "training.max_rows=96", "training.precision=fp32",
 
 @pytest.mark.parametrize(
     ("task", "ranking"),
-    [("classification", "accuracy"), ("segmentation", ""), ("segmentation", "dice"), ("metric_learning", "")],
+    [
+        ("classification", "accuracy"),
+        ("segmentation", ""),
+        pytest.param("segmentation", "dice", marks=pytest.mark.full),
+        pytest.param("metric_learning", "", marks=pytest.mark.full),
+    ],
 )
 def test_no_step_waits_and_the_same_are_found(task: str, ranking: str, renders: Renders, tmp_path: Path) -> None:
     project = demo_project(renders, tmp_path / "project", task=task)

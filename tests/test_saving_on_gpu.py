@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engines import ENGINES
+from engines import FIRST_ENGINE
 from pretended_gpu import ran
 from projects import Renders
 from training import add_callbacks, demo_project, expect
@@ -110,7 +110,7 @@ def test_a_run_goes_on_where_there_is_no_gpu_and_the_other_way_round(base: Path,
     assert len(losses[0]) == 4 and losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", FIRST_ENGINE)
 def test_a_save_is_few_copies_and_a_fold_leaves_no_memory_behind(engine: str, renders: Renders, tmp_path: Path) -> None:
     project = demo_project(renders, tmp_path / "project", engine)
     add_callbacks(project, IDEAS, Measure="Measure")

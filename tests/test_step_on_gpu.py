@@ -33,7 +33,14 @@ class Poison(Callback):
 '''
 
 
-@pytest.mark.parametrize(("engine", "precision"), [(engine, "bf16") for engine in ENGINES] + [("lightning", "fp16")])
+@pytest.mark.parametrize(
+    ("engine", "precision"),
+    [
+        ("lightning", "bf16"),
+        ("lightning", "fp16"),
+        *(pytest.param(engine, "bf16", marks=pytest.mark.full) for engine in ENGINES[1:]),
+    ],
+)
 def test_no_step_waits(engine: str, precision: str, renders: Renders, tmp_path: Path) -> None:
     """Neither an ordinary one nor one that is looked at, drawn and logged."""
     project = demo_project(renders, tmp_path / "project", engine)
