@@ -212,7 +212,7 @@ def test_ctrl_c_and_kills_leave_no_process_and_no_noise(tmp_path: Path) -> None:
         wait_for((folder / "told").exists)
         pid = json.loads((folder / "told").read_text())["pid"]
         sent(job.pid, number)
-        out, errors = job.communicate(timeout=60)
+        out, errors = job.communicate(timeout=180)
         assert out == "" and "Traceback" not in errors
         if number == signal.SIGINT:  # after a kill Python itself speaks of semaphores
             assert errors == ""

@@ -44,8 +44,7 @@ TASKS = ("classification", "multilabel", "regression", "multitask", "metric_lear
 # Each task once and each engine, in bf16, and two in fp16; all others take minutes.
 QUICK = [
     *zip(TASKS, ("lightning", "ignite", "fastai", "catalyst", "lightning", "ignite"), ["bf16"] * 6, strict=True),
-    ("classification", "ignite", "fp16"),
-    ("segmentation", "lightning", "fp16"),
+    ("classification", "lightning", "fp16"),
 ]
 CROSS = [(task, engine, precision) for task in TASKS for engine in ENGINES for precision in ("bf16", "fp16")]
 CASES = [pytest.param(*case, marks=[] if case in QUICK else pytest.mark.full) for case in CROSS]

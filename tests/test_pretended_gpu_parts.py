@@ -53,8 +53,13 @@ LOSSES = {
     "metric_learning": ("identity", ["arcface"]),
     "segmentation": ("mask", ["dice", "jaccard", "tversky", "lovasz", "focal", "bce", "boundary"]),
 }
-IN_ONE_RUN = [("classification", "ignite"), ("regression", "fastai"), ("segmentation", "catalyst")]
-AND_LONGER = [("multilabel", "ignite"), ("multitask", "catalyst"), ("metric_learning", "fastai")]
+IN_ONE_RUN = [("classification", "ignite"), ("regression", "fastai")]
+AND_LONGER = [
+    ("multilabel", "ignite"),
+    ("multitask", "catalyst"),
+    ("metric_learning", "fastai"),
+    ("segmentation", "catalyst"),
+]
 
 
 def parts_of(task: str) -> str:
