@@ -60,6 +60,7 @@ class NonFinite(Callback):
         self.sums: list[Tensor] = []  # of all losses and outputs of each of these batches
         self.last: Step | None = None  # the one whose flags are on their way
         self.before: dict[torch.dtype, Tensor] = {}  # buffers before these batches (batch norm's statistics), flat
+        self.parameters: dict[str, Tensor] = {}  # of the model, by name
         self.by_flag = False  # the optimiser leaves a step out by itself
         self.skipped = self.dumps = self.overflows = 0
         self.held_out: dict[str, None] = {}  # ids of held-out samples without a finite loss or output
@@ -73,6 +74,7 @@ class NonFinite(Callback):
     def on_epoch_start(self, run: Run, stage: Stage) -> None:
         if stage == "train":
             self.by_flag, self.before = knows_flags(run.optimizer), _flat_buffers(run)
+            self.parameters = dict(run.model.named_parameters())
 
     def on_batch_end(self, run: Run, stage: Stage, batch: Batch, result: StepResult) -> None:
         values = [result["loss"], *result["losses"].values(), *result["outputs"].values()]
@@ -86,18 +88,21 @@ class NonFinite(Callback):
 
     def on_gradients_ready(self, run: Run) -> Verdict:
         self._look(run)  # at the step before: a whole forward and backward pass is queued behind its flags
-        forward, optimizer = torch.stack(self.sums).sum(), run.optimizer
-        gradients = {name: each.grad for name, each in run.model.named_parameters() if each.grad is not None}
+        forward, optimizer = sum(self.sums[1:], self.sums[0]), run.optimizer
+        gradients = {name: each.grad for name, each in self.parameters.items() if each.grad is not None}
         norms = torch.stack(torch._foreach_norm(list(gradients.values()))) if gradients else forward.new_zeros(1)
+        run.gradient_norm = torch.linalg.vector_norm(norms)
+        if forward.is_cpu and run.processes.size == 1 and math.isfinite(forward + run.gradient_norm):
+            self.batches, self.sums, self.before = [], [], _flat_buffers(run)  # on a CPU nobody waits to know
+            optimizer.found_inf = None  # type: ignore[attr-defined]
+            return Verdict.GO
         flags = torch.stack([(~torch.isfinite(forward)).float(), forward.new_zeros(())])
-        is_finite = forward.is_cpu and bool(norms.isfinite().all())  # which nobody waits for on a CPU
-        for dtype in {each.dtype for each in gradients.values() if not is_finite}:  # a norm may overflow by itself
+        for dtype in {each.dtype for each in gradients.values()}:  # a norm may overflow by itself
             some = [each for each in gradients.values() if each.dtype == dtype]
             # What `GradScaler` looks with; the scale is 1, so values stay what they are.
             torch._amp_foreach_non_finite_check_and_unscale_(some, flags[1], forward.new_ones(()))
         if run.processes.size > 1:
             run.processes.maximum(flags)
-        run.gradient_norm = torch.linalg.vector_norm(norms)
         rate, found = max(float(group["lr"]) for group in optimizer.param_groups), torch.cat([flags, norms.float()])
         self.last = Step(self.batches, replace(run.progress), rate, list(gradients), HostCopy(found))
         self.batches, self.sums, verdict = [], [], Verdict.GO
