@@ -280,8 +280,9 @@ def test_what_is_not_finite_wins_nothing_and_is_kept_apart(pipeline: SimpleNames
 def test_memory_is_bounded(pipeline: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     batches = [[float(100 - batch)] * 64 for batch in range(50)]  # each batch is the best one so far
     seen = fed(pipeline, batches)
-    size = 4 + 8 + 4 + 3 * 8  # output, partner, share, loss, badness, number
-    assert sum(value.untyped_storage().nbytes() for value in seen.kept.values()) <= 5 * 8 * (size + 4)
+    size = 4 + 8 + 4 + 6 * 8  # output, partner, share, badness and loss of sample and batch, batch, number
+    assert sum(value.untyped_storage().nbytes() for value in seen.kept.values()) <= 5 * 8 * (size + 4 * 8)
+    assert len(seen.waiting) < pipeline.module.TOGETHER
     for name in ("best", "worst", "best_batch", "worst_batch"):
         for one in records(ended(seen), name):
             assert one.outputs["output_label"].untyped_storage().nbytes() == 4, "no view of what is beside it"

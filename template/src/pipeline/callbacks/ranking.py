@@ -2,7 +2,6 @@
 
 import math
 import warnings
-from bisect import bisect
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
@@ -24,10 +23,12 @@ from toolkit.distributed import Processes
 from toolkit.errors import Interrupted, UserError, listed
 
 MOST = 8  # samples in a picture
+TOGETHER = 16  # batches that are ranked at once: one by one that takes a millisecond each on a CPU
 MOST_BYTES = 256 * 2**20  # of a stage's outputs; of huge ones fewer are kept
 LISTS = ("best", "worst", "not_finite", "best_batch", "worst_batch")
 WAYS = {"best": 1, "worst": -1}  # what badness and loss are multiplied by: the least comes first
-BADNESS, NUMBER, INDEX = "badness", "number", "index"  # of a kept sample: what ranks it beside its `LOSS`, and where
+# Of a kept sample: badness and loss, its own and its batch's, float64 (4,), what of them sorts it, and where it was.
+BY, KEY, BATCH, NUMBER, INDEX = "by", "key", "batch", "number", "index"
 Key = tuple[float, ...]
 Entry = tuple[Key, Batch]  # what sorts a sample, and what is kept of it, on the CPU
 
@@ -123,9 +124,8 @@ class StageSamples:
         self.counts, self.most = Counter[str](), MOST
         self.last: tuple[Any, ...] = ()  # a batch and its result, on their way to the CPU
         self.ends = [0]  # how many samples there are up to each batch
-        self.kept: dict[str, Tensor] = {}  # (lists * most, ...) each, on the device
-        self.keys: Tensor  # what sorts them, (badness and loss, lists, most); infinite where there is none
-        self.of_batch: Tensor  # of the best and the worst batch, (badness and loss, 2)
+        self.waiting: list[Batch] = []  # values of batches that are not ranked yet, on the device
+        self.kept: dict[str, Tensor] = {}  # the same of the samples of each list, one after the other
 
     def add(self, batch: Batch, result: StepResult) -> None:
         """Look at a batch; for a metric at the one before, whose copy on the CPU is there by now."""
@@ -148,43 +148,40 @@ class StageSamples:
             *samples, whole = (losses.isfinite() & ~badness.isfinite()).tolist()
             self.counts.update(samples=sum(samples), batches=whole)
         # `output_label@1` are the logits under another dropout mask, which are never decoded.
-        outputs = {key: value for key, value in result["outputs"].items() if not key.rpartition("@")[2].isdigit()}
+        named = result["outputs"].items()
+        outputs = {key: value.detach() for key, value in named if not key.rpartition("@")[2].isdigit()}
         unmixed = {keys.INPUT_PARTNER: batch[keys.INPUT_ROW], keys.INPUT_SHARE: torch.ones_like(losses[1:])}
-        values = {**outputs, **unmixed, **result.get("mixed", {}), BADNESS: badness[:-1], keys.LOSS: losses[:-1]}
+        pairs, values = torch.stack([badness, losses]), {**outputs, **unmixed, **result.get("mixed", {})}
+        values[BY] = torch.cat([pairs[:, :-1], pairs[:, -1:].expand(-1, end - start)]).T
+        values[BATCH] = losses.new_full((end - start,), len(self.ends) - 1)
         values[NUMBER] = torch.arange(start, end, device=losses.device)
-        if not self.kept:
-            size = sum(value[0].nbytes for value in values.values())
-            self.most = max(1, min(MOST, MOST_BYTES // (len(LISTS) * size)))
-            self.kept = {
-                key: value.new_zeros(len(LISTS) * self.most, *value.shape[1:]) for key, value in values.items()
-            }
-            self.keys = losses.new_full((2, len(LISTS), self.most), math.inf)
-            self.of_batch = losses.new_full((2, 2), math.inf)
-        source = self._rank(torch.stack([badness, losses]))
-        self.kept = {key: torch.cat([kept, values[key].detach()])[source] for key, kept in self.kept.items()}
+        self.waiting.append(values)
+        if len(self.waiting) >= min(TOGETHER, MOST_BYTES // 4 // sum(value.nbytes for value in values.values())):
+            self._rank()
 
-    def _rank(self, pairs: Tensor) -> Tensor:
-        """Take up badness and loss of a batch, (2, B + 1): what is kept from now on, int64 (lists * most,), as
-        positions in what was kept followed by the batch."""
-        finite = pairs.isfinite()
-        both = torch.stack([pairs, -pairs], dim=1)  # (badness and loss, best and worst, B + 1)
-        each, whole, before = both[..., :-1], both[..., -1], self.of_batch
-        better = (whole[0] < before[0]) | ((whole[0] == before[0]) & (whole[1] < before[1]))
-        better &= finite[:, -1].all()
-        self.of_batch = torch.where(better, whole, before)
-        known, there = finite.all(dim=0)[:-1], finite[1, :-1]
+    def _rank(self) -> None:
+        """Take up the batches that wait. A list always has as many: of what it does not take the key is infinite."""
+        parts, self.waiting = [self.kept, *self.waiting] if self.kept else self.waiting, []
+        values = {key: torch.cat([each[key] for each in parts]) for key in parts[-1]}
+        by, batch, count, lists = values[BY].T, values[BATCH], len(values[BY]), len(LISTS)
+        self.most = max(1, min(MOST, MOST_BYTES * count // (lists * sum(value.nbytes for value in values.values()))))
+        known, of_batch = by[:2].isfinite().all(dim=0), by[1:].isfinite().all(dim=0)
         # Where nothing is wrong with a sample it is none of the worst, however few there are.
-        flawed = pairs[0, :-1] > (-1 if self.ranking.score and self.ranking.metric is None else -math.inf)
-        offered = torch.stack([known, known & flawed, ~there, there & better[0], there & better[1]])
-        found = torch.cat([each, torch.zeros_like(each[:, :1]), each], dim=1)  # (2, lists, B)
-        found = found.masked_fill(~(offered & found.isfinite()), math.inf)
-        replaced = torch.cat([torch.zeros_like(offered[:3, 0]), better])
-        order_by = torch.cat([self.keys.masked_fill(replaced[:, None], math.inf), found], dim=2)
-        order = order_by[1].argsort(dim=1, stable=True)
-        order = order.gather(1, order_by[0].gather(1, order).argsort(dim=1, stable=True))[:, : self.most]
-        self.keys = order_by.gather(2, order.expand(2, -1, -1))
-        slots = torch.arange(0, len(LISTS) * self.most, self.most, device=pairs.device)[:, None]
-        return torch.where(order < self.most, order + slots, order + slots[-1]).flatten()
+        flawed = by[0] > (-1 if self.ranking.score and self.ranking.metric is None else -math.inf)
+        nothing = torch.zeros_like(by)
+        offered = (by, known), (-by, known & flawed), (nothing, ~by[1].isfinite()), (by, of_batch), (-by, of_batch)
+        held, found, source = len(self.kept[BY]) if self.kept else 0, [], []
+        places = torch.arange(-held, count - held, device=by.device)
+        for number, (key, taken) in enumerate(offered):
+            own = (places >= 0) | (places // max(1, held // lists) == number - lists)
+            key = key.where(key.isfinite() & taken & own, math.inf)
+            order = key[1].argsort(stable=True)
+            for before in (key[0], batch, key[3], key[2])[: 4 if number > 2 else 1]:  # the last of them sorts first
+                order = order[before[order].argsort(stable=True)]
+            source.append(order[: self.most])
+            found.append(key.T[source[-1]])
+        rows = torch.cat(source)
+        self.kept = {KEY: torch.cat(found), **{key: value[rows] for key, value in values.items()}}
 
     def gather(self, processes: Processes, positions: Sequence[Index]) -> None:
         """Read back what is kept, and join what each process has of its shares, on the main one. All call it.
@@ -193,18 +190,20 @@ class StageSamples:
             positions: those of the stage's samples, as the sampler gave them to this process.
         """
         self._add_last()
-        kept = read_back({**self.kept, "keys": self.keys.permute(1, 2, 0), "of_batch": self.of_batch.T})
-        by, of_batch = kept.pop("keys").flatten(0, 1).tolist(), kept.pop("of_batch").tolist()
-        for place, key in enumerate(by):
+        if self.waiting:
+            self._rank()
+        kept = read_back(self.kept)
+        for place, key in enumerate(kept.pop(KEY).tolist()):
             if math.isfinite(key[1]):
                 sample: Batch = {name: value[place].clone() for name, value in kept.items()}
                 sample[INDEX] = positions[int(sample[NUMBER])]
-                self.lists[LISTS[place // self.most]].append((tuple(key), sample))
-        for name, key in zip(WAYS, of_batch, strict=True):
+                self.lists[LISTS[place * len(LISTS) // len(kept[BY])]].append((tuple(key[:2]), sample))
+        for name, way in WAYS.items():
             if entries := self.lists[f"{name}_batch"]:
-                number = bisect(self.ends, int(entries[0][1][NUMBER]))
+                number, of_batch = int(entries[0][1][BATCH]), way * entries[0][1][BY][2:]
+                entries = [one for one in entries if one[1][BATCH] == number]
                 size = self.ends[number] - self.ends[number - 1]
-                self.extreme_batches[name] = tuple(key), self.before + number, size, entries
+                self.extreme_batches[name] = tuple(of_batch.tolist()), self.before + number, size, entries
         self.counts["all"] = self.ends[-1]
         shares = processes.gather((self.lists, self.extreme_batches, self.counts))
         if len(shares) < 2:
@@ -246,9 +245,9 @@ class StageSamples:
             image=one[keys.INPUT_IMAGE].numpy(),
             targets={key: value for key, value in one.items() if key.startswith(keys.TARGET_PREFIX)},
             outputs={key: value for key, value in kept.items() if key.startswith(keys.OUTPUT_PREFIX)},
-            loss=float(kept[keys.LOSS]),
+            loss=float(kept[BY][1]),
             mixed=mixed,
-            scored=(score, self.ranking.sign * float(kept[BADNESS])) if score else None,
+            scored=(score, self.ranking.sign * float(kept[BY][0])) if score else None,
         )
 
 

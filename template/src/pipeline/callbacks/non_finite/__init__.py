@@ -115,9 +115,7 @@ class NonFinite(Callback):
             left_out = flags[0]  # when gradients overflow, no batch is to blame
         else:
             optimizer.found_inf = left_out  # type: ignore[attr-defined]
-        buffers = [each.detach() for each in run.model.buffers()]
-        for dtype in {each.dtype for each in buffers}:
-            some = [each for each in buffers if each.dtype == dtype]
+        for dtype, some in _buffers(run).items():
             after = torch.cat([each.flatten() for each in some])
             before = self.before.get(dtype, after)
             if len(before) != len(after):  # a module has made one in its first step
