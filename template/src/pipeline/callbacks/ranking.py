@@ -148,16 +148,16 @@ class StageSamples:
             *samples, whole = (losses.isfinite() & ~badness.isfinite()).tolist()
             self.counts.update(samples=sum(samples), batches=whole)
         # `output_label@1` are the logits under another dropout mask, which are never decoded.
-        named = result["outputs"].items()
-        outputs = {key: value.detach() for key, value in named if not key.rpartition("@")[2].isdigit()}
+        outputs = {key: value for key, value in result["outputs"].items() if not key.rpartition("@")[2].isdigit()}
         unmixed = {keys.INPUT_PARTNER: batch[keys.INPUT_ROW], keys.INPUT_SHARE: torch.ones_like(losses[1:])}
         pairs, values = torch.stack([badness, losses]), {**outputs, **unmixed, **result.get("mixed", {})}
         values[BY] = torch.cat([pairs[:, :-1], pairs[:, -1:].expand(-1, end - start)]).T
         values[BATCH] = losses.new_full((end - start,), len(self.ends) - 1)
         values[NUMBER] = torch.arange(start, end, device=losses.device)
-        self.waiting.append(values)
-        if len(self.waiting) >= min(TOGETHER, MOST_BYTES // 4 // sum(value.nbytes for value in values.values())):
+        size = sum(value.nbytes for value in values.values())
+        if self.waiting and len(self.waiting) >= min(TOGETHER, MOST_BYTES // 4 // size):
             self._rank()
+        self.waiting.append({key: value.detach() for key, value in values.items()})
 
     def _rank(self) -> None:
         """Take up the batches that wait. A list always has as many: of what it does not take the key is infinite."""
@@ -190,8 +190,7 @@ class StageSamples:
             positions: those of the stage's samples, as the sampler gave them to this process.
         """
         self._add_last()
-        if self.waiting:
-            self._rank()
+        self._rank()
         kept = read_back(self.kept)
         for place, key in enumerate(kept.pop(KEY).tolist()):
             if math.isfinite(key[1]):

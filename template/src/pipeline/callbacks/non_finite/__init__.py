@@ -101,8 +101,7 @@ class NonFinite(Callback):
             some = [each for each in gradients.values() if each.dtype == dtype]
             # What `GradScaler` looks with; the scale is 1, so values stay what they are.
             torch._amp_foreach_non_finite_check_and_unscale_(some, flags[1], forward.new_ones(()))
-        if run.processes.size > 1:
-            run.processes.maximum(flags)
+        run.processes.maximum(flags)
         rate, found = max(float(group["lr"]) for group in optimizer.param_groups), torch.cat([flags, norms.float()])
         self.last = Step(self.batches, replace(run.progress), rate, list(gradients), HostCopy(found))
         self.batches, self.sums, verdict = [], [], Verdict.GO
