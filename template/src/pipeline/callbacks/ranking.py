@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -17,6 +17,7 @@ from pipeline.callbacks import HostCopy
 from pipeline.competition import Metric
 from pipeline.config import Experiment
 from pipeline.data.sample_record import SampleRecord
+from pipeline.inference.weights import host_copy
 from pipeline.tasks import Task
 from pipeline.types import Batch, Index, StepResult
 from toolkit.distributed import Processes
@@ -191,7 +192,7 @@ class StageSamples:
         """
         self._add_last()
         self._rank()
-        kept = read_back(self.kept)
+        kept = host_copy(self.kept)
         for place, key in enumerate(kept.pop(KEY).tolist()):
             if math.isfinite(key[1]):
                 sample: Batch = {name: value[place].clone() for name, value in kept.items()}
@@ -248,11 +249,3 @@ class StageSamples:
             mixed=mixed,
             scored=(score, self.ranking.sign * float(kept[BY][0])) if score else None,
         )
-
-
-def read_back(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of one device on the CPU, in a single copy."""
-    flat = {key: value.contiguous().view(-1).view(torch.uint8) for key, value in tensors.items()}
-    parts = torch.cat(list(flat.values())).cpu().split([len(part) for part in flat.values()])
-    pairs = zip(tensors.items(), parts, strict=True)
-    return {key: part.clone().view(value.dtype).view(value.shape) for (key, value), part in pairs}

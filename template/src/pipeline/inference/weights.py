@@ -32,24 +32,23 @@ State = TypeVar("State")
 
 def host_copy(state: State) -> State:
     """Copy nested dicts and lists with their tensors to the host, contiguous: a training that goes on changes nothing
-    of it. What lies on a device crosses in one copy for each dtype and `PACK` bytes; tied weights stay tied."""
+    of it. What lies on a device crosses in one copy for each `PACK` bytes; tied weights stay tied."""
     keys = {id(leaf): _memory(leaf) for leaf in tree_leaves(state) if type(leaf) in (Tensor, nn.Parameter)}
     tensors = {keys[id(leaf)]: leaf.detach() for leaf in tree_leaves(state) if id(leaf) in keys}
     packs, filled, copies = defaultdict(list), Counter[object](), dict[object, Tensor]()
-    for key, tensor in tensors.items():
+    for key, tensor in sorted(tensors.items(), key=lambda item: -item[1].element_size()):  # so all are aligned
         if tensor.is_cpu or not tensor.numel():
             copies[key] = tensor.cpu().clone(memory_format=torch.contiguous_format)
             continue
-        group = tensor.device, tensor.dtype
-        filled[group] += tensor.nbytes
-        packs[*group, filled[group] // PACK].append(key)
-    for (device, dtype, _), members in packs.items():
-        flat = torch.cat([tensors[key].flatten() for key in members])
-        host = torch.empty(flat.shape, dtype=dtype, pin_memory=device.type == "cuda").copy_(flat)
+        filled[tensor.device] += tensor.nbytes
+        packs[tensor.device, filled[tensor.device] // PACK].append(key)
+    for (device, _), members in packs.items():
+        flat = torch.cat([tensors[key].flatten().view(torch.uint8) for key in members])
+        host = torch.empty(flat.shape, dtype=flat.dtype, pin_memory=device.type == "cuda").copy_(flat)
         ends = np.cumsum([tensors[key].nbytes for key in members])
         # Each with a storage of its own, or a file would hold all of them for each.
-        for key, part in zip(members, np.split(host.view(torch.uint8).numpy(), ends[:-1]), strict=True):
-            copies[key] = torch.frombuffer(part, dtype=dtype).view(tensors[key].shape)
+        for key, part in zip(members, np.split(host.numpy(), ends[:-1]), strict=True):
+            copies[key] = torch.frombuffer(part, dtype=tensors[key].dtype).view(tensors[key].shape)
     return copy.deepcopy(state, {number: copies[key] for number, key in keys.items()})
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 from torch import Tensor
 
 from pipeline.competition import Head, Metric, metric_values, rank
+from pipeline.inference.weights import host_copy
 from pipeline.keys import INPUT_ID, ROW_ID, embedding_key
 from pipeline.losses.criterion import LossSums
 from pipeline.tasks import Decoder, Finisher, Task
@@ -42,8 +43,7 @@ class Validation:
         """Join what the processes have of their rows, on the main one. All call it."""
         self.sums.gather(processes)
         if processes.size > 1:
-            outputs = [(ids, {key: value.cpu() for key, value in batch.items()}) for ids, batch in self.outputs]
-            shares = processes.gather((self.parts, outputs))
+            shares = processes.gather((self.parts, host_copy(self.outputs)))
             self.parts = [part for parts, _ in shares for part in parts]
             self.outputs = [batch for _, batches in shares for batch in batches]
 

@@ -27,8 +27,9 @@ class HeadPredictions(Predictions):
     def decode(self, ids: Sequence[str], outputs: Outputs) -> Table:
         """Logits of one batch as predictions, indexed by id."""
         columns: dict[str, np.ndarray] = {}
-        for kind in self.kinds:
-            columns |= kind.columns.table(kind.decode(outputs[kind.head.output_key].cpu()))
+        read = torch.cat([outputs[kind.head.output_key] for kind in self.kinds], dim=1).cpu()  # for which a GPU waits
+        for kind, logits in zip(self.kinds, read.split([kind.width for kind in self.kinds], dim=1), strict=True):
+            columns |= kind.columns.table(kind.decode(logits))
         return pd.DataFrame(columns, index=pd.Index(list(ids), name=ROW_ID, dtype="str"))
 
     def empty(self) -> Table:

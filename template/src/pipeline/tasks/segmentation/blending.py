@@ -46,7 +46,7 @@ class Blender:
         of_presence = [column for head in said for column in presence_columns(head)]
         names = [*(column for head in self.heads for column in columns(head)), *of_presence]
         places: list[_Place] = []
-        for k, numbers in enumerate(batch[INPUT_WINDOW].tolist()):
+        for k, numbers in enumerate(batch[INPUT_WINDOW]):
             window, name = Window.of(numbers), batch[INPUT_ID][k]
             if window.number == 0:
                 self.open = _Open(name, window, maps, self.settings)
@@ -157,9 +157,11 @@ def _read(
     maps: Sequence[Tensor], presence: Sequence[Tensor], places: Sequence[_Place]
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Presence (B, classes) of all heads, and what each place asks of the maps (B, C, h, w), (C, rows, columns): with
-    one copy to the device and one back, each of which a GPU waits for."""
+    one copy to the device and one back, for which a GPU waits."""
     shares = [shares for place in places for shares in (place.rows, place.across)]
-    grid = torch.from_numpy(np.concatenate(shares)).to(maps[0].device).split([len(each) for each in shares])
+    flat, device = torch.from_numpy(np.concatenate(shares)), maps[0].device
+    pinned = torch.empty(flat.shape, pin_memory=maps[0].is_cuda).copy_(flat)
+    grid = pinned.to(device, non_blocking=True).split([len(each) for each in shares])
     sampled = [
         torch.cat([sample(values[k], place.rows, place.across, grid[2 * k : 2 * k + 2]) for values in maps])
         for k, place in enumerate(places)

@@ -111,7 +111,9 @@ class SegmentationTask(Task):
         return next((frame for frame in told if frame is not None), None)
 
     def collate(self, samples: list[dict[str, Any]]) -> Batch:
-        return collate(samples)
+        """As any batch, with lists of numbers as windows: they are read on the host, and so they stay there."""
+        batch = collate(samples)
+        return batch | {key: value.tolist() for key, value in batch.items() if key == INPUT_WINDOW}
 
     def model(self, experiment: Experiment, names: Registry, pretrained: bool) -> PreparedModel:
         return prepared_model(self.heads, experiment, names, pretrained)
@@ -148,8 +150,9 @@ class SegmentationTask(Task):
         return WeightedLosses(losses, self.heads, names)
 
     def batch_schema(self, batch: Batch, outputs: Mapping[str, Tensor]) -> list[tuple[str, str, str, str]]:
-        table, count, image = contract_rows(batch, outputs), len(batch[INPUT_ID]), batch[INPUT_IMAGE]
-        window = take(batch, INPUT_WINDOW, "a task of masks", "the batch holds")
+        window = torch.as_tensor(take(batch, INPUT_WINDOW, "a task of masks", "the batch holds"))
+        table = contract_rows({**batch, INPUT_WINDOW: window}, outputs)
+        count, image = len(batch[INPUT_ID]), batch[INPUT_IMAGE]
         _check(f"'{INPUT_WINDOW}'", window, torch.int64, (count, 9))
         for head in self.heads:
             kind, classes, name = kind_of(head), len(head.classes), f"head '{head.name}'"

@@ -11,7 +11,7 @@ from pipeline.config import Experiment
 from pipeline.registry import Registry
 from toolkit.errors import UserError
 
-INPUT_WINDOW = "input_window"  # int64 (B, 9): see `Window.numbers`
+INPUT_WINDOW = "input_window"  # in a batch lists of `Window.numbers`, on the host
 Size = tuple[int, int]
 Share = Annotated[float, Field(ge=0, le=1)]
 
