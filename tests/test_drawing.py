@@ -122,7 +122,7 @@ def test_long_names_with_signs_of_mathematics(draw: SimpleNamespace) -> None:
     assert first.startswith("costs $5")
     assert first.endswith("than that")
     image = np.zeros((8, 8, 3), dtype=np.uint8)
-    draw.pixels(draw.sample([image, image], names, names, names[::-1], [0.5, 0.5]))
+    draw.pixels(draw.sample([image, image], names, names, names[::-1], [0.5, 0.5])())
 
 
 def test_a_sample_shows_the_images_themselves(draw: SimpleNamespace) -> None:
@@ -130,7 +130,7 @@ def test_a_sample_shows_the_images_themselves(draw: SimpleNamespace) -> None:
     images = [np.full((32, 48, 3), color, dtype=np.uint8) for color in colors]
     truth, predicted = list("aabbab"), list("abbbbb")
     probabilities = [0.9, 0.6, 0.7, 0.8, 0.95, 0.99]
-    figure = draw.sample(images, [f"id{number}" for number in range(6)], truth, predicted, probabilities)
+    figure = draw.sample(images, [f"id{number}" for number in range(6)], truth, predicted, probabilities)()
     [axes] = figure.axes
     titles, ids = ([text.get_text() for text in axes.texts[start::2]] for start in (0, 1))
     assert ids == ["id4", "id1", "id2", "id3", "id0", "id5"]

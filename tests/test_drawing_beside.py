@@ -107,7 +107,7 @@ def test_late_pictures_have_their_own_step_in_every_tracker(tmp_path: Path) -> N
     assert {path.stem: path.read_bytes() for path in folder.glob("figures/*")} == last
     history = wandb_history(wandb_records(folder))
     assert list(history) == [0, 8, 9, 10, 16]
-    assert {step: [key for key in row if ":" not in key] for step, row in history.items()} == {
+    assert {step: sorted(key for key in row if ":" not in key) for step, row in history.items()} == {
         0: ["loss"], 8: ["loss", "more"], 9: ["more"], 10: ["more"], 16: ["loss"]
     }  # fmt: skip
     kept = {
@@ -221,10 +221,17 @@ def test_ctrl_c_and_kills_leave_no_process_and_no_noise(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_whole_fold_has_the_same_pictures(
-    renders: Renders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    "task",
+    [
+        "classification",
+        *(pytest.param(task, marks=pytest.mark.full) for task in ("multitask", "metric_learning", "segmentation")),
+    ],
+)
+def test_a_whole_fold_has_the_same_pictures_and_draws_none_itself(
+    task: str, renders: Renders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    project = demo_project(renders, tmp_path / "project")
+    project = demo_project(renders, tmp_path / "project", task=task)
     monkeypatch.chdir(project)
     with imported(project):
         from competition import competition
@@ -232,9 +239,12 @@ def test_a_whole_fold_has_the_same_pictures(
         from pipeline.project import Project
         from pipeline.training import fold
         from pipeline.training.setup import prepare
+        from toolkit.plots import figures
 
         start_tracker, found = fold.make_tracker, {}
         for beside in (False, True):
+            if beside:
+                monkeypatch.setattr(figures, "png", lambda figure: pytest.fail("drawn in the process that trains"))
             monkeypatch.setattr(
                 fold, "make_tracker", lambda info, names, beside, mine=beside: start_tracker(info, names, mine)
             )
@@ -246,4 +256,15 @@ def test_a_whole_fold_has_the_same_pictures(
     assert "left out" not in capfd.readouterr().err
     curves = Path("figures/learning_curves.png")  # of times as well
     assert found[True].keys() == found[False].keys() and len(found[True]) > 15
+    assert {"gradients.png", "learning_curves.png"} <= {path.name for path in found[True]}
     assert [name for name, picture in found[True].items() if picture != found[False][name] and name != curves] == []
+
+
+def test_what_draws_at_the_end_of_a_fold_needs_no_torch() -> None:
+    """A process would take seconds to import it, and as much memory as a small training."""
+    plots = "curves", "samples", "classes", "confusion_matrix", "numbers", "rankings", "labels", "masks"
+    drawing = ", ".join(f"toolkit.plots.{name}" for name in plots)
+    code = f"import sys, {drawing}, pipeline.tasks.segmentation.figures\nprint('torch' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "template/src")}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

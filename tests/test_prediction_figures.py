@@ -1,7 +1,8 @@
 """The pictures of predictions show scikit-learn's numbers, whatever classes there are."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from toolkit.plots.figures import pixels
 from toolkit.plots.numbers import by_truth_figure, errors_by_truth, scatter_figure
 
 pytestmark = pytest.mark.filterwarnings("error")  # a warning of matplotlib's would reach a user's terminal
+BY_TRUTH = {"a/x": scatter_figure, "b/x": by_truth_figure}
 PARTS = {"confusion_matrix", "calibration", "curves", "probabilities", "classes"}
 LONG = tuple(f"_{number}_costs ${number} or $x^ and_more_{'very ' * 12}long {number}" for number in range(6))
 
@@ -39,8 +41,9 @@ def multilabel(truth: np.ndarray, given: np.ndarray, names: tuple[str, ...], **m
     return drawn(columns.figures(*(pd.DataFrame(table, columns=columns.names) for table in (truth, given))))
 
 
-def drawn(figures: dict[str, Figure]) -> dict[str, Figure]:
-    assert len(figures) <= 6
+def drawn(drawings: dict[str, Callable[[], Figure]]) -> dict[str, Figure]:
+    assert len(drawings) <= 6
+    figures = {name: draw() for name, draw in drawings.items()}
     assert all(pixels(figure).std() > 5 for figure in figures.values())
     return {name.split("/")[0]: figure for name, figure in figures.items()}
 
@@ -259,7 +262,7 @@ def test_errors_of_numbers_by_truth() -> None:
     assert table["mean"].tolist() == pytest.approx([-0.5 * (10 * part + 4.5) for part in range(10)])
     assert (table["absolute"] == -table["mean"]).all()
     gaps = np.where(truth == 3, np.nan, truth)
-    figures = drawn({"a/x": scatter_figure(gaps, truth * 0.5, "$x_"), "b/x": by_truth_figure(gaps, truth * 0.5, "$x_")})
+    figures = drawn({name: partial(draw, gaps, truth * 0.5, "$x_") for name, draw in BY_TRUTH.items()})
     kept = truth[truth != 3]
     r2 = 1 - ((0.5 * kept) ** 2).sum() / ((kept - kept.mean()) ** 2).sum()
     assert f"99 rows, root mean squared error {0.5 * np.sqrt((kept**2).mean()):.4g}" in figures["a"].get_suptitle()
@@ -270,7 +273,7 @@ def test_errors_of_numbers_by_truth() -> None:
 @pytest.mark.parametrize("truth", [[], [np.nan], [3.0], [2.0, 2.0, 2.0]])
 def test_numbers_of_which_there_are_few(truth: list[float]) -> None:
     values = np.array(truth, dtype=float)
-    drawn({"a": scatter_figure(values, values + 1, "ink"), "b": by_truth_figure(values, values + 1, "ink")})
+    drawn({name: partial(draw, values, values + 1, "ink") for name, draw in BY_TRUTH.items()})
 
 
 def test_the_nearest_right_and_wrong_neighbours() -> None:

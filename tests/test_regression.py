@@ -378,8 +378,8 @@ def test_the_worst_samples_come_first() -> None:
     ids = [f"id{number}" for number in range(6)]
     rows = pd.DataFrame({"id": ids, "age": ["1", "2", "3", None, "5", "6"]})
     predictions = pd.DataFrame({"age": [1.0, 2.5, 0.0, 9.0, 5.1, 7.0]}, index=ids)
-    [figure] = make_task().figures.examples(rows, images, predictions).values()
-    [axes] = figure.axes
+    [draw] = make_task().figures.examples(rows, images, predictions).values()
+    [axes] = draw().axes
     titles, shown = ([text.get_text() for text in axes.texts[start::2]] for start in (0, 1))
     assert shown == ["id2", "id5", "id1", "id4", "id0"]
     assert titles[0] == "0 (-3)\ntrue: 3"
@@ -389,7 +389,7 @@ def test_the_worst_samples_come_first() -> None:
 def test_the_scatter_shows_every_row_and_its_residual() -> None:
     truth = pd.DataFrame({"age": [1.0, 2.0, np.nan, 4.0]})
     predictions = pd.DataFrame({"age": [1.5, 2.0, 3.0, 2.0]})
-    figure = make_task().figures.overview(truth, predictions)["scatter/age"]
+    figure = make_task().figures.overview(truth, predictions)["scatter/age"]()
     left, middle, right = figure.axes
     np.testing.assert_allclose(left.collections[0].get_offsets(), [[1, 1.5], [2, 2], [4, 2]])
     np.testing.assert_allclose(middle.collections[0].get_offsets(), [[1.5, 0.5], [2, 0], [2, -2]])

@@ -56,7 +56,8 @@ def test_every_figure_is_drawn(kind: str) -> None:
     head, truth, predictions = case(names, empty=kind == "empty")
     drawn = figures(truth, predictions, head)
     assert set(drawn) == {"mask_iou", "mask_size", "mask_classes", "mask_probabilities"}
-    for figure in drawn.values():
+    for draw in drawn.values():
+        figure = draw()
         assert len(saved(figure)) > 5000
         assert max(figure.get_size_inches()) < 20
     masks = list(decoded(predictions, head))
@@ -123,7 +124,7 @@ def test_small_things_of_huge_images_stay_visible_and_images_are_asked_for_one_b
 def test_sizes_are_plain_numbers_on_a_scale_that_spans_them(rows: tuple[int, ...], scale: str) -> None:
     head = Head("mask", "mask", ("a",))
     truths = [(np.arange(100) < count).repeat(10).reshape(1, 100, 10).astype(np.uint8) for count in rows]
-    figure = figures(*tables(head, truths, [truth * 255 for truth in truths]), head)["mask_size"]
+    figure = figures(*tables(head, truths, [truth * 255 for truth in truths]), head)["mask_size"]()
     saved(figure)
     (axes,) = figure.axes
     assert axes.get_xscale() == scale

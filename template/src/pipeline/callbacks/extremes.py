@@ -96,7 +96,8 @@ class Extremes(Callback):
 
     def on_run_end(self, run: Run, result: StageResult | None) -> None:
         self._explain(run)
-        self.embeddings.log(run)
+        with may_fail(run):
+            self.embeddings.log(run)
 
     def _explain(self, run: Run) -> None:
         for name, samples in self.explained.items():

@@ -8,20 +8,20 @@ optimiser takes it. At the end of a run a picture, `gradients`, and a verdict wh
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from pipeline.callbacks import Callback, HostCopy
 from pipeline.types import Run, StageResult, Verdict
 from toolkit.errors import listed
+from toolkit.plots.curves import gradients_figure
 from toolkit.terminal import console
 
 MOST_BLOCKS = 48  # in a picture that can still be read
-MOST_COLUMNS = 128  # likewise
 SAMPLE = 4096  # weights of a parameter whose movement is measured, and about as many of a block in a histogram
 VANISHED, EXPLODED = 1e-6, 1e4  # times the middle block; and of a gradient itself
 SELDOM, LOOKS = 50, 10  # the most steps between two looks, and the fewest looks at a run
@@ -72,9 +72,8 @@ class Gradients(Callback):
 
         def log() -> None:
             found = dict(zip(before, zip(copy.values(), counts, strict=True), strict=True))
-            row = torch.stack(
-                [summary([found[name] for name in names if name in found]) for names in self.blocks.values()]
-            )
+            there = ([found[name] for name in names if name in found] for names in self.blocks.values())
+            row = torch.stack([summary(of_block) for of_block in there])
             if not torch.isfinite(row[:, :-1]).all():  # such a step is left out: by fp16's scaler, or `NonFinite`
                 self.steps.remove(step)
                 return
@@ -111,7 +110,7 @@ class Gradients(Callback):
         if not self.rows:
             return
         names, table = list(self.blocks), torch.stack(self.rows).numpy()
-        run.tracker.figure("gradients", gradients_figure(names, self.steps, table), run.progress.step)
+        run.tracker.figure("gradients", partial(gradients_figure, names, self.steps, table), run.progress.step)
         trains = {name for name, value in run.model.network.named_parameters() if value.requires_grad}
         trained = np.array([not trains.isdisjoint(found) for found in self.blocks.values()])
         for line in verdicts(np.array(names)[trained], table[:, trained]):
@@ -196,23 +195,3 @@ def verdicts(names: np.ndarray, table: np.ndarray) -> list[str]:
         "they explode in {}: up to {:.3g}; clip them (training.clip_grad), lower the rate, or warm up longer": exploded,
     }
     return [text.format(listed(names[bad], 4), np.nanmax(largest)) for text, bad in found.items() if bad.any()]
-
-
-def gradients_figure(names: Sequence[str], steps: Sequence[int], table: np.ndarray) -> Figure:
-    """Heat maps of mean |g| and relative update of each block over the steps, on a logarithmic scale."""
-    every = -(-len(steps) // MOST_COLUMNS)
-    steps, table = steps[::every], table[::every]
-    figure = Figure(figsize=(13, max(3.0, 1.2 + 0.2 * len(names))), dpi=100, layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
-    for axes, column, title in zip(panels, (1, 4), ("mean |gradient|", "|update| / |weights|"), strict=True):
-        values = table[:, :, column].T
-        image = axes.pcolormesh(np.log10(np.where((values > 0) & np.isfinite(values), values, np.nan)))
-        axes.set_facecolor("#d9d9d9")  # zeros, and what was not seen
-        axes.set_title(f"{title}, log10; grey: none", fontsize=11, fontweight="bold", loc="left")
-        ticks = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), 7)).round().astype(int))
-        axes.set_xticks(ticks + 0.5, [str(steps[tick]) for tick in ticks])
-        axes.set_xlabel("step")
-        figure.colorbar(image, ax=axes, pad=0.01)
-    panels[0].set_yticks(np.arange(len(names)) + 0.5, list(names), fontsize=7.5)
-    panels[0].invert_yaxis()
-    return figure

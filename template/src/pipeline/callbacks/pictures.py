@@ -8,8 +8,6 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
-from sklearn.decomposition import PCA
 from torch import Tensor
 from torch.nn import functional
 
@@ -24,11 +22,11 @@ from pipeline.types import Batch, Run, SampleDataset, StageResult, StepResult
 from toolkit.errors import Interrupted
 from toolkit.plots.curves import learning_curves_figure
 from toolkit.plots.images import RowImages, visible
+from toolkit.plots.samples import UNKNOWN, embedding_figure
 
 MOST_COLUMNS = 20  # of predictions
-MOST_POINTS, MOST_NAMED = 1000, 10  # embeddings, and classes with a colour of their own
+MOST_POINTS = 1000  # embeddings
 SIDE = 32  # of the images beside them
-UNKNOWN = "?"
 
 
 class Pictures(Callback):
@@ -54,6 +52,9 @@ class Pictures(Callback):
             with may_fail(run):
                 for name, figure in self.task.figures.overview(truth, predictions).items():
                     run.tracker.figure(name, figure, run.progress.step)
+                for name, (held, scores) in list(self.task.figures.curves(truth, predictions).items())[:MOST_COLUMNS]:
+                    if 0 < held.sum() < len(held):
+                        run.tracker.pr_curve(f"pr/{name}", held, scores, run.progress.step)
             with may_fail(run):
                 rows = by_prediction(self.rows.reset_index(drop=True))
                 rows = rows.iloc[pd.Index(rows[ROW_ID]).get_indexer(predictions.index)]
@@ -62,9 +63,6 @@ class Pictures(Callback):
                 for head, figure in figures.items():
                     name = "samples" if len(figures) == 1 else f"samples/{head}"
                     run.tracker.figure(name, figure, run.progress.step)
-            for name, (held, scores) in list(self.task.figures.curves(truth, predictions).items())[:MOST_COLUMNS]:
-                if 0 < held.sum() < len(held):
-                    run.tracker.pr_curve(f"pr/{name}", held, scores, run.progress.step)
         with may_fail(run):
             best_epoch = run.best.epoch + 1 if run.best and len(self.rows) else None
             metrics = [metric.name for metric in run.metrics]
@@ -110,31 +108,10 @@ class Embeddings:
     def log(self, run: Run) -> None:
         """Log `embedding/<head>` of each head."""
         images = [visible(image) for part in self.images for image in part.cpu().numpy()]
-        for head in run.heads:
-            if head.name in self.vectors:
-                numbers = torch.cat(self.targets[head.name]).tolist()
-                labels = [head.classes[number] if number >= 0 else UNKNOWN for number in numbers]
-                points = Points(torch.cat(self.vectors[head.name]).cpu().numpy(), labels, images)
-                run.tracker.embedding(f"embedding/{head.name}", points, run.progress.step)
-                run.tracker.figure(f"embedding/{head.name}", embedding_figure(points), run.progress.step)
-
-
-def embedding_figure(points: Points) -> Figure:
-    """Vectors in the plane of their first two principal components; the most frequent classes have colours."""
-    figure = Figure(figsize=(8.5, 6.5), dpi=110, layout="constrained")
-    axes = figure.subplots()
-    axes.set_title(f"{len(points.labels):,} embeddings", fontsize=11, fontweight="bold", loc="left")
-    if len(points.labels) < 3:
-        return figure
-    labels, plane = pd.Series(list(points.labels), dtype="str"), PCA(2, random_state=0).fit(points.vectors)
-    named = labels[labels != UNKNOWN].value_counts().index[:MOST_NAMED]
-    table = pd.DataFrame(plane.transform(points.vectors)).groupby(labels.where(labels.isin(named), "others"))
-    for name in ["others", *named]:
-        if name in table.groups:
-            across, up = table.get_group(name).to_numpy().T
-            color, label = "#c4c4c4" if name == "others" else None, name[:30].replace("$", r"\$")
-            axes.scatter(across, up, s=12, color=color, label=label)
-    first, second = (f"{part:.0%} of the variance" for part in plane.explained_variance_ratio_)
-    axes.set(xlabel=first, ylabel=second)
-    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
-    return figure
+        for head in (head for head in run.heads if head.name in self.vectors):
+            numbers = torch.cat(self.targets[head.name]).tolist()
+            labels = [head.classes[number] if number >= 0 else UNKNOWN for number in numbers]
+            points = Points(torch.cat(self.vectors[head.name]).cpu().numpy(), labels, images)
+            run.tracker.embedding(f"embedding/{head.name}", points, run.progress.step)
+            figure = partial(embedding_figure, points.vectors, labels)
+            run.tracker.figure(f"embedding/{head.name}", figure, run.progress.step)

@@ -1,6 +1,7 @@
 """Probabilities of classes of which one is true: what is decided, doubted, drawn and handed in."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -65,8 +66,8 @@ class ClassProbabilities(Columns):
             subset, thresholds = slice(1, None), np.array(head.thresholds or [0.5])
             calibrated = true[:, 1], given[:, 1], f"probability of {shortened(names[1])}"
         return {
-            f"confusion_matrix/{head.name}": confusion_matrix_figure(labels, names[numbers], head.classes),
-            f"calibration/{head.name}": calibration_figure(*calibrated),
+            f"confusion_matrix/{head.name}": partial(confusion_matrix_figure, labels, names[numbers], head.classes),
+            f"calibration/{head.name}": partial(calibration_figure, *calibrated),
             **class_figures(head.name, true.astype(np.float32), given, mask, head.classes, subset, thresholds),
         }
 

@@ -18,7 +18,7 @@ from toolkit.errors import UserError, listed, nearest
 
 # (predictions of images, the prediction id of each (N,)) -> a row for each id, in the order in which they come
 Aggregate = Callable[[pd.DataFrame, np.ndarray], pd.DataFrame]
-Figures = dict[str, Any]  # matplotlib's, by name; it takes a second to import
+Figures = dict[str, Any]  # a `Drawing` by name; matplotlib takes a second to import
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Probabilities of labels, each a question of its own: what is decided, doubted, drawn and handed in."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -42,8 +43,8 @@ class LabelProbabilities(Columns):
         counts = label_counts(np.where(known, true, 0) >= 0.5, said & known, head.classes)
         calibrated = true[known] >= 0.5, given[known], "probability of a label, all labels together"
         return {
-            f"labels/{head.name}": labels_figure(*counts),
-            f"calibration/{head.name}": calibration_figure(*calibrated),
+            f"labels/{head.name}": partial(labels_figure, *counts),
+            f"calibration/{head.name}": partial(calibration_figure, *calibrated),
             **class_figures(head.name, true, given, said, head.classes, thresholds=thresholds(head)),
         }
 

@@ -6,9 +6,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.competition import Head
+from pipeline.heads.mask_decoding import IGNORED
 from toolkit.errors import UserError, listed
-
-IGNORED = 255  # in a target: what is known of no class
 
 
 class Planes:

@@ -16,6 +16,8 @@ from toolkit.masks.components import Components
 
 USUAL = (0.5, 0.0, 0.5)  # threshold, min_area and presence of a class; see `decisions`
 EXCLUSIVE = "multiclass_mask"
+MASKS = ("mask", EXCLUSIVE)  # the kinds of heads of masks
+IGNORED = 255  # in a target: what is known of no class
 
 
 def columns(head: Head) -> list[str]:

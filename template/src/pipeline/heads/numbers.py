@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,8 @@ class Numbers(Columns):
 
         name = self.head.name
         given = truth[name].to_numpy(), predicted(predictions, self.head), name
-        return {f"scatter/{name}": scatter_figure(*given), f"errors/{name}": by_truth_figure(*given)}
+        made = {f"scatter/{name}": scatter_figure, f"errors/{name}": by_truth_figure}
+        return {name: partial(figure, *given) for name, figure in made.items()}
 
     def sample_figure(
         self, images: Sequence[Any], ids: Sequence[str], truth: pd.DataFrame, predictions: pd.DataFrame

@@ -5,6 +5,7 @@ With thousands of classes a column for each would be too much. The columns are `
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -102,8 +103,8 @@ class Rankings(Columns):
         own, wrong = (np.where(there & (labels != NOTHING), scores, -np.inf)[known] for there in (hits, ~hits))
         best = (np.where(np.isfinite(part), part, np.nan) for part in (own.max(axis=1), wrong.max(axis=1)))
         return {
-            f"scores/{self.head.name}": scores_figure(scores[:, 0], hits[:, 0], known, ranks, limit),
-            f"neighbours/{self.head.name}": neighbours_figure(*best),
+            f"scores/{self.head.name}": partial(scores_figure, scores[:, 0], hits[:, 0], known, ranks, limit),
+            f"neighbours/{self.head.name}": partial(neighbours_figure, *best),
         }
 
     def label_errors(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:

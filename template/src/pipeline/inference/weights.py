@@ -33,8 +33,9 @@ State = TypeVar("State")
 def host_copy(state: State) -> State:
     """Copy nested dicts and lists with their tensors to the host, contiguous: a training that goes on changes nothing
     of it. What lies on a device crosses in one copy for each `PACK` bytes; tied weights stay tied."""
-    keys = {id(leaf): _memory(leaf) for leaf in tree_leaves(state) if type(leaf) in (Tensor, nn.Parameter)}
-    tensors = {keys[id(leaf)]: leaf.detach() for leaf in tree_leaves(state) if id(leaf) in keys}
+    leaves = [leaf for leaf in tree_leaves(state) if type(leaf) in (Tensor, nn.Parameter)]
+    keys = {id(leaf): (leaf.device, leaf.dtype, leaf.data_ptr(), leaf.shape, leaf.stride()) for leaf in leaves}
+    tensors = {keys[id(leaf)]: leaf.detach() for leaf in leaves}
     packs, filled, copies = defaultdict(list), Counter[object](), dict[object, Tensor]()
     for key, tensor in sorted(tensors.items(), key=lambda item: -item[1].element_size()):  # so all are aligned
         if tensor.is_cpu or not tensor.numel():
@@ -50,10 +51,6 @@ def host_copy(state: State) -> State:
         for key, part in zip(members, np.split(host.numpy(), ends[:-1]), strict=True):
             copies[key] = torch.frombuffer(part, dtype=tensors[key].dtype).view(tensors[key].shape)
     return copy.deepcopy(state, {number: copies[key] for number, key in keys.items()})
-
-
-def _memory(tensor: Tensor) -> tuple[object, ...]:
-    return tensor.device, tensor.dtype, tensor.data_ptr(), tensor.shape, tensor.stride()
 
 
 def save_weights(weights: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> None:

@@ -16,8 +16,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.competition import Head, Metric
-from pipeline.heads.mask import IGNORED, KINDS
-from pipeline.heads.mask_decoding import EXCLUSIVE, decoded, require_columns
+from pipeline.heads.mask_decoding import EXCLUSIVE, IGNORED, MASKS, decoded, require_columns
 from pipeline.metrics import undefined
 from toolkit.errors import UserError, nearest
 from toolkit.masks.components import Components
@@ -43,14 +42,14 @@ class Scored:
     def __call__(self, truth: pd.DataFrame, predictions: pd.DataFrame, heads: Sequence[Head]) -> float:
         self.check_heads(heads)
         values = []
-        for head in [head for head in heads if head.kind in KINDS]:
+        for head in [head for head in heads if head.kind in MASKS]:
             value = self.reduce(counts(truth, predictions, head, self.count), head.kind)
             values.append(undefined(head, f"{self.name}: no image has a truth for it") if np.isnan(value) else value)
         return float(np.mean(values))
 
     def check_heads(self, heads: Sequence[Head]) -> None:
         """Raise a `UserError` where no head is one of masks."""
-        if not any(head.kind in KINDS for head in heads):
+        if not any(head.kind in MASKS for head in heads):
             raise UserError(
                 f"the metric '{self.name}' scores masks, and there is no head of one; "
                 "choose another in competition.yaml, or write one in src/competition/metric.py"

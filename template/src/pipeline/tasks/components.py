@@ -90,11 +90,11 @@ class Figures(ABC):
         self.predictions, self.heads = predictions, predictions.heads
 
     @abstractmethod
-    def overview(self, truth: Table, predictions: Table) -> dict[str, Figure]:
-        """Pictures of predictions against the truth, by name."""
+    def overview(self, truth: Table, predictions: Table) -> dict[str, Drawing]:
+        """Pictures of predictions against the truth, by name; a function is called beside the training."""
 
     @abstractmethod
-    def examples(self, rows: Table, images: Sequence[Any], predictions: Table) -> dict[str, Figure]:
+    def examples(self, rows: Table, images: Sequence[Any], predictions: Table) -> dict[str, Drawing]:
         """For each head, by its name, a few of the labelled rows (N,) with truth and prediction; only their images, of
         (N,), uint8 (H, W, 3), are asked for."""
 

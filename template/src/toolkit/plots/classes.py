@@ -1,6 +1,7 @@
 """Classes and labels, each against all others: arrays in, figures out. A notebook can call them as well."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -31,7 +32,6 @@ class Curves(NamedTuple):
     areas: tuple[float, float]  # below the first, and the average precision
 
 
-@styled
 def class_figures(
     name: str,
     truth: np.ndarray,
@@ -40,8 +40,8 @@ def class_figures(
     classes: Sequence[str],
     subset: slice = slice(None),
     thresholds: np.ndarray | None = None,
-) -> dict[str, Figure]:
-    """Draw one head, by name of the figure: `curves/NAME`, `probabilities/NAME` and `classes/NAME`.
+) -> dict[str, Callable[[], Figure]]:
+    """What draws one head, by name of the figure: `curves/NAME`, `probabilities/NAME` and `classes/NAME`.
 
     Args:
         truth: (N, C) of 0 and 1, NaN where it is not known.
@@ -60,9 +60,9 @@ def class_figures(
     table[["ROC AUC", "PR AUC"]] = [each.areas if each else (np.nan, np.nan) for each in curves]
     table["ECE"] = [calibration(true, predicted)[2] for true, predicted, _ in known]
     return {
-        f"curves/{name}": _curves_figure(curves[subset], table[subset]),
-        f"probabilities/{name}": _probabilities_figure(known[subset], table[subset], thresholds),
-        f"classes/{name}": _table_figure(table),
+        f"curves/{name}": partial(_curves_figure, curves[subset], table[subset]),
+        f"probabilities/{name}": partial(_probabilities_figure, known[subset], table[subset], thresholds),
+        f"classes/{name}": partial(_table_figure, table),
     }
 
 
@@ -135,6 +135,7 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
 
 
+@styled
 def _curves_figure(curves: Sequence[Curves | None], table: pd.DataFrame) -> Figure:
     """ROC and precision-recall curves; of many classes the few with the smallest area, and the mean of all."""
     drawn = {name: each for name, each in zip(table.index, curves, strict=True) if each}
@@ -175,6 +176,7 @@ def _mean(curves: Sequence[Curves]) -> Curves:
     return Curves((across, rates), (across, np.mean(steps, axis=0)), (roc_auc, pr_auc))
 
 
+@styled
 def _probabilities_figure(known: Sequence[Known], table: pd.DataFrame, thresholds: np.ndarray | None) -> Figure:
     """How the probability of each class is distributed over its rows, found and missed ones, and over all others. Of
     many classes, those with the lowest F1."""
@@ -218,6 +220,7 @@ def _draw_probabilities(axes: Axes, true: np.ndarray, score: np.ndarray, decided
     axes.set(xlim=(-0.01, 1.01), ylim=(0, 1), yticks=[0, 0.01, 0.1, 0.3, 1])
 
 
+@styled
 def _table_figure(table: pd.DataFrame) -> Figure:
     """The table as a picture, the lowest F1 first; of many classes, the first ones."""
     part = table.iloc[_worst_first(table)[:MOST_ROWS]]

@@ -1,4 +1,4 @@
-"""Learning curves: how losses and metrics moved over the epochs."""
+"""How losses and metrics moved over the epochs, and gradients over the steps."""
 
 from collections.abc import Sequence
 
@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from toolkit.plots.figures import RIGHT, styled
 
 TRAIN, VALID, FAINT = "#d1731f", "#1f5fa8", "#e8c9a8"
+MOST_COLUMNS = 128  # in a picture that can still be read
 
 
 @styled
@@ -51,3 +52,23 @@ def _draw(axes: Axes, frame: pd.DataFrame, tag: str, label: str, color: str, bes
         label = f"best epoch: {at_best[tag].iloc[-1]:.4g}"
         axes.plot(at_best["epoch"], at_best[tag], "D", color=RIGHT, ms=6, zorder=3, label=label)
     return points[tag].to_numpy()
+
+
+def gradients_figure(names: Sequence[str], steps: Sequence[int], table: np.ndarray) -> Figure:
+    """Heat maps of mean |g| and relative update of each block over the steps, on a logarithmic scale."""
+    every = -(-len(steps) // MOST_COLUMNS)
+    steps, table = steps[::every], table[::every]
+    figure = Figure(figsize=(13, max(3.0, 1.2 + 0.2 * len(names))), dpi=100, layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, column, title in zip(panels, (1, 4), ("mean |gradient|", "|update| / |weights|"), strict=True):
+        values = table[:, :, column].T
+        image = axes.pcolormesh(np.log10(np.where((values > 0) & np.isfinite(values), values, np.nan)))
+        axes.set_facecolor("#d9d9d9")  # zeros, and what was not seen
+        axes.set_title(f"{title}, log10; grey: none", fontsize=11, fontweight="bold", loc="left")
+        ticks = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), 7)).round().astype(int))
+        axes.set_xticks(ticks + 0.5, [str(steps[tick]) for tick in ticks])
+        axes.set_xlabel("step")
+        figure.colorbar(image, ax=axes, pad=0.01)
+    panels[0].set_yticks(np.arange(len(names)) + 0.5, list(names), fontsize=7.5)
+    panels[0].invert_yaxis()
+    return figure

@@ -77,8 +77,8 @@ def png(figure: Drawing) -> bytes:
     return file.getvalue()
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, atomically."""
+def save_figure(figure: Drawing, path: Path) -> None:
+    """Write a figure, or the one that a function draws, as PNG, atomically."""
     with atomic(path) as temporary:
         temporary.write_bytes(png(figure))
 

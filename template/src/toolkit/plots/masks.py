@@ -58,7 +58,7 @@ def sample_figure(
     set_heading(figure, "Masks: truth, prediction, and where they differ")
     grid = figure.subplots(max(rows, 1), 5, squeeze=False, subplot_kw={"xticks": [], "yticks": [], "frame_on": False})
     for number in range(rows):
-        image, truth, masks = _small(images[number], truths[number], decided[number])
+        image, truth, masks = shrunk_sample(images[number], truths[number], decided[number])
         has |= (truth == 1).any(axis=(1, 2)) | masks.any(axis=(1, 2))
         true = _painted(image, truth == 1, colors, np.all(truth == IGNORED, axis=0))
         pictures = (image, true, _painted(image, masks, colors), overlay(image, truth, masks))
@@ -93,7 +93,7 @@ def masks_figure(
     arguments as above, truths and decided masks (N, heads)."""
     tiles = []
     for image, planes, masks in zip(images, truths, decided, strict=True):
-        heads = [_small(image, *each) for each in zip(planes, masks, strict=True)]
+        heads = [shrunk_sample(image, *each) for each in zip(planes, masks, strict=True)]
         panels = [heads[0][0].astype(np.float32) / 255, *(overlay(*each) for each in heads)]
         gap = ((0, 0), (0, max(1, panels[0].shape[1] // 40)), (0, 0))
         padded = [np.pad(panel, gap, constant_values=1.0) for panel in panels[:-1]]
@@ -140,7 +140,7 @@ def shrunk_truth(planes: np.ndarray) -> np.ndarray:
     return np.where(true, np.uint8(1), np.where(ignored, np.uint8(IGNORED), np.uint8(0)))
 
 
-def _small(image: np.ndarray, truth: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def shrunk_sample(image: np.ndarray, truth: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Image (h, w, 3), truth and masks (C, h, w) at the size at which they are drawn."""
     planes = shrunk_truth(truth)
     channels = np.atleast_3d(image)

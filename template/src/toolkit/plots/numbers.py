@@ -1,6 +1,7 @@
 """Numbers against their truth: arrays in, figure out. A notebook can call it as well."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -82,8 +83,8 @@ def errors_by_truth(truth: np.ndarray, predicted: np.ndarray, parts: int = PARTS
 
 def errors_figure(
     images: Sequence[np.ndarray], ids: Texts, truth: np.ndarray, predicted: np.ndarray, most: int = 12
-) -> Figure:
-    """Draw the largest errors first, then some from large to small, each with id, prediction, truth and error.
+) -> Callable[[], Figure]:
+    """What draws the largest errors first, then some from large to small, each with id, prediction, truth and error.
 
     Of images (N,), uint8 (H, W, 3), only those that are drawn are asked for. Rows without a truth are left out.
     """
@@ -96,7 +97,8 @@ def errors_figure(
     titles = [f"{predicted[row]:.4g} ({errors[row]:+.3g})\ntrue: {truth[row]:.4g}" for row in drawn]
     colors = [WRONG] * worst + [RIGHT] * (len(drawn) - worst)
     pictures, names = [images[int(row)] for row in drawn], [ids[int(row)] for row in drawn]
-    return image_grid(pictures, names, titles, colors, f"the largest errors of {len(order):,}, then smaller ones")
+    heading = f"the largest errors of {len(order):,}, then smaller ones"
+    return partial(image_grid, pictures, names, titles, colors, heading)
 
 
 def _known(truth: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

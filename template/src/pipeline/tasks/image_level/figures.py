@@ -42,15 +42,15 @@ class HeadFigures(Figures):
         super().__init__(predictions)
         self.tables, self.columns = predictions, [kind.columns for kind in predictions.kinds]
 
-    def overview(self, truth: Table, predictions: Table) -> dict[str, Figure]:
-        figures: dict[str, Figure] = {}
+    def overview(self, truth: Table, predictions: Table) -> dict[str, Drawing]:
+        figures: dict[str, Drawing] = {}
         for columns in self.columns:
             known = has_truth(truth, columns.head)
             if known.any():
                 figures |= columns.figures(truth[known], predictions[known])
         return figures
 
-    def examples(self, rows: Table, images: Sequence[Any], predictions: Table) -> dict[str, Figure]:
+    def examples(self, rows: Table, images: Sequence[Any], predictions: Table) -> dict[str, Drawing]:
         ids, truth = list(rows[ROW_ID]), self.tables.truth(rows)
         return {each.head.name: each.sample_figure(images, ids, truth, predictions) for each in self.columns}
 

@@ -15,7 +15,8 @@ import pandas as pd
 
 from pipeline.competition import Head
 from pipeline.data.augment import Augmenting
-from pipeline.heads.mask import IGNORED, kind_of
+from pipeline.heads.mask import kind_of
+from pipeline.heads.mask_decoding import IGNORED
 from pipeline.keys import INPUT_ID, INPUT_IMAGE, INPUT_ROW, INPUT_WEIGHT, ROW_ID, ROW_IMAGE, ROW_WEIGHT
 from pipeline.tasks.segmentation.sources import Place, WindowReader, check_size
 from pipeline.tasks.segmentation.truth import Truth

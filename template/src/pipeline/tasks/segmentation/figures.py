@@ -1,5 +1,8 @@
 """Pictures of the scores of a table of masks."""
 
+from collections.abc import Callable
+from functools import partial
+
 import cv2
 import numpy as np
 import pandas as pd
@@ -22,17 +25,17 @@ SAMPLED = 60  # images whose probabilities are looked at
 SAMPLED_PIXELS = 100_000_000  # of all their classes
 
 
-def figures(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head) -> dict[str, Figure]:
-    """By name of a file: IoU of each class, score against size, scores of each class, probabilities in and outside of
-    the truth. Empty where the table has no rows."""
+def figures(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head) -> dict[str, Callable[[], Figure]]:
+    """What draws, by name of a file: IoU of each class, score against size, scores of each class, probabilities in and
+    outside of the truth. Empty where the table has no rows."""
     if predictions.empty:
         return {}
     found = counts(truth, predictions, head, pixels)
     return {
-        f"{head.name}_iou": iou_figure(head, found),
-        f"{head.name}_size": size_figure(head, found),
-        f"{head.name}_classes": class_figure(per_class(truth, predictions, head)),
-        f"{head.name}_probabilities": probability_figure(head, probability_counts(truth, predictions, head)),
+        f"{head.name}_iou": partial(iou_figure, head, found),
+        f"{head.name}_size": partial(size_figure, head, found),
+        f"{head.name}_classes": partial(class_figure, per_class(truth, predictions, head)),
+        f"{head.name}_probabilities": partial(probability_figure, head, probability_counts(truth, predictions, head)),
     }
 
 

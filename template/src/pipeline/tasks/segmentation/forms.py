@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.data.tables import image_paths, require_columns
-from pipeline.heads.mask import IGNORED
+from pipeline.heads.mask_decoding import IGNORED
 from pipeline.keys import ROW_ID
 from pipeline.tasks.segmentation.mask_files import BACKGROUND, COLOUR, FileTruth
 from pipeline.tasks.segmentation.truth import RunTruth, Truth

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from pipeline.heads.mask import IGNORED
+from pipeline.heads.mask_decoding import IGNORED
 from pipeline.tasks.segmentation.truth import Truth, Window
 from toolkit.errors import UserError, listed
 from toolkit.files import read_bytes, shown

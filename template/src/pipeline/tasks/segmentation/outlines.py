@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.data.tables import image_paths
-from pipeline.heads.mask import IGNORED
+from pipeline.heads.mask_decoding import IGNORED
 from pipeline.keys import ROW_ID, ROW_IMAGE
 from pipeline.tasks.segmentation.forms import Form, Image
 from pipeline.tasks.segmentation.truth import Truth, Window

@@ -15,8 +15,8 @@ from torch.nn import functional
 from pipeline.competition import Head
 from pipeline.data.explain_target import Explained, chosen_class
 from pipeline.data.sample_record import SampleRecord
-from pipeline.heads.mask import IGNORED, kind_of
-from pipeline.heads.mask_decoding import USUAL, columns, decoded, presence_columns
+from pipeline.heads.mask import kind_of
+from pipeline.heads.mask_decoding import IGNORED, USUAL, columns, decoded, presence_columns
 from pipeline.keys import ROW_ID
 from pipeline.metrics.masks import each_dice, pixels
 from pipeline.tasks.components import Figures
@@ -27,7 +27,7 @@ from pipeline.types import Batch
 from toolkit.masks import maps
 from toolkit.plots.figures import Drawing
 from toolkit.plots.images import shortened, visible
-from toolkit.plots.masks import masks_figure, sample_figure, shrunk, shrunk_truth
+from toolkit.plots.masks import masks_figure, sample_figure, shrunk, shrunk_sample
 
 
 class MaskFigures(Figures):
@@ -35,22 +35,21 @@ class MaskFigures(Figures):
 
     sample_score = "Dice"
 
-    def overview(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, Figure]:
+    def overview(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, Drawing]:
         return {name: one for head in self.heads for name, one in figures(truth, predictions, head).items()}
 
-    def examples(self, rows: pd.DataFrame, images: Sequence[Any], predictions: pd.DataFrame) -> dict[str, Figure]:
-        truth, drawn = self.predictions.truth(rows), {}
+    def examples(self, rows: pd.DataFrame, images: Sequence[Any], predictions: pd.DataFrame) -> dict[str, Drawing]:
+        truth, drawn = self.predictions.truth(rows), dict[str, Drawing]()
         for head in self.heads:
             chosen = worst_and_best(truth, predictions, head)
             shown = predictions.iloc[chosen]
-            drawn[head.name] = sample_figure(
-                [images[position] for position in chosen],
-                list(shown.index),
-                [shrunk_truth(true.read()) for true in truth[head.name].iloc[chosen]],
-                [shrunk(planes) for planes in decoded(shown, head)],
-                [shrunk(np.stack([maps.probability(cell) for cell in row])) for row in shown[columns(head)].to_numpy()],
-                head.classes,
-            )
+            both = zip(chosen, truth[head.name].iloc[chosen], decoded(shown, head), strict=True)
+            small = [shrunk_sample(images[position], true.read(), masks) for position, true, masks in both]
+            sure = [
+                shrunk(np.stack([maps.probability(cell) for cell in row])) for row in shown[columns(head)].to_numpy()
+            ]
+            pictures, truths, decided = ([each[part] for each in small] for part in range(3))
+            drawn[head.name] = partial(sample_figure, pictures, list(shown.index), truths, decided, sure, head.classes)
         return drawn
 
     def samples(self, rows: pd.DataFrame, samples: Sequence[SampleRecord], heading: str) -> Drawing:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.heads.mask import IGNORED
+from pipeline.heads.mask_decoding import IGNORED
 from toolkit.images.header import Header
 from toolkit.masks import rle
 from toolkit.masks.components import Components
