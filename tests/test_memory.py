@@ -332,26 +332,43 @@ def test_what_has_no_deterministic_algorithm_is_named_once(
     assert out.count("machine.deterministic: put_ has no deterministic algorithm") == 1 and out.count("\n") == 1
 
 
+NO_PUT = "put_ has no deterministic algorithm"
 PUTS = """
 import torch
 
 from pipeline.callbacks import Callback
+from pipeline.data.augment import resize
+
+
+def put():
+    assert torch.are_deterministic_algorithms_enabled()
+    torch.zeros(3).put_(torch.tensor([1]), torch.ones(1))
 
 
 class Puts(Callback):
     def on_batch_end(self, run, stage, batch, result):
-        assert torch.are_deterministic_algorithms_enabled()
-        torch.zeros(3).put_(torch.tensor([1]), torch.ones(1))
+        put()
+
+
+def augmentations(stage, size):
+    put()
+    return resize(stage, size)
 """
 
 
 def test_a_deterministic_training_is_no_other_experiment(renders: Renders, tmp_path: Path) -> None:
     project = demo_project(renders, tmp_path / "project")
     add_callbacks(project, PUTS, puts="Puts")
-    (project / "experiments/sure.yaml").write_text("extends: small\ncallbacks: [puts]\ntraining: {max_rows: 64}\n")
+    register(project, "augmentations", {"puts": "competition.callbacks:augmentations"})
+    text = "extends: small\ncallbacks: [puts]\naugmentations: puts\ntraining: {max_rows: 64}\n"
+    (project / "experiments/sure.yaml").write_text(text)
     before = modes()
     said = expect(run_script(project, "train.py", "sure", "machine.deterministic=true", "--fold", "0")).stdout
-    assert said.count("put_ has no deterministic algorithm") == 1
+    assert said.count(NO_PUT) == 1
+    assert modes() == before
+    found = expect(run_script(project, "find_lr.py", "sure", "machine.deterministic=true", "--steps", "10")).stdout
+    predicted = expect(run_script(project, "predict.py", "sure", "--fold", "0")).stdout
+    assert found.count(NO_PUT) == predicted.count(NO_PUT) == 1, "as the run was trained"
     assert modes() == before
     assert "nothing to do" in expect(run_script(project, "train.py", "sure", "--fold", "0")).stdout
     assert np.isfinite(outcome(project, "sure")[0].select_dtypes("number")).all(axis=None)

@@ -9,6 +9,7 @@ import pandas as pd
 
 from pipeline.competition import Competition, Metric, metric_values, rank
 from pipeline.data.folds import load_folds, split
+from pipeline.inference.device import deterministic
 from pipeline.inference.predict import HELD_OUT, TrainedRun, expected_folds, with_earlier, write_predictions
 from pipeline.inference.snapshot import FINISHED, finished_folds
 from pipeline.inference.thresholds import FILE as THRESHOLDS
@@ -150,7 +151,8 @@ def evaluate_run(project: Project, competition: Competition, folder: Path, data:
     folds = run.choose_folds(fold, held_out=True)
     for metric in stage.metrics():
         metric.check_heads(run.task.heads)
-    found = evaluate(run, table_of_folds.rows, folds)
+    with deterministic(run.experiment.machine.deterministic):  # a metric may use torch
+        found = evaluate(run, table_of_folds.rows, folds)
     before = read_json(folder / SCORES)["folds"] if (folder / SCORES).is_file() and fold is not None else {}
     same = all(before.get(name) == scores for name, scores in found.folds.items())
     if same and len(before) > len(folds) and set(before) <= set(finished_folds(folder)):
@@ -165,8 +167,7 @@ def evaluate_run(project: Project, competition: Competition, folder: Path, data:
         (folder / THRESHOLDS).unlink(missing_ok=True)
     if found.overall:
         write_predictions(folder / HELD_OUT, read_oof(folder, folds).drop(columns=ROW_FOLD))
-        figures = task_of_run(folder, competition).figures.overview(found.truth, found.predictions)
-        for name, figure in figures.items():
+        for name, figure in task_of_run(folder, competition).figures.overview(found.truth, found.predictions).items():
             save_figure(figure, file_of(folder / "figures", name, ".png"))
     else:
         (folder / HELD_OUT).unlink(missing_ok=True)
@@ -217,8 +218,7 @@ def write_suspects(run: TrainedRun, rows: pd.DataFrame, found: Evaluation, data:
     if suspects.empty:
         picture.unlink(missing_ok=True)
         return "suspected label errors: none"
-    worst, names = suspects[:DRAWN], list(suspects[ROW_ID].unique())
-    ids = list(worst[ROW_ID])
+    worst, ids, names = suspects[:DRAWN], list(suspects[ROW_ID][:DRAWN]), list(suspects[ROW_ID].unique())
     dataset = run.task.dataset(rows.loc[ids].reset_index(drop=True), data, run.experiment, run.names, "valid")
     images = RowImages(dataset, range(len(ids)))
     truth, predictions = found.truth.loc[ids], found.predictions.loc[ids]

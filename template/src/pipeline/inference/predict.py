@@ -14,7 +14,7 @@ from pipeline.config import Experiment, parse_experiment
 from pipeline.data import NAMES as DATA_NAMES
 from pipeline.data.folds import is_scored
 from pipeline.data.loader import EpochBatches, RowBatches, make_loader
-from pipeline.inference.device import Halves, autocast, choose_device, choose_precision
+from pipeline.inference.device import Halves, autocast, choose_device, choose_precision, deterministic
 from pipeline.inference.snapshot import CLASSES, CODE, FINISHED, finished_folds
 from pipeline.inference.weights import BEST, load_weights
 from pipeline.keys import ROW_FOLD, ROW_ID
@@ -230,7 +230,8 @@ def predict_run(
     looked_up = run.task.predictions.has_gallery and not rows.empty
     gallery = run.task.predictions.gallery(competition.train_rows(data)) if looked_up else None
     label = f"{folder.name}: {len(folds) * experiment.seeds} models"
-    predictions = predict_rows(run.task, models, rows, data, experiment, run.names, "test", label, gallery=gallery)
+    with deterministic(experiment.machine.deterministic):
+        predictions = predict_rows(run.task, models, rows, data, experiment, run.names, "test", label, gallery=gallery)
     write_predictions(folder / TEST, predictions, folds=folds)
     seeds = f", {experiment.seeds} seeds each" if experiment.seeds > 1 else ""
     print(f"{len(predictions)} rows with folds {', '.join(folds)}{seeds}: {project.shown(folder / TEST)}")

@@ -15,7 +15,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from pipeline.callbacks import CallbackList
-from pipeline.inference.device import choose_device
+from pipeline.inference.device import choose_device, deterministic
 from pipeline.training.fold import choose_folds
 from pipeline.training.memory import explained
 from pipeline.training.setup import Setup
@@ -41,16 +41,15 @@ def find_learning_rate(
         Interrupted: Ctrl-C; what there was by then is drawn.
     """
     if not 0 < lowest < highest or steps < FEWEST:
-        raise UserError(
-            f"the rates must grow from more than 0 in at least {FEWEST} steps: "
-            f"--min is {lowest:g}, --max {highest:g}, --steps {steps}"
-        )
+        given = f"--min is {lowest:g}, --max {highest:g}, --steps {steps}"
+        raise UserError(f"the rates must grow from more than 0 in at least {FEWEST} steps: {given}")
     if fold == "all" or len(choose_folds(setup.folds, fold)) > 1:
         raise UserError("the finder trains on one fold; give --fold a number, or full")
     points: list[tuple[float, float]] = []
     stopped, device = "", choose_device(setup.config.machine.device)
     try:
         with (
+            deterministic(setup.config.machine.deterministic),
             tempfile.TemporaryDirectory() as folder,
             closing(Trainer(setup, fold, Path(folder), device)) as trainer,
             explained(trainer),
