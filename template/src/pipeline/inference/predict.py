@@ -168,8 +168,7 @@ def write_predictions(
 ) -> None:
     """Write predictions by id as parquet; out-of-fold ones with the `fold` that held the rows out, those of test rows
     with the `folds` whose models predicted, as an attribute of the table."""
-    frame = predictions if fold is None else predictions.assign(**{ROW_FOLD: fold})
-    frame = frame.rename_axis(ROW_ID).reset_index()
+    frame = (predictions if fold is None else predictions.assign(**{ROW_FOLD: fold})).rename_axis(ROW_ID).reset_index()
     frame.attrs = {FOLDS: list(folds)} if folds else {}
     with atomic(path) as temporary:
         frame.to_parquet(temporary, index=False)

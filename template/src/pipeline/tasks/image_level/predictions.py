@@ -26,10 +26,9 @@ class HeadPredictions(Predictions):
 
     def decode(self, ids: Sequence[str], outputs: Outputs) -> Table:
         """Logits of one batch as predictions, indexed by id."""
-        columns: dict[str, np.ndarray] = {}
         read = torch.cat([outputs[kind.head.output_key] for kind in self.kinds], dim=1).cpu()  # for which a GPU waits
-        for kind, logits in zip(self.kinds, read.split([kind.width for kind in self.kinds], dim=1), strict=True):
-            columns |= kind.columns.table(kind.decode(logits))
+        parts = zip(self.kinds, read.split([kind.width for kind in self.kinds], dim=1), strict=True)
+        columns = {name: cells for kind, part in parts for name, cells in kind.columns.table(kind.decode(part)).items()}
         return pd.DataFrame(columns, index=pd.Index(list(ids), name=ROW_ID, dtype="str"))
 
     def empty(self) -> Table:
