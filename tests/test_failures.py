@@ -1,6 +1,8 @@
 """What fails without any fault of the code (memory, processes, files, GPUs) is one line, nothing hangs, and what is
 trained stays."""
 
+import multiprocessing
+import os
 import resource
 import signal
 from collections.abc import Callable, Iterator
@@ -16,6 +18,7 @@ from torch.utils.data import Dataset
 from pipeline.data.collate import collate
 from pipeline.data.loader import EpochBatches, RowBatches, make_loader
 from projects import Renders, run_script
+from test_drawing_beside import is_alive, wait_for
 from toolkit.errors import UserError, known_failure, known_failures
 from training import assert_same_outcome, demo_project, expect, outcome, register
 
@@ -181,6 +184,26 @@ def test_a_batch_that_cannot_be_sent_ends_the_loader(capfd: pytest.CaptureFixtur
     assert "cannot hand on its batch" in capfd.readouterr().err
 
 
+def test_the_death_of_a_loader_waits_for_the_end_of_a_step() -> None:
+    """Amid a step nothing could be saved."""
+    device, stepping = torch.device("cpu"), multiprocessing.Event()
+
+    def killed_amid_a_step() -> None:
+        KILL.append(0)
+        if len(KILL) > 4 and stepping.wait(60):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    loader = make_loader(Samples(killed_amid_a_step), RowBatches(8, 4), collate, 1, device)
+    with no_hang(), EpochBatches(loader, device) as batches:
+        running = iter(batches)
+        next(running)
+        stepping.set()
+        wait_for(lambda worker=loader._iterator._workers[0].pid: not is_alive(worker))
+        with pytest.raises(RuntimeError, match="DataLoader worker"):
+            next(running)
+
+
+KILL: list[int] = []
 READER = """import os
 import signal
 from pathlib import Path

@@ -17,12 +17,15 @@ import numpy as np
 import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data._utils import signal_handling
 
 from pipeline.data.collate import prepare_worker, shared_batch
 from pipeline.types import Batch, Index
 from toolkit.distributed import ALONE, Processes
 from toolkit.errors import UserError
 
+# Torch would raise for a dead worker amid a step, where nothing can be saved; where a batch is waited for, it looks.
+signal_handling._SIGCHLD_handler_set = True
 Order = Callable[[pd.DataFrame, np.random.Generator], np.ndarray]
 
 
@@ -79,8 +82,7 @@ class TrainBatches(Sampler[list[Index]]):
 
 
 class RowBatches(Sampler[list[Index]]):
-    """Every sample once, in the order of the table. Each of several processes has a part of it, neighbours, in as many
-    batches as the others.
+    """Every sample once, in the order of the table; several processes have neighbours each, in as many batches.
 
     Args:
         batch_size: of all processes together, which have parts of about one size.
@@ -182,6 +184,7 @@ class EpochBatches:
             for batch in batches:
                 self.waits.append(time.perf_counter() - began)
                 yield batch
+                signal_handling._error_if_any_worker_fails()
                 began = time.perf_counter()
         except UserError as error:
             # A worker's exception arrives with its whole traceback as text; the user needs its last line.
@@ -190,20 +193,17 @@ class EpochBatches:
 
 def prefetched(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
     """The batches on a GPU; each is copied, on a stream of its own, while the one before it is computed on."""
-    copies = torch.cuda.Stream(device)
-    ahead: Batch | None = None
+    copies, ahead = torch.cuda.Stream(device), list[Batch]()
     for batch in batches:
         with torch.cuda.stream(copies):
             moved = to_device(batch, device)
-        if ahead is not None:
-            yield ahead
+        yield from ahead
         torch.cuda.current_stream(device).wait_stream(copies)
         for value in moved.values():
             if isinstance(value, torch.Tensor):
                 value.record_stream(torch.cuda.current_stream(device))  # or its memory could be given away too early
-        ahead = moved
-    if ahead is not None:
-        yield ahead
+        ahead = [moved]
+    yield from ahead
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
