@@ -12,8 +12,9 @@
 TASK ?= classification
 FRAMEWORK ?= lightning
 BASE_PYTHON ?= python3
-# Two at once, on one core each: what a file's tests share, such as a trained project, is made once.
-PARALLEL ?= --numprocesses 2 --dist loadfile
+# Two at once, on one core each: what a file's tests share, such as a trained project, is made once. Files are taken in
+# the order of tests/conftest.py.
+PARALLEL ?= --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 PYTHON := .venv/bin/python
 READY := .venv/.ready

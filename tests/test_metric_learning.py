@@ -48,6 +48,7 @@ model: {encoder: resnet10t, params: {head_params: {identity: {size: 32, subcente
 losses: [{head: identity, loss: {name: arcface, params: {dynamic_margin: [0.1, 0.3]}}}]
 training: {epochs: 4}
 machine: {workers: 0}
+watch: {figure_epochs: 0}
 """
 COMPETITION = Competition(Settings.model_construct(), parts={"metric:metrics": lambda _: [find_metric("map_at_5")]})
 REGISTRY = Registry(ImageLevelTask.NAMES)

@@ -45,6 +45,7 @@ EXPERIMENT = """extends: demo
 image: {size: 24}
 training: {epochs: 2}
 machine: {workers: 0}
+watch: {figure_epochs: 0}
 """
 
 
@@ -389,7 +390,7 @@ def test_the_commented_example_of_an_own_metric_works(renders: Renders) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("columns", ["even, prime, loop, large", "answers"])
+@pytest.mark.parametrize("columns", [pytest.param("even, prime, loop, large", marks=pytest.mark.full), "answers"])
 def test_the_whole_path(columns: str, renders: Renders, tmp_path: Path) -> None:
     """Both forms of the truth, each with a submission in the same form."""
     lists = "," not in columns

@@ -41,6 +41,7 @@ EXPERIMENT = """extends: demo
 image: {size: 24}
 training: {epochs: 4}
 machine: {workers: 0}
+watch: {figure_epochs: 0}
 """
 
 
@@ -424,7 +425,7 @@ def test_check_data_finds_text_and_numbers_outside_the_limits(renders: Renders, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("metric", ["rmse", "quadratic_weighted_kappa"])
+@pytest.mark.parametrize("metric", [pytest.param("rmse", marks=pytest.mark.full), "quadratic_weighted_kappa"])
 def test_the_whole_path(metric: str, renders: Renders, tmp_path: Path) -> None:
     """Two columns of numbers, or of grades: learnt, scored, submitted in the shape of the sample."""
     columns = ["ink", "slant"]

@@ -235,7 +235,10 @@ def test_mypy(name: str, renders: Renders) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", TASK_DEFAULTS)
+@pytest.mark.parametrize(
+    "task",
+    [pytest.param(task, marks=[pytest.mark.full] * (task in ("multilabel", "multitask"))) for task in TASK_DEFAULTS],
+)
 def test_own_tests_of_a_render(task: str, renders: Renders, tmp_path: Path) -> None:
     project = renders.copy(tmp_path / "project", {"task": task})
     check(project, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
