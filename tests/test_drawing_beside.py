@@ -25,12 +25,12 @@ from trackers import wandb_history, wandb_records
 from training import demo_project
 
 START = """
-import os, sys, time
-from functools import partial
-from pathlib import Path
-import drawings
-from pipeline.trackers import RunInfo, make_tracker
-if __name__ == "__main__":
+if __name__ == "__main__":  # which what draws runs as well, under another name
+    import os, sys, time
+    from functools import partial
+    from pathlib import Path
+    import drawings
+    from pipeline.trackers import RunInfo, make_tracker
     info = RunInfo("demo", "one", "0", Path("fold_0"), {}, (), "id", 0)
 """
 LATE = """
