@@ -577,7 +577,7 @@ def test_watching_changes_no_weight_and_a_flipped_label_is_found(renders: Render
         drawn = np.asarray(Image.open(figures / f"{name}.png").convert("RGB"))
         frames = near(drawn, "#2a8a4a") if name.startswith("best") else near(drawn, "#c62f2f")
         assert frames > 1000, name
-    expect(run_script(project, "train.py", "small", "training.epochs=5", "--as", "doubted", "--fold", "all"))
+    expect(run_script(project, "train.py", "small", "training.epochs=6", "--as", "doubted", "--fold", "all"))
     said = expect(run_script(project, "evaluate.py", "doubted")).stdout
     suspects = pd.read_csv(project / "runs/doubted/suspects.csv", dtype={"id": str})
     assert list(suspects) == ["id", "head", "given", "suggested", "score", "fold", "probability"]
