@@ -231,6 +231,6 @@ def predict_run(
     label = f"{folder.name}: {len(folds) * experiment.seeds} models"
     with deterministic(experiment.machine.deterministic):
         predictions = predict_rows(run.task, models, rows, data, experiment, run.names, "test", label, gallery=gallery)
-    write_predictions(folder / TEST, predictions, folds=folds)
+        write_predictions(folder / TEST, predictions, folds=folds)
     seeds = f", {experiment.seeds} seeds each" if experiment.seeds > 1 else ""
     print(f"{len(predictions)} rows with folds {', '.join(folds)}{seeds}: {project.shown(folder / TEST)}")
