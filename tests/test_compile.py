@@ -17,7 +17,7 @@ from training import demo_project, expect, outcome
 def test_a_compiled_training_gives_the_same_predictions(renders: Renders, tmp_path: Path) -> None:
     """And weights under the same names: a compiled run predicts and continues without compiling."""
     project = demo_project(renders, tmp_path / "project")
-    settings = ("training.epochs=1", "averaging.ema_decay=0.9")
+    settings = ("training.epochs=1", "training.max_rows=256", "averaging.ema_decay=0.9")
     expect(run_script(project, "train.py", "small", *settings, "--as", "plain", "--fold", "0"))
     compiled = ("machine.compile=true", "--as", "compiled", "--fold", "0")
     expect(run_script(project, "train.py", "small", *settings, *compiled))

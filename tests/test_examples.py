@@ -27,10 +27,14 @@ def test_state_farm_by_answers_alone(renders: Renders, tmp_path: Path) -> None:
     subprocess.run([sys.executable, str(example / "make_data.py"), str(raw)], check=True, timeout=60)
     assert "no leaks" in expect(run_script(project, "make_folds.py", "--n-folds", "4")).stdout
     expect(run_script(project, "check_data.py"))
-    settings = ("image.size=48", "model.encoder=test_resnet", "training.epochs=10", "machine.workers=0")
-    for fold in "0123":
-        name = ["demo", *settings, "--as", "first"]
-        expect(run_script(project, "train.py", *name, "--fold", fold))
+    settings = (
+        "image.size=48",
+        "model.encoder=test_resnet",
+        "training.epochs=10",
+        "machine.workers=0",
+        "watch.figure_epochs=0",
+    )
+    expect(run_script(project, "train.py", "demo", *settings, "--as", "first"))
     for script in ("evaluate.py", "predict.py", "submit.py"):
         expect(run_script(project, script, "first"))
     folds = pd.read_csv(project / "folds/folds.csv")
@@ -59,7 +63,7 @@ def test_uw_madison_by_four_edited_files(renders: Renders, tmp_path: Path) -> No
     folds = pd.read_csv(project / "folds/folds.csv")
     assert folds["group"].nunique() == 10 and folds.groupby("group")["fold"].nunique().max() == 1
     settings = ("image.size=96", "image.reader.params.high=700", "training.batch_size=8", "model.encoder=test_resnet")
-    small = ("training.epochs=5", "machine.workers=0", "--as", "first", "--fold", "all")
+    small = ("training.epochs=5", "machine.workers=0", "watch.figure_epochs=0", "--as", "first", "--fold", "all")
     expect(run_script(project, "train.py", "demo", *settings, *small))
     assert "dark images" not in expect(run_script(project, "check_data.py", "--experiment", "first")).stdout
     for script in ("evaluate.py", "predict.py"):

@@ -565,10 +565,10 @@ def test_watching_changes_no_weight_and_a_flipped_label_is_found(renders: Render
     labels.loc[flipped, "label"] = [str((int(label) + 3) % 10) for label in labels.loc[flipped, "label"]]
     labels.to_csv(table, index=False)
     (project / "folds/folds.csv").unlink()
-    expect(run_script(project, "make_folds.py"))
+    expect(run_script(project, "make_folds.py", "--n-folds", "3"))
     mixup = "training.batch_transforms=[{name: mixup, params: {prob: 0.5}}]"
     for name, every in (("blind", 0), ("watched", 1)):
-        settings = [mixup, f"watch.figure_epochs={every}", "training.epochs=2"]
+        settings = [mixup, f"watch.figure_epochs={every}", "training.epochs=2", "training.max_rows=400"]
         expect(run_script(project, "train.py", "small", *settings, "--as", name, "--fold", "0"))
     assert_same_outcome(outcome(project, "blind"), outcome(project, "watched"))
     assert not (project / "runs/blind/fold_0/figures/best_samples").exists()
@@ -577,7 +577,7 @@ def test_watching_changes_no_weight_and_a_flipped_label_is_found(renders: Render
         drawn = np.asarray(Image.open(figures / f"{name}.png").convert("RGB"))
         frames = near(drawn, "#2a8a4a") if name.startswith("best") else near(drawn, "#c62f2f")
         assert frames > 1000, name
-    expect(run_script(project, "train.py", "small", "training.epochs=5", "--as", "doubted", "--fold", "all"))
+    expect(run_script(project, "train.py", "small", "training.epochs=6", "--as", "doubted", "--fold", "all"))
     said = expect(run_script(project, "evaluate.py", "doubted")).stdout
     suspects = pd.read_csv(project / "runs/doubted/suspects.csv", dtype={"id": str})
     assert list(suspects) == ["id", "head", "given", "suggested", "score", "fold", "probability"]

@@ -37,6 +37,7 @@ def test_setup_and_the_path_with_nothing_else_installed(engine: str, renders: Re
     (project / "experiments/small.yaml").write_text(SMALL)
     run(project, python, "scripts/make_demo_data.py")
     run(project, python, "scripts/make_folds.py")
-    run(project, python, "scripts/train.py", "small", "--fold", "0")
+    few = ("training.epochs=1", "training.max_rows=256")
+    run(project, python, "scripts/train.py", "small", *few, "--fold", "0")
     run(project, python, "scripts/predict.py", "small", "--fold", "0")
     assert "submissions/small.csv" in run(project, python, "scripts/submit.py", "small")

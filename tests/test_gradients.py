@@ -187,7 +187,8 @@ def test_a_dead_block_and_a_slow_loader_are_said(renders: Renders, tmp_path: Pat
         (project / f"src/competition/{name}.py").write_text(code)
     register(project, "encoder", {"dead": "competition.dead:Encoder"})
     register(project, "reader", {"slow": "competition.slow:slow"})
-    settings = ["watch.gradient_steps=4", "image.reader=slow", "--as", "sick", "--fold", "0"]
+    few = ["training.max_rows=256", "training.batch_size=16"]
+    settings = [*few, "watch.gradient_steps=4", "image.reader=slow", "--as", "sick", "--fold", "0"]
     said = expect(run_script(project, "train.py", "small", "model.encoder=dead", *settings)).stdout
     assert re.search(r"no gradient ever reached encoder\.first", said), said
     alarm = re.findall(r"the loader holds the training up: (\d+)% of epoch 1 .*machine.workers.*image.cache", said)

@@ -22,7 +22,7 @@ model:
 training:
   epochs: 3
   batch_size: 50
-  max_rows: 400
+  max_rows: 300
   accumulate: 2
   sampler: SAMPLER
   clip_grad: 1
@@ -38,7 +38,7 @@ losses:
 """
 MASKS = """extends: small
 model: { params: { presence: PRESENCE, deep_supervision: [4] } }
-training: { epochs: 3, accumulate: 2, clip_grad: 1, max_rows: 100 }
+training: { epochs: 3, accumulate: 2, clip_grad: 1, max_rows: 80 }
 averaging: { ema_decay: 0.9, swa_start: 2, best_epochs: 2 }
 interventions:
   - { epochs: [2, 2], set: { model.frozen: [encoder] } }

@@ -87,7 +87,7 @@ class SkipOne(Callback):
 # No batch statistics, no dropout: what remains between one process and several is the order of sums.
 SETTINGS = """extends: small
 model: {encoder: test_convnext}
-training: {epochs: 2, batch_size: 50, accumulate: 3, clip_grad: 0.5}
+training: {epochs: 2, batch_size: 50, max_rows: 500, accumulate: 3, clip_grad: 0.5}
 optimizer: {name: sgd, lr: 0.02, params: {momentum: 0.9}}
 schedule: {name: plateau, params: {patience: 0, threshold: 0.5}}
 averaging: {ema_decay: 0.9, best_epochs: 2}
@@ -323,7 +323,7 @@ def test_processes_that_lose_each_other_say_so_once(renders: Renders, tmp_path: 
 
 def test_devices_starts_the_processes_and_ctrl_c_ends_them(project: Path) -> None:
     """`machine.devices=2` as a user types it: the same files as ever, one voice, and Ctrl-C leaves a state."""
-    write(project, SETTINGS.replace("epochs: 2", "epochs: 40"), "long")
+    write(project, SETTINGS.replace("epochs: 2", "epochs: 80"), "long")
     command = [sys.executable, str(project / "scripts/train.py"), "long", "--fold", "0"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)

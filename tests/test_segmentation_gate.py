@@ -84,7 +84,14 @@ def staged(renders: Renders, tmp_path: Path) -> Path:
 def test_a_gate_feeds_the_masks(staged: Path) -> None:
     expect(run_script(staged, "make_demo_data.py"))
     expect(run_script(staged, "make_folds.py", "--n-folds", "2", "--no-leak-report"))
-    common = ("demo", "machine.workers=0", "training.epochs=1")
+    common = (
+        "demo",
+        "machine.workers=0",
+        "training.epochs=1",
+        "model.encoder=test_resnet",
+        "image.size=64",
+        "watch.figure_epochs=0",
+    )
     expect(run_script(staged, "train.py", "filled"))
     for script in ("evaluate.py", "predict.py"):
         expect(run_script(staged, script, "filled"))

@@ -47,6 +47,8 @@ def test_no_step_waits(engine: str, precision: str, renders: Renders, tmp_path: 
     settings = [
         "watch.figure_epochs=1",
         "training.clip_grad=1",
+        "training.max_rows=192",
+        "training.batch_size=16",
         "tracking.every_steps=3",
         f"training.precision={precision}",
     ]
