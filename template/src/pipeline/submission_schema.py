@@ -1,10 +1,14 @@
 """What a submission has to be: a task knows the values, `pipeline.submission` knows the file."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import pandas as pd
+
+from toolkit.errors import listed
+
+BLANK = frozenset({"", "nan", "na", "n/a", "null", "none", "<na>", "nat"})
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,16 @@ class Keys:
         rows = first if self.rows is None else self.rows(ids)
         return rows.reindex(columns=list(columns), fill_value="")
 
+    def completed(self, table: pd.DataFrame, sample: pd.DataFrame) -> pd.DataFrame:
+        """The table with all columns of the sample: those that nothing predicts are filled by key, in rows that the
+        sample does not have with what all of its rows have."""
+        cells, texts = sample.set_index(self.texts(sample)), self.texts(table)
+        cells = cells[~cells.index.duplicated()]
+        for name in [name for name in sample if name not in table]:
+            usual = sample[name].iloc[0] if sample[name].nunique() == 1 else ""
+            table[name] = cells[name].reindex(texts).fillna(usual).to_numpy(object)
+        return table[list(sample)]
+
 
 class Rules(Protocol):
     """What a task knows about a submission: what names its rows, and what may stand in the other columns."""
@@ -57,6 +71,52 @@ class Rules(Protocol):
 
     def problems(self, table: pd.DataFrame) -> list[Problem]:
         """What is wrong with the values. `table` is all text, as it stands in the file; columns may be missing."""
+
+
+@dataclass(frozen=True)
+class OwnRules:
+    """The rules of a format that no task knows, and that `src/competition/submission.py` builds itself: ids and columns
+    are the sample's, and where that has numbers, cells are neither blank nor infinite."""
+
+    id_column: str
+    keys: Keys
+    numeric: Mapping[str, bool]  # columns without blank cells in the sample -> whether they hold numbers there
+
+    @classmethod
+    def of(cls, sample: pd.DataFrame, id_column: str) -> "OwnRules":
+        """What a sample (all text) says by itself; its ids may stand in several rows."""
+        id_column = sample_id_column(list(sample.columns), id_column)
+        keys, cells = Keys((id_column,), bool(sample[id_column].duplicated().any())), sample.drop(columns=id_column)
+        full = [name for name in cells if len(sample) and not is_blank(cells[name]).any()]
+        numeric = {str(name): bool(pd.to_numeric(cells[name], errors="coerce").notna().all()) for name in full}
+        return cls(id_column, keys, numeric)
+
+    def described(self) -> list[str]:
+        return []
+
+    def notes(self) -> list[str]:
+        return ["the sample is of no known form: ids and columns are checked, and little of the values"]
+
+    def problems(self, table: pd.DataFrame) -> list[Problem]:
+        found = []
+        for name, numeric in [(name, numeric) for name, numeric in self.numeric.items() if name in table]:
+            numbers, blank = pd.to_numeric(table[name], errors="coerce").astype(float), is_blank(table[name])
+            for kind, hit, what, warning in (
+                ("blank", blank, "are blank or NaN; fill every row", not numeric),
+                ("finite", numeric & numbers.abs().eq(float("inf")), "are infinite; look for an overflow", False),
+                ("dtype", numeric & numbers.isna() & ~blank, "are text; the sample has numbers there", True),
+            ):
+                if hit.any():
+                    text = (
+                        f"{hit.sum()} of {len(table)} values of column '{name}' {what} (id {listed(table.index[hit])})"
+                    )
+                    found.append(Problem(kind, text, warning))
+        return found
+
+
+def is_blank(values: pd.Series) -> pd.Series:
+    """Which cells (text) are blank, or say that a value is missing."""
+    return values.str.strip().str.lower().isin(BLANK)
 
 
 def sample_id_column(columns: Sequence[str], id_column: str) -> str:

@@ -6,10 +6,9 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 import pandas as pd
 
 from pipeline.competition import Head
-from pipeline.submission_schema import Problem
+from pipeline.submission_schema import Problem, is_blank
 from toolkit.errors import UserError, listed, nearest
 
-BLANK = frozenset({"", "nan", "na", "n/a", "null", "none", "<na>", "nat"})
 BOOLEAN = frozenset({"true", "false"})
 BOUNDED = frozenset({"roc_auc", "log_loss", "kl_divergence", "probabilistic_f1"})  # their graders refuse 1.1 and -0.1
 INTEGER = r"[+-]?\d+"
@@ -34,7 +33,7 @@ def judge(name: str, values: pd.Series, *checks: Check, warning: str = "") -> li
 
 def blank(values: pd.Series, labels: Collection[str] = ()) -> Check:
     """Finds values that are blank, or text for a missing value, and no labels."""
-    mask = lower_case(values).isin(BLANK) & ~values.isin(list(labels))  # a class may well be called "none"
+    mask = is_blank(values) & ~values.isin(list(labels))  # a class may well be called "none"
     return "blank", mask, "are blank or NaN", "fill every row"
 
 
@@ -58,14 +57,12 @@ def label_problems(name: str, values: pd.Series, classes: Sequence[str]) -> list
     )
 
 
-def number_problems(
-    name: str, values: pd.Series, probability: bool, whole: bool = False, metric: str = ""
-) -> list[Problem]:
-    """Values that are not finite numbers, not in [0, 1] where they are probabilities, not whole where they must be;
-    `metric` is the grader's where it is known to read this column: most take any number that ranks rows."""
+def number_problems(name: str, values: pd.Series, probability: bool, metric: str = "") -> list[Problem]:
+    """Values that are not finite numbers, or not in [0, 1] where they are probabilities; `metric` is the grader's, and
+    most take any number that ranks rows."""
     numbers, lower = as_numbers(values), lower_case(values)
     infinite, comma = numbers.abs() == float("inf"), values.str.fullmatch(r"[+-]?\d+,\d+")
-    decimal, outside = ~values.str.strip().str.fullmatch(INTEGER) & whole, ~numbers.between(0, 1) & probability
+    outside = ~numbers.between(0, 1) & probability
     return judge(
         name,
         values,
@@ -74,7 +71,6 @@ def number_problems(
         ("dtype", comma, "have a decimal comma", "write a decimal point"),
         ("dtype", numbers.isna(), "are text where a number is expected", "write numbers"),
         ("finite", infinite, "are infinite", "look for a division by zero or an overflow in the predictions"),
-        ("dtype", decimal, "are not whole numbers", "round to a grade and write it as an integer"),
         ("range", outside, "are outside [0, 1]", "write probabilities, not logits or percentages"),
         warning="" if metric in BOUNDED else "range",
     )

@@ -134,8 +134,8 @@ class ClassProbabilities(Columns):
             columns = {classes[0]: 1 - columns[classes[1]].astype(np.float32), **columns}
         return super().read(columns)
 
-    def cell_problems(self, name: str, values: pd.Series, column: Column | None, metric: Metric) -> list[Problem]:
-        if column is None or column.of is not None:
+    def cell_problems(self, name: str, values: pd.Series, column: Column, metric: Metric) -> list[Problem]:
+        if column.of is not None:
             return super().cell_problems(name, values, column, metric)
         most, known = metric.top_k, self.head.classes
         return list_problems(name, values, known, most) if most > 1 else label_problems(name, values, known)

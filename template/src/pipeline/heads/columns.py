@@ -128,12 +128,9 @@ class Columns(ABC):
         values = [columns[name].to_numpy(np.float32) for name in self.head.classes]
         return dict(zip(self.names, values, strict=True))
 
-    def cell_problems(self, name: str, values: pd.Series, column: Column | None, metric: Metric) -> list[Problem]:
-        """What is wrong with the values (text) of a column; where none is known, of numbers in a format of the user's
-        own."""
-        probability = column is not None or metric.needs == "probabilities"
-        whole = not probability and metric.name == "quadratic_weighted_kappa"
-        return number_problems(name, values, probability, whole, "" if column is None else metric.name)
+    def cell_problems(self, name: str, values: pd.Series, column: Column, metric: Metric) -> list[Problem]:
+        """What is wrong with the values (text) of a column, which is called `name` in the file."""
+        return number_problems(name, values, probability=True, metric=metric.name)
 
     def row_problems(self, table: pd.DataFrame, metric: Metric) -> list[Problem]:
         """What is wrong with rows (text) of the numbers that stand for its classes."""

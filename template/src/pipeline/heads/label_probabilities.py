@@ -107,11 +107,11 @@ class LabelProbabilities(Columns):
             columns = {name: lists.map(lambda words, name=name: name in words) for name in self.head.classes}
         return super().read({name: cells.astype(float) for name, cells in columns.items()})
 
-    def cell_problems(self, name: str, values: pd.Series, column: Column | None, metric: Metric) -> list[Problem]:
-        if column is not None and column.of is None:
+    def cell_problems(self, name: str, values: pd.Series, column: Column, metric: Metric) -> list[Problem]:
+        if column.of is None:
             form = list_form(self.head, column)
             return list_problems(name, values, self.head.classes, divided=form.read, form=str(form))
-        if column is not None and metric.needs == "labels":
+        if metric.needs == "labels":
             return label_problems(name, values, ("0", "1"))
         return super().cell_problems(name, values, column, metric)
 

@@ -104,11 +104,11 @@ class Numbers(Columns):
         positions = pd.Index(self.head.classes).get_indexer(pd.Index(cells.astype(str)))
         return {self.head.name: inside[positions].astype(np.float32)}
 
-    def cell_problems(self, name: str, values: pd.Series, column: Column | None, metric: Metric) -> list[Problem]:
-        if column is not None and column.of is None:
+    def cell_problems(self, name: str, values: pd.Series, column: Column, metric: Metric) -> list[Problem]:
+        if column.of is None:
             return label_problems(name, values, self.head.classes)
         found = number_problems(name, values, probability=False)
-        if column is None or self.head.limits is None:
+        if self.head.limits is None:
             return found
         least, most = np.round(self.head.limits, 9 if self.head.decimals is None else self.head.decimals)
         given = as_numbers(values)

@@ -13,7 +13,7 @@ import pandas as pd
 from pipeline.competition import Head, Metric
 from pipeline.heads import cells
 from pipeline.heads.columns import Aggregate, Column, Columns, Figures, frequencies, label_error_table
-from pipeline.submission_schema import Problem
+from pipeline.submission_schema import Problem, is_blank
 from toolkit.audit.label_errors import worst_first
 
 LISTED = 20  # labels in a row
@@ -155,14 +155,12 @@ class Rankings(Columns):
             scores[row, :before] = 1.0
         return dict(zip(self.names, [*labels.T, *scores.astype(np.float32).T], strict=True))
 
-    def cell_problems(self, name: str, values: pd.Series, column: Column | None, metric: Metric) -> list[Problem]:
-        if column is None:
-            return cells.number_problems(name, values, probability=False)
+    def cell_problems(self, name: str, values: pd.Series, column: Column, metric: Metric) -> list[Problem]:
         if metric.name not in WITH_SCORE:
             return cells.list_problems(name, values, self._known(), metric.top_k)
         words = values.str.split()
         broken = words.map(lambda row: len(row) != 2 or bool(cells.as_numbers(pd.Series(row[1:])).isna().any()))
-        broken &= ~cells.lower_case(values).isin(cells.BLANK)
+        broken &= ~is_blank(values)
         found = cells.list_problems(name, values.where(broken, words.str[0])[~broken], self._known())
         if broken.any():
             hit, remedy = values[broken], "write both, with a space between"

@@ -15,6 +15,12 @@ from pipeline.submission_schema import Keys, Problem, Rules
 from toolkit.errors import UserError, listed, nearest
 
 UNREADABLE = "unreadable"  # the kind of problem after which nothing else can be checked
+OTHERS = {  # how files begin that are no text
+    b"PK": "a zip archive or a workbook; check the csv in it, or save the sheet as CSV UTF-8",
+    b"\x1f\x8b": "compressed by gzip; check the csv in it: gunzip",
+    b"PAR1": "a table in parquet; write it with to_csv",
+    b"\xd0\xcf\x11\xe0": "an old workbook; save the sheet as CSV UTF-8",
+}
 
 
 def check(source: Path | pd.DataFrame, expected: pd.DataFrame, rules: Rules) -> list[Problem]:
@@ -41,6 +47,9 @@ def read_submission(path: Path, expected: pd.DataFrame, found: list[Problem]) ->
     if not path.is_file():
         raise UserError(f"there is no file {path}; give the path of the csv to check")
     raw = path.read_bytes()
+    if other := next((what for start, what in OTHERS.items() if raw.startswith(start)), ""):
+        found.append(Problem(UNREADABLE, f"it is {other}"))
+        return None
     if raw.startswith(codecs.BOM_UTF8):
         what = "it starts with a byte order mark, which most graders skip; write it with encoding='utf-8'"
         found.append(Problem("file", what, warning=True))
@@ -58,6 +67,7 @@ def read_submission(path: Path, expected: pd.DataFrame, found: list[Problem]) ->
     except pd.errors.ParserError as error:
         what = str(error).rpartition("C error: ")[2].strip()
         fault = f"the rows have different numbers of cells ({what}); quote commas"
+        fault = f"a quotation mark is not closed ({what}); close it" if "EOF inside string" in what else fault
     else:
         if separator != ",":
             mark = "a tab" if separator == "\t" else f"'{separator}'"

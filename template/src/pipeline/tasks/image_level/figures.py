@@ -2,7 +2,6 @@
 
 import operator
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,10 @@ from pipeline.competition import Metric
 from pipeline.data.explain_target import Explained, chosen_class
 from pipeline.data.sample_record import SampleRecord
 from pipeline.heads.base import kind_of
-from pipeline.heads.cells import as_numbers
-from pipeline.heads.columns import Column, Columns, has_truth
-from pipeline.heads.submission_columns import SubmissionRules, columns_of
+from pipeline.heads.columns import Columns, has_truth
+from pipeline.heads.submission_columns import SubmissionRules, rules_of
 from pipeline.keys import ROW_ID
-from pipeline.submission_schema import sample_id_column
+from pipeline.submission_schema import OwnRules, Rules
 from pipeline.tasks.components import Figures, Outputs, Submission, Table
 from pipeline.tasks.image_level.predictions import HeadPredictions
 from pipeline.types import Batch
@@ -124,18 +122,17 @@ class HeadFigures(Figures):
 class HeadSubmission(Submission):
     """A column per head, per class or per label."""
 
-    def rules(self, sample: Table, metric: Metric, images: Mapping[str, Path] | None = None) -> SubmissionRules:
-        id_column = sample_id_column(list(sample.columns), self.competition.settings.id_column)
-        columns: tuple[Column, ...] = ()
-        with suppress(UserError):  # a format of the user's own
-            columns = columns_of(sample, id_column, self.heads, metric)
-        names = [name for name in sample.columns if name != id_column]
-        numeric = tuple(name for name in names if len(sample) and not as_numbers(sample[name]).isna().any())
-        return SubmissionRules(id_column, columns, metric, self.heads[0], numeric)
+    def rules(self, sample: Table, metric: Metric, images: Mapping[str, Path] | None = None) -> Rules:
+        id_column = self.competition.settings.id_column
+        try:
+            return rules_of(sample, id_column, self.heads, metric, set(images or ()))
+        except UserError:
+            return OwnRules.of(sample, id_column)
 
-    def read(self, table: Table, rules: SubmissionRules, metric: Metric) -> Table | None:
-        labels_only = any(column.of is None for column in rules.columns)
-        if rules.by_row or (labels_only and metric.needs == "probabilities"):
+    def read(self, table: Table, rules: Rules, metric: Metric) -> Table | None:
+        if not isinstance(rules, SubmissionRules) or rules.cell:
+            return None
+        if metric.needs == "probabilities" and any(column.of is None for column in rules.columns):
             return None
         parts: list[Table] = []
         for head in self.heads:

@@ -77,6 +77,8 @@ class MaskRules:
 
     def notes(self) -> list[str]:
         notes = [f"an empty mask is written '{self.empty}'"] if self.empty else []
+        extra = [repr(name) for name in self.columns if name not in {*self.keys.columns, *self.cells}]
+        notes += [f"no class or mask is {listed(extra)}: filled as in the sample"] if extra else []
         if self.read is not None and _way(self.read) != _way(self.form):
             notes.append(
                 f"RLE is read {_way(self.read)} (TRUTH in src/competition/targets.py) and written {_way(self.form)} "
@@ -95,8 +97,9 @@ class MaskRules:
                 row = f"{name}{self.mark or ' '}{of_class}" if len(self.head.classes) > 1 else name
                 warning = not rle.fault(text, size, self.form.first)
                 found.setdefault((NUMBER.sub("#", what), warning), []).append((row, what))
+        form, whole = f"write pairs of start and length, {_way(self.form)}", f"of {len(cells)} masks"
         problems = [
-            Problem("mask", f"{len(rows)} of {len(cells)} masks ({listed(r for r, _ in rows)}): {rows[0][1]}", warning)
+            Problem("mask", f"{len(rows)} {whole} ({listed(r for r, _ in rows)}): {rows[0][1]}; {form}", warning)
             for (_, warning), rows in found.items()
         ]
         other = [name for name, _, text in cells if is_empty(text) and text != self.empty]
@@ -144,15 +147,17 @@ def submission_rules(
     names = [str(name) for name in sample.columns]
     id_column = sample_id_column(names, id_column)
     others = [name for name in names if name != id_column]
-    cells: dict[str, str | None] = {name: name for name in others}
+    cells: dict[str, str | None] = {name: name for name in others if name in head.classes}
     class_column = mark = ""
-    if not set(others) <= set(head.classes):
+    if not (len(cells) == len(others) or len(cells) == len(head.classes)):
         if len(others) > 1:  # the column that holds classes; in a sample without rows, one that is called so
             holds = (name for name in others if len(sample) and sample[name].isin(head.classes).all())
             called = (name for name in others if sample.empty and name.lower() in CLASS_COLUMNS)
             class_column = next(holds, next(called, ""))
         mark = "" if class_column else mark_of(sample[id_column], head.classes)
         cells = {name: None for name in others if name != class_column}
+        if len(cells) > 1:  # those that hold masks
+            cells = {name: None for name in cells if all(_is_mask(text, form.first) for text in sample[name].unique())}
         if len(cells) != 1 or not (class_column or mark or len(head.classes) == 1):
             raise UserError(
                 f"the sample submission has the columns {listed(names, 5)} and does not say of which of the "
@@ -168,6 +173,10 @@ def submission_rules(
     objects = repeated if form.objects is None else form.objects
     empty = next(map(str, shown), "") if form.empty is None else form.empty
     return MaskRules(head, form, id_column, tuple(names), cells, class_column, mark, objects, empty, sizes, read)
+
+
+def _is_mask(text: str, first: int) -> bool:
+    return is_empty(text) or not rle.fault(text, ANY_SIZE, first)
 
 
 def mark_of(ids: pd.Series, classes: Sequence[str]) -> str:
@@ -200,7 +209,8 @@ def submission_table(
         else:  # a single class, or a column for each of them
             rows = zip(*(texts[of or head.classes[0]] for of in rules.cells.values()), strict=True)
             lines += [{rules.id_column: name, **dict(zip(rules.cells, row, strict=True))} for row in rows]
-    return pd.DataFrame(lines, columns=list(rules.columns), dtype="str")
+    own = [name for name in rules.columns if name in rules.keys.columns or name in rules.cells]
+    return rules.keys.completed(pd.DataFrame(lines, columns=own, dtype="str"), sample)
 
 
 def _texts(mask: np.ndarray, rules: MaskRules) -> list[str]:

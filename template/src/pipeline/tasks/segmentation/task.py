@@ -31,6 +31,7 @@ from pipeline.losses.masks import LOSSES
 from pipeline.metrics.masks import Scored
 from pipeline.models.preprocess import prepared_model
 from pipeline.registry import References, Registry, Spec
+from pipeline.submission_schema import OwnRules, Rules
 from pipeline.tasks import Task
 from pipeline.tasks.components import Decoder, Finisher, Predictions, Submission, Tuner
 from pipeline.tasks.segmentation.blending import Blender
@@ -235,17 +236,21 @@ class MaskPredictions(Predictions):
 class MaskSubmission(Submission):
     """A column of RLE, as `FORM` of the competition's `submission` says; `TRUTH` of its `targets` is how it is read."""
 
-    def rules(self, sample: pd.DataFrame, metric: Metric, images: Mapping[str, Path] | None = None) -> MaskRules:
+    def rules(self, sample: pd.DataFrame, metric: Metric, images: Mapping[str, Path] | None = None) -> Rules:
         package = self.competition.package
         form = getattr(importlib.import_module(f"{package}.submission"), "FORM", None)
         read = getattr(importlib.import_module(f"{package}.targets"), "TRUTH", None)
         if form is not None and not isinstance(form, Written):
             raise UserError("FORM in src/competition/submission.py is no Written(...); correct it")
         read = read if isinstance(read, RunLengths) else None
-        return submission_rules(sample, self.heads, self.competition.settings.id_column, form, images, read)
+        id_column = self.competition.settings.id_column
+        try:
+            return submission_rules(sample, self.heads, id_column, form, images, read)
+        except UserError:
+            return OwnRules.of(sample, id_column)
 
-    def read(self, table: pd.DataFrame, rules: MaskRules, metric: Metric) -> pd.DataFrame | None:
-        return as_predictions(table.reset_index(), rules)
+    def read(self, table: pd.DataFrame, rules: Rules, metric: Metric) -> pd.DataFrame | None:
+        return as_predictions(table.reset_index(), rules) if isinstance(rules, MaskRules) else None
 
     def shares(self, predictions: pd.DataFrame) -> dict[str, pd.Series]:
         found = {}
