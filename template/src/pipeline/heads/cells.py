@@ -86,8 +86,8 @@ def list_problems(
 ) -> list[Problem]:
     """Cells that list no label, one that is none of `labels`, one twice, or more than `most`; `divided` reads a cell,
     and `form` says how it is to be written."""
-    words = values.map(divided)
-    strange = words.map(lambda row: next((word for word in row if word not in labels), "")).astype("str")
+    words, known = values.map(divided), frozenset(labels)  # there may be thousands
+    strange = words.map(lambda row: next((word for word in row if word not in known), "")).astype("str")
     twice = words.map(lambda row: len(set(row)) < len(row))
     too_many = words.map(lambda row: most is not None and len(row) > most)
     exact = f"write labels exactly, {form}; "

@@ -39,10 +39,19 @@ class ClassProbabilities(Columns):
     def thresholded(self, predictions: pd.DataFrame) -> list[np.ndarray]:
         return super().thresholded(predictions)[1:]
 
+    def dense(self, predictions: pd.DataFrame) -> np.ndarray:
+        """The probabilities of all classes, (N, classes)."""
+        return predictions[self.names].to_numpy()
+
+    def best(self, predictions: pd.DataFrame, most: int) -> np.ndarray:
+        """Positions of the most probable classes, the best first, int64 (N, most); with 1 of those decided for."""
+        if most == 1:
+            return decided(predictions[self.names].to_numpy(np.float64), self.head)[:, None]
+        return np.argsort(-predictions[self.names].to_numpy(), axis=1, kind="stable")[:, :most]
+
     def _decided(self, predictions: pd.DataFrame) -> np.ndarray:
         """The class that is decided for in each row, as its name: (N,) of str."""
-        numbers = decided(predictions[self.names].to_numpy(np.float64), self.head)
-        return np.asarray(self.head.classes, dtype=object)[numbers]
+        return np.asarray(self.head.classes, dtype=object)[self.best(predictions, 1)[:, 0]]
 
     def read_out(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         given = predictions[self.names].to_numpy(np.float64)
@@ -105,24 +114,23 @@ class ClassProbabilities(Columns):
         Where the sample asks for some classes only, those are divided by their own sum if the metric's graders demand
         it (log loss); for any other that would change the ranking of rows within a column.
         """
-        given = predictions[self.names].to_numpy()
-        values = cut(given, self.head) if metric.may_cut and self.head.thresholds else normalized(given)
-        asked = [self.head.classes.index(column.of) for column in columns if column.of is not None]
-        if len(asked) > 1 and metric.name in SUM_TO_ONE:
-            values[:, asked] = normalized(values[:, asked])
-        return {
-            column.name: self._listed(predictions, metric.top_k)
-            if column.of is None
-            else values[:, self.head.classes.index(column.of)]
-            for column in columns
-        }
+        found = {column.name: self._listed(predictions, metric.top_k) for column in columns if column.of is None}
+        asked = {column.name: self.head.classes.index(column.of) for column in columns if column.of is not None}
+        if asked:
+            given = self.dense(predictions)
+            values = cut(given, self.head) if metric.may_cut and self.head.thresholds else normalized(given)
+            values = values[:, list(asked.values())]
+            if len(asked) > 1 and metric.name in SUM_TO_ONE:
+                values = normalized(values)
+            found |= dict(zip(asked, values.T, strict=True))
+        return found
 
     def _listed(self, predictions: pd.DataFrame, most: int) -> np.ndarray:
         if most == 1:
             return self._decided(predictions)
         listable(self.head)
-        best = np.argsort(-predictions[self.names].to_numpy(), axis=1, kind="stable")[:, :most]
-        return np.array([" ".join(row) for row in np.asarray(self.head.classes, dtype=object)[best]], dtype=object)
+        best = np.asarray(self.head.classes, dtype=object)[self.best(predictions, most)]
+        return np.array([" ".join(row) for row in best], dtype=object)
 
     def read(self, columns: Mapping[str | None, pd.Series]) -> dict[str, np.ndarray] | None:
         """Predictions, float32 (N,) by column; a label becomes probability 1."""

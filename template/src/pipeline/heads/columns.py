@@ -43,6 +43,15 @@ class Columns(ABC):
         """Their names, in order: those of the classes, unless said otherwise."""
         return probability_columns(self.head)
 
+    @property
+    def classes(self) -> Sequence[str]:
+        """Those whose probabilities can be told."""
+        return self.head.classes
+
+    def kept(self, values: np.ndarray) -> np.ndarray:
+        """What `decode` returns of the probabilities of all classes, (N, classes)."""
+        return values
+
     def table(self, values: np.ndarray) -> dict[str, np.ndarray]:
         """What a kind's `decode` says, (N, columns), as columns (N,) by name."""
         return dict(zip(self.names, values.T, strict=True))

@@ -24,6 +24,8 @@ QUARTILES = ("smallest", "lower quartile", "median", "upper quartile", "largest"
 class Numbers(Columns):
     """One number, float32, called like the head; or the grade that it becomes, where the head has classes."""
 
+    classes = ()
+
     @property
     def names(self) -> list[str]:
         return [self.head.name]

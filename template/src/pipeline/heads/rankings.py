@@ -26,6 +26,8 @@ class Rankings(Columns):
     """Labels and scores. In a submission, a column lists the best ones with spaces between, as many as the metric looks
     at; for `gap` it is the best label and its score."""
 
+    classes = ()
+
     @property
     def names(self) -> list[str]:
         return [*label_columns(self.head), *score_columns(self.head)]

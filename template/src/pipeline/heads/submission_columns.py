@@ -106,8 +106,7 @@ def rules_of(
     id_column = sample_id_column(list(sample.columns), id_column)
     names = [name for name in sample.columns if name != id_column]
     by_head: Known = {head.name: (head, kind_of(head).columns.single_column(metric)) for head in heads}
-    predicted = {name for head in heads for name in kind_of(head).columns.names}
-    pairs = [(head, name) for head in heads for name in head.classes if f"{head.name}:{name}" in predicted]
+    pairs = [(head, name) for head in heads for name in kind_of(head).columns.classes]
     counts = Counter(name for _, name in pairs)
     by_class: Known = {f"{head.name}{mark}{name}": (head, name) for head, name in pairs for mark in ":_"}
     by_class |= {name: (head, name) for head, name in pairs if counts[name] == 1}

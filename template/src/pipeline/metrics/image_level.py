@@ -35,6 +35,8 @@ def over_heads(name: str, scores: Mapping[str, Metric]) -> Metric:
                 f"the metric '{name}' does not score heads like '{heads[0].name}' ({heads[0].kind}); "
                 "choose another in competition.yaml, or write one in src/competition/metric.py"
             )
+        for head in [head for head in heads if head.kind in scores]:
+            scores[head.kind].check_heads([head])
 
     def function(truth: pd.DataFrame, predictions: pd.DataFrame, heads: Sequence[Head]) -> float:
         check_heads(heads)

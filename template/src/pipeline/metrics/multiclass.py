@@ -4,7 +4,7 @@ The formulas are scikit-learn's: https://scikit-learn.org/stable/modules/model_e
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,9 +15,10 @@ from sklearn import metrics as sk
 from pipeline.competition import Head, Metric
 from pipeline.heads.class_probabilities import cut, decided, normalized
 from pipeline.heads.columns import class_numbers, probability_columns
+from pipeline.heads.many_classes import KEPT, MANY, BestClasses
 from pipeline.metrics import undefined
 from pipeline.metrics.scoring import finite_predictions, grade_kappa, score
-from toolkit.errors import listed
+from toolkit.errors import UserError, listed
 
 Arrays = tuple[np.ndarray, np.ndarray] | None  # class numbers (N,) int64, probabilities (N, C) float64
 
@@ -32,22 +33,55 @@ def _as_given(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head) -> Arr
 
 
 def _normalized(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head) -> Arrays:
+    """Of many classes the kept ones of each row and one for any other, and the places of the true ones among those."""
+    if len(head.classes) > MANY:
+        columns = BestClasses(head)
+        given = finite_predictions(truth, predictions, head, [head.name], columns.names[KEPT:])
+        return None if given is None else columns.shares_at(class_numbers(truth, head), predictions)
     found = _as_given(truth, predictions, head)
     return None if found is None else (found[0], normalized(found[1]))
 
 
+def _decided(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head) -> Arrays:
+    """The class numbers of the truth, and those that are decided for, int64 (N,)."""
+    found = _normalized(truth, predictions, head)
+    if found is not None and len(head.classes) > MANY:
+        return class_numbers(truth, head), BestClasses(head).best(predictions, 1)[:, 0]
+    return None if found is None else (found[0], decided(found[1], head))
+
+
+def _require_all(heads: Sequence[Head]) -> None:
+    """Raise a `UserError` where not the probability of every class is kept."""
+    for head in [head for head in heads if len(head.classes) > MANY]:
+        raise UserError(
+            f"'{head.name}' has {len(head.classes)} classes, and the best {KEPT} of each row are kept: no metric that "
+            "needs them all (areas, kappa, MCC, pF1, KL) can be had; choose accuracy, f1_macro, log_loss or map_at_5"
+        )
+
+
 _score = partial(score, _normalized)
+_of_all = partial(score, _normalized, check_heads=_require_all)
 
 
-def _of_decision(name: str, function: Callable[..., float], **params: Any) -> Metric:
-    """A score of scikit-learn's that compares class numbers: the true ones, and those that are decided for."""
+def _of_decision(name: str, function: Callable[..., float], matrix: bool = False, **params: Any) -> Metric:
+    """A score of scikit-learn's that compares class numbers: the true ones, and those that are decided for, maybe by a
+    matrix of all classes."""
 
-    def formula(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
+    def formula(numbers: np.ndarray, said: np.ndarray, head: Head) -> float:
         with warnings.catch_warnings():  # about the shape of a table that nobody sees
             warnings.filterwarnings("ignore", message="A single label was found")
-            return float(function(numbers, decided(probabilities, head), **params))
+            return float(function(numbers, said, **params))
 
-    return _score(name, formula, "labels")
+    return score(_decided, name, formula, "labels", check_heads=_require_all if matrix else lambda heads: None)
+
+
+def log_loss(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
+    """Mean of `-log p` of the true class; probabilities are clipped to the float64 epsilon from below. Of many classes,
+    what the kept ones leave of 1 is spread evenly over the others, so a class that is not kept costs about as much."""
+    if len(head.classes) > MANY:
+        true = probabilities[np.arange(len(numbers)), numbers]
+        return float(-np.log(true.clip(np.finfo(np.float64).eps, 1)).mean())
+    return float(sk.log_loss(numbers, probabilities, labels=np.arange(len(head.classes))))
 
 
 def _one_vs_rest(name: str, area: Callable[[np.ndarray, np.ndarray], float]) -> Metric:
@@ -61,7 +95,7 @@ def _one_vs_rest(name: str, area: Callable[[np.ndarray, np.ndarray], float]) -> 
         positive = present if len(head.classes) > 2 else present[1:]
         return float(np.mean([area(numbers == number, probabilities[:, number]) for number in positive]))
 
-    return _score(name, formula)
+    return _of_all(name, formula)
 
 
 def probabilistic_f1(numbers: np.ndarray, probabilities: np.ndarray, head: Head) -> float:
@@ -105,7 +139,7 @@ def _shares(truth: pd.DataFrame, predictions: pd.DataFrame, head: Head) -> Array
 
 
 SCORES = (
-    score(_shares, "kl_divergence", kl_divergence, greater=False),
+    score(_shares, "kl_divergence", kl_divergence, greater=False, check_heads=_require_all),
     _of_decision("accuracy", sk.accuracy_score),
     # The mean over the classes that occur in the truth; scikit-learn's own warns of those that do not.
     _of_decision(
@@ -116,18 +150,13 @@ SCORES = (
     _of_decision("f1_macro", sk.f1_score, average="macro", zero_division=0),
     _of_decision("f1_micro", sk.f1_score, average="micro"),
     _of_decision("f1_weighted", sk.f1_score, average="weighted", zero_division=0),
-    # Probabilities are clipped to the float64 epsilon from below.
-    _score(
-        "log_loss",
-        lambda true, said, head: sk.log_loss(true, said, labels=np.arange(len(head.classes))),
-        greater=False,
-    ),
+    _score("log_loss", log_loss, greater=False),
     _one_vs_rest("roc_auc", sk.roc_auc_score),
     _one_vs_rest("pr_auc", sk.average_precision_score),
-    _score("quadratic_weighted_kappa", lambda true, said, head: grade_kappa(true, decided(said, head), head), "labels"),
+    score(_decided, "quadratic_weighted_kappa", grade_kappa, "labels", check_heads=_require_all),
     # By convention 0 when the truth or the prediction is one class only (Gorodkin, 2004).
-    _of_decision("matthews_corrcoef", sk.matthews_corrcoef),
-    score(_as_given, "probabilistic_f1", probabilistic_f1, may_cut=True),
+    _of_decision("matthews_corrcoef", sk.matthews_corrcoef, matrix=True),
+    score(_as_given, "probabilistic_f1", probabilistic_f1, may_cut=True, check_heads=_require_all),
     _score("map_at_3", partial(mean_average_precision_at_k, k=3), top_k=3),
     _score("map_at_5", partial(mean_average_precision_at_k, k=5), top_k=5),
 )

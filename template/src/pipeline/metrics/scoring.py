@@ -19,6 +19,7 @@ def score(
     greater: bool = True,
     may_cut: bool = False,
     top_k: int = 1,
+    check_heads: Callable[[Sequence[Head]], None] = lambda heads: None,
 ) -> Metric:
     """A metric of one head: `formula(*read(truth, predictions, head), head)`, NaN where that reads none."""
 
@@ -26,7 +27,7 @@ def score(
         found = read(truth, predictions, heads[0])
         return float("nan") if found is None else float(formula(*found, heads[0]))
 
-    return Metric(name, function, greater, needs, may_cut=may_cut, top_k=top_k)
+    return Metric(name, function, greater, needs, check_heads, may_cut, top_k)
 
 
 def finite_predictions(

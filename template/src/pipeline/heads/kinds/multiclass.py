@@ -12,6 +12,7 @@ from pipeline.competition import Head, Metric
 from pipeline.heads.base import HeadKind
 from pipeline.heads.class_probabilities import ClassProbabilities
 from pipeline.heads.columns import class_numbers, probability_columns
+from pipeline.heads.many_classes import MANY, BestClasses
 from pipeline.keys import ROW_ID
 from toolkit.errors import UserError, listed
 
@@ -28,6 +29,11 @@ class Multiclass(HeadKind):
         "asymmetric": "pipeline.losses.multiclass:Asymmetric",
     }
     column_type = ClassProbabilities
+
+    def __init__(self, head: Head) -> None:
+        super().__init__(head)
+        if len(head.classes) > MANY:
+            self.columns = BestClasses(head)
 
     def targets(self, rows: pd.DataFrame) -> np.ndarray:
         """Class numbers int64 (N,), -1 where a cell is empty. If the rows have the columns of its predictions
@@ -54,10 +60,12 @@ class Multiclass(HeadKind):
     def truth(self, rows: pd.DataFrame) -> pd.DataFrame:
         """The label; where rows say how probable each class is, that as well, in the columns of the predictions."""
         labels, soft = rows[[self.head.name]], probabilities(rows, self.head)
-        return labels if soft is None else labels.join(pd.DataFrame(soft, index=rows.index, columns=self.columns.names))
+        if soft is None:
+            return labels
+        return labels.join(pd.DataFrame(soft, index=rows.index, columns=probability_columns(self.head)))
 
     def decode(self, logits: Tensor) -> np.ndarray:
-        return np.asarray(torch.softmax(logits.double(), dim=1).float())
+        return self.columns.kept(np.asarray(torch.softmax(logits.double(), dim=1).float()))
 
     def constant(self, rows: pd.DataFrame, metric: Metric) -> np.ndarray:
         """The share of each class, whose largest is the most frequent one; for pF1 of two classes the second one, since
@@ -65,7 +73,7 @@ class Multiclass(HeadKind):
         if metric.name == "probabilistic_f1" and len(self.head.classes) == 2:
             return np.array([0, 1], np.float32)
         counts = self.class_counts(rows)
-        return np.asarray((counts / counts.sum()).float())
+        return self.columns.kept(np.asarray((counts / counts.sum()).float())[None])[0]
 
 
 def probabilities(rows: pd.DataFrame, head: Head) -> np.ndarray | None:
