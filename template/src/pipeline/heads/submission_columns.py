@@ -204,7 +204,8 @@ def submission_table(
         own = [column for column in rules.columns if column.head is head]
         values |= kind_of(head).columns.fill(predictions, own, metric)
     if rules.cell:
-        cells = np.stack([values[column.name].astype(object) for column in rules.columns], axis=1)
+        same = len({cells.dtype for cells in values.values()}) == 1  # floats are written shorter than objects
+        cells = np.stack([values[c.name] if same else values[c.name].astype(object) for c in rules.columns], axis=1)
         return rules.rows(ids).assign(**{rules.cell: cells.ravel()})[list(sample.columns)]
     table = pd.DataFrame({rules.id_column: predictions.index.to_numpy(), **values})
     return rules.keys.completed(table, sample)
