@@ -128,26 +128,27 @@ def entered_by_prediction(project: Path) -> Trace:
     `entered_by_training` has trained."""
     trace = Trace(project)
     with imported(project), ExitStack() as patches:
+        from pipeline.inference import command as prediction
         from pipeline.inference import predict
         from pipeline.inference.snapshot import run_competition
         from pipeline.project import Project
         from pipeline.submission import command
 
         def outputs(*args: Any) -> Iterator[Any]:
-            made = list(model_outputs(*args))
+            made = [list(passes) for passes in model_outputs(*args)]
             sys.setprofile(trace.note)
             yield from made
 
         model_outputs = predict.model_outputs
         patches.enter_context(patch.object(predict, "model_outputs", outputs))
-        patches.enter_context(trace.during(predict, "write_predictions"))
+        patches.enter_context(trace.during(prediction, "write_predictions"))
         patches.enter_context(trace.during(importlib.import_module("competition.submission"), "submission"))
         patches.enter_context(trace.during(command, "fill"))
         patches.enter_context(trace.during(command, "write_submission"))
         paths = Project.at(project)
         run = paths.require_run("house")
         with run_competition(run) as competition:
-            predict.predict_run(paths, competition, run, paths.data, "0", {"workers": 0, "device": "cpu"})
+            prediction.predict_run(paths, competition, run, paths.data, "0", {"workers": 0, "device": "cpu"})
         command.submit(paths, "house")
     return trace
 

@@ -235,9 +235,10 @@ def test_models_look_up_in_galleries_of_their_own_and_an_empty_one_is_refused() 
     assert list(known["id"]) == list(rows["id"][:10])
     models = [unit(10, generator), unit(10, generator)]
     key = "output_whale@embedding"
-    batches = [[{key: model[start : start + 4]} for model in models] for start in (0, 4, 8)]
+    batches = [(k, {key: model[start : start + 4]}) for start in (0, 4, 8) for k, model in enumerate(models)]
     queries = [unit(2, generator), unit(2, generator)]
-    for decode, model, query in zip(task.predictions.decoders(known, batches, own=False), models, queries, strict=True):
+    decoders = task.predictions.decoders(known, batches, own=False)
+    for decode, model, query in zip(decoders.values(), models, queries, strict=True):
         found = decode({"input_id": ["x", "y"]}, {key: query, "output_whale": torch.zeros(2, 30)})
         nearest = (query @ model.T).argmax(dim=1)
         assert list(found["whale:label_1"]) == [known["whale"][int(row)] for row in nearest]

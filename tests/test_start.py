@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from pipeline.config import parse_experiment
 from pipeline.data.collate import collate
 from pipeline.data.loader import EpochBatches, TrainBatches, make_loader
-from pipeline.inference.predict import model_outputs
+from pipeline.inference.tta import model_outputs
 from projects import Renders, imported
 from training import assert_same_outcome, demo_project, outcome
 
@@ -123,15 +123,16 @@ def test_images_are_read_while_a_model_is_loaded(tmp_path: Path) -> None:
 
     class Doubled(nn.Module):
         def forward(self, batch: Any) -> Any:
-            return {"output_x": 2 * batch["input_row"]}
+            return [{"output_x": 2 * batch["input_row"]}]
 
     config = parse_experiment({"machine": {"workers": 1, "device": "cpu"}, "training": {"batch_size": 8}}, "test")
     task: Any = SimpleNamespace(collate=lambda samples: {"input_id": [""] * len(samples), **collate(samples)})
-    found = list(model_outputs(task, models(), rows, config, "test"))  # type: ignore[arg-type]
-    assert [batch["input_row"][:, 1].tolist() for batch, _ in found] == [
+    chunks = model_outputs(task, models(), rows, config, "test")  # type: ignore[arg-type]
+    found = [one for passes in chunks for one in passes]
+    assert [batch["input_row"][:, 1].tolist() for _, batch, _ in found] == [
         list(range(8)), list(range(8, 16)), list(range(16, 20))
     ]  # fmt: skip
-    assert all((outputs[0]["output_x"] == 2 * batch["input_row"]).all() for batch, outputs in found)
+    assert all((outputs["output_x"] == 2 * batch["input_row"]).all() for _, batch, outputs in found)
 
 
 @pytest.mark.slow

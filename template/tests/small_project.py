@@ -19,8 +19,8 @@ from drawn import SMALL, draw_pictures
 from pipeline.competition import Competition
 from pipeline.data.command import create_folds
 from pipeline.experiments import load_experiment
+from pipeline.inference.command import predict_run
 from pipeline.inference.evaluation import evaluate_run
-from pipeline.inference.predict import predict_run
 from pipeline.inference.snapshot import run_competition
 from pipeline.project import Project
 from pipeline.submission.command import submit

@@ -29,6 +29,8 @@ class Head:
     thresholds: tuple[float, ...] = ()  # tuned out of fold, where predictions become decisions; empty: the usual ones
     unknown: str = ""  # the answer for what training does not know; it is none of the classes
     separator: str = ""  # what divides the labels of a cell that lists several; "": the cells themselves show it
+    # view -> pairs of classes that swap under it: `{"hflip": [("left", "right")]}`; empty: none swap under any
+    swaps: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict, hash=False)
 
     @cached_property
     def target_key(self) -> str:

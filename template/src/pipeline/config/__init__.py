@@ -16,6 +16,7 @@ from pipeline.config.groups import (
     Strict,
     Tracking,
     Training,
+    View,
     Watch,
     named,
     setting,
@@ -41,6 +42,9 @@ class Experiment(Strict):
     losses: tuple[LossRow, ...] = setting((), "what trains; none: the usual loss of each head")
     step: Spec = named("step", "default", "how a batch becomes losses")
     training: Training = Training()
+    tta: tuple[View, ...] = setting(
+        (), "views whose predictions join those of the image itself: hflip, rot90, scale:0.8, crop:0.9, ...", "view"
+    )
     aggregate: Spec = named("aggregate", "mean", "how predictions of several images become one (prediction_column)")
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()

@@ -8,4 +8,8 @@ NAMES: References = {
         "array": "toolkit.images.readers:array",
         "dicom": "toolkit.images.formats:dicom",
     },
+    "view": {
+        name: f"pipeline.inference.tta:{name}"
+        for name in ("hflip", "vflip", "rot90", "rot180", "rot270", "scale", "crop")
+    },
 }

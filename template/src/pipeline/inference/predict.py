@@ -1,33 +1,32 @@
 """Predictions for rows: each image is decoded once, whatever the number of models."""
 
 import itertools
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pipeline.competition import Competition
 from pipeline.config import Experiment, parse_experiment
 from pipeline.data import NAMES as DATA_NAMES
 from pipeline.data.folds import is_scored
-from pipeline.data.loader import EpochBatches, RowBatches, make_loader
-from pipeline.inference.device import Halves, autocast, choose_device, choose_precision, deterministic
 from pipeline.inference.snapshot import CLASSES, CODE, FINISHED, finished_folds
+from pipeline.inference.tta import TTAModel, model_outputs, views_of
 from pipeline.inference.weights import BEST, load_weights
 from pipeline.keys import ROW_FOLD, ROW_ID
 from pipeline.project import Project
 from pipeline.registry import Registry
 from pipeline.tasks import Decoder, Task, task_for
-from pipeline.types import Batch, Precision, SampleDataset
 from toolkit.errors import UserError, listed
 from toolkit.files import atomic, read_json, read_yaml
 from toolkit.images.readers import Reader
-from toolkit.terminal import progress
 
 HELD_OUT, TEST = "oof.parquet", "test.parquet"  # in a run's folder
+Which = tuple[int, int]  # which model, and which view of its images; the first one is the image itself
+Tables = dict[Which, pd.DataFrame]
 REMEDY = {HELD_OUT: "scripts/evaluate.py", TEST: "scripts/predict.py"}
 FOLDS = "folds"  # of a table of predictions: an attribute
 
@@ -42,10 +41,18 @@ class TrainedRun:
     names: Registry
 
     @classmethod
-    def open(cls, folder: Path, competition: Competition, overrides: dict[str, object] | None = None) -> "TrainedRun":
-        """Read a run's folder; `competition` is what `run_competition` gives."""
+    def open(
+        cls,
+        folder: Path,
+        competition: Competition,
+        overrides: dict[str, object] | None = None,
+        tta: Sequence[str] | None = None,
+    ) -> "TrainedRun":
+        """Read a run's folder; `competition` is what `run_competition` gives. `overrides` are of `machine`, and views
+        take the place of the experiment's."""
         values = read_yaml(folder / "config.yaml")
         values["machine"] = {**values.get("machine", {}), **(overrides or {})}
+        values |= {} if tta is None else {"tta": list(tta)}
         experiment = parse_experiment(values, f"{folder.name}/config.yaml")
         competition = competition.stage(experiment.stage)
         task = task_for(competition, competition.heads(read_json(folder / CODE / CLASSES)))
@@ -113,54 +120,52 @@ def predict_rows(
     reader: Reader | None = None,
     gallery: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
-    """Mean prediction of the models for every row, indexed by id (of what is predicted) in the order of `rows`.
+    """Mean prediction of the models and views for every row, indexed by id (of what is predicted) in the order of
+    `rows`; the arguments are those of `predict_each`."""
+    passes = predict_each(task, models, rows, root, experiment, names, stage, label, reader, gallery)
+    parts = [task.predictions.average(list(found.values())) for found in passes]
+    return task.finisher(experiment, names)(rows, pd.concat(parts) if parts else task.predictions.empty())
+
+
+def predict_each(
+    task: Task,
+    models: Iterable[nn.Module],
+    rows: pd.DataFrame,
+    root: Path,
+    experiment: Experiment,
+    names: Registry,
+    stage: str,
+    label: str,
+    reader: Reader | None = None,
+    gallery: pd.DataFrame | None = None,
+    each: bool = False,
+    gpu: int = 0,
+) -> Iterator[Tables]:
+    """Predictions of each model and view, for some rows after the other, indexed by the id of the row.
 
     Args:
         models: asked for once images are being read; `TrainedRun.load` may take its time then.
         reader: what `open_cache` gave; none: every image is decoded.
         gallery: what `Predictions.gallery` says for these rows.
+        each: every view is decoded by itself, also where the task can average what the model says of them.
+        gpu: which one, where there are several.
     """
-    decoders: list[Decoder] = []
-
-    def made() -> Iterator[nn.Module]:
-        for model in models:
-            decoders.append(task.decoder(experiment, names))
-            yield task.predictor(model, experiment, names)
-
-    predictors, of_gallery = itertools.tee(made())
-    finish = task.finisher(experiment, names)
+    views_of(experiment, names, task.heads)  # what is wrong with them is better known before images are read
+    predictors, of_gallery = itertools.tee(TTAModel(model, task, experiment, names, each) for model in models)
+    decoders: Mapping[Which, Decoder] = defaultdict(lambda: task.decoder(experiment, names))
     if gallery is not None and len(rows):
         images = task.dataset(gallery, root, experiment, names, "test", reader)
-        passes = model_outputs(task, of_gallery, images, experiment, f"{label}, gallery")
-        decoders = task.predictions.decoders(gallery, (outputs for _, outputs in passes), gallery is rows)
-    parts = []
+        chunks = model_outputs(task, of_gallery, images, experiment, f"{label}, gallery", gpu)
+        found = ((which, outputs) for passes in chunks for which, _, outputs in passes)
+        decoders = task.predictions.decoders(gallery, found, gallery is rows)
     dataset = task.dataset(rows, root, experiment, names, stage, reader)
-    for batch, outputs in model_outputs(task, predictors, dataset, experiment, label):
-        found = [decode(batch, each) for decode, each in zip(decoders, outputs, strict=True)]
-        if len(found[0]):
-            parts.append(task.predictions.average(found))
-    return finish(rows, pd.concat(parts) if parts else task.predictions.empty())
-
-
-def model_outputs(
-    task: Task, models: Iterable[nn.Module], dataset: SampleDataset, experiment: Experiment, label: str
-) -> Iterator[tuple[Batch, list[dict[str, Tensor]]]]:
-    """The batches of the dataset's samples, or `Halves` of them, each with the outputs of each model."""
-    device = choose_device(experiment.machine.device)
-    precision: Precision = choose_precision(experiment.training.precision, device)
-    batches = RowBatches(len(dataset), experiment.machine.valid_batch_size or experiment.training.batch_size)
-    loader = make_loader(dataset, batches, task.collate, experiment.machine.workers, device)
-
-    def run(batch: Batch) -> list[dict[str, Tensor]]:
-        with torch.inference_mode(), autocast(device, precision):
-            return [model(batch) for model in models]
-
-    halves = Halves()
-    with EpochBatches(loader, device) as epoch:
-        epoch.start()
-        models = [model.to(device).eval() for model in models]
-        for batch in progress(epoch, label):
-            yield from halves(run, batch)
+    for passes in model_outputs(task, predictors, dataset, experiment, label, gpu):
+        parts = defaultdict[Which, list[pd.DataFrame]](list)
+        for which, batch, outputs in passes:
+            parts[which].append(decoders[which](batch, outputs))
+        tables = {which: pd.concat(part) if len(part) > 1 else part[0] for which, part in parts.items()}
+        if len(tables[0, 0]):
+            yield tables
 
 
 def write_predictions(
@@ -212,25 +217,3 @@ def require_same_folds(project: Project, inputs: Mapping[str, str], folds: str) 
         if read_json(project.require_run(name) / "run.json")["folds"] != folds:
             remedy = f"train it on the same ones (scripts/train.py {name} folds=FILE --as OTHER), and name OTHER"
             raise UserError(f"stage '{stage}': '{name}' was trained with other folds, so it would leak; {remedy}")
-
-
-def predict_run(
-    project: Project, competition: Competition, folder: Path, data: Path, fold: str | None, machine: dict[str, object]
-) -> None:
-    """Predict the test rows with a run's folds (`TrainedRun.choose_folds`); writes `test.parquet` into its folder."""
-    run = TrainedRun.open(folder, competition, machine)
-    folds = run.choose_folds(fold)
-    competition, experiment = run.task.competition, run.experiment
-    rows = with_earlier(project, experiment.inputs, competition.test_rows(data), TEST)
-    if rows.empty:
-        print("note: there are no test rows here; the table will hold the columns only")
-    models = (model for name in folds for model in run.load(name))
-    # What needs no training rows predicts where there are none.
-    looked_up = run.task.predictions.has_gallery and not rows.empty
-    gallery = run.task.predictions.gallery(competition.train_rows(data)) if looked_up else None
-    label = f"{folder.name}: {len(folds) * experiment.seeds} models"
-    with deterministic(experiment.machine.deterministic):
-        predictions = predict_rows(run.task, models, rows, data, experiment, run.names, "test", label, gallery=gallery)
-        write_predictions(folder / TEST, predictions, folds=folds)
-    seeds = f", {experiment.seeds} seeds each" if experiment.seeds > 1 else ""
-    print(f"{len(predictions)} rows with folds {', '.join(folds)}{seeds}: {project.shown(folder / TEST)}")

@@ -70,8 +70,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     damaged = f"{path} is damaged; remove the fold's folder and train it again"
     try:
         load_model(model, str(path))
-        with safe_open(str(path), "pt") as file:
-            expected = (file.metadata() or {}).get(CHECKSUM)
+        expected = stored_checksum(path)
     except SafetensorError as error:
         raise UserError(f"{damaged} ({error})") from error
     except RuntimeError as error:
@@ -79,6 +78,12 @@ def load_weights(model: nn.Module, path: Path) -> None:
         raise UserError(f"{path} was made by another model than that of the experiment: {reason}") from error
     if expected not in (None, checksum(model.state_dict())):
         raise UserError(f"{damaged} (its checksum differs)")
+
+
+def stored_checksum(path: Path) -> str | None:
+    """The checksum that a file holds, if any."""
+    with safe_open(str(path), "pt") as file:
+        return (file.metadata() or {}).get(CHECKSUM)
 
 
 def checksum(weights: Mapping[str, Tensor]) -> str:

@@ -7,7 +7,7 @@ folders asks what kind of task it is working for.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -67,9 +67,10 @@ class Task(ABC):
     def criterion(self, losses: Sequence[LossRow], names: Registry, rows: Table) -> Criterion:
         """The weighted sum of the loss rows; `rows` are those that train, for what depends on how many there are."""
 
-    def predictor(self, model: nn.Module, experiment: Experiment, names: Registry) -> nn.Module:
-        """The model as it predicts: batch dict in, output dict out."""
-        return model
+    def average_views(self, views: Iterable[tuple[Outputs, Callable[[Outputs], Outputs]]]) -> Sequence[Outputs]:
+        """What is decoded of a model's outputs for some views of a batch, each with what undoes its view: all of them,
+        whose predictions are then averaged as several models' are."""
+        return [undo(outputs) for outputs, undo in views]
 
     @abstractmethod
     def decoder(self, experiment: Experiment, names: Registry) -> Decoder:

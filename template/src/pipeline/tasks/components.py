@@ -75,10 +75,10 @@ class Predictions(ABC):
         """The rows among whose images others are looked up, given those that train; none where outputs say all."""
         return None
 
-    def decoders(self, gallery: Table, outputs: Iterable[Sequence[Outputs]], own: bool) -> list[Decoder]:
-        """What decodes each model's outputs, given those for each batch of the gallery; with `own` the gallery itself
-        is predicted, each row by the others."""
-        return []
+    def decoders(self, gallery: Table, outputs: Iterable[tuple[Any, Outputs]], own: bool) -> dict[Any, Decoder]:
+        """What decodes each model's outputs, by model, given (model, outputs) for each batch of the gallery; with `own`
+        the gallery itself is predicted, each row by the others."""
+        return {}
 
 
 class Figures(ABC):

@@ -19,6 +19,7 @@ from pipeline.data.folds import FoldTable, fold_path, load_folds, name_option, r
 from pipeline.data.labels import labels_of
 from pipeline.experiments import describe, load_experiment, merge, nested, together
 from pipeline.inference.predict import HELD_OUT, require_same_folds, with_earlier
+from pipeline.inference.tta import views_of
 from pipeline.project import Project
 from pipeline.registry import Registry
 from pipeline.tasks import Task, rooms, task_for
@@ -85,6 +86,7 @@ def prepare(project: Project, competition: Competition, name: str, config: Exper
     task = task_for(competition, competition.heads(read_classes(project)))
     names = Registry(DATA_NAMES, training.NAMES, CALLBACK_NAMES, task.NAMES, competition.all_names())
     task.check_settings(config, names)
+    views_of(config, names, task.heads)
     for metric in competition.metrics():
         metric.check_heads(task.heads)
     if not config.losses:

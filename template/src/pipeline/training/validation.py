@@ -55,7 +55,8 @@ class Validation:
         """
         if self.among:
             gallery = self.rows.set_index(ROW_ID, drop=False).loc[[name for ids, _ in self.outputs for name in ids]]
-            [decode] = self.task.predictions.decoders(gallery, ([batch] for _, batch in self.outputs), own=True)
+            passes = (("", batch) for _, batch in self.outputs)
+            [decode] = self.task.predictions.decoders(gallery, passes, own=True).values()
             self.parts = [decode({INPUT_ID: ids}, batch) for ids, batch in self.outputs]
         predictions = self.finish(self.rows, pd.concat(self.parts))
         truth = self.task.predictions.truth(self.rows).loc[predictions.index]

@@ -1,6 +1,8 @@
 """Predictions of heads whose images are looked up among others."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,9 +40,11 @@ class GalleryPredictions(HeadPredictions):
             )
         return rows[known].reset_index(drop=True)
 
-    def decoders(self, gallery: Table, outputs: Iterable[Sequence[Outputs]], own: bool) -> list[Decoder]:
+    def decoders(self, gallery: Table, outputs: Iterable[tuple[Any, Outputs]], own: bool) -> dict[Any, Decoder]:
         searching = {embedding_key(kind.head.name): kind for kind in self.embeddings}
-        stored = [[{key: of_model[key] for key in searching} for of_model in batch] for batch in outputs]
+        stored = defaultdict[Any, list[Outputs]](list)
+        for model, found in outputs:
+            stored[model].append({key: found[key] for key in searching})
 
         def decoder(batches: Sequence[Outputs]) -> Decoder:
             memories = [
@@ -56,4 +60,4 @@ class GalleryPredictions(HeadPredictions):
 
             return decode
 
-        return [decoder(batches) for batches in zip(*stored, strict=True)]
+        return {model: decoder(batches) for model, batches in stored.items()}

@@ -1,7 +1,7 @@
 """What mask tasks do with rows, batches and outputs."""
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.competition import Competition, Head, Metric
 from pipeline.config import Experiment, LossRow
@@ -33,14 +33,13 @@ from pipeline.models.preprocess import prepared_model
 from pipeline.registry import References, Registry, Spec
 from pipeline.submission_schema import OwnRules, Rules
 from pipeline.tasks import Task
-from pipeline.tasks.components import Decoder, Finisher, Predictions, Submission, Tuner
+from pipeline.tasks.components import Decoder, Finisher, Outputs, Predictions, Submission, Tuner
 from pipeline.tasks.segmentation.blending import Blender
 from pipeline.tasks.segmentation.forms import RunLengths, Written
 from pipeline.tasks.segmentation.samples import MaskFigures
 from pipeline.tasks.segmentation.submission import MaskRules, as_predictions, submission_rules
 from pipeline.tasks.segmentation.thresholds import Tuning
 from pipeline.tasks.segmentation.truth import Truth
-from pipeline.tasks.segmentation.tta import TTAModel
 from pipeline.tasks.segmentation.windows import INPUT_WINDOW, settings_of
 from pipeline.types import Batch, Criterion, PreparedModel, SampleDataset
 from toolkit.errors import UserError
@@ -119,9 +118,21 @@ class SegmentationTask(Task):
     def model(self, experiment: Experiment, names: Registry, pretrained: bool) -> PreparedModel:
         return prepared_model(self.heads, experiment, names, pretrained)
 
-    def predictor(self, model: nn.Module, experiment: Experiment, names: Registry) -> nn.Module:
-        views = settings_of(experiment, names).tta
-        return TTAModel(model, views, self.heads) if views else model
+    def average_views(self, views: Iterable[tuple[Outputs, Callable[[Outputs], Outputs]]]) -> Sequence[Outputs]:
+        """Logits of the mean probabilities, so that maps are blended once; outputs of deep supervision are left out."""
+        sums, count = dict[str, Tensor](), 0
+        for outputs, undo in views:
+            found, count = undo(self._probabilities(outputs)), count + 1
+            sums = {key: sums[key] + value if sums else value for key, value in found.items()}
+        kinds = {head.output_key: kind_of(head) for head in self.heads}
+        means = {key: total / count for key, total in sums.items()}
+        return [{key: kinds[key].logits(mean) if key in kinds else mean.logit(eps=1e-6) for key, mean in means.items()}]
+
+    def _probabilities(self, outputs: Outputs) -> dict[str, Tensor]:
+        """Probabilities of each head's output and of its presence."""
+        found = {head.output_key: kind_of(head).probabilities(outputs[head.output_key]) for head in self.heads}
+        presence = [key for head in self.heads if (key := f"{head.output_key}@presence") in outputs]
+        return found | {key: outputs[key].float().sigmoid() for key in presence}
 
     def decoder(self, experiment: Experiment, names: Registry) -> Decoder:
         return Blender(self.heads, settings_of(experiment, names))

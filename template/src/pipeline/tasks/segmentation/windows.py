@@ -29,7 +29,6 @@ class SegmentationSettings:
         fixed_crops: a row is always seen through the same window, to be known by heart.
         gate: the column of an earlier stage's predictions that says how likely a class is there at all, with `{class}`
             for its name: `gate:present:{class}`, or one column for all, `gate:filled:yes`; empty: none.
-        tta: views that are averaged when a trained model predicts: hflip, vflip, rot90, rot180, rot270, scale:0.8.
         store: what the files of out-of-fold predictions hold: `probabilities`, decided `masks`, or `none`.
         store_scale: size of stored probabilities over that of the image.
     """
@@ -40,7 +39,6 @@ class SegmentationSettings:
     foreground: Share = 0.5
     fixed_crops: bool = False
     gate: str = ""
-    tta: tuple[str, ...] = ()
     store: Literal["probabilities", "masks", "none"] = "probabilities"
     store_scale: Annotated[float, Field(gt=0, le=1)] = 1.0
 

@@ -1,0 +1,171 @@
+"""What scripts/predict.py does: test rows by all models and views of a run. What is cut off goes on."""
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pandas as pd
+
+from pipeline.competition import Competition
+from pipeline.inference.device import choose_device, choose_precision
+from pipeline.inference.predict import (
+    TEST,
+    Tables,
+    TrainedRun,
+    Which,
+    predict_each,
+    read_predictions,
+    with_earlier,
+    write_predictions,
+)
+from pipeline.inference.tta import views_of
+from pipeline.inference.weights import stored_checksum
+from pipeline.keys import ROW_ID
+from pipeline.project import Project
+from toolkit.distributed import ALONE, Processes
+from toolkit.errors import Interrupted, UserError, listed
+from toolkit.files import atomic, digest, read_json, remove_parts, write_json
+from toolkit.signals import LeaveOnSignal
+
+TEST_PARTS = "test_parts.parquet"  # in a run's folder
+PREDICTING, MADE_BY = "predicting", "made_by.json"  # the folder there while test rows are predicted, and what is in it
+MEAN: Which = (-1, -1)  # of all models and views
+
+
+def predict_run(
+    project: Project,
+    competition: Competition,
+    folder: Path,
+    data: Path,
+    fold: str | None,
+    machine: Mapping[str, object],
+    tta: Sequence[str] | None = None,
+    each: bool = False,
+    processes: Processes = ALONE,
+    signals: LeaveOnSignal | None = None,
+) -> None:
+    """Predict the test rows with a run's folds (`TrainedRun.choose_folds`) and views; writes `test.parquet` into its
+    folder, and with `each` what each fold, seed and view predicts into `test_parts.parquet`.
+
+    Args:
+        tta: views in place of the experiment's.
+        processes: those that share the rows; the main one writes.
+        signals: leaves, once what is predicted is saved, by `Interrupted`.
+    """
+    run, began = TrainedRun.open(folder, competition, dict(machine), tta), time.monotonic()
+    folds, task, experiment, names = run.choose_folds(fold), run.task, run.experiment, run.names
+    views, seeds, parts = ["image", *views_of(experiment, names, task.heads)], experiment.seeds, folder / PREDICTING
+    rows, gallery = test_rows(project, run, data)
+    done = processes.from_main(partial(open_parts, parts, basis(run, folds, each, rows, gallery)))
+    if done:
+        print(f"going on: {len(done)} of {len(rows)} rows of '{folder.name}' are predicted already")
+    todo = rows[~rows[ROW_ID].isin(done)]
+    mine = todo.iloc[list(processes.share(range(len(todo))))].reset_index(drop=True)
+    passes: Iterator[Tables] = iter(())
+    if not mine.empty:
+        label = f"{folder.name}: {len(folds) * seeds} models, {len(views)} views"
+        models = (model for name in folds for model in run.load(name))
+        arguments = data, experiment, names, "test", label, None, gallery, each, processes.local_rank
+        passes = predict_each(task, models, mine, *arguments)
+    save_parts(parts, passes, task.predictions.average, len(mine), each, signals)
+    if processes.size > 1:
+        processes.gather(None)  # all are done
+    if processes.rank:
+        return
+    tables, finish = [read_predictions(path) for path in parts.glob("*.parquet")], task.finisher(experiment, names)
+    found: dict[Any, pd.DataFrame] = {MEAN: task.predictions.empty()}
+    if tables:
+        grouped = pd.concat(tables).groupby(["model", "view"])
+        found = {which: table[~table.index.duplicated()].drop(columns=["model", "view"]) for which, table in grouped}
+    if len(found[MEAN]) != len(rows):
+        raise UserError(f"parts of {project.shown(parts)} are gone; does another predict.py run? Run this again")
+    found = {which: finish(rows, table.loc[rows[ROW_ID]]) for which, table in found.items()}
+    predictions = found.pop(MEAN)
+    write_predictions(folder / TEST, predictions, folds=folds)
+    (folder / TEST_PARTS).unlink(missing_ok=True)
+    if found:
+        named = [
+            table.assign(fold=folds[model // seeds], seed=experiment.seed + model % seeds, view=views[view])
+            for (model, view), table in found.items()
+        ]
+        write_predictions(folder / TEST_PARTS, pd.concat(named), folds=folds)
+    shutil.rmtree(parts)
+    said = f"{len(predictions)} rows with folds {', '.join(folds)}" + (f", {seeds} seeds each" if seeds > 1 else "")
+    said += f", on {', '.join(views)}" if len(views) > 1 else ""
+    print(f"{said}: {project.shown(folder / TEST)} ({time.monotonic() - began:.1f} s)")
+
+
+def test_rows(project: Project, run: TrainedRun, data: Path) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """The test rows, and the rows among which their images are looked up, if any."""
+    competition, predictions = run.task.competition, run.task.predictions
+    rows = with_earlier(project, run.experiment.inputs, competition.test_rows(data), TEST)
+    if rows.empty:
+        print("note: there are no test rows here; the table will hold the columns only")
+    # What needs no training rows predicts where there are none.
+    looked_up = predictions.has_gallery and not rows.empty
+    return rows, predictions.gallery(competition.train_rows(data)) if looked_up else None
+
+
+def basis(
+    run: TrainedRun, folds: Sequence[str], each: bool, rows: pd.DataFrame, gallery: pd.DataFrame | None
+) -> dict[str, Any]:
+    """What predictions follow from, as JSON: they go on only where all of it is the same."""
+    config, files = run.experiment, list[Path]()
+    for fold in folds:
+        files += sorted((run.folder / f"fold_{fold}").rglob("*.safetensors"))
+    tables = (table.astype(str) for table in (rows, gallery) if table is not None)
+    hashes = (digest(pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes()) for table in tables)
+    return {
+        "views": config.model_dump(mode="json", include={"tta"}),
+        "settings": [config.model_dump(mode="json", exclude={"tta", "machine"}), list(folds), each],
+        "weights": {str(path.relative_to(run.folder)): stored_checksum(path) for path in files},
+        "rows": [*rows, *hashes],
+        "precision": choose_precision(config.training.precision, choose_device(config.machine.device)),
+    }
+
+
+def open_parts(folder: Path, made_by: dict[str, Any]) -> list[str]:
+    """The ids of the rows that are there already. What follows from something else than `made_by` is removed, and a
+    line says what that was."""
+    path, changed = folder / MADE_BY, list(made_by)
+    if path.is_file():
+        before = read_json(path)
+        changed = [name for name, value in made_by.items() if before.get(name) != value]
+        if changed:
+            print(f"note: a prediction that was cut off had other {listed(changed, 9)}; beginning anew")
+    if changed:
+        shutil.rmtree(folder, ignore_errors=True)
+        write_json(path, made_by)
+    remove_parts(folder)
+    files = folder.glob("*.parquet")
+    return list(dict.fromkeys(name for file in files for name in pd.read_parquet(file, columns=[ROW_ID])[ROW_ID]))
+
+
+def save_parts(
+    folder: Path,
+    passes: Iterator[Tables],
+    average: Callable[[Sequence[pd.DataFrame]], pd.DataFrame],
+    rows: int,
+    each: bool,
+    signals: LeaveOnSignal | None,
+) -> None:
+    """Save the means of what models and views predict for so many rows as they come, in several files, and with `each`
+    their own; `Interrupted` by a signal, once all is saved."""
+    waiting, count, began = list[pd.DataFrame](), 0, time.monotonic()
+    saved = began
+    for found in passes:
+        mean, now = average(list(found.values())), time.monotonic()
+        waiting.append(pd.concat({MEAN: mean, **(found if each else {})}, names=["model", "view"]))
+        count += len(mean)
+        leaving = signals is not None and signals.leaving and count < rows
+        # About a hundred files in an hour, and at most a minute is lost.
+        if leaving or count == rows or now - saved > min(60, max(1, (now - began) / 20)):
+            with atomic(folder / f"{uuid4().hex}.parquet") as temporary:
+                pd.concat(waiting).reset_index().to_parquet(temporary, index=False)
+            waiting, saved = [], now
+        if leaving:
+            raise Interrupted(f"{count} of {rows} rows are predicted and saved; the same command goes on")
