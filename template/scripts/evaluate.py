@@ -8,6 +8,8 @@ examples:
   scripts/evaluate.py demo               all folds that are trained: the CV score, oof.parquet, cv.json, pictures
   scripts/evaluate.py demo --fold 0      only what fold 0 held out, for screening
   scripts/evaluate.py demo --fold 0,2    two of them
+  scripts/evaluate.py demo --tta         what flips and turns (or `tta` of the experiment) gain, and nothing is written
+  scripts/evaluate.py demo --tta hflip,scale:1.2,crop:0.9    the same of these views
 """
 
 from _project import ROOT, parser
@@ -18,6 +20,7 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("experiment", help="name of an experiment that is trained")
     options.add_argument("--fold", help="score only these folds: 0, or 0,2 (default: all that are trained)")
+    options.add_argument("--tta", nargs="?", const="", metavar="VIEWS", help="score views of the held-out images")
     arguments = options.parse_args()
 
     from pipeline.project import Project
@@ -26,11 +29,16 @@ def main() -> None:
     folder = project.require_run(arguments.experiment)
     data = project.require_data()
 
+    from pipeline.inference.command import score_views
     from pipeline.inference.evaluation import evaluate_run
     from pipeline.inference.snapshot import run_competition
 
     with run_competition(folder) as competition:
-        evaluate_run(project, competition, folder, data, arguments.fold)
+        if arguments.tta is None:
+            evaluate_run(project, competition, folder, data, arguments.fold)
+        else:
+            views = [view for view in arguments.tta.split(",") if view]
+            score_views(project, competition, folder, data, arguments.fold, views)
 
 
 if __name__ == "__main__":

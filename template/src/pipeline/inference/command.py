@@ -1,5 +1,6 @@
-"""What scripts/predict.py does: test rows by all models and views of a run. What is cut off goes on."""
+"""What `scripts/predict.py` does, test rows by all models and views of a run, and what views gain out of fold."""
 
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -8,10 +9,13 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import numpy as np
 import pandas as pd
 
-from pipeline.competition import Competition
-from pipeline.inference.device import choose_device, choose_precision
+from pipeline.competition import Competition, Metric, metric_values
+from pipeline.data.folds import split
+from pipeline.inference.device import choose_device, choose_precision, deterministic
+from pipeline.inference.evaluation import labelled_rows, over
 from pipeline.inference.predict import (
     TEST,
     Tables,
@@ -22,18 +26,21 @@ from pipeline.inference.predict import (
     with_earlier,
     write_predictions,
 )
+from pipeline.inference.thresholds import task_of_run
 from pipeline.inference.tta import views_of
 from pipeline.inference.weights import stored_checksum
 from pipeline.keys import ROW_ID
 from pipeline.project import Project
 from toolkit.distributed import ALONE, Processes
 from toolkit.errors import Interrupted, UserError, listed
-from toolkit.files import atomic, digest, read_json, remove_parts, write_json
+from toolkit.files import atomic, digest, read_json, read_yaml, remove_parts, write_json
 from toolkit.signals import LeaveOnSignal
+from toolkit.terminal import table
 
 TEST_PARTS = "test_parts.parquet"  # in a run's folder
 PREDICTING, MADE_BY = "predicting", "made_by.json"  # the folder there while test rows are predicted, and what is in it
 MEAN: Which = (-1, -1)  # of all models and views
+USUAL = ("hflip", "vflip", "rot90", "rot180", "rot270")
 
 
 def predict_run(
@@ -71,7 +78,8 @@ def predict_run(
         models = (model for name in folds for model in run.load(name))
         arguments = data, experiment, names, "test", label, None, gallery, each, processes.local_rank
         passes = predict_each(task, models, mine, *arguments)
-    save_parts(parts, passes, task.predictions.average, len(mine), each, signals)
+    with deterministic(experiment.machine.deterministic):
+        save_parts(parts, passes, task.predictions.average, len(mine), each, signals)
     if processes.size > 1:
         processes.gather(None)  # all are done
     if processes.rank:
@@ -169,3 +177,48 @@ def save_parts(
             waiting, saved = [], now
         if leaving:
             raise Interrupted(f"{count} of {rows} rows are predicted and saved; the same command goes on")
+
+
+def score_views(
+    project: Project, competition: Competition, folder: Path, data: Path, fold: str | None, views: Sequence[str]
+) -> None:
+    """Print what views (none: the experiment's, else flips and turns) gain on the rows that folds held out: one by one
+    beside the image itself, and all together; decided by the run's thresholds. Nothing is written."""
+    own = read_yaml(folder / "config.yaml").get("tta", [])
+    run = TrainedRun.open(folder, competition, None, views or own or USUAL)
+    rows, folds, task, names = labelled_rows(project, run, data), run.choose_folds(fold, True), run.task, run.names
+    heads, metrics = task_of_run(folder, competition).heads, task.competition.metrics()
+    finish = task.finisher(run.experiment, names)
+    labels = list(views_of(run.experiment, names, task.heads))
+    joined = {"the image itself": {0}, **{f"and {label}": {0, k} for k, label in enumerate(labels, 1)}}
+    joined |= {"and all of them": set(range(len(labels) + 1))} if len(labels) > 1 else {}
+    scores: dict[str, list[dict[str, float]]] = {label: [] for label in joined}
+    for name in folds:
+        trains, held_out = split(rows, name)
+        gallery = task.predictions.gallery(trains, held_out)
+        label = f"fold {name}: {1 + len(labels)} views"
+        arguments = held_out, data, run.experiment, names, "valid", label, None, gallery, True
+        passes = list(predict_each(task, run.load(name), *arguments))
+        tables = {which: pd.concat([found[which] for found in passes]) for which in passes[0]}
+        for label, which in joined.items():
+            mean = task.predictions.average([table for (_, view), table in tables.items() if view in which])
+            predictions = finish(held_out, mean)
+            truth = task.predictions.truth(held_out).loc[predictions.index]
+            scores[label].append(metric_values(metrics, truth, predictions, heads))
+    print_gains(folder.name, metrics, scores)
+
+
+def print_gains(run: str, metrics: Sequence[Metric], scores: dict[str, list[dict[str, float]]]) -> None:
+    """Mean scores over the folds by views, and what those gain over the first ones, with its standard error."""
+    metric, folds, gains = metrics[0], len(next(iter(scores.values()))), dict[str, tuple[float, float]]()
+    of_folds = {view: np.array([each[metric.name] for each in values]) for view, values in scores.items()}
+    for view, found in of_folds.items():
+        more = (found - next(iter(of_folds.values()))) * (1 if metric.greater_is_better else -1)
+        gains[view] = float(more.mean()), float(more.std(ddof=1) / math.sqrt(folds)) if folds > 1 else math.nan
+    lines = [(view, *over(values).values(), *gains[view]) for view, values in scores.items()]
+    columns = ("", *over(next(iter(scores.values()))), "gain", "standard error")
+    table(f"{run}: views on held-out rows, mean of {folds} folds", columns, lines)
+    best = max(list(gains)[1:], key=lambda view: gains[view][0])
+    gain, error = gains[best]
+    is_luck = "" if gain > error else ", which is no more than luck"
+    print(f"the best: the image {best} gains {gain:+.4f} in {metric.name}{is_luck}")

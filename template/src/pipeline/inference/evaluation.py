@@ -140,19 +140,10 @@ def evaluate_run(project: Project, competition: Competition, folder: Path, data:
     """Score a run's folds (`TrainedRun.choose_folds`), print the table, and write `oof.parquet`, `cv.json` and pictures
     into its folder. Some of the folds do not replace what was written of more of them."""
     run = TrainedRun.open(folder, competition)
-    if run.experiment.training.max_rows is not None:
-        raise UserError(f"'{folder.name}' trained and held out a few rows only (training.max_rows): it has no score")
-    stage = run.task.competition
-    rows = with_earlier(project, run.experiment.inputs, stage.train_rows(data), HELD_OUT)
-    table_of_folds = load_folds(project, run.experiment.folds, rows, stage.settings)
-    if table_of_folds.hash != read_json(folder / "run.json")["folds"]:
-        what = f"folds/{run.experiment.folds}.csv is not the one '{folder.name}' was trained with"
-        raise UserError(f"{what}; restore it, or train again: scripts/train.py {folder.name} --restart")
+    rows, stage = labelled_rows(project, run, data), run.task.competition
     folds = run.choose_folds(fold, held_out=True)
-    for metric in stage.metrics():
-        metric.check_heads(run.task.heads)
     with deterministic(run.experiment.machine.deterministic):  # a metric may use torch
-        found = evaluate(run, table_of_folds.rows, folds)
+        found = evaluate(run, rows, folds)
     before = read_json(folder / SCORES)["folds"] if (folder / SCORES).is_file() and fold is not None else {}
     same = all(before.get(name) == scores for name, scores in found.folds.items())
     if same and len(before) > len(folds) and set(before) <= set(finished_folds(folder)):
@@ -172,7 +163,22 @@ def evaluate_run(project: Project, competition: Competition, folder: Path, data:
     else:
         (folder / HELD_OUT).unlink(missing_ok=True)
     print_scores(project, folder, found)
-    print(f"{write_suspects(run, table_of_folds.rows, found, data)} in {project.shown(folder / SUSPECTS)}")
+    print(f"{write_suspects(run, rows, found, data)} in {project.shown(folder / SUSPECTS)}")
+
+
+def labelled_rows(project: Project, run: TrainedRun, data: Path) -> pd.DataFrame:
+    """The training rows with their `fold`; a `UserError` where a run cannot be scored on them."""
+    name, competition = run.folder.name, run.task.competition
+    if run.experiment.training.max_rows is not None:
+        raise UserError(f"'{name}' trained and held out a few rows only (training.max_rows): it has no score")
+    rows = with_earlier(project, run.experiment.inputs, competition.train_rows(data), HELD_OUT)
+    table_of_folds = load_folds(project, run.experiment.folds, rows, competition.settings)
+    if table_of_folds.hash != read_json(run.folder / "run.json")["folds"]:
+        what = f"folds/{run.experiment.folds}.csv is not the one '{name}' was trained with"
+        raise UserError(f"{what}; restore it, or train again: scripts/train.py {name} --restart")
+    for metric in competition.metrics():
+        metric.check_heads(run.task.heads)
+    return table_of_folds.rows
 
 
 def print_scores(project: Project, folder: Path, found: Evaluation, written: bool = True) -> None:

@@ -46,7 +46,7 @@ class TrainedRun:
         folder: Path,
         competition: Competition,
         overrides: dict[str, object] | None = None,
-        tta: Sequence[str] | None = None,
+        tta: Sequence[object] | None = None,
     ) -> "TrainedRun":
         """Read a run's folder; `competition` is what `run_competition` gives. `overrides` are of `machine`, and views
         take the place of the experiment's."""
