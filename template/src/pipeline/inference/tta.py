@@ -93,7 +93,9 @@ def views_of(experiment: Experiment, names: Registry, heads: Sequence[Head]) -> 
     classes that it swaps are put back, by output key. A `UserError` for one that a head does not know how to undo."""
     found = {}
     for entry in experiment.tta:
-        label, view = ":".join([entry.name, *map(str, entry.params.values())]), names.bind("view", entry)()
+        view, label = names.bind("view", entry)(), f"{entry.name}:{entry.params.get('by', '')}".rstrip(":")
+        while label in found:  # crops at other places
+            label += "'"
         if not isinstance(view, View):
             raise UserError(f"view '{entry.name}' gives a {type(view).__name__}; return a pipeline.inference.tta.View")
         orders = {}
