@@ -22,8 +22,7 @@ from torch.utils.data import DataLoader
 from pipeline.competition import Competition, Head
 from pipeline.config import parse_experiment
 from pipeline.data import NAMES
-from pipeline.inference import command, tta
-from pipeline.inference.predict import predict_rows
+from pipeline.inference import command, predict, tta
 from pipeline.registry import Registry
 from pipeline.settings import Settings
 from pipeline.tasks import task_for
@@ -81,7 +80,7 @@ class Case:
 
     def predict(self) -> pd.DataFrame:
         given = self.task, self.models(), self.rows, self.folder, self.experiment, self.names, "test", "test"
-        return predict_rows(*given, None, self.gallery)
+        return predict.predict_rows(*given, None, self.gallery)
 
     @torch.inference_mode()
     def outputs(self, rows: pd.DataFrame, model: nn.Module, view: str) -> dict[str, torch.Tensor]:
@@ -161,8 +160,8 @@ def test_models_that_take_turns_on_a_device_predict_the_same(
         ran.append((id(self), len(batch["input_id"])))
         return forward(self, batch)
 
-    monkeypatch.setattr(tta, "fit_together", lambda models, device: False)
-    monkeypatch.setattr(tta, "TURN", 2)
+    monkeypatch.setattr(predict, "fit_together", lambda models, device: False)
+    monkeypatch.setattr(predict, "TURN", 2)
     monkeypatch.setattr(tta.TTAModel, "forward", told)
     found = images.predict()
     pd.testing.assert_frame_equal(found, wanted, check_exact=not halves, atol=1e-6)

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from pipeline.config import parse_experiment
 from pipeline.data.collate import collate
 from pipeline.data.loader import EpochBatches, TrainBatches, make_loader
-from pipeline.inference.tta import model_outputs
+from pipeline.inference.predict import model_outputs
 from projects import Renders, imported
 from training import assert_same_outcome, demo_project, outcome
 
@@ -123,7 +123,7 @@ def test_images_are_read_while_a_model_is_loaded(tmp_path: Path) -> None:
 
     class Doubled(nn.Module):
         def forward(self, batch: Any) -> Any:
-            return [{"output_x": 2 * batch["input_row"]}]
+            return {"output_x": 2 * batch["input_row"]}
 
     config = parse_experiment({"machine": {"workers": 1, "device": "cpu"}, "training": {"batch_size": 8}}, "test")
     task: Any = SimpleNamespace(collate=lambda samples: {"input_id": [""] * len(samples), **collate(samples)})

@@ -76,19 +76,20 @@ def predict_run(
     if not mine.empty:
         label = f"{folder.name}: {len(folds) * seeds} models, {len(views)} views"
         models = (model for name in folds for model in run.load(name))
-        arguments = data, experiment, names, "test", label, None, gallery, each, processes.local_rank
+        arguments = data, experiment, names, "test", label, None, gallery, each
         passes = predict_each(task, models, mine, *arguments)
+    finish = task.finisher(experiment, names)
     with deterministic(experiment.machine.deterministic):
         save_parts(parts, passes, task.predictions.average, len(mine), each, signals)
     if processes.size > 1:
         processes.gather(None)  # all are done
     if processes.rank:
         return
-    tables, finish = [read_predictions(path) for path in parts.glob("*.parquet")], task.finisher(experiment, names)
-    found: dict[Any, pd.DataFrame] = {MEAN: task.predictions.empty()}
-    if tables:
+    found: dict[Any, pd.DataFrame] = {}
+    if tables := [read_predictions(path) for path in parts.glob("*.parquet")]:
         grouped = pd.concat(tables).groupby(["model", "view"])
         found = {which: table[~table.index.duplicated()].drop(columns=["model", "view"]) for which, table in grouped}
+    found = found or {MEAN: task.predictions.empty()}
     if len(found[MEAN]) != len(rows):
         raise UserError(f"parts of {project.shown(parts)} are gone; does another predict.py run? Run this again")
     found = {which: finish(rows, table.loc[rows[ROW_ID]]) for which, table in found.items()}

@@ -3,13 +3,13 @@
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.backends import cudnn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -21,9 +21,10 @@ T = TypeVar("T")
 GIB = 2**30
 
 
-def choose_device(asked: str, number: int = 0) -> torch.device:
-    """The device for `machine.device`, a GPU by its number; `auto` takes a usable one where there is one. A `UserError`
-    where the device is not there, or the installed torch has no kernels for it."""
+def choose_device(asked: str, number: int | None = None) -> torch.device:
+    """The device for `machine.device`, a GPU by its number, none: that of this process; `auto` takes a usable one where
+    there is one. A `UserError` where the device is not there, or the installed torch has no kernels for it."""
+    number = int(os.environ.get("LOCAL_RANK", "0")) if number is None else number
     backend = {"cuda": torch.cuda, "mps": torch.backends.mps}.get(asked)
     if backend is not None and not backend.is_available():
         raise UserError(f"machine.device is {asked}, and torch finds none here; set machine.device=auto")
@@ -127,6 +128,13 @@ def memory_words(device: torch.device, error: BaseException) -> str:
     own_number = str(os.getpid())  # in a container it has another number, as have the others
     names = [number for number in processes if number != own_number] if own_number in processes else []
     return f"{words}, and {others / GIB:.1f} are held by another process" + (f" ({', '.join(names)})" if names else "")
+
+
+def fit_together(models: Sequence[nn.Module], device: torch.device) -> bool:
+    """Whether models leave half of the memory that is free on a device."""
+    module = torch.get_device_module(device)
+    needed = sum(value.nbytes for model in models for value in model.state_dict().values())
+    return not hasattr(module, "mem_get_info") or needed < module.mem_get_info(device)[0] / 2
 
 
 class Halves:

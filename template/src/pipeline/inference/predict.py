@@ -4,29 +4,38 @@ import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
+import torch
 from torch import nn
 
 from pipeline.competition import Competition
 from pipeline.config import Experiment, parse_experiment
 from pipeline.data import NAMES as DATA_NAMES
 from pipeline.data.folds import is_scored
+from pipeline.data.loader import EpochBatches, RowBatches, make_loader, to_device
+from pipeline.inference.device import Halves, autocast, choose_device, choose_precision, fit_together
 from pipeline.inference.snapshot import CLASSES, CODE, FINISHED, finished_folds
-from pipeline.inference.tta import TTAModel, model_outputs, views_of
+from pipeline.inference.tta import TTAModel
 from pipeline.inference.weights import BEST, load_weights
 from pipeline.keys import ROW_FOLD, ROW_ID
 from pipeline.project import Project
 from pipeline.registry import Registry
 from pipeline.tasks import Decoder, Task, task_for
+from pipeline.tasks.components import Outputs
+from pipeline.types import Batch, SampleDataset
 from toolkit.errors import UserError, listed
 from toolkit.files import atomic, read_json, read_yaml
 from toolkit.images.readers import Reader
+from toolkit.terminal import progress
 
 HELD_OUT, TEST = "oof.parquet", "test.parquet"  # in a run's folder
 Which = tuple[int, int]  # which model, and which view of its images; the first one is the image itself
 Tables = dict[Which, pd.DataFrame]
+Passes = Iterator[tuple[Which, Batch, Outputs]]  # what a model says of a batch
+TURN = 16  # batches that wait in memory while models take turns on a device
 REMEDY = {HELD_OUT: "scripts/evaluate.py", TEST: "scripts/predict.py"}
 FOLDS = "folds"  # of a table of predictions: an attribute
 
@@ -48,8 +57,7 @@ class TrainedRun:
         overrides: dict[str, object] | None = None,
         tta: Sequence[object] | None = None,
     ) -> "TrainedRun":
-        """Read a run's folder; `competition` is what `run_competition` gives. `overrides` are of `machine`, and views
-        take the place of the experiment's."""
+        """Read a run's folder; `competition` is what `run_competition` gives, `overrides` are of `machine`."""
         values = read_yaml(folder / "config.yaml")
         values["machine"] = {**values.get("machine", {}), **(overrides or {})}
         values |= {} if tta is None else {"tta": list(tta)}
@@ -139,7 +147,6 @@ def predict_each(
     reader: Reader | None = None,
     gallery: pd.DataFrame | None = None,
     each: bool = False,
-    gpu: int = 0,
 ) -> Iterator[Tables]:
     """Predictions of each model and view, for some rows after the other, indexed by the id of the row.
 
@@ -148,24 +155,65 @@ def predict_each(
         reader: what `open_cache` gave; none: every image is decoded.
         gallery: what `Predictions.gallery` says for these rows.
         each: every view is decoded by itself, also where the task can average what the model says of them.
-        gpu: which one, where there are several.
     """
-    views_of(experiment, names, task.heads)  # what is wrong with them is better known before images are read
-    predictors, of_gallery = itertools.tee(TTAModel(model, task, experiment, names, each) for model in models)
-    decoders: Mapping[Which, Decoder] = defaultdict(lambda: task.decoder(experiment, names))
+    decoders: dict[Which, Decoder] = {}
+
+    def made() -> Iterator[nn.Module]:
+        for number, model in enumerate(models):
+            for view in range(1 + len(experiment.tta)):
+                decoders[number, view] = task.decoder(experiment, names)
+            yield TTAModel(model, task, experiment, names, each) if experiment.tta else model
+
+    predictors, of_gallery = itertools.tee(made())
     if gallery is not None and len(rows):
         images = task.dataset(gallery, root, experiment, names, "test", reader)
-        chunks = model_outputs(task, of_gallery, images, experiment, f"{label}, gallery", gpu)
+        chunks = model_outputs(task, of_gallery, images, experiment, f"{label}, gallery")
         found = ((which, outputs) for passes in chunks for which, _, outputs in passes)
         decoders = task.predictions.decoders(gallery, found, gallery is rows)
     dataset = task.dataset(rows, root, experiment, names, stage, reader)
-    for passes in model_outputs(task, predictors, dataset, experiment, label, gpu):
+    for passes in model_outputs(task, predictors, dataset, experiment, label):
         parts = defaultdict[Which, list[pd.DataFrame]](list)
         for which, batch, outputs in passes:
             parts[which].append(decoders[which](batch, outputs))
         tables = {which: pd.concat(part) if len(part) > 1 else part[0] for which, part in parts.items()}
         if len(tables[0, 0]):
             yield tables
+
+
+def model_outputs(
+    task: Task, models: Iterable[nn.Module], dataset: SampleDataset, experiment: Experiment, label: str
+) -> Iterator[Passes]:
+    """For one batch of samples after the other, or `Halves` of it, what each of the models says. Those that do not fit
+    into the memory of the device together take turns there, each with the next `TURN` batches."""
+    device = choose_device(experiment.machine.device)
+    precision = choose_precision(experiment.training.precision, device)
+    batches = RowBatches(len(dataset), experiment.machine.valid_batch_size or experiment.training.batch_size)
+    loader = make_loader(dataset, batches, task.collate, experiment.machine.workers, device)
+    halves = Halves()
+
+    def run(model: nn.Module, batch: Batch) -> Sequence[Outputs]:
+        with torch.inference_mode(), autocast(device, precision):
+            found = model(to_device(batch, device))
+        return [found] if isinstance(found, dict) else found
+
+    def passes(chunk: Sequence[Batch]) -> Passes:
+        for number, model in enumerate(models):
+            if turns:
+                model.to(device)
+            for batch in chunk:
+                for part, found in halves(partial(run, model), batch):
+                    yield from (((number, view), part, outputs) for view, outputs in enumerate(found))
+            if turns:
+                model.cpu()
+
+    with EpochBatches(loader, device) as epoch:
+        epoch.start()
+        models = [model.eval() for model in models]
+        turns = len(models) > 1 and not fit_together(models, device)
+        models = models if turns else [model.to(device) for model in models]
+        ahead = progress(epoch, label)
+        while chunk := list(itertools.islice(ahead, TURN if turns else 1)):
+            yield passes([to_device(batch, torch.device("cpu")) for batch in chunk] if turns else chunk)
 
 
 def write_predictions(
@@ -209,11 +257,3 @@ def with_earlier(project: Project, inputs: Mapping[str, str], rows: pd.DataFrame
             raise UserError(f"stage '{stage}': {what}; {run}")
         rows = rows.join(found.reindex(rows[ROW_ID]).add_prefix(f"{stage}:").set_axis(rows.index, axis=0))
     return rows
-
-
-def require_same_folds(project: Project, inputs: Mapping[str, str], folds: str) -> None:
-    """Raise a `UserError` where an earlier stage was trained with other folds: its predictions would leak."""
-    for stage, name in inputs.items():
-        if read_json(project.require_run(name) / "run.json")["folds"] != folds:
-            remedy = f"train it on the same ones (scripts/train.py {name} folds=FILE --as OTHER), and name OTHER"
-            raise UserError(f"stage '{stage}': '{name}' was trained with other folds, so it would leak; {remedy}")

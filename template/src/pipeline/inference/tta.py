@@ -1,30 +1,23 @@
-"""What models say of batches, of each image as it is and of views of it: flips, turns, scales, crops (`tta`)."""
+"""Views of images, whose predictions join those of the image itself: flips, turns, scales, crops (`tta`)."""
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.competition import Head
 from pipeline.config import Experiment
-from pipeline.data.loader import EpochBatches, RowBatches, make_loader, to_device
-from pipeline.inference.device import Halves, autocast, choose_device, choose_precision
 from pipeline.keys import INPUT_IMAGE
 from pipeline.registry import Registry
 from pipeline.tasks import Task
 from pipeline.tasks.components import Outputs
-from pipeline.types import Batch, SampleDataset
+from pipeline.types import Batch
 from toolkit.errors import UserError, listed, nearest
-from toolkit.terminal import progress
 
 Size = tuple[int, int]  # height and width
-Passes = Iterator[tuple[tuple[int, int], Batch, Outputs]]  # (which model, which view of it), a batch, what it says
 SWAPPED = ("multiclass", "multilabel", "mask", "multiclass_mask")  # heads with an output for each class
-TURN = 16  # batches that wait in memory while models take turns on a device
 
 
 @dataclass(frozen=True)
@@ -134,8 +127,6 @@ class TTAModel(nn.Module):
         self.views = views_of(experiment, names, task.heads)
 
     def forward(self, batch: Batch) -> Sequence[Outputs]:
-        if not self.views:
-            return [self.model(batch)]
         if not self.each:
             return self.task.average_views(self._views(batch))
         plain, *views = self._views(batch)
@@ -165,53 +156,3 @@ class TTAModel(nn.Module):
                 first = value.shape[1] - len(order)  # behind the background
                 found[key] = found[key][:, [*range(first), *(first + number for number in order)]]
         return found
-
-
-def model_outputs(
-    task: Task,
-    models: Iterable[nn.Module],
-    dataset: SampleDataset,
-    experiment: Experiment,
-    label: str,
-    gpu: int = 0,
-) -> Iterator[Passes]:
-    """For one batch of samples after the other, what each of the models (`TTAModel`) says of it, or of `Halves` of it.
-
-    Models that do not fit into the memory of the device together take turns there, each with the next `TURN` batches.
-    """
-    device = choose_device(experiment.machine.device, gpu)
-    precision = choose_precision(experiment.training.precision, device)
-    batches = RowBatches(len(dataset), experiment.machine.valid_batch_size or experiment.training.batch_size)
-    loader = make_loader(dataset, batches, task.collate, experiment.machine.workers, device)
-    halves = Halves()
-
-    def run(model: nn.Module, batch: Batch) -> Sequence[Outputs]:
-        with torch.inference_mode(), autocast(device, precision):
-            found: Sequence[Outputs] = model(to_device(batch, device))
-        return found
-
-    def passes(chunk: Sequence[Batch]) -> Passes:
-        for number, model in enumerate(models):
-            if turns:
-                model.to(device)
-            for batch in chunk:
-                for part, found in halves(partial(run, model), batch):
-                    yield from (((number, view), part, outputs) for view, outputs in enumerate(found))
-            if turns:
-                model.cpu()
-
-    with EpochBatches(loader, device) as epoch:
-        epoch.start()
-        models = [model.eval() for model in models]
-        turns = len(models) > 1 and not fit_together(models, device)
-        models = models if turns else [model.to(device) for model in models]
-        ahead = progress(epoch, label)
-        while chunk := list(itertools.islice(ahead, TURN if turns else 1)):
-            yield passes([to_device(batch, torch.device("cpu")) for batch in chunk] if turns else chunk)
-
-
-def fit_together(models: Sequence[nn.Module], device: torch.device) -> bool:
-    """Whether models leave half of the memory that is free on a device."""
-    module = torch.get_device_module(device)
-    needed = sum(value.nbytes for model in models for value in model.state_dict().values())
-    return not hasattr(module, "mem_get_info") or needed < module.mem_get_info(device)[0] / 2

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from pipeline.data.cache import open_cache
 from pipeline.data.folds import FoldTable, fold_path, load_folds, name_option, read_classes, split
 from pipeline.data.labels import labels_of
 from pipeline.experiments import describe, load_experiment, merge, nested, together
-from pipeline.inference.predict import HELD_OUT, require_same_folds, with_earlier
+from pipeline.inference.predict import HELD_OUT, with_earlier
 from pipeline.inference.tta import views_of
 from pipeline.project import Project
 from pipeline.registry import Registry
@@ -86,13 +86,22 @@ def prepare(project: Project, competition: Competition, name: str, config: Exper
     task = task_for(competition, competition.heads(read_classes(project)))
     names = Registry(DATA_NAMES, training.NAMES, CALLBACK_NAMES, task.NAMES, competition.all_names())
     task.check_settings(config, names)
-    views_of(config, names, task.heads)
+    if config.tta:
+        views_of(config, names, task.heads)
     for metric in competition.metrics():
         metric.check_heads(task.heads)
     if not config.losses:
         config = config.model_copy(update={"losses": task.default_losses()})
     config = written_out(resolve_names(config, names), names)
     return Setup(project, competition, name, config, by_epoch(config, names), names, task, folds)
+
+
+def require_same_folds(project: Project, inputs: Mapping[str, str], folds: str) -> None:
+    """Raise a `UserError` where an earlier stage was trained with other folds: its predictions would leak."""
+    for stage, name in inputs.items():
+        if read_json(project.require_run(name) / "run.json")["folds"] != folds:
+            remedy = f"train it on the same ones (scripts/train.py {name} folds=FILE --as OTHER), and name OTHER"
+            raise UserError(f"stage '{stage}': '{name}' was trained with other folds, so it would leak; {remedy}")
 
 
 def by_epoch(config: Experiment, names: Registry) -> list[Experiment]:
