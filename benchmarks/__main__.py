@@ -51,6 +51,13 @@ def feed(place: Workplace, effort: Effort) -> list[Row]:
     return measure(place, effort)
 
 
+def predict(place: Workplace, effort: Effort) -> list[Row]:
+    """Prediction by several models on several views, over the naive loop."""
+    from benchmarks.predicting import measure
+
+    return measure(place, effort)
+
+
 def gather(place: Workplace, effort: Effort) -> list[Row]:
     """What two processes exchange in a step beside gradients."""
     from benchmarks.gathering import measure
@@ -92,6 +99,7 @@ GROUPS: dict[str, Callable[[Workplace, Effort], list[Row]]] = {
     "images": images,
     "collate": collate,
     "feed": feed,
+    "predict": predict,
     "gather": gather,
     "rle": rle,
     "watch": watch,
