@@ -230,15 +230,13 @@ def test_a_killed_prediction_goes_on_in_two_processes(renders: Renders, tmp_path
     project = demo_project(renders, tmp_path / "project")
     (project / "src/competition/views.py").write_text(SLOW)
     register(project, "view", {"slow": "competition.views:slow"})
-    expect(run_script(project, "train.py", "small", "--fold", "0,1", "training.max_rows=128"))
-    arguments = ["predict.py", "small", "--batch-size", "20", "--workers", "0", "--device", "cpu", "--tta"]
+    expect(run_script(project, "train.py", "small", "--fold", "0", "training.max_rows=64"))
+    arguments = ["predict.py", "small", "--batch-size", "50", "--workers", "0", "--device", "cpu", "--tta"]
     path, saved = project / "runs/small/test.parquet", project / "runs/small/predicting"
     expect(run_script(project, *arguments, "hflip", "--parts"))
     wanted = pd.read_parquet(path).set_index("id")
     parts = pd.read_parquet(project / "runs/small/test_parts.parquet").set_index("id")
-    assert parts.groupby(["fold", "view"]).size().to_dict() == {
-        (fold, view): 500 for fold in "01" for view in ("image", "hflip")
-    }
+    assert parts.groupby(["fold", "view"]).size().to_dict() == {("0", view): 500 for view in ("image", "hflip")}
     mean = parts.groupby("id", sort=False)[list(wanted)].mean()
     np.testing.assert_allclose(mean.loc[wanted.index], wanted, atol=1e-6)
     path.unlink()

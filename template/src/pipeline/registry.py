@@ -25,7 +25,8 @@ References = Mapping[str, Mapping[str, str]]  # kind -> name -> "module:attribut
 
 
 class Spec(BaseModel):
-    """One by-name entry of an experiment. A plain string is short for an entry without params."""
+    """One by-name entry of an experiment. A plain string is short for an entry without params, or `scale:0.8` for one
+    whose param `by` is 0.8."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -35,7 +36,10 @@ class Spec(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _from_string(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        name, _, by = value.partition(":")
+        return {"name": name, "params": {"by": by}} if by else {"name": value}
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:

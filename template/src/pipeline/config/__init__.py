@@ -16,7 +16,6 @@ from pipeline.config.groups import (
     Strict,
     Tracking,
     Training,
-    View,
     Watch,
     named,
     setting,
@@ -42,7 +41,7 @@ class Experiment(Strict):
     losses: tuple[LossRow, ...] = setting((), "what trains; none: the usual loss of each head")
     step: Spec = named("step", "default", "how a batch becomes losses")
     training: Training = Training()
-    tta: tuple[View, ...] = setting(
+    tta: tuple[Spec, ...] = setting(
         (), "views whose predictions join those of the image itself: hflip, rot90, scale:0.8, crop:0.9, ...", "view"
     )
     aggregate: Spec = named("aggregate", "mean", "how predictions of several images become one (prediction_column)")

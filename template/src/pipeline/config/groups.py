@@ -33,20 +33,6 @@ Size = Annotated[
 ]
 
 
-# `scale:0.8` is short for `{name: scale, params: {by: 0.8}}`
-View = Annotated[
-    Spec,
-    BeforeValidator(
-        lambda view: (
-            {"name": view.partition(":")[0], "params": {"by": view.partition(":")[2]}}
-            if isinstance(view, str) and ":" in view
-            else view
-        ),
-        json_schema_input_type=Spec,
-    ),
-]
-
-
 class Image(Strict):
     size: Size = setting((224, 224), "height and width the model sees; one number: square")
     reader: Spec = named("reader", "image", "how a file becomes an array (H, W, C)")
