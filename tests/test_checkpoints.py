@@ -22,6 +22,7 @@ from pipeline.inference.weights import host_copy, load_weights, save_weights
 from pipeline.registry import Registry
 from pipeline.training.checkpoints import CheckpointStore
 from pipeline.training.optimizer import like_parameters, make_optimizer
+from pipeline.types import Best
 from projects import Renders
 from toolkit.errors import UserError
 
@@ -143,7 +144,7 @@ def test_what_changes_while_a_state_is_written_does_not_reach_it(
     model, steps, gate = nn.Linear(3, 2), [1], Gate(monkeypatch)
     store, values = CheckpointStore(tmp_path, 1, True), torch.arange(3.0)
     weight = model.weight.detach().clone()
-    store.offer(model, 0, 0.5)
+    store.offer(model, Best(0, 0.5))
     store.save_state({"model": model.state_dict(), "values": values, "steps": steps})
     for tensor in (model.weight.data, values):
         tensor.zero_()
@@ -161,7 +162,7 @@ def test_what_changes_while_a_state_is_written_does_not_reach_it(
 def test_what_a_writer_meets_is_said_by_the_next_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full disk leaves the state before, with its weights, and the weights that wait are written with the next."""
     store, model = CheckpointStore(tmp_path, 1, True), nn.Linear(3, 2)
-    store.offer(model, 0, 0.5)
+    store.offer(model, Best(0, 0.5))
     store.save_state(state(0))
     store.wait()
     full = (
@@ -169,7 +170,7 @@ def test_what_a_writer_meets_is_said_by_the_next_save(tmp_path: Path, monkeypatc
     )
     gate = Gate(monkeypatch, RuntimeError(full))
     gate.opened.set()
-    store.offer(model, 1, 0.7)
+    store.offer(model, Best(1, 0.7))
     store.save_state(state(1))
     with pytest.raises(UserError, match=r"cannot write .*state\.pt.*file write failed.*free space"):
         store.save_state(state(2))
@@ -197,7 +198,7 @@ def test_weights_that_cannot_be_written_are_not_named_by_a_later_state(
     def full(*_: Any, **__: Any) -> None:
         raise SafetensorError("No space left on device")
 
-    store.offer(model, 0, 0.5)
+    store.offer(model, Best(0, 0.5))
     with monkeypatch.context() as patch:
         patch.setattr("pipeline.inference.weights.save_model", full)
         store.save_state(state(0))

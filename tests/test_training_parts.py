@@ -1,7 +1,9 @@
 """The parts of a training step, each against an oracle of its own."""
 
+import itertools
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import albumentations as A
 import numpy as np
@@ -13,8 +15,9 @@ from torch.nn import functional
 from torchvision.transforms.v2 import functional as vision
 
 from pipeline.competition import Competition, Head
-from pipeline.config import LossRow
+from pipeline.config import Experiment, LossRow, differences, parse_experiment
 from pipeline.data.image_dataset import ImageDataset
+from pipeline.experiments import parse_overrides
 from pipeline.inference.device import choose_device, unusable_gpu
 from pipeline.keys import INPUT_IMAGE
 from pipeline.losses.criterion import WeightedLosses, take
@@ -27,6 +30,7 @@ from pipeline.tasks.image_level.task import ImageLevelTask
 from pipeline.training.checkpoints import CheckpointStore
 from pipeline.training.step import seed_everything
 from pipeline.training.validation import Monitor, Validation
+from pipeline.types import Best, StageResult
 from toolkit.errors import UserError
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -71,7 +75,7 @@ def test_a_missing_key_names_the_wiring_and_the_keys_there_are() -> None:
 def test_the_best_epochs_are_kept_and_a_nan_never_is_best(tmp_path: Path) -> None:
     store, model = CheckpointStore(tmp_path, keep=2, greater_is_better=True), nn.Linear(1, 1)
     for epoch, score in enumerate([float("nan"), 0.5, 0.7, 0.7, 0.6]):
-        store.offer(model, epoch, score)
+        store.offer(model, Best(epoch, score))
         store.save_state({})
     store.wait()
     assert [(best.epoch, best.score) for best in store.ranked] == [(3, 0.7), (2, 0.7)], "of equals the later one"
@@ -92,7 +96,7 @@ def test_the_loss_decides_between_equal_scores_and_then_the_later_epoch(
         for epoch, (score, loss) in enumerate(offers):
             store = CheckpointStore(tmp_path, 2, greater_is_better)
             store.load_state()
-            store.offer(nn.Linear(1, 1), epoch, score, loss=loss)
+            store.offer(nn.Linear(1, 1), Best(epoch, score, loss))
             store.save_state({})
             store.wait()
         assert store.best == store.ranked[0]
@@ -104,6 +108,51 @@ def test_the_loss_decides_between_equal_scores_and_then_the_later_epoch(
     assert kept((0.1 + 0.2, 0.2), (0.3, 0.1), (0.3, 0.3)) == [1, 0], "the order of a sum decides nothing"
     assert kept((nan, 0.2), (nan, 0.1), (0.5, 9.0), (nan, 0.0)) == [2, 3], "without a score the loss is all there is"
     assert kept((1.0, nan), (1.0, 7.0), (1.0, nan)) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "by", ["metric", ("f1_macro", "log_loss"), ["log_loss", "loss"], ("loss",), ["metric", "f1_macro"]]
+)
+def test_the_monitor_asks_the_next_name_between_equal_scores(tmp_path: Path, by: str | list[str]) -> None:
+    """Every pair of 81 results, and the epochs that a store keeps with a kill after each of them."""
+    metrics = [find_metric(name) for name in ("accuracy", "f1_macro", "log_loss")]
+    monitor, states = Monitor(metrics, by), list(itertools.product([0.25, 0.5, float("nan")], repeat=4))
+    names = [{"metric": "accuracy"}.get(name, name) for name in ([by] if isinstance(by, str) else by)]
+    results, keys = [], []
+    for epoch, (accuracy, f1, log_loss, loss) in enumerate(states):
+        scores = {"accuracy": accuracy, "f1_macro": f1, "log_loss": log_loss}
+        results.append(StageResult("valid", epoch, {"loss": loss}, scores))
+        signed = {"accuracy": accuracy, "f1_macro": f1, "log_loss": -log_loss, "loss": -loss}
+        keys.append([-np.inf if np.isnan(signed[name]) else signed[name] for name in [*names, "loss"]])
+    for one, other in itertools.product(range(81), repeat=2):
+        assert monitor.is_better(results[one], results[other]) == (keys[one] > keys[other])
+    for result in results[:40:3]:
+        store = CheckpointStore(tmp_path, 3, monitor.greater_is_better)
+        store.load_state()
+        score, ties = monitor.score(result), monitor.ties(result)
+        store.offer(nn.Linear(1, 1), Best(result.epoch, score, result.losses["loss"], ties))
+        store.save_state({})
+        store.wait()
+    expected = sorted(range(0, 40, 3), key=lambda epoch: (keys[epoch], epoch), reverse=True)[:3]
+    assert [entry.epoch for entry in store.ranked] == expected
+
+
+@pytest.mark.parametrize("by", ["accuracyy", ["metric", "accuracyy"], ()])
+def test_a_monitor_of_no_metric_is_refused(by: Any) -> None:
+    with pytest.raises(
+        UserError, match="training.monitor: there is no metric '" + ("accuracyy'; did you" if by else "")
+    ):
+        Monitor([find_metric("accuracy")], by)
+
+
+def test_the_monitor_is_one_name_as_before_or_several() -> None:
+    """Also on the command line; a run that an older version has begun has one name, which stays a text."""
+    for given, expected in (("loss", "loss"), ("[f1_macro, loss]", ("f1_macro", "loss"))):
+        found = parse_experiment(parse_overrides([f"training.monitor={given}"]), "x")
+        assert found.training.monitor == expected
+        saved = found.model_dump(mode="json")
+        assert parse_experiment(saved, "x") == found and not list(differences(saved, saved))
+    assert Experiment().model_dump(mode="json")["training"]["monitor"] == "metric"
 
 
 def test_where_auc_is_one_in_every_fold_it_is_one_for_all_rows() -> None:

@@ -67,11 +67,11 @@ class Metric:
         return score > than if self.greater_is_better else score < than
 
 
-def rank(score: float, loss: float, greater_is_better: bool) -> tuple[float, float]:
-    """What results on the same held-out rows are compared by, the better one greater: score, then loss, NaN worse than
-    any number. Scores that differ in their last digits only, by the order in which they were summed, are equal."""
-    value = -math.inf if math.isnan(score) else float(f"{score:.12g}") * (1 if greater_is_better else -1)
-    return value, -math.inf if math.isnan(loss) else -loss
+def rank(score: float, loss: float, greater_is_better: bool, ties: Sequence[float] = ()) -> tuple[float, ...]:
+    """What results on the same held-out rows are compared by, the better one greater: score, then `ties`, then loss,
+    NaN worse than any number. Scores that differ in their last digits only, by the order of a sum, are equal."""
+    scores = [float(f"{value:.12g}") for value in (score if greater_is_better else -score, *ties)]
+    return tuple(-math.inf if math.isnan(value) else value for value in (*scores, -loss))
 
 
 @dataclass(frozen=True)

@@ -137,11 +137,13 @@ class SampleDataset(Dataset[dict[str, Any]], ABC):
 
 @dataclass(frozen=True)
 class Best:
-    """One of the best epochs, counted from 0, by what `training.monitor` names; `loss` is that on the held-out rows."""
+    """One of the best epochs, counted from 0, by what `training.monitor` names; `loss` is that on the held-out rows,
+    `ties` decide before it between equal scores, greater is better."""
 
     epoch: int
     score: float
     loss: float = math.inf
+    ties: tuple[float, ...] = ()
 
 
 class Batches(Protocol):

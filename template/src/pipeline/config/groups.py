@@ -92,7 +92,9 @@ class Training(Strict):
     )
     clip_grad: float | None = setting(None, "largest gradient, as clip_mode measures it", gt=0)
     clip_mode: Literal["norm", "value", "agc"] = setting("norm", "of all, of single values, or adaptive by layer")
-    monitor: Literal["metric", "loss"] = setting("metric", "what the best epoch is chosen by, on the held-out rows")
+    monitor: str | tuple[str, ...] = setting(
+        "metric", "what chooses the best epoch: metric, loss, a metric by name; several: the next where one is equal"
+    )
 
 
 class Optimizer(Strict):

@@ -9,7 +9,6 @@ the training goes on. `wait` ends when all is on disk.
 """
 
 import json
-import math
 import pickle
 import shutil
 import zipfile
@@ -56,26 +55,20 @@ class CheckpointStore:
         """An epoch's weights; the `raw` ones are those that trained, where their moving average is in the other."""
         return self.folder / f"epoch_{epoch:03d}{'.raw' if raw else ''}.safetensors"
 
-    def offer(
-        self, model: nn.Module, epoch: int, score: float, raw: nn.Module | None = None, loss: float = math.inf
-    ) -> None:
-        """Take a copy of the weights for the next state if they are among the best. A NaN is worse than anything.
-
-        Of equal scores the lower loss is better, and of equal ones of both the later epoch. `raw`, the same weights
-        without averaging, is saved beside them.
-        """
-        entry = Best(epoch, score, loss)
+    def offer(self, model: nn.Module, entry: Best, raw: nn.Module | None = None) -> None:
+        """Take a copy of an epoch's weights for the next state if they are among the best, by `rank`, and of equal ones
+        the later epoch. `raw`, the same weights without averaging, is saved beside them."""
         ranked = sorted(
             [*self.ranked, entry],
-            key=lambda one: (*rank(one.score, one.loss, self.greater_is_better), one.epoch),
+            key=lambda one: (*rank(one.score, one.loss, self.greater_is_better, one.ties), one.epoch),
             reverse=True,
         )
         self.ranked = ranked[: self.keep]
         if entry in self.ranked:
-            origin = {"best": json.dumps({"epoch": epoch, "score": score})}
-            found = {self.file(epoch): model.state_dict()}
+            origin = {"best": json.dumps({"epoch": entry.epoch, "score": entry.score})}
+            found = {self.file(entry.epoch): model.state_dict()}
             if raw is not None:
-                found[self.file(epoch, raw=True)] = raw.state_dict()
+                found[self.file(entry.epoch, raw=True)] = raw.state_dict()
             self.wait()
             self._offered |= {path: (weights, origin) for path, weights in host_copy(found).items()}
 

@@ -24,6 +24,7 @@ from pipeline.project import Project
 from pipeline.registry import Registry
 from pipeline.tasks import Task, rooms, task_for
 from pipeline.trackers import RunInfo
+from pipeline.training.validation import Monitor
 from toolkit.errors import UserError
 from toolkit.files import read_json
 from toolkit.terminal import console
@@ -90,6 +91,7 @@ def prepare(project: Project, competition: Competition, name: str, config: Exper
         views_of(config, names, task.heads)
     for metric in competition.metrics():
         metric.check_heads(task.heads)
+    Monitor(competition.metrics(), config.training.monitor)
     if not config.losses:
         config = config.model_copy(update={"losses": task.default_losses()})
     config = written_out(resolve_names(config, names), names)

@@ -237,10 +237,11 @@ class Trainer:
         shared = self.processes.from_main(lambda: numbers)
         results = results or shared
         epoch, score, loss = self.progress.epoch, self.monitor.score(results[-1]), results[-1].losses["loss"]
+        best = Best(epoch, score, loss, self.monitor.ties(results[-1]))
         self.averages.epoch_ended(self.model, epoch)
         if self.processes.is_main:
             raw = None if self.averages.ema is None else self.model
-            self.checkpoints.offer(self.averages.scored(self.model), epoch, score, raw, loss)
+            self.checkpoints.offer(self.averages.scored(self.model), best, raw)
         if isinstance(self.factor, AdaptiveFactor):
             observed = (score, self.monitor.greater_is_better) if len(self.valid_rows) else (loss, False)
             self.factor.observe(*observed, loss)

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -15,6 +14,7 @@ from pipeline.losses.criterion import LossSums
 from pipeline.tasks import Decoder, Finisher, Task
 from pipeline.types import Batch, StageResult, StepResult
 from toolkit.distributed import Processes
+from toolkit.errors import UserError, nearest
 
 
 class Validation:
@@ -76,20 +76,42 @@ def quickly_tuned(task: Task, metric: Metric, truth: pd.DataFrame, predictions: 
 
 
 class Monitor:
-    """What the best epoch is chosen by: the leaderboard's metric, or the loss (`training.monitor`). The loss decides
-    between equal scores of the metric."""
+    """What the best epoch is chosen by: `training.monitor` names the leaderboard's `metric`, another by its name, or
+    the `loss`. Between equal scores the next name decides, and after the last one the loss.
 
-    def __init__(self, metrics: Sequence[Metric], by: Literal["metric", "loss"]) -> None:
-        self.metric, self.by_loss = metrics[0], by == "loss"
-        self.greater_is_better = self.metric.greater_is_better and not self.by_loss
+    Raises:
+        UserError: no name, or one of no metric.
+    """
+
+    def __init__(self, metrics: Sequence[Metric], by: str | Sequence[str]) -> None:
+        known = {**{metric.name: metric for metric in metrics}, "metric": metrics[0], "loss": None}
+        names = [by] if isinstance(by, str) else by
+        if wrong := [name for name in names if name not in known] or ([] if names else [""]):
+            raise UserError(f"training.monitor: there is no metric '{wrong[0]}'; {nearest(wrong[0], known)}")
+        self.by = [known[name] for name in names]
+        self.greater_is_better = self._sign(self.by[0]) > 0
 
     def score(self, result: StageResult) -> float:
         """The number that is compared. Where everything trains there is nothing to choose by: the last epoch counts."""
-        if result.stage == "train":
-            return float(result.epoch)
-        return result.losses["loss"] if self.by_loss else result.metrics[self.metric.name]
+        return float(result.epoch) if result.stage == "train" else self._value(self.by[0], result)
+
+    def ties(self, result: StageResult) -> tuple[float, ...]:
+        """What decides between equal scores, each greater when it is better."""
+        further = self.by[1:] if result.stage != "train" else []
+        return tuple(self._sign(metric) * self._value(metric, result) for metric in further)
 
     def is_better(self, result: StageResult, than: StageResult) -> bool:
         """Whether one result on the held-out rows beats another; a NaN beats nothing."""
-        one, other = (rank(self.score(each), each.losses["loss"], self.greater_is_better) for each in (result, than))
+        one, other = (
+            rank(self.score(each), each.losses["loss"], self.greater_is_better, self.ties(each))
+            for each in (result, than)
+        )
         return one > other
+
+    @staticmethod
+    def _value(metric: Metric | None, result: StageResult) -> float:
+        return result.losses["loss"] if metric is None else result.metrics[metric.name]
+
+    @staticmethod
+    def _sign(metric: Metric | None) -> int:
+        return 1 if metric is not None and metric.greater_is_better else -1
