@@ -1,7 +1,7 @@
 """Out-of-fold predictions: put together, complete and unique or refused, scored, and held against the labels."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +9,7 @@ import pandas as pd
 
 from pipeline.competition import Competition, Metric, metric_values, rank
 from pipeline.data.folds import load_folds, split
+from pipeline.inference.bootstrap import Interval, groups_of, resampled, score_of
 from pipeline.inference.device import deterministic
 from pipeline.inference.predict import HELD_OUT, TrainedRun, expected_folds, with_earlier, write_predictions
 from pipeline.inference.snapshot import FINISHED, finished_folds
@@ -27,6 +28,7 @@ from toolkit.terminal import table
 SUSPECTS = "suspects.csv"
 SUSPECT_COLUMNS = [ROW_ID, "head", "given", "suggested", "score", "fold", "probability"]
 DRAWN = 16  # suspects in the picture
+ALL, TUNED = "interval", "tuned_interval"  # of all rows, at the usual thresholds and at tuned ones where they help
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Evaluation:
     truth: pd.DataFrame
     predictions: pd.DataFrame
     tuned: Tuned | None = None  # with thresholds that were tuned out of fold; none where nothing is decided by any
+    intervals: dict[str, Interval] = field(default_factory=dict)  # of the leaderboard's metric: `ALL`, `TUNED`
+    seeds: dict[str, float] = field(default_factory=dict)  # by metric, the spread over seeds of the same fold
 
     @property
     def constant(self) -> dict[str, float]:
@@ -54,8 +58,10 @@ class Evaluation:
         found = {"metric": name, "score": self.overall.get(name, mean), "mean": mean, "std": over(folds, np.std)[name]}
         found |= {"rows": len(self.predictions), "overall": self.overall, "folds": self.folds}
         found["constant"] = self.constant
+        found |= {name: asdict(interval) for name, interval in self.intervals.items()}
+        found |= {"seed_std": self.seeds[name]} if name in self.seeds else {}
         if tuned is not None:
-            used = {"used": tuned.helps, "gain": tuned.gain, "folds": tuned.folds}
+            used = {"used": tuned.helps, "gain": tuned.gain, "optimism": tuned.optimism, "folds": tuned.folds}
             found["tuned"] = used | tuned.thresholds()
         return found
 
@@ -133,7 +139,19 @@ def evaluate(run: TrainedRun, rows: pd.DataFrame, folds: Sequence[str]) -> Evalu
     }
     overall = metric_values(metrics, truth, predictions, heads)
     tuned = tune(run.task, metrics, truth, predictions, fold_of, by_fold)
-    return Evaluation(metrics, by_fold, overall, constants, truth, predictions, tuned)
+    decided = {ALL: heads} | ({TUNED: tuned.heads} if tuned is not None and tuned.helps else {})
+    groups, by = groups_of(expected, predictions.index), decided.values()
+    drawn = resampled(lambda rows: [score_of(metrics[0], truth, predictions, each, rows) for each in by], groups)
+    found = {name: Interval.of(scores, groups) for name, scores in zip(decided, drawn.T, strict=True)}
+    intervals = {name: interval for name, interval in found.items() if interval is not None}
+    seeds = seed_spread(run.folder, folds)
+    return Evaluation(metrics, by_fold, overall, constants, truth, predictions, tuned, intervals, seeds)
+
+
+def seed_spread(run: Path, folds: Sequence[str]) -> dict[str, float]:
+    """By metric, the spread over the seeds of a fold, each model alone, mean over the folds; empty with one seed."""
+    found = [[read_json(one)["metrics"] for one in run.glob(f"fold_{fold}/seed_*/{FINISHED}")] for fold in folds]
+    return over([over(scores, np.std) for scores in found]) if all(found) else {}
 
 
 def evaluate_run(project: Project, competition: Competition, folder: Path, data: Path, fold: str | None) -> None:
@@ -191,10 +209,16 @@ def print_scores(project: Project, folder: Path, found: Evaluation, written: boo
     lines = {f"fold {fold}": scores for fold, scores in found.folds.items()}
     if len(lines) > 1:
         lines |= {"mean": over(found.folds.values()), "spread": over(found.folds.values(), np.std)}
+    if set(names) <= set(found.seeds):
+        lines |= {"spread of seeds": found.seeds}
     lines |= {} if tuned is None else {"tuned": over(tuned.folds.values())}
     rows = [(label, *[scores[each] for each in names]) for label, scores in (lines | found.constants).items()]
     footer = ("all rows", *[found.overall[each] for each in names]) if found.overall else ()
     table(f"{run}: {metric} out of fold", ("", *names), rows, footer=footer)
+    for which, interval in found.intervals.items():
+        print(f"{metric} of all rows{' by tuned thresholds' if which == TUNED else ''}: {interval}")
+    if found.overall and not found.intervals:
+        print(f"{metric} of all rows: no interval, since it is not defined on most resamples, or takes too long")
     constant, decided = found.constant[metric], tuned.folds if tuned is not None and tuned.helps else found.folds
     score = over(decided.values())[metric]
     if found.metrics[0].better(constant, score):
@@ -208,6 +232,7 @@ def print_scores(project: Project, folder: Path, found: Evaluation, written: boo
             used = f"tuned ones gain {tuned.gain:.4f} in {metric}; submissions use {project.shown(folder / THRESHOLDS)}"
             unused = f"tuned ones gain nothing for certain ({tuned.gain:+.4f} in {metric}); the usual ones stay"
             print(f"thresholds: {used if tuned.helps else unused}")
+            print(f"optimism: on the rows that tuned them, thresholds look better than that by {tuned.optimism:.4f}")
         print(f"written: {project.shown(folder / HELD_OUT)}, {project.shown(folder / SCORES)}, figures/")
 
 

@@ -24,12 +24,14 @@ SCORES, METRIC_CODE = "cv.json", "metric_code"
 class Tuned:
     """The heads with the thresholds that score best on all rows, by which a submission is decided; the scores by fold
     and metric with those that were tuned on the other folds; their mean gain in the leaderboard's metric over the usual
-    thresholds, and whether that is larger than its standard error, and so more than luck."""
+    thresholds, and whether that is larger than its standard error, and so more than luck; and by how much the folds
+    look better by the thresholds of all rows, which have seen them (`optimism`)."""
 
     heads: Sequence[Head]
     folds: dict[str, dict[str, float]]
     gain: float
     helps: bool
+    optimism: float = 0.0
 
     def thresholds(self) -> dict[str, list[float]]:
         """By name of head."""
@@ -54,14 +56,16 @@ def tune(
     name = metrics[0].name
     if len(usual) < 2 or (tuner := task.predictions.tuner(truth, predictions, metrics[0])) is None:
         return None
-    folds = {}
+    heads, folds, fitted = tuner(np.ones(len(truth), bool)), {}, []
     for fold in progress(list(usual), "tuning thresholds"):
         held_out = (fold_of == fold).to_numpy()
-        folds[fold] = metric_values(metrics, truth[held_out], predictions[held_out], tuner(~held_out))
-    sign = 1 if metrics[0].greater_is_better else -1
-    gains = np.array([sign * (folds[fold][name] - usual[fold][name]) for fold in usual])
+        tables = truth[held_out], predictions[held_out]
+        folds[fold] = metric_values(metrics, *tables, tuner(~held_out))
+        fitted.append(metrics[0].function(*tables, heads))
+    sign, nested = 1 if metrics[0].greater_is_better else -1, np.array([folds[fold][name] for fold in usual])
+    gains, optimism = sign * (nested - [usual[fold][name] for fold in usual]), sign * (np.array(fitted) - nested)
     helps = bool(gains.mean() > gains.std(ddof=1) / math.sqrt(len(gains)))
-    return Tuned(tuner(np.ones(len(truth), bool)), folds, float(gains.mean()), helps)
+    return Tuned(heads, folds, float(gains.mean()), helps, float(optimism.mean()))
 
 
 def metric_code(competition: Competition) -> str:

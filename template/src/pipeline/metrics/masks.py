@@ -40,10 +40,16 @@ class Scored:
     reduce: Reduce
 
     def __call__(self, truth: pd.DataFrame, predictions: pd.DataFrame, heads: Sequence[Head]) -> float:
+        return self.of_rows(truth, predictions, heads, slice(None))
+
+    def of_rows(
+        self, truth: pd.DataFrame, predictions: pd.DataFrame, heads: Sequence[Head], rows: np.ndarray | slice
+    ) -> float:
+        """The score of rows by position, of counts that all scores of these tables share."""
         self.check_heads(heads)
         values = []
         for head in [head for head in heads if head.kind in MASKS]:
-            value = self.reduce(counts(truth, predictions, head, self.count), head.kind)
+            value = self.reduce(counts(truth, predictions, head, self.count)[rows], head.kind)
             values.append(undefined(head, f"{self.name}: no image has a truth for it") if np.isnan(value) else value)
         return float(np.mean(values))
 
