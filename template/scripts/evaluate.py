@@ -10,6 +10,7 @@ examples:
   scripts/evaluate.py demo --fold 0,2    two of them
   scripts/evaluate.py demo --tta         what flips and turns (or `tta` of the experiment) gain, and nothing is written
   scripts/evaluate.py demo --tta hflip,scale:1.2,crop:0.9    the same of these views
+  scripts/evaluate.py demo --weights mean    other weights than those that each fold kept, before predict.py takes them
 """
 
 from _project import ROOT, parser
@@ -21,6 +22,7 @@ def main() -> None:
     options.add_argument("experiment", help="name of an experiment that is trained")
     options.add_argument("--fold", help="score only these folds: 0, or 0,2 (default: all that are trained)")
     options.add_argument("--tta", nargs="?", const="", metavar="VIEWS", help="score views of the held-out images")
+    options.add_argument("--weights", default="best", metavar="NAME", help="mean, swa, ema, raw or epoch of each fold")
     arguments = options.parse_args()
 
     from pipeline.project import Project
@@ -35,7 +37,7 @@ def main() -> None:
 
     with run_competition(folder) as competition:
         if arguments.tta is None:
-            evaluate_run(project, competition, folder, data, arguments.fold)
+            evaluate_run(project, competition, folder, data, arguments.fold, arguments.weights)
         else:
             views = [view for view in arguments.tta.split(",") if view]
             score_views(project, competition, folder, data, arguments.fold, views)

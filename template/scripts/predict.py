@@ -22,6 +22,7 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("experiments", nargs="+", metavar="experiment", help="names of experiments that are trained")
     options.add_argument("--fold", help="use only the models of these folds: 0, 0,2, or full")
+    options.add_argument("--weights", default="best", metavar="NAME", help="mean, swa, ema, raw or epoch of each fold")
     options.add_argument("--tta", metavar="VIEWS", help="views beside the image itself: hflip,rot90,scale:0.8,crop:0.9")
     options.add_argument("--parts", action="store_true", help="also what each fold, seed and view predicts, by itself")
     options.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
@@ -76,6 +77,7 @@ def main() -> None:
                     arguments.parts,
                     processes,
                     signals,
+                    arguments.weights,
                 )
 
 

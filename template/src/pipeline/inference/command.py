@@ -26,7 +26,7 @@ from pipeline.inference.predict import (
     with_earlier,
     write_predictions,
 )
-from pipeline.inference.thresholds import task_of_run
+from pipeline.inference.thresholds import note_scored, task_of_run
 from pipeline.inference.tta import views_of
 from pipeline.inference.weights import stored_checksum
 from pipeline.keys import ROW_ID
@@ -54,6 +54,7 @@ def predict_run(
     each: bool = False,
     processes: Processes = ALONE,
     signals: LeaveOnSignal | None = None,
+    weights: str = "best",
 ) -> None:
     """Predict the test rows with a run's folds (`TrainedRun.choose_folds`) and views; writes `test.parquet` into its
     folder, and with `each` what each fold, seed and view predicts into `test_parts.parquet`.
@@ -62,12 +63,14 @@ def predict_run(
         tta: views in place of the experiment's.
         processes: those that share the rows; the main one writes.
         signals: leaves, once what is predicted is saved, by `Interrupted`.
+        weights: those of each fold by name (`weights_file`).
     """
     run, began = TrainedRun.open(folder, competition, dict(machine), tta), time.monotonic()
     folds, task, experiment, names = run.choose_folds(fold), run.task, run.experiment, run.names
     views, seeds, parts = ["image", *views_of(experiment, names, task.heads)], experiment.seeds, folder / PREDICTING
+    note_scored(folder, weights)
     rows, gallery = test_rows(project, run, data)
-    done = processes.from_main(partial(open_parts, parts, basis(run, folds, each, rows, gallery)))
+    done = processes.from_main(partial(open_parts, parts, basis(run, folds, weights, each, rows, gallery)))
     if done:
         print(f"going on: {len(done)} of {len(rows)} rows of '{folder.name}' are predicted already")
     todo = rows[~rows[ROW_ID].isin(done)]
@@ -75,7 +78,7 @@ def predict_run(
     passes: Iterator[Tables] = iter(())
     if not mine.empty:
         label = f"{folder.name}: {len(folds) * seeds} models, {len(views)} views"
-        models = (model for name in folds for model in run.load(name))
+        models = (model for name in folds for model in run.load(name, weights))
         arguments = data, experiment, names, "test", label, None, gallery, each
         passes = predict_each(task, models, mine, *arguments)
     finish = task.finisher(experiment, names)
@@ -120,12 +123,10 @@ def test_rows(project: Project, run: TrainedRun, data: Path) -> tuple[pd.DataFra
 
 
 def basis(
-    run: TrainedRun, folds: Sequence[str], each: bool, rows: pd.DataFrame, gallery: pd.DataFrame | None
+    run: TrainedRun, folds: Sequence[str], weights: str, each: bool, rows: pd.DataFrame, gallery: pd.DataFrame | None
 ) -> dict[str, Any]:
     """What predictions follow from, as JSON: they go on only where all of it is the same."""
-    config, files = run.experiment, list[Path]()
-    for fold in folds:
-        files += sorted((run.folder / f"fold_{fold}").rglob("*.safetensors"))
+    config, files = run.experiment, [file for fold in folds for file in run.files(fold, weights)]
     tables = (table.astype(str) for table in (rows, gallery) if table is not None)
     hashes = (digest(pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes()) for table in tables)
     return {

@@ -10,6 +10,7 @@ import pandas as pd
 from pipeline.competition import Competition, Metric, metric_values, rank
 from pipeline.data.folds import load_folds, split
 from pipeline.inference.bootstrap import Interval, groups_of, resampled, score_of
+from pipeline.inference.candidates import oof_name, predict_held_out, print_weights
 from pipeline.inference.device import deterministic
 from pipeline.inference.predict import HELD_OUT, TrainedRun, expected_folds, with_earlier, write_predictions
 from pipeline.inference.snapshot import FINISHED, finished_folds
@@ -73,9 +74,9 @@ def over(folds: Iterable[dict[str, float]], function: Callable[..., np.floating]
     return {name: float(function([each[name] for each in scores])) for name in names}
 
 
-def read_oof(run: Path, folds: Sequence[str]) -> pd.DataFrame:
-    """Out-of-fold predictions of some folds, indexed by id, with the column `fold`."""
-    paths = {fold: run / f"fold_{fold}" / "oof.parquet" for fold in folds}
+def read_oof(run: Path, folds: Sequence[str], weights: str = "best") -> pd.DataFrame:
+    """Out-of-fold predictions of some folds by the weights of that name, indexed by id, with the column `fold`."""
+    paths = {fold: run / f"fold_{fold}" / oof_name(weights) for fold in folds}
     for fold, path in paths.items():
         if not path.is_file():
             remedy = f"run scripts/train.py {run.name} --fold {fold}, or evaluate one fold with --fold"
@@ -106,14 +107,14 @@ def constant_scores(task: Task, rows: pd.DataFrame, folds: Sequence[str]) -> dic
     return {name: over(values) for name, values in scores.items()}
 
 
-def evaluate(run: TrainedRun, rows: pd.DataFrame, folds: Sequence[str]) -> Evaluation:
+def evaluate(run: TrainedRun, rows: pd.DataFrame, folds: Sequence[str], weights: str = "best") -> Evaluation:
     """Score the out-of-fold predictions of `folds` against the labelled `rows` (with their `fold`); where nothing of
     them was stored, the scores are those of the training.
 
     Raises:
         UserError: a row was predicted twice, or not at all, or is none of these folds' rows.
     """
-    name, oof, rows = run.folder.name, read_oof(run.folder, folds), by_prediction(rows)
+    name, oof, rows = run.folder.name, read_oof(run.folder, folds, weights), by_prediction(rows)
     expected = rows[rows[ROW_FOLD].astype(str).isin(folds)]
     faults: dict[str, pd.Index | pd.Series] = {
         "predicted twice": oof.index[oof.index.duplicated()],
@@ -154,33 +155,38 @@ def seed_spread(run: Path, folds: Sequence[str]) -> dict[str, float]:
     return over([over(scores, np.std) for scores in found]) if all(found) else {}
 
 
-def evaluate_run(project: Project, competition: Competition, folder: Path, data: Path, fold: str | None) -> None:
+def evaluate_run(
+    project: Project, competition: Competition, folder: Path, data: Path, fold: str | None, weights: str = "best"
+) -> None:
     """Score a run's folds (`TrainedRun.choose_folds`), print the table, and write `oof.parquet`, `cv.json` and pictures
     into its folder. Some of the folds do not replace what was written of more of them."""
     run = TrainedRun.open(folder, competition)
     rows, stage = labelled_rows(project, run, data), run.task.competition
     folds = run.choose_folds(fold, held_out=True)
+    if weights != "best":
+        predict_held_out(project, run, rows, folds, weights)
     with deterministic(run.experiment.machine.deterministic):  # a metric may use torch
-        found = evaluate(run, rows, folds)
+        found = evaluate(run, rows, folds, weights)
     before = read_json(folder / SCORES)["folds"] if (folder / SCORES).is_file() and fold is not None else {}
     same = all(before.get(name) == scores for name, scores in found.folds.items())
     if same and len(before) > len(folds) and set(before) <= set(finished_folds(folder)):
         print_scores(project, folder, found, written=False)
         print(f"{project.shown(folder)}/{SCORES} holds more folds than these, and stays as it is")
         return
-    made_by = {"n_folds": len(expected_folds(folder)), METRIC_CODE: metric_code(stage)}
+    made_by = {"weights": weights, "n_folds": len(expected_folds(folder)), METRIC_CODE: metric_code(stage)}
     write_json(folder / SCORES, {**found.as_json(), **made_by})
     if found.tuned is not None and found.tuned.helps:
         write_json(folder / THRESHOLDS, found.tuned.thresholds())
     else:
         (folder / THRESHOLDS).unlink(missing_ok=True)
     if found.overall:
-        write_predictions(folder / HELD_OUT, read_oof(folder, folds).drop(columns=ROW_FOLD))
+        write_predictions(folder / HELD_OUT, read_oof(folder, folds, weights).drop(columns=ROW_FOLD))
         for name, figure in task_of_run(folder, competition).figures.overview(found.truth, found.predictions).items():
             save_figure(figure, file_of(folder / "figures", name, ".png"))
     else:
         (folder / HELD_OUT).unlink(missing_ok=True)
     print_scores(project, folder, found)
+    print_weights(run, folds, weights)
     print(f"{write_suspects(run, rows, found, data)} in {project.shown(folder / SUSPECTS)}")
 
 

@@ -19,7 +19,7 @@ from pipeline.data.loader import EpochBatches, RowBatches, make_loader, to_devic
 from pipeline.inference.device import Halves, autocast, choose_device, choose_precision, fit_together
 from pipeline.inference.snapshot import CLASSES, CODE, FINISHED, finished_folds
 from pipeline.inference.tta import TTAModel
-from pipeline.inference.weights import BEST, load_weights
+from pipeline.inference.weights import load_weights, weights_file
 from pipeline.keys import ROW_FOLD, ROW_ID
 from pipeline.project import Project
 from pipeline.registry import Registry
@@ -90,15 +90,19 @@ class TrainedRun:
             print(f"note: {len(there)} of {len(expected)} folds of '{run}' are trained; for the others {train}")
         return there
 
-    def load(self, fold: str) -> list[nn.Module]:
-        """The model of a fold, or those of all its seeds."""
-        folder, config = self.folder / f"fold_{fold}", self.experiment
+    def load(self, fold: str, weights: str = "best") -> list[nn.Module]:
+        """The model of a fold, or those of all its seeds, with the weights of that name (`weights_file`)."""
         models: list[nn.Module] = []
-        for seed in range(config.seed, config.seed + config.seeds):
-            model = self.task.model(config, self.names, pretrained=False)
-            load_weights(model, (folder if config.seeds == 1 else seed_folder(folder, seed)) / BEST)
-            models.append(model)
+        for path in self.files(fold, weights):
+            models.append(self.task.model(self.experiment, self.names, pretrained=False))
+            load_weights(models[-1], path)
         return models
+
+    def files(self, fold: str, weights: str) -> list[Path]:
+        """The weights of a fold by name, of each seed; a `UserError` where there are none of that name."""
+        folder, first, count = self.folder / f"fold_{fold}", self.experiment.seed, self.experiment.seeds
+        parts = [seed_folder(folder, seed) for seed in range(first, first + count)] if count > 1 else [folder]
+        return [weights_file(part, weights) for part in parts]
 
 
 def expected_folds(run: Path) -> list[str]:

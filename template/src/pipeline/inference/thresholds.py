@@ -73,6 +73,14 @@ def metric_code(competition: Competition) -> str:
     return code_hash(competition.part("metric", "metrics"))
 
 
+def note_scored(run: Path, weights: str) -> None:
+    """Print a line where a run was evaluated with weights of another name, and so its thresholds were."""
+    scored = read_json(run / SCORES).get("weights", "best") if (run / SCORES).is_file() else weights
+    if scored != weights:
+        remedy = f"scripts/evaluate.py {run.name} --weights {weights} makes them fit"
+        print(f"note: scores and thresholds of '{run.name}' are of its weights '{scored}'; {remedy}")
+
+
 def task_of_run(run: Path, competition: Competition) -> Task:
     """The task of a run, which decides by the run's tuned thresholds where it has some; a `UserError` where they do not
     fit the heads, or were tuned for another metric than today's."""

@@ -17,7 +17,7 @@ from timm.models import adapt_input_conv, clean_state_dict, load_state_dict
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from pipeline.inference.snapshot import finished_folds
+from pipeline.inference.snapshot import FINISHED, finished_folds
 from pipeline.project import Project
 from toolkit.errors import UserError, listed
 from toolkit.files import atomic, read_json
@@ -84,6 +84,17 @@ def stored_checksum(path: Path) -> str | None:
     """The checksum that a file holds, if any."""
     with safe_open(str(path), "pt") as file:
         return (file.metadata() or {}).get(CHECKSUM)
+
+
+def weights_file(fold: Path, choice: str) -> Path:
+    """The weights of a finished fold (or of one seed of it) by name: those it kept, `best`, or another candidate that
+    its settings asked for; a `UserError` names those it has."""
+    files = {name: one["file"] for name, one in read_json(fold / FINISHED).get("candidates", {}).items()}
+    files = {"best": BEST, **files}
+    if choice not in files:
+        what = f"{'/'.join(fold.parts[-2:])} has no weights '{choice}'; it has {', '.join(files)}"
+        raise UserError(f"{what}; averaging.best_epochs (mean), swa_start (swa) and ema_decay (ema) ask for others")
+    return fold / files[choice]
 
 
 def checksum(weights: Mapping[str, Tensor]) -> str:

@@ -128,12 +128,13 @@ class CheckpointStore:
             raise UserError(f"{problem}; no earlier state can be read either: begin anew with --restart")
         return None
 
-    def save_raw(self, folder: Path) -> None:
-        """Put the best epoch's weights without averaging, where there are any, beside those of the finished fold."""
+    def save_raw(self, folder: Path) -> bool:
+        """Put the best epoch's weights without averaging beside those of the finished fold, if there are any."""
         raw = self.file(self.ranked[0].epoch, raw=True)
         if raw.is_file():
             with atomic(folder / RAW) as temporary:
                 shutil.copyfile(raw, temporary)
+        return raw.is_file()
 
     def clear(self, keep: int, best_is_copied: bool) -> None:
         """Drop what a finished fold needs no more: the resume states, and all epochs but the `keep` best ones; of

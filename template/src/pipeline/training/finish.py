@@ -14,9 +14,10 @@ from torch.optim.swa_utils import update_bn
 from pipeline.competition import Metric, metric_values
 from pipeline.data.folds import split
 from pipeline.inference.device import autocast
-from pipeline.inference.predict import BEST, FINISHED, predict_rows, read_predictions, write_predictions
-from pipeline.inference.weights import load_weights, save_weights
+from pipeline.inference.predict import FINISHED, predict_rows, read_predictions, write_predictions
+from pipeline.inference.weights import BEST, load_weights, save_weights
 from pipeline.tasks import Task
+from pipeline.training.checkpoints import RAW
 from pipeline.training.setup import Setup
 from pipeline.training.step import seed_everything
 from pipeline.training.trainer import Trainer
@@ -36,7 +37,7 @@ def finish_fold(trainer: Trainer, seconds: float) -> None:
     best = trainer.best
     if best is None:
         raise UserError(f"fold {fold} has no weights to finish with; begin anew with --restart")
-    weights, result = choose_weights(trainer), None
+    (weights, candidates), result = choose_weights(trainer), None
     summary = {"fold": fold, "best_epoch": best.epoch + 1, "epochs": trainer.epochs, "weights": weights}
     watched: dict[str, float] = {}
     if not rows.empty:
@@ -54,61 +55,68 @@ def finish_fold(trainer: Trainer, seconds: float) -> None:
         watched = {name: score for name, score in tuned.items() if not np.isnan(score) and score != metrics[name]}
         summary |= {"metrics": metrics, "watched": watched} if watched else {"metrics": metrics}
     save_weights(trainer.model.state_dict(), trainer.folder / BEST, {"weights": weights})
-    trainer.checkpoints.save_raw(trainer.folder)
+    for name, candidate in candidates.items():
+        if candidate["file"] == BEST:
+            (trainer.folder / f"{name}.safetensors").unlink(missing_ok=True)
+    if trainer.checkpoints.save_raw(trainer.folder):
+        candidates["raw"] = {"file": RAW}
     trainer.callbacks.on_run_end(trainer, result)
     for name, score in watched.items():
         print(f"as it was watched, at thresholds tuned on these rows: {name} {score:.4f}")
     trainer.tracker.summary({"best_epoch": best.epoch + 1, **(result.metrics if result else {})})
     if config.tracking.log_checkpoint:
         trainer.tracker.checkpoint(trainer.folder / BEST)
-    summary |= {"seconds": round(seconds, 1), "notes": list(setup.folds.warnings)}
+    summary |= {"candidates": candidates, "seconds": round(seconds, 1), "notes": list(setup.folds.warnings)}
     write_json(trainer.folder / FINISHED, summary)
     trainer.checkpoints.clear(config.checkpoints.keep, best_is_copied=weights.startswith(BEST_EPOCH))
 
 
-def choose_weights(trainer: Trainer) -> str:
-    """Load the best weights into the trainer's model; says which they are.
+def choose_weights(trainer: Trainer) -> tuple[str, dict[str, dict[str, Any]]]:
+    """Load the best weights into the trainer's model; says which they are, and the `file` of each candidate with its
+    `metrics`, as `--weights` finds them.
 
-    Averages over epochs are measured on the held-out rows beside the best epoch. With nothing held out, the last kind
-    of average that was asked for is taken.
+    Averages over epochs are written beside the best epoch, and measured on the held-out rows. With nothing held out,
+    the last kind of average that was asked for is taken.
     """
-    candidates = weight_candidates(trainer)
-    if trainer.valid_rows.empty:
-        candidates = dict([candidates.popitem()])
-    results: dict[str, StageResult] = {}
-    best, weights = "", {}
-    for name, load in candidates.items():
+    candidates, results, best = weight_candidates(trainer), dict[str, StageResult](), ""
+    for name, (label, load) in candidates.items():
         load()
-        if not name.startswith(BEST_EPOCH):
+        if not label.startswith(BEST_EPOCH):
             measure_batch_norm(trainer)
         if len(candidates) == 1:
-            return name
-        results[name] = validate(trainer)
-        if not best or trainer.monitor.is_better(results[name], results[best]):
-            best, weights = name, {key: value.clone() for key, value in trainer.model.state_dict().items()}
-    trainer.model.load_state_dict(weights)
+            return label, {name: {"file": BEST}}
+        save_weights(trainer.model.state_dict(), trainer.folder / f"{name}.safetensors", {"weights": label})
+        if not trainer.valid_rows.empty:
+            results[name] = validate(trainer)
+        if not best or not results or trainer.monitor.is_better(results[name], results[best]):
+            best = name
+    load_weights(trainer.model, trainer.folder / f"{best}.safetensors")
     rows = [
-        ("*" if name == best else "", name, result.losses["loss"], *result.metrics.values())
+        ("*" if name == best else "", candidates[name][0], result.losses["loss"], *result.metrics.values())
         for name, result in results.items()
     ]
-    table("weights, on the held-out rows", ("", "weights", "loss", *results[best].metrics), rows)
-    return best
+    if results:
+        table("weights, on the held-out rows", ("", "weights", "loss", *results[best].metrics), rows)
+    found: dict[str, dict[str, Any]] = {name: {"file": f"{name}.safetensors"} for name in candidates}
+    for name, result in results.items():
+        found[name]["metrics"] = result.metrics
+    found[best]["file"] = BEST
+    return candidates[best][0], found
 
 
-def weight_candidates(trainer: Trainer) -> dict[str, Callable[[], object]]:
-    """What could be kept: name -> loads it into the trainer's model."""
+def weight_candidates(trainer: Trainer) -> dict[str, tuple[str, Callable[[], object]]]:
+    """What could be kept: name -> what it is, and what loads it into the trainer's model."""
     store, averages, model = trainer.checkpoints, trainer.averages, trainer.model
     epoch, several = store.ranked[0].epoch, store.ranked[: trainer.config.averaging.best_epochs]
-    found: dict[str, Callable[[], object]] = {
-        f"{BEST_EPOCH} {epoch + 1}": partial(load_weights, model, store.file(epoch))
-    }
+    load: Callable[[], object] = partial(load_weights, model, store.file(epoch))
+    found = {"epoch" if averages.ema is None else "ema": (f"{BEST_EPOCH} {epoch + 1}", load)}
     if len(several) > 1:
         numbers = sorted(one.epoch + 1 for one in several)
         load = partial(load_mean, model, [store.file(one.epoch) for one in several])
-        found[f"mean of epochs {', '.join(map(str, numbers))}"] = load
+        found["mean"] = f"mean of epochs {', '.join(map(str, numbers))}", load
     if averages.swa is not None:
         load = partial(model.load_state_dict, averages.swa.module.state_dict())
-        found[f"mean of epochs {averages.first + 1} to {trainer.epochs} (SWA)"] = load
+        found["swa"] = f"mean of epochs {averages.first + 1} to {trainer.epochs} (SWA)", load
     return found
 
 
