@@ -1,7 +1,8 @@
 """Weights that a fold has beside those it kept: what they predict for the rows it held out, and what they score."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pandas as pd
 
@@ -11,6 +12,7 @@ from pipeline.inference.predict import TrainedRun, predict_rows, read_prediction
 from pipeline.inference.snapshot import FINISHED
 from pipeline.inference.weights import BEST
 from pipeline.project import Project
+from pipeline.trackers.local import METRICS_FILE
 from toolkit.errors import UserError
 from toolkit.files import atomic, read_json
 from toolkit.terminal import table
@@ -49,14 +51,21 @@ def print_weights(run: TrainedRun, folds: Sequence[str], weights: str) -> None:
     """Print what all candidates for a fold's weights scored on the rows it held out, mean over the folds, where there
     are several; `*` marks those of the name that is evaluated."""
     parts = [file.parent for fold in folds for file in run.files(fold, "best")]
-    rows = []
-    for part in parts:
-        for name, one in read_json(part / FINISHED).get("candidates", {}).items():
-            names = [name, "best"] if one["file"] == BEST else [name]
-            rows += [{"weights": each, **one["metrics"]} for each in names if "metrics" in one]
-    if not rows:
-        return
-    by_name = pd.DataFrame(rows).groupby("weights", sort=False)
-    scores = by_name.mean()[by_name.size() == len(parts)]
+    rows = [{"weights": name, **scores} for part in parts for name, scores in _measured(part)]
+    by_name = pd.DataFrame(rows, columns=None if rows else ["weights"]).groupby("weights", sort=False)
+    scores = by_name.mean()[by_name.size() == len(parts)].dropna(axis=1)
     lines = [("*" if name == weights else "", name, *map(float, values)) for name, *values in scores.itertuples()]
-    table("weights, by the end of each fold's training (best: each fold's choice)", ("", "weights", *scores), lines)
+    if len(lines) > 2:  # one of them is `best`
+        table("weights, as each fold ended (best: the choice of each)", ("", "weights", *scores), lines)
+
+
+def _measured(part: Path) -> Iterator[tuple[str, dict[str, float]]]:
+    """The scores of a fold's candidates by name, and of `best`: by its end, or else by its best epoch, as logged."""
+    record = read_json(part / FINISHED)
+    for name, one in record.get("candidates", {}).items():
+        scores = one.get("metrics", {})
+        if not scores and (part / METRICS_FILE).is_file():
+            logged, prefix = pd.read_csv(part / METRICS_FILE), "valid_raw/" if name == "raw" else "valid/"
+            ends = logged[logged["epoch"] == record["best_epoch"]].iloc[-1:].dropna(axis=1)
+            scores = {each: value for each in record["metrics"] for value in ends.get(prefix + each, ())}
+        yield from [(each, scores) for each in ([name, "best"] if one["file"] == BEST else [name])]

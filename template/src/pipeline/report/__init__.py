@@ -35,6 +35,8 @@ def compare(project: Project, names: Sequence[str]) -> None:
         rows.append((run.name, *per_fold, spread, found.get("score", ""), submitted.get("score", "")))
         if note := _incomplete(run, found):
             lines += [f"{run.name}: note       {note}"]
+        if (weights := found.get("weights", "best")) != "best":
+            lines += [f"{run.name}: weights    {weights}"]
         lines += [f"{run.name}: submission {submitted.get('file', 'not made yet')}"]
         lines += [f"{run.name}: pictures   {project.shown(run)}/figures and fold_*/figures"]
     columns = ("experiment", *[f"fold {fold}" for fold in folds], "mean ± spread", "out of fold", "demo leaderboard")
