@@ -2,7 +2,8 @@
 
 The line `constant` is what a prediction scores that never looked at an image. Where a metric needs decisions and heads
 make them by a threshold, `tuned` is the mean with thresholds from the other folds; where that gains more than luck,
-thresholds from all rows go into thresholds.json, and submissions decide by them.
+thresholds from all rows go into thresholds.json, and submissions decide by them. A bootstrap of the rows, or of whole
+groups, says what the score is worth.
 
 examples:
   scripts/evaluate.py demo               all folds that are trained: the CV score, oof.parquet, cv.json, pictures

@@ -1,5 +1,8 @@
 """Compare experiments: scores fold by fold, out of fold, and where submissions and pictures are.
 
+Each is also held against the first one on the rows both have, whatever their folds: the difference, where it lies in
+95 % of resamples of these rows (or of whole groups), and in how many of them the experiment is better.
+
 examples:
   scripts/report.py baseline            one experiment
   scripts/report.py baseline exp012     two of them, side by side
