@@ -1,6 +1,7 @@
 """What a score is worth, against planted truth: intervals, differences, and the optimism of thresholds."""
 
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,8 @@ def test_resamples_with_one_class_only_are_left_out_and_too_few_say_nothing() ->
     )
     late = resampled(lambda rows: [1.0], np.arange(40), seconds=-1)
     assert len(late) == 1 and Interval.of(late[:, 0], np.arange(40)) is None
+    slow = resampled(lambda rows: time.sleep(0.02) or [1.0], np.arange(40), seconds=0.5)
+    assert len(slow) <= 3, "a score that takes too long for an interval is not waited for"
 
 
 def test_masks_are_counted_once_for_all_resamples(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,13 +59,15 @@ def resampled(
     """
     order, sizes = np.argsort(groups, kind="stable"), np.bincount(groups)
     starts, generator = np.cumsum(sizes) - sizes, np.random.default_rng(0)
-    found, ends = [], time.monotonic() + seconds
+    scores(order)  # what is counted once for all of them is counted now
+    found, began = [], time.monotonic()
     for _ in progress(range(most), "bootstrap"):
         drawn = generator.integers(len(sizes), size=len(sizes))
         counts = sizes[drawn]
         within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         found.append(scores(order[np.repeat(starts[drawn], counts) + within]))
-        if time.monotonic() > ends:
+        spent = time.monotonic() - began
+        if spent > seconds or (len(found) == 3 and spent * FEWEST > 3 * seconds):  # it will be too few
             break
     values = np.array(found, np.float64)
     return values[~np.isnan(values).any(axis=1)]
