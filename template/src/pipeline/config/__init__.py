@@ -33,6 +33,7 @@ class Experiment(Strict):
     folds: str = setting("folds", "the fold file: folds/NAME.csv")
     stage: str = setting("", "the stage of the competition that it trains; empty: the last one")
     inputs: dict[str, str] = setting({}, "earlier stage -> experiment whose predictions become columns STAGE:COLUMN")
+    pseudo: tuple[str, ...] = setting((), "pseudo labels that train as well: names that scripts/pseudo.py gave")
     task: Spec = named("task", "default", "settings that only this kind of task has")
     image: Image = Image()
     dataset: Spec = named("dataset", "default", "how a row becomes a sample")

@@ -180,7 +180,7 @@ def _with_folds(rows: pd.DataFrame, folds: np.ndarray, n_folds: int) -> pd.DataF
 def split(rows: pd.DataFrame, fold: str | int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Training and validation rows of a fold; for `full` all rows and none.
 
-    Rows without a fold always train, those with `only_fold` in the run of that fold alone (and never in `full`).
+    Rows without a fold always train, those with `only_fold` in the run of that fold alone; -1 there stands for `full`.
     """
     only = only_fold(rows)
     number = int(fold) if str(fold).isdigit() else NO_FOLD

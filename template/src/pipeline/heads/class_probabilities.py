@@ -31,6 +31,11 @@ class ClassProbabilities(Columns):
             values = np.divide(values, sums, out=np.full_like(values, 1 / len(self.head.classes)), where=sums != 0)
         return pd.DataFrame(values.astype(np.float32), index=found.index, columns=found.columns)
 
+    def pseudo_labels(self, predictions: pd.DataFrame, above: float, soft: bool) -> pd.DataFrame:
+        given = predictions[self.names]
+        labels = given[self.names if soft else []].assign(**{self.head.name: self._decided(predictions)})
+        return labels[given.max(axis=1) >= above].reindex(given.index)
+
     @property
     def default_thresholds(self) -> tuple[float, ...]:
         """Of two classes, the second one's probability decides."""

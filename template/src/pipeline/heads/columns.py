@@ -75,6 +75,10 @@ class Columns(ABC):
         failed = ids[predictions.isna().any(axis=1).to_numpy()]
         return found[~found.index.isin(failed)].reindex(index).astype(np.float32)
 
+    def pseudo_labels(self, predictions: pd.DataFrame, above: float, soft: bool) -> pd.DataFrame:
+        """See `Predictions.pseudo_labels`."""
+        raise UserError(f"head '{self.head.name}' is of the kind '{self.head.kind}', which makes no pseudo labels")
+
     @property
     def default_thresholds(self) -> tuple[float, ...]:
         """Where predictions become decisions as long as nothing was tuned; empty where there is nothing to tune."""

@@ -23,6 +23,10 @@ class LabelProbabilities(Columns):
     def default_thresholds(self) -> tuple[float, ...]:
         return (0.5,) * len(self.head.classes)
 
+    def pseudo_labels(self, predictions: pd.DataFrame, above: float, soft: bool) -> pd.DataFrame:
+        given = predictions[self.names]
+        return (given if soft else (given >= 0.5).astype(np.float32)).where(np.maximum(given, 1 - given) >= above)
+
     def read_out(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Lists of labels; how sure: the probability of the whole list, the labels taken as independent."""
         names, given = np.array(self.head.classes, dtype=object), predictions[self.names].to_numpy()

@@ -35,6 +35,10 @@ class Numbers(Columns):
         """The cut points between grades."""
         return tuple(cut_points(replace(self.head, thresholds=())).tolist()) if self.head.classes else ()
 
+    def pseudo_labels(self, predictions: pd.DataFrame, above: float, soft: bool) -> pd.DataFrame:
+        """The numbers; nothing tells how sure they are, so none is above a probability."""
+        return predictions[self.names] if above == 0 else predictions[self.names] * np.nan
+
     def thresholded(self, predictions: pd.DataFrame) -> list[np.ndarray]:
         return [predicted(predictions, self.head)] * len(self.default_thresholds)
 

@@ -25,7 +25,7 @@ from pipeline.project import Project
 from pipeline.registry import Registry
 from pipeline.tasks import Decoder, Task, task_for
 from pipeline.tasks.components import Outputs
-from pipeline.types import Batch, SampleDataset
+from pipeline.types import Batch, PreparedModel, SampleDataset
 from toolkit.errors import UserError, listed
 from toolkit.files import atomic, read_json, read_yaml
 from toolkit.images.readers import Reader
@@ -90,9 +90,9 @@ class TrainedRun:
             print(f"note: {len(there)} of {len(expected)} folds of '{run}' are trained; for the others {train}")
         return there
 
-    def load(self, fold: str, weights: str = "best") -> list[nn.Module]:
+    def load(self, fold: str, weights: str = "best") -> list[PreparedModel]:
         """The model of a fold, or those of all its seeds, with the weights of that name (`weights_file`)."""
-        models: list[nn.Module] = []
+        models: list[PreparedModel] = []
         for path in self.files(fold, weights):
             models.append(self.task.model(self.experiment, self.names, pretrained=False))
             load_weights(models[-1], path)

@@ -60,6 +60,15 @@ class Predictions(ABC):
         """The mean of several models' predictions."""
 
     @abstractmethod
+    def pseudo_labels(self, predictions: Table, above: float, soft: bool) -> Table:
+        """What predictions say, in the columns of rows, by id: labels at least `above` probable, or probabilities. What
+        is less sure is missing; a `UserError` where a kind of head cannot be labelled so."""
+
+    def labelled(self, rows: Table) -> Table:
+        """Rows with the columns of `pseudo_labels` as they train."""
+        return rows
+
+    @abstractmethod
     def tuner(self, truth: Table, predictions: Table, metric: Metric, quick: bool = False) -> Tuner | None:
         """What tunes thresholds on some of these rows, `quick` enough for every epoch; none where none decide."""
 

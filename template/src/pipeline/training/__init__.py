@@ -8,6 +8,7 @@ NAMES = {
         "groups": "pipeline.data.samplers:groups",
         "sources": "pipeline.data.samplers:sources",
     },
+    "loss": {"distillation": "pipeline.losses.distillation:Distillation"},
     "parameter_groups": {"default": "pipeline.training.optimizer:parameter_groups"},
     "schedule": {
         "constant": "pipeline.training.schedules:constant",

@@ -1,5 +1,6 @@
 """The model of a fold: made, with the weights it starts from, and what of it trains."""
 
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 import pandas as pd
@@ -8,10 +9,12 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.config import Model
+from pipeline.inference.pseudo_labels import teacher_models
 from pipeline.inference.weights import load_initial_weights
+from pipeline.losses.distillation import Distillation
 from pipeline.training.setup import Setup
 from pipeline.training.step import seed_everything
-from pipeline.types import PreparedModel
+from pipeline.types import Criterion, PreparedModel
 from toolkit.distributed import Processes
 from toolkit.errors import UserError, nearest
 
@@ -36,6 +39,20 @@ def make_model(
         setup.task.fit_statistics(model.network, rows)
     processes.copy_from_main(iter(model.state_dict().values()))
     return model
+
+
+def set_teachers(setup: Setup, fold: str, model: PreparedModel, criteria: Iterable[Criterion]) -> None:
+    """Give the losses that learn from a teacher its models of this fold, each loaded once, on the student's device."""
+    loaded: dict[str, list[PreparedModel]] = {}
+    for part in [part for criterion in criteria for part in criterion.modules() if isinstance(part, Distillation)]:
+        if part.teacher not in loaded:
+            given = setup.project, part.teacher, setup.config, setup.folds.hash, setup.task.heads, fold
+            loaded[part.teacher] = models = teacher_models(*given)
+            for each in models:
+                each.to(next(model.parameters()).device)
+                if next(each.parameters()).is_cuda:
+                    each.to(memory_format=torch.channels_last)
+        part.set_teacher(loaded[part.teacher], model.prepare, setup.task.heads)
 
 
 def freeze(network: nn.Module, settings: Model) -> None:

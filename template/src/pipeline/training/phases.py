@@ -33,7 +33,7 @@ class Phases:
         self.setup, self.rows, self.batches, self.device, self.reader = setup, rows, batches, device, reader
         self.current: Phase | None = None
         # All of them now: what is wrong with the losses of a later epoch is said before the first step.
-        distinct = {id(config): config for config in setup.epoch_configs}
+        distinct = {id(config): config for config in (setup.config, *setup.epoch_configs)}
         self.criteria = {
             key: setup.task.criterion(config.losses, setup.names, rows).to(device) for key, config in distinct.items()
         }

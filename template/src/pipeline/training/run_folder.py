@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 from pipeline.config import differences
 from pipeline.inference.code import PACKAGE, Code
 from pipeline.inference.predict import FINISHED
+from pipeline.inference.pseudo_labels import fingerprints
 from pipeline.inference.snapshot import (
     CLASSES,
     CODE,
@@ -46,7 +47,9 @@ def open_run(setup: Setup, folds: Sequence[str], restart: bool, engine: str) -> 
             metric is not, and one of `folds` is unfinished.
     """
     project, folder = setup.project, setup.project.run(setup.name)
-    record = {"folds": setup.folds.hash, "n_folds": setup.folds.n_folds}
+    record: dict[str, Any] = {"folds": setup.folds.hash, "n_folds": setup.folds.n_folds}
+    if setup.config.pseudo:
+        record["pseudo"] = fingerprints(project, setup.config.pseudo)
     old = set_aside(project, setup.name) if restart else None
     if (folder / "config.yaml").is_file():
         _refuse_changes(setup, folder, record)

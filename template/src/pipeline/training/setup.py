@@ -19,7 +19,9 @@ from pipeline.data.folds import FoldTable, fold_path, load_folds, name_option, r
 from pipeline.data.labels import labels_of
 from pipeline.experiments import describe, load_experiment, merge, nested, together
 from pipeline.inference.predict import HELD_OUT, with_earlier
+from pipeline.inference.pseudo_labels import teacher_models, with_pseudo_labels
 from pipeline.inference.tta import views_of
+from pipeline.keys import ROW_SOURCE
 from pipeline.project import Project
 from pipeline.registry import Registry
 from pipeline.tasks import Task, rooms, task_for
@@ -70,6 +72,10 @@ class Setup:
         if parts[0].empty:
             remedy = f"make the folds anew: scripts/make_folds.py{name_option(self.config.folds)} --force"
             raise UserError(f"fold {fold} has no rows to train on; {remedy}")
+        for name in self.config.pseudo:
+            if not (parts[0][ROW_SOURCE] == name).any():
+                remedy = "train that fold of the teacher, and label again: scripts/pseudo.py"
+                raise UserError(f"the pseudo labels '{name}' have none for fold {fold}; {remedy}")
         if most is None:
             return parts
         few = [rows.sample(min(most, len(rows)), random_state=0).sort_index().reset_index(drop=True) for rows in parts]
@@ -85,6 +91,7 @@ def prepare(project: Project, competition: Competition, name: str, config: Exper
     require_same_folds(project, config.inputs, folds.hash)
     labels_of(competition).check_folds(folds.rows, project.shown(fold_path(project, config.folds)))
     task = task_for(competition, competition.heads(read_classes(project)))
+    folds = with_pseudo_labels(project, config.pseudo, folds, task)
     names = Registry(DATA_NAMES, training.NAMES, CALLBACK_NAMES, task.NAMES, competition.all_names())
     task.check_settings(config, names)
     if config.tta:
@@ -95,7 +102,12 @@ def prepare(project: Project, competition: Competition, name: str, config: Exper
     if not config.losses:
         config = config.model_copy(update={"losses": task.default_losses()})
     config = written_out(resolve_names(config, names), names)
-    return Setup(project, competition, name, config, by_epoch(config, names), names, task, folds)
+    setup = Setup(project, competition, name, config, by_epoch(config, names), names, task, folds)
+    for each in setup.epoch_configs:
+        for row in each.losses:
+            if row.loss.name == "distillation":
+                teacher_models(project, row.loss.params["teacher"], config, folds.hash, task.heads)
+    return setup
 
 
 def require_same_folds(project: Project, inputs: Mapping[str, str], folds: str) -> None:

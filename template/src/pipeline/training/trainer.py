@@ -21,7 +21,7 @@ from pipeline.losses.criterion import LossSums
 from pipeline.trackers import Trackers
 from pipeline.training.averaging import WeightAverages
 from pipeline.training.checkpoints import CheckpointStore
-from pipeline.training.model import freeze, make_model
+from pipeline.training.model import freeze, make_model, set_teachers
 from pipeline.training.optimizer import clip_gradients, like_parameters, make_optimizer
 from pipeline.training.phases import Phase, Phases
 from pipeline.training.schedules import AdaptiveFactor, make_schedule
@@ -87,6 +87,7 @@ class Trainer:
         order = names.bind("sampler", config.training.sampler)
         batches = TrainBatches(self.train_rows, order, config.training.batch_size, config.seed, processes)
         self.phases = Phases(setup, self.train_rows, batches, device, reader)
+        set_teachers(setup, fold, self.model, self.phases.criteria.values())
         self.progress, self.batches_per_epoch = Progress(), batches.batches_per_epoch
         self.factor = make_schedule(config, names, self.batches_per_epoch)
         self.saved = (*SAVED, "factor") if isinstance(self.factor, AdaptiveFactor) else SAVED
@@ -95,7 +96,7 @@ class Trainer:
         held_out = RowBatches(len(valid_set), size, processes, valid_set.starts())
         loader = make_loader(valid_set, held_out, task.collate, config.machine.workers, device)
         self.valid_loader = EpochBatches(loader, device)
-        criterion = task.criterion(config.losses, names, self.train_rows).to(device)
+        criterion = self.phases.criteria[id(config)]
         self.finish = task.finisher(config, names)
         self.parts = {"valid": Phase(config, self.valid_loader, criterion, names.bind("step", config.step))}
         own = [names.bind("callback", entry)() for entry in config.callbacks]

@@ -28,12 +28,12 @@ class Multilabel(HeadKind):
         """Float32 (N, labels), from 0 to 1; NaN where the cell of a label is empty.
 
         If the rows have the columns of the head's predictions (`labels:cat`, ...), those are the truth of the rows
-        where all are filled, which need no other then.
+        where some are filled, which need no other then.
         """
         soft = self.columns.names
         if not set(soft) <= set(rows.columns):
             return hard_targets(rows, self.head)
-        given = rows[soft].notna().all(axis=1)
+        given = rows[soft].notna().any(axis=1)
         found = np.empty((len(rows), len(soft)), np.float32)
         found[given.to_numpy()] = numbers(rows[given], soft)
         found[~given.to_numpy()] = hard_targets(rows[~given], self.head)

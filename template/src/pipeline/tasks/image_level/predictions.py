@@ -74,6 +74,9 @@ class HeadPredictions(Predictions):
         columns = [kind.columns for kind in self.kinds]
         return pd.concat([each.average([table[each.names] for table in tables]) for each in columns], axis=1)
 
+    def pseudo_labels(self, predictions: Table, above: float, soft: bool) -> Table:
+        return pd.concat([kind.columns.pseudo_labels(predictions, above, soft) for kind in self.kinds], axis=1)
+
     def per_prediction(self, rows: Table, predictions: Table, aggregate: Aggregate) -> Table:
         """Predictions of rows, indexed by id, as those of their prediction ids, in the order of their first images, by
         the experiment's `aggregate`; rows without prediction ids stand for themselves."""

@@ -6,13 +6,17 @@ from pathlib import Path
 
 import pandas as pd
 
+from pipeline.competition import Head
 from pipeline.data.folders import rows_from_folders
 from pipeline.data.tables import image_rows, require_columns
+from pipeline.heads.mask_decoding import columns, decoded
 from pipeline.keys import ROW_ID, ROW_IMAGE
 from pipeline.rows import with_text
 from pipeline.settings import Settings
 from pipeline.tasks.segmentation.forms import Form, Image
+from pipeline.tasks.segmentation.truth import RunTruth
 from toolkit.errors import UserError
+from toolkit.masks import rle
 
 
 def mask_rows(
@@ -79,6 +83,31 @@ def every_image(table: pd.DataFrame, settings: Settings, pattern: str, data: Pat
     ids = whole if not known & set(ids) and known & set(whole) else ids
     new = found.drop(columns=[ROW_ID, ROW_IMAGE]).assign(**{settings.id_column: ids})
     return pd.concat([table, new[~ids.isin(known)]], ignore_index=True)
+
+
+def mask_labels(predictions: pd.DataFrame, heads: Sequence[Head]) -> pd.DataFrame:
+    """Of predictions, the masks as the heads decide them: for each class its RLE, for each head the size of the image,
+    by id."""
+    found: dict[str, list[str]] = {}
+    for head in heads:
+        planes = list(decoded(predictions, head))
+        found[f"{head.name}@size"] = [f"{each.shape[1]} {each.shape[2]}" for each in planes]
+        for number, name in enumerate(columns(head)):
+            found[name] = [rle.encode(each[number]) for each in planes]
+    return pd.DataFrame(found, index=predictions.index)
+
+
+def with_masks(rows: pd.DataFrame, heads: Sequence[Head]) -> pd.DataFrame:
+    """Rows with the truth that their `mask_labels` say."""
+    for head in heads:
+        names, size = columns(head), f"{head.name}@size"
+        sizes = [(int(height), int(width)) for height, width in rows[size].str.split()]
+        runs = [
+            tuple((text,) if text else () for text in row) for row in zip(*(rows[each] for each in names), strict=True)
+        ]
+        truths = [RunTruth(head.classes, *each, frame="seen") for each in zip(sizes, runs, strict=True)]
+        rows = rows.drop(columns=[size, *names]).assign(**{head.name: pd.Series(truths, rows.index, dtype=object)})
+    return rows
 
 
 def _images(rows: pd.DataFrame, data: Path, size: str | tuple[str, str]) -> list[Image]:

@@ -38,6 +38,7 @@ from pipeline.tasks.segmentation.blending import Blender
 from pipeline.tasks.segmentation.forms import RunLengths, Written
 from pipeline.tasks.segmentation.samples import MaskFigures
 from pipeline.tasks.segmentation.submission import MaskRules, as_predictions, submission_rules
+from pipeline.tasks.segmentation.tables import mask_labels, with_masks
 from pipeline.tasks.segmentation.thresholds import Tuning
 from pipeline.tasks.segmentation.truth import Truth
 from pipeline.tasks.segmentation.windows import INPUT_WINDOW, settings_of
@@ -221,6 +222,14 @@ class MaskPredictions(Predictions):
                 names = presence_columns(head)
                 merged[names] = np.mean([table[names].to_numpy() for table in tables], axis=0, dtype=np.float64)
         return merged
+
+    def pseudo_labels(self, predictions: pd.DataFrame, above: float, soft: bool) -> pd.DataFrame:
+        if above or soft:
+            raise UserError("masks are decided for each pixel: pseudo labels of them are neither --above nor --soft")
+        return mask_labels(predictions, self.heads)
+
+    def labelled(self, rows: pd.DataFrame) -> pd.DataFrame:
+        return with_masks(rows, self.heads)
 
     def tuner(
         self, truth: pd.DataFrame, predictions: pd.DataFrame, metric: Metric, quick: bool = False
