@@ -31,7 +31,7 @@ class Network(nn.Module):
         torch.manual_seed(seed)
         self.key, self.shape, self.layer = head.output_key, shape, nn.Linear(3 * 4 * 4, torch.Size(shape).numel())
         self.drop, self.calls = nn.Dropout(0.5), 0
-        self.pretrained_cfg = {"mean": MEAN, "std": STD}
+        self.pretrained_cfg, self.num_classes, self.in_chans = {"mean": MEAN, "std": STD}, 3, 3
 
     def logits(self, image: Tensor) -> Tensor:
         return self.drop(self.layer(image.flatten(1))).view(-1, *self.shape)

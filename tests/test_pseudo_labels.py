@@ -8,24 +8,26 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.competition import Head
+from pipeline.competition import Competition, Head
 from pipeline.config import Experiment, parse_experiment
 from pipeline.data.folds import FoldTable, split
 from pipeline.heads.base import kind_of
 from pipeline.inference import pseudo_labels
 from pipeline.inference.pseudo_labels import fingerprints, pseudo_path, with_pseudo_labels, write_pseudo_labels
 from pipeline.project import Project
+from pipeline.settings import Settings
 from pipeline.tasks import task_for
 from pipeline.tasks.segmentation.truth import Truth
 from projects import Renders, run_script
-from test_constant import LABEL, task_of
+from test_constant import LABEL
 from toolkit.errors import UserError
 from toolkit.files import write_json
 from toolkit.masks import maps
 from training import demo_project, expect
 
 NAMES = [f"label:{name}" for name in LABEL.classes]
-TASK = task_of(LABEL)
+SETTINGS = Settings.model_construct(target_columns=("label",), side_columns=())
+TASK = task_for(Competition(SETTINGS), [LABEL])
 ROWS = pd.DataFrame({"id": ["t0", "t1", "t2"], "image": ["a.png", "b.png", "c.png"], "site": ["x", "y", "x"]})
 
 
@@ -99,8 +101,9 @@ def test_a_student_of_other_folds_or_classes_is_refused(project: Project) -> Non
     label(project)
     with pytest.raises(UserError, match="its teacher was trained on other folds, so it would leak"):
         with_pseudo_labels(project, ["sure"], replace(folds_of(), hash="edited since"), TASK)
+    other = task_for(TASK.competition, [replace(LABEL, classes=("ant", "bee"))])
     with pytest.raises(UserError, match="other heads or classes"):
-        with_pseudo_labels(project, ["sure"], folds_of(), task_of(replace(LABEL, classes=("ant", "bee"))))
+        with_pseudo_labels(project, ["sure"], folds_of(), other)
     with pytest.raises(UserError, match="no pseudo labels 'shure'; did you mean 'sure'"):
         with_pseudo_labels(project, ["shure"], folds_of(), TASK)
 

@@ -143,8 +143,9 @@ def with_pseudo_labels(project: Project, names: Sequence[str], folds: FoldTable,
             raise UserError(f"{where}: its teacher has other heads or classes; train it again, and label again")
         strange = ~only_fold(rows).isin(range(NO_FOLD, folds.n_folds)) | (rows[ROW_SOURCE] != name)
         if strange.any():
-            what = f"{int(strange.sum())} rows (id {listed(rows[ROW_ID][strange])}) lack only_fold or the source"
-            raise UserError(f"{where}: {what}, so they would leak; write it anew: scripts/pseudo.py")
+            which = f"{int(strange.sum())} rows (id {listed(rows[ROW_ID][strange])})"
+            why = f"lack only_fold or the source '{name}', so they would leak"
+            raise UserError(f"{where}: {which} {why}; write it anew: scripts/pseudo.py")
         rows = checked(rows, where, task.competition.settings)
         parts.append(task.predictions.labelled(rows).assign(**{ROW_FOLD: NO_FOLD}))
     if not names:
