@@ -209,30 +209,27 @@ def test_two_rounds_by_settings(renders: Renders, tmp_path: Path) -> None:
     outputs. A changed file of labels, other folds, and a fold without labels are refused."""
     project = demo_project(renders, tmp_path / "project")
     expect(run_script(project, "make_folds.py", "--n-folds", "2", "--force", "--no-leak-report"))
-    few = ("training.epochs=1", "training.max_rows=200", "image.size=16")
+    few = ("training.epochs=1", "training.max_rows=60", "image.size=16")
     expect(run_script(project, "train.py", "small", *few, "--as", "teacher", "--fold", "0"))
     refused = run_script(project, "pseudo.py", "teacher", "--rows", str(project / "data/raw/train.csv"))
     assert "1297 rows (id 00000, " in expect(refused, 2).last_line
     extra = project / "data/raw/extra.csv"
-    extra.write_text((project / "data/raw/test.csv").read_text().splitlines()[0] + "\n01300\n01301\n01302\n")
-    said = expect(
-        run_script(project, "pseudo.py", "teacher", "--rows", str(extra), "--soft", "--name", "round1")
-    ).stdout
-    assert "data/pseudo/round1.parquet" in said
-    student = ("teacher", "pseudo=[round1]", "--as", "student")
-    expect(run_script(project, "train.py", *student, "--fold", "0"))
-    assert len(pd.read_parquet(project / "runs/student/fold_0/oof.parquet")) == 200
-    missing = run_script(project, "train.py", *student, "--fold", "1")
-    assert "'round1' have none for fold 1" in expect(missing, 2).last_line
-    expect(run_script(project, "pseudo.py", "student", "--above", "0.01", "--name", "round2"))
+    extra.write_text("\n".join((project / "data/raw/test.csv").read_text().splitlines()[:21]))
+    first = ("pseudo.py", "teacher", "--rows", str(extra), "--name", "round1")
+    assert "data/pseudo/round1.parquet" in expect(run_script(project, *first, "--soft")).stdout
     distilled = "losses=[{loss: distillation, params: {teacher: teacher, temperature: 2}}]"
-    second = ("teacher", "pseudo=[round1,round2]", distilled, "--as", "second")
-    expect(run_script(project, "train.py", *second, "--fold", "0"))
-    expect(run_script(project, "pseudo.py", "teacher", "--name", "round1"))
-    changed = run_script(project, "train.py", *student, "--fold", "0")
+    student = ("teacher", "pseudo=[round1]", distilled, "--as", "student")
+    expect(run_script(project, "train.py", *student, "--fold", "0"))
+    held_out = pd.read_parquet(project / "runs/student/fold_0/oof.parquet")
+    assert len(held_out) == 60 and not held_out["id"].str.startswith("round1").any()
+    missing = run_script(project, "train.py", "student", "--fold", "1")
+    assert "'round1' have none for fold 1" in expect(missing, 2).last_line
+    expect(run_script(project, "pseudo.py", "student", "--rows", str(extra), "--above", "0.01", "--name", "round2"))
+    expect(run_script(project, *first))
+    changed = run_script(project, "train.py", "student", "--fold", "0")
     assert "the run 'student' was made with other settings (pseudo: " in expect(changed, 2).last_line
     expect(run_script(project, "make_folds.py", "--n-folds", "2", "--seed", "1", "--name", "other", "--no-leak-report"))
-    for settings in (("pseudo=[round1]",), (distilled,)):
-        leaking = run_script(project, "train.py", "teacher", "folds=other", *settings, "--as", "leaking")
+    for settings in ("pseudo=[round1]", distilled):
+        leaking = run_script(project, "train.py", "teacher", "folds=other", settings, "--as", "leaking")
         assert "trained on other folds, so it would leak" in expect(leaking, 2).last_line
     assert not (project / "runs/leaking").exists() and not (project / "experiments/leaking.yaml").exists()

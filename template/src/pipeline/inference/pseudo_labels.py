@@ -79,12 +79,14 @@ def write_pseudo_labels(
     key = ROW_PREDICTION if ROW_PREDICTION in rows else ROW_ID
     for fold, predictions in found.items():
         labels = task.predictions.pseudo_labels(predictions, above, soft).dropna(how="all")
-        part = rows.drop(columns=labels.columns, errors="ignore").merge(labels, left_on=key, right_index=True)
+        given = [*labels, *task.competition.settings.target_columns]
+        part = rows.drop(columns=given, errors="ignore").merge(labels, left_on=key, right_index=True)
         own: dict[str, Any] = {ROW_SOURCE: name, ROW_WEIGHT: weight, ROW_ONLY_FOLD: fold}
         parts.append(part.assign(**own, **{ROW_ID: f"{name}:{fold}:" + part[ROW_ID]}))
     labelled = pd.concat(parts, ignore_index=True)
     if labelled.empty:
-        raise UserError(f"'{teacher}' labels none of {len(rows)} rows above {above:g}; numbers are never so sure")
+        what = f"'{teacher}' labels none of {len(rows)} rows with a probability of {above}"
+        raise UserError(f"{what}; lower --above, or leave it out (numbers have no probability)")
     of_heads = {head.name: list(head.classes) for head in task.heads}
     labelled.attrs = {FOLDS: read_json(run.folder / "run.json")["folds"], CLASSES: of_heads}
     path = pseudo_path(project, name)
