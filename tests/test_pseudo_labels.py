@@ -217,7 +217,7 @@ def test_two_rounds_by_settings(renders: Renders, tmp_path: Path) -> None:
     extra.write_text("\n".join((project / "data/raw/test.csv").read_text().splitlines()[:21]))
     first = ("pseudo.py", "teacher", "--rows", str(extra), "--name", "round1")
     assert "data/pseudo/round1.parquet" in expect(run_script(project, *first, "--soft")).stdout
-    distilled = "losses=[{loss: distillation, params: {teacher: teacher, temperature: 2}}]"
+    distilled = "losses=[{loss: {name: distillation, params: {teacher: teacher, temperature: 2}}}]"
     student = ("teacher", "pseudo=[round1]", distilled, "--as", "student")
     expect(run_script(project, "train.py", *student, "--fold", "0"))
     held_out = pd.read_parquet(project / "runs/student/fold_0/oof.parquet")
