@@ -69,6 +69,7 @@ def write_pseudo_labels(
     `above` are left out; `soft` ones are probabilities."""
     require_no_leak(run)
     task, teacher, folds = run.task, run.folder.name, run.choose_folds(None, held_out=True)
+    task.predictions.pseudo_labels(task.predictions.empty(), above, soft)  # refused before it takes time
     found: dict[int, pd.DataFrame] = {}
     for each in folds:
         models, label = run.load(each), f"{teacher}, fold {each}"
