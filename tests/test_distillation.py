@@ -17,6 +17,7 @@ from pipeline.models.preprocess import Normalize
 from pipeline.registry import Registry, Spec
 from pipeline.training import NAMES
 from pipeline.types import Batch, PreparedModel
+from test_constant import task_of
 from toolkit.errors import UserError
 
 LABEL = Head("label", "multiclass", ("ant", "bee", "cat"))
@@ -47,7 +48,7 @@ def teacher(head: Head = LABEL, shape: tuple[int, ...] = (3,), seed: int = 1, me
 
 def distillation(*models: PreparedModel, head: Head = LABEL, temperature: float = 1.0) -> Distillation:
     made = Distillation(None, teacher="big", temperature=temperature)
-    made.set_teacher(models, Normalize(MEAN, STD), [head])
+    made.set_teacher(models, Normalize(MEAN, STD), task_of(head).predictions.logits())
     return made
 
 
@@ -134,7 +135,7 @@ def test_a_mixed_batch_is_looked_at_once_and_counts_once() -> None:
     names, row = Registry(NAMES), LossRow(loss=Spec(name="distillation", params={"teacher": "big"}), weight=2)
     criterion, model = WeightedLosses([row], [LABEL], names), teacher()
     [loss] = [part for part in criterion.modules() if isinstance(part, Distillation)]
-    loss.set_teacher([model], Normalize(MEAN, STD), [LABEL])
+    loss.set_teacher([model], Normalize(MEAN, STD), {LABEL: "softmax"})
     batch, outputs = images(), {"output_label": torch.randn(5, 3)}
     plain = criterion(outputs, batch)
     mixed = {**batch, INPUT_PARTNER: torch.arange(5).flip(0), INPUT_SHARE: torch.full((5,), 0.3)}

@@ -14,6 +14,8 @@ class Planes:
     """What logits and targets look like where a pixel has one logit for each class, without a background; one class is
     a binary mask. C is the number of foreground classes."""
 
+    form = "sigmoid"  # what the logits are
+
     def width(self, classes: int) -> int:
         """How many logits a pixel has."""
         return classes
@@ -50,6 +52,8 @@ class Planes:
 
 class OneClass(Planes):
     """Background first, then the classes; they share each pixel's probability."""
+
+    form = "softmax"
 
     def width(self, classes: int) -> int:
         return 1 + classes

@@ -15,7 +15,7 @@ from pipeline.losses.criterion import take
 from pipeline.types import Batch, PreparedModel
 from toolkit.errors import UserError
 
-SOFTMAX, SIGMOID, NUMBER = ("multiclass", "multiclass_mask"), ("multilabel", "ordinal", "mask"), ("regression",)
+SOFTMAX, SIGMOID, NUMBER = "softmax", "sigmoid", "number"  # what logits of a head are, see `HeadKind.logits`
 
 
 class Distillation(nn.Module):
@@ -38,21 +38,21 @@ class Distillation(nn.Module):
             raise UserError("loss 'distillation' is about all heads; leave 'head' out of its row in losses")
         if not 0 < temperature < math.inf:
             raise UserError(f"loss 'distillation': temperature must be above 0 (it is {temperature})")
-        self.teacher, self.temperature, self.heads = teacher, temperature, list[Head]()
+        self.teacher, self.temperature, self.heads = teacher, temperature, dict[Head, str]()
         self.models, self.deviations = nn.ModuleList(), dict[str, float]()
         self.scales: list[tuple[Tensor, Tensor] | None] = []
         self.last: tuple[Callable[[], Any], list[dict[str, Tensor]]] = (lambda: None, [])
 
-    def set_teacher(self, models: Sequence[PreparedModel], prepare: nn.Module, heads: Sequence[Head]) -> None:
-        """Learn these heads from these models, on the device, given the student's `Prepare`; a `UserError` where a head
-        cannot be learnt so, or images are not prepared alike."""
-        for head in heads:
-            if head.kind not in SOFTMAX + SIGMOID + NUMBER:
+    def set_teacher(self, models: Sequence[PreparedModel], prepare: nn.Module, heads: Mapping[Head, str]) -> None:
+        """Learn these heads, each with what its logits are, from these models, on the device, given the student's
+        `Prepare`; a `UserError` where a head cannot be learnt so, or images are not prepared alike."""
+        for head, logits in heads.items():
+            if logits not in (SOFTMAX, SIGMOID, NUMBER):
                 raise UserError(f"loss 'distillation': no teacher can say '{head.name}', of the kind '{head.kind}'")
             layers = [part for part in models[0].modules() if getattr(part, "head", None) == head.name]
             found = [float(part.get_buffer("deviation")) for part in layers if hasattr(part, "deviation")]
             self.deviations[head.name] = found[0] if found else 1.0
-        self.heads, self.models = list(heads), nn.ModuleList(models).eval().requires_grad_(False)
+        self.heads, self.models = dict(heads), nn.ModuleList(models).eval().requires_grad_(False)
         self.scales = [_rescaling(prepare, model.prepare) for model in models]
 
     def forward(self, outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
@@ -82,12 +82,12 @@ class Distillation(nn.Module):
 
     def _of_head(self, head: Head, given: Tensor, wanted: Tensor) -> Tensor:
         """Of one head, (B,): the student's logits (B, C, ...), and those of each model, (models, B, C, ...)."""
-        if head.kind in NUMBER:
+        if self.heads[head] == NUMBER:
             errors = (given - wanted.mean(dim=0)) / self.deviations[head.name]
             return errors.square().flatten(1).mean(dim=1)
         if given.shape[2:] != wanted.shape[3:]:  # decoders of another stride
             wanted = torch.stack([functional.interpolate(each, given.shape[2:], mode="bilinear") for each in wanted])
-        if head.kind in SIGMOID:  # yes or no, as a choice between two
+        if self.heads[head] == SIGMOID:  # yes or no, as a choice between two
             given, wanted = (torch.stack([x, torch.zeros_like(x)], dim) for dim, x in ((1, given), (2, wanted)))
         log_q = (given / self.temperature).log_softmax(dim=1)
         log_p = (wanted / self.temperature).log_softmax(dim=2).logsumexp(dim=0) - math.log(len(wanted))

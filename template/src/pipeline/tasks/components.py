@@ -60,6 +60,10 @@ class Predictions(ABC):
         """The mean of several models' predictions."""
 
     @abstractmethod
+    def logits(self) -> dict[Head, str]:
+        """What the logits of each head are: `softmax`, `sigmoid`, `number`, or empty."""
+
+    @abstractmethod
     def pseudo_labels(self, predictions: Table, above: float, soft: bool) -> Table:
         """What predictions say, in the columns of rows, by id: labels at least `above` probable, or probabilities. What
         is less sure is missing; a `UserError` where a kind of head cannot be labelled so."""

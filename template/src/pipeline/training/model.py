@@ -52,7 +52,7 @@ def set_teachers(setup: Setup, fold: str, model: PreparedModel, criteria: Iterab
                 each.to(next(model.parameters()).device)
                 if next(each.parameters()).is_cuda:
                     each.to(memory_format=torch.channels_last)
-        part.set_teacher(loaded[part.teacher], model.prepare, setup.task.heads)
+        part.set_teacher(loaded[part.teacher], model.prepare, setup.task.predictions.logits())
 
 
 def freeze(network: nn.Module, settings: Model) -> None:

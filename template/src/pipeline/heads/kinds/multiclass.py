@@ -29,6 +29,7 @@ class Multiclass(HeadKind):
         "asymmetric": "pipeline.losses.multiclass:Asymmetric",
     }
     column_type = ClassProbabilities
+    logits = "softmax"
 
     def __init__(self, head: Head) -> None:
         super().__init__(head)

@@ -19,6 +19,7 @@ class Multilabel(HeadKind):
 
     losses: ClassVar[Mapping[str, str]] = {"bce": "pipeline.losses.image_level:BinaryCrossEntropy"}
     column_type = LabelProbabilities
+    logits = "sigmoid"
 
     @property
     def unknown(self) -> float:

@@ -20,6 +20,7 @@ class Regression(HeadKind):
         name: f"pipeline.losses.regression:{name}" for name in ("mse", "mae", "huber", "smooth_l1")
     }
     column_type = Numbers
+    logits = "number"
 
     @property
     def width(self) -> int:

@@ -74,6 +74,9 @@ class HeadPredictions(Predictions):
         columns = [kind.columns for kind in self.kinds]
         return pd.concat([each.average([table[each.names] for table in tables]) for each in columns], axis=1)
 
+    def logits(self) -> dict[Head, str]:
+        return {kind.head: kind.logits for kind in self.kinds}
+
     def pseudo_labels(self, predictions: Table, above: float, soft: bool) -> Table:
         return pd.concat([kind.columns.pseudo_labels(predictions, above, soft) for kind in self.kinds], axis=1)
 

@@ -85,9 +85,11 @@ def every_image(table: pd.DataFrame, settings: Settings, pattern: str, data: Pat
     return pd.concat([table, new[~ids.isin(known)]], ignore_index=True)
 
 
-def mask_labels(predictions: pd.DataFrame, heads: Sequence[Head]) -> pd.DataFrame:
+def mask_labels(predictions: pd.DataFrame, heads: Sequence[Head], of_rows: bool) -> pd.DataFrame:
     """Of predictions, the masks as the heads decide them: for each class its RLE, for each head the size of the image,
-    by id."""
+    by id. A `UserError` where a confidence or a probability `of_rows` is asked for."""
+    if of_rows:
+        raise UserError("masks are decided for each pixel: pseudo labels of them are neither --above nor --soft")
     found: dict[str, list[str]] = {}
     for head in heads:
         planes = list(decoded(predictions, head))

@@ -16,15 +16,7 @@ from pipeline.config import Experiment, LossRow
 from pipeline.data.cache import reader_for
 from pipeline.data.collate import collate, contract_rows
 from pipeline.heads.mask import kind_of
-from pipeline.heads.mask_decoding import (
-    USUAL,
-    as_stored,
-    columns,
-    decoded,
-    gated,
-    has_presence,
-    presence_columns,
-)
+from pipeline.heads.mask_decoding import USUAL, as_stored, columns, decoded, gated, has_presence, presence_columns
 from pipeline.keys import INPUT_ID, INPUT_IMAGE, ROW_ID, ROW_IMAGE
 from pipeline.losses.criterion import WeightedLosses, take
 from pipeline.losses.masks import LOSSES
@@ -223,10 +215,11 @@ class MaskPredictions(Predictions):
                 merged[names] = np.mean([table[names].to_numpy() for table in tables], axis=0, dtype=np.float64)
         return merged
 
+    def logits(self) -> dict[Head, str]:
+        return {head: kind_of(head).form for head in self.heads}
+
     def pseudo_labels(self, predictions: pd.DataFrame, above: float, soft: bool) -> pd.DataFrame:
-        if above or soft:
-            raise UserError("masks are decided for each pixel: pseudo labels of them are neither --above nor --soft")
-        return mask_labels(predictions, self.heads)
+        return mask_labels(predictions, self.heads, above > 0 or soft)
 
     def labelled(self, rows: pd.DataFrame) -> pd.DataFrame:
         return with_masks(rows, self.heads)
