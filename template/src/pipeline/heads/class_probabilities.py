@@ -8,7 +8,15 @@ import pandas as pd
 
 from pipeline.competition import Head, Metric
 from pipeline.heads.cells import as_numbers, label_problems, list_problems, listable
-from pipeline.heads.columns import Aggregate, Column, Columns, Figures, frequencies, label_error_table
+from pipeline.heads.columns import (
+    Aggregate,
+    Column,
+    Columns,
+    Figures,
+    class_numbers,
+    frequencies,
+    label_error_table,
+)
 from pipeline.submission_schema import Problem
 from toolkit.audit.label_errors import worst_first
 from toolkit.errors import listed
@@ -19,6 +27,14 @@ TOLERANCE = 1e-5  # what they allow a row to miss 1 by
 
 class ClassProbabilities(Columns):
     """A probability for each class, float32, which sum to 1."""
+
+    answers = "class"
+
+    def targets(self, truth: pd.DataFrame) -> np.ndarray:
+        if self.names[0] in truth:  # how probable each class is
+            return super().targets(truth)
+        numbers = class_numbers(truth, self.head)
+        return np.where(numbers[:, None] < 0, np.nan, np.eye(len(self.head.classes))[numbers])
 
     def aggregate(self, predictions: pd.DataFrame, ids: np.ndarray, function: Aggregate) -> pd.DataFrame:
         """Probabilities that sum to 1. Of two classes, the second one's counts: it is what a metric asks for."""

@@ -5,7 +5,7 @@ thresholds, pictures, label errors and the columns of a submission, which are ju
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -35,6 +35,9 @@ class Column:
 class Columns(ABC):
     """The columns of one head's predictions."""
 
+    # probabilities of classes of which one is true, or of labels, or a number; "": what is not numbers alone
+    answers: ClassVar[Literal["class", "labels", "number", ""]] = ""
+
     def __init__(self, head: Head) -> None:
         self.head = head
 
@@ -55,6 +58,10 @@ class Columns(ABC):
     def table(self, values: np.ndarray) -> dict[str, np.ndarray]:
         """What a kind's `decode` says, (N, columns), as columns (N,) by name."""
         return dict(zip(self.names, values.T, strict=True))
+
+    def targets(self, truth: pd.DataFrame) -> np.ndarray:
+        """What its columns should hold, float64 (N, columns), NaN where that is not known; only with `answers`."""
+        return truth[self.names].to_numpy(np.float64)
 
     def average(self, tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
         """Several models' predictions, these columns only, as one."""

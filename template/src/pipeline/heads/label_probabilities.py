@@ -19,6 +19,8 @@ class LabelProbabilities(Columns):
     """A probability for each label, float32: in a submission a column per label, its probability or 0 and 1, or one
     that lists the labels."""
 
+    answers = "labels"
+
     @property
     def default_thresholds(self) -> tuple[float, ...]:
         return (0.5,) * len(self.head.classes)

@@ -25,6 +25,7 @@ class Numbers(Columns):
     """One number, float32, called like the head; or the grade that it becomes, where the head has classes."""
 
     classes = ()
+    answers = "number"
 
     @property
     def names(self) -> list[str]:

@@ -39,6 +39,7 @@ class Predictions(ABC):
     """Predictions and truth as tables."""
 
     has_gallery: bool = False  # whether rows are looked up among others to predict them
+    columns: Sequence[Any] = ()  # of the heads, each a `pipeline.heads.columns.Columns`; none of maps
 
     def __init__(self, competition: Competition, heads: Sequence[Head]) -> None:
         self.competition, self.heads = competition, tuple(heads)
@@ -58,6 +59,10 @@ class Predictions(ABC):
     @abstractmethod
     def average(self, tables: Sequence[Table]) -> Table:
         """The mean of several models' predictions."""
+
+    def as_numbers(self, table: Table) -> np.ndarray:
+        """Predictions as numbers by which models are likened, float64 (N, K)."""
+        return table.select_dtypes("number").to_numpy(np.float64)
 
     @abstractmethod
     def logits(self) -> dict[Head, str]:

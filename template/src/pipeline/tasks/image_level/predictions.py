@@ -23,6 +23,7 @@ class HeadPredictions(Predictions):
     def __init__(self, competition: Competition, heads: Sequence[Head]) -> None:
         super().__init__(competition, heads)
         self.kinds = [kind_of(head) for head in self.heads]
+        self.columns = [kind.columns for kind in self.kinds]
 
     def decode(self, ids: Sequence[str], outputs: Outputs) -> Table:
         """Logits of one batch as predictions, indexed by id."""

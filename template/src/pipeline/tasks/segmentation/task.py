@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import cv2
 import numpy as np
 import pandas as pd
 import torch
@@ -223,6 +224,15 @@ class MaskPredictions(Predictions):
 
     def labelled(self, rows: pd.DataFrame) -> pd.DataFrame:
         return with_masks(rows, self.heads)
+
+    def as_numbers(self, table: pd.DataFrame) -> np.ndarray:
+        """The maps at 16 x 16."""
+        cells = table[[name for head in self.heads for name in columns(head)]].itertuples(index=False, name=None)
+        small = [
+            [cv2.resize(maps.probability(cell), (16, 16), interpolation=cv2.INTER_AREA) for cell in row]
+            for row in cells
+        ]
+        return np.reshape(small, (len(table), -1)).astype(np.float64)
 
     def tuner(
         self, truth: pd.DataFrame, predictions: pd.DataFrame, metric: Metric, quick: bool = False
