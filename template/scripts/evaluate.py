@@ -33,12 +33,14 @@ def main() -> None:
     data = project.require_data()
 
     from pipeline.inference.command import score_views
+    from pipeline.inference.ensemble import require_current
     from pipeline.inference.evaluation import evaluate_run
     from pipeline.inference.snapshot import run_competition
 
+    joined = require_current(project, folder)
     with run_competition(folder) as competition:
         if arguments.tta is None:
-            evaluate_run(project, competition, folder, data, arguments.fold, arguments.weights)
+            evaluate_run(project, competition, folder, data, arguments.fold or joined, arguments.weights)
         else:
             views = [view for view in arguments.tta.split(",") if view]
             score_views(project, competition, folder, data, arguments.fold, views)

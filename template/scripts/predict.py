@@ -53,6 +53,8 @@ def main() -> None:
         sys.exit(launch(devices))
 
     from pipeline.inference.command import predict_run
+    from pipeline.inference.ensemble import predict_ensemble
+    from pipeline.inference.ensemble_members import is_ensemble
     from pipeline.inference.snapshot import run_competition
     from toolkit.distributed import joined
     from toolkit.signals import LeaveOnSignal
@@ -66,6 +68,10 @@ def main() -> None:
         signals.watch()
         for folder in folders:
             with run_competition(folder) as competition:
+                if is_ensemble(folder):
+                    if processes.rank == 0:
+                        predict_ensemble(project, competition, folder, data)
+                    continue
                 predict_run(
                     project,
                     competition,

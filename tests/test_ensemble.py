@@ -1,0 +1,263 @@
+"""Ensembles as experiments: made, refused, evaluated, predicted, submitted and members of others."""
+
+import contextlib
+import io
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.experiments import load_experiment
+from pipeline.inference import ensemble as ensembles
+from pipeline.inference.predict import write_predictions
+from pipeline.inference.snapshot import run_competition
+from pipeline.project import Project
+from pipeline.tasks import Task
+from pipeline.training.run_folder import open_run
+from pipeline.training.setup import prepare
+from projects import Renders, run_script
+from toolkit.errors import UserError
+from toolkit.files import write_json
+from training import demo_project, expect
+
+
+@contextlib.contextmanager
+def importable(project: Path) -> Iterator[None]:
+    """Inside, `import competition` finds the project's; the pipeline is the one that is imported already."""
+    sys.path.insert(0, str(project / "src"))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(project / "src"))
+        for name in [name for name in sys.modules if name.partition(".")[0] == "competition"]:
+            del sys.modules[name]
+
+
+def plant(project: Path, *names: str, folds: str = "folds", only: tuple[int, ...] = (), skill: float = 1.0) -> None:
+    """Write runs of the experiment `small` as training would leave them, but with predictions made up here: the truth
+    with an error of each run's own."""
+    with importable(project):
+        from competition import competition
+
+        made = Project.at(project)
+        for number, name in enumerate(names):
+            if not (made.experiments / f"{name}.yaml").is_file():
+                (made.experiments / f"{name}.yaml").write_text(f"extends: small\nfolds: {folds}\n")
+            setup = prepare(made, competition, name, load_experiment(made, name))
+            generator = np.random.default_rng([number, *name.encode()])
+            open_run(setup, [], False, "lightning")
+            run, rows = made.run(name), setup.folds.rows
+            used = only or range(setup.folds.n_folds)
+            for fold in used:
+                table = _guess(generator, rows[rows["fold"] == fold], setup.task, skill)
+                write_predictions(run / f"fold_{fold}/oof.parquet", table, fold)
+                write_json(run / f"fold_{fold}/fold.json", {"fold": str(fold), "metrics": {}})
+            table = _guess(generator, competition.test_rows(made.data), setup.task, skill)
+            write_predictions(run / "test.parquet", table, folds=list(map(str, used)))
+
+
+def _guess(generator: np.random.Generator, rows: pd.DataFrame, task: Task, skill: float) -> pd.DataFrame:
+    """Predictions of rows: noise, and the truth where it is known."""
+    parts, index = {}, pd.Index(rows["id"], name="id", dtype="str")
+    for columns in task.predictions.columns:
+        noise = generator.normal(size=(len(rows), len(columns.names)))
+        known = columns.targets(task.predictions.truth(rows)) if columns.head.name in rows else 0 * noise
+        heard = noise + skill * np.nan_to_num(known)
+        if columns.answers == "class":
+            heard = np.exp(heard) / np.exp(heard).sum(axis=1, keepdims=True)
+        if columns.answers == "labels":
+            heard = 1 / (1 + np.exp(-heard))
+        parts |= dict(zip(columns.names, heard.astype(np.float32).T, strict=True))
+    return pd.DataFrame(parts, index=index)
+
+
+@pytest.fixture(scope="module")
+def digits(renders: Renders, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with three planted runs; tests add to it."""
+    project = demo_project(renders, tmp_path_factory.mktemp("ensembles") / "project")
+    plant(project, "a", "b", "c")
+    return project
+
+
+@pytest.fixture
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ensembles are made, and not evaluated: that draws all that is drawn of a run."""
+    monkeypatch.setattr(ensembles, "evaluate_run", lambda project, made, run, *_: write_json(run / "cv.json", {}))
+
+
+def ensemble(project: Path, name: str, *members: str, method: str = "mean", restart: bool = False) -> str:
+    """What is printed when an ensemble is made."""
+    with importable(project), contextlib.redirect_stdout(io.StringIO()) as printed:
+        ensembles.make_ensemble(Project.at(project), name, members, method, restart)
+    return printed.getvalue()
+
+
+def refused(text: str, project: Path, name: str, *members: str, method: str = "mean", restart: bool = False) -> None:
+    with pytest.raises(UserError, match=re.escape(text)):
+        ensemble(project, name, *members, method=method, restart=restart)
+
+
+def predict(project: Path, name: str) -> pd.DataFrame:
+    """Test predictions of an ensemble."""
+    made = Project.at(project)
+    with importable(project), run_competition(made.run(name)) as competition:
+        ensembles.predict_ensemble(made, competition, made.run(name), made.data)
+    return pd.read_parquet(made.run(name) / "test.parquet").set_index("id")
+
+
+def out_of_fold(project: Path, name: str) -> pd.DataFrame:
+    parts = [pd.read_parquet(path) for path in (project / "runs" / name).glob("fold_*/oof.parquet")]
+    return pd.concat(parts).set_index("id").sort_index()
+
+
+@pytest.mark.slow
+def test_the_command_line(digits: Path) -> None:
+    for script, *arguments in (
+        ("ensemble.py", "whole", "a", "b"),
+        ("evaluate.py", "whole"),
+        ("predict.py", "whole"),
+        ("submit.py", "whole"),
+    ):
+        printed = expect(run_script(digits, script, *arguments)).stdout
+    assert (digits / "submissions/whole.csv").is_file(), printed
+    scored = json.loads((digits / "runs/whole/cv.json").read_text())
+    made = json.loads((digits / "runs/whole/ensemble.json").read_text())
+    assert scored["mean"] == pytest.approx(made["scores"]["methods"][made["method"]]["nested"])
+    assert set(made["scores"]["methods"]) == {"mean", "geometric", "hill", "nnls", "stack"}
+    assert "choose another name" in expect(run_script(digits, "ensemble.py", "a", "b", "c"), 2).last_line
+
+
+def test_an_ensemble_is_an_experiment_and_a_member_of_others(digits: Path, quiet: None) -> None:
+    printed = ensemble(digits, "both", "a", "b", method="nnls")
+    assert "'nnls' gains +" in printed
+    assert "optimism: " in printed
+    made = json.loads((digits / "runs/both/ensemble.json").read_text())
+    weights = made["weights"]["label"]
+    assert sum(weights.values()) == pytest.approx(1)
+    assert made["scores"]["methods"]["nnls"]["nested"] > max(
+        each["alone"] for each in made["scores"]["members"].values()
+    )
+    assert {path.name for path in (digits / "runs/both/figures/ensemble").iterdir()} == {"correlation.png", "gains.png"}
+    assert "nothing to do" in ensemble(digits, "both", "a", "b", method="nnls")
+    tables = [pd.read_parquet(digits / f"runs/{name}/test.parquet").set_index("id") for name in ("a", "b")]
+    expected = weights["a"] * tables[0] + weights["b"] * tables[1]
+    pd.testing.assert_frame_equal(predict(digits, "both"), expected, check_exact=False, atol=1e-5)
+
+    ensemble(digits, "outer", "both", "c")
+    outer, inner, third = (out_of_fold(digits, name) for name in ("outer", "both", "c"))
+    np.testing.assert_allclose(outer["label:3"], (inner["label:3"] + third["label:3"]) / 2, atol=1e-6)
+    assert len(predict(digits, "outer")) == len(expected)
+
+
+def test_what_cannot_be_an_ensemble_is_refused(digits: Path, quiet: None) -> None:
+    ensemble(digits, "pair", "a", "b")
+    ensemble(digits, "above", "pair", "c")
+    (digits / "runs/stray").mkdir()
+    refused("'a' is an experiment (experiments/a.yaml)", digits, "a", "b", "c")
+    refused("runs/stray is the run of something else", digits, "stray", "a", "b")
+    refused("names 'a' twice", digits, "new", "a", "a")
+    refused("has one member only", digits, "new", "a")
+    refused("would be a member of itself", digits, "pair", "a", "above", restart=True)
+    refused("there is no run of experiment 'd'", digits, "new", "a", "d")
+    refused("members: ['a', 'b'] -> ['a', 'c']", digits, "pair", "a", "c")
+    refused("'rank' cannot join what 'label' (multiclass) predicts", digits, "new", "a", "b", method="rank")
+    assert not (digits / "runs/new").exists()
+    ensemble(digits, "pair", "a", "c", restart=True)
+    assert json.loads((digits / "runs/pair/ensemble.json").read_text())["members"] == ["a", "c"]
+    assert not list((digits / "runs").glob(".*"))
+
+
+def test_members_that_saw_each_others_rows_are_refused(digits: Path, quiet: None) -> None:
+    expect(run_script(digits, "make_folds.py", "--name", "others", "--seed", "1"))
+    plant(digits, "elsewhere", folds="others", skill=2.0)
+    refused("'elsewhere' was trained with other folds than 'a'", digits, "leak", "a", "elsewhere", method="best")
+    refused("--method mean averages repeats of one experiment", digits, "leak", "a", "elsewhere", method="nnls")
+    assert "nothing is fitted" in ensemble(digits, "repeats", "a", "elsewhere")
+    one, other, joined = (out_of_fold(digits, name)["label:3"] for name in ("a", "elsewhere", "repeats"))
+    np.testing.assert_allclose(joined, (one + other) / 2, atol=1e-6)
+
+    (digits / "experiments/larger.yaml").write_text("extends: small\nfolds: others\noptimizer: {lr: 0.1}\n")
+    plant(digits, "larger")
+    refused("scripts/train.py larger folds=folds --as OTHER", digits, "leak", "a", "larger")
+
+    plant(digits, "moved")  # its file says the same folds, its predictions do not
+    paths = [digits / f"runs/moved/fold_{fold}/oof.parquet" for fold in (0, 1)]
+    first, second = map(pd.read_parquet, paths)
+    pd.concat([first[1:], second[:1].assign(fold=0)]).to_parquet(paths[0])
+    pd.concat([second[1:], first[:1].assign(fold=1)]).to_parquet(paths[1])
+    refused("2 rows of 'moved'", digits, "leak", "a", "moved")
+    assert not (digits / "runs/leak").exists()
+
+
+def test_only_what_all_members_predicted_is_scored(digits: Path, quiet: None) -> None:
+    plant(digits, "partly", only=(0, 2))
+    plant(digits, "single", only=(2,))
+    plant(digits, "apart", only=(1,))
+    assert "rows count, which all members have predicted" in ensemble(digits, "two", "a", "partly", method="nnls")
+    assert {path.name for path in (digits / "runs/two").glob("fold_*")} == {"fold_0", "fold_2"}
+    with importable(digits):
+        assert ensembles.require_current(Project.at(digits), digits / "runs/two") == "0,2"
+    ensemble(digits, "one", "a", "partly", "single", method="nnls")  # five parts of its rows instead of folds
+    scores = json.loads((digits / "runs/one/ensemble.json").read_text())["scores"]["methods"]["nnls"]
+    assert scores["fitted"] != scores["nested"]
+    refused("no fold that all of them have predicted (partly: 0, 2; apart: 1)", digits, "no", "partly", "apart")
+
+
+def test_members_of_other_classes_and_broken_ones_are_refused(digits: Path, quiet: None) -> None:
+    plant(digits, "fewer", "broken", "nothing")
+    for path in (digits / "runs/fewer").glob("fold_*/oof.parquet"):
+        pd.read_parquet(path).drop(columns="label:9").to_parquet(path)
+    refused("'fewer' and 'a' do not predict the same: label:9 differs", digits, "new", "a", "fewer")
+    path = digits / "runs/broken/fold_1/oof.parquet"
+    table = pd.read_parquet(path)
+    table.loc[3, "label:2"] = np.nan
+    table.to_parquet(path)
+    refused("1 predictions of 'broken'", digits, "new", "a", "broken")
+    for path in (digits / "runs/nothing").glob("fold_*/oof.parquet"):
+        pd.read_parquet(path)[["id", "fold"]].to_parquet(path)
+    refused("'nothing' kept no out-of-fold predictions", digits, "new", "nothing", "a")
+
+
+def test_members_that_changed_and_predictions_that_did_not(digits: Path, quiet: None) -> None:
+    plant(digits, "d", "e")
+    ensemble(digits, "late", "d", "e")
+    ensemble(digits, "later", "late", "a")
+    test, path = digits / "runs/e/test.parquet", digits / "runs/e/fold_0/oof.parquet"
+    os.utime(test, (1, 1))
+    with pytest.raises(UserError, match=r"'e' has test predictions older than runs/e/.*; run scripts/predict.py e$"):
+        predict(digits, "late")
+    pd.read_parquet(test)[1:].to_parquet(test)
+    (digits / "runs/d/test.parquet").unlink()
+    missing = r"'d' has not predicted the test rows; 'e' has predicted other test rows \(1 of .*/predict.py d e$"
+    with pytest.raises(UserError, match=missing):
+        predict(digits, "late")
+
+    pd.read_parquet(path).assign(**{"label:0": 0.5}).to_parquet(path)
+    made, remedy = Project.at(digits), "since 'late' was made of it; run scripts/ensemble.py late d e --method mean"
+    for name in ("late", "later"):
+        with pytest.raises(UserError, match=remedy):
+            ensembles.require_current(made, made.run(name))
+    assert "'mean' gains" in ensemble(digits, "late", "d", "e")
+    ensembles.require_current(made, made.run("late"))
+    with pytest.raises(UserError, match="'late' was trained again"):
+        ensembles.require_current(made, made.run("later"))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("task", ["regression", "multilabel", "multitask"])
+def test_every_task_finds_its_method(task: str, renders: Renders, tmp_path: Path) -> None:
+    project = demo_project(renders, tmp_path / "project", task=task)
+    plant(project, "a", "b")
+    printed = expect(run_script(project, "ensemble.py", "both", "a", "b")).stdout
+    made = json.loads((project / "runs/both/ensemble.json").read_text())
+    assert set(made["scores"]["methods"]) >= {"mean", "hill", "nnls", "stack"}
+    assert made["scores"]["gain"] > 0, printed
+    assert set(made["scores"]["members"]) == {"a", "b"}
+    expect(run_script(project, "predict.py", "both"))
+    expect(run_script(project, "submit.py", "both"))
