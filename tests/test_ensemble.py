@@ -87,7 +87,8 @@ def digits(renders: Renders, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ensembles are made, and not evaluated: that draws all that is drawn of a run."""
+    """Ensembles are made, and neither drawn nor evaluated, which draws all that is drawn of a run."""
+    monkeypatch.setattr(ensembles.MethodSearch, "figures", lambda search: {})
     monkeypatch.setattr(ensembles, "evaluate_run", lambda project, made, run, *_: write_json(run / "cv.json", {}))
 
 
@@ -103,11 +104,11 @@ def refused(text: str, project: Path, name: str, *members: str, method: str = "m
         ensemble(project, name, *members, method=method, restart=restart)
 
 
-def predict(project: Path, name: str) -> pd.DataFrame:
+def predict(project: Path, name: str, fold: str | None = None) -> pd.DataFrame:
     """Test predictions of an ensemble."""
     made = Project.at(project)
     with importable(project), run_competition(made.run(name)) as competition:
-        ensembles.predict_ensemble(made, competition, made.run(name), made.data)
+        ensembles.predict_ensemble(made, competition, made.run(name), made.data, fold)
     return pd.read_parquet(made.run(name) / "test.parquet").set_index("id")
 
 
@@ -126,6 +127,8 @@ def test_the_command_line(digits: Path) -> None:
     ):
         printed = expect(run_script(digits, script, *arguments)).stdout
     assert (digits / "submissions/whole.csv").is_file(), printed
+    drawn = {path.name for path in (digits / "runs/whole/figures/ensemble").iterdir()}
+    assert drawn == {"correlation.png", "gains.png"}
     scored = json.loads((digits / "runs/whole/cv.json").read_text())
     made = json.loads((digits / "runs/whole/ensemble.json").read_text())
     assert scored["mean"] == pytest.approx(made["scores"]["methods"][made["method"]]["nested"])
@@ -143,7 +146,6 @@ def test_an_ensemble_is_an_experiment_and_a_member_of_others(digits: Path, quiet
     assert made["scores"]["methods"]["nnls"]["nested"] > max(
         each["alone"] for each in made["scores"]["members"].values()
     )
-    assert {path.name for path in (digits / "runs/both/figures/ensemble").iterdir()} == {"correlation.png", "gains.png"}
     assert "nothing to do" in ensemble(digits, "both", "a", "b", method="nnls")
     tables = [pd.read_parquet(digits / f"runs/{name}/test.parquet").set_index("id") for name in ("a", "b")]
     expected = weights["a"] * tables[0] + weights["b"] * tables[1]
@@ -153,6 +155,8 @@ def test_an_ensemble_is_an_experiment_and_a_member_of_others(digits: Path, quiet
     outer, inner, third = (out_of_fold(digits, name) for name in ("outer", "both", "c"))
     np.testing.assert_allclose(outer["label:3"], (inner["label:3"] + third["label:3"]) / 2, atol=1e-6)
     assert len(predict(digits, "outer")) == len(expected)
+    with pytest.raises(UserError, match="run scripts/predict.py both c --fold 0, and then"):
+        predict(digits, "outer", "0")
 
 
 def test_what_cannot_be_an_ensemble_is_refused(digits: Path, quiet: None) -> None:
@@ -174,7 +178,8 @@ def test_what_cannot_be_an_ensemble_is_refused(digits: Path, quiet: None) -> Non
 
 
 def test_members_that_saw_each_others_rows_are_refused(digits: Path, quiet: None) -> None:
-    expect(run_script(digits, "make_folds.py", "--name", "others", "--seed", "1"))
+    table = pd.read_csv(digits / "folds/folds.csv", dtype=str)
+    table.assign(fold=np.roll(table["fold"], 1)).to_csv(digits / "folds/others.csv", index=False)
     plant(digits, "elsewhere", folds="others", skill=2.0)
     refused("'elsewhere' was trained with other folds than 'a'", digits, "leak", "a", "elsewhere", method="best")
     refused("--method mean averages repeats of one experiment", digits, "leak", "a", "elsewhere", method="nnls")

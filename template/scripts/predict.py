@@ -70,7 +70,7 @@ def main() -> None:
             with run_competition(folder) as competition:
                 if is_ensemble(folder):
                     if processes.rank == 0:
-                        predict_ensemble(project, competition, folder, data)
+                        predict_ensemble(project, competition, folder, data, arguments.fold)
                     continue
                 predict_run(
                     project,

@@ -91,11 +91,16 @@ def require_current(project: Project, run: Path) -> str | None:
     return ",".join(finished_folds(run))
 
 
-def predict_ensemble(project: Project, competition: Competition, folder: Path, data: Path) -> None:
+def predict_ensemble(project: Project, competition: Competition, folder: Path, data: Path, fold: str | None) -> None:
     """Join the test predictions of the members; a `UserError` names those that are missing or out of date, and the
     command that makes them."""
     require_current(project, folder)
     run, made = TrainedRun.open(folder, competition), read_json(folder / FILE)
+    if fold is not None:
+        each = (
+            f"run scripts/predict.py {' '.join(made['members'])} --fold {fold}, and then without --fold {folder.name}"
+        )
+        raise UserError(f"'{folder.name}' is an ensemble and joins what its members predicted; {each}")
     rows = by_prediction(run.task.competition.test_rows(data))
     members = [project.require_run(name) for name in made["members"]]
     names = list(map(str, run.task.predictions.empty()))
