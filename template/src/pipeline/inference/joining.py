@@ -25,7 +25,7 @@ from toolkit.errors import UserError
 UNFITTED = ("mean", "geometric")
 LINEAR = ("nnls", "stack", "lightgbm")  # what joins numbers as well
 METHODS = ("mean", "geometric", "rank", "hill", "nnls", "stack", "lightgbm")  # of those as good, the first is taken
-STEPS = 25  # of a climb
+STEPS, PATIENCE = 25, 8  # of a climb, and of these how many in a row may gain nothing
 MOST_COLUMNS = 500  # of all members: more are stacked only where that is asked for
 LEAST = 1e-6  # a probability whose logarithm is taken
 Tables = Sequence[pd.DataFrame]
@@ -131,6 +131,8 @@ def climb(score: Callable[[np.ndarray], float], members: int) -> np.ndarray:
         counts = counts + np.eye(members)[taken]
         if scores[taken] > reached:
             best, reached = counts, scores[taken]
+        elif counts.sum() >= best.sum() + PATIENCE:
+            break
     return best
 
 
