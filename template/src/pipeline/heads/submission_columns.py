@@ -75,7 +75,7 @@ class SubmissionRules:
         if self.cell:
             if not {self.cell, *self.keys.columns} <= set(table.columns):
                 return []
-            names = {column.name: (column.head, column.of is None) for column in self.columns}
+            names = {column.name: f"{column.head.name} {column.of is None}" for column in self.columns}
             held = (table[self.key] if self.key else names_in(table[self.id_column], names)["name"]).map(names)
             for column in {
                 names[column.name]: column for column in self.columns
