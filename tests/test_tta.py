@@ -177,7 +177,7 @@ SIDES = ("left", "right")
     ("view", "head", "message"),
     [
         ("flip", PLANES, r"unknown view 'flip'; did you mean '.flip'"),
-        ("scale:", PLANES, r"view 'scale': 'by'"),
+        ("scale:", PLANES, r"unknown view 'scale:'; did you mean 'scale'"),
         ("scale:0", PLANES, r"scale:0 is outside 0.1 to 10"),
         ("scale:x", PLANES, r"view 'scale': 'by'.*number"),
         ("crop:0.9", PLANES, r"'mask' has maps, which cannot be changed back under 'crop:0.9"),
