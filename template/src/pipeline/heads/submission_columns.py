@@ -110,22 +110,20 @@ def rules_of(
     counts = Counter(name for _, name in pairs)
     by_class: Known = {f"{head.name}{mark}{name}": (head, name) for head, name in pairs for mark in ":_"}
     by_class |= {name: (head, name) for head, name in pairs if counts[name] == 1}
-    rules = _by_row(sample, id_column, by_class | by_head if len(heads) > 1 else by_class, metric, ids)
-    if rules is not None:
+    alone = len(heads) == 1 and names == [heads[0].name]
+    known: Known = by_class | by_head if len(heads) > 1 else by_class
+    if not alone and (rules := _by_row(sample, id_column, known, metric, ids)) is not None:
         return rules
     twice = sample[id_column][sample[id_column].duplicated()].unique()
     if len(twice):
         what = f"{len(twice)} ids of column '{id_column}' stand more than once ({listed(twice)})"
         remedy = "correct id_column in competition.yaml, or build the rows in src/competition/submission.py"
         raise UserError(f"the sample submission: {what}; {remedy}")
-    known: Known = (
-        by_class if all(name in by_class or name.strip() in by_class for name in names) else by_class | by_head
-    )
+    known = by_class if all(name in by_class or name.strip() in by_class for name in names) else by_class | by_head
     found = {name: known.get(name) or known.get(name.strip()) for name in names}
     held = set(found.values())
     if len(names) == 1 and len(heads) == 1 and None in held:
         found = {names[0]: by_head[heads[0].name]}
-        _require_form(Column(names[0], *by_head[heads[0].name], _shown(sample[names[0]])), metric)
     elif None in held and not all(
         by_head[head.name] in held or (head.classes and held >= {(head, name) for name in head.classes})
         for head in heads
@@ -134,12 +132,11 @@ def rules_of(
         what = f"the columns {listed(map(repr, strange), 5)}, neither a trained class nor a target column"
         hint = nearest(strange[0], [*by_head, *counts])
         raise UserError(f"the sample submission has {what}; {hint} (fill them in src/competition/submission.py)")
-    columns = [Column(name, *of, _shown(sample[name])) for name, of in found.items() if of is not None]
+    shown = {name: tuple(map(str, sample[name].dropna().unique())) for name in names}
+    columns = [Column(name, *of, shown[name]) for name, of in found.items() if of is not None]
+    if columns and not {columns[0].name, columns[0].name.strip()} & known.keys():
+        _require_form(columns[0], metric)
     return SubmissionRules(id_column, tuple(columns), metric, tuple(name for name, of in found.items() if of is None))
-
-
-def _shown(cells: pd.Series) -> tuple[str, ...]:
-    return tuple(map(str, cells.dropna().unique()))
 
 
 def _require_form(column: Column, metric: Metric) -> None:
@@ -165,8 +162,8 @@ def _by_row(
     marks = [""] if key else parts["mark"].unique()
     if parts.isna().to_numpy().any() or len(marks) > 1:
         return None
-    cells = sample[next(name for name in names if name != key)].groupby(parts["name"], sort=False).agg(_shown)
-    found = [Column(str(name), *known[str(name)], shown) for name, shown in cells.items()]
+    cells = sample[next(name for name in names if name != key)].groupby(parts["name"], sort=False).unique()
+    found = [Column(str(name), *known[str(name)], tuple(map(str, shown))) for name, shown in cells.items()]
     if any(column.name != column.head.name for column in found):  # each image has all classes
         head, images = found[0].head, parts["image"]
         whole = len(sample) == images.nunique() * len(found) > images.nunique()
@@ -197,7 +194,7 @@ def submission_table(
     ids = predictions.index.to_series().astype(str)
     rules = rules_of(sample, id_column, heads, metric, set(ids))
     values: dict[str, np.ndarray] = {}
-    for head in rules.heads:
+    for head in dict.fromkeys(column.head for column in rules.columns):
         missing = [name for name in kind_of(head).columns.names if name not in predictions]
         if missing:
             raise UserError(f"the predictions lack the column '{missing[0]}'; the classes have changed: predict again")
@@ -208,4 +205,4 @@ def submission_table(
         cells = np.stack([values[c.name] if same else values[c.name].astype(object) for c in rules.columns], axis=1)
         return rules.rows(ids).assign(**{rules.cell: cells.ravel()})[list(sample.columns)]
     table = pd.DataFrame({rules.id_column: predictions.index.to_numpy(), **values})
-    return rules.keys.completed(table, sample)
+    return rules.keys.completed(table, sample) if rules.extra else table[list(sample.columns)]
