@@ -74,9 +74,9 @@ def test_the_best_classes_of_a_row_are_kept_and_read_back(tmp_path: Path) -> Non
 def test_equal_ones_stand_in_class_order() -> None:
     values = np.zeros((2, CLASSES), np.float32)
     values[1, [4_000, 17]] = 0.5
-    found = columns_of().table(columns_of().kept(values))
+    found = columns_of().table(values)
     assert [found["label:class_1"][1], found["label:class_2"][1]] == ["k17", "k4000"]
-    nothing = columns_of().table(columns_of().kept(values[:0]))
+    nothing = columns_of().table(values[:0])
     assert all(len(cells) == 0 for cells in nothing.values()) and list(task_of(HEAD).predictions.empty()) == list(
         nothing
     )

@@ -147,10 +147,10 @@ class ClassProbabilities(Columns):
         return found
 
     def _listed(self, predictions: pd.DataFrame, most: int) -> np.ndarray:
-        if most == 1:
-            return self._decided(predictions)
-        listable(self.head)
         best = np.asarray(self.head.classes, dtype=object)[self.best(predictions, most)]
+        if most == 1:
+            return best[:, 0]
+        listable(self.head)
         return np.array([" ".join(row) for row in best], dtype=object)
 
     def read(self, columns: Mapping[str | None, pd.Series]) -> dict[str, np.ndarray] | None:

@@ -51,10 +51,6 @@ class Columns(ABC):
         """Those whose probabilities can be told."""
         return self.head.classes
 
-    def kept(self, values: np.ndarray) -> np.ndarray:
-        """What `decode` returns of the probabilities of all classes, (N, classes)."""
-        return values
-
     def table(self, values: np.ndarray) -> dict[str, np.ndarray]:
         """What a kind's `decode` says, (N, columns), as columns (N,) by name."""
         return dict(zip(self.names, values.T, strict=True))

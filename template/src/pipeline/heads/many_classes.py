@@ -26,16 +26,13 @@ class BestClasses(ClassProbabilities):
     def names(self) -> list[str]:
         return [f"{self.head.name}:{what}_{place}" for what in ("class", "probability") for place in range(1, KEPT + 1)]
 
-    def kept(self, values: np.ndarray) -> np.ndarray:
+    def table(self, values: np.ndarray) -> dict[str, np.ndarray]:
         best = np.sort(np.argpartition(-values, KEPT, axis=1)[:, :KEPT], axis=1)
         given = np.take_along_axis(values, best, axis=1)
         order = np.argsort(-given, axis=1, kind="stable")
-        return np.concatenate([np.take_along_axis(part, order, axis=1) for part in (best, given)], axis=1)
-
-    def table(self, values: np.ndarray) -> dict[str, np.ndarray]:
-        numbers, given = np.hsplit(values, 2)
-        labels = np.array(self.head.classes, dtype=object)[numbers.astype(np.int64)]
-        return dict(zip(self.names, [*labels.T, *given.astype(np.float32).T], strict=True))
+        labels = np.array(self.head.classes, dtype=object)[np.take_along_axis(best, order, axis=1)]
+        shares = np.take_along_axis(given, order, axis=1).astype(np.float32)
+        return dict(zip(self.names, [*labels.T, *shares.T], strict=True))
 
     def listed(self, predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Positions of the kept classes, int64 (N, KEPT), their probabilities, float64, and that of any other, (N,); a
@@ -72,8 +69,8 @@ class BestClasses(ClassProbabilities):
             total = self.dense(tables[0].iloc[start : start + BLOCK])
             for table in tables[1:]:
                 total += self.dense(table.iloc[start : start + BLOCK])
-            best.append(self.kept(total / len(tables)))
-        return pd.DataFrame(self.table(np.concatenate(best)), index=tables[0].index)
+            best.append(pd.DataFrame(self.table(total / len(tables))))
+        return pd.concat(best).set_axis(tables[0].index)
 
     def aggregate(self, predictions: pd.DataFrame, ids: np.ndarray, function: Aggregate) -> pd.DataFrame:
         rows, index = pd.factorize(ids)
@@ -82,7 +79,7 @@ class BestClasses(ClassProbabilities):
             own = (rows >= start) & (rows < start + BLOCK)
             dense = pd.DataFrame(self.dense(predictions[own]), columns=probability_columns(self.head))
             found = super().aggregate(dense, ids[own], function)
-            parts.append(pd.DataFrame(self.table(self.kept(found.to_numpy())), index=found.index))
+            parts.append(pd.DataFrame(self.table(found.to_numpy()), index=found.index))
         return pd.concat(parts)
 
     def read_out(self, truth: pd.DataFrame, predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from pipeline.competition import Competition, Metric, metric_values
 from pipeline.data.folds import split
-from pipeline.inference.device import choose_device, choose_precision, deterministic
+from pipeline.inference.device import choose_device, choose_precision
 from pipeline.inference.evaluation import labelled_rows, over
 from pipeline.inference.predict import (
     TEST,
@@ -82,8 +82,7 @@ def predict_run(
         arguments = data, experiment, names, "test", label, None, gallery, each
         passes = predict_each(task, models, mine, *arguments)
     finish = task.finisher(experiment, names)
-    with deterministic(experiment.machine.deterministic):
-        save_parts(parts, passes, task.predictions.average, len(mine), each, signals)
+    save_parts(parts, passes, task.predictions.average, len(mine), each, signals)
     if processes.size > 1:
         processes.gather(None)  # all are done
     if processes.rank:

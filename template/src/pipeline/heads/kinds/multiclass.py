@@ -66,7 +66,7 @@ class Multiclass(HeadKind):
         return labels.join(pd.DataFrame(soft, index=rows.index, columns=probability_columns(self.head)))
 
     def decode(self, logits: Tensor) -> np.ndarray:
-        return self.columns.kept(np.asarray(torch.softmax(logits.double(), dim=1).float()))
+        return np.asarray(torch.softmax(logits.double(), dim=1).float())
 
     def constant(self, rows: pd.DataFrame, metric: Metric) -> np.ndarray:
         """The share of each class, whose largest is the most frequent one; for pF1 of two classes the second one, since
@@ -74,7 +74,7 @@ class Multiclass(HeadKind):
         if metric.name == "probabilistic_f1" and len(self.head.classes) == 2:
             return np.array([0, 1], np.float32)
         counts = self.class_counts(rows)
-        return self.columns.kept(np.asarray((counts / counts.sum()).float())[None])[0]
+        return np.asarray((counts / counts.sum()).float())
 
 
 def probabilities(rows: pd.DataFrame, head: Head) -> np.ndarray | None:

@@ -27,8 +27,9 @@ class HeadPredictions(Predictions):
 
     def decode(self, ids: Sequence[str], outputs: Outputs) -> Table:
         """Logits of one batch as predictions, indexed by id."""
-        read = torch.cat([outputs[kind.head.output_key] for kind in self.kinds], dim=1).cpu()  # for which a GPU waits
-        parts = zip(self.kinds, read.split([kind.width for kind in self.kinds], dim=1), strict=True)
+        logits = [outputs[kind.head.output_key] for kind in self.kinds]
+        read = torch.cat(logits, dim=1).cpu().split([each.shape[1] for each in logits], dim=1)  # one wait of a GPU
+        parts = zip(self.kinds, read, strict=True)
         columns = {name: cells for kind, part in parts for name, cells in kind.columns.table(kind.decode(part)).items()}
         return pd.DataFrame(columns, index=pd.Index(list(ids), name=ROW_ID, dtype="str"))
 
