@@ -15,7 +15,7 @@ from pipeline.competition import Head
 from pipeline.competition import Head as HeadOfRender
 from pipeline.heads.class_probabilities import doubted_classes
 from pipeline.heads.label_probabilities import LabelProbabilities
-from pipeline.inference.evaluation import write_suspects
+from pipeline.inference.label_errors import write_suspects
 from pipeline.tasks.segmentation.label_errors import label_errors
 from projects import Renders, source
 from segmentation_tables import blob, tables
@@ -81,10 +81,7 @@ def test_a_failed_prediction_is_no_suspect(tmp_path: Path) -> None:
     predictions = pd.DataFrame({"label:0": [0.2, np.nan, 1.0], "label:1": [0.8, 0.1, 0.0]}, index=ids)
     run = SimpleNamespace(folder=tmp_path, task=SimpleNamespace(figures=SimpleNamespace(label_errors=found)))
     rows = pd.DataFrame({"id": ids, "fold": 0})
-    assert (
-        write_suspects(run, rows, SimpleNamespace(truth=truth, predictions=predictions), tmp_path)
-        == "suspected label errors: none"
-    )
+    assert write_suspects(run, rows, truth, predictions, tmp_path) == "suspected label errors: none"
     assert asked == ["a", "c"] and (tmp_path / "suspects.csv").read_text().startswith("id,head,given,")
 
 
@@ -107,8 +104,7 @@ def test_rows_are_counted_as_rows_and_labels_as_labels(tmp_path: Path, found: li
     task = SimpleNamespace(figures=figures, dataset=lambda *arguments: None)
     run = SimpleNamespace(folder=tmp_path, task=task, experiment=None, names=None)
     truth, rows = pd.DataFrame({"labels": 0}, index=ids), pd.DataFrame({"id": ids, "fold": 0})
-    evaluated = SimpleNamespace(truth=truth, predictions=truth)
-    assert write_suspects(run, rows, evaluated, tmp_path) == f"suspected label errors, {said}"
+    assert write_suspects(run, rows, truth, truth, tmp_path) == f"suspected label errors, {said}"
     assert len(pd.read_csv(tmp_path / "suspects.csv")) == len(found)
 
 

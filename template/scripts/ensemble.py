@@ -3,7 +3,7 @@ member of further ones.
 
 Each method is scored out of fold on what it was not fitted to; `best` takes the one that scores best. `mean`,
 `geometric` and `rank` fit nothing to the labels; `hill` climbs with replacement, `nnls` is a weighted mean by least
-squares, `stack` a logistic or ridge regression, and `lightgbm` trees that read the side columns as well.
+squares, `stack` a logistic or ridge model, and `lightgbm` trees that read the side columns as well.
 
 examples:
   scripts/ensemble.py both baseline exp012                by the method that scores best: runs/both

@@ -21,8 +21,8 @@ from pipeline.trackers.local import METRICS_FILE
 from pipeline.types import Batch, Run, SampleDataset, StageResult, StepResult
 from toolkit.errors import Interrupted
 from toolkit.plots.curves import learning_curves_figure
+from toolkit.plots.embeddings import UNKNOWN, embedding_figure
 from toolkit.plots.images import RowImages, visible
-from toolkit.plots.samples import UNKNOWN, embedding_figure
 
 MOST_COLUMNS = 20  # of predictions
 MOST_POINTS = 1000  # embeddings

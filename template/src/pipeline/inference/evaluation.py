@@ -12,6 +12,7 @@ from pipeline.data.folds import load_folds, split
 from pipeline.inference.bootstrap import Interval, groups_of, resampled, score_of
 from pipeline.inference.candidates import oof_name, predict_held_out, print_weights
 from pipeline.inference.device import deterministic
+from pipeline.inference.label_errors import SUSPECTS, write_suspects
 from pipeline.inference.predict import HELD_OUT, TrainedRun, expected_folds, with_earlier, write_predictions
 from pipeline.inference.snapshot import FINISHED, finished_folds
 from pipeline.inference.thresholds import FILE as THRESHOLDS
@@ -21,14 +22,10 @@ from pipeline.project import Project
 from pipeline.rows import by_prediction
 from pipeline.tasks import Task
 from toolkit.errors import UserError, listed
-from toolkit.files import atomic, file_of, read_json, write_json
+from toolkit.files import file_of, read_json, write_json
 from toolkit.plots.figures import save_figure
-from toolkit.plots.images import RowImages
 from toolkit.terminal import table
 
-SUSPECTS = "suspects.csv"
-SUSPECT_COLUMNS = [ROW_ID, "head", "given", "suggested", "score", "fold", "probability"]
-DRAWN = 16  # suspects in the picture
 ALL, TUNED = "interval", "tuned_interval"  # of all rows, at the usual thresholds and at tuned ones where they help
 
 
@@ -187,7 +184,8 @@ def evaluate_run(
         (folder / HELD_OUT).unlink(missing_ok=True)
     print_scores(project, folder, found)
     print_weights(run, folds, weights)
-    print(f"{write_suspects(run, rows, found, data)} in {project.shown(folder / SUSPECTS)}")
+    line = write_suspects(run, rows, found.truth, found.predictions, data)
+    print(f"{line} in {project.shown(folder / SUSPECTS)}")
 
 
 def labelled_rows(project: Project, run: TrainedRun, data: Path) -> pd.DataFrame:
@@ -240,26 +238,3 @@ def print_scores(project: Project, folder: Path, found: Evaluation, written: boo
             print(f"thresholds: {used if tuned.helps else unused}")
             print(f"optimism: on the rows that tuned them, thresholds look better than that by {tuned.optimism:.4f}")
         print(f"written: {project.shown(folder / HELD_OUT)}, {project.shown(folder / SCORES)}, figures/")
-
-
-def write_suspects(run: TrainedRun, rows: pd.DataFrame, found: Evaluation, data: Path) -> str:
-    """Write the suspected label errors into `suspects.csv` and `figures/suspects.png` of the run's folder; returns a
-    line for the terminal. `rows` are labelled and have their `fold`."""
-    rows = by_prediction(rows).set_index(ROW_ID, drop=False)
-    finite = found.predictions.select_dtypes("number").notna().all(axis=1)
-    suspects = run.task.figures.label_errors(found.truth[finite], found.predictions[finite])
-    suspects["fold"] = rows[ROW_FOLD].loc[suspects[ROW_ID]].to_numpy()
-    with atomic(run.folder / SUSPECTS) as path:
-        suspects[SUSPECT_COLUMNS].to_csv(path, index=False, float_format="%.6g")
-    picture = run.folder / "figures" / "suspects.png"
-    if suspects.empty:
-        picture.unlink(missing_ok=True)
-        return "suspected label errors: none"
-    worst, ids, names = suspects[:DRAWN], list(suspects[ROW_ID][:DRAWN]), list(suspects[ROW_ID].unique())
-    dataset = run.task.dataset(rows.loc[ids].reset_index(drop=True), data, run.experiment, run.names, "valid")
-    images = RowImages(dataset, range(len(ids)))
-    truth, predictions = found.truth.loc[ids], found.predictions.loc[ids]
-    save_figure(run.task.figures.label_errors_figure(worst, images, truth, predictions), picture)
-    labels = f"{len(suspects):,} labels in " if len(suspects) > len(names) else ""  # a row may have several
-    count = f"{labels}{len(names):,} of {len(found.truth):,} rows"
-    return f"suspected label errors, the worst first: {', '.join(names[:5])}; {count}"

@@ -3,7 +3,7 @@
 `mean` averages, and so does `hill`, each member as often as hill climbing with replacement took it (R. Caruana et al.,
 "Ensemble selection from libraries of models", ICML 2004). `geometric` averages logarithms of probabilities, `rank` the
 share of the known predictions that are smaller. `nnls` weighs by non-negative least squares; `stack` is a logistic or
-ridge regression on the members' predictions, `lightgbm` boosted trees on them and on the side columns.
+ridge model on the members' predictions, `lightgbm` boosted trees on them and on the side columns.
 """
 
 import importlib

@@ -190,10 +190,9 @@ def model_outputs(
     """For one batch of samples after the other, or `Halves` of it, what each of the models says. Those that do not fit
     into the memory of the device together take turns there, each with the next `TURN` batches."""
     device = choose_device(experiment.machine.device)
-    precision = choose_precision(experiment.training.precision, device)
+    precision, halves = choose_precision(experiment.training.precision, device), Halves()
     batches = RowBatches(len(dataset), experiment.machine.valid_batch_size or experiment.training.batch_size)
     loader = make_loader(dataset, batches, task.collate, experiment.machine.workers, device)
-    halves = Halves()
 
     def run(model: nn.Module, batch: Batch) -> Sequence[Outputs]:
         with torch.inference_mode(), autocast(device, precision):
@@ -239,11 +238,8 @@ def read_predictions(path: Path) -> pd.DataFrame:
 
 def with_earlier(project: Project, inputs: Mapping[str, str], rows: pd.DataFrame, file: str) -> pd.DataFrame:
     """The rows with a column `STAGE:COLUMN` for each that an experiment of an earlier stage predicts: out of fold for
-    training rows (`HELD_OUT`), by all folds for test rows (`TEST`). Rows that are not scored have none.
-
-    Raises:
-        UserError: an experiment is not that far, did not predict all rows, or has a single fold.
-    """
+    training rows (`HELD_OUT`), by all folds for test rows (`TEST`). Rows that are not scored have none. A `UserError`
+    where an experiment is not that far, did not predict all rows, or has a single fold."""
     for stage, name in inputs.items():
         folder, run = project.require_run(name), f"run {REMEDY[file]} {name}"
         folds = expected_folds(folder) if file == HELD_OUT else []

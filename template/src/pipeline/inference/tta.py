@@ -9,15 +9,15 @@ from torch.nn import functional
 
 from pipeline.competition import Head
 from pipeline.config import Experiment
+from pipeline.heads.base import kind_of
 from pipeline.keys import INPUT_IMAGE
 from pipeline.registry import Registry
 from pipeline.tasks import Task
 from pipeline.tasks.components import Outputs
 from pipeline.types import Batch
-from toolkit.errors import UserError, listed, nearest
+from toolkit.errors import UserError, nearest
 
 Size = tuple[int, int]  # height and width
-SWAPPED = ("multiclass", "multilabel", "mask", "multiclass_mask")  # heads with an output for each class
 
 
 @dataclass(frozen=True)
@@ -109,12 +109,20 @@ def order_of(head: Head, view: str) -> list[int]:
     order = {name: number for number, name in enumerate(head.classes)}
     for pair in head.swaps.get(view, ()):
         unknown = next((name for name in pair if name not in order), None)
-        if unknown is not None or len(pair) != 2 or head.kind not in SWAPPED:
+        if unknown is not None or len(pair) != 2 or not has_output_per_class(head):
             why = f"'{unknown}' is none of its classes, {nearest(str(unknown), order)}" if unknown is not None else ""
-            why = why or f"a pair of classes is expected, of a head of the kind {listed(SWAPPED, 9)}"
+            why = why or "a pair of classes is expected, of a head with an output for each class"
             raise UserError(f"head '{head.name}' has swaps under '{view}' that cannot be: {why}")
         order[pair[0]], order[pair[1]] = order[pair[1]], order[pair[0]]
     return list(order.values()) if head.swaps.get(view) else []
+
+
+def has_output_per_class(head: Head) -> bool:
+    """Whether a head has one logit, or one map, for each of its classes."""
+    if head.kind.endswith("mask"):
+        return True
+    kind = kind_of(head)
+    return kind.logits in ("softmax", "sigmoid") and kind.width == len(head.classes)
 
 
 class TTAModel(nn.Module):

@@ -1,4 +1,4 @@
-"""Samples with truth and prediction, and where they lie: arrays in, figures out. A notebook can call them as well."""
+"""Samples with truth and prediction: arrays in, figures out. A notebook can call them as well."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -6,13 +6,9 @@ from functools import partial
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from sklearn.decomposition import PCA
 
 from toolkit.plots.figures import RIGHT, WRONG
 from toolkit.plots.images import Texts, image_grid, shortened
-
-MOST_NAMED = 10  # classes with a colour of their own
-UNKNOWN = "?"  # the name of a class that is not known
 
 
 def sample_figure(
@@ -61,25 +57,3 @@ def label_errors_figure(found: pd.DataFrame, images: Sequence[np.ndarray]) -> Fi
         titles.append(f"given: {shortened(given, 20)}\nsuggested: {shortened(suggested, 16)}{probability}")
     colors, heading = [WRONG] * len(found), "Labels to look at, the worst first"
     return image_grid([images[row] for row in range(len(found))], list(found["id"]), titles, colors, heading)
-
-
-def embedding_figure(vectors: np.ndarray, names: Sequence[str]) -> Figure:
-    """Draw vectors (N, D) in the plane of their first two principal components, the most frequent of the classes, whose
-    names are (N,), in colours."""
-    figure = Figure(figsize=(8.5, 6.5), dpi=110, layout="constrained")
-    axes = figure.subplots()
-    axes.set_title(f"{len(names):,} embeddings", fontsize=11, fontweight="bold", loc="left")
-    if len(names) < 3:
-        return figure
-    labels, plane = pd.Series(list(names), dtype="str"), PCA(2, random_state=0).fit(vectors)
-    named = labels[labels != UNKNOWN].value_counts().index[:MOST_NAMED]
-    table = pd.DataFrame(plane.transform(vectors)).groupby(labels.where(labels.isin(named), "others"))
-    for name in ["others", *named]:
-        if name in table.groups:
-            across, up = table.get_group(name).to_numpy().T
-            color, label = "#c4c4c4" if name == "others" else None, name[:30].replace("$", r"\$")
-            axes.scatter(across, up, s=12, color=color, label=label)
-    first, second = (f"{part:.0%} of the variance" for part in plane.explained_variance_ratio_)
-    axes.set(xlabel=first, ylabel=second)
-    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
-    return figure
