@@ -14,7 +14,7 @@ import pandas as pd
 
 from pipeline.competition import Competition, Metric, metric_values
 from pipeline.data.folds import split
-from pipeline.inference.device import choose_device, choose_precision
+from pipeline.inference.device import choose_device, choose_precision, deterministic
 from pipeline.inference.evaluation import labelled_rows, over
 from pipeline.inference.predict import (
     TEST,
@@ -69,41 +69,44 @@ def predict_run(
     folds, task, experiment, names = run.choose_folds(fold), run.task, run.experiment, run.names
     views, seeds, parts = ["image", *views_of(experiment, names, task.heads)], experiment.seeds, folder / PREDICTING
     note_scored(folder, weights)
-    rows, gallery = test_rows(project, run, data)
-    done = processes.from_main(partial(open_parts, parts, basis(run, folds, weights, each, rows, gallery)))
-    if done:
-        print(f"going on: {len(done)} of {len(rows)} rows of '{folder.name}' are predicted already")
-    todo = rows[~rows[ROW_ID].isin(done)]
-    mine = todo.iloc[list(processes.share(range(len(todo))))].reset_index(drop=True)
-    passes: Iterator[Tables] = iter(())
-    if not mine.empty:
-        label = f"{folder.name}: {len(folds) * seeds} models, {len(views)} views"
-        models = (model for name in folds for model in run.load(name, weights))
-        arguments = data, experiment, names, "test", label, None, gallery, each
-        passes = predict_each(task, models, mine, *arguments)
-    finish = task.finisher(experiment, names)
-    save_parts(parts, passes, task.predictions.average, len(mine), each, signals)
-    if processes.size > 1:
-        processes.gather(None)  # all are done
-    if processes.rank:
-        return
-    found: dict[Any, pd.DataFrame] = {}
-    if tables := [read_predictions(path) for path in parts.glob("*.parquet")]:
-        grouped = pd.concat(tables).groupby(["model", "view"])
-        found = {which: table[~table.index.duplicated()].drop(columns=["model", "view"]) for which, table in grouped}
-    found = found or {MEAN: task.predictions.empty()}
-    if len(found[MEAN]) != len(rows):
-        raise UserError(f"parts of {project.shown(parts)} are gone; does another predict.py run? Run this again")
-    found = {which: finish(rows, table.loc[rows[ROW_ID]]) for which, table in found.items()}
-    predictions = found.pop(MEAN)
-    write_predictions(folder / TEST, predictions, folds=folds)
-    (folder / TEST_PARTS).unlink(missing_ok=True)
-    if found:
-        named = [
-            table.assign(fold=folds[model // seeds], seed=experiment.seed + model % seeds, view=views[view])
-            for (model, view), table in found.items()
-        ]
-        write_predictions(folder / TEST_PARTS, pd.concat(named), folds=folds)
+    with deterministic(experiment.machine.deterministic):
+        rows, gallery = test_rows(project, run, data)
+        done = processes.from_main(partial(open_parts, parts, basis(run, folds, weights, each, rows, gallery)))
+        if done:
+            print(f"going on: {len(done)} of {len(rows)} rows of '{folder.name}' are predicted already")
+        todo = rows[~rows[ROW_ID].isin(done)]
+        mine = todo.iloc[list(processes.share(range(len(todo))))].reset_index(drop=True)
+        passes: Iterator[Tables] = iter(())
+        if not mine.empty:
+            label = f"{folder.name}: {len(folds) * seeds} models, {len(views)} views"
+            models = (model for name in folds for model in run.load(name, weights))
+            arguments = data, experiment, names, "test", label, None, gallery, each
+            passes = predict_each(task, models, mine, *arguments)
+        finish = task.finisher(experiment, names)
+        save_parts(parts, passes, task.predictions.average, len(mine), each, signals)
+        if processes.size > 1:
+            processes.gather(None)  # all are done
+        if processes.rank:
+            return
+        found: dict[Any, pd.DataFrame] = {}
+        if tables := [read_predictions(path) for path in parts.glob("*.parquet")]:
+            grouped = pd.concat(tables).groupby(["model", "view"])
+            found = {
+                which: table[~table.index.duplicated()].drop(columns=["model", "view"]) for which, table in grouped
+            }
+        found = found or {MEAN: task.predictions.empty()}
+        if len(found[MEAN]) != len(rows):
+            raise UserError(f"parts of {project.shown(parts)} are gone; does another predict.py run? Run this again")
+        found = {which: finish(rows, table.loc[rows[ROW_ID]]) for which, table in found.items()}
+        predictions = found.pop(MEAN)
+        write_predictions(folder / TEST, predictions, folds=folds)
+        (folder / TEST_PARTS).unlink(missing_ok=True)
+        if found:
+            named = [
+                table.assign(fold=folds[model // seeds], seed=experiment.seed + model % seeds, view=views[view])
+                for (model, view), table in found.items()
+            ]
+            write_predictions(folder / TEST_PARTS, pd.concat(named), folds=folds)
     shutil.rmtree(parts)
     said = f"{len(predictions)} rows with folds {', '.join(folds)}" + (f", {seeds} seeds each" if seeds > 1 else "")
     said += f", on {', '.join(views)}" if len(views) > 1 else ""
@@ -221,5 +224,8 @@ def print_gains(run: str, metrics: Sequence[Metric], scores: dict[str, list[dict
     table(f"{run}: views on held-out rows, mean of {folds} folds", columns, lines)
     best = max(list(gains)[1:], key=lambda view: gains[view][0])
     gain, error = gains[best]
-    is_luck = "" if gain > error else ", which is no more than luck"
-    print(f"the best: the image {best} gains {gain:+.4f} in {metric.name}{is_luck}")
+    if gain <= 0:
+        print(f"none of them gains anything in {metric.name}")
+    else:
+        is_luck = "" if gain > error else ", which is no more than luck"
+        print(f"the best: the image {best} gains {gain:+.4f} in {metric.name}{is_luck}")

@@ -16,7 +16,7 @@ from pipeline.config import Experiment, parse_experiment
 from pipeline.data import NAMES as DATA_NAMES
 from pipeline.data.folds import is_scored
 from pipeline.data.loader import EpochBatches, RowBatches, make_loader, to_device
-from pipeline.inference.device import Halves, autocast, choose_device, choose_precision, deterministic, fit_together
+from pipeline.inference.device import Halves, autocast, choose_device, choose_precision, fit_together
 from pipeline.inference.snapshot import CLASSES, CODE, FINISHED, finished_folds
 from pipeline.inference.tta import TTAModel
 from pipeline.inference.weights import load_weights, weights_file
@@ -209,7 +209,7 @@ def model_outputs(
             if turns:
                 model.cpu()
 
-    with EpochBatches(loader, device) as epoch, deterministic(experiment.machine.deterministic):
+    with EpochBatches(loader, device) as epoch:
         epoch.start()
         models = [model.eval() for model in models]
         turns = len(models) > 1 and not fit_together(models, device)
