@@ -209,4 +209,4 @@ def test_views_are_read_as_the_experiment_and_a_run_write_them() -> None:
     resolved = [names.resolve("view", entry).model_dump(mode="json") for entry in given.tta]
     again = parse_experiment({"tta": resolved}, "test")
     for experiment in (given, again):
-        assert list(views_of(experiment, names, [])) == ["hflip", "scale:0.8", "crop:0.5", "crop:0.5'"]
+        assert list(views_of(experiment, names, {})) == ["hflip", "scale:0.8", "crop:0.5", "crop:0.5'"]

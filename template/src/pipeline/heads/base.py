@@ -32,7 +32,9 @@ class HeadKind(ABC):
     losses: ClassVar[Mapping[str, str]]  # those that train it, name -> "module:attribute"; the first one is the default
     predictions: ClassVar[str] = ""  # "module:attribute" of its predictions where those are no `HeadPredictions`
     column_type: ClassVar[type[Columns]]  # what its predictions are
-    logits: ClassVar[str] = ""  # `softmax`, `sigmoid` or `number`; none: no teacher's logits can be learnt
+    logits: ClassVar[str] = (
+        ""  # `softmax`, `sigmoid`, `cumulative` or `number`; none: no teacher's logits can be learnt
+    )
 
     def __init__(self, head: Head) -> None:
         self.head = head

@@ -67,7 +67,11 @@ def predict_run(
     """
     run, began = TrainedRun.open(folder, competition, dict(machine), tta), time.monotonic()
     folds, task, experiment, names = run.choose_folds(fold), run.task, run.experiment, run.names
-    views, seeds, parts = ["image", *views_of(experiment, names, task.heads)], experiment.seeds, folder / PREDICTING
+    views, seeds, parts = (
+        ["image", *views_of(experiment, names, task.predictions.logits())],
+        experiment.seeds,
+        folder / PREDICTING,
+    )
     note_scored(folder, weights)
     with deterministic(experiment.machine.deterministic):
         rows, gallery = test_rows(project, run, data)
@@ -193,7 +197,7 @@ def score_views(
     rows, folds, task, names = labelled_rows(project, run, data), run.choose_folds(fold, True), run.task, run.names
     heads, metrics = task_of_run(folder, competition).heads, task.competition.metrics()
     finish = task.finisher(run.experiment, names)
-    labels = list(views_of(run.experiment, names, task.heads))
+    labels = list(views_of(run.experiment, names, task.predictions.logits()))
     joined = {"the image itself": {0}, **{f"and {label}": {0, k} for k, label in enumerate(labels, 1)}}
     joined |= {"and all of them": set(range(len(labels) + 1))} if len(labels) > 1 else {}
     scores: dict[str, list[dict[str, float]]] = {label: [] for label in joined}

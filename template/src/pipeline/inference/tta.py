@@ -1,6 +1,6 @@
 """Views of images, whose predictions join those of the image itself: flips, turns, scales, crops (`tta`)."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -9,7 +9,6 @@ from torch.nn import functional
 
 from pipeline.competition import Head
 from pipeline.config import Experiment
-from pipeline.heads.base import kind_of
 from pipeline.keys import INPUT_IMAGE
 from pipeline.registry import Registry
 from pipeline.tasks import Task
@@ -81,9 +80,12 @@ def _resized(maps: Tensor, size: Size) -> Tensor:
     return functional.interpolate(maps, size=size, mode="bilinear", align_corners=False, antialias=smaller)
 
 
-def views_of(experiment: Experiment, names: Registry, heads: Sequence[Head]) -> dict[str, tuple[View, dict[str, list]]]:
+def views_of(
+    experiment: Experiment, names: Registry, heads: Mapping[Head, str]
+) -> dict[str, tuple[View, dict[str, list]]]:
     """The views of an experiment by what they are called (`scale:0.8`), each with the order by which the outputs of
-    classes that it swaps are put back, by output key. A `UserError` for one that a head does not know how to undo."""
+    classes that it swaps are put back, by output key. A `UserError` for one that a head does not know how to undo.
+    `heads` are given with what their logits are (`Predictions.logits`)."""
     found = {}
     for entry in experiment.tta:
         view, label = names.bind("view", entry)(), f"{entry.name}:{entry.params.get('by', '')}".rstrip(":")
@@ -92,37 +94,29 @@ def views_of(experiment: Experiment, names: Registry, heads: Sequence[Head]) -> 
         if not isinstance(view, View):
             raise UserError(f"view '{entry.name}' gives a {type(view).__name__}; return a pipeline.inference.tta.View")
         orders = {}
-        for head in heads:
+        for head, logits in heads.items():
             where = f"tta: the head '{head.name}'"
             if view.undo is None and head.kind.endswith("mask"):
                 raise UserError(f"{where} has maps, which cannot be changed back under '{label}'; leave it out")
             if view.moves and head.swaps and entry.name not in head.swaps:
                 remedy = "say so in src/competition/targets.py (an empty list where none do), or leave the view out"
                 raise UserError(f"{where} does not say which of its classes swap under '{entry.name}'; {remedy}")
-            orders[head.output_key] = order_of(head, entry.name)
+            orders[head.output_key] = order_of(head, logits, entry.name)
         found[label] = view, {key: order for key, order in orders.items() if order}
     return found
 
 
-def order_of(head: Head, view: str) -> list[int]:
+def order_of(head: Head, logits: str, view: str) -> list[int]:
     """Where each class of a head stands among its outputs under a view; empty where all stay."""
     order = {name: number for number, name in enumerate(head.classes)}
     for pair in head.swaps.get(view, ()):
         unknown = next((name for name in pair if name not in order), None)
-        if unknown is not None or len(pair) != 2 or not has_output_per_class(head):
+        if unknown is not None or len(pair) != 2 or logits not in ("softmax", "sigmoid"):
             why = f"'{unknown}' is none of its classes, {nearest(str(unknown), order)}" if unknown is not None else ""
             why = why or "a pair of classes is expected, of a head with an output for each class"
             raise UserError(f"head '{head.name}' has swaps under '{view}' that cannot be: {why}")
         order[pair[0]], order[pair[1]] = order[pair[1]], order[pair[0]]
     return list(order.values()) if head.swaps.get(view) else []
-
-
-def has_output_per_class(head: Head) -> bool:
-    """Whether a head has one logit, or one map, for each of its classes."""
-    if head.kind.endswith("mask"):
-        return True
-    kind = kind_of(head)
-    return kind.logits in ("softmax", "sigmoid") and kind.width == len(head.classes)
 
 
 class TTAModel(nn.Module):
@@ -132,7 +126,7 @@ class TTAModel(nn.Module):
     def __init__(self, model: nn.Module, task: Task, experiment: Experiment, names: Registry, each: bool) -> None:
         super().__init__()
         self.model, self.task, self.each = model, task, each
-        self.views = views_of(experiment, names, task.heads)
+        self.views = views_of(experiment, names, task.predictions.logits())
 
     def forward(self, batch: Batch) -> Sequence[Outputs]:
         if not self.each:

@@ -15,7 +15,8 @@ from pipeline.losses.criterion import take
 from pipeline.types import Batch, PreparedModel
 from toolkit.errors import UserError
 
-SOFTMAX, SIGMOID, NUMBER = "softmax", "sigmoid", "number"  # what logits of a head are, see `HeadKind.logits`
+SOFTMAX, NUMBER = "softmax", "number"  # what logits of a head are, see `HeadKind.logits`
+SIGMOID = ("sigmoid", "cumulative")  # yes or no each
 
 
 class Distillation(nn.Module):
@@ -47,7 +48,7 @@ class Distillation(nn.Module):
         """Learn these heads, each with what its logits are, from these models, on the device, given the student's
         `Prepare`; a `UserError` where a head cannot be learnt so, or images are not prepared alike."""
         for head, logits in heads.items():
-            if logits not in (SOFTMAX, SIGMOID, NUMBER):
+            if logits not in (SOFTMAX, *SIGMOID, NUMBER):
                 raise UserError(f"loss 'distillation': no teacher can say '{head.name}', of the kind '{head.kind}'")
             layers = [part for part in models[0].modules() if getattr(part, "head", None) == head.name]
             found = [float(part.get_buffer("deviation")) for part in layers if hasattr(part, "deviation")]
@@ -87,7 +88,7 @@ class Distillation(nn.Module):
             return errors.square().flatten(1).mean(dim=1)
         if given.shape[2:] != wanted.shape[3:]:  # decoders of another stride
             wanted = torch.stack([functional.interpolate(each, given.shape[2:], mode="bilinear") for each in wanted])
-        if self.heads[head] == SIGMOID:  # yes or no, as a choice between two
+        if self.heads[head] in SIGMOID:  # yes or no, as a choice between two
             given, wanted = (torch.stack([x, torch.zeros_like(x)], dim) for dim, x in ((1, given), (2, wanted)))
         log_q = (given / self.temperature).log_softmax(dim=1)
         log_p = (wanted / self.temperature).log_softmax(dim=2).logsumexp(dim=0) - math.log(len(wanted))

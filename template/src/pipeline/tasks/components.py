@@ -66,7 +66,8 @@ class Predictions(ABC):
 
     @abstractmethod
     def logits(self) -> dict[Head, str]:
-        """What the logits of each head are: `softmax`, `sigmoid`, `number`, or empty."""
+        """What the logits of each head are: `softmax`, `sigmoid`, `cumulative` (of ordered classes), `number`, or
+        empty."""
 
     @abstractmethod
     def pseudo_labels(self, predictions: Table, above: float, soft: bool) -> Table:

@@ -95,7 +95,7 @@ def prepare(project: Project, competition: Competition, name: str, config: Exper
     names = Registry(DATA_NAMES, training.NAMES, CALLBACK_NAMES, task.NAMES, competition.all_names())
     task.check_settings(config, names)
     if config.tta:
-        views_of(config, names, task.heads)
+        views_of(config, names, task.predictions.logits())
     for metric in competition.metrics():
         metric.check_heads(task.heads)
     Monitor(competition.metrics(), config.training.monitor)

@@ -14,7 +14,7 @@ class Ordinal(Multiclass):
     """Logit k says how probable a grade above k is among those that are k or above (CORN, arXiv:2111.08851)."""
 
     losses: ClassVar[Mapping[str, str]] = {"corn": "pipeline.losses.multiclass:Corn"}
-    logits = "sigmoid"
+    logits = "cumulative"
 
     @property
     def width(self) -> int:
