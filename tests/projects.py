@@ -67,7 +67,7 @@ def metric_choices(task: str) -> dict[str, str]:
 
 @functools.cache
 def source() -> Path:
-    """The `src` of a render with both rooms, for modules that import the pipeline in their first lines."""
+    """The `src` of a render with both kinds of task, for modules that import the pipeline in their first lines."""
     folder = Path(tempfile.mkdtemp(prefix="source-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return render(copy_template(folder / "template"), folder / "project", {"extra_tasks": ["segmentation"]}) / "src"

@@ -41,7 +41,7 @@ KINDS = ("best_batch", "worst_batch", "best_samples", "worst_samples")
 
 @pytest.fixture(scope="module")
 def pipeline() -> Iterator[SimpleNamespace]:
-    """What the tests use of the pipeline, in a render with both rooms."""
+    """What the tests use of the pipeline, in a render with both kinds of task."""
     modules = {module: importlib.import_module(module) for module in USED}
     yield SimpleNamespace(
         module=modules["pipeline.callbacks.ranking"],
@@ -214,7 +214,7 @@ def test_a_metric_ranks_in_its_own_direction(pipeline: SimpleNamespace, greater:
     assert (numbers(seen, "best"), numbers(seen, "worst")) == (best, worst)
     assert all(one.scored == ("quality", values[one.row]) for name in ("best", "worst") for one in records(seen, name))
     told = f"quality {values[worst[0]]:.3g}, loss {table['loss'][worst[0]] / 2:.3g}"
-    assert records(seen, "worst")[0].told().partition("\n")[0] == told
+    assert records(seen, "worst")[0].caption().partition("\n")[0] == told
     means = table.groupby(table.index // 16).mean()
     order = (means.sort_values(["score", "loss"], ascending=[not greater, True]).index + 1).tolist()
     assert [seen.extreme_batches[name][1] for name in ("best", "worst")] == [order[0], order[-1]]
@@ -240,7 +240,7 @@ def test_what_a_metric_is_not_defined_for_is_left_out_and_said(pipeline: SimpleN
     seen = ended(fed(pipeline, [[1.0, 3.0, 2.0], [4.0, 6.0, 5.0]], whole))
     assert list(seen.pictures("valid, epoch 1")) == ["best_batch", "worst_batch"]
     assert numbers(seen, "worst_batch") == [1, 2, 0], "without scores the loss orders what is shown of a batch"
-    told = records(seen, "worst_batch")[0].told()
+    told = records(seen, "worst_batch")[0].caption()
     assert "loss 1.5\n" in told and "nan" not in told
     assert seen.counts == {"all": 6, "samples": 6, "batches": 0}
 

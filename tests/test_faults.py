@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.data.check_images import image_faults
 from pipeline.data.check_labels import label_faults, spelling_faults, target_faults
-from pipeline.data.check_tables import asked_columns, id_spellings, sample_faults, sample_spellings
+from pipeline.data.check_tables import id_spellings, requested_columns, sample_faults, sample_spellings
 from pipeline.data.faults import Fault
 from pipeline.data.labels import ClassLabels
 from pipeline.data.leaks import TEST
@@ -318,13 +318,13 @@ def test_labels_that_the_sample_leaves_out_are_a_note() -> None:
     settings = Settings(
         competition="x", task="multilabel", metric="roc_auc", id_column="uid", target_columns=labels, **paths
     )
-    [note] = asked_columns(settings, ["uid", labels[2], labels[0]])
+    [note] = requested_columns(settings, ["uid", labels[2], labels[0]])
     assert not note.fatal and "does not ask for 1 of the 3 target columns (ETT - Abnormal)" in note.detail
     assert "metric.py" in note.detail
-    [note] = asked_columns(settings, ["uid", labels[2], "CVC - Normale"])
+    [note] = requested_columns(settings, ["uid", labels[2], "CVC - Normale"])
     assert not note.fatal and "'CVC - Normale' is no target column; did you mean 'CVC - Normal'?" in note.detail
-    assert list(asked_columns(settings, ["uid", *reversed(labels)])) == []
-    assert list(asked_columns(settings, ["uid", "labels"])) == []
+    assert list(requested_columns(settings, ["uid", *reversed(labels)])) == []
+    assert list(requested_columns(settings, ["uid", "labels"])) == []
 
 
 EXTERNAL = """

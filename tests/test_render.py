@@ -33,7 +33,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "multitask": {"task": "multitask", "trackers": []},
     "metric-learning": {"task": "metric_learning", "trackers": []},
     "segmentation": {"task": "segmentation", "trackers": []},
-    "two-rooms": {"task": "segmentation", "extra_tasks": ["classification"], "trackers": []},
+    "two-tasks": {"task": "segmentation", "extra_tasks": ["classification"], "trackers": []},
     "odd-names": {
         "competition": "2024",
         "trackers": [],

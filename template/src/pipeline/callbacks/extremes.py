@@ -17,7 +17,7 @@ from pipeline.callbacks import Callback
 from pipeline.callbacks.grad_cam import grad_cam_figure
 from pipeline.callbacks.pictures import Embeddings, may_fail
 from pipeline.callbacks.ranking import INDEX, Ranking, StageSamples
-from pipeline.data.explain_target import chosen_class
+from pipeline.data.explain_target import class_to_explain
 from pipeline.data.sample_record import SampleRecord
 from pipeline.tasks import Task
 from pipeline.trackers import Overlay, say_once
@@ -49,7 +49,7 @@ class Extremes(Callback):
     def on_run_start(self, run: Run) -> None:
         self.ranking = Ranking(self.task, run.config, run.metrics, self.tables["valid"])
         if run.config.watch.explain is not None:
-            chosen_class(run.heads, run.config.watch.explain)  # a name that is none is said before the first step
+            class_to_explain(run.heads, run.config.watch.explain)  # a name that is none is said before the first step
 
     def on_epoch_start(self, run: Run, stage: Stage) -> None:
         if not run.config.watch.draws(run.progress.epoch, run.epochs):

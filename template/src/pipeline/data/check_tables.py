@@ -98,7 +98,7 @@ def sample_faults(settings: Settings, data: Path, test: pd.DataFrame, labels: La
     if len(columns) < 2:
         yield fault(f"it has one column only ({columns[0]}); download it again")
         return
-    yield from asked_columns(settings, columns)
+    yield from requested_columns(settings, columns)
     id_column = sample_id_column(columns, settings.id_column)
     ids = labels.asked(sample[id_column])
     twice = ids[ids.duplicated()].unique()
@@ -124,7 +124,7 @@ def sample_faults(settings: Settings, data: Path, test: pd.DataFrame, labels: La
         yield from each("sample submission", left, "a test row that it does not ask for", fatal=False)
 
 
-def asked_columns(settings: Settings, columns: Sequence[str]) -> Iterator[Fault]:
+def requested_columns(settings: Settings, columns: Sequence[str]) -> Iterator[Fault]:
     """Target columns that a sample with some of them leaves out, and columns that it adds to them."""
     note = partial(Fault, "sample submission", settings.sample_submission, fatal=False)
     targets, own = settings.target_columns, sample_id_column(columns, settings.id_column)

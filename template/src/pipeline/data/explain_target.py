@@ -24,7 +24,7 @@ class Explained:
     region: Tensor | None = None
 
 
-def chosen_class(heads: Sequence[Head], setting: str | None) -> tuple[Head, int | None]:
+def class_to_explain(heads: Sequence[Head], setting: str | None) -> tuple[Head, int | None]:
     """The head of `HEAD` or `HEAD:CLASS`, and the number of the class; the first head where nothing is named."""
     if setting is None:
         return heads[0], None

@@ -1,4 +1,4 @@
-"""A sample as the model saw it, which callbacks keep and rooms draw."""
+"""A sample as the model saw it, which callbacks keep and figures draw."""
 
 import math
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ class SampleRecord:
     mixed: tuple[str, float] | None = None
     scored: tuple[str, float] | None = None
 
-    def told(self) -> str:
+    def caption(self) -> str:
         """`loss 1.23`, with the metric where one ranks, and whom it is mixed with."""
         name, score = self.scored or ("", math.nan)
         line = f"{f'{name} {score:.3g}, ' if math.isfinite(score) else ''}loss {self.loss:.3g}"

@@ -13,7 +13,7 @@ FLAGS = {"true": 1.0, "yes": 1.0, "false": 0.0, "no": 0.0}
 MISSING = ("", "na", "n/a", "nan", "none", "null")
 
 
-def chosen_columns(columns: Columns, names: Sequence[str] | None) -> dict[str, Sequence[str]]:
+def selected_columns(columns: Columns, names: Sequence[str] | None) -> dict[str, Sequence[str]]:
     """The side columns that an experiment names, in the competition's order; all where it names none."""
     for name in names or ():
         if name not in columns:

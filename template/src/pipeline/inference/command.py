@@ -86,7 +86,7 @@ def predict_run(
             models = (model for name in folds for model in run.load(name, weights))
             arguments = data, experiment, names, "test", label, None, gallery, each
             passes = predict_each(task, models, mine, *arguments)
-        finish = task.finisher(experiment, names)
+        aggregate = task.aggregator(experiment, names)
         save_parts(parts, passes, task.predictions.average, len(mine), each, signals)
         if processes.size > 1:
             processes.gather(None)  # all are done
@@ -101,7 +101,7 @@ def predict_run(
         found = found or {MEAN: task.predictions.empty()}
         if len(found[MEAN]) != len(rows):
             raise UserError(f"parts of {project.shown(parts)} are gone; does another predict.py run? Run this again")
-        found = {which: finish(rows, table.loc[rows[ROW_ID]]) for which, table in found.items()}
+        found = {which: aggregate(rows, table.loc[rows[ROW_ID]]) for which, table in found.items()}
         predictions = found.pop(MEAN)
         write_predictions(folder / TEST, predictions, folds=folds)
         (folder / TEST_PARTS).unlink(missing_ok=True)
@@ -196,7 +196,7 @@ def score_views(
     run = TrainedRun.open(folder, competition, None, views or own or USUAL)
     rows, folds, task, names = labelled_rows(project, run, data), run.choose_folds(fold, True), run.task, run.names
     heads, metrics = task_of_run(folder, competition).heads, task.competition.metrics()
-    finish = task.finisher(run.experiment, names)
+    aggregate = task.aggregator(run.experiment, names)
     labels = list(views_of(run.experiment, names, task.predictions.logits()))
     joined = {"the image itself": {0}, **{f"and {label}": {0, k} for k, label in enumerate(labels, 1)}}
     joined |= {"and all of them": set(range(len(labels) + 1))} if len(labels) > 1 else {}
@@ -210,7 +210,7 @@ def score_views(
         tables = {which: pd.concat([found[which] for found in passes]) for which in passes[0]}
         for label, which in joined.items():
             mean = task.predictions.average([table for (_, view), table in tables.items() if view in which])
-            predictions = finish(held_out, mean)
+            predictions = aggregate(held_out, mean)
             truth = task.predictions.truth(held_out).loc[predictions.index]
             scores[label].append(metric_values(metrics, truth, predictions, heads))
     print_gains(folder.name, metrics, scores)

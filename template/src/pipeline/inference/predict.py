@@ -136,7 +136,7 @@ def predict_rows(
     `rows`; the arguments are those of `predict_each`."""
     passes = predict_each(task, models, rows, root, experiment, names, stage, label, reader, gallery)
     parts = [task.predictions.average(list(found.values())) for found in passes]
-    return task.finisher(experiment, names)(rows, pd.concat(parts) if parts else task.predictions.empty())
+    return task.aggregator(experiment, names)(rows, pd.concat(parts) if parts else task.predictions.empty())
 
 
 def predict_each(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pipeline.competition import Competition, Head
 from pipeline.config import Experiment, LossRow
 from pipeline.registry import References, Registry, load, modules_of
-from pipeline.tasks.components import Decoder, Figures, Finisher, Outputs, Predictions, Submission, Table
+from pipeline.tasks.components import Aggregator, Decoder, Figures, Outputs, Predictions, Submission, Table
 from toolkit.errors import UserError, listed
 
 if TYPE_CHECKING:  # an argument error needs no torch
@@ -81,7 +81,7 @@ class Task(ABC):
         return predictions
 
     @abstractmethod
-    def finisher(self, experiment: Experiment, names: Registry) -> Finisher:
+    def aggregator(self, experiment: Experiment, names: Registry) -> Aggregator:
         """Makes of the predictions of rows, indexed by id, what is scored and handed in."""
 
     @abstractmethod
@@ -89,7 +89,7 @@ class Task(ABC):
         """Check dtypes and shapes of the first batch, by a `UserError`; rows of (key, dtype, shape, role) to print."""
 
 
-def rooms() -> dict[str, type[Task]]:
+def task_kinds() -> dict[str, type[Task]]:
     """Every kind of task of this repository: kind of head -> its `Task`."""
     found: dict[str, type[Task]] = {}
     for name, reference in modules_of(__name__, "TASK").items():
@@ -101,7 +101,7 @@ def rooms() -> dict[str, type[Task]]:
 
 def task_for(competition: Competition, heads: Sequence[Head]) -> Task:
     """The task of these heads; a `UserError` where none knows one of them, or they belong to different ones."""
-    known = rooms()
+    known = task_kinds()
     for head in heads:
         if head.kind not in known:
             raise UserError(f"head '{head.name}' is of the kind '{head.kind}'; known: {listed(sorted(known), 9)}")

@@ -30,7 +30,7 @@ Outputs = Mapping[str, "Tensor"]
 # (batch, outputs) -> predictions of what is complete after this batch, as batches come in their order
 Decoder = Callable[["Batch", Outputs], Table]
 # (rows, their predictions by id) -> predictions by the id of what is predicted
-Finisher = Callable[[Table, Table], Table]
+Aggregator = Callable[[Table, Table], Table]
 # bool (N,), the rows of a table that count -> the heads with the thresholds that score best on them
 Tuner = Callable[[np.ndarray], tuple[Head, ...]]
 

@@ -24,7 +24,7 @@ from pipeline.inference.tta import views_of
 from pipeline.keys import ROW_SOURCE
 from pipeline.project import Project
 from pipeline.registry import Registry
-from pipeline.tasks import Task, rooms, task_for
+from pipeline.tasks import Task, task_for, task_kinds
 from pipeline.trackers import RunInfo
 from pipeline.training.validation import Monitor
 from toolkit.errors import UserError
@@ -168,7 +168,7 @@ def _with(config: Experiment, names: Registry, interventions: list[Intervention]
 
 def all_names(competition: Competition) -> Registry:
     """Whatever can be chosen by name in this repository."""
-    of_tasks = [task.NAMES for task in dict.fromkeys(rooms().values())]
+    of_tasks = [task.NAMES for task in dict.fromkeys(task_kinds().values())]
     return Registry(DATA_NAMES, training.NAMES, CALLBACK_NAMES, *of_tasks, competition.all_names())
 
 

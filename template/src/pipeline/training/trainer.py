@@ -97,7 +97,7 @@ class Trainer:
         loader = make_loader(valid_set, held_out, task.collate, config.machine.workers, device)
         self.valid_loader = EpochBatches(loader, device)
         criterion = self.phases.criteria[id(config)]
-        self.finish = task.finisher(config, names)
+        self.aggregate = task.aggregator(config, names)
         self.parts = {"valid": Phase(config, self.valid_loader, criterion, names.bind("step", config.step))}
         own = [names.bind("callback", entry)() for entry in config.callbacks]
         watching = default_callbacks(task, self.train_rows, self.valid_rows, valid_set)
@@ -227,7 +227,7 @@ class Trainer:
     def validation(self) -> Validation:
         """What takes up losses and predictions of the held-out rows. Each process decodes its own."""
         decode = self.task.decoder(self.config, self.setup.names)
-        return Validation(self.task, self.metrics, self.valid_rows, decode, self.finish)
+        return Validation(self.task, self.metrics, self.valid_rows, decode, self.aggregate)
 
     def epoch_end(self) -> None:
         for one in (self.valid, self.valid_raw):

@@ -11,19 +11,19 @@ from pipeline.competition import Head, Metric, metric_values, rank
 from pipeline.inference.weights import host_copy
 from pipeline.keys import INPUT_ID, ROW_ID, embedding_key
 from pipeline.losses.criterion import LossSums
-from pipeline.tasks import Decoder, Finisher, Task
+from pipeline.tasks import Aggregator, Decoder, Task
 from pipeline.types import Batch, StageResult, StepResult
 from toolkit.distributed import Processes
 from toolkit.errors import UserError, nearest
 
 
 class Validation:
-    """Losses and predictions of the held-out rows, batch by batch, by the task's `decoder` and `finisher`."""
+    """Losses and predictions of the held-out rows, batch by batch, by the task's `decoder` and `aggregator`."""
 
     def __init__(
-        self, task: Task, metrics: Sequence[Metric], rows: pd.DataFrame, decode: Decoder, finish: Finisher
+        self, task: Task, metrics: Sequence[Metric], rows: pd.DataFrame, decode: Decoder, aggregate: Aggregator
     ) -> None:
-        self.task, self.metrics, self.rows, self.decode, self.finish = task, metrics, rows, decode, finish
+        self.task, self.metrics, self.rows, self.decode, self.aggregate = task, metrics, rows, decode, aggregate
         self.sums = LossSums()
         self.parts: list[pd.DataFrame] = []
         self.among = task.predictions.looks_among(rows)
@@ -58,7 +58,7 @@ class Validation:
             passes = (("", batch) for _, batch in self.outputs)
             [decode] = self.task.predictions.decoders(gallery, passes, own=True).values()
             self.parts = [decode({INPUT_ID: ids}, batch) for ids, batch in self.outputs]
-        predictions = self.finish(self.rows, pd.concat(self.parts))
+        predictions = self.aggregate(self.rows, pd.concat(self.parts))
         truth = self.task.predictions.truth(self.rows).loc[predictions.index]
         heads = quickly_tuned(self.task, self.metrics[0], truth, predictions)
         metrics = metric_values(self.metrics, truth, predictions, heads)

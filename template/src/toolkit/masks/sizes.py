@@ -33,7 +33,7 @@ def known_header(path: Path) -> Header:
     return Header((height, width))
 
 
-def told_frame(size: Size, header: Header) -> Frame | None:
+def frame_by_size(size: Size, header: Header) -> Frame | None:
     """Which way masks of this size lie; none where that cannot be told."""
     if header.stored == header.size or size not in (header.stored, header.size):
         return None

@@ -12,7 +12,7 @@ import torch
 from matplotlib.figure import Figure
 
 from pipeline.competition import Metric
-from pipeline.data.explain_target import Explained, chosen_class
+from pipeline.data.explain_target import Explained, class_to_explain
 from pipeline.data.sample_record import SampleRecord
 from pipeline.heads.base import kind_of
 from pipeline.heads.columns import Columns, has_truth
@@ -55,7 +55,7 @@ class HeadFigures(Figures):
     def samples(self, rows: Table, samples: Sequence[SampleRecord], heading: str) -> Drawing:
         read, titles, colors = self._read_out(rows, samples), [], []
         for row, sample in enumerate(samples):
-            lines, color = [sample.told()], NEUTRAL
+            lines, color = [sample.caption()], NEUTRAL
             for columns, known, true, predicted, confidence in read[:MOST_HEADS]:
                 label = f"{shortened(columns.head.name, 10)}: " if len(read) > 1 else ""
                 lines.append(label + columns.caption(shortened(predicted[row], 16), float(confidence[row])))
@@ -111,7 +111,7 @@ class HeadFigures(Figures):
 
     def explain_target(self, batch: Batch, outputs: Outputs, name: str | None = None) -> Explained:
         """The highest logit, where a head has one for each class; otherwise their sum, which grows with the answer."""
-        head, number = chosen_class(self.heads, name)
+        head, number = class_to_explain(self.heads, name)
         logits = outputs[head.output_key][0].float()
         if len(logits) != len(head.classes):
             return Explained(logits.sum(), head.name)

@@ -12,7 +12,7 @@ from pipeline.competition import Competition, Head
 from pipeline.config import Experiment, LossRow
 from pipeline.data.cache import reader_for
 from pipeline.data.collate import collate, contract_rows
-from pipeline.data.side_columns import chosen_columns, input_names, side_inputs
+from pipeline.data.side_columns import input_names, selected_columns, side_inputs
 from pipeline.heads.base import KINDS, kind_of, losses, trained_by
 from pipeline.heads.columns import has_truth
 from pipeline.keys import INPUT_ID, INPUT_SIDE, ROW_ID
@@ -20,7 +20,7 @@ from pipeline.losses.criterion import WeightedLosses, take
 from pipeline.models.preprocess import prepared_model
 from pipeline.registry import References, Registry, Spec, load
 from pipeline.tasks import Task
-from pipeline.tasks.components import Decoder, Finisher, Outputs, Table
+from pipeline.tasks.components import Aggregator, Decoder, Outputs, Table
 from pipeline.tasks.image_level.figures import HeadFigures, HeadSubmission
 from pipeline.tasks.image_level.predictions import HeadPredictions
 from pipeline.types import Batch, Criterion, PreparedModel, SampleDataset
@@ -78,7 +78,7 @@ class ImageLevelTask(Task):
         self, rows: Table, root: Path, experiment: Experiment, names: Registry, stage: str, reader: Reader | None = None
     ) -> SampleDataset:
         values = {} if stage == "test" else self.targets(rows)
-        side = chosen_columns(self.competition.settings.side_columns, experiment.model.side_columns)
+        side = selected_columns(self.competition.settings.side_columns, experiment.model.side_columns)
         if side:
             values[INPUT_SIDE] = side_inputs(rows, side, stage == "test")
         dataset: SampleDataset = names.bind("dataset", experiment.dataset)(
@@ -110,13 +110,13 @@ class ImageLevelTask(Task):
     collate = staticmethod(collate)
 
     def model(self, experiment: Experiment, names: Registry, pretrained: bool) -> PreparedModel:
-        side = input_names(chosen_columns(self.competition.settings.side_columns, experiment.model.side_columns))
+        side = input_names(selected_columns(self.competition.settings.side_columns, experiment.model.side_columns))
         return prepared_model(self.heads, experiment, names, pretrained, side)
 
     def decoder(self, experiment: Experiment, names: Registry) -> Decoder:
         return lambda batch, outputs: self.predictions.decode(batch[INPUT_ID], outputs)
 
-    def finisher(self, experiment: Experiment, names: Registry) -> Finisher:
+    def aggregator(self, experiment: Experiment, names: Registry) -> Aggregator:
         aggregate = names.bind("aggregate", experiment.aggregate)
         return lambda rows, predictions: self.predictions.per_prediction(rows, predictions, aggregate)
 

@@ -128,7 +128,7 @@ def _header(truth: Truth) -> Header:
 
 def _turned(found: Sequence[tuple[str, Truth]]) -> Iterator[Fault]:
     """Images that their EXIF orientation turns, where nothing tells which way their masks lie."""
-    turned = [(name, truth, truth.told(_header(truth))) for name, truth in found if _header(truth).orientation != 1]
+    turned = [(name, truth, truth.frame_of(_header(truth))) for name, truth in found if _header(truth).orientation != 1]
     unknown = [(name, truth) for name, truth, frame in turned if frame is None and truth.present().any()]
     frames = [frame for _, _, frame in turned]
     told_stored, told_seen = frames.count("stored"), frames.count("seen")

@@ -19,7 +19,7 @@ from toolkit.images.formats import tif
 from toolkit.images.header import header_in, orientation_in
 from toolkit.images.pixels import turned
 from toolkit.images.readers import JPEG, TIF_SUFFIXES
-from toolkit.masks.sizes import Size, known_header, known_size, told_frame
+from toolkit.masks.sizes import Size, frame_by_size, known_header, known_size
 
 BACKGROUND = -1  # in place of a class
 CONVERTED = {"1": "L", "CMYK": "RGB", "YCbCr": "RGB", "PA": "RGBA"}  # modes of PIL, and what is read instead
@@ -44,7 +44,7 @@ class FileTruth(Truth):
         file = next((file for file in self.files if file is not None), None)
         if isinstance(self.image, Path) and file is not None and (header := known_header(self.image)).orientation != 1:
             with contextlib.suppress(UserError):  # reading it will say what is wrong
-                if told_frame(own := known_size(file), header):
+                if frame_by_size(own := known_size(file), header):
                     return own
         return super()._own_size()
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.competition import Head
-from pipeline.data.explain_target import Explained, chosen_class
+from pipeline.data.explain_target import Explained, class_to_explain
 from pipeline.data.sample_record import SampleRecord
 from pipeline.heads.mask import kind_of
 from pipeline.heads.mask_decoding import IGNORED, USUAL, columns, decoded, presence_columns
@@ -63,7 +63,7 @@ class MaskFigures(Figures):
                 for head, truth, mask in zip(self.heads, *of_heads, strict=True)
             ]
             ranked = not several and sample.scored is not None and sample.scored[0] == "Dice"
-            titles.append(sample.told() if ranked else f"{sample.told()}, {', '.join(scores)}")
+            titles.append(sample.caption() if ranked else f"{sample.caption()}, {', '.join(scores)}")
         images = [visible(sample.image) for sample in samples]
         return partial(masks_figure, images, [sample.id for sample in samples], truths, masks, titles, heading)
 
@@ -92,7 +92,7 @@ class MaskFigures(Figures):
         size = (height, width)
         truths = {}
         for head in self.heads:
-            found = [SeenTruth(head.classes, size, planes_of(head, each)) for each in batch[head.target_key].cpu()]
+            found = [SampleTruth(head.classes, size, planes_of(head, each)) for each in batch[head.target_key].cpu()]
             truths[head.name] = pd.Series(found, index, dtype=object)
         tables = [_table(head, outputs, size, index) for head in self.heads]
         return pd.DataFrame(truths, index), pd.concat(tables, axis=1)
@@ -122,7 +122,7 @@ class MaskFigures(Figures):
 
     def explain_target(self, batch: Batch, outputs: Mapping[str, Tensor], name: str | None = None) -> Explained:
         """The mean logit of a class over the pixels that are predicted to be of it; the class of the largest area."""
-        head, number = chosen_class(self.heads, name)
+        head, number = class_to_explain(self.heads, name)
         kind = kind_of(head)
         logits = kind.foreground(outputs[head.output_key].float())[0]
         probable = kind.foreground(kind.probabilities(outputs[head.output_key]))[0] > 0.5
@@ -134,7 +134,7 @@ class MaskFigures(Figures):
 
 
 @dataclass(frozen=True, eq=False)
-class SeenTruth(Truth):
+class SampleTruth(Truth):
     """The truth of a sample, as its target says it: uint8 (C, H, W) of 0, 1, and 255."""
 
     planes: np.ndarray

@@ -23,7 +23,7 @@ from pipeline.models.preprocess import prepared_model
 from pipeline.registry import References, Registry, Spec
 from pipeline.submission_schema import OwnRules, Rules
 from pipeline.tasks import Task
-from pipeline.tasks.components import Decoder, Finisher, Outputs, Submission
+from pipeline.tasks.components import Aggregator, Decoder, Outputs, Submission
 from pipeline.tasks.segmentation.blending import Blender
 from pipeline.tasks.segmentation.forms import RunLengths, Written
 from pipeline.tasks.segmentation.predictions import MaskPredictions
@@ -96,7 +96,7 @@ class SegmentationTask(Task):
         except UserError:  # a competition may hide them where it asks for predictions
             return None
         named = zip(rows[ROW_IMAGE], rows[self.heads[0].name], strict=True)
-        told = (truth.told(known_header(root / image)) for image, truth in named if isinstance(truth, Truth))
+        told = (truth.frame_of(known_header(root / image)) for image, truth in named if isinstance(truth, Truth))
         return next((frame for frame in told if frame is not None), None)
 
     def collate(self, samples: list[dict[str, Any]]) -> Batch:
@@ -126,7 +126,7 @@ class SegmentationTask(Task):
     def decoder(self, experiment: Experiment, names: Registry) -> Decoder:
         return Blender(self.heads, settings_of(experiment, names))
 
-    def finisher(self, experiment: Experiment, names: Registry) -> Finisher:
+    def aggregator(self, experiment: Experiment, names: Registry) -> Aggregator:
         gate = settings_of(experiment, names).gate
         return lambda rows, predictions: gated(rows, predictions, self.heads, gate) if gate else predictions
 

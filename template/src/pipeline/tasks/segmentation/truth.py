@@ -14,7 +14,7 @@ from toolkit.images.header import Header
 from toolkit.masks import rle
 from toolkit.masks.components import Components
 from toolkit.masks.maps import strips
-from toolkit.masks.sizes import Frame, Size, known_size, told_frame
+from toolkit.masks.sizes import Frame, Size, frame_by_size, known_size
 
 Window = tuple[int, int, int, int]  # top, left, height, width in pixels of the image
 
@@ -41,12 +41,12 @@ class Truth(ABC):
 
     def turn(self, header: Header) -> int:
         """The EXIF orientation by which the planes become those of the image of this header as it is read."""
-        return header.orientation if self.told(header) == "stored" else 1
+        return header.orientation if self.frame_of(header) == "stored" else 1
 
-    def told(self, header: Header) -> Frame | None:
+    def frame_of(self, header: Header) -> Frame | None:
         """Which way the masks lie, as their size tells, or else `frame`; none where neither does."""
         own = self._own_size()
-        return (told_frame(own, header) if own else None) or self.frame
+        return (frame_by_size(own, header) if own else None) or self.frame
 
     def _own_size(self) -> Size | None:
         """Height and width as a table or the masks themselves say them; none where they do not."""
