@@ -15,7 +15,7 @@ examples:
 """
 
 from _project import ROOT, parser
-from toolkit.errors import run_script
+from toolkit.errors import UserError, run_script
 
 
 def main() -> None:
@@ -38,6 +38,8 @@ def main() -> None:
     from pipeline.inference.snapshot import run_competition
 
     joined = require_current(project, folder)
+    if joined is not None and (arguments.tta is not None or arguments.weights != "best"):
+        raise UserError(f"'{folder.name}' is an ensemble, without views or weights of its own; name one of its members")
     with run_competition(folder) as competition:
         if arguments.tta is None:
             evaluate_run(project, competition, folder, data, arguments.fold or joined, arguments.weights)

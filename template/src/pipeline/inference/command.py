@@ -72,10 +72,11 @@ def predict_run(
         experiment.seeds,
         folder / PREDICTING,
     )
+    files = [file for name in folds for file in run.files(name, weights)]
     note_scored(folder, weights)
     with deterministic(experiment.machine.deterministic):
         rows, gallery = test_rows(project, run, data)
-        done = processes.from_main(partial(open_parts, parts, basis(run, folds, weights, each, rows, gallery)))
+        done = processes.from_main(partial(open_parts, parts, basis(run, folds, files, each, rows, gallery)))
         if done:
             print(f"going on: {len(done)} of {len(rows)} rows of '{folder.name}' are predicted already")
         todo = rows[~rows[ROW_ID].isin(done)]
@@ -129,10 +130,15 @@ def test_rows(project: Project, run: TrainedRun, data: Path) -> tuple[pd.DataFra
 
 
 def basis(
-    run: TrainedRun, folds: Sequence[str], weights: str, each: bool, rows: pd.DataFrame, gallery: pd.DataFrame | None
+    run: TrainedRun,
+    folds: Sequence[str],
+    files: Sequence[Path],
+    each: bool,
+    rows: pd.DataFrame,
+    gallery: pd.DataFrame | None,
 ) -> dict[str, Any]:
     """What predictions follow from, as JSON: they go on only where all of it is the same."""
-    config, files = run.experiment, [file for fold in folds for file in run.files(fold, weights)]
+    config = run.experiment
     tables = (table.astype(str) for table in (rows, gallery) if table is not None)
     hashes = (digest(pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes()) for table in tables)
     return {
