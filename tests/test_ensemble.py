@@ -198,6 +198,27 @@ def test_members_that_changed_and_predictions_that_did_not(digits: Path, quiet: 
         ensembles.require_current(made, made.run("later"))
 
 
+def test_what_was_fitted_is_plain_data_and_made_anew_where_it_is_damaged(digits: Path, quiet: None) -> None:
+    plant(digits, "f", "g")
+    ensemble(digits, "plain", "f", "g", method="stack")
+    path, about = digits / "runs/plain/fitted.json", digits / "runs/plain/ensemble.json"
+    expected, whole = predict(digits, "plain"), path.read_text()
+    assert set(json.loads(whole)["models"]["label"][0]) == {"classes", "mean", "scale", "slopes", "intercepts"}
+    remedy = r"damaged, or of another version; make 'plain' anew: run scripts/ensemble.py plain f g --method stack$"
+    other = json.loads(about.read_text())
+    for damage in (
+        lambda: path.write_text(whole[:-1]),
+        path.unlink,
+        lambda: about.write_text(json.dumps(other | {"fitted": "2" + other["fitted"][1:]})),
+    ):
+        damage()
+        with pytest.raises(UserError, match=remedy):
+            predict(digits, "plain")
+        assert "'stack' gains" in ensemble(digits, "plain", "f", "g", method="stack")
+        pd.testing.assert_frame_equal(predict(digits, "plain"), expected)
+    assert "nothing to do" in ensemble(digits, "plain", "f", "g", method="stack")
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("task", ["regression", "multilabel", "multitask", "segmentation"])
 def test_every_task_finds_its_method(task: str, renders: Renders, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """How predictions are joined, held against libraries and sums by hand, and which method is taken."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,52 +13,17 @@ from sklearn.metrics import log_loss
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from ensemble_tables import CLASSES, members, task_of
 from pipeline.competition import Competition, Head, Metric
 from pipeline.inference import joining
-from pipeline.inference.joining import applicable, climb, fit, join
+from pipeline.inference.joining import Fitted, applicable, climb, fit, join
 from pipeline.inference.method_search import MethodSearch, correlations, parts_of
-from pipeline.keys import ROW_FOLD, ROW_GROUP, ROW_ID, ROW_IMAGE
-from pipeline.metrics.image_level import find_metric
+from pipeline.keys import ROW_FOLD, ROW_GROUP, ROW_ID
 from pipeline.settings import Settings
-from pipeline.tasks import Task, task_for
+from pipeline.tasks import task_for
 from segmentation_tables import Planes, blob
 from toolkit.errors import UserError
 from toolkit.masks import maps
-
-CLASSES = ("cat", "dog", "owl")
-HEADS = {
-    "class": Head("animal", "multiclass", CLASSES),
-    "two": Head("sick", "multiclass", ("no", "yes")),
-    "labels": Head("labels", "multilabel", ("a", "b")),
-    "number": Head("age", "regression"),
-    "identity": Head("who", "embedding", CLASSES),
-}
-
-
-def task_of(*names: str, metric: str | Metric = "log_loss") -> Task:
-    chosen = [find_metric(metric) if isinstance(metric, str) else metric]
-    made = Competition(Settings.model_construct(), parts={"metric:metrics": lambda settings: chosen})
-    return task_for(made, [HEADS[name] for name in names])
-
-
-def members(kind: str, count: int = 3, rows: int = 400, seed: int = 0) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
-    """Labelled rows in five folds, and what models with independent errors predict for them, the first one best."""
-    generator, head = np.random.default_rng(seed), HEADS[kind]
-    ids = [f"{number:04d}" for number in range(rows)]
-    table = pd.DataFrame({ROW_ID: ids, ROW_IMAGE: ids, ROW_FOLD: np.arange(rows) % 5})
-    index, tables = pd.Index(ids, name=ROW_ID, dtype="str"), []
-    signal = generator.normal(size=(rows, len(head.classes) or 1))
-    if kind == "labels":
-        table[list(head.classes)] = (signal > 0).astype(int)
-    else:
-        table[head.name] = np.array(head.classes)[signal.argmax(axis=1)] if head.classes else signal[:, 0]
-    for number in range(count):
-        heard = signal + generator.normal(size=signal.shape) * (1 + 0.15 * number)
-        values = np.exp(heard) / np.exp(heard).sum(axis=1, keepdims=True)
-        values = {"labels": expit(heard), "number": heard}.get(kind, values)
-        columns = [f"{head.name}:{name}" for name in head.classes] or [head.name]
-        tables.append(pd.DataFrame(values.astype(np.float32), index=index, columns=columns))
-    return table, tables
 
 
 def fitted(method: str, kind: str) -> tuple[np.ndarray, np.ndarray, list[np.ndarray], dict]:
@@ -119,6 +86,39 @@ def test_stacking_is_a_regression_on_all_members() -> None:
     joined, wanted, tables, _ = fitted("stack", "number")
     made = make_pipeline(StandardScaler(), Ridge()).fit(np.hstack(tables)[:200], wanted[:, 0])
     np.testing.assert_allclose(joined[:, 0], made.predict(np.hstack(tables)[200:]), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["class", "two", "labels", "number"])
+def test_a_linear_model_of_plain_numbers_is_the_library_s(kind: str) -> None:
+    rows, tables = members(kind)
+    task, values = task_of(kind), np.stack([table.to_numpy(np.float64) for table in tables])
+    columns = task.predictions.columns[0]
+    wanted = columns.targets(task.predictions.truth(rows))
+    features = joining._features("stack", columns, values, np.empty((len(rows), 0)))
+    models = [joining._model("stack", columns.answers, x, wanted, number) for number, x in enumerate(features)]
+    made = joining._predicted(columns, models, features)
+    for number, x in enumerate(features):
+        one = wanted.argmax(axis=1) if columns.answers == "class" else wanted[:, number]
+        model = make_pipeline(StandardScaler(), Ridge() if kind == "number" else LogisticRegression(max_iter=1000))
+        expected = model.fit(x, one).predict(x)[:, None] if kind == "number" else model.fit(x, one).predict_proba(x)
+        expected = expected[:, 1:] if kind == "labels" else expected
+        np.testing.assert_allclose(made[:, [number]] if kind == "labels" else made, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", joining.METHODS)
+def test_what_was_fitted_is_the_same_as_json(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if method == "lightgbm":
+        pytest.importorskip("lightgbm")
+    monkeypatch.setattr(joining, "STEPS", 3)
+    for kind in ("class", "two", "labels", "number"):
+        rows, tables = members(kind)
+        task = task_of(kind, metric="rmse" if kind == "number" else "log_loss")
+        if method not in applicable(task):
+            continue
+        side = np.zeros((len(rows), 1), np.float32)
+        made = fit(method, task, tables, task.predictions.truth(rows), side)
+        again = Fitted(**json.loads(json.dumps(vars(made), default=np.ndarray.tolist)))
+        pd.testing.assert_frame_equal(join(again, task, tables, side), join(made, task, tables, side), check_exact=True)
 
 
 def test_a_class_that_was_not_there_to_be_fitted_gets_no_probability() -> None:

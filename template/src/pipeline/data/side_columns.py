@@ -36,7 +36,7 @@ def side_inputs(rows: pd.DataFrame, columns: Columns, is_test: bool) -> np.ndarr
     Raises:
         UserError: a column that is not there, or a cell that is neither a number nor a category; rows are named by id.
     """
-    parts = []
+    parts = [np.empty((len(rows), 0), np.float32)]
     for column, categories in columns.items():
         if column not in rows:
             raise UserError(f"the rows have no side column '{column}'; add it in src/competition/tables.py")

@@ -5,7 +5,7 @@ further ensembles can be built on them; test rows are predicted with what was fi
 are those of the first member, whose heads and folds all of them have.
 """
 
-import pickle
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,39 +14,27 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.competition import Competition
-from pipeline.data.folds import FoldTable, load_folds
+from pipeline.competition import Competition, metric_values
 from pipeline.data.side_columns import side_inputs
 from pipeline.experiments import NAME
 from pipeline.inference.ensemble_members import FILE, common_folds, fingerprint, is_ensemble, out_of_fold
-from pipeline.inference.evaluation import evaluate_run
-from pipeline.inference.joining import join
+from pipeline.inference.evaluation import evaluate_run, labelled_rows
+from pipeline.inference.joining import Fitted, join
 from pipeline.inference.method_search import BEST, MethodSearch
-from pipeline.inference.predict import (
-    FOLDS,
-    HELD_OUT,
-    TEST,
-    TrainedRun,
-    read_predictions,
-    with_earlier,
-    write_predictions,
-)
+from pipeline.inference.predict import FOLDS, HELD_OUT, TEST, TrainedRun, read_predictions, write_predictions
 from pipeline.inference.snapshot import CODE, FINISHED, finished_folds, run_competition
 from pipeline.inference.thresholds import SCORES, metric_code
 from pipeline.keys import ROW_ID
 from pipeline.project import Project
 from pipeline.rows import by_prediction
-from pipeline.tasks import Task
 from toolkit.errors import UserError
-from toolkit.files import dump_yaml, read_json, read_yaml, write_json, write_text
+from toolkit.files import digest, dump_yaml, read_json, read_yaml, write_json, write_text
 from toolkit.plots.figures import save_figure
 
-FITTED = "fitted.pickle"  # in the run's folder
+FITTED, FORMAT = "fitted.json", 1  # in the run's folder, and its format
 
 
-def make_ensemble(
-    project: Project, name: str, members: Sequence[str], method: str = BEST, restart: bool = False
-) -> None:
+def make_ensemble(project: Project, name: str, members: Sequence[str], method: str, restart: bool) -> None:
     """Join experiments, `best` by the method with the best nested score, and evaluate what comes of it.
 
     Raises:
@@ -64,12 +52,14 @@ def make_ensemble(
         made_of = {run.name: fingerprint(run) for run in runs}
         is_now: dict[str, Any] = {"members": list(members), "asked": method, "metric": stage.metrics()[0].name}
         is_now |= {"metric_code": metric_code(stage), "made_of": made_of}
-        if {key: before.get(key) for key in is_now} == is_now and (folder / SCORES).is_file():
+        whole = (folder / SCORES).is_file() and before.get("fitted") == _stamp(folder)
+        if whole and {key: before.get(key) for key in is_now} == is_now:
             print(f"'{name}' is made of these as they are, by '{before['method']}'; there is nothing to do")
             return
-        folds, rows = common_folds(runs, method), _fold_rows(project, first, data)
-        tables, labelled = out_of_fold(runs, folds, by_prediction(rows.rows))
-        found = MethodSearch(first.task, members, tables, labelled, side_columns(first.task, labelled), method)
+        folds, rows = common_folds(runs, made_of, method), labelled_rows(project, first, data)
+        tables, labelled = out_of_fold(runs, folds, by_prediction(rows))
+        side = side_inputs(labelled, stage.settings.side_columns, is_test=False)
+        found = MethodSearch(first.task, members, tables, labelled, side, method)
         _write(project, folder, first, found, folds, is_now)
         found.print_scores(name)
         evaluate_run(project, competition, folder, data, ",".join(folds))
@@ -85,9 +75,7 @@ def require_current(project: Project, run: Path) -> str | None:
         require_current(project, member)
         now = fingerprint(member)
         if {fold: now["oof"].get(fold) for fold in was["oof"]} != was["oof"] or now["folds"] != was["folds"]:
-            method = "" if made["asked"] == BEST else f" --method {made['asked']}"
-            remedy = f"scripts/ensemble.py {run.name} {' '.join(made['members'])}{method}"
-            raise UserError(f"'{name}' was trained again since '{run.name}' was made of it; run {remedy}")
+            raise UserError(f"'{name}' was trained again since '{run.name}' was made of it; {_remedy(run, made)}")
     return ",".join(finished_folds(run))
 
 
@@ -97,10 +85,11 @@ def predict_ensemble(project: Project, competition: Competition, folder: Path, d
     require_current(project, folder)
     run, made = TrainedRun.open(folder, competition), read_json(folder / FILE)
     if fold is not None:
-        each = (
-            f"run scripts/predict.py {' '.join(made['members'])} --fold {fold}, and then without --fold {folder.name}"
-        )
-        raise UserError(f"'{folder.name}' is an ensemble and joins what its members predicted; {each}")
+        each = f"run scripts/predict.py {' '.join(made['members'])} --fold {fold}, and then without --fold"
+        raise UserError(f"'{folder.name}' is an ensemble and joins what its members predicted; {each} {folder.name}")
+    if made.get("fitted") != _stamp(folder):
+        what = f"{project.shown(folder / FITTED)} is damaged, or of another version"
+        raise UserError(f"{what}; make '{folder.name}' anew: {_remedy(folder, made)}")
     rows = by_prediction(run.task.competition.test_rows(data))
     members = [project.require_run(name) for name in made["members"]]
     names = list(map(str, run.task.predictions.empty()))
@@ -115,7 +104,8 @@ def predict_ensemble(project: Project, competition: Competition, folder: Path, d
         tables.append(found if is_ensemble(member) else run.task.stored(found, trained.experiment, trained.names))
         if used and used != ["full"] and len(used) < len(made["made_of"][member.name]["oof"]):
             print(f"note: the predictions of '{member.name}' are those of fold {', '.join(used)} alone")
-    joined = join(pickle.loads((folder / FITTED).read_bytes()), run.task, tables, side_columns(run.task, rows, True))
+    side = side_inputs(rows, run.task.competition.settings.side_columns, is_test=True)
+    joined = join(Fitted(**read_json(folder / FITTED)), run.task, tables, side)
     used = ["full"] if all(each == ["full"] for each in folds) else finished_folds(folder)
     write_predictions(folder / TEST, joined, folds=used)
     print(f"{len(joined)} rows, {made['method']} of {', '.join(made['members'])}: {project.shown(folder / TEST)}")
@@ -127,15 +117,15 @@ def _known(project: Project, name: str, members: Sequence[str], method: str, res
         raise UserError(f"'{name}' cannot name an ensemble; use letters, digits, '-' and '_'")
     if (project.experiments / f"{name}.yaml").is_file():
         raise UserError(f"'{name}' is an experiment (experiments/{name}.yaml); choose another name for the ensemble")
-    if project.run(name).exists() and not is_ensemble(project.run(name)):
-        where = project.shown(project.run(name))
-        raise UserError(f"{where} is the run of something else; choose another name for the ensemble")
+    folder = project.run(name)
+    if folder.exists() and not is_ensemble(folder):
+        raise UserError(f"{project.shown(folder)} is the run of something else; choose another name for the ensemble")
     twice = sorted({member for member in members if list(members).count(member) > 1})
     of_itself = name in _all_members(project, members)
     if of_itself or twice or len(members) < 2:
         what = f"names '{twice[0]}' twice" if twice else "would be a member of itself" if of_itself else ""
         raise UserError(f"ensemble '{name}' {what or 'has one member only'}; name two or more experiments, each once")
-    before: dict[str, Any] = read_json(project.run(name) / FILE) if is_ensemble(project.run(name)) else {}
+    before: dict[str, Any] = read_json(folder / FILE) if is_ensemble(folder) else {}
     now = {"members": list(members), "asked": method}
     changed = [f"{key}: {before[key]} -> {now[key]}" for key in now if before and before[key] != now[key]]
     if changed and not restart:
@@ -150,14 +140,15 @@ def _all_members(project: Project, names: Sequence[str]) -> set[str]:
     return set(names).union(*inner)
 
 
-def _fold_rows(project: Project, run: TrainedRun, data: Path) -> FoldTable:
-    """The labelled rows with the folds that the run was trained with, which must be there."""
-    stage, name = run.task.competition, run.experiment.folds
-    rows = with_earlier(project, run.experiment.inputs, stage.train_rows(data), HELD_OUT)
-    found = load_folds(project, name, rows, stage.settings)
-    if found.hash != read_json(run.folder / "run.json")["folds"]:
-        raise UserError(f"folds/{name}.csv is not the one '{run.folder.name}' was trained with; restore it")
-    return found
+def _remedy(run: Path, made: dict[str, Any]) -> str:
+    method = "" if made["asked"] == BEST else f" --method {made['asked']}"
+    return f"run scripts/ensemble.py {run.name} {' '.join(made['members'])}{method}"
+
+
+def _stamp(folder: Path) -> str:
+    """What tells the file of what was fitted, as this version writes it; empty where there is none."""
+    path = folder / FITTED
+    return f"{FORMAT}:{digest(path.read_bytes())}" if path.is_file() else ""
 
 
 def _write(
@@ -167,27 +158,20 @@ def _write(
     draft = project.runs / f".{folder.name}.draft"
     shutil.rmtree(draft, ignore_errors=True)
     shutil.copytree(first.folder / CODE, draft / CODE, ignore=shutil.ignore_patterns("__pycache__"))
-    config = read_yaml(first.folder / "config.yaml")
-    config["description"] = f"ensemble, by '{found.method}', of {', '.join(found.members)}"
-    write_text(draft / "config.yaml", dump_yaml(config))
-    write_json(draft / "run.json", read_json(first.folder / "run.json"))
+    description = {"description": f"ensemble, by '{found.method}', of {', '.join(found.members)}"}
+    write_text(draft / "config.yaml", dump_yaml(read_yaml(first.folder / "config.yaml") | description))
+    shutil.copy(first.folder / "run.json", draft)
     for fold in folds:
-        table = found.table[found.folds == int(fold)]
-        write_predictions(draft / f"fold_{fold}" / HELD_OUT, table, fold=int(fold))
-        write_json(draft / f"fold_{fold}" / FINISHED, {"fold": fold, "metrics": found.fold_scores(int(fold))})
+        here = found.folds == int(fold)
+        scores = metric_values(first.task.competition.metrics(), found.truth[here], found.table[here], first.task.heads)
+        write_predictions(draft / f"fold_{fold}" / HELD_OUT, found.table[here], fold=int(fold))
+        write_json(draft / f"fold_{fold}" / FINISHED, {"fold": fold, "metrics": scores})
     for title, figure in found.figures().items():
         save_figure(figure, draft / "figures" / "ensemble" / f"{title}.png")
-    (draft / FITTED).write_bytes(pickle.dumps(found.fits[found.method]))
-    write_json(draft / FILE, is_now | found.as_json())
-    if folder.exists():
-        shutil.rmtree(folder)
+    write_text(draft / FITTED, json.dumps(vars(found.fits[found.method]), default=np.ndarray.tolist))
+    write_json(draft / FILE, is_now | found.as_json() | {"fitted": _stamp(draft)})
+    shutil.rmtree(folder, ignore_errors=True)
     draft.replace(folder)
-
-
-def side_columns(task: Task, rows: pd.DataFrame, is_test: bool = False) -> np.ndarray:
-    """The competition's side columns as numbers, float32 (N, inputs)."""
-    columns = task.competition.settings.side_columns
-    return side_inputs(rows, columns, is_test) if columns else np.empty((len(rows), 0), np.float32)
 
 
 def _test_fault(project: Project, run: Path, ids: pd.Series, names: Sequence[str]) -> str:

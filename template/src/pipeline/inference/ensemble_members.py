@@ -1,6 +1,6 @@
 """What the members of an ensemble are, and their out-of-fold predictions: of rows that none of them trained on."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +34,12 @@ def fingerprint(run: Path) -> dict[str, Any]:
     return {"folds": read_json(run / "run.json")["folds"], "oof": oof}
 
 
-def common_folds(runs: Sequence[Path], method: str) -> list[str]:
+def common_folds(runs: Sequence[Path], fingerprints: Mapping[str, Any], method: str) -> list[str]:
     """The folds that all members have predicted; of repeats on several fold files those of the first one. A `UserError`
     where a member is of another stage, was trained on a few rows only, or on rows that another one holds out."""
-    first, made_of = runs[0], [fingerprint(run) for run in runs]
+    first, made_of = runs[0], list(fingerprints.values())
     configs = [read_yaml(run / "config.yaml") for run in runs]
     own = [{key: value for key, value in config.items() if key not in REPEATED} for config in configs]
-    repeated = False
     for run, config, made, settings in zip(runs, configs, made_of, own, strict=True):
         if config.get("training", {}).get("max_rows") is not None:
             raise UserError(f"'{run.name}' trained and held out a few rows only (training.max_rows): it joins nothing")
@@ -53,8 +52,7 @@ def common_folds(runs: Sequence[Path], method: str) -> list[str]:
                 raise UserError(f"{what}; train it on the same ones: {same}")
             if method != "mean":
                 raise UserError(f"{what}: nothing is fitted to that; --method mean averages repeats of one experiment")
-            repeated = True
-    if repeated:
+    if any(made["folds"] != made_of[0]["folds"] for made in made_of):
         for run in runs:
             if missing := [fold for fold in expected_folds(run) if fold not in finished_folds(run)]:
                 remedy = f"run scripts/train.py {run.name} --fold {','.join(missing)}"
@@ -72,14 +70,13 @@ def out_of_fold(runs: Sequence[Path], folds: Sequence[str], rows: pd.DataFrame) 
     """The members' predictions, and the labelled rows, of those that all have predicted in these folds of the first
     one, in the same order; a `UserError` where they are of different things, or of rows that a member trained on."""
     fold_of, tables = rows.set_index(ROW_ID)[ROW_FOLD], list[pd.DataFrame]()
-    hashes = [read_json(run / "run.json")["folds"] for run in runs]
-    classes = [read_json(run / CODE / CLASSES) for run in runs]
-    for number, run in enumerate(runs):
-        same = hashes[number] == hashes[0]
+    made, classes = (read_json(runs[0] / name) for name in ("run.json", f"{CODE}/{CLASSES}"))
+    for run in runs:
+        same = read_json(run / "run.json")["folds"] == made["folds"]
         found = read_oof(run, folds if same else expected_folds(run))
         table = found.drop(columns=ROW_FOLD)
         differ = listed(sorted(set(table) ^ set(tables[0] if tables else table), key=str))
-        if differ := differ or ("folds/classes.json" if classes[number] != classes[0] else ""):
+        if differ := differ or ("folds/classes.json" if read_json(run / CODE / CLASSES) != classes else ""):
             what = f"'{run.name}' and '{runs[0].name}' do not predict the same: {differ} differs"
             raise UserError(f"{what}; leave one of them out, or train it anew")
         if table.columns.empty:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import GroupKFold
 
-from pipeline.competition import metric_values, rank
+from pipeline.competition import rank
 from pipeline.inference.joining import UNFITTED, Tables, candidates, fit, join, require_joinable
 from pipeline.keys import ROW_FOLD, ROW_GROUP, ROW_ID
 from pipeline.tasks import Task
@@ -83,11 +83,6 @@ class MethodSearch:
             scores.append(float(self.metric.function(self.truth[rows], found[rows], heads)))
         return np.array(scores)
 
-    def fold_scores(self, fold: int) -> dict[str, float]:
-        """Every metric on the rows of a fold, by the usual thresholds."""
-        rows = self.folds == fold
-        return metric_values(self.task.competition.metrics(), self.truth[rows], self.table[rows], self.task.heads)
-
     def optimism(self) -> float:
         """By how much the score on the rows that the method was fitted to and chosen by is too good: over that of the
         method which is best on the other parts, on each part."""
@@ -104,14 +99,14 @@ class MethodSearch:
         fitted, weights = self.fits[self.method], {}
         for head, values in fitted.weights.items() if not set(fitted.models) or self.method == "rank" else ():
             weights[head] = dict(zip(self.members, map(float, values / values.sum()), strict=True))
-        methods, members = {}, {}
+        alone, gains = self.alone, self.gains
+        members = {name: {"alone": float(alone[name].mean()), "gain": float(gains[name].mean())} for name in alone}
+        methods = {}
         for name, scores in self.nested.items():
-            spread, on_fitted = float(scores.std()), float(self.fitted[name].mean())
-            methods[name] = {"nested": float(scores.mean()), "spread": spread, "fitted": on_fitted}
-        for name, scores in self.alone.items():
-            members[name] = {"alone": float(scores.mean()), "gain": float(self.gains[name].mean())}
-        best = max(self.members, key=lambda name: self.order(self.alone[name]))
-        lead = self.lead(self.nested[self.method], self.alone[best])
+            methods[name] = {"nested": float(scores.mean()), "spread": float(scores.std())}
+            methods[name]["fitted"] = float(self.fitted[name].mean())
+        best = max(alone, key=lambda name: self.order(alone[name]))
+        lead = self.lead(self.nested[self.method], alone[best])
         error = float(lead.std(ddof=1) / np.sqrt(len(lead)))
         found = {"methods": methods, "members": members, "best_member": best, "gain": float(lead.mean())}
         found |= {"gain_error": error, "optimism": self.optimism()}
@@ -121,24 +116,19 @@ class MethodSearch:
         """Tables of the methods and of the members, and what the ensemble gains."""
         made, metric, parts = self.as_json(), self.metric.name, len(np.unique(self.parts))
         scores, weights = made["scores"], made["weights"]
-        rows = [
-            ("*" if each == self.method else "", each, *found.values()) for each, found in scores["methods"].items()
-        ]
+        rows = [("*" if key == self.method else "", key, *each.values()) for key, each in scores["methods"].items()]
         title = f"{name}: {metric}, nested: on each of {parts} parts by what was fitted to the others"
         table(title, ("", "method", "nested", "spread", "on what it was fitted to"), rows)
         heads = [f"weight: {head}" if len(weights) > 1 else "weight" for head in weights]
-        members = [
-            (each, *found.values(), *[shares[each] for shares in weights.values()])
-            for each, found in scores["members"].items()
-        ]
-        table(f"{name}: members", ("", "alone", "gain by it", *heads), members)
+        shares = {key: [each[key] for each in weights.values()] for key in self.members}
+        rows = [(key, *each.values(), *shares[key]) for key, each in scores["members"].items()]
+        table(f"{name}: members", ("", "alone", "gain by it", *heads), rows)
         best, gain = scores["best_member"], scores["gain"]
         print(f"'{self.method}' gains {gain:+.4f} ± {scores['gain_error']:.4f} in {metric} over '{best}' alone")
         if gain <= 0:
             print(f"note: '{best}' alone is as good; nothing is won by joining these")
-        print(
-            f"optimism: {scores['optimism']:.4f}, by which the score on what it was fitted to and chosen by is too good"
-        )
+        optimism = f"optimism: {scores['optimism']:.4f}"
+        print(f"{optimism}, by which the score on what it was fitted to and chosen by is too good")
 
     def figures(self) -> "dict[str, Figure]":
         """How alike the members' predictions are, and what members and methods score."""

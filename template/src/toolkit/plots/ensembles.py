@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from toolkit.plots.figures import DARK, GREY, NEUTRAL, RIGHT, WRONG, styled
 from toolkit.plots.images import shortened
 
+Scores = Mapping[str, np.ndarray]  # of parts of the rows, by name
 MOST_NUMBERS = 20  # models up to which cells are annotated
 
 
@@ -32,13 +33,7 @@ def correlation_figure(matrix: np.ndarray, names: Sequence[str]) -> Figure:
 
 
 @styled
-def gains_figure(
-    alone: Mapping[str, np.ndarray],
-    methods: Mapping[str, np.ndarray],
-    gains: Mapping[str, np.ndarray],
-    taken: str,
-    metric: str,
-) -> Figure:
+def gains_figure(alone: Scores, methods: Scores, gains: Scores, taken: str, metric: str) -> Figure:
     """Draw what members score `alone` and what `methods` of joining them do, (parts,) each, as means with their
     standard errors, and what the ensemble `gains` by each of its members; `taken` is its method."""
     scores = [*alone.items(), *methods.items()]
@@ -50,10 +45,9 @@ def gains_figure(
     left.set_yticks(range(len(scores)), [shortened(name) for name, _ in scores])
     left.axvline(methods[taken].mean(), color=RIGHT, linewidth=1, linestyle=":")
     left.set(title=f"{metric}, mean and standard error: members, then methods", ylim=(len(scores) - 0.4, -0.6))
-    means = np.array([values.mean() for values in gains.values()])
-    errors = [_error(values) for values in gains.values()]
-    bars = [RIGHT if mean > 0 else WRONG for mean in means]
-    right.barh(range(len(gains)), means, xerr=errors, color=bars, height=0.6, capsize=3, ecolor=DARK)
+    for place, values in enumerate(gains.values()):
+        color = RIGHT if values.mean() > 0 else WRONG
+        right.barh(place, values.mean(), xerr=_error(values), color=color, height=0.6, capsize=3, ecolor=DARK)
     right.set_yticks(range(len(gains)), [shortened(name) for name in gains])
     right.axvline(0, color=DARK, linewidth=1)
     right.set(title=f"what '{taken}' gains by each member", ylim=(len(gains) - 0.4, -0.6))
