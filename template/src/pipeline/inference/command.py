@@ -93,13 +93,7 @@ def predict_run(
             processes.gather(None)  # all are done
         if processes.rank:
             return
-        found: dict[Any, pd.DataFrame] = {}
-        if tables := [read_predictions(path) for path in parts.glob("*.parquet")]:
-            grouped = pd.concat(tables).groupby(["model", "view"])
-            found = {
-                which: table[~table.index.duplicated()].drop(columns=["model", "view"]) for which, table in grouped
-            }
-        found = found or {MEAN: task.predictions.empty()}
+        found = read_parts(parts) or {MEAN: task.predictions.empty()}
         if len(found[MEAN]) != len(rows):
             raise UserError(f"parts of {project.shown(parts)} are gone; does another predict.py run? Run this again")
         found = {which: aggregate(rows, table.loc[rows[ROW_ID]]) for which, table in found.items()}
@@ -165,6 +159,13 @@ def open_parts(folder: Path, made_by: dict[str, Any]) -> list[str]:
     remove_parts(folder)
     files = folder.glob("*.parquet")
     return list(dict.fromkeys(name for file in files for name in pd.read_parquet(file, columns=[ROW_ID])[ROW_ID]))
+
+
+def read_parts(folder: Path) -> dict[Any, pd.DataFrame]:
+    """What models and views predict for rows, and the mean of them; empty where nothing is saved."""
+    tables = [read_predictions(path) for path in folder.glob("*.parquet")]
+    grouped = pd.concat(tables).groupby(["model", "view"]) if tables else ()
+    return {which: table[~table.index.duplicated()].drop(columns=["model", "view"]) for which, table in grouped}
 
 
 def save_parts(

@@ -24,6 +24,7 @@ from toolkit.files import atomic, read_json
 
 BEST = "best.safetensors"  # in a fold's folder, once the fold is finished
 CHECKSUM = "crc32"
+DAMAGED = "is damaged; remove the fold's folder and train it again"
 RUN = "run:"
 OWN = ("network.", "network.encoder.")  # where weights of a whole model, or of an encoder alone, belong
 PACK = 200_000_000  # bytes that cross from a device at once, and the room there that they need for it
@@ -65,25 +66,25 @@ def save_weights(weights: Mapping[str, Tensor], path: Path, metadata: dict[str, 
 
 def load_weights(model: nn.Module, path: Path) -> None:
     """Load weights; a `UserError` where the file is missing, damaged, or made for another model."""
-    if not path.is_file():
-        raise UserError(f"there are no weights at {path}; train this fold first")
-    damaged = f"{path} is damaged; remove the fold's folder and train it again"
+    expected = stored_checksum(path)
     try:
         load_model(model, str(path))
-        expected = stored_checksum(path)
-    except SafetensorError as error:
-        raise UserError(f"{damaged} ({error})") from error
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{path} was made by another model than that of the experiment: {reason}") from error
     if expected not in (None, checksum(model.state_dict())):
-        raise UserError(f"{damaged} (its checksum differs)")
+        raise UserError(f"{path} {DAMAGED} (its checksum differs)")
 
 
 def stored_checksum(path: Path) -> str | None:
-    """The checksum that a file holds, if any."""
-    with safe_open(str(path), "pt") as file:
-        return (file.metadata() or {}).get(CHECKSUM)
+    """The checksum that a file of weights holds, if any; a `UserError` where the file is missing or damaged."""
+    if not path.is_file():
+        raise UserError(f"there are no weights at {path}; train this fold first")
+    try:
+        with safe_open(str(path), "pt") as file:
+            return (file.metadata() or {}).get(CHECKSUM)
+    except SafetensorError as error:
+        raise UserError(f"{path} {DAMAGED} ({error})") from error
 
 
 def weights_file(fold: Path, choice: str) -> Path:
