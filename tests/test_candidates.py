@@ -46,8 +46,8 @@ def test_candidates_are_scored_and_predict(
     with imported(project):
         from competition import competition
         from pipeline.experiments import load_experiment
+        from pipeline.inference.command import predict_run
         from pipeline.inference.evaluation import evaluate_run
-        from pipeline.inference.predict import predict_run
         from pipeline.inference.snapshot import run_competition
         from pipeline.project import Project
         from pipeline.report import print_differences
@@ -88,7 +88,7 @@ def test_candidates_are_scored_and_predict(
                 if what is evaluate_run:
                     evaluate_run(at, own, run, at.data, None, weights)
                 else:
-                    predict_run(at, own, run, at.data, None, {"workers": 0}, weights)
+                    predict_run(at, own, run, at.data, None, {"workers": 0}, weights=weights)
             return capsys.readouterr().out
 
         said = call(evaluate_run, "mean")
