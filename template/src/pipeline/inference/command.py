@@ -81,19 +81,20 @@ def predict_run(
             print(f"going on: {len(done)} of {len(rows)} rows of '{folder.name}' are predicted already")
         todo = rows[~rows[ROW_ID].isin(done)]
         mine = todo.iloc[list(processes.share(range(len(todo))))].reset_index(drop=True)
-        passes: Iterator[Tables] = iter(())
-        if not mine.empty:
-            label = f"{folder.name}: {len(folds) * seeds} models, {len(views)} views"
-            models = (model for name in folds for model in run.load(name, weights))
-            arguments = data, experiment, names, "test", label, None, gallery, each
-            passes = predict_each(task, models, mine, *arguments)
+        label = f"{folder.name}: {len(folds) * seeds} models, {len(views)} views"
+        models = (model for name in folds for model in run.load(name, weights))
+        arguments = data, experiment, names, "test", label, None, gallery, each
+        passes = iter(()) if mine.empty else predict_each(task, models, mine, *arguments)
         aggregate = task.aggregator(experiment, names)
         save_parts(parts, passes, task.predictions.average, len(mine), each, signals)
         if processes.size > 1:
             processes.gather(None)  # all are done
         if processes.rank:
             return
-        found = read_parts(parts) or {MEAN: task.predictions.empty()}
+        tables = [read_predictions(path) for path in parts.glob("*.parquet")]
+        by_model = pd.concat(tables).groupby(["model", "view"]) if tables else [(MEAN, task.predictions.empty())]
+        own = {which: one.drop(columns=["model", "view"], errors="ignore") for which, one in by_model}
+        found: dict[Any, pd.DataFrame] = {which: one[~one.index.duplicated()] for which, one in own.items()}
         if len(found[MEAN]) != len(rows):
             raise UserError(f"parts of {project.shown(parts)} are gone; does another predict.py run? Run this again")
         found = {which: aggregate(rows, table.loc[rows[ROW_ID]]) for which, table in found.items()}
@@ -159,13 +160,6 @@ def open_parts(folder: Path, made_by: dict[str, Any]) -> list[str]:
     remove_parts(folder)
     files = folder.glob("*.parquet")
     return list(dict.fromkeys(name for file in files for name in pd.read_parquet(file, columns=[ROW_ID])[ROW_ID]))
-
-
-def read_parts(folder: Path) -> dict[Any, pd.DataFrame]:
-    """What models and views predict for rows, and the mean of them; empty where nothing is saved."""
-    tables = [read_predictions(path) for path in folder.glob("*.parquet")]
-    grouped = pd.concat(tables).groupby(["model", "view"]) if tables else ()
-    return {which: table[~table.index.duplicated()].drop(columns=["model", "view"]) for which, table in grouped}
 
 
 def save_parts(
