@@ -38,6 +38,7 @@ class Teacher:
         self.folder, self.task, self.folds, self.names = folder, task, list(folds), None
         self.experiment = parse_experiment(settings, "a test")
         write_json(folder / "run.json", {"folds": "hash", "n_folds": 2})
+        write_json(folder / "config.yaml", self.experiment.model_dump(mode="json"))
 
     def choose_folds(self, asked: str | None, held_out: bool) -> list[str]:
         assert asked is None and held_out  # never the model that was trained on everything
@@ -140,6 +141,22 @@ def test_a_teacher_that_may_know_held_out_rows_is_refused(project: Project, sett
     with pytest.raises(UserError, match=words):
         label(project, **settings)
     assert not pseudo_path(project, "sure").exists()
+
+
+def test_a_teacher_is_asked_what_all_before_it_started_from(project: Project) -> None:
+    """Runs that started from each other, one of them anew, are gone through once."""
+    Teacher(project.runs / "young", model={"weights": "run:old"})
+    Teacher(project.runs / "old", model={"weights": "run:young"})
+    label(project, model={"weights": "run:young"})
+    Teacher(project.runs / "old", model={"weights": "run:first/full"})
+    with pytest.raises(UserError, match="'teacher': 'old', from which it started, started from run:first/full"):
+        label(project, "other", model={"weights": "run:young"})
+
+
+def test_an_ensemble_is_no_teacher(project: Project) -> None:
+    write_json(project.runs / "teacher/ensemble.json", {})
+    with pytest.raises(UserError, match="'teacher' is an ensemble and has no models of its own"):
+        label(project)
 
 
 def test_nothing_is_written_where_no_label_is_sure_enough(project: Project) -> None:

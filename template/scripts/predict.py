@@ -79,11 +79,11 @@ def main() -> None:
                     data,
                     arguments.fold,
                     machine,
-                    views,
-                    arguments.parts,
-                    processes,
-                    signals,
-                    arguments.weights,
+                    tta=views,
+                    each=arguments.parts,
+                    processes=processes,
+                    signals=signals,
+                    weights=arguments.weights,
                 )
 
 

@@ -17,6 +17,7 @@ from pipeline.competition import Competition, Head
 from pipeline.config import Experiment
 from pipeline.data.folds import NO_FOLD, FoldTable, only_fold
 from pipeline.data.tables import image_rows, read_table
+from pipeline.inference.ensemble_members import is_ensemble
 from pipeline.inference.predict import TrainedRun, expected_folds, predict_rows
 from pipeline.inference.snapshot import run_competition
 from pipeline.inference.weights import RUN
@@ -26,13 +27,10 @@ from pipeline.rows import checked
 from pipeline.tasks import Task
 from pipeline.types import PreparedModel
 from toolkit.errors import UserError, listed, nearest
-from toolkit.files import atomic, digest, read_json
+from toolkit.files import atomic, digest, read_json, read_yaml
 from toolkit.terminal import table
 
-FOLDS, CLASSES = (
-    "folds",
-    "classes",
-)  # attributes of the table: the hash of the teacher's folds, the classes of its heads
+FOLDS, CLASSES = "folds", "classes"  # attributes of the table: the hash of the teacher's folds, classes by head
 
 
 def pseudo_path(project: Project, name: str) -> Path:
@@ -55,11 +53,22 @@ def unlabelled_rows(competition: Competition, source: str, data: Path) -> pd.Dat
 
 
 def require_no_leak(run: TrainedRun) -> None:
-    """Raise a `UserError` where a teacher's model of a fold may know the truth of what that fold holds out."""
-    given = run.experiment.model.weights or ""
-    if run.experiment.inputs or (given.startswith(RUN) and "/" in given):
-        why = f"started from {given}" if given else "reads the mean of an earlier stage's folds"
-        raise UserError(f"'{run.folder.name}' {why}, which saw the truth of held-out rows; choose another teacher")
+    """Raise a `UserError` where a teacher's model of a fold, or one it started from, may know the truth of what that
+    fold holds out, and for an ensemble, which has no models."""
+    if is_ensemble(run.folder):
+        raise UserError(f"'{run.folder.name}' is an ensemble and has no models of its own; name one of its members")
+    path, known = run.folder / "config.yaml", set[Path]()
+    while path.is_file() and path not in known:  # two runs may have started from each other, one of them anew
+        config = read_yaml(path)
+        given = config.get("model", {}).get("weights") or ""
+        if config.get("inputs") or (given.startswith(RUN) and "/" in given):
+            why = "reads the mean of an earlier stage's folds" if config.get("inputs") else f"started from {given}"
+            via = "" if path.parent == run.folder else f"'{path.parent.name}', from which it started, "
+            raise UserError(f"'{run.folder.name}': {via}{why}, which saw the truth of held-out rows; choose another")
+        if not given.startswith(RUN):
+            return
+        known.add(path)
+        path = path.parent.with_name(given.removeprefix(RUN)) / path.name
 
 
 def write_pseudo_labels(
